@@ -1,0 +1,203 @@
+"""The command: compose, check, claim the run folder, run. Heavy imports wait for the run."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lrexp.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from lrexp.compose import CheckedLoader
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line.
+
+    Returns:
+        The exit code: 0 done (a diverged run too), 1 a run failed, 2 a mistake in the request,
+        130 interrupted from the keyboard, 143 terminated.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _dispatch(argv)
+    except UserError as error:
+        return _report(error, 2)
+    except BrokenPipeError:  # the reader of our output went away: nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def command() -> None:
+    """Entry point of the installed `lrexp` command."""
+    sys.exit(main())
+
+
+def _dispatch(argv: list[str]) -> int:
+    if any(flag in argv for flag in ("-h", "--help")):
+        from lrexp.help import help_text
+
+        print(help_text(argv), end="")
+        return 0
+    if "--version" in argv:
+        from lrexp import __version__
+
+        print(f"lrexp {__version__}")
+        return 0
+
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import get_args_parser
+    from hydra.core.global_hydra import GlobalHydra
+
+    from lrexp.compose import CONFIG_NAME, CheckedLoader
+
+    parser = get_args_parser()
+    parser.prog = "lrexp"
+    args = parser.parse_intermixed_args(argv)
+    if args.experimental_rerun or args.config_path or args.config_name:
+        raise UserError("--experimental-rerun, --config-path and --config-name are not supported")
+    version.setbase("1.3")
+    loader = CheckedLoader(args.config_dir)
+    GlobalHydra.instance().clear()
+    hydra = Hydra("lrexp", loader)
+    GlobalHydra.instance().initialize(hydra)
+    try:
+        if args.shell_completion:
+            hydra.shell_completion(CONFIG_NAME, args.overrides)
+        elif args.hydra_help:
+            hydra.hydra_help(CONFIG_NAME, parser, args)
+        elif args.info is not None:
+            hydra.show_info(args.info, CONFIG_NAME, args.overrides)
+        elif args.cfg:
+            hydra.show_cfg(CONFIG_NAME, args.overrides, args.cfg, args.package, args.resolve)
+        elif args.multirun:
+            return _sweep(loader, args.overrides)
+        else:
+            return _single(loader, args.overrides)
+    finally:
+        GlobalHydra.instance().clear()
+    return 0
+
+
+def _single(loader: CheckedLoader, overrides: list[str]) -> int:
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.utils import run_job
+    from hydra.types import HydraContext, RunMode
+
+    from lrexp.compose import CONFIG_NAME
+    from lrexp.folder import SUMMARY, Claim, link_latest
+
+    config = loader.load_configuration(CONFIG_NAME, overrides, RunMode.RUN)
+    if config.hydra.mode == RunMode.MULTIRUN:
+        return _sweep(loader, overrides)
+    loader.check(config, overrides)
+    claim = Claim(Path(config.hydra.run.dir).expanduser().resolve())
+    config.hydra.run.dir = str(claim.folder)
+    started = False
+    try:
+        callbacks = Callbacks(config)
+        callbacks.on_run_start(config=config, config_name=CONFIG_NAME)
+        done = run_job(
+            task_function=_job,
+            config=config,
+            job_dir_key="hydra.run.dir",
+            job_subdir_key=None,
+            hydra_context=HydraContext(config_loader=loader, callbacks=callbacks),
+        )
+        callbacks.on_run_end(config=config, config_name=CONFIG_NAME, job_return=done)
+    finally:
+        started = (claim.folder / SUMMARY).exists()
+        claim.release() if started else claim.undo()
+    if started:
+        link_latest(claim.folder)
+    if isinstance(done._return_value, BaseException):
+        return _report(done._return_value, 1 if started else 2)
+    return 0
+
+
+def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
+    """Compose and check every point, then let Hydra's sweeper and launcher run them."""
+    from hydra._internal.callbacks import Callbacks
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.plugins import Plugins
+    from hydra.types import HydraContext, RunMode
+    from omegaconf import OmegaConf
+
+    from lrexp.compose import CONFIG_NAME
+    from lrexp.folder import Claim, link_latest
+
+    config = loader.load_configuration(
+        CONFIG_NAME, [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN
+    )
+    folder = Path(config.hydra.sweep.dir).expanduser().resolve()
+    config.hydra.sweep.dir = str(folder)
+    callbacks = Callbacks(config)
+    sweeper = Plugins.instance().instantiate_sweeper(
+        config=config,
+        hydra_context=HydraContext(config_loader=loader, callbacks=callbacks),
+        task_function=_job,
+    )
+    arguments: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    if isinstance(sweeper, BasicSweeper):  # other sweepers choose points as they go
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(
+            [*(f"{k}={v}" for k, v in sweeper.params.items()), *arguments]
+        )
+        for batch in sweeper.split_arguments(parsed, None):
+            for point in batch:
+                loader.load_sweep_config(config, point)
+    claim = Claim(folder)
+    callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
+    try:
+        sweeper.sweep(arguments=arguments)
+    except UserError as error:
+        return _report(error, 1)
+    finally:
+        claim.release()
+        link_latest(folder)
+    callbacks.on_multirun_end(config=config, config_name=CONFIG_NAME)
+    print(f"sweep  {os.path.relpath(folder)}")
+    return 0
+
+
+def _job(composed: DictConfig) -> float:
+    """What Hydra runs: one checked config in one run folder. Returns the best monitored value."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    from lrexp.config import check
+    from lrexp.tasks import TASKS, Launch
+
+    hydra: Any = HydraConfig.get()
+    resolved, config = check(composed)
+    in_sweep = hydra.mode == RunMode.MULTIRUN
+    launch = Launch(
+        folder=Path(hydra.runtime.output_dir),
+        overrides=list(OmegaConf.to_container(hydra.overrides.task)),  # type: ignore[arg-type]
+        title=hydra.job.override_dirname if in_sweep else "",
+        sweep=Path(hydra.sweep.dir).name if in_sweep else None,
+    )
+    return TASKS[config.task.name](resolved, config, launch)
+
+
+def _report(error: BaseException, code: int) -> int:
+    """Say what went wrong on the terminal; returns the exit code that goes with it."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        traceback.print_exception(error)
+    elif isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        print("  set HYDRA_FULL_ERROR=1 to see where it came from", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    command()

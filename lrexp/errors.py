@@ -1,0 +1,107 @@
+"""The one error a user's mistake raises, and the nearest valid name to suggest with it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+# What other tools call our settings, and how people abbreviate them.
+SYNONYMS = {
+    "learningrate": "lr",
+    "rate": "lr",
+    "baselr": "lr",
+    "wd": "weight_decay",
+    "l2": "weight_decay",
+    "nepochs": "epochs",
+    "numepochs": "epochs",
+    "maxepochs": "epochs",
+    "numsteps": "max_steps",
+    "bs": "batch_size",
+    "batch": "batch_size",
+    "policy": "lr_policy",
+    "lrschedule": "scheduler",
+    "schedule": "scheduler",
+    "lrscheduler": "scheduler",
+    "opt": "optimizer",
+    "optim": "optimizer",
+    "dataset": "data",
+    "net": "model",
+    "network": "model",
+    "criterion": "loss",
+    "log": "logger",
+    "randomseed": "seed",
+    "gpu": "device",
+    "earlystopping": "patience",
+    "warmupsteps": "warmup",
+    "warmupepochs": "warmup",
+    "beta": "betas",
+    "beta1": "betas",
+    "beta2": "betas",
+}
+
+
+class UserError(Exception):
+    """A mistake in what the user asked for. Its text is the whole message: no traceback is shown."""
+
+
+class ConfigError(UserError):
+    """A setting that cannot be used.
+
+    Args:
+        key: dotted name of the setting, or the empty string when the mistake is not in one.
+        problem: what is wrong, without key and place.
+        hint: what would be right: the nearest name, or what is allowed.
+        given: the value as the user wrote it, if known.
+        place: the file or override it came from; filled in by whoever knows it.
+    """
+
+    def __init__(self, key: str, problem: str, hint: str = "", given: object = "", place: str = ""):
+        super().__init__(key, problem, hint, given, place)
+        self.key, self.problem, self.hint = key, problem, hint
+        self.given, self.place = given, place
+
+    def __str__(self) -> str:
+        what = self.key if self.given == "" else f"{self.key}={self.given}"
+        lines = [f"{what}: {self.problem}" if what else self.problem]
+        if self.hint:
+            lines.append(f"  {self.hint}")
+        if self.place:
+            lines.append(f"  from {self.place}")
+        return "\n".join(lines)
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate a user most likely meant by `name`, or None when nothing is close.
+
+    Compared without case, underscores and dashes; a known synonym comes first. For dotted
+    candidates the last part counts as well, so that `lr` finds `optimizer.lr`.
+    """
+    names = list(dict.fromkeys(candidates))
+    last = name.rsplit(".", 1)[-1]
+    by_key: dict[str, str] = {}
+    for candidate in names:
+        by_key.setdefault(_plain(candidate.rsplit(".", 1)[-1]), candidate)
+    for candidate in names:
+        by_key[_plain(candidate)] = candidate
+    synonym = SYNONYMS.get(_plain(last))
+    for wanted in (name, last, synonym):
+        if wanted and _plain(wanted) in by_key:
+            return by_key[_plain(wanted)]
+    for wanted in (name, last):
+        close = difflib.get_close_matches(_plain(wanted), by_key, n=1, cutoff=0.6)
+        if close:
+            return by_key[close[0]]
+    return None
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """`did you mean 'x'? allowed: x, y, z` with the first part only when something is close."""
+    names = sorted(set(candidates))
+    match = nearest(name, names)
+    allowed = f"allowed: {', '.join(names)}"
+    return f"did you mean '{match}'? {allowed}" if match else allowed
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[_\-\s]", "", name).casefold()

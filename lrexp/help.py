@@ -1,0 +1,63 @@
+"""The text of `--help`, read off the YAML files without composing anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lrexp.errors import UserError
+
+GROUPS = (
+    "experiment",
+    "model",
+    "data",
+    "loss",
+    "optimizer",
+    "lr_policy",
+    "scheduler",
+    "trainer",
+    "logger",
+    "task",
+)
+
+TEXT = """\
+lrexp: which learning-rate policy should I use, by how much is it better, and does it overfit?
+
+usage: lrexp [-m] [GROUP=OPTION ...] [SETTING=VALUE ...]        (also: python -m lrexp)
+
+Choose an option per group (a file in conf/GROUP), change single settings, or sweep them with -m:
+{groups}
+
+Examples:
+  lrexp                                           train on embedded digits, seconds, offline
+  lrexp experiment=finetune_digits lr_policy=freeze_backbone
+  lrexp model=mlp optimizer=adam optimizer.lr=3e-4 trainer.epochs=5 seed=3
+  lrexp lr_policy=layerwise_decay lr_policy.decay=0.8 scheduler=cosine scheduler.warmup=0.1
+  lrexp -m lr_policy=uniform,layerwise_decay,freeze_backbone optimizer.lr=0.01,0.1
+
+Look before you run:
+  lrexp --cfg job             every setting with its value (add overrides to see what they change)
+  lrexp --info defaults       which file each setting comes from
+  lrexp --config-dir FOLDER   use your own YAML files beside ours
+  lrexp --hydra-help          Hydra's own flags
+  lrexp --version
+
+Tab completion in bash:  eval "$(lrexp -sc install=bash)"     (also zsh and fish)
+Results go to outputs/NAME/DATE_TIME-ID/; outputs/latest is the newest.
+"""
+
+
+def help_text(argv: list[str]) -> str:
+    """What the tool does, every group with its options, and commands to copy."""
+    from lrexp.folder import conf_folder
+
+    folders = [conf_folder()]
+    for flag in ("--config-dir", "-cd"):
+        if flag in argv[:-1]:
+            folders.append(Path(argv[argv.index(flag) + 1]))
+            if not folders[-1].is_dir():
+                raise UserError(f"--config-dir {folders[-1]}: there is no such folder")
+    lines = []
+    for group in GROUPS:
+        found = {file.stem for folder in folders for file in (folder / group).glob("*.yaml")}
+        lines.append(f"  {group:<11} {', '.join(sorted(found))}")
+    return TEXT.format(groups="\n".join(lines))
