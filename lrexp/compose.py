@@ -10,14 +10,21 @@ import os
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.core.default_element import ResultDefault
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
 
-from lrexp.config import GROUPS, check, mistake, store_schemas
+from lrexp.config import GROUPS, Config, Rule, check, store_schemas, unknown_setting, wrong_type
 from lrexp.errors import ConfigError, did_you_mean
 from lrexp.folder import conf_folder, new_run_id, point_name
 
@@ -29,10 +36,7 @@ class CheckedLoader(ConfigLoaderImpl):
 
     def __init__(self, extra_folder: str | None = None):
         store_schemas()
-        path = ConfigSearchPathImpl()
-        path.append("hydra", "pkg://hydra.conf")
-        path.append("main", f"file://{conf_folder()}")
-        path.append("schema", "structured://")
+        path = create_config_search_path(str(conf_folder()))
         if extra_folder is not None:
             if not os.path.isdir(extra_folder):
                 raise ConfigError("", f"--config-dir {extra_folder}: there is no such folder")
@@ -54,7 +58,7 @@ class CheckedLoader(ConfigLoaderImpl):
             config = self._load_configuration_impl(
                 config_name, overrides, run_mode, from_shell, validate_sweep_overrides
             )
-        except (HydraException, OmegaConfBaseException) as error:
+        except Exception as error:  # Hydra raises ValueError and others for bad input too
             raise self._explain(error, overrides) from error
         if not config.run_id:
             config.run_id = new_run_id()
@@ -94,21 +98,30 @@ class CheckedLoader(ConfigLoaderImpl):
             return self._placed(
                 ConfigError(group, "there is no such option", hint, option), overrides
             )
+        if isinstance(error, OverrideParseException):
+            problem = "cannot be read; write KEY=VALUE, and quote what the shell or Hydra would split"
+            return ConfigError("", f"{error.override}: {problem}", place="the command line")
+        said = str(error)
+        if "Ambiguous value" in said or "requires --multirun" in said:
+            hint = "add -m to run one after the other, or write [a,b] for a list"
+            override = next((o for o in overrides if o in said), "")
+            return ConfigError("", f"{override}: several values for one run", hint, place="the command line")
         inner: BaseException | None = error
         while inner is not None and not isinstance(inner, OmegaConfBaseException):
             inner = inner.__cause__ or inner.__context__
-        said = str(error)
-        if isinstance(inner, OmegaConfBaseException) and (inner.full_key or inner.key):
-            key = str(inner.full_key or inner.key)
-            if type(inner).__name__ in ("InterpolationKeyError", "InterpolationResolutionError"):
-                return self._placed(ConfigError(key, str(inner).splitlines()[0]), overrides)
-            file = said.split("'")[1] if said.startswith("In '") else ""
-            return self._placed(mistake(key), overrides, file)
-        if "Could not override" in said:
-            return self._placed(mistake(said.split("'")[1].split("@")[0]), overrides)
-        culprit = [o for o in overrides if o in said]
-        place = "the command line" if culprit else ""
-        return ConfigError("", " ".join(said.split("\n")), place=place)
+        key = str((inner.full_key or inner.key or "") if inner else "")
+        if not key and "Could not override" in said:
+            key = said.split("'")[1].split("@")[0]
+        if not key:
+            return ConfigError("", " ".join(said.split()), place=f"the command line: {overrides}")
+        file = said.split("'")[1] if said.startswith("In '") else ""
+        if isinstance(inner, InterpolationKeyError | InterpolationResolutionError):
+            return self._placed(ConfigError(key, str(inner).splitlines()[0]), overrides)
+        if isinstance(inner, ConfigKeyError | ConfigAttributeError) or inner is None:
+            schema = getattr(inner, "object_type", None)
+            key = f"lr_policy.rules[].{key}" if schema is Rule else key
+            return self._placed(unknown_setting(key, schema=schema or Config), overrides, file)
+        return self._placed(wrong_type(key), overrides, file)
 
     def _placed(self, error: ConfigError, overrides: list[str], file: str = "") -> ConfigError:
         """The same error with the override or file that gave the value, and the value itself."""
@@ -120,33 +133,37 @@ class CheckedLoader(ConfigLoaderImpl):
 
     def _origin(self, key: str, overrides: list[str], file: str = "") -> tuple[str, object] | None:
         """Where a setting got its value, the last word first, and what was written there."""
-        for override in reversed(overrides):
+        for override in () if file else reversed(overrides):
             name, _, value = override.lstrip("+~").partition("=")
-            if not file and (name == key or key.startswith((f"{name}.", f"{name}["))):
-                inside = name != key
-                return f"the command line: {override}", "" if inside else value
-        plain = [o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] in GROUPS]
-        for name in ([], plain):  # a bad group choice must not hide the rest
-            try:
-                defaults = self.compute_defaults_list(CONFIG_NAME, name, RunMode.RUN).defaults
-            except (HydraException, OmegaConfBaseException):
-                continue
-            chosen = defaults
-        for default in reversed(chosen):
-            path = default.config_path
-            if path is None or path.startswith(("hydra/", "schema/")) or (file and path != file):
+            if name == key:
+                return f"the command line: {override}", value
+            if key.startswith((f"{name}.", f"{name}[")):
+                return f"the command line: {override}", ""
+        for default in reversed(self._files(overrides)):
+            path = default.config_path or ""
+            if path.startswith(("hydra/", "schema/")) or (file and path != file):
                 continue
             loaded = self.repository.load_config(path)
             assert loaded is not None
-            content: Any = OmegaConf.create()
-            OmegaConf.update(content, default.package or "", loaded.config) if default.package else None
-            content = content if default.package else loaded.config
-            value = _written_at(content, key)
-            if value is not None:
+            package = f"{default.package}." if default.package else ""
+            if not key.startswith(package):
+                continue
+            value = _written_at(loaded.config, key.removeprefix(package))
+            if value is not None or path == file:
                 source = loaded.path.removeprefix("file://")
-                place = os.path.relpath(os.path.join(source, f"{path}.yaml"))
-                return place, "" if isinstance(value, DictConfig) else value
+                given = "" if value is None or isinstance(value, DictConfig) else value
+                return os.path.relpath(os.path.join(source, f"{path}.yaml")), given
         return None
+
+    def _files(self, overrides: list[str]) -> list[ResultDefault]:
+        """The YAML files of a composition; those of the default run when a choice is wrong."""
+        choices = [o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] in GROUPS]
+        for chosen in (choices, []):
+            try:
+                return self.compute_defaults_list(CONFIG_NAME, chosen, RunMode.RUN).defaults
+            except Exception:  # a wrong choice, already on its way to the user
+                continue
+        return []
 
 
 def _written_at(content: DictConfig, key: str) -> Any:

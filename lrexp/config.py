@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from lrexp.errors import ConfigError, did_you_mean, nearest
 
@@ -293,9 +293,11 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
     typed = OmegaConf.structured(Config)
     for key, value in plain.items():
         try:
-            typed[key] = _typed_section(str(key), value) if key in SCHEMAS else value
+            typed[key] = _typed_section(str(key), value) if key in GROUPS else value
+        except ConfigKeyError as error:
+            raise unknown_setting(str(key), value) from error
         except OmegaConfBaseException as error:
-            raise mistake(str(error.full_key or key), value) from error
+            raise wrong_type(str(error.full_key or key), value) from error
     missing = sorted(map(str, OmegaConf.missing_keys(typed)))
     if missing:
         raise ConfigError(missing[0], "has no value", "give one in the file or as an override")
@@ -325,11 +327,8 @@ def portable_path(path: str) -> str:
     return f"~/{absolute.relative_to(home)}" if absolute.is_relative_to(home) else str(absolute)
 
 
-def mistake(key: str, value: Any = "") -> ConfigError:
-    """The error for a setting that its schema refuses: unknown, empty, or of the wrong type."""
-    section, _, last = key.rpartition(".")
-    if re.sub(r"\[\d+\]$", "", last) not in settings_of(section):
-        return _unknown(key, value)
+def wrong_type(key: str, value: Any = "") -> ConfigError:
+    """The error for a value its schema refuses, which says what would be right."""
     hint = ""
     if key == "optimizer.lr":
         hint = "different rates for different layers: lr_policy=per_layer with lr_policy.rules"
@@ -337,17 +336,22 @@ def mistake(key: str, value: Any = "") -> ConfigError:
     return ConfigError(key, problem, hint, value)
 
 
-def _unknown(key: str, value: Any) -> ConfigError:
+def unknown_setting(key: str, value: Any = "", schema: type = Config) -> ConfigError:
+    """The error for a key that `schema` does not have, with the setting that was meant."""
     section, _, last = key.rpartition(".")
-    known = settings_of(section)
-    if known and section and nearest(last, known):
-        return ConfigError(key, "there is no such setting", did_you_mean(last, known), value)
+    own = [f.name for f in fields(schema)] if is_dataclass(schema) else settings_of(section)
+    problem = "there is no such setting"
+    owners = [o for o, other in SCHEMAS.get(section, {}).items() if last in get_type_hints(other)]
+    if owners:
+        hint = f"it belongs to {' and '.join(f'{section}={o}' for o in owners)}"
+        return ConfigError(key, f"{problem} in the option chosen", hint, value)
     everywhere = [f"{group}.{name}" for group in GROUPS for name in settings_of(group)]
-    hint = did_you_mean(last, known) if section and known else did_you_mean(key, _TOP)
-    elsewhere = nearest(last, [*_TOP, *everywhere])
-    if elsewhere and "did you mean" not in hint:
-        hint = f"did you mean '{elsewhere}'? {hint}"
-    return ConfigError(key, "there is no such setting", hint, value)
+    own_dotted = [f"{section}.{name}" if section else name for name in own]
+    match = nearest(key, own_dotted) or nearest(key, [*_TOP, *everywhere])
+    allowed = f"settings of {section}: {', '.join(sorted(own))}" if section else (
+        f"groups and settings: {', '.join(_TOP)}"
+    )
+    return ConfigError(key, problem, f"did you mean {match}? {allowed}" if match else allowed, value)
 
 
 def settings_of(section: str) -> list[str]:
@@ -366,18 +370,27 @@ def _schemas_of(section: str) -> list[type]:
 
 def _typed_section(group: str, section: Any) -> DictConfig:
     if not isinstance(section, dict):
-        raise ConfigError(group, f"names a group; choose an option: {group}=NAME", given=section)
+        given = "" if section == MISSING else section
+        raise ConfigError(group, f"is a group: choose an option with {group}=NAME", given=given)
+    if group == "trainer":
+        return _typed(group, section, Trainer)
     name, options = section.get("name"), SCHEMAS[group]
     if name not in options:
         hint = did_you_mean(str(name), options)
         raise ConfigError(f"{group}.name", "there is no such option", hint, name)
-    _check_keys(group, section, options[name])
-    typed = OmegaConf.structured(options[name])
+    return _typed(group, section, options[name])
+
+
+def _typed(group: str, section: dict[Any, Any], schema: type) -> DictConfig:
+    _check_keys(group, section, schema)
+    typed = OmegaConf.structured(schema)
     for key, value in section.items():
+        if value == MISSING:
+            raise ConfigError(f"{group}.{key}", "has no value")
         try:
             typed = OmegaConf.merge(typed, {key: value})
         except OmegaConfBaseException as error:
-            raise mistake(f"{group}.{error.full_key or key}", value) from error
+            raise wrong_type(f"{group}.{error.full_key or key}", value) from error
     assert isinstance(typed, DictConfig)
     return typed
 
@@ -387,14 +400,13 @@ def _check_keys(prefix: str, section: Any, schema: type) -> None:
     hints = get_type_hints(schema)
     for key, value in section.items():
         if key not in hints:
-            hint = did_you_mean(str(key), hints)
-            raise ConfigError(f"{prefix}.{key}", "there is no such setting", hint, value)
+            raise unknown_setting(f"{prefix}.{key}", value, schema)
         inner = (get_args(hints[key]) or (hints[key],))[0]
         if is_dataclass(inner):
             for i, item in enumerate(value if isinstance(value, list) else [value]):
                 place = f"{prefix}.{key}[{i}]" if isinstance(value, list) else f"{prefix}.{key}"
                 if not isinstance(item, dict):
-                    raise mistake(f"{prefix}.{key}", value)
+                    raise wrong_type(f"{prefix}.{key}", value)
                 _check_keys(place, item, inner)
 
 
@@ -415,7 +427,7 @@ def _check_value(key: str, value: Any, metadata: Any) -> None:
     if allowed and value not in allowed:
         hint = did_you_mean(value, allowed)
         if key == "trainer.monitor" and str(value).startswith("test/"):
-            hint = f"test metrics never select; {hint}"
+            hint = f"selection never looks at test; allowed: {', '.join(sorted(allowed))}"
         raise ConfigError(key, "is not one of the choices", hint, value)
     limits = {name: limit for name, limit in metadata.get("limits", {}).items() if limit is not None}
     if "limits" not in metadata:

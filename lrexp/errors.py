@@ -62,7 +62,9 @@ class ConfigError(UserError):
         self.given, self.place = given, place
 
     def __str__(self) -> str:
-        what = self.key if self.given == "" else f"{self.key}={self.given}"
+        given = str(self.given)
+        given = given if len(given) <= 100 else f"{given[:97]}..."
+        what = f"{self.key}={given}" if given else self.key
         lines = [f"{what}: {self.problem}" if what else self.problem]
         if self.hint:
             lines.append(f"  {self.hint}")

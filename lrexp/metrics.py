@@ -1,0 +1,175 @@
+"""Metrics: sums and counts, the gap, overfitting, drift and update ratios."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lrexp.data import Split
+from lrexp.plan import Plan
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model makes of a split, image by image."""
+
+    losses: np.ndarray  # (n,) float64: plain cross-entropy, no smoothing, no class weights
+    correct: np.ndarray  # (n,) float64: 1 where the largest logit is the label's
+
+    @property
+    def loss(self) -> float:
+        """Mean over images."""
+        return float(self.losses.mean())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images in [0, 1]."""
+        return float(self.correct.mean())
+
+
+@torch.inference_mode()
+def logits_of(model: nn.Module, split: Split, batch_size: int) -> Tensor:
+    """(n, classes) float32 logits in eval mode, on the device of the split."""
+    model.eval()
+    return torch.cat([model(images) for images in split.images.split(batch_size)])
+
+
+@torch.inference_mode()
+def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
+    """Per-image loss and correctness of (n, classes) logits against (n,) labels."""
+    losses = F.cross_entropy(logits, labels, reduction="none").cpu().numpy()
+    correct = (logits.argmax(1) == labels).cpu().numpy()
+    return Evaluation(losses.astype(np.float64), correct.astype(np.float64))
+
+
+def gap(val: np.ndarray, train_eval: np.ndarray, train_size: int) -> tuple[float, float]:
+    """The mean of validation minus the mean of the training subset, and its standard error.
+
+    gap = mean(val) − mean(train_eval); se = √(s²_val / n_val + (1 − n_te / N) · s²_te / n_te), the
+    second term shrinking because train_eval is drawn without replacement from N training images.
+
+    Args:
+        val: (n_val,) a value per validation image.
+        train_eval: (n_te,) a value per image of the training subset.
+        train_size: N.
+    """
+    variance_val = val.var(ddof=1) / len(val)
+    sampled = 1 - len(train_eval) / train_size
+    variance_train = sampled * train_eval.var(ddof=1) / len(train_eval)
+    return float(val.mean() - train_eval.mean()), math.sqrt(variance_val + variance_train)
+
+
+def paired_difference(now: np.ndarray, best: np.ndarray) -> tuple[float, float]:
+    """mean(now − best) over the same images, and its standard error √(s² / n)."""
+    difference = now - best
+    return float(difference.mean()), math.sqrt(difference.var(ddof=1) / len(difference))
+
+
+class RunningTrain:
+    """Loss and accuracy over the batches of an epoch, as they were when each batch was trained on.
+
+    Batches are kept as references and reduced in blocks, so that no step waits for the device.
+    """
+
+    BLOCK = 256
+
+    def __init__(self) -> None:
+        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._sums: list[Tensor] = []  # each (3,): loss × images, correct, images
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Note one batch: its scalar loss, (B, classes) logits and (B,) labels."""
+        self._batches.append((loss.detach(), logits.detach(), labels))
+        if len(self._batches) == self.BLOCK:
+            self._reduce()
+
+    def means(self) -> tuple[float, float, int]:
+        """Mean loss and accuracy per image, and the number of images."""
+        self._reduce()
+        loss, correct, images = torch.stack(self._sums).sum(0).tolist()
+        return loss / images, correct / images, int(images)
+
+    def _reduce(self) -> None:
+        if not self._batches:
+            return
+        losses, logits, labels = zip(*self._batches, strict=True)
+        double = torch.float32 if losses[0].device.type == "mps" else torch.float64
+        sizes = torch.tensor([len(x) for x in labels], dtype=double, device=losses[0].device)
+        loss = (torch.stack(losses).to(double) * sizes).sum()
+        correct = (torch.cat(logits).argmax(1) == torch.cat(labels)).sum().to(double)
+        self._sums.append(torch.stack([loss, correct, sizes.sum()]))
+        self._batches.clear()
+
+
+class StepStats:
+    """Update ratio per group and gradient norm, measured at every k-th step.
+
+    update_ratio = ‖Δw‖ / ‖w‖ of one step, per tensor with two or more dimensions; its value for an
+    epoch is the median over the group's tensors and the epoch's measured steps.
+    """
+
+    def __init__(self, model: nn.Module, plan: Plan):
+        tensors = dict(model.named_parameters())
+        wanted = [
+            (group, tensors[row.name])
+            for group, rows in plan.groups.items()
+            for row in rows
+            if len(row.shape) >= 2 and not row.frozen
+        ]
+        self._group_of = [group for group, _ in wanted]
+        self._tensors = [tensor for _, tensor in wanted]
+        self._ratios: list[Tensor] = []  # each (tensors,)
+        self._grad_norms: list[Tensor] = []  # each ()
+
+    @torch.no_grad()
+    def before(self, trained: list[Tensor]) -> list[Tensor]:
+        """Note the gradient norm of the parameters that train; returns copies of the weights."""
+        gradients = [p.grad for p in trained if p.grad is not None]
+        self._grad_norms.append(torch.nn.utils.get_total_norm(gradients))
+        return [tensor.clone() for tensor in self._tensors]
+
+    @torch.no_grad()
+    def after(self, before: list[Tensor]) -> None:
+        """Compare the weights with the copies taken before the step."""
+        if not before:
+            return
+        size = torch.stack(torch._foreach_norm(before))
+        moved = torch.stack(torch._foreach_norm(torch._foreach_sub(self._tensors, before)))
+        self._ratios.append(moved / size)
+
+    def means(self) -> dict[str, float]:
+        """`update_ratio/<group>` and `grad_norm` since the last call; nothing if never measured."""
+        found: dict[str, float] = {}
+        if self._ratios:
+            ratios = torch.stack(self._ratios).cpu().numpy()  # (steps, tensors)
+            for group in dict.fromkeys(self._group_of):
+                columns = [i for i, name in enumerate(self._group_of) if name == group]
+                found[f"update_ratio/{group}"] = float(np.median(ratios[:, columns]))
+        if self._grad_norms:
+            found["grad_norm"] = float(torch.stack(self._grad_norms).median())
+        self._ratios, self._grad_norms = [], []
+        return found
+
+
+class Drift:
+    """How far each group's weights are from where they started: ‖w − w₀‖ / ‖w₀‖ over the group."""
+
+    def __init__(self, model: nn.Module, plan: Plan):
+        tensors = {name: p.detach() for name, p in model.named_parameters()}
+        self._now = {g: [tensors[r.name] for r in rows] for g, rows in plan.groups.items()}
+        self._start = {g: [t.clone() for t in now] for g, now in self._now.items()}
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """`drift/<group>`; 0 for a group that has not moved, infinite for one that started at 0."""
+        found = {}
+        for group, start in self._start.items():
+            moved = float(torch.nn.utils.get_total_norm(torch._foreach_sub(self._now[group], start)))
+            size = float(torch.nn.utils.get_total_norm(start))
+            found[f"drift/{group}"] = moved / size if size else math.inf if moved else 0.0
+        return found

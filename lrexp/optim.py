@@ -1,0 +1,136 @@
+"""From a plan to parameter groups; setting rates; freezing; optimizer state by name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lrexp.plan import Plan
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+}
+
+
+def param_groups(model: nn.Module, plan: Plan, base_lr: float) -> list[dict[str, Any]]:
+    """One torch parameter group per group of the plan that ever trains, in order of depth.
+
+    Each holds `params`, their `names`, the group's `name`, its `lr_scale`, its `weight_decay` and
+    `lr` = base_lr × lr_scale. The set of groups never changes during a run: what trains later is
+    in it from the start with its gradients off, so that a checkpoint always fits.
+    """
+    tensors = dict(model.named_parameters())
+    return [
+        {
+            "params": [tensors[row.name] for row in rows],
+            "names": [row.name for row in rows],
+            "name": name,
+            "lr_scale": rows[0].lr_scale,
+            "lr": base_lr * rows[0].lr_scale,
+            "weight_decay": rows[0].weight_decay,
+        }
+        for name, rows in plan.groups.items()
+        if not rows[0].frozen
+    ]
+
+
+def set_rates(optimizer: Optimizer, base_lr: float, s: float) -> None:
+    """Give every group its rate for the coming step: lr = base_lr × lr_scale × s."""
+    for group in optimizer.param_groups:
+        group["lr"] = base_lr * group["lr_scale"] * s
+
+
+def set_trainable(model: nn.Module, plan: Plan, finished_epochs: int) -> None:
+    """Freeze and unfreeze every parameter as the plan says for the coming epoch.
+
+    A frozen parameter has `requires_grad` off and no gradient, so neither an optimizer step nor
+    weight decay nor gradient clipping can touch it. A module whose parameters are all frozen stays
+    in eval mode even under `model.train()`, which keeps BatchNorm statistics and dropout still.
+    """
+    trains = {row.name: row.trains_after(finished_epochs) for row in plan.rows}
+    for name, tensor in model.named_parameters():
+        tensor.requires_grad_(trains[name])
+        if not trains[name]:
+            tensor.grad = None
+    for name, module in model.named_modules():
+        own = [trains[f"{name}.{inner}" if name else inner] for inner, _ in module.named_parameters()]
+        if own and not any(own):
+            module.train = MethodType(_stay_in_eval, module)
+            module.train()
+        elif "train" in module.__dict__:
+            del module.train
+
+
+def frozen_state(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
+    """Parameters that never train, and the buffers of modules that hold only such parameters."""
+    frozen = set(plan.frozen_names)
+    state = {n: p.detach() for n, p in model.named_parameters() if n in frozen}
+    for name, module in model.named_modules():
+        own = [f"{name}.{inner}" if name else inner for inner, _ in module.named_parameters()]
+        if own and frozen.issuperset(own):
+            state |= {f"{name}.{inner}": b for inner, b in module.named_buffers()}
+    return state
+
+
+def tensor_hash(tensors: dict[str, Tensor]) -> str:
+    """16 hex digits over names, shapes, types and bits of the tensors."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(tensors):
+        array = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(array.shape)} {array.dtype}".encode())
+        digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def trained_parameters(optimizer: Optimizer) -> list[Tensor]:
+    """Every parameter that has a gradient now."""
+    return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def state_by_name(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
+    """Optimizer state per parameter name: momentum buffers, moments, step counts."""
+    return {
+        name: dict(optimizer.state[tensor])
+        for name, tensor in _named(optimizer)
+        if tensor in optimizer.state
+    }
+
+
+def load_state_by_name(optimizer: Optimizer, state: dict[str, dict[str, Any]]) -> None:
+    """Put state from `state_by_name` back, matched by parameter name and nothing else.
+
+    Raises:
+        KeyError: for a name this optimizer does not train.
+    """
+    tensors = dict(_named(optimizer))
+    optimizer.state.clear()
+    for name, values in state.items():
+        tensor = tensors[name]
+        optimizer.state[tensor] = {
+            key: _like(value, tensor) if isinstance(value, Tensor) else value
+            for key, value in values.items()
+        }
+
+
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    """A copy on the parameter's device, but for step counts, which optimizers keep where they are."""
+    return value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)
+
+
+def _named(optimizer: Optimizer) -> Iterable[tuple[str, Tensor]]:
+    for group in optimizer.param_groups:
+        yield from zip(group["names"], group["params"], strict=True)
+
+
+def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
+    """Stands in for `train` on a frozen module."""
+    return nn.Module.train(module, False)

@@ -1,0 +1,58 @@
+"""Recorders: they write down what a run did. None of them can stop it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What recorders know of a run when it starts."""
+
+    folder: Path
+    run_id: str
+    title: str  # readable: what was overridden, or the experiment's name
+    sweep: str | None  # the sweep's folder name, for a point of a grid
+    config: dict[str, Any]  # resolved, plain values
+    config_id: str
+    epochs: int
+    steps: int
+    monitor: str
+
+
+class Recorder(Protocol):
+    """Takes a row per epoch and the summary at the end."""
+
+    def row(self, row: dict[str, float]) -> None: ...
+
+    def finish(self, summary: dict[str, Any]) -> None: ...
+
+
+class Recorders:
+    """Several recorders as one. The first failure of each is a warning, and its last word."""
+
+    def __init__(self, *recorders: Recorder | None):
+        self._working = [r for r in recorders if r is not None]
+
+    def row(self, row: dict[str, float]) -> None:
+        """Hand an epoch's metrics to every recorder that still works."""
+        self._each("row", row)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Hand over the summary; what still works may close its files and connections."""
+        self._each("finish", summary)
+
+    def _each(self, method: str, argument: dict[str, Any]) -> None:
+        for recorder in list(self._working):
+            try:
+                getattr(recorder, method)(argument)
+            except Exception as error:
+                self._working.remove(recorder)
+                name = type(recorder).__name__
+                log.warning("%s stopped recording, the run goes on: %s", name, error)
+                log.debug("%s", name, exc_info=error)

@@ -1,0 +1,182 @@
+"""The terminal: a line per epoch while it trains, and in the end what came out."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lrexp.config import MONITORS
+from lrexp.record import RunInfo
+
+log = logging.getLogger(__name__)
+
+# heading, width
+COLUMNS = (
+    ("epoch", 5),
+    ("train loss", 10),
+    ("train-eval", 10),
+    ("val loss", 8),
+    ("gap ± se", 15),
+    ("val acc", 7),
+    ("lr", 15),
+    ("s", 6),
+)
+
+
+class ConsoleRecorder:
+    """Prints aligned lines; on a terminal with a progress bar below them.
+
+    Args:
+        info: of the run.
+        steps_done: asked ten times a second for the progress bar, never by the training loop.
+        console: where to print; standard output by default.
+    """
+
+    def __init__(
+        self, info: RunInfo, steps_done: Callable[[], int], console: Console | None = None
+    ):
+        self._info = info
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._steps_done = steps_done
+        self._progress: Progress | None = None
+        self._line("  ".join(heading.rjust(width) for heading, width in COLUMNS))
+        if self._console.is_terminal and info.steps:
+            self._progress = _StepProgress(
+                steps_done,
+                TextColumn("steps"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._progress.add_task("steps", total=info.steps)
+            self._progress.start()
+
+    def row(self, row: dict[str, float]) -> None:
+        """Print one epoch."""
+        self._line(epoch_line(row))
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Print what came out: the best epoch, what the gap means, and where everything is."""
+        if self._progress is not None:
+            self._progress.stop()
+        for line in closing_lines(summary, self._info):
+            self._line(line)
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False)
+        log.info(text)
+
+
+class _StepProgress(Progress):
+    """A progress bar that asks how far the run is whenever it is drawn."""
+
+    def __init__(self, steps_done: Callable[[], int], *columns: Any, **options: Any):
+        self._steps_done = steps_done
+        super().__init__(*columns, **options)
+
+    def get_renderables(self) -> Any:
+        for task in self.task_ids:
+            self._tasks[task].completed = self._steps_done()
+        yield from super().get_renderables()
+
+
+def epoch_line(row: dict[str, float]) -> str:
+    """One epoch as an aligned line; what was not measured is a dash."""
+    rates = [value for key, value in row.items() if key.startswith("lr/")]
+    gap = f"{row['gap/loss']:.3f} ± {row['gap/loss_se']:.3f}"
+    cells = [
+        f"{row['epoch']}",
+        _number(row.get("train/loss")),
+        _number(row["train_eval/loss"]),
+        _number(row["val/loss"]),
+        gap,
+        f"{100 * row['val/accuracy']:.1f}%",
+        _rates(rates),
+        f"{row['perf/epoch_s']:.2f}",
+    ]
+    return "  ".join(cell.rjust(width) for cell, (_, width) in zip(cells, COLUMNS, strict=True))
+
+
+def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
+    """The last lines of a run: status, best epoch, test, the gap in words, the folder."""
+    lines = []
+    best, status = summary["best"], summary["status"]
+    if status == "diverged":
+        lines.append(
+            f"diverged in epoch {summary['last']['epoch']}: the loss is no longer a finite number;"
+            " a lower optimizer.lr or a scheduler.warmup usually helps"
+        )
+    elif status == "interrupted":
+        lines.append("interrupted; checkpoints/last.pt holds the state after the last full epoch")
+    elif status == "failed":
+        lines.append(f"failed: {summary['error']}")
+    if best:
+        better = "lowest" if MONITORS[info.monitor] == "min" else "highest"
+        lines.append(
+            f"best   epoch {best['epoch']} ({better} {info.monitor}):"
+            f" val loss {best['val/loss']:.3f}, val accuracy {100 * best['val/accuracy']:.1f}%"
+        )
+        if summary["test"]:
+            test = summary["test"]
+            lines.append(
+                f"test   loss {test['loss']:.3f}, accuracy {100 * test['accuracy']:.1f}%"
+                f" on {test['images']} images never used for any choice"
+            )
+        lines.append(f"gap    {gap_in_words(best)}")
+        words = overfit_in_words(best, summary["last"])
+        lines += [f"       {words}"] if words else []
+    lines.append(f"run    {_short(info.folder)}")
+    return lines
+
+
+def gap_in_words(row: dict[str, float]) -> str:
+    """What gap/loss says, in a sentence for someone who never met it."""
+    gap, se = row["gap/loss"], row["gap/loss_se"]
+    measured = f"{gap:.3f} ± {se:.3f}:"
+    if not math.isfinite(gap):
+        return f"{measured} cannot be judged, a loss is not a finite number"
+    if abs(gap) <= 2 * se:
+        return f"{measured} new images do as well as training images, within the noise"
+    if gap < 0:
+        return f"{measured} new images do better than training images: the splits differ"
+    times = row["val/loss"] / row["train_eval/loss"] if row["train_eval/loss"] > 0 else math.inf
+    more = f"{times:.1f} times the loss" if times < 100 else "far more loss"
+    return f"{measured} new images have {more} of training images; part of the fit does not carry over"
+
+
+def overfit_in_words(best: dict[str, float], last: dict[str, float]) -> str:
+    """Whether validation got worse after its best epoch, by more than noise; empty if not."""
+    loss, se = last["overfit/loss"], last["overfit/loss_se"]
+    accuracy, accuracy_se = last["overfit/accuracy"], last["overfit/accuracy_se"]
+    if not math.isfinite(loss) or loss <= 2 * se:
+        return ""
+    if accuracy > 2 * accuracy_se:
+        word, sign = "overfits", f"accuracy fell by {100 * accuracy:.1f} points as well"
+    else:
+        word, sign = "grows overconfident", "accuracy holds"
+    return f"by epoch {last['epoch']} it {word}: val loss is {loss:.3f} ± {se:.3f} above its best, {sign}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _rates(rates: list[float]) -> str:
+    if not rates:
+        return "-"
+    low, high = min(rates), max(rates)
+    return f"{high:.3g}" if low == high else f"{low:.2g}..{high:.2g}"
+
+
+def _short(folder: Path) -> str:
+    relative = os.path.relpath(folder)
+    return relative if not relative.startswith("..") else str(folder)

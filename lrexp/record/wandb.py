@@ -1,0 +1,82 @@
+"""Weights & Biases, through its own client: one run per training run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from lrexp.config import Config, Wandb
+from lrexp.record import RunInfo
+
+log = logging.getLogger(__name__)
+
+EXIT_CODES = {"finished": 0, "diverged": 0, "interrupted": 130, "failed": 1}
+
+
+class WandbRecorder:
+    """Mirrors rows and summary to a W&B run.
+
+    Without an account it writes an offline run into the run folder. Variables of W&B's own
+    (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_NAME, WANDB_NOTES) win over the
+    config.
+    """
+
+    def __init__(self, settings: Wandb, config: Config, info: RunInfo):
+        import wandb
+
+        mode = _unless("WANDB_MODE", None if settings.mode == "auto" else settings.mode)
+        if settings.mode == "auto" and "WANDB_MODE" not in os.environ:
+            mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+        plain_names = {f"{group}.name": info.config[group]["name"] for group in GROUPING}
+        arguments: dict[str, Any] = {
+            "project": _unless("WANDB_PROJECT", settings.project),
+            "entity": _unless("WANDB_ENTITY", settings.entity),
+            "group": _unless("WANDB_RUN_GROUP", settings.group or info.sweep),
+            "name": _unless("WANDB_NAME", info.title),
+            "notes": _unless("WANDB_NOTES", settings.notes),
+            "tags": [*(info.config[group]["name"] for group in GROUPING), *settings.tags],
+            "job_type": _unless("WANDB_JOB_TYPE", config.task.name),
+            "id": info.run_id,
+            "dir": str(info.folder),
+            "config": {**info.config, **plain_names, "config_id": info.config_id},
+            "reinit": "create_new",
+        }
+        quiet: dict[str, Any] = {
+            "silent": True,
+            "console": "off",
+            "init_timeout": 15,
+            "x_transaction_log_flush_interval": 1,  # a killed run loses a second of rows, not 15
+        }
+        try:
+            self._run = wandb.init(**arguments, mode=mode, settings=wandb.Settings(**quiet))
+        except wandb.Error as error:
+            if mode == "offline":
+                raise
+            log.warning("W&B cannot be reached, recording offline: %s", str(error).splitlines()[0])
+            self._run = wandb.init(**arguments, mode="offline", settings=wandb.Settings(**quiet))
+        self._run.define_metric("epoch")
+        self._run.define_metric("*", step_metric="epoch")
+        self.offline_folder = str(self._run.settings.sync_dir) if self._run.offline else None
+
+    def row(self, row: dict[str, float]) -> None:
+        """Log one epoch."""
+        self._run.log(row)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write the summary and close the run with the exit code its status stands for."""
+        flat = {key: summary[key] for key in ("status", "seed", "config_id", "plan_hash", "device")}
+        for name in ("best", "test"):
+            flat |= {f"{name}/{key}": value for key, value in (summary[name] or {}).items()}
+        for moment, values in summary["gap"].items():
+            flat |= {f"gap/{moment}/{key}": value for key, value in values.items()}
+        self._run.summary.update(flat)
+        self._run.finish(exit_code=EXIT_CODES[summary["status"]])
+
+
+GROUPING = ("lr_policy", "model", "data", "optimizer", "scheduler")
+
+
+def _unless(variable: str, value: Any) -> Any:
+    """The value, or nothing where the user set W&B's own variable."""
+    return None if os.environ.get(variable) else value

@@ -1,0 +1,262 @@
+"""What `task=` chooses. `train`: build, train, evaluate, record."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lrexp.config import MONITORS, Config, Wandb, config_id
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Where and as part of what a task runs."""
+
+    folder: Path  # claimed and there
+    overrides: list[str]
+    title: str  # readable name of a point, empty for a single run
+    sweep: str | None  # name of the sweep's folder
+
+
+class Interrupted(BaseException):
+    """SIGTERM arrived. Like KeyboardInterrupt it is no Exception, so that nothing swallows it."""
+
+
+def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
+    """Train one experiment in its run folder.
+
+    Returns:
+        The best value of trainer.monitor; the worst there is when the run diverged before it had
+        one.
+
+    Raises:
+        UserError: when the experiment cannot be built; nothing has been recorded then.
+        Exception: what made the run fail; summary.json has the cause.
+    """
+    started = time.perf_counter()
+    from lrexp.build import build
+    from lrexp.train import Trainer
+
+    experiment = build(config)
+    trainer = Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
+    run = _Run(resolved, config, launch, trainer, started)
+    try:
+        with _sigterm_interrupts():
+            trainer.run(run, launch.folder / "checkpoints")
+            run.conclude()
+        run.finish("diverged" if trainer.diverged else "finished")
+    except (KeyboardInterrupt, Interrupted):
+        run.finish("interrupted")
+        raise
+    except Exception as error:
+        log.debug("the run failed", exc_info=error)
+        run.finish("failed", f"{type(error).__name__}: {error}")
+        raise
+    worst = math.inf if MONITORS[config.trainer.monitor] == "min" else -math.inf
+    return trainer.best.value if trainer.best.epoch >= 0 else worst
+
+
+TASKS: dict[str, Callable[[DictConfig, Config, Launch], float]] = {"train": train}
+
+
+class _Run:
+    """The records of one training run: its files, its recorders, its summary."""
+
+    def __init__(
+        self, resolved: DictConfig, config: Config, launch: Launch, trainer: Any, started: float
+    ):
+        import torch
+
+        from lrexp.record import Recorders, RunInfo
+        from lrexp.record.console import ConsoleRecorder
+        from lrexp.record.files import environment, strict_json, write_atomically
+        from lrexp.record.jsonl import JsonlRecorder
+
+        experiment, folder = trainer.experiment, launch.folder
+        self._config, self._trainer, self._folder = config, trainer, folder
+        self._started, self._train_started = started, time.perf_counter()
+        self._test: dict[str, Any] = {}
+        plain: Any = OmegaConf.to_container(resolved)
+        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(resolved))
+        write_atomically(folder / "plan.csv", experiment.plan.to_csv())
+        fingerprints = {"data": experiment.dataset.fingerprint}
+        if experiment.weights_fingerprint:
+            fingerprints["weights"] = experiment.weights_fingerprint
+        facts = environment(experiment.device, torch.get_num_threads(), fingerprints)
+        write_atomically(folder / "environment.json", strict_json(facts, indent=2) + "\n")
+        self._summary: dict[str, Any] = {
+            "status": "running",
+            "run_id": config.run_id,
+            "name": config.name,
+            "seed": config.seed,
+            "config_id": config_id(resolved),
+            "best": {},
+            "last": {},
+            "test": {},
+            "gap": {},
+            "verdicts": self._verdicts(),
+            "plan_hash": experiment.plan.hash,
+            "frozen_proof": None,
+            "executor": "serial",
+            "device": str(experiment.device),
+            "timings": {},
+            "parameters": {
+                "total": sum(p.numel() for p in experiment.model.parameters()),
+                "trainable": sum(
+                    math.prod(row.shape) for row in experiment.plan.rows if not row.frozen
+                ),
+            },
+            "error": None,
+        }
+        self._write()
+        info = RunInfo(
+            folder=folder,
+            run_id=str(config.run_id),
+            title=launch.title or " ".join(launch.overrides) or config.name,
+            sweep=launch.sweep,
+            config=plain,
+            config_id=self._summary["config_id"],
+            epochs=config.trainer.epochs,
+            steps=len(experiment.schedule),
+            monitor=config.trainer.monitor,
+        )
+        wandb = self._wandb(config, info)
+        console = ConsoleRecorder(info, lambda: trainer.step)
+        self._recorders = Recorders(JsonlRecorder(folder), wandb, console)
+        self._train_started = time.perf_counter()
+
+    def row(self, row: dict[str, float]) -> None:
+        """Record one epoch."""
+        self._recorders.row(row)
+
+    def conclude(self) -> None:
+        """Once training is over: test on the best weights, and save what they predict."""
+        from lrexp.checkpoint import load_checkpoint
+        from lrexp.record.predictions import write_predictions
+
+        self._summary["frozen_proof"] = self._trainer.frozen_proof()
+        best = self._folder / "checkpoints" / "best.pt"
+        if self._trainer.best.epoch < 0:
+            return
+        experiment = self._trainer.experiment
+        experiment.model.load_state_dict(load_checkpoint(best, experiment.device)["model"])
+        splits = {"val": experiment.dataset.val}
+        if experiment.dataset.test is not None:
+            splits["test"] = experiment.dataset.test
+        from lrexp.metrics import evaluate, logits_of
+
+        logits = {
+            name: logits_of(experiment.model, split, self._config.trainer.eval_batch_size)
+            for name, split in splits.items()
+        }
+        if "test" in splits:
+            result = evaluate(logits["test"], splits["test"].labels)
+            self._test = {
+                "loss": result.loss,
+                "accuracy": result.accuracy,
+                "images": len(result.losses),
+            }
+        try:
+            write_predictions(self._folder / "predictions.parquet", splits, logits)
+        except OSError as error:
+            log.warning("predictions.parquet could not be written: %s", error)
+
+    def finish(self, status: str, error: str | None = None) -> None:
+        """Write the final summary, then tell the recorders."""
+        rows, best_epoch = self._trainer.rows, self._trainer.best.epoch
+        best = next((row for row in rows if row["epoch"] == best_epoch), {})
+        last = rows[-1] if rows else {}
+        now = time.perf_counter()
+        self._summary |= {
+            "status": status,
+            "best": best,
+            "last": last,
+            "test": self._test,
+            "gap": {
+                moment: {key: row[f"gap/{key}"] for key in ("loss", "loss_se", "accuracy")}
+                for moment, row in (("best", best), ("last", last))
+                if row
+            },
+            "verdicts": self._verdicts(),
+            "timings": {
+                "startup_s": self._train_started - self._started,
+                "train_s": now - self._train_started,
+                "total_s": now - self._started,
+            },
+            "error": error,
+        }
+        self._write()
+        self._recorders.finish(self._summary)
+
+    def _verdicts(self) -> list[dict[str, Any]]:
+        plan, verdicts = self._trainer.experiment.plan, []
+        if plan.frozen_random:
+            verdicts.append(
+                {
+                    "kind": "frozen_random",
+                    "severity": "warning",
+                    "message": "frozen tensors were never loaded from weights: random features",
+                    "evidence": {"tensors": plan.frozen_random},
+                    "advice": "load a pretrained network with model.weights, or train everything",
+                }
+            )
+        if self._trainer.diverged:
+            verdicts.append(
+                {
+                    "kind": "diverged",
+                    "severity": "error",
+                    "message": "the loss is no longer a finite number",
+                    "evidence": {"epoch": self._trainer.epoch},
+                    "advice": "lower optimizer.lr or set scheduler.warmup",
+                }
+            )
+        return verdicts
+
+    def _write(self) -> None:
+        from lrexp.record.files import write_summary
+
+        try:
+            write_summary(self._folder, self._summary)
+        except OSError as error:
+            log.warning("summary.json could not be written: %s", error)
+
+    @staticmethod
+    def _wandb(config: Config, info: Any) -> Any:
+        if not isinstance(config.logger, Wandb):
+            return None
+        try:
+            from lrexp.record.wandb import WandbRecorder
+
+            return WandbRecorder(config.logger, config, info)
+        except Exception as error:
+            log.warning("W&B does not record this run: %s", error)
+            return None
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Turn SIGTERM into `Interrupted` while a run trains."""
+
+    def interrupt(*_: Any) -> None:
+        raise Interrupted
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: whoever owns it handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

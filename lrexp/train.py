@@ -1,0 +1,272 @@
+"""The training loop, on one page, and what it needs to stop and go on."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrexp import draws
+from lrexp.build import Experiment
+from lrexp.checkpoint import save_checkpoint
+from lrexp.config import MONITORS, Trainer as Settings
+from lrexp.metrics import (
+    Drift,
+    Evaluation,
+    RunningTrain,
+    StepStats,
+    evaluate,
+    gap,
+    logits_of,
+    paired_difference,
+)
+from lrexp.optim import (
+    frozen_state,
+    load_state_by_name,
+    set_rates,
+    set_trainable,
+    state_by_name,
+    tensor_hash,
+    trained_parameters,
+)
+
+Row = dict[str, float]
+
+
+class TakesRows(Protocol):
+    """Whoever records a run: it receives one row of metrics per epoch."""
+
+    def row(self, row: Row) -> None: ...
+
+
+@dataclass
+class Best:
+    """The best so far of one metric: when, how good, and image by image."""
+
+    epoch: int = -1
+    value: float = math.nan
+    per_image: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+
+class Trainer:
+    """Trains an experiment epoch by epoch.
+
+    `state()` after any epoch holds all that the rest of the run depends on; `load_state()` on a
+    freshly built trainer of the same config goes on from there, on CPU to the same bits.
+
+    Args:
+        experiment: what to train; its model is changed in place.
+        settings: the trainer's part of the config.
+        batch_size: images per step.
+        seed: moves the order of the images and dropout.
+    """
+
+    def __init__(self, experiment: Experiment, settings: Settings, batch_size: int, seed: int):
+        self.experiment, self.settings = experiment, settings
+        self.batch_size, self.seed = batch_size, seed
+        self.epoch = self.step = 0
+        self.rows: list[Row] = []
+        self.best = Best()  # by trainer.monitor
+        self.diverged = False
+        self._lowest_loss, self._highest_accuracy = Best(), Best()
+        self._drift = Drift(experiment.model, experiment.plan)
+        self._stats = StepStats(experiment.model, experiment.plan)
+        self._dropout = torch.default_generator
+        if experiment.device.type == "cuda":
+            torch.cuda.init()
+            self._dropout = torch.cuda.default_generators[experiment.device.index or 0]
+        self._frozen_before = self._frozen_hash()
+
+    def run(self, record: TakesRows, checkpoints: Path | None = None) -> None:
+        """Train to the end of the schedule, a divergence, or the end of patience.
+
+        After every epoch a row goes to `record`, and `last.pt` and, when it got better, `best.pt`
+        to the folder `checkpoints`. With no epoch to train the model is evaluated as it is.
+        """
+        while self._goes_on():
+            row = self._evaluated(self._train_epoch() if self.experiment.schedule else {})
+            self.rows.append(row)
+            record.row(row)
+            if checkpoints is not None:
+                save_checkpoint(checkpoints / "last.pt", self.state())
+                if self.best.epoch == self.epoch:
+                    weights = {"model": self.experiment.model.state_dict(), "epoch": self.epoch}
+                    save_checkpoint(checkpoints / "best.pt", weights)
+
+    def _train_epoch(self) -> Row:
+        """One epoch of steps; returns what was seen on the way."""
+        model, optimizer = self.experiment.model, self.experiment.optimizer
+        train, settings = self.experiment.dataset.train, self.settings
+        schedule, base_lr = self.experiment.schedule, self.experiment.base_lr
+        set_trainable(model, self.experiment.plan, finished_epochs=self.epoch)
+        model.train()
+        self.epoch += 1
+        running, started = RunningTrain(), time.perf_counter()
+        for chosen in self._batches():
+            images = train.images.index_select(0, chosen)  # (B, C, H, W)
+            labels = train.labels.index_select(0, chosen)  # (B,)
+            self._seed_step()
+            set_rates(optimizer, base_lr, schedule[self.step])
+            logits = model(images)  # (B, classes)
+            loss = self.experiment.loss(logits, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            measured = settings.stats_every and self.step % settings.stats_every == 0
+            before = self._stats.before(trained_parameters(optimizer)) if measured else None
+            if settings.clip_grad_norm:
+                torch.nn.utils.clip_grad_norm_(trained_parameters(optimizer), settings.clip_grad_norm)
+            optimizer.step()
+            if before is not None:
+                self._stats.after(before)
+            running.add(loss, logits, labels)
+            self.step += 1
+        train_loss, train_accuracy, images_seen = running.means()  # waits for the device
+        elapsed_s = time.perf_counter() - started
+        return {
+            "train/loss": train_loss,
+            "train/accuracy": train_accuracy,
+            **{f"lr/{group['name']}": group["lr"] for group in optimizer.param_groups},
+            **self._stats.means(),
+            "perf/examples_per_s": images_seen / elapsed_s,
+            "perf/epoch_s": elapsed_s,
+        }
+
+    def _evaluated(self, seen: Row) -> Row:
+        """The epoch's full row: evaluation on the weights as they are, the gap, overfitting."""
+        started = time.perf_counter()
+        data, batch = self.experiment.dataset, self.settings.eval_batch_size
+        te, val = (
+            evaluate(logits_of(self.experiment.model, split, batch), split.labels)
+            for split in (data.train_eval, data.val)
+        )
+        gap_loss, gap_loss_se = gap(val.losses, te.losses, len(data.train))
+        gap_accuracy, gap_accuracy_se = gap(1 - val.correct, 1 - te.correct, len(data.train))
+        row: Row = {"epoch": self.epoch, "step": self.step}
+        row |= {k: v for k, v in seen.items() if k.startswith("train/")}
+        row |= {
+            "train_eval/loss": te.loss,
+            "train_eval/accuracy": te.accuracy,
+            "val/loss": val.loss,
+            "val/accuracy": val.accuracy,
+            "gap/loss": gap_loss,
+            "gap/loss_se": gap_loss_se,
+            "gap/accuracy": gap_accuracy,
+            "gap/accuracy_se": gap_accuracy_se,
+            **self._overfit(val),
+        }
+        if "train/loss" in seen:
+            row["gap/loss_running"] = val.loss - seen["train/loss"]
+        row |= self._drift.measure()
+        row |= {k: v for k, v in seen.items() if k not in row}
+        row["perf/epoch_s"] = seen.get("perf/epoch_s", 0.0) + time.perf_counter() - started
+        self._judge(row)
+        return row
+
+    def _batches(self) -> list[Tensor]:
+        """Positions in the training split for every step of the epoch, each (B,) int64."""
+        train, limit = self.experiment.dataset.train, self.settings.limit_train_batches
+        order = draws.order(self.seed, "order", train.ids, self.epoch)
+        batches = torch.from_numpy(order).to(self.experiment.device).split(self.batch_size)
+        left = len(self.experiment.schedule) - self.step
+        return list(batches[: min(limit or len(batches), left)])
+
+    def _seed_step(self) -> None:
+        """Make dropout a function of (seed, step)."""
+        self._dropout.manual_seed(draws.draw(self.seed, "dropout", self.step))
+
+    def _overfit(self, val: Evaluation) -> Row:
+        """How much worse validation is than at its best so far, over the same images."""
+        lowest, highest = self._lowest_loss, self._highest_accuracy
+        if lowest.epoch < 0 or val.loss < lowest.value:
+            lowest.epoch, lowest.value, lowest.per_image = self.epoch, val.loss, val.losses
+        if highest.epoch < 0 or val.accuracy > highest.value:
+            highest.epoch, highest.value, highest.per_image = self.epoch, val.accuracy, val.correct
+        loss, loss_se = paired_difference(val.losses, lowest.per_image)
+        accuracy, accuracy_se = paired_difference(highest.per_image, val.correct)
+        return {
+            "overfit/loss": loss,
+            "overfit/loss_se": loss_se,
+            "overfit/accuracy": accuracy,
+            "overfit/accuracy_se": accuracy_se,
+        }
+
+    def _judge(self, row: Row) -> None:
+        """Update the best epoch, earliest on ties, and notice divergence."""
+        losses = [row["val/loss"], row["train_eval/loss"], row.get("train/loss", 0.0)]
+        self.diverged = not all(map(math.isfinite, losses))
+        value = row.get(self.settings.monitor, math.nan)
+        sign = 1 if MONITORS[self.settings.monitor] == "max" else -1
+        first = self.best.epoch < 0
+        if not self.diverged and math.isfinite(value) and (
+            first or sign * value > sign * self.best.value
+        ):
+            self.best.epoch, self.best.value = self.epoch, value
+
+    def _goes_on(self) -> bool:
+        if not self.rows and not self.epoch:
+            return True
+        patience, since_best = self.settings.patience, self.epoch - self.best.epoch
+        return (
+            self.step < len(self.experiment.schedule)
+            and not self.diverged
+            and not (patience and self.best.epoch >= 0 and since_best >= patience)
+        )
+
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the run depends on, as tensors and plain values."""
+        return {
+            "model": self.experiment.model.state_dict(),
+            "optimizer": state_by_name(self.experiment.optimizer),
+            "epoch": self.epoch,
+            "step": self.step,
+            "diverged": self.diverged,
+            "rows": [dict(row) for row in self.rows],
+            "best": {
+                name: {
+                    "epoch": best.epoch,
+                    "value": best.value,
+                    "per_image": torch.from_numpy(best.per_image),
+                }
+                for name, best in self._bests().items()
+            },
+            "frozen_before": self._frozen_before,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up a state of the same config, on a trainer that has not trained yet."""
+        self.experiment.model.load_state_dict(state["model"])
+        load_state_by_name(self.experiment.optimizer, state["optimizer"])
+        self.epoch, self.step, self.diverged = state["epoch"], state["step"], state["diverged"]
+        self.rows = [dict(row) for row in state["rows"]]
+        for name, best in self._bests().items():
+            saved = state["best"][name]
+            best.epoch, best.value = saved["epoch"], saved["value"]
+            best.per_image = saved["per_image"].numpy().copy()
+        self._frozen_before = state["frozen_before"]
+
+    def frozen_proof(self) -> dict[str, Any]:
+        """Hashes of what never trains, tensors and buffers, before training and now."""
+        frozen = frozen_state(self.experiment.model, self.experiment.plan)
+        before, after = self._frozen_before, self._frozen_hash()
+        return {
+            "tensors": len(frozen),
+            "before": before,
+            "after": after,
+            "identical": before == after,
+        }
+
+    def _frozen_hash(self) -> str:
+        return tensor_hash(frozen_state(self.experiment.model, self.experiment.plan))
+
+    def _bests(self) -> dict[str, Best]:
+        return {
+            "monitor": self.best,
+            "val_loss": self._lowest_loss,
+            "val_accuracy": self._highest_accuracy,
+        }
