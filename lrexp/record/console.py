@@ -101,7 +101,7 @@ def epoch_line(row: dict[str, float]) -> str:
         gap,
         f"{100 * row['val/accuracy']:.1f}%",
         _rates(rates),
-        f"{row['perf/epoch_s']:.2f}",
+        f"{row['perf/epoch_s']:.3g}",
     ]
     return "  ".join(cell.rjust(width) for cell, (_, width) in zip(cells, COLUMNS, strict=True))
 

@@ -1,0 +1,72 @@
+"""What several tests need: a clean environment, composed configs, and real command lines."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No W&B account, settings or error reports of the machine reach a test."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("NETRC", os.devnull)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path_factory.getbasetemp() / "wandb_config"))
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("PYTHONWARNINGS", "default")
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+
+@pytest.fixture
+def compose() -> Iterator[Callable[..., object]]:
+    """A function from overrides to the checked `Config` of plain dataclasses."""
+    from hydra import version
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.utils import setup_globals
+    from hydra.types import RunMode
+    from omegaconf import flag_override
+
+    from lrexp.compose import CONFIG_NAME, CheckedLoader
+    from lrexp.config import check
+
+    version.setbase("1.3")
+    setup_globals()
+    loader = CheckedLoader()
+
+    def composed(*overrides: str) -> object:
+        config = loader.load_configuration(CONFIG_NAME, list(overrides), RunMode.RUN)
+        with flag_override(config, ["struct", "readonly"], False):
+            del config["hydra"]
+        return check(config)[1]
+
+    yield composed
+    GlobalHydra.instance().clear()
+
+
+@pytest.fixture
+def lrexp(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """A function that runs `python -m lrexp ARGUMENTS` in a fresh folder, as a user would."""
+
+    def run(
+        *arguments: str, cwd: Path = tmp_path, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "lrexp", *arguments],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
