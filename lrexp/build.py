@@ -32,7 +32,7 @@ from lrexp.schedulers import SCHEDULES, with_warmup
 
 log = logging.getLogger(__name__)
 
-MODELS: dict[str, type[nn.Module]] = {"simple_cnn": SimpleCNN, "mlp": MLP}
+MODELS: dict[str, type[SimpleCNN | MLP]] = {"simple_cnn": SimpleCNN, "mlp": MLP}
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -102,7 +102,8 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if cuda else "mps" if mps else "cpu"
     device = torch.device(name)
-    there = {"cpu": True, "mps": mps, "cuda": cuda and (device.index or 0) < torch.cuda.device_count()}
+    has_index = cuda and (device.index or 0) < torch.cuda.device_count()
+    there = {"cpu": True, "mps": mps, "cuda": has_index}
     if not there[device.type]:
         have = [n for n in ("cpu", "mps", "cuda") if there[n]]
         hint = f"here: {', '.join(have)}; auto takes the best of them"
@@ -140,7 +141,8 @@ def build_model(config: Config, dataset: Dataset) -> tuple[nn.Module, LayerMap]:
     if weights:
         loaded = load_weights(model, weights, dataset.class_names, kind.head_name)
         fresh = [name for name, _ in model.named_parameters() if name not in loaded]
-        log.info("loaded %d tensors of %s; fresh: %s", len(loaded), weights, ", ".join(fresh) or "none")
+        named = ", ".join(fresh) or "none"
+        log.info("loaded %d tensors of %s; fresh: %s", len(loaded), weights, named)
     return model, layer_map(model, kind.head_name, loaded)
 
 
@@ -151,7 +153,7 @@ def build_optimizer(config: Config, groups: list[dict[str, Any]]) -> Optimizer:
     settings.pop("weight_decay")
     if "betas" in settings:
         settings["betas"] = tuple(settings["betas"])
-    return OPTIMIZERS[config.optimizer.name](groups, lr=config.optimizer.lr, **settings)
+    return OPTIMIZERS[config.optimizer.name](groups, **settings)
 
 
 def build_schedule(config: Config, train_size: int) -> list[float]:
@@ -161,7 +163,8 @@ def build_schedule(config: Config, train_size: int) -> list[float]:
     warmup_steps = round(amount * {"share": steps, "epochs": per_epoch, "steps": 1}[unit])
     if warmup_steps >= steps > 0 and warmup_steps:
         raise ConfigError(
-            "scheduler.warmup", f"takes {warmup_steps} steps, training has {steps}",
+            "scheduler.warmup",
+            f"takes {warmup_steps} steps, training has {steps}",
             given=config.scheduler.warmup,
         )
     settings = _settings(config.scheduler)
@@ -193,9 +196,8 @@ def build_loss(config: Config, dataset: Dataset, device: torch.device) -> Loss:
         weight = torch.tensor(counts.sum() / (classes * counts), dtype=torch.float32, device=device)
     elif weights is not None:
         if len(weights) != classes:
-            raise ConfigError(
-                "loss.class_weights", f"has {len(weights)} numbers for {classes} classes", given=weights
-            )
+            problem = f"has {len(weights)} numbers for {classes} classes"
+            raise ConfigError("loss.class_weights", problem, given=weights)
         weight = torch.tensor(weights, dtype=torch.float32, device=device)
     smoothing = config.loss.label_smoothing
     return lambda logits, labels: F.cross_entropy(
@@ -206,5 +208,3 @@ def build_loss(config: Config, dataset: Dataset, device: torch.device) -> Loss:
 def _settings(option: Any) -> dict[str, Any]:
     """An option's own settings: all but its name, nested rules kept as they are."""
     return {f.name: getattr(option, f.name) for f in fields(option) if f.name != "name"}
-
-

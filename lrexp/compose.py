@@ -13,7 +13,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.default_element import ResultDefault
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import (
@@ -64,7 +64,9 @@ class CheckedLoader(ConfigLoaderImpl):
             config.run_id = new_run_id()
         return config
 
-    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+    def load_sweep_config(
+        self, master_config: DictConfig, sweep_overrides: list[str]
+    ) -> DictConfig:
         """One checked point: in the sweep's folder, under a name made of what was swept."""
         key = tuple(sweep_overrides)
         if key not in self._points:
@@ -99,13 +101,17 @@ class CheckedLoader(ConfigLoaderImpl):
                 ConfigError(group, "there is no such option", hint, option), overrides
             )
         if isinstance(error, OverrideParseException):
-            problem = "cannot be read; write KEY=VALUE, and quote what the shell or Hydra would split"
+            problem = (
+                "cannot be read; write KEY=VALUE, and quote what the shell or Hydra would split"
+            )
             return ConfigError("", f"{error.override}: {problem}", place="the command line")
         said = str(error)
         if "Ambiguous value" in said or "requires --multirun" in said:
             hint = "add -m to run one after the other, or write [a,b] for a list"
             override = next((o for o in overrides if o in said), "")
-            return ConfigError("", f"{override}: several values for one run", hint, place="the command line")
+            return ConfigError(
+                "", f"{override}: several values for one run", hint, place="the command line"
+            )
         inner: BaseException | None = error
         while inner is not None and not isinstance(inner, OmegaConfBaseException):
             inner = inner.__cause__ or inner.__context__
@@ -144,7 +150,7 @@ class CheckedLoader(ConfigLoaderImpl):
             if path.startswith(("hydra/", "schema/")) or (file and path != file):
                 continue
             loaded = self.repository.load_config(path)
-            assert loaded is not None
+            assert loaded is not None and isinstance(loaded.config, DictConfig)
             package = f"{default.package}." if default.package else ""
             if not key.startswith(package):
                 continue

@@ -348,10 +348,14 @@ def unknown_setting(key: str, value: Any = "", schema: type = Config) -> ConfigE
     everywhere = [f"{group}.{name}" for group in GROUPS for name in settings_of(group)]
     own_dotted = [f"{section}.{name}" if section else name for name in own]
     match = nearest(key, own_dotted) or nearest(key, [*_TOP, *everywhere])
-    allowed = f"settings of {section}: {', '.join(sorted(own))}" if section else (
-        f"groups and settings: {', '.join(_TOP)}"
+    allowed = (
+        f"settings of {section}: {', '.join(sorted(own))}"
+        if section
+        else (f"groups and settings: {', '.join(_TOP)}")
     )
-    return ConfigError(key, problem, f"did you mean {match}? {allowed}" if match else allowed, value)
+    return ConfigError(
+        key, problem, f"did you mean {match}? {allowed}" if match else allowed, value
+    )
 
 
 def settings_of(section: str) -> list[str]:
@@ -402,7 +406,7 @@ def _check_keys(prefix: str, section: Any, schema: type) -> None:
         if key not in hints:
             raise unknown_setting(f"{prefix}.{key}", value, schema)
         inner = (get_args(hints[key]) or (hints[key],))[0]
-        if is_dataclass(inner):
+        if isinstance(inner, type) and is_dataclass(inner):
             for i, item in enumerate(value if isinstance(value, list) else [value]):
                 place = f"{prefix}.{key}[{i}]" if isinstance(value, list) else f"{prefix}.{key}"
                 if not isinstance(item, dict):
@@ -429,7 +433,9 @@ def _check_value(key: str, value: Any, metadata: Any) -> None:
         if key == "trainer.monitor" and str(value).startswith("test/"):
             hint = f"selection never looks at test; allowed: {', '.join(sorted(allowed))}"
         raise ConfigError(key, "is not one of the choices", hint, value)
-    limits = {name: limit for name, limit in metadata.get("limits", {}).items() if limit is not None}
+    limits = {
+        name: limit for name, limit in metadata.get("limits", {}).items() if limit is not None
+    }
     if "limits" not in metadata:
         return
     words = " and ".join(f"{name} {limit:g}" for name, limit in limits.items())
@@ -448,7 +454,10 @@ def _check_together(config: Config) -> None:
     """What no single limit can say."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", config.name):
         raise ConfigError(
-            "name", "must be a folder name", "letters, digits, '.', '_' and '-', at most 100", config.name
+            "name",
+            "must be a folder name",
+            "letters, digits, '.', '_' and '-', at most 100",
+            config.name,
         )
     if config.run_id is not None and not re.fullmatch(r"[a-z0-9]{8}", config.run_id):
         raise ConfigError("run_id", "must be 8 characters a-z and 0-9", given=config.run_id)
@@ -458,7 +467,11 @@ def _check_together(config: Config) -> None:
     _check_data(config.data)
     if isinstance(config.optimizer, Adam) and len(config.optimizer.betas) != 2:
         raise ConfigError("optimizer.betas", "must be two numbers", given=config.optimizer.betas)
-    if isinstance(config.optimizer, Sgd) and config.optimizer.nesterov and not config.optimizer.momentum:
+    if (
+        isinstance(config.optimizer, Sgd)
+        and config.optimizer.nesterov
+        and not config.optimizer.momentum
+    ):
         raise ConfigError("optimizer.nesterov", "needs optimizer.momentum above 0", given=True)
     weights = config.loss.class_weights
     if not (
@@ -481,15 +494,21 @@ def _check_together(config: Config) -> None:
 
 
 def _check_data(data: Data) -> None:
-    if data.classes is not None and (len(data.classes) < 2 or len(set(data.classes)) < len(data.classes)):
-        raise ConfigError("data.classes", "must name at least two classes, each once", given=data.classes)
+    if data.classes is not None and (
+        len(data.classes) < 2 or len(set(data.classes)) < len(data.classes)
+    ):
+        raise ConfigError(
+            "data.classes", "must name at least two classes, each once", given=data.classes
+        )
     if isinstance(data, Digits) and data.val_fraction + data.test_fraction >= 1:
         given = f"{data.val_fraction} + {data.test_fraction}"
         raise ConfigError(
             "data.val_fraction", "and data.test_fraction leave nothing to train on", given=given
         )
     if len(data.mean) != len(data.std) or len(data.mean) != 1:
-        raise ConfigError("data.mean", "and data.std need one number per channel (1)", given=data.mean)
+        raise ConfigError(
+            "data.mean", "and data.std need one number per channel (1)", given=data.mean
+        )
     if isinstance(data, Mnist) and not data.download:
         raw = Path(data.root).expanduser() / "MNIST" / "raw"
         if not raw.is_dir():
@@ -514,7 +533,9 @@ def _check_rule(key: str, rule: Rule) -> None:
         try:
             re.compile(rule.match[3:])
         except re.error as error:
-            raise ConfigError(f"{key}.match", f"is no regular expression: {error}", given=rule.match) from error
+            raise ConfigError(
+                f"{key}.match", f"is no regular expression: {error}", given=rule.match
+            ) from error
 
 
 def warmup_share(warmup: Any) -> tuple[float, str]:

@@ -27,8 +27,7 @@ def draw_each(seed: int, purpose: str, samples: np.ndarray, *counters: int) -> n
     """A draw per sample: (n,) uint64 from (n,) sample ids, each a function of its own id alone."""
     state = np.uint64(draw(seed, purpose, *counters))
     with np.errstate(over="ignore"):
-        mixed = _mix_array(samples.astype(np.uint64) ^ state)
-    return mixed
+        return _mix_array(samples.astype(np.uint64) ^ state)
 
 
 def order(seed: int, purpose: str, samples: np.ndarray, *counters: int) -> np.ndarray:

@@ -42,7 +42,7 @@ SYNONYMS = {
 
 
 class UserError(Exception):
-    """A mistake in what the user asked for. Its text is the whole message: no traceback is shown."""
+    """A mistake in what the user asked for. Its text is all that is shown."""
 
 
 class ConfigError(UserError):

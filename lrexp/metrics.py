@@ -138,9 +138,8 @@ class StepStats:
         """Compare the weights with the copies taken before the step."""
         if not before:
             return
-        size = torch.stack(torch._foreach_norm(before))
-        moved = torch.stack(torch._foreach_norm(torch._foreach_sub(self._tensors, before)))
-        self._ratios.append(moved / size)
+        steps = [now - was for now, was in zip(self._tensors, before, strict=True)]
+        self._ratios.append(_norms(steps) / _norms(before))
 
     def means(self) -> dict[str, float]:
         """`update_ratio/<group>` and `grad_norm` since the last call; nothing if never measured."""
@@ -156,6 +155,11 @@ class StepStats:
         return found
 
 
+def _norms(tensors: list[Tensor]) -> Tensor:
+    """(tensors,) Euclidean norms."""
+    return torch.stack([torch.linalg.vector_norm(t) for t in tensors])
+
+
 class Drift:
     """How far each group's weights are from where they started: ‖w − w₀‖ / ‖w₀‖ over the group."""
 
@@ -169,7 +173,8 @@ class Drift:
         """`drift/<group>`; 0 for a group that has not moved, infinite for one that started at 0."""
         found = {}
         for group, start in self._start.items():
-            moved = float(torch.nn.utils.get_total_norm(torch._foreach_sub(self._now[group], start)))
+            steps = [now - was for now, was in zip(self._now[group], start, strict=True)]
+            moved = float(torch.nn.utils.get_total_norm(steps))
             size = float(torch.nn.utils.get_total_norm(start))
             found[f"drift/{group}"] = moved / size if size else math.inf if moved else 0.0
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from lrexp.plan import Plan
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -62,7 +62,7 @@ def set_trainable(model: nn.Module, plan: Plan, finished_epochs: int) -> None:
         if not trains[name]:
             tensor.grad = None
     for name, module in model.named_modules():
-        own = [trains[f"{name}.{inner}" if name else inner] for inner, _ in module.named_parameters()]
+        own = [trains[full] for full in _parameter_names(name, module)]
         if own and not any(own):
             module.train = MethodType(_stay_in_eval, module)
             module.train()
@@ -75,7 +75,7 @@ def frozen_state(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
     frozen = set(plan.frozen_names)
     state = {n: p.detach() for n, p in model.named_parameters() if n in frozen}
     for name, module in model.named_modules():
-        own = [f"{name}.{inner}" if name else inner for inner, _ in module.named_parameters()]
+        own = _parameter_names(name, module)
         if own and frozen.issuperset(own):
             state |= {f"{name}.{inner}": b for inner, b in module.named_buffers()}
     return state
@@ -121,8 +121,13 @@ def load_state_by_name(optimizer: Optimizer, state: dict[str, dict[str, Any]]) -
         }
 
 
+def _parameter_names(name: str, module: nn.Module) -> list[str]:
+    """Full names of the parameters inside the submodule called `name`."""
+    return [f"{name}.{inner}" if name else inner for inner, _ in module.named_parameters()]
+
+
 def _like(value: Tensor, parameter: Tensor) -> Tensor:
-    """A copy on the parameter's device, but for step counts, which optimizers keep where they are."""
+    """A copy on the parameter's device; step counts stay where the optimizer keeps them."""
     return value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)
 
 

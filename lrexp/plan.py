@@ -102,8 +102,8 @@ def make_plan(layers: LayerMap, treat: Callable[[LayerParameter], Treatment]) ->
     """Ask `treat` for every parameter of the map and name the groups that result.
 
     Parameters with equal treatment form a group. It is called after the layers it covers: `all`,
-    `head`, `backbone`, a layer's own name, or `first_to_last`; with weight decay in the plan, groups
-    end in `_decay` or `_no_decay`.
+    `head`, `backbone`, a layer's own name, or `first_to_last`; with weight decay in the plan,
+    groups end in `_decay` or `_no_decay`.
     """
     treated = [(parameter, treat(parameter)) for parameter in layers.parameters]
     members: dict[Treatment, list[LayerParameter]] = {}

@@ -15,7 +15,8 @@ from torch import Tensor
 from lrexp import draws
 from lrexp.build import Experiment
 from lrexp.checkpoint import save_checkpoint
-from lrexp.config import MONITORS, Trainer as Settings
+from lrexp.config import MONITORS
+from lrexp.config import Trainer as Settings
 from lrexp.metrics import (
     Drift,
     Evaluation,
@@ -120,7 +121,9 @@ class Trainer:
             measured = settings.stats_every and self.step % settings.stats_every == 0
             before = self._stats.before(trained_parameters(optimizer)) if measured else None
             if settings.clip_grad_norm:
-                torch.nn.utils.clip_grad_norm_(trained_parameters(optimizer), settings.clip_grad_norm)
+                torch.nn.utils.clip_grad_norm_(
+                    trained_parameters(optimizer), settings.clip_grad_norm
+                )
             optimizer.step()
             if before is not None:
                 self._stats.after(before)
@@ -203,8 +206,10 @@ class Trainer:
         value = row.get(self.settings.monitor, math.nan)
         sign = 1 if MONITORS[self.settings.monitor] == "max" else -1
         first = self.best.epoch < 0
-        if not self.diverged and math.isfinite(value) and (
-            first or sign * value > sign * self.best.value
+        if (
+            not self.diverged
+            and math.isfinite(value)
+            and (first or sign * value > sign * self.best.value)
         ):
             self.best.epoch, self.best.value = self.epoch, value
 

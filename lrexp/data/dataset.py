@@ -93,15 +93,15 @@ def make_dataset(
     else:
         test = take(ids, round(test_fraction * len(ids)), "split test")
         pool = np.setdiff1d(ids, test)
-    val = take(pool, round(val_fraction * len(ids if source.in_test is None else pool)), "split val")
+    splittable = ids if source.in_test is None else pool
+    val = take(pool, round(val_fraction * len(splittable)), "split val")
     train = np.setdiff1d(pool, val)
     if limit is not None and limit < len(train):
         train = take(train, limit, "limit")
     for name, split in (("training", train), ("validation", val)):
         if len(split) < 2:
-            raise ConfigError(
-                "data", f"the {name} split has {len(split)} images of {len(ids)}; it needs 2 or more"
-            )
+            problem = f"the {name} split has {len(split)} of {len(ids)} images; it needs 2 or more"
+            raise ConfigError("data", problem)
     train_eval = take(train, min(len(val), len(train), train_eval_limit), "train_eval")
 
     scale = 1 / (source.white * np.asarray(std, np.float32))[:, None, None]

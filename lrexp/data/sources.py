@@ -63,7 +63,7 @@ def mnist(root: str, download: bool) -> Source:
             parts = [MNIST(str(folder), train=train, download=download) for train in (True, False)]
     except Exception as error:  # torchvision raises RuntimeError, URLError, OSError and others
         raise UserError(
-            f"data=mnist: no MNIST in {folder} and it could not be downloaded ({_first_line(error)})\n"
+            f"data=mnist: no MNIST in {folder}, and no download ({_first_line(error)})\n"
             f"  put the four idx files into {folder / 'MNIST' / 'raw'},"
             " or name the folder that holds MNIST/raw with data.root=FOLDER"
         ) from error

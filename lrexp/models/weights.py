@@ -90,7 +90,6 @@ def _path_of(weights: str) -> Path:
     file = BUNDLED_FOLDER / f"{name}.safetensors"
     if not file.is_file():
         shipped = [f"{BUNDLED}{f.stem}" for f in BUNDLED_FOLDER.glob("*.safetensors")]
-        raise ConfigError(
-            "model.weights", "nothing of that name ships with lrexp", did_you_mean(weights, shipped), weights
-        )
+        hint = did_you_mean(weights, shipped)
+        raise ConfigError("model.weights", "nothing of that name ships with lrexp", hint, weights)
     return file

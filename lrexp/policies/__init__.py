@@ -1,4 +1,4 @@
-"""Learning-rate policies: pure functions (layer map, base_lr, base_weight_decay, settings) → Plan."""
+"""Policies: pure functions (layer map, base_lr, base_weight_decay, settings) → Plan."""
 
 from collections.abc import Callable
 

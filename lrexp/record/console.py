@@ -150,7 +150,9 @@ def gap_in_words(row: dict[str, float]) -> str:
         return f"{measured} new images do better than training images: the splits differ"
     times = row["val/loss"] / row["train_eval/loss"] if row["train_eval/loss"] > 0 else math.inf
     more = f"{times:.1f} times the loss" if times < 100 else "far more loss"
-    return f"{measured} new images have {more} of training images; part of the fit does not carry over"
+    return (
+        f"{measured} new images have {more} of training images; part of the fit does not carry over"
+    )
 
 
 def overfit_in_words(best: dict[str, float], last: dict[str, float]) -> str:
@@ -163,7 +165,8 @@ def overfit_in_words(best: dict[str, float], last: dict[str, float]) -> str:
         word, sign = "overfits", f"accuracy fell by {100 * accuracy:.1f} points as well"
     else:
         word, sign = "grows overconfident", "accuracy holds"
-    return f"by epoch {last['epoch']} it {word}: val loss is {loss:.3f} ± {se:.3f} above its best, {sign}"
+    rise = f"{loss:.3f} ± {se:.3f}"
+    return f"by epoch {last['epoch']} it {word}: val loss is {rise} above its best, {sign}"
 
 
 def _number(value: float | None) -> str:

@@ -84,7 +84,7 @@ def _version(package: str) -> str | None:
 
 
 def _code_version() -> dict[str, str | None]:
-    """Commit of a checkout and a hash of what is changed in it; both empty for an installed wheel."""
+    """Commit of a checkout and a hash of what is changed in it; both empty in a wheel."""
     root = Path(lrexp.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return {"commit": None, "diff_hash": None}
@@ -104,7 +104,9 @@ def _git(root: Path, *arguments: str) -> bytes:
 def _cpu_model() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+            found = [line for line in file if line.startswith("model name")]
     except OSError:
-        models = []
-    return models[0] if models else platform.processor() or platform.machine()
+        found = []
+    if found:
+        return found[0].partition(":")[2].strip()
+    return platform.processor() or platform.machine()

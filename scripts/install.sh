@@ -1,0 +1,17 @@
+# Sourced by run.sh and test.sh: a virtual environment in .venv with the project in it.
+# Installs only when pyproject.toml (or what is asked for) has changed since the last time.
+#   install [EXTRA]      for example: install dev
+install() {
+  local extra="${1:-}" stamp
+  if [ ! -x .venv/bin/python ]; then
+    echo "creating .venv"
+    "${PYTHON:-python3}" -m venv .venv
+  fi
+  stamp=".venv/.installed${extra:+-$extra}"
+  if ! cmp -s pyproject.toml "$stamp"; then
+    echo "installing lrexp (the first time takes a minute or two)"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+      --editable ".${extra:+[$extra]}"
+    cp pyproject.toml "$stamp"
+  fi
+}

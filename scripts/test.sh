@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Everything a change must pass: lint, format, types, tests.  bash scripts/test.sh [pytest options]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/install.sh
+install dev
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/basedpyright
+.venv/bin/python -m pytest "$@"
