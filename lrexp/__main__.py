@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrexp.errors import UserError
+from lrexp.errors import Terminated, UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,6 +28,10 @@ def main(argv: list[str] | None = None) -> int:
         return _dispatch(argv)
     except UserError as error:
         return _report(error, 2)
+    except KeyboardInterrupt:
+        return 130
+    except Terminated:
+        return 143
     except BrokenPipeError:  # the reader of our output went away: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -91,15 +95,15 @@ def _single(loader: CheckedLoader, overrides: list[str]) -> int:
     from hydra.types import HydraContext, RunMode
 
     from lrexp.compose import CONFIG_NAME
-    from lrexp.folder import SUMMARY, Claim, link_latest
+    from lrexp.folder import SUMMARY, Claim, link_latest, new_run_id
 
     config = loader.load_configuration(CONFIG_NAME, overrides, RunMode.RUN)
     if config.hydra.mode == RunMode.MULTIRUN:
         return _sweep(loader, overrides)
     loader.check(config, overrides)
+    config.run_id = config.run_id or new_run_id()
     claim = Claim(Path(config.hydra.run.dir).expanduser().resolve())
     config.hydra.run.dir = str(claim.folder)
-    started = False
     try:
         callbacks = Callbacks(config)
         callbacks.on_run_start(config=config, config_name=CONFIG_NAME)
@@ -113,10 +117,12 @@ def _single(loader: CheckedLoader, overrides: list[str]) -> int:
         callbacks.on_run_end(config=config, config_name=CONFIG_NAME, job_return=done)
     finally:
         started = (claim.folder / SUMMARY).exists()
-        claim.release() if started else claim.undo()
-    if started:
-        link_latest(claim.folder)
-    if isinstance(done._return_value, BaseException):
+        if started:
+            claim.release()
+            link_latest(claim.folder)
+        else:
+            claim.undo()
+    if isinstance(done._return_value, Exception):
         return _report(done._return_value, 1 if started else 2)
     return 0
 
@@ -131,11 +137,12 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
     from omegaconf import OmegaConf
 
     from lrexp.compose import CONFIG_NAME
-    from lrexp.folder import Claim, link_latest
+    from lrexp.folder import Claim, link_latest, new_run_id
 
     config = loader.load_configuration(
         CONFIG_NAME, [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN
     )
+    config.run_id = config.run_id or new_run_id()
     folder = Path(config.hydra.sweep.dir).expanduser().resolve()
     config.hydra.sweep.dir = str(folder)
     callbacks = Callbacks(config)
@@ -156,7 +163,7 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
     callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
     try:
         sweeper.sweep(arguments=arguments)
-    except UserError as error:
+    except Exception as error:
         return _report(error, 1)
     finally:
         claim.release()
@@ -181,7 +188,7 @@ def _job(composed: DictConfig) -> float:
     launch = Launch(
         folder=Path(hydra.runtime.output_dir),
         overrides=list(OmegaConf.to_container(hydra.overrides.task)),  # type: ignore[arg-type]
-        title=hydra.job.override_dirname if in_sweep else "",
+        title=hydra.job.override_dirname.replace(",", " ") if in_sweep else "",
         sweep=Path(hydra.sweep.dir).name if in_sweep else None,
     )
     return TASKS[config.task.name](resolved, config, launch)

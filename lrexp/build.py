@@ -159,9 +159,11 @@ def build_optimizer(config: Config, groups: list[dict[str, Any]]) -> Optimizer:
 def build_schedule(config: Config, train_size: int) -> list[float]:
     """s(t) for every step of the run."""
     per_epoch, steps = count_steps(config, train_size)
+    if not steps:
+        return []
     amount, unit = warmup_share(config.scheduler.warmup)
     warmup_steps = round(amount * {"share": steps, "epochs": per_epoch, "steps": 1}[unit])
-    if warmup_steps >= steps > 0 and warmup_steps:
+    if warmup_steps >= steps:
         raise ConfigError(
             "scheduler.warmup",
             f"takes {warmup_steps} steps, training has {steps}",

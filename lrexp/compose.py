@@ -30,12 +30,15 @@ from lrexp.folder import conf_folder, new_run_id, point_name
 
 CONFIG_NAME = "config"
 
+# At import, so that they are there too in the worker processes of other launchers.
+store_schemas()
+OmegaConf.register_new_resolver("lrexp.point_name", point_name, replace=True)
+
 
 class CheckedLoader(ConfigLoaderImpl):
     """Composes and checks. A point of a sweep is composed once, however often it is asked for."""
 
     def __init__(self, extra_folder: str | None = None):
-        store_schemas()
         path = create_config_search_path(str(conf_folder()))
         if extra_folder is not None:
             if not os.path.isdir(extra_folder):
@@ -53,16 +56,13 @@ class CheckedLoader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """Compose, and give the run an id. Checking waits until a config is a single run's."""
+        """Compose. Checking waits until a config is a single run's: see `check`."""
         try:
-            config = self._load_configuration_impl(
+            return self._load_configuration_impl(
                 config_name, overrides, run_mode, from_shell, validate_sweep_overrides
             )
         except Exception as error:  # Hydra raises ValueError and others for bad input too
             raise self._explain(error, overrides) from error
-        if not config.run_id:
-            config.run_id = new_run_id()
-        return config
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
@@ -75,7 +75,7 @@ class CheckedLoader(ConfigLoaderImpl):
             swept = [override for override in sweep_overrides if override not in common]
             with flag_override(point, ["struct", "readonly"], False):
                 point.hydra.sweep.dir = master_config.hydra.sweep.dir
-                point.hydra.job.override_dirname = point_name(swept)
+                point.hydra.job.override_dirname = ",".join(swept)
             self.check(point, sweep_overrides)
             self._points[key] = point
         point = copy.deepcopy(self._points[key])
@@ -150,7 +150,8 @@ class CheckedLoader(ConfigLoaderImpl):
             if path.startswith(("hydra/", "schema/")) or (file and path != file):
                 continue
             loaded = self.repository.load_config(path)
-            assert loaded is not None and isinstance(loaded.config, DictConfig)
+            assert loaded is not None
+            assert isinstance(loaded.config, DictConfig)
             package = f"{default.package}." if default.package else ""
             if not key.startswith(package):
                 continue

@@ -45,6 +45,10 @@ class UserError(Exception):
     """A mistake in what the user asked for. Its text is all that is shown."""
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived. Like KeyboardInterrupt it is no Exception, so that nothing swallows it."""
+
+
 class ConfigError(UserError):
     """A setting that cannot be used.
 

@@ -29,9 +29,9 @@ def new_run_id() -> str:
     return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
 
 
-def point_name(overrides: list[str], max_bytes: int = 90) -> str:
+def point_name(overrides: str, max_bytes: int = 90) -> str:
     """A folder name for a point of a grid: its overrides, odd characters as `_`."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", ",".join(overrides)).strip("_")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", overrides).strip("_")
     return name[:max_bytes].rstrip("_") or "default"
 
 

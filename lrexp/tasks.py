@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config import MONITORS, Config, Wandb, config_id
+from lrexp.errors import Terminated
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +30,6 @@ class Launch:
     sweep: str | None  # name of the sweep's folder
 
 
-class Interrupted(BaseException):
-    """SIGTERM arrived. Like KeyboardInterrupt it is no Exception, so that nothing swallows it."""
-
-
 def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
     """Train one experiment in its run folder.
 
@@ -45,24 +42,29 @@ def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
         Exception: what made the run fail; summary.json has the cause.
     """
     started = time.perf_counter()
-    from lrexp.build import build
-    from lrexp.train import Trainer
+    with _sigterm_terminates():
+        from lrexp.build import build
+        from lrexp.train import Trainer
 
-    experiment = build(config)
-    trainer = Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
-    run = _Run(resolved, config, launch, trainer, started)
-    try:
-        with _sigterm_interrupts():
+        try:
+            experiment = build(config)
+        except Exception as error:
+            if launch.sweep:  # a point keeps its folder, and says why it has no result
+                _write(launch.folder, _blank_summary(resolved, config) | _failure(error))
+            raise
+        trainer = Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
+        run = _Run(resolved, config, launch, trainer, started)
+        try:
             trainer.run(run, launch.folder / "checkpoints")
             run.conclude()
-        run.finish("diverged" if trainer.diverged else "finished")
-    except (KeyboardInterrupt, Interrupted):
-        run.finish("interrupted")
-        raise
-    except Exception as error:
-        log.debug("the run failed", exc_info=error)
-        run.finish("failed", f"{type(error).__name__}: {error}")
-        raise
+            run.finish({"status": "diverged" if trainer.diverged else "finished"})
+        except (KeyboardInterrupt, Terminated):
+            run.finish({"status": "interrupted"})
+            raise
+        except Exception as error:
+            log.info("the run failed", exc_info=error)
+            run.finish(_failure(error))
+            raise
     worst = math.inf if MONITORS[config.trainer.monitor] == "min" else -math.inf
     return trainer.best.value if trainer.best.epoch >= 0 else worst
 
@@ -79,7 +81,7 @@ class _Run:
         import torch
 
         from lrexp.record import Recorders, RunInfo
-        from lrexp.record.console import ConsoleRecorder
+        from lrexp.record.console import ConsoleRecorder, opening_lines
         from lrexp.record.files import environment, strict_json, write_atomically
         from lrexp.record.jsonl import JsonlRecorder
 
@@ -95,31 +97,18 @@ class _Run:
             fingerprints["weights"] = experiment.weights_fingerprint
         facts = environment(experiment.device, torch.get_num_threads(), fingerprints)
         write_atomically(folder / "environment.json", strict_json(facts, indent=2) + "\n")
-        self._summary: dict[str, Any] = {
-            "status": "running",
-            "run_id": config.run_id,
-            "name": config.name,
-            "seed": config.seed,
-            "config_id": config_id(resolved),
-            "best": {},
-            "last": {},
-            "test": {},
-            "gap": {},
+        self._summary = _blank_summary(resolved, config) | {
             "verdicts": self._verdicts(),
             "plan_hash": experiment.plan.hash,
-            "frozen_proof": None,
-            "executor": "serial",
             "device": str(experiment.device),
-            "timings": {},
             "parameters": {
                 "total": sum(p.numel() for p in experiment.model.parameters()),
                 "trainable": sum(
                     math.prod(row.shape) for row in experiment.plan.rows if not row.frozen
                 ),
             },
-            "error": None,
         }
-        self._write()
+        _write(folder, self._summary)
         info = RunInfo(
             folder=folder,
             run_id=str(config.run_id),
@@ -130,9 +119,16 @@ class _Run:
             epochs=config.trainer.epochs,
             steps=len(experiment.schedule),
             monitor=config.trainer.monitor,
+            opening=opening_lines(
+                config.model.name,
+                config.data.name,
+                experiment.plan,
+                experiment.base_lr,
+                experiment.dataset.sizes,
+            ),
         )
         wandb = self._wandb(config, info)
-        console = ConsoleRecorder(info, lambda: trainer.step)
+        console = ConsoleRecorder(info, lambda: trainer.step, wandb and wandb.where)
         self._recorders = Recorders(JsonlRecorder(folder), wandb, console)
         self._train_started = time.perf_counter()
 
@@ -172,14 +168,13 @@ class _Run:
         except OSError as error:
             log.warning("predictions.parquet could not be written: %s", error)
 
-    def finish(self, status: str, error: str | None = None) -> None:
-        """Write the final summary, then tell the recorders."""
+    def finish(self, outcome: dict[str, Any]) -> None:
+        """Write the final summary with the outcome (status, error), then tell the recorders."""
         rows, best_epoch = self._trainer.rows, self._trainer.best.epoch
         best = next((row for row in rows if row["epoch"] == best_epoch), {})
         last = rows[-1] if rows else {}
         now = time.perf_counter()
-        self._summary |= {
-            "status": status,
+        self._summary |= outcome | {
             "best": best,
             "last": last,
             "test": self._test,
@@ -194,9 +189,8 @@ class _Run:
                 "train_s": now - self._train_started,
                 "total_s": now - self._started,
             },
-            "error": error,
         }
-        self._write()
+        _write(self._folder, self._summary)
         self._recorders.finish(self._summary)
 
     def _verdicts(self) -> list[dict[str, Any]]:
@@ -223,14 +217,6 @@ class _Run:
             )
         return verdicts
 
-    def _write(self) -> None:
-        from lrexp.record.files import write_summary
-
-        try:
-            write_summary(self._folder, self._summary)
-        except OSError as error:
-            log.warning("summary.json could not be written: %s", error)
-
     @staticmethod
     def _wandb(config: Config, info: Any) -> Any:
         if not isinstance(config.logger, Wandb):
@@ -244,15 +230,51 @@ class _Run:
             return None
 
 
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Turn SIGTERM into `Interrupted` while a run trains."""
+def _blank_summary(resolved: DictConfig, config: Config) -> dict[str, Any]:
+    """summary.json of a run that has just started."""
+    return {
+        "status": "running",
+        "run_id": config.run_id,
+        "name": config.name,
+        "seed": config.seed,
+        "config_id": config_id(resolved),
+        "best": {},
+        "last": {},
+        "test": {},
+        "gap": {},
+        "verdicts": [],
+        "plan_hash": None,
+        "frozen_proof": None,
+        "executor": "serial",
+        "device": None,
+        "timings": {},
+        "parameters": {},
+        "error": None,
+    }
 
-    def interrupt(*_: Any) -> None:
-        raise Interrupted
+
+def _failure(error: Exception) -> dict[str, Any]:
+    return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+
+
+def _write(folder: Path, summary: dict[str, Any]) -> None:
+    from lrexp.record.files import write_summary
 
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        write_summary(folder, summary)
+    except OSError as error:
+        log.warning("summary.json could not be written: %s", error)
+
+
+@contextmanager
+def _sigterm_terminates() -> Iterator[None]:
+    """Turn SIGTERM into `Terminated`."""
+
+    def terminate(*_: Any) -> None:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, terminate)
     except ValueError:  # not the main thread: whoever owns it handles signals
         yield
         return

@@ -37,6 +37,12 @@ class Dataset:
     fingerprint: str
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Images in train, val and, where there is one, test."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: len(split) for name, split in splits.items() if split is not None}
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image."""
         c, h, w = self.train.images.shape[1:]

@@ -23,6 +23,7 @@ class RunInfo:
     epochs: int
     steps: int
     monitor: str
+    opening: list[str]  # lines that say what is about to be trained
 
 
 class Recorder(Protocol):
@@ -55,4 +56,4 @@ class Recorders:
                 self._working.remove(recorder)
                 name = type(recorder).__name__
                 log.warning("%s stopped recording, the run goes on: %s", name, error)
-                log.debug("%s", name, exc_info=error)
+                log.info("%s", name, exc_info=error)  # the file alone shows the traceback

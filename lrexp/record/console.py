@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lrexp.config import MONITORS
+from lrexp.plan import Plan
 from lrexp.record import RunInfo
 
 log = logging.getLogger(__name__)
@@ -36,16 +37,23 @@ class ConsoleRecorder:
     Args:
         info: of the run.
         steps_done: asked ten times a second for the progress bar, never by the training loop.
+        wandb_where: where W&B keeps the run, if it does.
         console: where to print; standard output by default.
     """
 
     def __init__(
-        self, info: RunInfo, steps_done: Callable[[], int], console: Console | None = None
+        self,
+        info: RunInfo,
+        steps_done: Callable[[], int],
+        wandb_where: str | None = None,
+        console: Console | None = None,
     ):
-        self._info = info
+        self._info, self._wandb_where = info, wandb_where
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._steps_done = steps_done
         self._progress: Progress | None = None
+        for line in info.opening:
+            self._line(line)
         self._line("  ".join(heading.rjust(width) for heading, width in COLUMNS))
         if self._console.is_terminal and info.steps:
             self._progress = _StepProgress(
@@ -70,6 +78,8 @@ class ConsoleRecorder:
             self._progress.stop()
         for line in closing_lines(summary, self._info):
             self._line(line)
+        if self._wandb_where:
+            self._line(f"wandb  {self._wandb_where}")
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False)
@@ -87,6 +97,36 @@ class _StepProgress(Progress):
         for task in self.task_ids:
             self._tasks[task].completed = self._steps_done()
         yield from super().get_renderables()
+
+
+def opening_lines(
+    model: str, data: str, plan: Plan, base_lr: float, split: dict[str, int]
+) -> list[str]:
+    """What is about to be trained: the network, the images, and who learns how fast.
+
+    Args:
+        model: name of the network.
+        data: name of the data.
+        plan: of the run.
+        base_lr: optimizer.lr.
+        split: number of images by split.
+    """
+    sizes = {name: sum(math.prod(r.shape) for r in rows) for name, rows in plan.groups.items()}
+    total = sum(sizes.values())
+    trained = sum(size for name, size in sizes.items() if not plan.groups[name][0].frozen)
+    share = "all train" if trained == total else f"{trained:,} train"
+    images = ", ".join(f"{count:,} {name}" for name, count in split.items())
+    rates = [
+        f"{name} {'frozen' if rows[0].frozen else f'{base_lr * rows[0].lr_scale:.3g}'}"
+        for name, rows in plan.groups.items()
+    ]
+    if len(rates) > 7:
+        rates = [*rates[:3], f"... {len(rates) - 6} more ...", *rates[-3:]]
+    return [
+        f"model  {model}: {total:,} parameters, {share}",
+        f"data   {data}: {images} images",
+        f"rates  {', '.join(rates)}",
+    ]
 
 
 def epoch_line(row: dict[str, float]) -> str:

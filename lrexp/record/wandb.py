@@ -57,7 +57,11 @@ class WandbRecorder:
             self._run = wandb.init(**arguments, mode="offline", settings=wandb.Settings(**quiet))
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
-        self.offline_folder = str(self._run.settings.sync_dir) if self._run.offline else None
+        if self._run.offline:
+            folder = os.path.relpath(str(self._run.settings.sync_dir))
+            self.where = f"offline; upload with: wandb sync {folder}"
+        else:
+            self.where = str(self._run.url)
 
     def row(self, row: dict[str, float]) -> None:
         """Log one epoch."""
