@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lrexp.errors import Terminated, UserError
 
@@ -35,6 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        return _report(error, 1)
 
 
 def command() -> None:
@@ -62,7 +64,7 @@ def _dispatch(argv: list[str]) -> int:
     from lrexp.compose import CONFIG_NAME, CheckedLoader
 
     parser = get_args_parser()
-    parser.prog = "lrexp"
+    parser.error = _refuse_flags
     args = parser.parse_intermixed_args(argv)
     if args.experimental_rerun or args.config_path or args.config_name:
         raise UserError("--experimental-rerun, --config-path and --config-name are not supported")
@@ -192,6 +194,10 @@ def _job(composed: DictConfig) -> float:
         sweep=Path(hydra.sweep.dir).name if in_sweep else None,
     )
     return TASKS[config.task.name](resolved, config, launch)
+
+
+def _refuse_flags(message: str) -> NoReturn:
+    raise UserError(f"{message}\n  lrexp --help and lrexp --hydra-help list the flags")
 
 
 def _report(error: BaseException, code: int) -> int:

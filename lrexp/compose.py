@@ -82,6 +82,11 @@ class CheckedLoader(ConfigLoaderImpl):
         point.run_id = new_run_id()
         return point
 
+    def get_group_options(self, group_name: str, *arguments: Any, **named: Any) -> list[str]:
+        """Options and groups for shell completion, without our schemas."""
+        found = super().get_group_options(group_name, *arguments, **named)
+        return found if group_name else [name for name in found if name != "schema"]
+
     def check(self, config: DictConfig, overrides: list[str]) -> None:
         """Raise a `ConfigError` that says where it came from if any setting cannot be used."""
         plain = copy.copy(config)
