@@ -562,11 +562,11 @@ def _type_in_words(key: str) -> str:
     if not section and name in GROUPS:
         return f"an option of the group: {name}=NAME"
     hint = next(h[name] for h in map(get_type_hints, _schemas_of(section)) if name in h)
-    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
-    if get_origin(hint) is not list and kinds:  # X | None
-        hint, kinds = kinds[0], list(get_args(kinds[0]))
-    if get_origin(hint) is not list or indexed:
+    if get_origin(hint) is not list:  # X, or X | None
+        hint = next((kind for kind in get_args(hint) if kind is not type(None)), hint)
+    if get_origin(hint) is not list:
         return _WORDS.get(hint, "settings in braces, such as {scale: 0.1}")
-    if kinds[0] in _WORDS:
-        return f"a list, each item {_WORDS[kinds[0]]}"
-    return "a list of rules, each such as {match: 'conv.*', scale: 0.1}"
+    item = get_args(hint)[0]
+    if item not in _WORDS:
+        return "a list of rules, each such as {match: 'conv.*', scale: 0.1}"
+    return _WORDS[item] if indexed else f"a list, each item {_WORDS[item]}"

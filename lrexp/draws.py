@@ -7,6 +7,7 @@ not depend on what was drawn before, in which order, or by whom. Mixing is split
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 import numpy as np
@@ -35,6 +36,7 @@ def order(seed: int, purpose: str, samples: np.ndarray, *counters: int) -> np.nd
     return np.argsort(draw_each(seed, purpose, samples, *counters), kind="stable")
 
 
+@functools.cache
 def _purpose_word(purpose: str) -> int:
     return int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest(), "little")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,10 +59,13 @@ def mnist(root: str, download: bool) -> Source:
     from torchvision.datasets import MNIST
 
     folder = Path(root).expanduser()
+    absent = [p for p in (folder / "MNIST", folder, *folder.parents) if not p.exists()]
     try:
         with _short_and_silent():
             parts = [MNIST(str(folder), train=train, download=download) for train in (True, False)]
     except Exception as error:  # torchvision raises RuntimeError, URLError, OSError and others
+        if absent:  # whatever is there now is the wreck of a download
+            shutil.rmtree(absent[-1], ignore_errors=True)
         raise UserError(
             f"data=mnist: no MNIST in {folder}, and no download ({_first_line(error)})\n"
             f"  put the four idx files into {folder / 'MNIST' / 'raw'},"

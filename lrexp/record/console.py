@@ -169,7 +169,7 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
             test = summary["test"]
             lines.append(
                 f"test   loss {test['loss']:.3f}, accuracy {100 * test['accuracy']:.1f}%"
-                f" on {test['images']} images never used for any choice"
+                f" on {test['images']:,} images never used for any choice"
             )
         lines.append(f"gap    {gap_in_words(best)}")
         words = overfit_in_words(best, summary["last"])

@@ -1,0 +1,112 @@
+"""Every YAML file in conf/: it composes, checks, builds, and says what it is."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lrexp.config import GROUPS, SCHEMAS, Trainer
+from lrexp.folder import conf_folder
+
+CONF = conf_folder()
+OPTIONS = sorted((p.parent.name, p.stem) for group in GROUPS for p in (CONF / group).glob("*.yaml"))
+FILES = sorted(CONF.rglob("*.yaml"))
+NEEDS_MNIST = {("data", "mnist"), ("experiment", "mnist_simple_cnn")}
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_builds(
+    group: str, option: str, compose: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lrexp.build import build
+
+    overrides = [f"{group}={option}"]
+    data = os.environ.get("LREXP_TEST_DATA")
+    if (group, option) in NEEDS_MNIST:
+        composed = compose(*overrides)
+        if data is None:
+            assert composed.data.name == "mnist"
+            return
+        overrides += [f"data.root={data}/mnist", "data.download=false"]
+    config = compose(*overrides, "trainer.device=cpu")
+    experiment = build(config)
+    assert {row.name for row in experiment.plan.rows} == {
+        name for name, _ in experiment.model.named_parameters()
+    }
+    assert len(experiment.schedule) > 0
+    if group not in ("experiment", "trainer"):
+        assert getattr(config, group).name == option
+
+
+@pytest.mark.parametrize(
+    ("group", "option", "schema"),
+    [
+        (group, option, schema)
+        for group, kinds in SCHEMAS.items()
+        for option, schema in kinds.items()
+    ]
+    + [("trainer", "default", Trainer)],
+)
+def test_a_file_sets_every_field_of_its_schema_and_nothing_else(
+    group: str, option: str, schema: type
+) -> None:
+    content = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
+    assert set(content) - {"defaults"} == {f.name for f in fields(schema)}
+
+
+def test_every_file_has_a_schema_and_every_schema_a_file() -> None:
+    for group, kinds in SCHEMAS.items():
+        assert {p.stem for p in (CONF / group).glob("*.yaml")} == set(kinds)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda p: str(p.relative_to(CONF)))
+def test_a_file_starts_with_a_comment_and_is_short(file: Path) -> None:
+    lines = file.read_text().splitlines()
+    comments = [line for line in lines[:2] if re.match(r"# (?!@package)\w", line)]
+    assert comments
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 120
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda p: str(p.relative_to(CONF)))
+def test_no_word_is_read_as_a_boolean_by_accident(file: Path) -> None:
+    assert not re.search(r":\s*(on|off|yes|no)\b", file.read_text(), re.IGNORECASE)
+
+
+EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda p: p.stem)
+def test_an_experiment_gives_the_command_that_runs_it(file: Path) -> None:
+    assert f"#   python -m lrexp experiment={file.stem}" in file.read_text()
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda p: p.stem)
+def test_an_experiment_is_named_after_its_file(file: Path, compose: Callable[..., Any]) -> None:
+    assert compose(f"experiment={file.stem}").name == file.stem
+
+
+def test_experiments_have_the_last_word_but_for_the_command_line(
+    compose: Callable[..., Any],
+) -> None:
+    assert compose("experiment=smoke").trainer.epochs == 2
+    assert compose("experiment=smoke", "trainer.epochs=7").trainer.epochs == 7
+    assert compose("experiment=smoke", "logger=wandb").logger.name == "wandb"
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_schemas_never_show_up_as_options(group: str, compose: Callable[..., Any]) -> None:
+    from hydra.core.object_type import ObjectType
+
+    from lrexp.compose import CheckedLoader
+
+    loader = CheckedLoader()
+    found = loader.repository.get_group_options(group, ObjectType.CONFIG)
+    assert sorted(found) == sorted(p.stem for p in (CONF / group).glob("*.yaml"))

@@ -1,0 +1,227 @@
+"""The terminal: aligned columns, a progress bar where it belongs, and a result in plain words."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lrexp.record import RunInfo
+from lrexp.record.console import (
+    COLUMNS,
+    ConsoleRecorder,
+    closing_lines,
+    epoch_line,
+    gap_in_words,
+    overfit_in_words,
+)
+
+ROW = {
+    "epoch": 3,
+    "train/loss": 0.25,
+    "train_eval/loss": 0.2,
+    "val/loss": 0.3,
+    "val/accuracy": 0.945,
+    "gap/loss": 0.1,
+    "gap/loss_se": 0.02,
+    "overfit/loss": 0.0,
+    "overfit/loss_se": 0.0,
+    "overfit/accuracy": 0.0,
+    "overfit/accuracy_se": 0.0,
+    "lr/all": 0.05,
+    "perf/epoch_s": 0.31,
+}
+SUMMARY = {
+    "status": "finished",
+    "best": ROW,
+    "last": ROW | {"epoch": 5},
+    "test": {"loss": 0.33, "accuracy": 0.94, "images": 359},
+    "error": None,
+}
+
+
+def info(folder: Path, **changes: Any) -> RunInfo:
+    given: dict[str, Any] = {
+        "folder": folder,
+        "run_id": "abcd1234",
+        "title": "a title",
+        "sweep": None,
+        "config": {},
+        "config_id": "0" * 12,
+        "epochs": 5,
+        "steps": 50,
+        "monitor": "val/loss",
+        "opening": ["model  simple_cnn", "data   [digits]"],
+    }
+    return RunInfo(**given | changes)
+
+
+def printed(folder: Path, *rows: dict[str, Any], terminal: bool = False) -> str:
+    """Everything a run with these epochs writes to its output."""
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=terminal, width=120, highlight=False)
+    recorder = ConsoleRecorder(info(folder), lambda: 17, console=console)
+    for row in rows:
+        if terminal:
+            time.sleep(0.15)  # the bar is drawn ten times a second
+        recorder.row(row)
+    recorder.finish(SUMMARY)
+    return output.getvalue()
+
+
+def test_every_cell_ends_where_its_heading_ends() -> None:
+    header = "  ".join(heading.rjust(width) for heading, width in COLUMNS)
+    ends = [0]
+    for heading, _ in COLUMNS:
+        ends.append(header.index(heading, ends[-1]) + len(heading))
+    two_rates = ROW | {"lr/all": 0.0005, "lr/head": 0.05, "epoch": 12, "val/accuracy": 1.0}
+    slow = two_rates | {"gap/loss": -12.3456, "gap/loss_se": 1.5, "perf/epoch_s": 1234.5}
+    fast = ROW | {"perf/epoch_s": 0.00409}
+    untrained = {k: v for k, v in ROW.items() if not k.startswith(("train/", "lr/"))}
+    losses = [key for key in ROW if "loss" in key]
+    exploding = ROW | dict.fromkeys(losses, 1.5e20)
+    diverged = ROW | dict.fromkeys(losses, math.nan)
+    for row in (ROW, two_rates, slow, fast, untrained, exploding, diverged):
+        line = epoch_line(row)
+        assert len(line) == len(header), line
+        for end in ends[1:]:
+            assert line[end - 1] != " "
+            assert line[end : end + 2].strip() == ""
+
+
+def test_an_epoch_line_shows_what_the_row_holds() -> None:
+    cells = epoch_line(ROW | {"lr/head": 0.5}).split("  ")
+    assert [cell.strip() for cell in cells if cell.strip()] == [
+        "3",
+        "0.2500",
+        "0.2000",
+        "0.3000",
+        "0.100 ± 0.020",
+        "94.5%",
+        "0.05..0.5",
+        "0.31",
+    ]
+
+
+def test_piped_output_is_plain_lines(tmp_path: Path) -> None:
+    lines = printed(tmp_path, ROW, ROW | {"epoch": 4}).splitlines()
+    assert "\x1b" not in "".join(lines)
+    assert "steps" not in "".join(lines)
+    assert lines[:2] == ["model  simple_cnn", "data   [digits]"]  # brackets are no markup
+    assert lines[2].split()[:3] == ["epoch", "train", "loss"]
+    assert lines[3:5] == [epoch_line(ROW), epoch_line(ROW | {"epoch": 4})]
+
+
+def test_a_terminal_shows_how_far_the_run_is_and_wipes_it_at_the_end(tmp_path: Path) -> None:
+    text = printed(tmp_path, ROW, ROW | {"epoch": 4}, terminal=True)
+    *_, last_bar = re.finditer(r"steps[^\n]*17/50", text)
+    after = text[last_bar.end() :]
+    assert "\x1b[2K" in after  # erase the line
+    assert "best   epoch 3" in after
+    assert text.endswith("\n")
+
+
+def test_no_bar_for_a_run_without_steps(tmp_path: Path) -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=120)
+    recorder = ConsoleRecorder(info(tmp_path, steps=0), lambda: 0, console=console)
+    recorder.finish(SUMMARY)
+    assert "steps" not in output.getvalue()
+
+
+def test_closing_lines_say_best_epoch_test_gap_and_folder(tmp_path: Path) -> None:
+    best, test, gap, folder = closing_lines(SUMMARY, info(tmp_path))
+    assert best.startswith("best   epoch 3 (lowest val/loss)")
+    assert "val loss 0.300" in best
+    assert "94.5%" in best
+    assert test.startswith("test   loss 0.330, accuracy 94.0% on 359 images")
+    assert gap == f"gap    {gap_in_words(ROW)}"
+    assert folder == f"run    {tmp_path}"
+
+
+def test_a_metric_to_maximise_is_called_highest(tmp_path: Path) -> None:
+    best, *_ = closing_lines(SUMMARY, info(tmp_path, monitor="val/accuracy"))
+    assert "(highest val/accuracy)" in best
+
+
+def test_the_folder_is_named_as_a_user_can_type_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = closing_lines(SUMMARY, info(tmp_path / "outputs" / "x"))
+    assert lines[-1] == "run    outputs/x"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"status": "diverged"}, "diverged in epoch 5"),
+        ({"status": "interrupted"}, "interrupted"),
+        ({"status": "failed", "error": "OSError: disk full"}, "failed: OSError: disk full"),
+    ],
+)
+def test_closing_lines_say_first_how_a_run_ended(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    lines = closing_lines(SUMMARY | changes, info(tmp_path))
+    assert lines[0].startswith(said)
+    assert lines[-1] == f"run    {tmp_path}"
+
+
+def test_a_run_without_a_best_epoch_still_says_where_it_is(tmp_path: Path) -> None:
+    summary = SUMMARY | {"status": "failed", "error": "x", "best": {}, "last": {}, "test": {}}
+    assert closing_lines(summary, info(tmp_path)) == ["failed: x", f"run    {tmp_path}"]
+
+
+@pytest.mark.parametrize(
+    ("gap", "se", "train_eval", "said"),
+    [
+        (0.02, 0.02, 0.3, "within the noise"),
+        (0.04, 0.02, 0.3, "within the noise"),  # two standard errors exactly
+        (-0.04, 0.02, 0.3, "within the noise"),
+        (-0.05, 0.02, 0.3, "new images do better than training images"),
+        (0.10, 0.02, 0.20, "1.5 times the loss"),
+        (0.50, 0.02, 0.001, "far more loss"),
+        (0.50, 0.02, 0.0, "far more loss"),
+        (math.nan, math.nan, math.nan, "cannot be judged"),
+        (math.inf, math.nan, 0.3, "cannot be judged"),
+    ],
+)
+def test_the_gap_in_words(gap: float, se: float, train_eval: float, said: str) -> None:
+    row = {"gap/loss": gap, "gap/loss_se": se}
+    words = gap_in_words(row | {"train_eval/loss": train_eval, "val/loss": train_eval + gap})
+    assert words.startswith(f"{gap:.3f} ± {se:.3f}:")
+    assert said in words
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "said"),
+    [
+        ((0.04, 0.02), (0.0, 0.01), ""),
+        ((0.0, 0.0), (0.0, 0.0), ""),
+        ((math.nan, math.nan), (0.0, 0.01), ""),
+        ((0.05, 0.02), (0.02, 0.01), "grows overconfident"),
+        ((0.05, 0.02), (-0.01, 0.01), "accuracy holds"),
+        ((0.05, 0.02), (0.03, 0.01), "overfits: val loss is 0.050 ± 0.020 above its best"),
+        ((0.05, 0.02), (0.03, 0.01), "accuracy fell by 3.0 points"),
+    ],
+)
+def test_overfitting_in_words(
+    loss: tuple[float, float], accuracy: tuple[float, float], said: str
+) -> None:
+    last = {
+        "epoch": 9,
+        "overfit/loss": loss[0],
+        "overfit/loss_se": loss[1],
+        "overfit/accuracy": accuracy[0],
+        "overfit/accuracy_se": accuracy[1],
+    }
+    words = overfit_in_words(ROW, last)
+    assert said in words if said else words == ""
+    assert not words or "by epoch 9" in words
