@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lrexp.errors import Terminated, UserError
+from lrexp.errors import ConfigError, Terminated, UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -124,8 +124,10 @@ def _single(loader: CheckedLoader, overrides: list[str]) -> int:
             link_latest(claim.folder)
         else:
             claim.undo()
-    if isinstance(done._return_value, Exception):
-        return _report(done._return_value, 1 if started else 2)
+    if isinstance(error := done._return_value, Exception):
+        if isinstance(error, ConfigError) and not error.place:
+            error = loader.placed(error, overrides)
+        return _report(error, 1 if started else 2)
     return 0
 
 
@@ -136,7 +138,7 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.plugins import Plugins
     from hydra.types import HydraContext, RunMode
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, flag_override
 
     from lrexp.compose import CONFIG_NAME
     from lrexp.folder import Claim, link_latest, new_run_id
@@ -158,9 +160,20 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(
             [*(f"{k}={v}" for k, v in sweeper.params.items()), *arguments]
         )
+        folders: list[str] = []
         for batch in sweeper.split_arguments(parsed, None):
             for point in batch:
-                loader.load_sweep_config(config, point)
+                composed = loader.load_sweep_config(config, point)
+                with flag_override(composed, ["struct", "readonly"], False):
+                    composed.hydra.job.num = len(folders)
+                if (subdir := composed.hydra.sweep.subdir) in folders:
+                    raise ConfigError(
+                        "hydra.sweep.subdir",
+                        "puts several points into one folder",
+                        "keep ${hydra.job.num} in it",
+                        subdir,
+                    )
+                folders.append(subdir)
     claim = Claim(folder)
     callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
     try:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.default_element import ResultDefault
+from hydra.core.object_type import ObjectType
 from hydra.errors import MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
@@ -24,7 +26,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from lrexp.config import GROUPS, Config, Rule, check, store_schemas, unknown_setting, wrong_type
+from lrexp.config import GROUPS, SCHEMAS, Config, Rule, check, store_schemas, unknown_setting, wrong_type
 from lrexp.errors import ConfigError, did_you_mean
 from lrexp.folder import conf_folder, new_run_id, point_name
 
@@ -57,6 +59,7 @@ class CheckedLoader(ConfigLoaderImpl):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """Compose. Checking waits until a config is a single run's: see `check`."""
+        self._refuse(overrides)
         try:
             return self._load_configuration_impl(
                 config_name, overrides, run_mode, from_shell, validate_sweep_overrides
@@ -87,23 +90,55 @@ class CheckedLoader(ConfigLoaderImpl):
         found = super().get_group_options(group_name, *arguments, **named)
         return found if group_name else [name for name in found if name != "schema"]
 
+    def _refuse(self, overrides: list[str]) -> None:
+        """Refuse ways of writing an override that Hydra has no good words for."""
+        for override in overrides:
+            name, _, value = override.partition("=")
+            group, place = name.lstrip("+~"), f"the command line: {override}"
+            if not group:
+                raise ConfigError("", f"{override}: cannot be read; write KEY=VALUE", place=place)
+            section, _, last = group.rpartition(".")
+            if last == "name" and section in SCHEMAS:
+                hint = f"write {section}={value}"
+                raise ConfigError(group, "is set by choosing an option", hint, value, place)
+            if group not in GROUPS or group == "experiment":
+                continue
+            if name.startswith("~"):
+                hint = f"choose another option with {group}=NAME"
+                raise ConfigError(group, "is a group, which cannot be removed", hint, "", place)
+            if name.startswith("+"):
+                hint = f"write {group}={value}"
+                raise ConfigError(group, "is there already, no + is needed", hint, value, place)
+            if re.fullmatch(r"|null|\[.*\]|-?[\d.]+", value):
+                options = self.repository.get_group_options(group, ObjectType.CONFIG)
+                hint = did_you_mean(value, options)
+                raise ConfigError(group, "is not one option", hint, value, place)
+
     def check(self, config: DictConfig, overrides: list[str]) -> None:
         """Raise a `ConfigError` that says where it came from if any setting cannot be used."""
+        run, job = config.hydra.run, config.hydra.job
+        if OmegaConf.is_missing(run, "dir") or not run.dir.strip():
+            raise self.placed(ConfigError("hydra.run.dir", "names no folder"), overrides)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", job.name):
+            problem = ConfigError("hydra.job.name", "must be a file name", given=job.name)
+            raise self.placed(problem, overrides)
         plain = copy.copy(config)
         with flag_override(plain, ["struct", "readonly"], False):
             del plain["hydra"]
         try:
             check(plain)
         except ConfigError as error:
-            raise self._placed(error, overrides) from error
+            raise self.placed(error, overrides) from error
 
     def _explain(self, error: Exception, overrides: list[str]) -> ConfigError:
         """Hydra's and OmegaConf's exceptions as one message of ours."""
         if isinstance(error, MissingConfigException) and error.missing_cfg_file:
             group, _, option = error.missing_cfg_file.rpartition("/")
             hint = did_you_mean(option, error.options or [])
-            return self._placed(
-                ConfigError(group, "there is no such option", hint, option), overrides
+            return self.placed(
+                ConfigError(group, "there is no such option", hint, option),
+                overrides,
+                self._chooser(group, option, overrides),
             )
         if isinstance(error, OverrideParseException):
             problem = (
@@ -121,20 +156,29 @@ class CheckedLoader(ConfigLoaderImpl):
         while inner is not None and not isinstance(inner, OmegaConfBaseException):
             inner = inner.__cause__ or inner.__context__
         key = str((inner.full_key or inner.key or "") if inner else "")
-        if not key and "Could not override" in said:
-            key = said.split("'")[1].split("@")[0]
+        if not key and (named := re.search(r"Could not override '([^'@]+)", said)):
+            key = named[1]
+        if "Unexpected type for root" in said:
+            override = next((o for o in overrides if o.startswith("hydra.")), "")
+            problem = "lies below an empty setting; put a + in front to add it"
+            name, _, value = override.partition("=")
+            return ConfigError(name, problem, given=value, place=f"the command line: {override}")
         if not key:
             return ConfigError("", " ".join(said.split()), place=f"the command line: {overrides}")
-        file = said.split("'")[1] if said.startswith("In '") else ""
+        file = _file_in(said)
         if isinstance(inner, InterpolationKeyError | InterpolationResolutionError):
-            return self._placed(ConfigError(key, str(inner).splitlines()[0]), overrides)
+            return self.placed(ConfigError(key, str(inner).splitlines()[0]), overrides)
+        schema = getattr(inner, "object_type", None)
+        if schema is Rule and "." not in key:
+            key = f"lr_policy.rules[].{key}"
         if isinstance(inner, ConfigKeyError | ConfigAttributeError) or inner is None:
-            schema = getattr(inner, "object_type", None)
-            key = f"lr_policy.rules[].{key}" if schema is Rule else key
-            return self._placed(unknown_setting(key, schema=schema or Config), overrides, file)
-        return self._placed(wrong_type(key), overrides, file)
+            return self.placed(unknown_setting(key, schema=schema or Config), overrides, file)
+        if key.startswith("hydra."):
+            return self.placed(ConfigError(key, str(inner).splitlines()[0]), overrides, file)
+        _, given = self._origin(key, overrides, file) or ("", "")
+        return self.placed(wrong_type(key, given), overrides, file)
 
-    def _placed(self, error: ConfigError, overrides: list[str], file: str = "") -> ConfigError:
+    def placed(self, error: ConfigError, overrides: list[str], file: str = "") -> ConfigError:
         """The same error with the override or file that gave the value, and the value itself."""
         found = self._origin(error.key, overrides, file)
         if found is not None:
@@ -146,11 +190,18 @@ class CheckedLoader(ConfigLoaderImpl):
         """Where a setting got its value, the last word first, and what was written there."""
         for override in () if file else reversed(overrides):
             name, _, value = override.lstrip("+~").partition("=")
+            if name in GROUPS and name != key and not value.startswith("{"):
+                continue  # chose a file, which is named below
+            name = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", name)
             if name == key:
                 return f"the command line: {override}", value
-            if key.startswith((f"{name}.", f"{name}[")):
+            if key.startswith((f"{name}.", f"{name}[")) or name.startswith(f"{key}."):
                 return f"the command line: {override}", ""
-        for default in reversed(self._files(overrides)):
+        chosen = None
+        files = self._files(overrides)
+        if file and not any(default.config_path == file for default in files):
+            return self._name_of(file), ""
+        for default in reversed(files):
             path = default.config_path or ""
             if path.startswith(("hydra/", "schema/")) or (file and path != file):
                 continue
@@ -162,10 +213,27 @@ class CheckedLoader(ConfigLoaderImpl):
                 continue
             value = _written_at(loaded.config, key.removeprefix(package))
             if value is not None or path == file:
-                source = loaded.path.removeprefix("file://")
                 given = "" if value is None or isinstance(value, DictConfig) else value
-                return os.path.relpath(os.path.join(source, f"{path}.yaml")), given
-        return None
+                return self._name_of(path), given
+            if package and chosen is None:
+                chosen = self._name_of(path)
+        return (chosen, "") if chosen else None
+
+    def _chooser(self, group: str, option: str, overrides: list[str]) -> str:
+        """The config path of a file among the overrides whose defaults choose an option."""
+        for override in overrides:
+            name, _, value = override.partition("=")
+            loaded = self.repository.load_config(f"{name}/{value}") if name in GROUPS else None
+            for default in (loaded.defaults_list or []) if loaded else []:
+                if getattr(default, "group", "").strip("/") == group and default.value == option:
+                    return f"{name}/{value}"
+        return ""
+
+    def _name_of(self, path: str) -> str:
+        """The YAML file of a config path, relative to here."""
+        loaded = self.repository.load_config(path)
+        assert loaded is not None
+        return os.path.relpath(os.path.join(loaded.path.removeprefix("file://"), f"{path}.yaml"))
 
     def _files(self, overrides: list[str]) -> list[ResultDefault]:
         """The YAML files of a composition; those of the default run when a choice is wrong."""
@@ -176,6 +244,12 @@ class CheckedLoader(ConfigLoaderImpl):
             except Exception:  # a wrong choice, already on its way to the user
                 continue
         return []
+
+
+def _file_in(said: str) -> str:
+    """The config path that Hydra's message begins with, or the empty string."""
+    named = re.match(r"In '([^']+)'", said)
+    return named[1] if named else ""
 
 
 def _written_at(content: DictConfig, key: str) -> Any:

@@ -330,7 +330,7 @@ def portable_path(path: str) -> str:
 def wrong_type(key: str, value: Any = "") -> ConfigError:
     """The error for a value its schema refuses, which says what would be right."""
     hint = ""
-    if key == "optimizer.lr":
+    if key == "optimizer.lr" and str(value).startswith("["):
         hint = "different rates for different layers: lr_policy=per_layer with lr_policy.rules"
     problem = "may not be empty" if value is None else f"must be {_type_in_words(key)}"
     return ConfigError(key, problem, hint, value)
@@ -364,7 +364,7 @@ def settings_of(section: str) -> list[str]:
 
 
 def _schemas_of(section: str) -> list[type]:
-    if re.fullmatch(r"lr_policy\.rules\[\d+\]", section):
+    if re.fullmatch(r"lr_policy\.rules\[\d*\]", section):
         return [Rule]
     single = {"": Config, "trainer": Trainer, "lr_policy.default": Rest}
     if section in single:
@@ -393,6 +393,10 @@ def _typed(group: str, section: dict[Any, Any], schema: type) -> DictConfig:
             raise ConfigError(f"{group}.{key}", "has no value")
         try:
             typed = OmegaConf.merge(typed, {key: value})
+            if get_type_hints(schema)[key] == list[str] and not all(
+                isinstance(item, str) for item in value
+            ):  # OmegaConf would turn anything into text
+                raise wrong_type(f"{group}.{key}", value)
         except OmegaConfBaseException as error:
             raise wrong_type(f"{group}.{error.full_key or key}", value) from error
     assert isinstance(typed, DictConfig)
@@ -447,7 +451,8 @@ def _check_value(key: str, value: Any, metadata: Any) -> None:
             "at most": lambda limit, item=item: item <= limit,
         }
         if not math.isfinite(item) or not all(holds[name](limit) for name, limit in limits.items()):
-            raise ConfigError(key, f"must be {words or 'a finite number'}", given=value)
+            finite = "" if math.isfinite(item) and words else "a finite number "
+            raise ConfigError(key, f"must be {finite}{words}".rstrip(), given=value)
 
 
 def _check_together(config: Config) -> None:
@@ -558,7 +563,7 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 def _type_in_words(key: str) -> str:
     section, _, last = key.rpartition(".")
-    name, indexed = re.subn(r"\[\d+\]$", "", last)
+    name, indexed = re.subn(r"\[\d*\]$", "", last)
     if not section and name in GROUPS:
         return f"an option of the group: {name}=NAME"
     hint = next(h[name] for h in map(get_type_hints, _schemas_of(section)) if name in h)

@@ -51,6 +51,7 @@ def help_text(argv: list[str]) -> str:
     from lrexp.folder import conf_folder
 
     folders = [conf_folder()]
+    argv = [word for argument in argv for word in argument.split("=", 1)]
     for flag in ("--config-dir", "-cd"):
         if flag in argv[:-1]:
             folders.append(Path(argv[argv.index(flag) + 1]))
