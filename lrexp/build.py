@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lrexp.config import Config, warmup_share
+from lrexp.config import warmup_share
 from lrexp.data import Dataset, Source, digits, make_dataset, mnist
 from lrexp.draws import draw
 from lrexp.errors import ConfigError
@@ -29,6 +29,7 @@ from lrexp.optim import OPTIMIZERS, param_groups
 from lrexp.plan import Plan
 from lrexp.policies import POLICIES
 from lrexp.schedulers import SCHEDULES, with_warmup
+from lrexp.schema import Config
 
 log = logging.getLogger(__name__)
 

@@ -26,9 +26,11 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from lrexp.config import GROUPS, SCHEMAS, Config, Rule, check, store_schemas, unknown_setting, wrong_type
+from lrexp.config import check
 from lrexp.errors import ConfigError, did_you_mean
 from lrexp.folder import conf_folder, new_run_id, point_name
+from lrexp.mistakes import unknown_setting, wrong_type
+from lrexp.schema import GROUPS, SCHEMAS, Config, Rule, store_schemas
 
 CONFIG_NAME = "config"
 

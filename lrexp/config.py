@@ -1,8 +1,7 @@
-"""Every setting's type and limits, and the checks a config passes before anything is built.
+"""The checks a config passes before anything is built, and what identifies it.
 
-Types and limits stand here, defaults in conf/. The dataclasses are the schemas Hydra merges each
-option into (under `schema/`, so that they never show up as options), and what the rest of the
-program receives: `check` returns a `Config` of plain values. Imports nothing that takes time.
+`check` turns what Hydra composed into a `Config` of plain values or one clear error. Imports
+nothing that takes time.
 """
 
 from __future__ import annotations
@@ -12,267 +11,29 @@ import json
 import math
 import os
 import re
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from lrexp.errors import ConfigError, did_you_mean, nearest
-
-# What may decide best.pt, and which way is better. Test metrics are never among them.
-MONITORS = {
-    "val/loss": "min",
-    "val/accuracy": "max",
-    "train/loss": "min",
-    "train/accuracy": "max",
-    "train_eval/loss": "min",
-    "train_eval/accuracy": "max",
-    "gap/loss": "min",
-    "gap/accuracy": "min",
-    "gap/loss_running": "min",
-    "overfit/loss": "min",
-    "overfit/accuracy": "min",
-}
-BUNDLED = "bundled:"  # prefix of model.weights for files that ship in lrexp/models/weights
-
-
-def number(
-    *,
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-    at_most: float | None = None,
-) -> Any:
-    """A field for a finite number, or a list of them, within limits."""
-    limits = {"above": above, "at least": at_least, "below": below, "at most": at_most}
-    return field(default=MISSING, metadata={"limits": limits})
-
-
-def choice(*allowed: str) -> Any:
-    """A field for one of a few words."""
-    return field(default=MISSING, metadata={"allowed": allowed})
-
-
-@dataclass
-class SimpleCnn:
-    name: str = MISSING
-    channels: int = number(at_least=1)
-    kernel_size: int = number(at_least=1)
-    hidden: int = number(at_least=1)
-    weights: str | None = MISSING
-
-
-@dataclass
-class Mlp:
-    name: str = MISSING
-    widths: list[int] = number(at_least=1)
-    dropout: float = number(at_least=0, below=1)
-    weights: str | None = MISSING
-
-
-@dataclass
-class Data:
-    """What every data option has."""
-
-    name: str = MISSING
-    batch_size: int = number(at_least=1)
-    seed: int = number(at_least=0)
-    classes: list[int] | None = number(at_least=0)
-    limit: int | None = number(at_least=1)
-    val_fraction: float = number(above=0, below=1)
-    mean: list[float] = number()
-    std: list[float] = number(above=0)
-
-
-@dataclass
-class Digits(Data):
-    test_fraction: float = number(at_least=0, below=1)
-
-
-@dataclass
-class Mnist(Data):
-    root: str = MISSING
-    download: bool = MISSING
-
-
-@dataclass
-class CrossEntropy:
-    name: str = MISSING
-    label_smoothing: float = number(at_least=0, below=1)
-    class_weights: Any = MISSING  # None, "balanced" or one number per class
-
-
-@dataclass
-class Optimizer:
-    """What every optimizer option has."""
-
-    name: str = MISSING
-    lr: float = number(above=0)
-    weight_decay: float = number(at_least=0)
-
-
-@dataclass
-class Sgd(Optimizer):
-    momentum: float = number(at_least=0, below=1)
-    nesterov: bool = MISSING
-
-
-@dataclass
-class Adam(Optimizer):
-    betas: list[float] = number(at_least=0, below=1)
-    eps: float = number(above=0)
-
-
-@dataclass
-class Rmsprop(Optimizer):
-    alpha: float = number(at_least=0, below=1)
-    momentum: float = number(at_least=0, below=1)
-    eps: float = number(above=0)
-
-
-@dataclass
-class Policy:
-    """What every policy option has."""
-
-    name: str = MISSING
-    decay_bias_norm: bool = MISSING
-
-
-@dataclass
-class Rule:
-    """One line of lr_policy.rules: what it selects, and what that gets."""
-
-    match: str | None = None
-    layers: Any = None
-    lr: float | None = field(default=None, metadata={"limits": {"above": 0}})
-    scale: float | None = field(default=None, metadata={"limits": {"above": 0}})
-    weight_decay: float | None = field(default=None, metadata={"limits": {"at least": 0}})
-    frozen: bool = False
-
-
-@dataclass
-class Rest:
-    """lr_policy.default: what a parameter gets that no rule selects."""
-
-    scale: float = field(default=1.0, metadata={"limits": {"above": 0}})
-
-
-@dataclass
-class PerLayer(Policy):
-    rules: list[Rule] = MISSING
-    default: Rest = MISSING
-
-
-@dataclass
-class LayerwiseDecay(Policy):
-    decay: float = number(above=0, at_most=1)
-
-
-@dataclass
-class Scheduler:
-    """What every scheduler option has."""
-
-    name: str = MISSING
-    warmup: Any = MISSING  # share of training, or "N epochs", or "N steps"
-
-
-@dataclass
-class StepDecay(Scheduler):
-    step_size: int = number(at_least=1)
-    gamma: float = number(above=0)
-
-
-@dataclass
-class Cosine(Scheduler):
-    floor: float = number(at_least=0, below=1)
-
-
-@dataclass
-class Trainer:
-    epochs: int = number(at_least=0)
-    max_steps: int | None = number(at_least=1)
-    limit_train_batches: int | None = number(at_least=1)
-    device: str = MISSING
-    threads: int | None = number(at_least=1)
-    monitor: str = choice(*MONITORS)
-    patience: int | None = number(at_least=1)
-    clip_grad_norm: float | None = number(above=0)
-    train_eval_limit: int = number(at_least=2)
-    eval_batch_size: int = number(at_least=1)
-    stats_every: int = number(at_least=0)
-
-
-@dataclass
-class NoLogger:
-    name: str = MISSING
-
-
-@dataclass
-class Wandb:
-    name: str = MISSING
-    project: str = MISSING
-    entity: str | None = MISSING
-    group: str | None = MISSING
-    tags: list[str] = MISSING
-    notes: str | None = MISSING
-    mode: str = choice("auto", "online", "offline", "disabled")
-
-
-@dataclass
-class Task:
-    name: str = MISSING
-
-
-@dataclass
-class Config:
-    """A whole experiment. Each group holds the schema of the option that was chosen."""
-
-    name: str = MISSING
-    seed: int = number(at_least=0)
-    run_id: str | None = MISSING
-    model: Any = MISSING
-    data: Any = MISSING
-    loss: Any = MISSING
-    optimizer: Any = MISSING
-    lr_policy: Any = MISSING
-    scheduler: Any = MISSING
-    trainer: Trainer = MISSING
-    logger: Any = MISSING
-    task: Any = MISSING
-
-
-# group -> option -> schema. The trainer has one schema, whatever its option.
-SCHEMAS: dict[str, dict[str, type]] = {
-    "model": {"simple_cnn": SimpleCnn, "mlp": Mlp},
-    "data": {"digits": Digits, "mnist": Mnist},
-    "loss": {"cross_entropy": CrossEntropy},
-    "optimizer": {"sgd": Sgd, "adam": Adam, "adamw": Adam, "rmsprop": Rmsprop},
-    "lr_policy": {
-        "uniform": Policy,
-        "per_layer": PerLayer,
-        "layerwise_decay": LayerwiseDecay,
-        "freeze_backbone": Policy,
-    },
-    "scheduler": {"constant": Scheduler, "step": StepDecay, "cosine": Cosine},
-    "logger": {"wandb": Wandb, "none": NoLogger},
-    "task": {"train": Task},
-}
-GROUPS = (*SCHEMAS, "trainer", "experiment")
-_TOP = (*(f.name for f in fields(Config)), "experiment")
-
-
-def store_schemas() -> None:
-    """Put every schema where the first line of each YAML file finds it."""
-    from hydra.core.config_store import ConfigStore
-
-    store = ConfigStore.instance()
-    store.store(group="schema", name="config", node=Config, package="_global_")
-    store.store(group="schema", name="trainer", node=Trainer)
-    for group, options in SCHEMAS.items():
-        for option, schema in options.items():
-            store.store(group=f"schema/{group}", name=option, node=schema)
+from lrexp.errors import ConfigError, did_you_mean
+from lrexp.mistakes import unknown_setting, wrong_type
+from lrexp.schema import (
+    BUNDLED,
+    GROUPS,
+    SCHEMAS,
+    Adam,
+    Config,
+    Data,
+    Digits,
+    Mnist,
+    PerLayer,
+    Rule,
+    Sgd,
+    Trainer,
+)
 
 
 def check(composed: DictConfig) -> tuple[DictConfig, Config]:
@@ -325,51 +86,6 @@ def portable_path(path: str) -> str:
     absolute = Path(os.path.abspath(Path(path).expanduser()))
     home = Path.home()
     return f"~/{absolute.relative_to(home)}" if absolute.is_relative_to(home) else str(absolute)
-
-
-def wrong_type(key: str, value: Any = "") -> ConfigError:
-    """The error for a value its schema refuses, which says what would be right."""
-    hint = ""
-    if key == "optimizer.lr" and str(value).startswith("["):
-        hint = "different rates for different layers: lr_policy=per_layer with lr_policy.rules"
-    problem = "may not be empty" if value is None else f"must be {_type_in_words(key)}"
-    return ConfigError(key, problem, hint, value)
-
-
-def unknown_setting(key: str, value: Any = "", schema: type = Config) -> ConfigError:
-    """The error for a key that `schema` does not have, with the setting that was meant."""
-    section, _, last = key.rpartition(".")
-    own = [f.name for f in fields(schema)] if is_dataclass(schema) else settings_of(section)
-    problem = "there is no such setting"
-    owners = [o for o, other in SCHEMAS.get(section, {}).items() if last in get_type_hints(other)]
-    if owners:
-        hint = f"it belongs to {' and '.join(f'{section}={o}' for o in owners)}"
-        return ConfigError(key, f"{problem} in the option chosen", hint, value)
-    everywhere = [f"{group}.{name}" for group in GROUPS for name in settings_of(group)]
-    own_dotted = [f"{section}.{name}" if section else name for name in own]
-    match = nearest(key, own_dotted) or nearest(key, [*_TOP, *everywhere])
-    allowed = (
-        f"settings of {section}: {', '.join(sorted(own))}"
-        if section
-        else (f"groups and settings: {', '.join(_TOP)}")
-    )
-    return ConfigError(
-        key, problem, f"did you mean {match}? {allowed}" if match else allowed, value
-    )
-
-
-def settings_of(section: str) -> list[str]:
-    """Names under a section over all its options: of `optimizer`, lr, momentum, betas and so on."""
-    return sorted({f.name for schema in _schemas_of(section) for f in fields(schema)})
-
-
-def _schemas_of(section: str) -> list[type]:
-    if re.fullmatch(r"lr_policy\.rules\[\d*\]", section):
-        return [Rule]
-    single = {"": Config, "trainer": Trainer, "lr_policy.default": Rest}
-    if section in single:
-        return [single[section]]
-    return list(SCHEMAS.get(section, {}).values())
 
 
 def _typed_section(group: str, section: Any) -> DictConfig:
@@ -556,22 +272,3 @@ def warmup_share(warmup: Any) -> tuple[float, str]:
         return float(warmup), "share"
     hint = "allowed: a share of training in [0, 1), '2 epochs', '100 steps'"
     raise ConfigError("scheduler.warmup", "is no warmup", hint, warmup)
-
-
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-
-
-def _type_in_words(key: str) -> str:
-    section, _, last = key.rpartition(".")
-    name, indexed = re.subn(r"\[\d*\]$", "", last)
-    if not section and name in GROUPS:
-        return f"an option of the group: {name}=NAME"
-    hint = next(h[name] for h in map(get_type_hints, _schemas_of(section)) if name in h)
-    if get_origin(hint) is not list:  # X, or X | None
-        hint = next((kind for kind in get_args(hint) if kind is not type(None)), hint)
-    if get_origin(hint) is not list:
-        return _WORDS.get(hint, "settings in braces, such as {scale: 0.1}")
-    item = get_args(hint)[0]
-    if item not in _WORDS:
-        return "a list of rules, each such as {match: 'conv.*', scale: 0.1}"
-    return _WORDS[item] if indexed else f"a list, each item {_WORDS[item]}"

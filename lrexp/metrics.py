@@ -58,16 +58,18 @@ def gap(val: np.ndarray, train_eval: np.ndarray, train_size: int) -> tuple[float
         train_eval: (n_te,) a value per image of the training subset.
         train_size: N.
     """
-    variance_val = val.var(ddof=1) / len(val)
-    sampled = 1 - len(train_eval) / train_size
-    variance_train = sampled * train_eval.var(ddof=1) / len(train_eval)
-    return float(val.mean() - train_eval.mean()), math.sqrt(variance_val + variance_train)
+    with np.errstate(invalid="ignore"):  # an infinite loss has no variance: NaN
+        variance_val = val.var(ddof=1) / len(val)
+        sampled = 1 - len(train_eval) / train_size
+        variance_train = sampled * train_eval.var(ddof=1) / len(train_eval)
+        return float(val.mean() - train_eval.mean()), math.sqrt(variance_val + variance_train)
 
 
 def paired_difference(now: np.ndarray, best: np.ndarray) -> tuple[float, float]:
     """mean(now − best) over the same images, and its standard error √(s² / n)."""
-    difference = now - best
-    return float(difference.mean()), math.sqrt(difference.var(ddof=1) / len(difference))
+    with np.errstate(invalid="ignore"):
+        difference = now - best
+        return float(difference.mean()), math.sqrt(difference.var(ddof=1) / len(difference))
 
 
 class RunningTrain:
@@ -107,10 +109,11 @@ class RunningTrain:
 
 
 class StepStats:
-    """Update ratio per group and gradient norm, measured at every k-th step.
+    """Update ratio per group and gradient norm before clipping, measured at every k-th step.
 
     update_ratio = ‖Δw‖ / ‖w‖ of one step, per tensor with two or more dimensions; its value for an
-    epoch is the median over the group's tensors and the epoch's measured steps.
+    epoch is the median over the group's tensors and the epoch's measured steps. The gradient norm's
+    is the median over the measured steps.
     """
 
     def __init__(self, model: nn.Module, plan: Plan):
@@ -141,7 +144,7 @@ class StepStats:
         steps = [now - was for now, was in zip(self._tensors, before, strict=True)]
         self._ratios.append(_norms(steps) / _norms(before))
 
-    def means(self) -> dict[str, float]:
+    def medians(self) -> dict[str, float]:
         """`update_ratio/<group>` and `grad_norm` since the last call; nothing if never measured."""
         found: dict[str, float] = {}
         if self._ratios:
@@ -150,7 +153,7 @@ class StepStats:
                 columns = [i for i, name in enumerate(self._group_of) if name == group]
                 found[f"update_ratio/{group}"] = float(np.median(ratios[:, columns]))
         if self._grad_norms:
-            found["grad_norm"] = float(torch.stack(self._grad_norms).median())
+            found["grad_norm"] = float(np.median(torch.stack(self._grad_norms).cpu().numpy()))
         self._ratios, self._grad_norms = [], []
         return found
 

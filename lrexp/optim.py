@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Set
 from types import MethodType
 from typing import Any
 
@@ -61,9 +61,10 @@ def set_trainable(model: nn.Module, plan: Plan, finished_epochs: int) -> None:
         tensor.requires_grad_(trains[name])
         if not trains[name]:
             tensor.grad = None
-    for name, module in model.named_modules():
-        own = [trains[full] for full in _parameter_names(name, module)]
-        if own and not any(own):
+    frozen = {id(p) for p in model.parameters() if not p.requires_grad}
+    still = {id(module) for _, module in _frozen_modules(model, frozen)}
+    for module in model.modules():
+        if id(module) in still:
             module.train = MethodType(_stay_in_eval, module)
             module.train()
         elif "train" in module.__dict__:
@@ -72,13 +73,27 @@ def set_trainable(model: nn.Module, plan: Plan, finished_epochs: int) -> None:
 
 def frozen_state(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
     """Parameters that never train, and the buffers of modules that hold only such parameters."""
-    frozen = set(plan.frozen_names)
-    state = {n: p.detach() for n, p in model.named_parameters() if n in frozen}
-    for name, module in model.named_modules():
-        own = _parameter_names(name, module)
-        if own and frozen.issuperset(own):
-            state |= {f"{name}.{inner}": b for inner, b in module.named_buffers()}
+    never = set(plan.frozen_names)
+    state = {name: p.detach() for name, p in model.named_parameters() if name in never}
+    frozen = {id(p) for name, p in model.named_parameters() if name in never}
+    for name, module in _frozen_modules(model, frozen):
+        state |= {f"{name}.{inner}": b for inner, b in module.named_buffers(recurse=False)}
     return state
+
+
+def _frozen_modules(model: nn.Module, frozen: Set[int]) -> Iterator[tuple[str, nn.Module]]:
+    """Modules all of whose parameters are frozen, given by id.
+
+    A module with buffers but no parameters (BatchNorm without affine) goes with the parameters
+    registered before it.
+    """
+    before = False
+    for name, module in model.named_modules():
+        own = [id(p) in frozen for p in module.parameters()]
+        if all(own) if own else before and any(True for _ in module.buffers()):
+            yield name, module
+        direct = [id(p) in frozen for p in module.parameters(recurse=False)]
+        before = all(direct) if direct else before
 
 
 def tensor_hash(tensors: dict[str, Tensor]) -> str:
@@ -119,11 +134,6 @@ def load_state_by_name(optimizer: Optimizer, state: dict[str, dict[str, Any]]) -
             key: _like(value, tensor) if isinstance(value, Tensor) else value
             for key, value in values.items()
         }
-
-
-def _parameter_names(name: str, module: nn.Module) -> list[str]:
-    """Full names of the parameters inside the submodule called `name`."""
-    return [f"{name}.{inner}" if name else inner for inner, _ in module.named_parameters()]
 
 
 def _like(value: Tensor, parameter: Tensor) -> Tensor:

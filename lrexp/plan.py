@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import itertools
 import json
 import re
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -111,17 +111,17 @@ def make_plan(layers: LayerMap, treat: Callable[[LayerParameter], Treatment]) ->
         members.setdefault(treatment, []).append(parameter)
     decays = any(treatment.weight_decay for treatment in members)
     names: dict[Treatment, str] = {}
-    used: Counter[str] = Counter()
     for treatment, group in members.items():
         name = _cover(group, layers)
         frozen = treatment.trainable_until == 0
         if decays and not frozen:
             name += "_decay" if treatment.weight_decay else "_no_decay"
         kinds = {parameter.name.rsplit(".", 1)[-1] for parameter in group}
-        if used[name] and len(kinds) == 1:
+        if name in names.values() and len(kinds) == 1:
             name = f"{name}_{kinds.pop()}"
-        used[name] += 1
-        names[treatment] = name if used[name] == 1 else f"{name}_{used[name]}"
+        taken = set(names.values())
+        candidates = (name if i == 1 else f"{name}_{i}" for i in itertools.count(1))
+        names[treatment] = next(c for c in candidates if c not in taken)
     return Plan(tuple(_row(parameter, t, names[t]) for parameter, t in treated))
 
 
@@ -162,4 +162,4 @@ def _cover(group: list[LayerParameter], layers: LayerMap) -> str:
     first, last = min(covered), max(covered)
     names = layers.layer_names
     name = names[first] if first == last else f"{names[first]}_to_{names[last]}"
-    return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
+    return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") or f"layer{first}"

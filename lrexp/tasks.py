@@ -14,8 +14,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lrexp.config import MONITORS, Config, Wandb, config_id
+from lrexp.config import config_id
 from lrexp.errors import Terminated
+from lrexp.schema import MONITORS, Config, Wandb
 
 log = logging.getLogger(__name__)
 

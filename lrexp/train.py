@@ -15,8 +15,6 @@ from torch import Tensor
 from lrexp import draws
 from lrexp.build import Experiment
 from lrexp.checkpoint import save_checkpoint
-from lrexp.config import MONITORS
-from lrexp.config import Trainer as Settings
 from lrexp.metrics import (
     Drift,
     Evaluation,
@@ -36,6 +34,8 @@ from lrexp.optim import (
     tensor_hash,
     trained_parameters,
 )
+from lrexp.schema import MONITORS
+from lrexp.schema import Trainer as Settings
 
 Row = dict[str, float]
 
@@ -135,7 +135,7 @@ class Trainer:
             "train/loss": train_loss,
             "train/accuracy": train_accuracy,
             **{f"lr/{group['name']}": group["lr"] for group in optimizer.param_groups},
-            **self._stats.means(),
+            **self._stats.medians(),
             "perf/examples_per_s": images_seen / elapsed_s,
             "perf/epoch_s": elapsed_s,
         }
@@ -224,7 +224,7 @@ class Trainer:
         )
 
     def state(self) -> dict[str, Any]:
-        """All that the rest of the run depends on, as tensors and plain values."""
+        """All that the rest of the run depends on; tensors are the live ones, so save or copy it."""
         return {
             "model": self.experiment.model.state_dict(),
             "optimizer": state_by_name(self.experiment.optimizer),

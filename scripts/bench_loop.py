@@ -3,11 +3,11 @@
     python scripts/bench_loop.py [--repetitions 41] [--epochs 1] [OVERRIDE ...]
 
 Three loops train the configured job (by default SimpleCNN on digits, batch 16, SGD 0.05 with
-momentum 0.9): `ours` is `Trainer` as it runs, `no stats` the same with trainer.stats_every=0, `bare`
-gathers the same batches and does forward, loss, zero_grad, backward and step, nothing else. Training
-alone is timed, no evaluation and no recording. Each repetition runs the loops forth and back (ABC
-CBA), so that a machine that slows down or speeds up favours none; ratios are taken within a
-repetition, and the median over repetitions is printed.
+momentum 0.9): `ours` is `Trainer` as it runs, `no stats` the same with trainer.stats_every=0, and
+`bare` gathers the same batches and does forward, loss, zero_grad, backward and step, nothing else.
+Training alone is timed, no evaluation and no recording. Each repetition runs the loops forth and
+back (ABC CBA), so that a machine that slows down or speeds up favours none; ratios are taken within
+a repetition, and the median over repetitions is printed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import torch
 
 from lrexp.build import Experiment, build
 from lrexp.compose import CONFIG_NAME, CheckedLoader
-from lrexp.config import Config, check
+from lrexp.config import check
 from lrexp.record.files import environment
+from lrexp.schema import Config
 from lrexp.train import Trainer
 
 

@@ -1,6 +1,6 @@
 """Validation and test accuracy, gap and trained parameters over seeds, as a Markdown table.
 
-    python scripts/finetune_table.py [OVERRIDE ...]             experiment=finetune_digits, 4 policies
+    python scripts/finetune_table.py [OVERRIDE ...]             experiment=finetune_digits
     python scripts/finetune_table.py --default [OVERRIDE ...]   the default run
 
 Every cell comes from real runs of the real command (in this process, to save imports), read back

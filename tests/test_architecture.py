@@ -25,11 +25,13 @@ ROOMS = [
     {"plan"},
     {"models", "data"},
     {"config", "folder", "draws"},
+    {"mistakes"},
+    {"schema"},
     {"errors"},
 ]
 LINE = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
 BESIDE = {("__main__", "compose"), ("__main__", "help")}  # allowed on one line
-LIGHT = ("__main__", "compose", "config", "folder", "errors", "help")
+LIGHT = ("__main__", "compose", "config", "mistakes", "schema", "folder", "errors", "help")
 HEAVY = {"torch", "torchvision", "wandb", "datasets"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

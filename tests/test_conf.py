@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lrexp.config import GROUPS, SCHEMAS, Trainer
 from lrexp.folder import conf_folder
+from lrexp.schema import GROUPS, SCHEMAS, Trainer
 
 CONF = conf_folder()
 OPTIONS = sorted((p.parent.name, p.stem) for group in GROUPS for p in (CONF / group).glob("*.yaml"))

@@ -12,18 +12,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp import config as settings
-from lrexp.config import (
-    GROUPS,
-    SCHEMAS,
-    check,
-    config_id,
-    portable_path,
-    settings_of,
-    unknown_setting,
-    warmup_share,
-    wrong_type,
-)
+from lrexp.config import check, config_id, portable_path, warmup_share
 from lrexp.errors import ConfigError
+from lrexp.mistakes import settings_of, unknown_setting, wrong_type
+from lrexp.schema import GROUPS, SCHEMAS
 
 Compose = Callable[..., Any]
 

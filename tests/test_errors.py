@@ -42,7 +42,8 @@ def test_did_you_mean_lists_every_choice_once_and_sorted() -> None:
 
 
 def test_every_synonym_leads_to_a_name_that_exists() -> None:
-    from lrexp.config import GROUPS, settings_of
+    from lrexp.mistakes import settings_of
+    from lrexp.schema import GROUPS
 
     names = {*GROUPS, *settings_of("")} | {name for group in GROUPS for name in settings_of(group)}
     assert set(SYNONYMS.values()) <= names

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from lrexp.config import GROUPS as TYPED_GROUPS
 from lrexp.errors import UserError
 from lrexp.folder import conf_folder
 from lrexp.help import GROUPS, help_text
+from lrexp.schema import GROUPS as TYPED_GROUPS
 
 
 def options(text: str) -> dict[str, list[str]]:

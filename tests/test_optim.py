@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from lrexp.config import Rest, Rule
 from lrexp.models import layer_map
 from lrexp.optim import (
     OPTIMIZERS,
@@ -24,6 +23,7 @@ from lrexp.optim import (
 )
 from lrexp.plan import Plan, Treatment, make_plan, never
 from lrexp.policies import freeze_backbone, layerwise_decay, per_layer, uniform
+from lrexp.schema import Rest, Rule
 
 
 @pytest.fixture(autouse=True)

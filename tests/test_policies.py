@@ -15,13 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lrexp.config import Rest, Rule
 from lrexp.errors import ConfigError
 from lrexp.models import LayerMap, SimpleCNN, layer_map
 from lrexp.optim import param_groups
 from lrexp.plan import Plan
 from lrexp.policies import POLICIES, freeze_backbone, layerwise_decay, per_layer, uniform
-from lrexp.policies.per_layer import scale_for
+from lrexp.schema import Rest, Rule
 
 BASE_LR, BASE_DECAY = 0.1, 0.02
 LEAVES: list[Callable[[], nn.Module]] = [
@@ -207,15 +206,6 @@ def test_absolute_rates_of_two_layers_arrive_exactly(base_lr: float) -> None:
 def test_a_layer_without_a_rule_gets_the_default() -> None:
     assert rates([Rule(match="first.*", lr=0.001)]) == [0.001, 0.05]
     assert rates([Rule(match="first.*", lr=0.001)], default=0.1) == [0.001, 0.05 * 0.1]
-
-
-@settings(deadline=None)
-@given(st.floats(1e-8, 1e2), st.floats(1e-8, 1e2))
-def test_an_absolute_rate_is_kept_to_the_last_bit_or_the_one_beside_it(
-    lr: float, base: float
-) -> None:
-    given_back = base * scale_for(lr, base)
-    assert given_back in (lr, math.nextafter(lr, 0.0), math.nextafter(lr, math.inf))
 
 
 def test_the_first_rule_that_matches_decides(layers: LayerMap) -> None:

@@ -1,4 +1,4 @@
-"""W&B through its real client: offline files read back, a loopback server, and every way to fail."""
+"""W&B through its real client: offline files read back, a loopback server, every way to fail."""
 
 from __future__ import annotations
 

@@ -115,7 +115,9 @@ class WandbStub:
             bucket = {"id": run, "name": run, "displayName": run, "project": project}
             return {"upsertBucket": {"inserted": True, "bucket": bucket}}
         if operation == "CreateRunFiles":
-            files = [{"name": n, "uploadUrl": f"{self._url}/storage/{n}"} for n in variables["files"]]
+            files = [
+                {"name": n, "uploadUrl": f"{self._url}/storage/{n}"} for n in variables["files"]
+            ]
             run = variables["run"]
             return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": files}}
         if operation == "RunStoppedStatus":

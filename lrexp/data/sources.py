@@ -59,13 +59,17 @@ def mnist(root: str, download: bool) -> Source:
     from torchvision.datasets import MNIST
 
     folder = Path(root).expanduser()
-    absent = [p for p in (folder / "MNIST", folder, *folder.parents) if not p.exists()]
+    files, absent = folder / "MNIST", [p for p in (folder, *folder.parents) if not p.exists()]
+    was_there = files.exists()
     try:
         with _short_and_silent():
             parts = [MNIST(str(folder), train=train, download=download) for train in (True, False)]
     except Exception as error:  # torchvision raises RuntimeError, URLError, OSError and others
-        if absent:  # whatever is there now is the wreck of a download
-            shutil.rmtree(absent[-1], ignore_errors=True)
+        if not was_there:  # what is there now is the wreck of our download
+            shutil.rmtree(files, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a folder that others have filled stays
+            for created in absent:
+                created.rmdir()
         raise UserError(
             f"data=mnist: no MNIST in {folder}, and no download ({_first_line(error)})\n"
             f"  put the four idx files into {folder / 'MNIST' / 'raw'},"

@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from lrexp.config import BUNDLED
 from lrexp.errors import ConfigError, did_you_mean
+from lrexp.schema import BUNDLED
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 

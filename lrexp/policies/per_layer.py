@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import difflib
 import re
 from fnmatch import fnmatchcase
 
-from lrexp.config import Rest, Rule
-from lrexp.errors import ConfigError, nearest
+from lrexp.errors import ConfigError
 from lrexp.models.layers import LayerMap, LayerParameter
 from lrexp.plan import Plan, Treatment, make_plan, never, no_decay_on_bias_and_norm
+from lrexp.schema import Rest, Rule
 
 
 def per_layer(
@@ -61,18 +61,11 @@ def per_layer(
             return Treatment(default.scale, decay)
         scale = default.scale if rule.scale is None else rule.scale
         if rule.lr is not None:
-            scale = scale_for(rule.lr, base_lr)
+            scale = rule.lr / base_lr
         treatment = Treatment(scale, decay if rule.weight_decay is None else rule.weight_decay)
         return never(treatment) if rule.frozen else treatment
 
     return make_plan(layers, treat)
-
-
-def scale_for(lr: float, base_lr: float) -> float:
-    """lr / base_lr, rounded so that base_lr × scale gives lr back to the last bit if any does."""
-    scale = lr / base_lr
-    near = (scale, math.nextafter(scale, 0.0), math.nextafter(scale, math.inf))
-    return next((s for s in near if base_lr * s == lr), scale)
 
 
 def _selects(rule: Rule, parameter: LayerParameter, layers: LayerMap) -> bool:
@@ -91,6 +84,7 @@ def _nearest(rule: Rule, layers: LayerMap) -> str:
     if rule.match is None:
         return f"the layers are 0 to {layers.depth - 1}: {', '.join(layers.layer_names)}"
     names = [p.name for p in layers.parameters]
-    close = nearest(rule.match.removeprefix("re:"), [*names, *layers.layer_names])
+    globs = [*names, *(f"{name}.*" for name in layers.layer_names)]
+    close = difflib.get_close_matches(rule.match.removeprefix("re:"), globs, n=1, cutoff=0.4)
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-    return f"{f'nearest: {close}; ' if close else ''}parameters: {shown}"
+    return f"{f'nearest: {close[0]!r}; ' if close else ''}parameters: {shown}"

@@ -12,9 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lrexp.config import MONITORS
 from lrexp.plan import Plan
 from lrexp.record import RunInfo
+from lrexp.schema import MONITORS
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import logging
 import os
 from typing import Any
 
-from lrexp.config import Config, Wandb
 from lrexp.record import RunInfo
+from lrexp.schema import Config, Wandb
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,266 @@
+"""Every setting's type and limits: the schemas that configs are checked against.
+
+Types and limits stand here, defaults in conf/. Hydra merges each option into its schema (under
+`schema/`, so that they never show up as options), and the rest of the program receives them filled
+in. Imports nothing that takes time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from omegaconf import MISSING
+
+# What may decide best.pt, and which way is better. Test metrics are never among them.
+MONITORS = {
+    "val/loss": "min",
+    "val/accuracy": "max",
+    "train/loss": "min",
+    "train/accuracy": "max",
+    "train_eval/loss": "min",
+    "train_eval/accuracy": "max",
+    "gap/loss": "min",
+    "gap/accuracy": "min",
+    "gap/loss_running": "min",
+    "overfit/loss": "min",
+    "overfit/accuracy": "min",
+}
+BUNDLED = "bundled:"  # prefix of model.weights for files that ship in lrexp/models/weights
+
+
+def number(
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """A field for a finite number, or a list of them, within limits."""
+    limits = {"above": above, "at least": at_least, "below": below, "at most": at_most}
+    return field(default=MISSING, metadata={"limits": limits})
+
+
+def choice(*allowed: str) -> Any:
+    """A field for one of a few words."""
+    return field(default=MISSING, metadata={"allowed": allowed})
+
+
+@dataclass
+class SimpleCnn:
+    name: str = MISSING
+    channels: int = number(at_least=1)
+    kernel_size: int = number(at_least=1)
+    hidden: int = number(at_least=1)
+    weights: str | None = MISSING
+
+
+@dataclass
+class Mlp:
+    name: str = MISSING
+    widths: list[int] = number(at_least=1)
+    dropout: float = number(at_least=0, below=1)
+    weights: str | None = MISSING
+
+
+@dataclass
+class Data:
+    """What every data option has."""
+
+    name: str = MISSING
+    batch_size: int = number(at_least=1)
+    seed: int = number(at_least=0)
+    classes: list[int] | None = number(at_least=0)
+    limit: int | None = number(at_least=1)
+    val_fraction: float = number(above=0, below=1)
+    mean: list[float] = number()
+    std: list[float] = number(above=0)
+
+
+@dataclass
+class Digits(Data):
+    test_fraction: float = number(at_least=0, below=1)
+
+
+@dataclass
+class Mnist(Data):
+    root: str = MISSING
+    download: bool = MISSING
+
+
+@dataclass
+class CrossEntropy:
+    name: str = MISSING
+    label_smoothing: float = number(at_least=0, below=1)
+    class_weights: Any = MISSING  # None, "balanced" or one number per class
+
+
+@dataclass
+class Optimizer:
+    """What every optimizer option has."""
+
+    name: str = MISSING
+    lr: float = number(above=0)
+    weight_decay: float = number(at_least=0)
+
+
+@dataclass
+class Sgd(Optimizer):
+    momentum: float = number(at_least=0, below=1)
+    nesterov: bool = MISSING
+
+
+@dataclass
+class Adam(Optimizer):
+    betas: list[float] = number(at_least=0, below=1)
+    eps: float = number(above=0)
+
+
+@dataclass
+class Rmsprop(Optimizer):
+    alpha: float = number(at_least=0, below=1)
+    momentum: float = number(at_least=0, below=1)
+    eps: float = number(above=0)
+
+
+@dataclass
+class Policy:
+    """What every policy option has."""
+
+    name: str = MISSING
+    decay_bias_norm: bool = MISSING
+
+
+@dataclass
+class Rule:
+    """One line of lr_policy.rules: what it selects, and what that gets."""
+
+    match: str | None = None
+    layers: Any = None
+    lr: float | None = field(default=None, metadata={"limits": {"above": 0}})
+    scale: float | None = field(default=None, metadata={"limits": {"above": 0}})
+    weight_decay: float | None = field(default=None, metadata={"limits": {"at least": 0}})
+    frozen: bool = False
+
+
+@dataclass
+class Rest:
+    """lr_policy.default: what a parameter gets that no rule selects."""
+
+    scale: float = field(default=1.0, metadata={"limits": {"above": 0}})
+
+
+@dataclass
+class PerLayer(Policy):
+    rules: list[Rule] = MISSING
+    default: Rest = MISSING
+
+
+@dataclass
+class LayerwiseDecay(Policy):
+    decay: float = number(above=0, at_most=1)
+
+
+@dataclass
+class Scheduler:
+    """What every scheduler option has."""
+
+    name: str = MISSING
+    warmup: Any = MISSING  # share of training, or "N epochs", or "N steps"
+
+
+@dataclass
+class StepDecay(Scheduler):
+    step_size: int = number(at_least=1)
+    gamma: float = number(above=0)
+
+
+@dataclass
+class Cosine(Scheduler):
+    floor: float = number(at_least=0, below=1)
+
+
+@dataclass
+class Trainer:
+    epochs: int = number(at_least=0)
+    max_steps: int | None = number(at_least=1)
+    limit_train_batches: int | None = number(at_least=1)
+    device: str = MISSING
+    threads: int | None = number(at_least=1)
+    monitor: str = choice(*MONITORS)
+    patience: int | None = number(at_least=1)
+    clip_grad_norm: float | None = number(above=0)
+    train_eval_limit: int = number(at_least=2)
+    eval_batch_size: int = number(at_least=1)
+    stats_every: int = number(at_least=0)
+
+
+@dataclass
+class NoLogger:
+    name: str = MISSING
+
+
+@dataclass
+class Wandb:
+    name: str = MISSING
+    project: str = MISSING
+    entity: str | None = MISSING
+    group: str | None = MISSING
+    tags: list[str] = MISSING
+    notes: str | None = MISSING
+    mode: str = choice("auto", "online", "offline", "disabled")
+
+
+@dataclass
+class Task:
+    name: str = MISSING
+
+
+@dataclass
+class Config:
+    """A whole experiment. Each group holds the schema of the option that was chosen."""
+
+    name: str = MISSING
+    seed: int = number(at_least=0)
+    run_id: str | None = MISSING
+    model: Any = MISSING
+    data: Any = MISSING
+    loss: Any = MISSING
+    optimizer: Any = MISSING
+    lr_policy: Any = MISSING
+    scheduler: Any = MISSING
+    trainer: Trainer = MISSING
+    logger: Any = MISSING
+    task: Any = MISSING
+
+
+# group -> option -> schema. The trainer has one schema, whatever its option.
+SCHEMAS: dict[str, dict[str, type]] = {
+    "model": {"simple_cnn": SimpleCnn, "mlp": Mlp},
+    "data": {"digits": Digits, "mnist": Mnist},
+    "loss": {"cross_entropy": CrossEntropy},
+    "optimizer": {"sgd": Sgd, "adam": Adam, "adamw": Adam, "rmsprop": Rmsprop},
+    "lr_policy": {
+        "uniform": Policy,
+        "per_layer": PerLayer,
+        "layerwise_decay": LayerwiseDecay,
+        "freeze_backbone": Policy,
+    },
+    "scheduler": {"constant": Scheduler, "step": StepDecay, "cosine": Cosine},
+    "logger": {"wandb": Wandb, "none": NoLogger},
+    "task": {"train": Task},
+}
+GROUPS = (*SCHEMAS, "trainer", "experiment")
+TOP = (*(f.name for f in fields(Config)), "experiment")
+
+
+def store_schemas() -> None:
+    """Put every schema where the first line of each YAML file finds it."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=Config, package="_global_")
+    store.store(group="schema", name="trainer", node=Trainer)
+    for group, options in SCHEMAS.items():
+        for option, schema in options.items():
+            store.store(group=f"schema/{group}", name=option, node=schema)
