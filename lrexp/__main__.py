@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -24,6 +25,9 @@ def main(argv: list[str] | None = None) -> int:
         130 interrupted from the keyboard, 143 terminated.
     """
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # ± on a terminal without it is no reason to fail
+            stream.reconfigure(errors="replace")
     try:
         return _dispatch(argv)
     except UserError as error:
@@ -32,16 +36,18 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except Terminated:
         return 143
-    except BrokenPipeError:  # the reader of our output went away: nothing is left to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         return _report(error, 1)
 
 
 def command() -> None:
     """Entry point of the installed `lrexp` command."""
-    sys.exit(main())
+    code = main()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads the output any more; Python would complain at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def _dispatch(argv: list[str]) -> int:

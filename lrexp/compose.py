@@ -227,7 +227,8 @@ class CheckedLoader(ConfigLoaderImpl):
             name, _, value = override.partition("=")
             loaded = self.repository.load_config(f"{name}/{value}") if name in GROUPS else None
             for default in (loaded.defaults_list or []) if loaded else []:
-                if getattr(default, "group", "").strip("/") == group and default.value == option:
+                chosen = getattr(default, "group", ""), getattr(default, "value", "")
+                if chosen[0].strip("/") == group and chosen[1] == option:
                     return f"{name}/{value}"
         return ""
 

@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config import config_id
 from lrexp.errors import Terminated
 from lrexp.schema import MONITORS, Config, Wandb
+
+if TYPE_CHECKING:
+    from lrexp.record import RunInfo
+    from lrexp.record.wandb import WandbRecorder
 
 log = logging.getLogger(__name__)
 
@@ -128,9 +132,11 @@ class _Run:
                 experiment.dataset.sizes,
             ),
         )
-        wandb = self._wandb(config, info)
-        console = ConsoleRecorder(info, lambda: trainer.step, wandb and wandb.where)
-        self._recorders = Recorders(JsonlRecorder(folder), wandb, console)
+        self._recorders = Recorders()
+        self._recorders.add("metrics.jsonl", lambda: JsonlRecorder(folder))
+        wandb = self._wandb(config.logger, info)
+        where = wandb.where if wandb else None
+        self._recorders.add("terminal", lambda: ConsoleRecorder(info, lambda: trainer.step, where))
         self._train_started = time.perf_counter()
 
     def row(self, row: dict[str, float]) -> None:
@@ -218,17 +224,16 @@ class _Run:
             )
         return verdicts
 
-    @staticmethod
-    def _wandb(config: Config, info: Any) -> Any:
-        if not isinstance(config.logger, Wandb):
+    def _wandb(self, settings: Any, info: RunInfo) -> WandbRecorder | None:
+        if not isinstance(settings, Wandb):
             return None
-        try:
+
+        def start() -> WandbRecorder:
             from lrexp.record.wandb import WandbRecorder
 
-            return WandbRecorder(config.logger, config, info)
-        except Exception as error:
-            log.warning("W&B does not record this run: %s", error)
-            return None
+            return WandbRecorder(settings, self._config.task.name, info)
+
+        return self._recorders.add("W&B", start)
 
 
 def _blank_summary(resolved: DictConfig, config: Config) -> dict[str, Any]:

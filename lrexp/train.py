@@ -224,7 +224,7 @@ class Trainer:
         )
 
     def state(self) -> dict[str, Any]:
-        """All that the rest of the run depends on; tensors are the live ones, so save or copy it."""
+        """All that the rest of the run depends on. Tensors are the live ones: save or copy it."""
         return {
             "model": self.experiment.model.state_dict(),
             "optimizer": state_by_name(self.experiment.optimizer),

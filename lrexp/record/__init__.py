@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +35,24 @@ class Recorder(Protocol):
     def finish(self, summary: dict[str, Any]) -> None: ...
 
 
+R = TypeVar("R", bound=Recorder)
+
+
 class Recorders:
     """Several recorders as one. The first failure of each is a warning, and its last word."""
 
-    def __init__(self, *recorders: Recorder | None):
-        self._working = [r for r in recorders if r is not None]
+    def __init__(self) -> None:
+        self._working: list[Recorder] = []
+
+    def add(self, name: str, make: Callable[[], R]) -> R | None:
+        """Start a recorder; None, and a warning, when it cannot start."""
+        try:
+            recorder = make()
+        except Exception as error:
+            _warn(name, "does not record this run", error)
+            return None
+        self._working.append(recorder)
+        return recorder
 
     def row(self, row: dict[str, float]) -> None:
         """Hand an epoch's metrics to every recorder that still works."""
@@ -54,6 +68,9 @@ class Recorders:
                 getattr(recorder, method)(argument)
             except Exception as error:
                 self._working.remove(recorder)
-                name = type(recorder).__name__
-                log.warning("%s stopped recording, the run goes on: %s", name, error)
-                log.info("%s", name, exc_info=error)  # the file alone shows the traceback
+                _warn(type(recorder).__name__, "stopped recording, the run goes on", error)
+
+
+def _warn(name: str, what: str, error: Exception) -> None:
+    log.warning("%s %s: %s", name, what, error)
+    log.info("%s", name, exc_info=error)  # the file alone shows the traceback

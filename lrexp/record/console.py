@@ -24,7 +24,7 @@ COLUMNS = (
     ("train loss", 10),
     ("train-eval", 10),
     ("val loss", 8),
-    ("gap ± se", 15),
+    ("gap ± se", 17),
     ("val acc", 7),
     ("lr", 15),
     ("s", 6),
@@ -49,7 +49,7 @@ class ConsoleRecorder:
         console: Console | None = None,
     ):
         self._info, self._wandb_where = info, wandb_where
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._console = console or _Terminal(highlight=False, soft_wrap=True)
         self._steps_done = steps_done
         self._progress: Progress | None = None
         for line in info.opening:
@@ -84,6 +84,13 @@ class ConsoleRecorder:
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False)
         log.info(text)
+
+
+class _Terminal(Console):
+    """Standard output. A reader that goes away is an error like any other, not the end."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError("nobody reads the output any more")
 
 
 class _StepProgress(Progress):
@@ -132,7 +139,7 @@ def opening_lines(
 def epoch_line(row: dict[str, float]) -> str:
     """One epoch as an aligned line; what was not measured is a dash."""
     rates = [value for key, value in row.items() if key.startswith("lr/")]
-    gap = f"{row['gap/loss']:.3f} ± {row['gap/loss_se']:.3f}"
+    gap = f"{_compact(row['gap/loss'], 3)} ± {_compact(row['gap/loss_se'], 3)}"
     cells = [
         f"{row['epoch']}",
         _number(row.get("train/loss")),
@@ -141,7 +148,7 @@ def epoch_line(row: dict[str, float]) -> str:
         gap,
         f"{100 * row['val/accuracy']:.1f}%",
         _rates(rates),
-        f"{row['perf/epoch_s']:.3g}",
+        _seconds(row["perf/epoch_s"]),
     ]
     return "  ".join(cell.rjust(width) for cell, (_, width) in zip(cells, COLUMNS, strict=True))
 
@@ -181,7 +188,7 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
 def gap_in_words(row: dict[str, float]) -> str:
     """What gap/loss says, in a sentence for someone who never met it."""
     gap, se = row["gap/loss"], row["gap/loss_se"]
-    measured = f"{gap:.3f} ± {se:.3f}:"
+    measured = f"{_compact(gap, 3)} ± {_compact(se, 3)}:"
     if not math.isfinite(gap):
         return f"{measured} cannot be judged, a loss is not a finite number"
     if abs(gap) <= 2 * se:
@@ -205,12 +212,21 @@ def overfit_in_words(best: dict[str, float], last: dict[str, float]) -> str:
         word, sign = "overfits", f"accuracy fell by {100 * accuracy:.1f} points as well"
     else:
         word, sign = "grows overconfident", "accuracy holds"
-    rise = f"{loss:.3f} ± {se:.3f}"
+    rise = f"{_compact(loss, 3)} ± {_compact(se, 3)}"
     return f"by epoch {last['epoch']} it {word}: val loss is {rise} above its best, {sign}"
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None else _compact(value, 4)
+
+
+def _compact(value: float, digits: int) -> str:
+    """Fixed point, or powers of ten where that would burst the column."""
+    return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.1e}"
+
+
+def _seconds(elapsed: float) -> str:
+    return f"{elapsed:.3f}" if elapsed < 10 else f"{elapsed:.0f}"
 
 
 def _rates(rates: list[float]) -> str:

@@ -7,10 +7,11 @@ import os
 from typing import Any
 
 from lrexp.record import RunInfo
-from lrexp.schema import Config, Wandb
+from lrexp.schema import Wandb
 
 log = logging.getLogger(__name__)
 
+TIMEOUTS_S = {"init_timeout": 15, "finish_timeout": 30}
 EXIT_CODES = {"finished": 0, "diverged": 0, "interrupted": 130, "failed": 1}
 
 
@@ -18,16 +19,19 @@ class WandbRecorder:
     """Mirrors rows and summary to a W&B run.
 
     Without an account it writes an offline run into the run folder. Variables of W&B's own
-    (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_NAME, WANDB_NOTES) win over the
-    config.
+    (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_NAME, WANDB_TAGS, WANDB_NOTES)
+    win over the config.
     """
 
-    def __init__(self, settings: Wandb, config: Config, info: RunInfo):
+    def __init__(self, settings: Wandb, job_type: str, info: RunInfo):
         import wandb
 
+        wandb.setup(settings=wandb.Settings(silent=True))
         mode = _unless("WANDB_MODE", None if settings.mode == "auto" else settings.mode)
         if settings.mode == "auto" and "WANDB_MODE" not in os.environ:
             mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+        users_tags = os.environ.get("WANDB_TAGS")
+        tags = users_tags.split(",") if users_tags else settings.tags
         plain_names = {f"{group}.name": info.config[group]["name"] for group in GROUPING}
         arguments: dict[str, Any] = {
             "project": _unless("WANDB_PROJECT", settings.project),
@@ -35,8 +39,8 @@ class WandbRecorder:
             "group": _unless("WANDB_RUN_GROUP", settings.group or info.sweep),
             "name": _unless("WANDB_NAME", info.title),
             "notes": _unless("WANDB_NOTES", settings.notes),
-            "tags": [*(info.config[group]["name"] for group in GROUPING), *settings.tags],
-            "job_type": _unless("WANDB_JOB_TYPE", config.task.name),
+            "tags": [*(info.config[group]["name"] for group in GROUPING), *tags],
+            "job_type": _unless("WANDB_JOB_TYPE", job_type),
             "id": info.run_id,
             "dir": str(info.folder),
             "config": {**info.config, **plain_names, "config_id": info.config_id},
@@ -45,23 +49,25 @@ class WandbRecorder:
         quiet: dict[str, Any] = {
             "silent": True,
             "console": "off",
-            "init_timeout": 15,
+            "finish_timeout_raises": True,
             "x_transaction_log_flush_interval": 1,  # a killed run loses a second of rows, not 15
         }
+        for name, seconds in TIMEOUTS_S.items():
+            if not os.environ.get(f"WANDB_{name.upper()}"):
+                quiet[name] = seconds
         try:
             self._run = wandb.init(**arguments, mode=mode, settings=wandb.Settings(**quiet))
         except wandb.Error as error:
             if mode == "offline":
                 raise
             log.warning("W&B cannot be reached, recording offline: %s", str(error).splitlines()[0])
+            wandb.teardown()  # the failed run still holds its id
             self._run = wandb.init(**arguments, mode="offline", settings=wandb.Settings(**quiet))
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
-        if self._run.offline:
-            folder = os.path.relpath(str(self._run.settings.sync_dir))
-            self.where = f"offline; upload with: wandb sync {folder}"
-        else:
-            self.where = str(self._run.url)
+        self._sync = f"wandb sync {os.path.relpath(str(self._run.settings.sync_dir))}"
+        offline = f"offline; upload with: {self._sync}"
+        self.where = offline if self._run.offline else str(self._run.url)
 
     def row(self, row: dict[str, float]) -> None:
         """Log one epoch."""
@@ -75,7 +81,10 @@ class WandbRecorder:
         for moment, values in summary["gap"].items():
             flat |= {f"gap/{moment}/{key}": value for key, value in values.items()}
         self._run.summary.update(flat)
-        self._run.finish(exit_code=EXIT_CODES[summary["status"]])
+        try:
+            self._run.finish(exit_code=EXIT_CODES[summary["status"]])
+        except TimeoutError:
+            log.warning("W&B did not take every row in time; send the rest with: %s", self._sync)
 
 
 GROUPING = ("lr_policy", "model", "data", "optimizer", "scheduler")
