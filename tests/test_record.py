@@ -157,7 +157,9 @@ def test_a_recorder_that_raises_is_one_warning_and_stops_nobody(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     before, broken, after = Recording(), Raising(), Recording()
-    recorders = Recorders(before, None, broken, after)
+    recorders = Recorders()
+    for recorder in (before, broken, after):
+        assert recorders.add("any", lambda recorder=recorder: recorder) is recorder
     recorders.row({"epoch": 1})
     recorders.row({"epoch": 2})
     recorders.finish({"status": "finished"})
@@ -168,6 +170,23 @@ def test_a_recorder_that_raises_is_one_warning_and_stops_nobody(
     assert len(warnings) == 1
     assert "Raising" in warnings[0]
     assert "disk full" in warnings[0]
+
+
+def test_a_recorder_that_cannot_start_is_one_warning_and_stops_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def absent() -> Recording:
+        raise ImportError("not installed")
+
+    recorders, working = Recorders(), Recording()
+    assert recorders.add("Clay tablets", absent) is None
+    recorders.add("paper", lambda: working)
+    recorders.row({"epoch": 1})
+    assert working.rows == [{"epoch": 1}]
+    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(warnings) == 1
+    assert "Clay tablets" in warnings[0]
+    assert "not installed" in warnings[0]
 
 
 def test_a_terminal_that_cannot_show_a_character_never_stops_the_run(
