@@ -133,7 +133,7 @@ class StepStats:
     def before(self, trained: list[Tensor]) -> list[Tensor]:
         """Note the gradient norm of the parameters that train; returns copies of the weights."""
         gradients = [p.grad for p in trained if p.grad is not None]
-        self._grad_norms.append(torch.nn.utils.get_total_norm(gradients))
+        self._grad_norms.append(torch.linalg.vector_norm(_norms(gradients)))
         return [tensor.clone() for tensor in self._tensors]
 
     @torch.no_grad()

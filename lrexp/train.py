@@ -109,10 +109,11 @@ class Trainer:
         model.train()
         self.epoch += 1
         running, started = RunningTrain(), time.perf_counter()
-        for chosen in self._batches():
+        batches = self._batches()
+        for chosen, dropout_seed in zip(batches, self._dropout_seeds(len(batches)), strict=True):
             images = train.images.index_select(0, chosen)  # (B, C, H, W)
             labels = train.labels.index_select(0, chosen)  # (B,)
-            self._seed_step()
+            self._dropout.manual_seed(dropout_seed)
             set_rates(optimizer, base_lr, schedule[self.step])
             logits = model(images)  # (B, classes)
             loss = self.experiment.loss(logits, labels)
@@ -179,9 +180,10 @@ class Trainer:
         left = len(self.experiment.schedule) - self.step
         return list(batches[: min(limit or len(batches), left)])
 
-    def _seed_step(self) -> None:
-        """Make dropout a function of (seed, step)."""
-        self._dropout.manual_seed(draws.draw(self.seed, "dropout", self.step))
+    def _dropout_seeds(self, count: int) -> list[int]:
+        """What makes dropout a function of (seed, step), for the coming steps."""
+        steps = np.arange(self.step, self.step + count)
+        return (draws.draw_each(self.seed, "dropout", steps) >> np.uint64(1)).tolist()
 
     def _overfit(self, val: Evaluation) -> Row:
         """How much worse validation is than at its best so far, over the same images."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from typing import Any
 
 from lrexp.record import RunInfo
@@ -20,7 +21,7 @@ class WandbRecorder:
 
     Without an account it writes an offline run into the run folder. Variables of W&B's own
     (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_NAME, WANDB_TAGS, WANDB_NOTES)
-    win over the config.
+    win over the config; the run's folder and id are those of lrexp.
     """
 
     def __init__(self, settings: Wandb, job_type: str, info: RunInfo):
@@ -62,6 +63,8 @@ class WandbRecorder:
                 raise
             log.warning("W&B cannot be reached, recording offline: %s", str(error).splitlines()[0])
             wandb.teardown()  # the failed run still holds its id
+            for leftover in info.folder.glob(f"wandb/run-*-{info.run_id}"):
+                shutil.rmtree(leftover, ignore_errors=True)
             self._run = wandb.init(**arguments, mode="offline", settings=wandb.Settings(**quiet))
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
