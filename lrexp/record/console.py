@@ -102,7 +102,7 @@ class _StepProgress(Progress):
 
     def get_renderables(self) -> Any:
         for task in self.task_ids:
-            self._tasks[task].completed = self._steps_done()
+            self.update(task, completed=self._steps_done())
         yield from super().get_renderables()
 
 
