@@ -32,10 +32,9 @@ def main(argv: list[str] | None = None) -> int:
         return _dispatch(argv)
     except UserError as error:
         return _report(error, 2)
-    except KeyboardInterrupt:
-        return 130
-    except Terminated:
-        return 143
+    except (KeyboardInterrupt, Terminated) as stop:
+        print("interrupted", file=sys.stderr)
+        return 130 if isinstance(stop, KeyboardInterrupt) else 143
     except Exception as error:
         return _report(error, 1)
 
@@ -148,6 +147,7 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
 
     from lrexp.compose import CONFIG_NAME
     from lrexp.folder import Claim, link_latest, new_run_id
+    from lrexp.record.sweep import sweep_lines
 
     config = loader.load_configuration(
         CONFIG_NAME, [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN
@@ -189,8 +189,8 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
     finally:
         claim.release()
         link_latest(folder)
+        print("\n".join(sweep_lines(folder)))
     callbacks.on_multirun_end(config=config, config_name=CONFIG_NAME)
-    print(f"sweep  {os.path.relpath(folder)}")
     return 0
 
 

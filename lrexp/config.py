@@ -61,7 +61,8 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
             raise wrong_type(str(error.full_key or key), value) from error
     missing = sorted(map(str, OmegaConf.missing_keys(typed)))
     if missing:
-        raise ConfigError(missing[0], "has no value", "give one in the file or as an override")
+        hint = "give it, or begin the file with an option of ours: defaults: [OPTION, _self_]"
+        raise ConfigError(missing[0], "has no value", hint)
     config = OmegaConf.to_object(typed)
     assert isinstance(config, Config)
     _check_limits("", config)
@@ -95,6 +96,9 @@ def _typed_section(group: str, section: Any) -> DictConfig:
     if group == "trainer":
         return _typed(group, section, Trainer)
     name, options = section.get("name"), SCHEMAS[group]
+    if name in (None, MISSING):
+        hint = f"begin the file with an option of ours, such as defaults: [{min(options)}, _self_]"
+        raise ConfigError(f"{group}.name", "has no value", hint)
     if name not in options:
         hint = did_you_mean(str(name), options)
         raise ConfigError(f"{group}.name", "there is no such option", hint, name)

@@ -60,6 +60,7 @@ def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
         trainer = Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
         run = _Run(resolved, config, launch, trainer, started)
         try:
+            run.start()
             trainer.run(run, launch.folder / "checkpoints")
             run.conclude()
             run.finish({"status": "diverged" if trainer.diverged else "finished"})
@@ -83,26 +84,35 @@ class _Run:
     def __init__(
         self, resolved: DictConfig, config: Config, launch: Launch, trainer: Any, started: float
     ):
+        from lrexp.record import Recorders
+
+        self._resolved, self._config, self._launch = resolved, config, launch
+        self._trainer, self._folder = trainer, launch.folder
+        self._started, self._train_started = started, time.perf_counter()
+        self._test: dict[str, Any] = {}
+        self._summary = _blank_summary(resolved, config)
+        self._recorders = Recorders()
+
+    def start(self) -> None:
+        """Write what is known before the first step, and start the recorders."""
         import torch
 
-        from lrexp.record import Recorders, RunInfo
+        from lrexp.record import RunInfo
         from lrexp.record.console import ConsoleRecorder, opening_lines
         from lrexp.record.files import environment, strict_json, write_atomically
         from lrexp.record.jsonl import JsonlRecorder
 
-        experiment, folder = trainer.experiment, launch.folder
-        self._config, self._trainer, self._folder = config, trainer, folder
-        self._started, self._train_started = started, time.perf_counter()
-        self._test: dict[str, Any] = {}
-        plain: Any = OmegaConf.to_container(resolved)
-        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(resolved))
+        config, launch, trainer, folder = self._config, self._launch, self._trainer, self._folder
+        experiment = trainer.experiment
+        plain: Any = OmegaConf.to_container(self._resolved)
+        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(self._resolved))
         write_atomically(folder / "plan.csv", experiment.plan.to_csv())
         fingerprints = {"data": experiment.dataset.fingerprint}
         if experiment.weights_fingerprint:
             fingerprints["weights"] = experiment.weights_fingerprint
         facts = environment(experiment.device, torch.get_num_threads(), fingerprints)
         write_atomically(folder / "environment.json", strict_json(facts, indent=2) + "\n")
-        self._summary = _blank_summary(resolved, config) | {
+        self._summary |= {
             "verdicts": self._verdicts(),
             "plan_hash": experiment.plan.hash,
             "device": str(experiment.device),
@@ -126,16 +136,16 @@ class _Run:
             monitor=config.trainer.monitor,
             opening=opening_lines(
                 config.model.name,
+                config.model.weights,
                 config.data.name,
                 experiment.plan,
                 experiment.base_lr,
                 experiment.dataset.sizes,
             ),
         )
-        self._recorders = Recorders()
         self._recorders.add("metrics.jsonl", lambda: JsonlRecorder(folder))
         wandb = self._wandb(config.logger, info)
-        where = wandb.where if wandb else None
+        where = wandb.where if wandb and not launch.sweep else None  # a sweep says it once
         self._recorders.add("terminal", lambda: ConsoleRecorder(info, lambda: trainer.step, where))
         self._train_started = time.perf_counter()
 

@@ -48,7 +48,7 @@ def load_weights(
             known_classes = json.loads((file.metadata() or {}).get("class_names", "null"))
     except (SafetensorError, OSError, ValueError) as error:
         raise ConfigError(
-            "model.weights", f"cannot be read as safetensors: {error}", given=weights
+            "model.weights", f"is no safetensors file: {error}", given=weights
         ) from error
     wanted = model.state_dict()
     head = {name for name in wanted if name.startswith(f"{head_name}.")}

@@ -107,12 +107,18 @@ class _StepProgress(Progress):
 
 
 def opening_lines(
-    model: str, data: str, plan: Plan, base_lr: float, split: dict[str, int]
+    model: str,
+    weights: str | None,
+    data: str,
+    plan: Plan,
+    base_lr: float,
+    split: dict[str, int],
 ) -> list[str]:
     """What is about to be trained: the network, the images, and who learns how fast.
 
     Args:
         model: name of the network.
+        weights: file it was loaded from, if it was.
         data: name of the data.
         plan: of the run.
         base_lr: optimizer.lr.
@@ -123,14 +129,18 @@ def opening_lines(
     trained = sum(size for name, size in sizes.items() if not plan.groups[name][0].frozen)
     share = "all train" if trained == total else f"{trained:,} train"
     images = ", ".join(f"{count:,} {name}" for name, count in split.items())
-    rates = [
-        f"{name} {'frozen' if rows[0].frozen else f'{base_lr * rows[0].lr_scale:.3g}'}"
-        for name, rows in plan.groups.items()
-    ]
+    by_layer: dict[tuple[str, str], None] = {}  # with and without weight decay are one entry
+    for name, rows in plan.groups.items():
+        rate = "frozen" if rows[0].frozen else f"{base_lr * rows[0].lr_scale:.3g}"
+        by_layer[name.removesuffix("_decay").removesuffix("_no"), rate] = None
+    rates = [f"{name} {rate}" for name, rate in by_layer]
     if len(rates) > 7:
         rates = [*rates[:3], f"... {len(rates) - 6} more ...", *rates[-3:]]
+    fresh = [row.name for row in plan.rows if row.source == "fresh"]
+    loaded = f"{len(plan.rows) - len(fresh)} of {len(plan.rows)} tensors of {weights}"
     return [
         f"model  {model}: {total:,} parameters, {share}",
+        *([f"loaded {loaded}; fresh: {', '.join(fresh) or 'none'}"] if weights else []),
         f"data   {data}: {images} images",
         f"rates  {', '.join(rates)}",
     ]
@@ -164,6 +174,11 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
         )
     elif status == "interrupted":
         lines.append("interrupted; checkpoints/last.pt holds the state after the last full epoch")
+    elif summary["last"].get("step", info.steps) < info.steps and status == "finished":
+        lines.append(
+            f"stopped after epoch {summary['last']['epoch']}:"
+            f" no better {info.monitor} for trainer.patience epochs"
+        )
     elif status == "failed":
         lines.append(f"failed: {summary['error']}")
     if best:
@@ -179,7 +194,7 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
                 f" on {test['images']:,} images never used for any choice"
             )
         lines.append(f"gap    {gap_in_words(best)}")
-        words = overfit_in_words(best, summary["last"])
+        words = overfit_in_words(best, summary["last"]) or unfinished_in_words(summary, info)
         lines += [f"       {words}"] if words else []
     lines.append(f"run    {_short(info.folder)}")
     return lines
@@ -195,10 +210,9 @@ def gap_in_words(row: dict[str, float]) -> str:
         return f"{measured} new images do as well as training images, within the noise"
     if gap < 0:
         return f"{measured} new images do better than training images: the splits differ"
-    times = row["val/loss"] / row["train_eval/loss"] if row["train_eval/loss"] > 0 else math.inf
-    more = f"{times:.1f} times the loss" if times < 100 else "far more loss"
     return (
-        f"{measured} new images have {more} of training images; part of the fit does not carry over"
+        f"{measured} the loss is higher on new images than on training images;"
+        " part of what was learned does not carry over"
     )
 
 
@@ -214,6 +228,14 @@ def overfit_in_words(best: dict[str, float], last: dict[str, float]) -> str:
         word, sign = "grows overconfident", "accuracy holds"
     rise = f"{_compact(loss, 3)} ± {_compact(se, 3)}"
     return f"by epoch {last['epoch']} it {word}: val loss is {rise} above its best, {sign}"
+
+
+def unfinished_in_words(summary: dict[str, Any], info: RunInfo) -> str:
+    """Whether validation was still getting better when training ended; empty if not."""
+    best, last = summary["best"], summary["last"]
+    if best["epoch"] < last["epoch"] or last["epoch"] < 3 or summary["status"] != "finished":
+        return ""
+    return f"{info.monitor} was best in the last epoch: more epochs or higher rates may help"
 
 
 def _number(value: float | None) -> str:

@@ -27,6 +27,8 @@ class WandbRecorder:
     def __init__(self, settings: Wandb, job_type: str, info: RunInfo):
         import wandb
 
+        for name in [n for n, value in os.environ.items() if n.startswith("WANDB_") and not value]:
+            del os.environ[name]  # empty means unset; the client would refuse it
         wandb.setup(settings=wandb.Settings(silent=True))
         mode = _unless("WANDB_MODE", None if settings.mode == "auto" else settings.mode)
         if settings.mode == "auto" and "WANDB_MODE" not in os.environ:
