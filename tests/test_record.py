@@ -189,6 +189,17 @@ def test_a_recorder_that_cannot_start_is_one_warning_and_stops_nobody(
     assert "not installed" in warnings[0]
 
 
+def test_an_interrupt_before_the_first_step_is_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lrexp.record.console.ConsoleRecorder.__init__", interrupt)
+    assert main(["experiment=smoke", f"hydra.run.dir={tmp_path / 'run'}"]) == 130
+    assert strict((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
+
+
 def test_a_terminal_that_cannot_show_a_character_never_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
