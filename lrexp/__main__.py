@@ -102,14 +102,14 @@ def _single(loader: CheckedLoader, overrides: list[str]) -> int:
     from hydra.types import HydraContext, RunMode
 
     from lrexp.compose import CONFIG_NAME
-    from lrexp.folder import SUMMARY, Claim, link_latest, new_run_id
+    from lrexp.folder import SUMMARY, Claim, new_run_id
 
     config = loader.load_configuration(CONFIG_NAME, overrides, RunMode.RUN)
     if config.hydra.mode == RunMode.MULTIRUN:
         return _sweep(loader, overrides)
     loader.check(config, overrides)
     config.run_id = config.run_id or new_run_id()
-    claim = Claim(Path(config.hydra.run.dir).expanduser().resolve())
+    claim = Claim(loader.folder(config, "hydra.run.dir", overrides))
     config.hydra.run.dir = str(claim.folder)
     try:
         callbacks = Callbacks(config)
@@ -126,13 +126,13 @@ def _single(loader: CheckedLoader, overrides: list[str]) -> int:
         started = (claim.folder / SUMMARY).exists()
         if started:
             claim.release()
-            link_latest(claim.folder)
         else:
             claim.undo()
     if isinstance(error := done._return_value, Exception):
         if isinstance(error, ConfigError) and not error.place:
             error = loader.placed(error, overrides)
-        return _report(error, 1 if started else 2)
+        mistake = isinstance(error, UserError) and not started
+        return _report(error, 2 if mistake else 1)
     return 0
 
 
@@ -153,7 +153,7 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
         CONFIG_NAME, [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN
     )
     config.run_id = config.run_id or new_run_id()
-    folder = Path(config.hydra.sweep.dir).expanduser().resolve()
+    folder = loader.folder(config, "hydra.sweep.dir", overrides)
     config.hydra.sweep.dir = str(folder)
     callbacks = Callbacks(config)
     sweeper = Plugins.instance().instantiate_sweeper(
@@ -181,6 +181,7 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
                     )
                 folders.append(subdir)
     claim = Claim(folder)
+    link_latest(folder)
     callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
     try:
         sweeper.sweep(arguments=arguments)
@@ -188,7 +189,6 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
         return _report(error, 1)
     finally:
         claim.release()
-        link_latest(folder)
         print("\n".join(sweep_lines(folder)))
     callbacks.on_multirun_end(config=config, config_name=CONFIG_NAME)
     return 0

@@ -34,6 +34,7 @@ from lrexp.schema import Config
 log = logging.getLogger(__name__)
 
 MODELS: dict[str, type[SimpleCNN | MLP]] = {"simple_cnn": SimpleCNN, "mlp": MLP}
+DEFAULT_THREADS = torch.get_num_threads()
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -61,8 +62,7 @@ def build(config: Config) -> Experiment:
             data or the model. Nothing has been written by then.
     """
     device = choose_device(config.trainer.device)
-    if config.trainer.threads:
-        torch.set_num_threads(config.trainer.threads)
+    torch.set_num_threads(config.trainer.threads or DEFAULT_THREADS)
     dataset = build_dataset(config, device)
     model, layers = build_model(config, dataset)
     model.to(device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -103,6 +104,9 @@ class CheckedLoader(ConfigLoaderImpl):
             if last == "name" and section in SCHEMAS:
                 hint = f"write {section}={value}"
                 raise ConfigError(group, "is set by choosing an option", hint, value, place)
+            if group == "experiment" and value in ("", "null"):
+                hint = "leave it out, or choose one with experiment=NAME"
+                raise ConfigError(group, "is not one option", hint, value, place)
             if group not in GROUPS or group == "experiment":
                 continue
             if name.startswith("~"):
@@ -118,19 +122,35 @@ class CheckedLoader(ConfigLoaderImpl):
 
     def check(self, config: DictConfig, overrides: list[str]) -> None:
         """Raise a `ConfigError` that says where it came from if any setting cannot be used."""
-        run, job = config.hydra.run, config.hydra.job
-        if OmegaConf.is_missing(run, "dir") or not run.dir.strip():
-            raise self.placed(ConfigError("hydra.run.dir", "names no folder"), overrides)
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", job.name):
-            problem = ConfigError("hydra.job.name", "must be a file name", given=job.name)
-            raise self.placed(problem, overrides)
         plain = copy.copy(config)
         with flag_override(plain, ["struct", "readonly"], False):
             del plain["hydra"]
         try:
-            check(plain)
+            checked, _ = check(plain)
         except ConfigError as error:
             raise self.placed(error, overrides) from error
+        for key in ("data.root", "model.weights"):  # absolute from here on, wherever the job runs
+            if (path := OmegaConf.select(checked, key)) is not None:
+                OmegaConf.update(config, key, path)
+        job = config.hydra.job
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", job.name):
+            problem = ConfigError("hydra.job.name", "must be a file name", given=job.name)
+            raise self.placed(problem, overrides)
+
+    def folder(self, config: DictConfig, key: str, overrides: list[str]) -> Path:
+        """The folder under a key such as hydra.run.dir, absolute.
+
+        Raises:
+            ConfigError: when it is empty or cannot be resolved.
+        """
+        try:
+            name = OmegaConf.select(config, key)
+        except OmegaConfBaseException as error:
+            problem = ConfigError(key, f"cannot be resolved: {str(error).splitlines()[0]}")
+            raise self.placed(problem, overrides) from error
+        if not str(name or "").strip():
+            raise self.placed(ConfigError(key, "names no folder"), overrides)
+        return Path(name).expanduser().resolve()
 
     def _explain(self, error: Exception, overrides: list[str]) -> ConfigError:
         """Hydra's and OmegaConf's exceptions as one message of ours."""

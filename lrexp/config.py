@@ -97,7 +97,7 @@ def _typed_section(group: str, section: Any) -> DictConfig:
         return _typed(group, section, Trainer)
     name, options = section.get("name"), SCHEMAS[group]
     if name in (None, MISSING):
-        hint = f"begin the file with an option of ours, such as defaults: [{min(options)}, _self_]"
+        hint = f"begin the file with defaults: [OPTION, _self_]; options: {', '.join(options)}"
         raise ConfigError(f"{group}.name", "has no value", hint)
     if name not in options:
         hint = did_you_mean(str(name), options)
@@ -187,8 +187,12 @@ def _check_together(config: Config) -> None:
     if config.run_id is not None and not re.fullmatch(r"[a-z0-9]{8}", config.run_id):
         raise ConfigError("run_id", "must be 8 characters a-z and 0-9", given=config.run_id)
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.trainer.device):
-        hint = did_you_mean(config.trainer.device, ["auto", "cpu", "cuda", "cuda:N", "mps"])
+        meant = "cuda" if config.trainer.device == "gpu" else config.trainer.device
+        hint = did_you_mean(meant, ["auto", "cpu", "cuda", "cuda:N", "mps"])
         raise ConfigError("trainer.device", "is not a device", hint, config.trainer.device)
+    monitor = config.trainer.monitor
+    if not config.trainer.epochs and (monitor.startswith("train/") or "running" in monitor):
+        raise ConfigError("trainer.monitor", "is not measured with trainer.epochs=0", given=monitor)
     _check_data(config.data)
     if isinstance(config.optimizer, Adam) and len(config.optimizer.betas) != 2:
         raise ConfigError("optimizer.betas", "must be two numbers", given=config.optimizer.betas)

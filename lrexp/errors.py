@@ -31,7 +31,7 @@ SYNONYMS = {
     "criterion": "loss",
     "log": "logger",
     "randomseed": "seed",
-    "gpu": "cuda",
+    "gpu": "device",
     "gpus": "device",
     "earlystopping": "patience",
     "warmupsteps": "warmup",

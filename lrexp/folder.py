@@ -14,6 +14,7 @@ from lrexp.errors import UserError
 
 SUMMARY = "summary.json"
 LOCK = ".lock"
+ELSEWHERE = "choose another folder with hydra.run.dir=FOLDER (hydra.sweep.dir=FOLDER with -m)"
 
 
 def conf_folder() -> Path:
@@ -50,22 +51,27 @@ class Claim:
         """
         self.folder = folder
         self.created = self._create()
+        self._before = {path.name for path in folder.iterdir()} - {LOCK}
+        self._lock = -1
         try:
             self._lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise UserError(
-                f"{folder} is in use by another lrexp process\n"
-                "  wait for it, or choose another folder with hydra.run.dir=FOLDER"
-            ) from None
+            if not _same_file(self._lock, folder / LOCK):  # its last owner removed it meanwhile
+                raise BlockingIOError
         except OSError as error:
+            if self._lock >= 0:
+                os.close(self._lock)
+            if isinstance(error, BlockingIOError):
+                raise UserError(
+                    f"{folder} is in use by another lrexp process\n  wait for it, or {ELSEWHERE}"
+                ) from None
+            self._remove_created()
             raise _cannot_write(folder, error) from error
-        if (folder / SUMMARY).exists() or (folder / "multirun.yaml").exists():
+        if self._before & {SUMMARY, "multirun.yaml"}:
             self.release()
             raise UserError(
                 f"{folder} already holds a run; nothing was changed\n"
-                "  choose another folder with hydra.run.dir=FOLDER, or move that one away"
+                f"  {ELSEWHERE}, or move that one away"
             )
 
     def _create(self) -> list[Path]:
@@ -83,15 +89,30 @@ class Claim:
         os.close(self._lock)
 
     def undo(self) -> None:
-        """Remove what the claim created, for a command that failed before it began."""
+        """Remove what came into the folder since the claim, for a command that never began."""
+        for path in self.folder.iterdir():
+            if path.name in self._before or path.name == LOCK:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         self.release()
-        if self.folder in self.created:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        for parent in reversed(self.created[:-1]):
+        self._remove_created()
+
+    def _remove_created(self) -> None:
+        for folder in reversed(self.created):
             try:
-                parent.rmdir()
+                folder.rmdir()
             except OSError:  # not empty: another run lives there
                 return
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def link_latest(folder: Path) -> None:
@@ -108,7 +129,10 @@ def link_latest(folder: Path) -> None:
 
 
 def _cannot_write(folder: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write to {folder}: {error.strerror}\n"
-        "  choose another folder with hydra.run.dir=FOLDER (hydra.sweep.dir=FOLDER with -m)"
-    )
+    return UserError(f"cannot write to {folder}: {error.strerror}\n  {ELSEWHERE}")
+
+
+def shown_path(folder: Path) -> str:
+    """A folder as a user would type it: relative when it lies below the working directory."""
+    relative = os.path.relpath(folder)
+    return relative if not relative.startswith("..") else str(folder)

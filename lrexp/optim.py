@@ -54,7 +54,8 @@ def set_trainable(model: nn.Module, plan: Plan, finished_epochs: int) -> None:
 
     A frozen parameter has `requires_grad` off and no gradient, so neither an optimizer step nor
     weight decay nor gradient clipping can touch it. A module whose parameters are all frozen stays
-    in eval mode even under `model.train()`, which keeps BatchNorm statistics and dropout still.
+    in eval mode even under `model.train()`: BatchNorm keeps its statistics, and dropout inside such
+    a module is off.
     """
     trains = {row.name: row.trains_after(finished_epochs) for row in plan.rows}
     for name, tensor in model.named_parameters():
@@ -131,14 +132,14 @@ def load_state_by_name(optimizer: Optimizer, state: dict[str, dict[str, Any]]) -
     for name, values in state.items():
         tensor = tensors[name]
         optimizer.state[tensor] = {
-            key: _like(value, tensor) if isinstance(value, Tensor) else value
+            key: _placed(key, value, tensor) if isinstance(value, Tensor) else value
             for key, value in values.items()
         }
 
 
-def _like(value: Tensor, parameter: Tensor) -> Tensor:
-    """A copy on the parameter's device; step counts stay where the optimizer keeps them."""
-    return value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)
+def _placed(key: str, value: Tensor, parameter: Tensor) -> Tensor:
+    """A copy beside the parameter; step counts stay on the CPU, where optimizers count."""
+    return value.to("cpu" if key == "step" else parameter.device, copy=True)
 
 
 def _named(optimizer: Optimizer) -> Iterable[tuple[str, Tensor]]:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config import config_id
 from lrexp.errors import Terminated
+from lrexp.folder import link_latest
 from lrexp.schema import MONITORS, Config, Wandb
 
 if TYPE_CHECKING:
@@ -39,8 +40,7 @@ def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
     """Train one experiment in its run folder.
 
     Returns:
-        The best value of trainer.monitor; the worst there is when the run diverged before it had
-        one.
+        The best value of trainer.monitor; the worst there is when the run diverged.
 
     Raises:
         UserError: when the experiment cannot be built; nothing has been recorded then.
@@ -63,7 +63,6 @@ def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
             run.start()
             trainer.run(run, launch.folder / "checkpoints")
             run.conclude()
-            run.finish({"status": "diverged" if trainer.diverged else "finished"})
         except (KeyboardInterrupt, Terminated):
             run.finish({"status": "interrupted"})
             raise
@@ -71,8 +70,10 @@ def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
             log.info("the run failed", exc_info=error)
             run.finish(_failure(error))
             raise
-    worst = math.inf if MONITORS[config.trainer.monitor] == "min" else -math.inf
-    return trainer.best.value if trainer.best.epoch >= 0 else worst
+        run.finish({"status": "diverged" if trainer.diverged else "finished"})
+    if trainer.diverged or trainer.best.epoch < 0:
+        return math.inf if MONITORS[config.trainer.monitor] == "min" else -math.inf
+    return trainer.best.value
 
 
 TASKS: dict[str, Callable[[DictConfig, Config, Launch], float]] = {"train": train}
@@ -124,6 +125,8 @@ class _Run:
             },
         }
         _write(folder, self._summary)
+        if not launch.sweep:
+            link_latest(folder)
         info = RunInfo(
             folder=folder,
             run_id=str(config.run_id),
@@ -131,7 +134,6 @@ class _Run:
             sweep=launch.sweep,
             config=plain,
             config_id=self._summary["config_id"],
-            epochs=config.trainer.epochs,
             steps=len(experiment.schedule),
             monitor=config.trainer.monitor,
             opening=opening_lines(

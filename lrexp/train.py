@@ -78,10 +78,7 @@ class Trainer:
         self._lowest_loss, self._highest_accuracy = Best(), Best()
         self._drift = Drift(experiment.model, experiment.plan)
         self._stats = StepStats(experiment.model, experiment.plan)
-        self._dropout = torch.default_generator
-        if experiment.device.type == "cuda":
-            torch.cuda.init()
-            self._dropout = torch.cuda.default_generators[experiment.device.index or 0]
+        self._dropout = _default_generator(experiment.device)
         self._frozen_before = self._frozen_hash()
 
     def run(self, record: TakesRows, checkpoints: Path | None = None) -> None:
@@ -108,7 +105,7 @@ class Trainer:
         set_trainable(model, self.experiment.plan, finished_epochs=self.epoch)
         model.train()
         self.epoch += 1
-        running, started = RunningTrain(), time.perf_counter()
+        running, first, started = RunningTrain(), self.step, time.perf_counter()
         batches = self._batches()
         for chosen, dropout_seed in zip(batches, self._dropout_seeds(len(batches)), strict=True):
             images = train.images.index_select(0, chosen)  # (B, C, H, W)
@@ -119,7 +116,7 @@ class Trainer:
             loss = self.experiment.loss(logits, labels)
             optimizer.zero_grad()
             loss.backward()
-            measured = settings.stats_every and self.step % settings.stats_every == 0
+            measured = settings.stats_every and (self.step - first) % settings.stats_every == 0
             before = self._stats.before(trained_parameters(optimizer)) if measured else None
             if settings.clip_grad_norm:
                 torch.nn.utils.clip_grad_norm_(
@@ -226,7 +223,11 @@ class Trainer:
         )
 
     def state(self) -> dict[str, Any]:
-        """All that the rest of the run depends on. Tensors are the live ones: save or copy it."""
+        """All that the rest of the run depends on but the config and the files it names.
+
+        The starting point that drift is measured from is rebuilt from those. Tensors are the live
+        ones: save or copy the state.
+        """
         return {
             "model": self.experiment.model.state_dict(),
             "optimizer": state_by_name(self.experiment.optimizer),
@@ -254,7 +255,7 @@ class Trainer:
         for name, best in self._bests().items():
             saved = state["best"][name]
             best.epoch, best.value = saved["epoch"], saved["value"]
-            best.per_image = saved["per_image"].numpy().copy()
+            best.per_image = saved["per_image"].cpu().numpy().copy()
         self._frozen_before = state["frozen_before"]
 
     def frozen_proof(self) -> dict[str, Any]:
@@ -277,3 +278,13 @@ class Trainer:
             "val_loss": self._lowest_loss,
             "val_accuracy": self._highest_accuracy,
         }
+
+
+def _default_generator(device: torch.device) -> torch.Generator:
+    """The generator that dropout on a device draws from."""
+    if device.type == "cuda":
+        torch.cuda.init()
+        return torch.cuda.default_generators[device.index or 0]
+    if device.type == "mps":
+        return torch.mps._get_default_mps_generator()
+    return torch.default_generator

@@ -3,9 +3,9 @@
 #   install [EXTRA]      for example: install dev
 install() {
   local extra="${1:-}" stamp
-  if [ ! -x .venv/bin/python ]; then
+  if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     echo "creating .venv"
-    "${PYTHON:-python3}" -m venv .venv
+    "${PYTHON:-python3}" -m venv --clear .venv
   fi
   stamp=".venv/.installed${extra:+-$extra}"
   if ! cmp -s pyproject.toml "$stamp"; then

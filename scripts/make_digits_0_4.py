@@ -11,9 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from lrexp.checkpoint import load_checkpoint
+from lrexp.models import save_weights
 
 TARGET = Path(__file__).parent.parent / "lrexp/models/bundled/simple_cnn_digits_0_4.safetensors"
 
@@ -22,5 +21,5 @@ with tempfile.TemporaryDirectory() as folder:
     command = [sys.executable, "-m", "lrexp", "data.classes=[0,1,2,3,4]", "logger=none"]
     subprocess.run([*command, f"hydra.run.dir={run}"], check=True)
     best = load_checkpoint(run / "checkpoints" / "best.pt")
-    save_file(best["model"], TARGET, metadata={"class_names": '["0", "1", "2", "3", "4"]'})
+    save_weights(best["model"], TARGET, class_names=tuple("01234"))
 print(f"{TARGET.name}: epoch {best['epoch']}, {TARGET.stat().st_size / 1000:.0f} kB")

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything a change must pass: lint, format, types, tests.  bash scripts/test.sh [pytest options]
 set -euo pipefail
+unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/install.sh
 install dev

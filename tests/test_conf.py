@@ -33,7 +33,7 @@ def test_every_option_composes_and_builds(
         composed = compose(*overrides)
         if data is None:
             assert composed.data.name == "mnist"
-            return
+            pytest.skip("it composes; building needs MNIST: LREXP_TEST_DATA is not set")
         overrides += [f"data.root={data}/mnist", "data.download=false"]
     config = compose(*overrides, "trainer.device=cpu")
     experiment = build(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
@@ -71,8 +72,26 @@ def test_undo_keeps_a_folder_that_was_there_before_and_its_files(tmp_path: Path)
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "notes.txt").write_text("keep")
-    Claim(folder).undo()
+    claim = Claim(folder)
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "config.yaml").write_text("")
+    (folder / "lrexp.log").write_text("")
+    claim.undo()
     assert everything_in(folder) == ["notes.txt"]
+
+
+def test_a_lock_file_that_its_last_owner_removed_is_no_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = fcntl.flock
+
+    def replaced_meanwhile(descriptor: int, operation: int) -> None:
+        lock(descriptor, operation)
+        (tmp_path / LOCK).unlink()
+
+    monkeypatch.setattr(fcntl, "flock", replaced_meanwhile)
+    with pytest.raises(UserError, match="in use"):
+        Claim(tmp_path)
 
 
 def test_release_keeps_the_run_and_takes_the_lock_away(tmp_path: Path) -> None:

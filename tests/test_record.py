@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import logging
+import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,14 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
+from omegaconf import OmegaConf
 
 from lrexp.__main__ import main
 from lrexp.record import Recorders
 from lrexp.record.files import environment, strict_json, write_atomically
 from lrexp.record.jsonl import JsonlRecorder
+from lrexp.tasks import Launch, train
+from lrexp.train import Trainer
 
 SUMMARY_KEYS = {
     "status",
@@ -189,6 +194,35 @@ def test_a_recorder_that_cannot_start_is_one_warning_and_stops_nobody(
     assert "not installed" in warnings[0]
 
 
+def test_an_interrupt_while_a_finished_run_is_closed_leaves_it_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lrexp.record.console.ConsoleRecorder.finish", interrupt)
+    assert main(["experiment=smoke", f"hydra.run.dir={tmp_path / 'run'}"]) == 130
+    assert strict((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+
+
+def test_a_diverged_run_is_worth_the_worst_value_whatever_it_had_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compose: Callable[..., Any]
+) -> None:
+    judge = Trainer._judge
+
+    def diverges_in_epoch_2(trainer: Trainer, row: dict[str, float]) -> None:
+        judge(trainer, row | ({"val/loss": math.nan} if row["epoch"] == 2 else {}))
+
+    monkeypatch.setattr(Trainer, "_judge", diverges_in_epoch_2)
+    for monitor, worst in [("val/loss", math.inf), ("val/accuracy", -math.inf)]:
+        folder = tmp_path / monitor.replace("/", "_")
+        folder.mkdir()
+        config = compose("experiment=smoke", f"trainer.monitor={monitor}", "run_id=abcd1234")
+        assert train(OmegaConf.structured(config), config, Launch(folder, [], "", None)) == worst
+        summary = strict((folder / "summary.json").read_text())
+        assert (summary["status"], summary["best"]["epoch"]) == ("diverged", 1)
+
+
 def test_an_interrupt_before_the_first_step_is_on_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,7 +296,7 @@ def test_summary_has_every_key_and_repeats_the_best_and_the_last_row(
 
 def test_environment_names_code_packages_machine_and_fingerprints(run: Path) -> None:
     found = strict((run / "environment.json").read_text())
-    assert found["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert found["packages"]["torch"] == importlib.metadata.version("torch")
     assert found["python"] == sys.version.split()[0]
     assert found["threads"] == torch.get_num_threads()
     assert found["device"] == ("cuda" if torch.cuda.is_available() else "cpu")

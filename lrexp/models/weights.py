@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from lrexp.errors import ConfigError, did_you_mean
 from lrexp.schema import BUNDLED
@@ -17,9 +18,9 @@ from lrexp.schema import BUNDLED
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 
 
-def save_weights(model: nn.Module, file: Path, class_names: tuple[str, ...]) -> None:
-    """Write a model's parameters and buffers, and which classes its head knows."""
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+def save_weights(state: Mapping[str, Tensor], file: Path, class_names: tuple[str, ...]) -> None:
+    """Write a model's state_dict, and which classes its head knows."""
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
     save_file(tensors, file, metadata={"class_names": json.dumps(class_names)})
 
 

@@ -21,7 +21,6 @@ class RunInfo:
     sweep: str | None  # the sweep's folder name, for a point of a grid
     config: dict[str, Any]  # resolved, plain values
     config_id: str
-    epochs: int
     steps: int
     monitor: str
     opening: list[str]  # lines that say what is about to be trained

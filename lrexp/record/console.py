@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lrexp.folder import shown_path
 from lrexp.plan import Plan
 from lrexp.record import RunInfo
 from lrexp.schema import MONITORS
@@ -173,7 +172,8 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
             " a lower optimizer.lr or a scheduler.warmup usually helps"
         )
     elif status == "interrupted":
-        lines.append("interrupted; checkpoints/last.pt holds the state after the last full epoch")
+        held = "checkpoints/last.pt holds the state after the last full epoch"
+        lines.append(f"interrupted; {held if summary['last'] else 'no epoch was finished'}")
     elif summary["last"].get("step", info.steps) < info.steps and status == "finished":
         lines.append(
             f"stopped after epoch {summary['last']['epoch']}:"
@@ -196,7 +196,7 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
         lines.append(f"gap    {gap_in_words(best)}")
         words = overfit_in_words(best, summary["last"]) or unfinished_in_words(summary, info)
         lines += [f"       {words}"] if words else []
-    lines.append(f"run    {_short(info.folder)}")
+    lines.append(f"run    {shown_path(info.folder)}")
     return lines
 
 
@@ -256,8 +256,3 @@ def _rates(rates: list[float]) -> str:
         return "-"
     low, high = min(rates), max(rates)
     return f"{high:.3g}" if low == high else f"{low:.2g}..{high:.2g}"
-
-
-def _short(folder: Path) -> str:
-    relative = os.path.relpath(folder)
-    return relative if not relative.startswith("..") else str(folder)

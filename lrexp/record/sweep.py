@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lrexp.folder import shown_path
+
 
 def sweep_lines(folder: Path) -> list[str]:
     """A line per point of a sweep, in the order they ran, and where everything is.
@@ -25,9 +27,9 @@ def sweep_lines(folder: Path) -> list[str]:
         lines = ["", f"{'point':<{width}}  {heading}"]
         lines += [f"{name:<{width}}  {_cells(summary)}" for name, summary in summaries]
     if any(folder.glob("*/wandb/offline-run-*")):
-        pattern = os.path.join(_short(folder), "*", "wandb", "offline-run-*")
+        pattern = os.path.join(shown_path(folder), "*", "wandb", "offline-run-*")
         lines.append(f"wandb  offline; upload with: wandb sync {pattern}")
-    return [*lines, f"sweep  {_short(folder)}"]
+    return [*lines, f"sweep  {shown_path(folder)}"]
 
 
 def _cells(summary: dict[str, Any]) -> str:
@@ -43,8 +45,3 @@ def _cells(summary: dict[str, Any]) -> str:
 def _number(name: str) -> tuple[int, str]:
     first = name.split("_")[0]
     return (int(first) if first.isdigit() else 0, name)
-
-
-def _short(folder: Path) -> str:
-    relative = os.path.relpath(folder)
-    return relative if not relative.startswith("..") else str(folder)

@@ -19,9 +19,9 @@ EXIT_CODES = {"finished": 0, "diverged": 0, "interrupted": 130, "failed": 1}
 class WandbRecorder:
     """Mirrors rows and summary to a W&B run.
 
-    Without an account it writes an offline run into the run folder. Variables of W&B's own
-    (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_NAME, WANDB_TAGS, WANDB_NOTES)
-    win over the config; the run's folder and id are those of lrexp.
+    Without an account it writes an offline run into the run folder. W&B's own settings file and
+    variables (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_NAME, WANDB_TAGS,
+    WANDB_NOTES) win over the config; the run's folder and id are those of lrexp.
     """
 
     def __init__(self, settings: Wandb, job_type: str, info: RunInfo):
@@ -29,16 +29,18 @@ class WandbRecorder:
 
         for name in [n for n, value in os.environ.items() if n.startswith("WANDB_") and not value]:
             del os.environ[name]  # empty means unset; the client would refuse it
-        wandb.setup(settings=wandb.Settings(silent=True))
-        mode = _unless("WANDB_MODE", None if settings.mode == "auto" else settings.mode)
-        if settings.mode == "auto" and "WANDB_MODE" not in os.environ:
+        own = wandb.setup(settings=wandb.Settings(silent=True)).settings
+        mode = _unless("WANDB_MODE", settings.mode)
+        if mode == "auto" and own.mode in ("offline", "disabled"):  # W&B's settings file says so
+            mode = own.mode
+        elif mode == "auto":
             mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
         users_tags = os.environ.get("WANDB_TAGS")
         tags = users_tags.split(",") if users_tags else settings.tags
         plain_names = {f"{group}.name": info.config[group]["name"] for group in GROUPING}
         arguments: dict[str, Any] = {
-            "project": _unless("WANDB_PROJECT", settings.project),
-            "entity": _unless("WANDB_ENTITY", settings.entity),
+            "project": None if own.project else settings.project,
+            "entity": None if own.entity else settings.entity,
             "group": _unless("WANDB_RUN_GROUP", settings.group or info.sweep),
             "name": _unless("WANDB_NAME", info.title),
             "notes": _unless("WANDB_NOTES", settings.notes),
@@ -72,7 +74,7 @@ class WandbRecorder:
         self._run.define_metric("*", step_metric="epoch")
         self._sync = f"wandb sync {os.path.relpath(str(self._run.settings.sync_dir))}"
         offline = f"offline; upload with: {self._sync}"
-        self.where = offline if self._run.offline else str(self._run.url)
+        self.where = offline if self._run.offline else self._run.url  # None when disabled
 
     def row(self, row: dict[str, float]) -> None:
         """Log one epoch."""
