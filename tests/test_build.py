@@ -152,7 +152,7 @@ def test_seed_moves_the_initialisation_and_nothing_around_it(compose: Any) -> No
 
 def test_weights_of_a_user_fill_the_model(compose: Any, tmp_path: Path) -> None:
     donor = build(compose("seed=7"))
-    save_weights(donor.model, tmp_path / "w.safetensors", donor.dataset.class_names)
+    save_weights(donor.model.state_dict(), tmp_path / "w.safetensors", donor.dataset.class_names)
     experiment = build(compose("seed=8", f"model.weights={tmp_path / 'w.safetensors'}"))
     for name, tensor in experiment.model.state_dict().items():
         assert torch.equal(tensor, donor.model.state_dict()[name])
