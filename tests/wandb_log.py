@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,9 +36,12 @@ class WandbLog:
 
 
 def read_run(folder: Path) -> WandbLog:
-    """The only W&B run in a run folder."""
+    """The only W&B run in a run folder, once its writer, a process of its own, is through."""
     (file,) = folder.glob("wandb/*run-*/run-*.wandb")
-    return read_log(file)
+    give_up = time.monotonic() + 20
+    while (log := read_log(file)).exit_code is None and time.monotonic() < give_up:
+        time.sleep(0.1)
+    return log
 
 
 def read_log(file: Path) -> WandbLog:
