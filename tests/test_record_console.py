@@ -58,7 +58,6 @@ def info(folder: Path, **changes: Any) -> RunInfo:
         "sweep": None,
         "config": {},
         "config_id": "0" * 12,
-        "epochs": 5,
         "steps": 50,
         "monitor": "val/loss",
         "opening": ["model  simple_cnn", "data   [digits]"],
