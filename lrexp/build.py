@@ -29,7 +29,7 @@ from lrexp.optim import OPTIMIZERS, param_groups
 from lrexp.plan import Plan
 from lrexp.policies import POLICIES
 from lrexp.schedulers import SCHEDULES, with_warmup
-from lrexp.schema import Config
+from lrexp.schema import Config, option_of
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def build(config: Config) -> Experiment:
     dataset = build_dataset(config, device)
     model, layers = build_model(config, dataset)
     model.to(device)
-    plan = POLICIES[config.lr_policy.name](
+    plan = POLICIES[option_of(vars(config.lr_policy))](
         layers, config.optimizer.lr, config.optimizer.weight_decay, **_settings(config.lr_policy)
     )
     if not param_groups(model, plan, config.optimizer.lr):
@@ -132,7 +132,7 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
 
 def build_model(config: Config, dataset: Dataset) -> tuple[nn.Module, LayerMap]:
     """The network, initialised from the seed and then from weights, and its layer map."""
-    kind = MODELS[config.model.name]
+    kind = MODELS[option_of(vars(config.model))]
     settings = _settings(config.model)
     weights = settings.pop("weights")
     with torch.random.fork_rng(devices=[]):
@@ -154,7 +154,7 @@ def build_optimizer(config: Config, groups: list[dict[str, Any]]) -> Optimizer:
     settings.pop("weight_decay")
     if "betas" in settings:
         settings["betas"] = tuple(settings["betas"])
-    return OPTIMIZERS[config.optimizer.name](groups, **settings)
+    return OPTIMIZERS[option_of(vars(config.optimizer))](groups, **settings)
 
 
 def build_schedule(config: Config, train_size: int) -> list[float]:
@@ -172,7 +172,7 @@ def build_schedule(config: Config, train_size: int) -> list[float]:
         )
     settings = _settings(config.scheduler)
     settings.pop("warmup")
-    schedule = SCHEDULES[config.scheduler.name]
+    schedule = SCHEDULES[option_of(vars(config.scheduler))]
     return with_warmup(lambda t, e: schedule(t, e, **settings), warmup_steps, steps, per_epoch)
 
 
@@ -209,5 +209,6 @@ def build_loss(config: Config, dataset: Dataset, device: torch.device) -> Loss:
 
 
 def _settings(option: Any) -> dict[str, Any]:
-    """An option's own settings: all but its name, nested rules kept as they are."""
-    return {f.name: getattr(option, f.name) for f in fields(option) if f.name != "name"}
+    """An option's own settings, nested rules kept as they are: all but what says which it is."""
+    which = "library" if hasattr(option, "library") else "name"
+    return {f.name: getattr(option, f.name) for f in fields(option) if f.name != which}

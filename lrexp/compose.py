@@ -87,6 +87,15 @@ class CheckedLoader(ConfigLoaderImpl):
         point.run_id = new_run_id()
         return point
 
+    def _compose_config_from_defaults_list(self, *arguments: Any, **named: Any) -> DictConfig:
+        """Composed, with `args` of options that open a library free to take any key."""
+        config = super()._compose_config_from_defaults_list(*arguments, **named)
+        for group in SCHEMAS:
+            arguments_of_group = OmegaConf.select(config, f"{group}.args")
+            if isinstance(arguments_of_group, DictConfig):
+                OmegaConf.set_struct(arguments_of_group, False)
+        return config
+
     def get_group_options(self, group_name: str, *arguments: Any, **named: Any) -> list[str]:
         """Options and groups for shell completion, without our schemas."""
         found = super().get_group_options(group_name, *arguments, **named)
@@ -100,7 +109,7 @@ class CheckedLoader(ConfigLoaderImpl):
             if not group:
                 raise ConfigError("", f"{override}: cannot be read; write KEY=VALUE", place=place)
             section, _, last = group.rpartition(".")
-            if last == "name" and section in SCHEMAS:
+            if last == "library" and section in SCHEMAS:
                 hint = f"write {section}={value}"
                 raise ConfigError(group, "is set by choosing an option", hint, value, place)
             if group not in GROUPS or group == "experiment":
@@ -124,6 +133,13 @@ class CheckedLoader(ConfigLoaderImpl):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", job.name):
             problem = ConfigError("hydra.job.name", "must be a file name", given=job.name)
             raise self.placed(problem, overrides)
+        for override in overrides:
+            name, _, value = override.lstrip("+~").partition("=")
+            section, _, last = name.rpartition(".")
+            if last == "name" and section in SCHEMAS and "library" not in config[section]:
+                hint = f"write {section}={value}"
+                problem = ConfigError(name, "is set by choosing an option", hint, value)
+                raise self.placed(problem, overrides)
         plain = copy.copy(config)
         with flag_override(plain, ["struct", "readonly"], False):
             del plain["hydra"]

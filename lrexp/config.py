@@ -33,6 +33,7 @@ from lrexp.schema import (
     Rule,
     Sgd,
     Trainer,
+    option_of,
 )
 
 
@@ -94,11 +95,11 @@ def _typed_section(group: str, section: Any) -> DictConfig:
         raise ConfigError(group, f"is a group: choose an option with {group}=NAME", given=given)
     if group == "trainer":
         return _typed(group, section, Trainer)
-    name, options = section.get("name"), SCHEMAS[group]
-    if name not in options:
-        hint = did_you_mean(str(name), options)
-        raise ConfigError(f"{group}.name", "there is no such option", hint, name)
-    return _typed(group, section, options[name])
+    option, options = option_of(section), SCHEMAS[group]
+    if option not in options:
+        key = f"{group}.library" if "library" in section else f"{group}.name"
+        raise ConfigError(key, "there is no such option", did_you_mean(option, options), option)
+    return _typed(group, section, options[option])
 
 
 def _typed(group: str, section: dict[Any, Any], schema: type) -> DictConfig:

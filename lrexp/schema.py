@@ -7,6 +7,7 @@ in. Imports nothing that takes time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -252,6 +253,15 @@ SCHEMAS: dict[str, dict[str, type]] = {
 }
 GROUPS = (*SCHEMAS, "trainer", "experiment")
 TOP = (*(f.name for f in fields(Config)), "experiment")
+
+
+def option_of(section: Mapping[str, Any]) -> str:
+    """The option that a group's section belongs to.
+
+    An option that opens a whole library says so in its YAML file (`library: torch`), and its
+    `name` is the library's own (NAdam). Any other option is known by its `name`.
+    """
+    return str(section.get("library", section.get("name")))
 
 
 def store_schemas() -> None:
