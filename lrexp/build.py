@@ -21,8 +21,11 @@ from lrexp.models import (
     MLP,
     LayerMap,
     SimpleCNN,
+    head_names,
     layer_map,
     load_weights,
+    timm_model,
+    torchvision_model,
     weights_fingerprint,
 )
 from lrexp.optim import OPTIMIZERS, param_groups
@@ -33,7 +36,12 @@ from lrexp.schema import Config, option_of
 
 log = logging.getLogger(__name__)
 
-MODELS: dict[str, type[SimpleCNN | MLP]] = {"simple_cnn": SimpleCNN, "mlp": MLP}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "simple_cnn": SimpleCNN,
+    "mlp": MLP,
+    "torchvision": torchvision_model,
+    "timm": timm_model,
+}
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -71,6 +79,13 @@ def build(config: Config) -> Experiment:
     )
     if not param_groups(model, plan, config.optimizer.lr):
         raise ConfigError("lr_policy", "freezes every parameter: nothing would train")
+    if layers.unplaced and len({row.lr_scale for row in plan.rows}) > 1:
+        log.warning(
+            "%d parameters have no layer of their own and learn as the last one does: %s. Place"
+            " them with model.layers.",
+            len(layers.unplaced),
+            ", ".join(layers.unplaced[:8]) + (", ..." if len(layers.unplaced) > 8 else ""),
+        )
     if plan.frozen_random:
         log.warning(
             "%d of %d frozen tensors were never loaded from weights (%s): they are random features"
@@ -135,16 +150,18 @@ def build_model(config: Config, dataset: Dataset) -> tuple[nn.Module, LayerMap]:
     kind = MODELS[option_of(vars(config.model))]
     settings = _settings(config.model)
     weights = settings.pop("weights")
+    order, convention = settings.pop("layers"), settings.pop("convention")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw(config.seed, "init"))
         model = kind(dataset.image_shape, len(dataset.class_names), **settings)
-    loaded: set[str] = set()
+    heads, loaded = head_names(model), set[str]()
     if weights:
-        loaded = load_weights(model, weights, dataset.class_names, kind.head_name)
+        loaded = load_weights(model, weights, dataset.class_names, heads)
         fresh = [name for name, _ in model.named_parameters() if name not in loaded]
         named = ", ".join(fresh) or "none"
         log.info("loaded %d tensors of %s; fresh: %s", len(loaded), weights, named)
-    return model, layer_map(model, kind.head_name, loaded)
+    layers = layer_map(model, heads, loaded, convention=convention, layers=order)
+    return model, layers
 
 
 def build_optimizer(config: Config, groups: list[dict[str, Any]]) -> Optimizer:

@@ -29,6 +29,7 @@ from lrexp.schema import (
     Data,
     Digits,
     Mnist,
+    Model,
     PerLayer,
     Rule,
     Sgd,
@@ -108,6 +109,8 @@ def _typed(group: str, section: dict[Any, Any], schema: type) -> DictConfig:
     for key, value in section.items():
         if value == MISSING:
             raise ConfigError(f"{group}.{key}", "has no value")
+        if key == "args" and isinstance(value, dict):
+            _check_args(f"{group}.args", value)
         try:
             typed = OmegaConf.merge(typed, {key: value})
             if get_type_hints(schema)[key] == list[str] and not all(
@@ -206,6 +209,7 @@ def _check_together(config: Config) -> None:
     ):
         hint = "allowed: balanced, null, or a list of numbers above 0, one per class"
         raise ConfigError("loss.class_weights", "is not a weighting", hint, weights)
+    _check_layers(config.model)
     file = config.model.weights
     if file and not file.startswith(BUNDLED) and not Path(file).expanduser().is_file():
         raise ConfigError("model.weights", "there is no such file", given=file)
@@ -213,6 +217,37 @@ def _check_together(config: Config) -> None:
         for i, rule in enumerate(config.lr_policy.rules):
             _check_rule(f"lr_policy.rules[{i}]", rule)
     warmup_share(config.scheduler.warmup)
+
+
+def _check_layers(model: Model) -> None:
+    if model.layers is None:
+        return
+    if model.convention in ("beit", "block"):
+        hint = "leave out one of them, or take strict"
+        problem = "states an order of layers, and so does model.layers"
+        raise ConfigError("model.convention", problem, hint, model.convention)
+    if not model.layers:
+        raise ConfigError("model.layers", "names no layer", "null: the order is found")
+    for i, pattern in enumerate(model.layers):
+        if pattern.startswith("re:"):
+            _check_regex(f"model.layers[{i}]", pattern)
+
+
+def _check_regex(key: str, pattern: str) -> None:
+    try:
+        re.compile(pattern.removeprefix("re:"))
+    except re.error as error:
+        raise ConfigError(key, f"is no regular expression: {error}", given=pattern) from error
+
+
+def _check_args(key: str, value: Any) -> None:
+    """Refuse what would have arguments of a library import or call something."""
+    for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        at = f"{key}.{name}" if isinstance(value, dict) else f"{key}[{name}]"
+        if str(name).startswith("_") and str(name).endswith("_"):
+            raise ConfigError(at, "arguments are plain values", given=inner)
+        if isinstance(inner, dict | list):
+            _check_args(at, inner)
 
 
 def _check_data(data: Data) -> None:
@@ -252,12 +287,7 @@ def _check_rule(key: str, rule: Rule) -> None:
         hint = "allowed: head, backbone, an index such as 0, a range such as 0-2"
         raise ConfigError(f"{key}.layers", "selects no layers", hint, rule.layers)
     if rule.match and rule.match.startswith("re:"):
-        try:
-            re.compile(rule.match[3:])
-        except re.error as error:
-            raise ConfigError(
-                f"{key}.match", f"is no regular expression: {error}", given=rule.match
-            ) from error
+        _check_regex(f"{key}.match", rule.match)
 
 
 def warmup_share(warmup: Any) -> tuple[float, str]:

@@ -48,20 +48,34 @@ def choice(*allowed: str) -> Any:
 
 
 @dataclass
-class SimpleCnn:
+class Model:
+    """What every model option has."""
+
     name: str = MISSING
-    channels: int = number(at_least=1)
-    kernel_size: int = number(at_least=1)
-    hidden: int = number(at_least=1)
     weights: str | None = MISSING
+    layers: list[str] | None = MISSING  # globs or re:REGEX, from the input up
+    convention: str = choice("timm", "beit", "block", "strict")
 
 
 @dataclass
-class Mlp:
-    name: str = MISSING
+class SimpleCnn(Model):
+    channels: int = number(at_least=1)
+    kernel_size: int = number(at_least=1)
+    hidden: int = number(at_least=1)
+
+
+@dataclass
+class Mlp(Model):
     widths: list[int] = number(at_least=1)
     dropout: float = number(at_least=0, below=1)
-    weights: str | None = MISSING
+
+
+@dataclass
+class LibraryModel(Model):
+    """A network of torchvision or timm; `name` is the library's."""
+
+    library: str = MISSING
+    args: dict[str, Any] = MISSING
 
 
 @dataclass
@@ -237,7 +251,12 @@ class Config:
 
 # group -> option -> schema. The trainer has one schema, whatever its option.
 SCHEMAS: dict[str, dict[str, type]] = {
-    "model": {"simple_cnn": SimpleCnn, "mlp": Mlp},
+    "model": {
+        "simple_cnn": SimpleCnn,
+        "mlp": Mlp,
+        "torchvision": LibraryModel,
+        "timm": LibraryModel,
+    },
     "data": {"digits": Digits, "mnist": Mnist},
     "loss": {"cross_entropy": CrossEntropy},
     "optimizer": {"sgd": Sgd, "adam": Adam, "adamw": Adam, "rmsprop": Rmsprop},

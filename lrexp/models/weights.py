@@ -24,7 +24,10 @@ def save_weights(model: nn.Module, file: Path, class_names: tuple[str, ...]) -> 
 
 
 def load_weights(
-    model: nn.Module, weights: str, class_names: tuple[str, ...], head_name: str
+    model: nn.Module,
+    weights: str,
+    class_names: tuple[str, ...],
+    head_name: str | tuple[str, ...],
 ) -> set[str]:
     """Copy weights into a model, its head only if it was trained on the same classes.
 
@@ -33,7 +36,7 @@ def load_weights(
         weights: a safetensors file, or `bundled:NAME`.
         class_names: of the data at hand. A head for other classes stays fresh; a file that does
             not say its classes is judged by the head's shape.
-        head_name: dotted name of the model's classifier.
+        head_name: dotted name of the model's classifier, or names.
 
     Returns:
         The names of the parameters that were loaded.
@@ -51,13 +54,15 @@ def load_weights(
             "model.weights", f"cannot be read as safetensors: {error}", given=weights
         ) from error
     wanted = model.state_dict()
-    head = {name for name in wanted if name.startswith(f"{head_name}.")}
+    heads = (head_name,) if isinstance(head_name, str) else head_name
+    prefixes = tuple(f"{name}." for name in heads)
+    head = {name for name in wanted if name.startswith(prefixes)}
     same_classes = known_classes is None or tuple(known_classes) == class_names
     if not same_classes or any(
         name not in found or found[name].shape != wanted[name].shape for name in head
     ):
         wanted = {name: t for name, t in wanted.items() if name not in head}
-        found = {name: t for name, t in found.items() if not name.startswith(f"{head_name}.")}
+        found = {name: t for name, t in found.items() if not name.startswith(prefixes)}
     problems = [
         *(f"missing {name}" for name in wanted.keys() - found.keys()),
         *(f"unexpected {name}" for name in found.keys() - wanted.keys()),
