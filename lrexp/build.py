@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lrexp.config import warmup_share
+from lrexp.config import duration
 from lrexp.data import Dataset, Source, digits, make_dataset, mnist
 from lrexp.draws import draw
 from lrexp.errors import ConfigError
@@ -28,11 +28,11 @@ from lrexp.models import (
     torchvision_model,
     weights_fingerprint,
 )
-from lrexp.optim import OPTIMIZERS, param_groups
+from lrexp.optim import OPTIMIZERS, has_momentum, param_groups
 from lrexp.plan import Plan
 from lrexp.policies import POLICIES
-from lrexp.schedulers import SCHEDULES, with_warmup
-from lrexp.schema import Config, option_of
+from lrexp.schedulers import MOMENTA, SCHEDULES, Plateau, with_warmup
+from lrexp.schema import Config, MultiStep, ReduceOnPlateau, Wsd, option_of
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ class Experiment:
     schedule: list[float]  # s(t) for every step t
     loss: Loss
     weights_fingerprint: str | None  # of the file the model was loaded from
+    momenta: list[float] = field(default_factory=list)  # m(t), empty when momentum stays put
+    plateau: Plateau | None = None  # its own s comes on top of the schedule's
 
 
 def build(config: Config) -> Experiment:
@@ -94,17 +96,27 @@ def build(config: Config) -> Experiment:
             len(plan.frozen_names),
             ", ".join(plan.frozen_random[:3]) + (", ..." if len(plan.frozen_random) > 3 else ""),
         )
+    optimizer = build_optimizer(config, param_groups(model, plan, config.optimizer.lr))
+    momenta = build_momenta(config, len(dataset.train))
+    if momenta and not has_momentum(optimizer):
+        problem = "cycles momentum, and this optimizer has neither momentum nor betas"
+        hint = (
+            "scheduler.momentum=null, or scheduler.args.cycle_momentum=false, cycles the rate alone"
+        )
+        raise ConfigError("scheduler", problem, hint, config.scheduler.name)
     return Experiment(
         device=device,
         dataset=dataset,
         model=model,
         layers=layers,
         plan=plan,
-        optimizer=build_optimizer(config, param_groups(model, plan, config.optimizer.lr)),
+        optimizer=optimizer,
         base_lr=config.optimizer.lr,
         schedule=build_schedule(config, len(dataset.train)),
         loss=build_loss(config, dataset, device),
         weights_fingerprint=weights_fingerprint(config.model.weights),
+        momenta=momenta,
+        plateau=build_plateau(config, len(dataset.train)),
     )
 
 
@@ -175,22 +187,92 @@ def build_optimizer(config: Config, groups: list[dict[str, Any]]) -> Optimizer:
 
 
 def build_schedule(config: Config, train_size: int) -> list[float]:
-    """s(t) for every step of the run."""
+    """s(t) for every step of the run. A plateau's own factor comes on top of it: `build_plateau`.
+
+    Raises:
+        ConfigError: when a length does not fit the training there is, or torch refuses arguments.
+    """
     per_epoch, steps = count_steps(config, train_size)
-    if not steps:
+    if isinstance(config.scheduler, MultiStep):
+        _warn_of_late(config.scheduler.milestones, -(-steps // per_epoch))
+    if isinstance(config.scheduler, ReduceOnPlateau):
+        schedule, settings = SCHEDULES["constant"], {"floor": config.scheduler.floor}
+    else:
+        schedule = SCHEDULES[option_of(vars(config.scheduler))]
+        settings = _schedule_settings(config, per_epoch, steps)
+    return with_warmup(
+        lambda t, e: schedule(t, e, **settings),
+        _warmup_steps(config, per_epoch, steps),
+        steps,
+        per_epoch,
+    )
+
+
+def build_momenta(config: Config, train_size: int) -> list[float]:
+    """m(t) for every step of the run, held through the warmup; empty when momentum stays put."""
+    per_epoch, steps = count_steps(config, train_size)
+    option = option_of(vars(config.scheduler))
+    if option not in MOMENTA or not steps:
         return []
-    amount, unit = warmup_share(config.scheduler.warmup)
-    warmup_steps = round(amount * {"share": steps, "epochs": per_epoch, "steps": 1}[unit])
-    if warmup_steps >= steps:
+    warmup_steps = _warmup_steps(config, per_epoch, steps)
+    settings = _schedule_settings(config, per_epoch, steps)
+    momenta = MOMENTA[option](steps - warmup_steps, per_epoch, **settings)
+    return momenta[:1] * warmup_steps + momenta
+
+
+def build_plateau(config: Config, train_size: int) -> Plateau | None:
+    """What follows a metric when the scheduler is a plateau."""
+    if not isinstance(config.scheduler, ReduceOnPlateau):
+        return None
+    warmup_steps = _warmup_steps(config, *count_steps(config, train_size))
+    settings = _settings(config.scheduler)
+    settings.pop("warmup")
+    return Plateau(warmup_steps=warmup_steps, **settings)
+
+
+def _warn_of_late(milestones: list[int], epochs: int) -> None:
+    late = [milestone for milestone in milestones if milestone >= epochs]
+    if late and epochs:
+        log.warning(
+            "scheduler.milestones: training ends after %d epochs, so the rate does not drop at %s",
+            epochs,
+            ", ".join(map(str, late)),
+        )
+
+
+def _warmup_steps(config: Config, per_epoch: int, steps: int) -> int:
+    warmup_steps = _steps_of("warmup", config.scheduler.warmup, per_epoch, steps)
+    if steps and warmup_steps >= steps:
         raise ConfigError(
             "scheduler.warmup",
             f"takes {warmup_steps} steps, training has {steps}",
             given=config.scheduler.warmup,
         )
-    settings = _settings(config.scheduler)
+    return warmup_steps if steps else 0
+
+
+def _schedule_settings(config: Config, per_epoch: int, steps: int) -> dict[str, Any]:
+    """The schedule's own settings, lengths of time as steps under their name with `_steps`."""
+    scheduler, settings = config.scheduler, _settings(config.scheduler)
     settings.pop("warmup")
-    schedule = SCHEDULES[option_of(vars(config.scheduler))]
-    return with_warmup(lambda t, e: schedule(t, e, **settings), warmup_steps, steps, per_epoch)
+    for setting in ("period", "timescale"):
+        if setting in settings:
+            written = settings.pop(setting)
+            written = scheduler.warmup if written is None else written
+            settings[f"{setting}_steps"] = max(1, _steps_of(setting, written, per_epoch, steps))
+    if isinstance(scheduler, Wsd):
+        decay = _steps_of("decay", settings.pop("decay"), per_epoch, steps)
+        main = steps - _warmup_steps(config, per_epoch, steps)
+        if steps and decay > main:
+            problem = f"takes {decay} steps, training has {main} after the warmup"
+            raise ConfigError("scheduler.decay", problem, given=scheduler.decay)
+        settings["decay_steps"] = min(decay, main)
+    return settings
+
+
+def _steps_of(setting: str, written: Any, per_epoch: int, steps: int) -> int:
+    amount, unit = duration(f"scheduler.{setting}", written)
+    return round(amount * {"share": steps, "epochs": per_epoch, "steps": 1}[unit])
 
 
 def count_steps(config: Config, train_size: int) -> tuple[int, int]:

@@ -26,14 +26,19 @@ from lrexp.schema import (
     SCHEMAS,
     Adam,
     Config,
+    CosineRestarts,
     Data,
     Digits,
+    InverseSqrt,
     Mnist,
     Model,
+    MultiStep,
+    OneCycle,
     PerLayer,
     Rule,
     Sgd,
     Trainer,
+    Wsd,
     option_of,
 )
 
@@ -154,7 +159,7 @@ def _check_value(key: str, value: Any, metadata: Any) -> None:
     allowed = metadata.get("allowed")
     if allowed and value not in allowed:
         hint = did_you_mean(value, allowed)
-        if key == "trainer.monitor" and str(value).startswith("test/"):
+        if key.endswith(".monitor") and str(value).startswith("test/"):
             hint = f"selection never looks at test; allowed: {', '.join(sorted(allowed))}"
         raise ConfigError(key, "is not one of the choices", hint, value)
     limits = {
@@ -216,7 +221,7 @@ def _check_together(config: Config) -> None:
     if isinstance(config.lr_policy, PerLayer):
         for i, rule in enumerate(config.lr_policy.rules):
             _check_rule(f"lr_policy.rules[{i}]", rule)
-    warmup_share(config.scheduler.warmup)
+    _check_scheduler(config.scheduler)
 
 
 def _check_layers(model: Model) -> None:
@@ -290,16 +295,45 @@ def _check_rule(key: str, rule: Rule) -> None:
         _check_regex(f"{key}.match", rule.match)
 
 
-def warmup_share(warmup: Any) -> tuple[float, str]:
-    """A warmup setting as (amount, unit), the unit one of `share`, `epochs` and `steps`.
+def _check_scheduler(scheduler: Any) -> None:
+    warmup, _ = duration("scheduler.warmup", scheduler.warmup)
+    if isinstance(scheduler, Wsd):
+        duration("scheduler.decay", scheduler.decay)
+    if (
+        isinstance(scheduler, CosineRestarts)
+        and not duration("scheduler.period", scheduler.period)[0]
+    ):
+        raise ConfigError("scheduler.period", "must be longer than 0", given=scheduler.period)
+    if isinstance(scheduler, InverseSqrt):
+        timescale, follows = scheduler.timescale, scheduler.timescale is None
+        if follows and not warmup:
+            hint = "give one, such as '1 epoch', or a scheduler.warmup whose length it takes"
+            raise ConfigError("scheduler.timescale", "has no warmup to follow", hint, "null")
+        if not follows and not duration("scheduler.timescale", timescale)[0]:
+            raise ConfigError("scheduler.timescale", "must be longer than 0", given=timescale)
+    if isinstance(scheduler, MultiStep):
+        milestones = scheduler.milestones
+        if not milestones or milestones != sorted(set(milestones)):
+            hint = "epochs in rising order, each once, such as [8, 12]"
+            raise ConfigError("scheduler.milestones", "are no milestones", hint, milestones)
+    if isinstance(scheduler, OneCycle):
+        momentum = scheduler.momentum
+        if momentum is not None and len(momentum) != 2:
+            hint = "at both ends and at the peak, such as [0.95, 0.85]; or null"
+            raise ConfigError("scheduler.momentum", "must be two numbers", hint, momentum)
+
+
+def duration(key: str, written: Any) -> tuple[float, str]:
+    """A length of time in a setting as (amount, unit), the unit one of share, epochs and steps.
 
     Raises:
         ConfigError: when it is neither a share in [0, 1) nor `N epochs` nor `N steps`.
     """
-    written = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epochs?|steps?)\s*", str(warmup))
-    if written:
-        return float(written[1]), written[2].rstrip("s") + "s"
-    if type(warmup) in (int, float) and 0 <= warmup < 1:
-        return float(warmup), "share"
+    counted = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epochs?|steps?)\s*", str(written))
+    if counted:
+        return float(counted[1]), counted[2].rstrip("s") + "s"
+    if type(written) in (int, float) and 0 <= written < 1:
+        return float(written), "share"
     hint = "allowed: a share of training in [0, 1), '2 epochs', '100 steps'"
-    raise ConfigError("scheduler.warmup", "is no warmup", hint, warmup)
+    given = "null" if written is None else written
+    raise ConfigError(key, f"is no {'warmup' if key.endswith('warmup') else 'length'}", hint, given)

@@ -49,6 +49,20 @@ def set_rates(optimizer: Optimizer, base_lr: float, s: float) -> None:
         group["lr"] = base_lr * group["lr_scale"] * s
 
 
+def has_momentum(optimizer: Optimizer) -> bool:
+    """Whether every group has what `set_momentum` sets."""
+    return all("betas" in group or "momentum" in group for group in optimizer.param_groups)
+
+
+def set_momentum(optimizer: Optimizer, momentum: float) -> None:
+    """Give every group its momentum for the coming step: beta1 where it has betas."""
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["betas"] = (momentum, *group["betas"][1:])
+        else:
+            group["momentum"] = momentum
+
+
 def set_trainable(model: nn.Module, plan: Plan, finished_epochs: int) -> None:
     """Freeze and unfreeze every parameter as the plan says for the coming epoch.
 

@@ -178,10 +178,11 @@ class LayerwiseDecay(Policy):
 
 @dataclass
 class Scheduler:
-    """What every scheduler option has."""
+    """What every scheduler option has. A length is a share of training, "N epochs" or "N steps"."""
 
     name: str = MISSING
-    warmup: Any = MISSING  # share of training, or "N epochs", or "N steps"
+    warmup: Any = MISSING  # a length
+    floor: float = number(at_least=0, below=1)
 
 
 @dataclass
@@ -191,8 +192,67 @@ class StepDecay(Scheduler):
 
 
 @dataclass
-class Cosine(Scheduler):
-    floor: float = number(at_least=0, below=1)
+class MultiStep(Scheduler):
+    milestones: list[int] = number(at_least=1)
+    gamma: float = number(above=0)
+
+
+@dataclass
+class Exponential(Scheduler):
+    gamma: float = number(above=0)
+
+
+@dataclass
+class Polynomial(Scheduler):
+    power: float = number(above=0)
+
+
+@dataclass
+class CosineRestarts(Scheduler):
+    period: Any = MISSING  # a length
+    multiply: int = number(at_least=1)
+
+
+@dataclass
+class OneCycle(Scheduler):
+    pct_start: float = number(above=0, below=1)
+    div: float = number(at_least=1)
+    anneal: str = choice("cos", "linear")
+    timing: str = choice("torch", "fastai")
+    momentum: list[float] | None = number(at_least=0, below=1)
+
+
+@dataclass
+class Wsd(Scheduler):
+    decay: Any = MISSING  # a length
+    shape: str = choice("1-sqrt", "linear", "cosine")
+
+
+@dataclass
+class InverseSqrt(Scheduler):
+    timescale: Any = MISSING  # a length, or None: that of the warmup
+
+
+@dataclass
+class SlantedTriangular(Scheduler):
+    cut_frac: float = number(above=0, below=1)
+
+
+@dataclass
+class ReduceOnPlateau(Scheduler):
+    monitor: str = choice(*MONITORS)
+    factor: float = number(above=0, below=1)
+    patience: int = number(at_least=0)
+    threshold: float = number(at_least=0)
+    threshold_mode: str = choice("rel", "abs")
+    cooldown: int = number(at_least=0)
+
+
+@dataclass
+class TorchScheduler(Scheduler):
+    library: str = MISSING
+    interval: str = choice("epoch", "step")
+    args: dict[str, Any] = MISSING
 
 
 @dataclass
@@ -266,7 +326,22 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "layerwise_decay": LayerwiseDecay,
         "freeze_backbone": Policy,
     },
-    "scheduler": {"constant": Scheduler, "step": StepDecay, "cosine": Cosine},
+    "scheduler": {
+        "constant": Scheduler,
+        "linear": Scheduler,
+        "step": StepDecay,
+        "multistep": MultiStep,
+        "exponential": Exponential,
+        "polynomial": Polynomial,
+        "cosine": Scheduler,
+        "cosine_restarts": CosineRestarts,
+        "one_cycle": OneCycle,
+        "wsd": Wsd,
+        "inverse_sqrt": InverseSqrt,
+        "slanted_triangular": SlantedTriangular,
+        "plateau": ReduceOnPlateau,
+        "torch": TorchScheduler,
+    },
     "logger": {"wandb": Wandb, "none": NoLogger},
     "task": {"train": Task},
 }

@@ -28,6 +28,7 @@ from lrexp.metrics import (
 from lrexp.optim import (
     frozen_state,
     load_state_by_name,
+    set_momentum,
     set_rates,
     set_trainable,
     state_by_name,
@@ -92,6 +93,8 @@ class Trainer:
         """
         while self._goes_on():
             row = self._evaluated(self._train_epoch() if self.experiment.schedule else {})
+            if self.experiment.plateau:
+                self.experiment.plateau.see(row)
             self.rows.append(row)
             record.row(row)
             if checkpoints is not None:
@@ -105,6 +108,7 @@ class Trainer:
         model, optimizer = self.experiment.model, self.experiment.optimizer
         train, settings = self.experiment.dataset.train, self.settings
         schedule, base_lr = self.experiment.schedule, self.experiment.base_lr
+        momenta, plateau = self.experiment.momenta, self.experiment.plateau
         set_trainable(model, self.experiment.plan, finished_epochs=self.epoch)
         model.train()
         self.epoch += 1
@@ -114,7 +118,10 @@ class Trainer:
             images = train.images.index_select(0, chosen)  # (B, C, H, W)
             labels = train.labels.index_select(0, chosen)  # (B,)
             self._dropout.manual_seed(dropout_seed)
-            set_rates(optimizer, base_lr, schedule[self.step])
+            s = schedule[self.step] * (plateau.s if plateau else 1.0)
+            set_rates(optimizer, base_lr, s)
+            if momenta:
+                set_momentum(optimizer, momenta[self.step])
             logits = model(images)  # (B, classes)
             loss = self.experiment.loss(logits, labels)
             optimizer.zero_grad()
@@ -243,6 +250,7 @@ class Trainer:
                 for name, best in self._bests().items()
             },
             "frozen_before": self._frozen_before,
+            "plateau": self.experiment.plateau and self.experiment.plateau.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -256,6 +264,8 @@ class Trainer:
             best.epoch, best.value = saved["epoch"], saved["value"]
             best.per_image = saved["per_image"].numpy().copy()
         self._frozen_before = state["frozen_before"]
+        if self.experiment.plateau:
+            self.experiment.plateau.load_state(state["plateau"])
 
     def frozen_proof(self) -> dict[str, Any]:
         """Hashes of what never trains, tensors and buffers, before training and now."""
