@@ -99,8 +99,9 @@ def _moved(
         values = tabulate(lambda unit: kind(unit, **args), moves, read)
     except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
         said = str(error).replace("__init__()", name).replace(f"{name}.{name}", name)
-        problem = f"torch says: {said} ({moves} calls, one per {interval})"
-        raise ConfigError("scheduler.args", problem, given=args) from error
+        taken = f"{name} takes {', '.join(sorted(allowed))}"
+        hint = f"{taken}; it is moved once per {interval}, {moves} values in all"
+        raise ConfigError("scheduler.args", f"torch says: {said}", hint, args) from error
     return [values[t // every] for t in range(steps)]
 
 
