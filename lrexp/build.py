@@ -28,11 +28,18 @@ from lrexp.models import (
     torchvision_model,
     weights_fingerprint,
 )
-from lrexp.optim import OPTIMIZERS, has_momentum, param_groups
+from lrexp.optim import has_momentum, param_groups
+from lrexp.optimizers import (
+    OPTIMIZERS,
+    MuonWithAdamW,
+    check_plan,
+    from_library,
+    hidden_matrices,
+)
 from lrexp.plan import Plan
 from lrexp.policies import POLICIES
 from lrexp.schedulers import MOMENTA, SCHEDULES, Plateau, with_warmup
-from lrexp.schema import Config, MultiStep, ReduceOnPlateau, Wsd, option_of
+from lrexp.schema import Config, LibraryOptimizer, MultiStep, ReduceOnPlateau, Wsd, option_of
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +103,10 @@ def build(config: Config) -> Experiment:
             len(plan.frozen_names),
             ", ".join(plan.frozen_random[:3]) + (", ..." if len(plan.frozen_random) > 3 else ""),
         )
-    optimizer = build_optimizer(config, param_groups(model, plan, config.optimizer.lr))
+    schedule = build_schedule(config, len(dataset.train))
+    optimizer = build_optimizer(config, model, plan)
+    for warning in check_plan(optimizer, config.optimizer.name, plan, len(schedule)):
+        log.warning(warning)
     momenta = build_momenta(config, len(dataset.train))
     if momenta and not has_momentum(optimizer):
         problem = "cycles momentum, and this optimizer has neither momentum nor betas"
@@ -112,7 +122,7 @@ def build(config: Config) -> Experiment:
         plan=plan,
         optimizer=optimizer,
         base_lr=config.optimizer.lr,
-        schedule=build_schedule(config, len(dataset.train)),
+        schedule=schedule,
         loss=build_loss(config, dataset, device),
         weights_fingerprint=weights_fingerprint(config.model.weights),
         momenta=momenta,
@@ -176,14 +186,20 @@ def build_model(config: Config, dataset: Dataset) -> tuple[nn.Module, LayerMap]:
     return model, layers
 
 
-def build_optimizer(config: Config, groups: list[dict[str, Any]]) -> Optimizer:
+def build_optimizer(config: Config, model: nn.Module, plan: Plan) -> Optimizer:
     """The configured torch optimizer over the plan's groups."""
+    groups, lr = param_groups(model, plan, config.optimizer.lr), config.optimizer.lr
+    if isinstance(config.optimizer, LibraryOptimizer):
+        library, name = config.optimizer.library, config.optimizer.name
+        return from_library(library, groups, lr, name, config.optimizer.args)
     settings = _settings(config.optimizer)
     settings.pop("lr")
     settings.pop("weight_decay")
     if "betas" in settings:
         settings["betas"] = tuple(settings["betas"])
-    return OPTIMIZERS[option_of(vars(config.optimizer))](groups, **settings)
+    if config.optimizer.name == "muon":
+        return MuonWithAdamW(groups, hidden_matrices(model, plan), **settings)
+    return OPTIMIZERS[config.optimizer.name](groups, lr=lr, **settings)
 
 
 def build_schedule(config: Config, train_size: int) -> list[float]:

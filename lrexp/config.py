@@ -7,6 +7,7 @@ nothing that takes time.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -24,12 +25,12 @@ from lrexp.schema import (
     BUNDLED,
     GROUPS,
     SCHEMAS,
-    Adam,
     Config,
     CosineRestarts,
     Data,
     Digits,
     InverseSqrt,
+    LibraryOptimizer,
     Mnist,
     Model,
     MultiStep,
@@ -195,8 +196,7 @@ def _check_together(config: Config) -> None:
         hint = did_you_mean(config.trainer.device, ["auto", "cpu", "cuda", "cuda:N", "mps"])
         raise ConfigError("trainer.device", "is not a device", hint, config.trainer.device)
     _check_data(config.data)
-    if isinstance(config.optimizer, Adam) and len(config.optimizer.betas) != 2:
-        raise ConfigError("optimizer.betas", "must be two numbers", given=config.optimizer.betas)
+    _check_optimizer(config)
     if (
         isinstance(config.optimizer, Sgd)
         and config.optimizer.nesterov
@@ -253,6 +253,45 @@ def _check_args(key: str, value: Any) -> None:
             raise ConfigError(at, "arguments are plain values", given=inner)
         if isinstance(inner, dict | list):
             _check_args(at, inner)
+
+
+# option -> the package it needs beyond torch, which is also the name of the extra
+OPTIMIZER_PACKAGES = {
+    "lion": "timm",
+    "lamb": "timm",
+    "timm": "timm",
+    "schedulefree_sgd": "schedulefree",
+    "schedulefree_adamw": "schedulefree",
+}
+# What no optimizer takes in optimizer.args, and why.
+REFUSED_ARGS = {
+    "maximize": "would maximise the loss",
+    "differentiable": "would differentiate through the step, which training here never does",
+    "lr_decay": "would decay the rate beside the schedule; choose a scheduler",
+    "params": "is what lr_policy decides",
+    "lr": "is optimizer.lr",
+    "weight_decay": "is optimizer.weight_decay",
+}
+
+
+def _check_optimizer(config: Config) -> None:
+    optimizer, option = config.optimizer, option_of(vars(config.optimizer))
+    package = OPTIMIZER_PACKAGES.get(option)
+    if package and importlib.util.find_spec(package) is None:
+        hint = f"pip install 'lrexp[{package}]'"
+        raise ConfigError("optimizer", f"needs the package {package}", hint, option)
+    for key in ("betas", "adamw_betas"):
+        betas = getattr(optimizer, key, None)
+        if betas is not None and len(betas) != 2:
+            raise ConfigError(f"optimizer.{key}", "must be two numbers", given=betas)
+    if package == "schedulefree" and config.scheduler.name != "constant":
+        problem = f"lets the rate change over time, and optimizer={option} averages instead"
+        hint = "choose scheduler=constant; its warmup fits"
+        raise ConfigError("scheduler", problem, hint, option_of(vars(config.scheduler)))
+    if isinstance(optimizer, LibraryOptimizer):
+        for key, value in optimizer.args.items():
+            if key in REFUSED_ARGS:
+                raise ConfigError(f"optimizer.args.{key}", REFUSED_ARGS[key], given=value)
 
 
 def _check_data(data: Data) -> None:

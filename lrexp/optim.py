@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from types import MethodType
 from typing import Any
 
@@ -13,12 +13,9 @@ from torch.optim import Optimizer
 
 from lrexp.plan import Plan
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "rmsprop": torch.optim.RMSprop,
-}
+# What some optimizers count per group and not per parameter: LAMB and Adan their steps,
+# schedule-free ones the weights of their average and whether the model holds it now.
+COUNTERS = ("step", "k", "weight_sum", "lr_max", "train_mode")
 
 
 def param_groups(model: nn.Module, plan: Plan, base_lr: float) -> list[dict[str, Any]]:
@@ -126,12 +123,21 @@ def trained_parameters(optimizer: Optimizer) -> list[Tensor]:
 
 
 def state_by_name(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
-    """Optimizer state per parameter name: momentum buffers, moments, step counts."""
-    return {
-        name: dict(optimizer.state[tensor])
-        for name, tensor in _named(optimizer)
-        if tensor in optimizer.state
-    }
+    """Optimizer state per parameter name: momentum buffers, moments, step counts.
+
+    What its group counts stands under `group` with every parameter, so that it too is found by
+    name, in whatever group the parameter is then.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for group in optimizer.param_groups:
+        counters = {key: group[key] for key in COUNTERS if key in group}
+        for name, tensor in zip(group["names"], group["params"], strict=True):
+            values = dict(optimizer.state.get(tensor, {}))
+            if counters:
+                values["group"] = counters
+            if values:
+                found[name] = values
+    return found
 
 
 def load_state_by_name(optimizer: Optimizer, state: dict[str, dict[str, Any]]) -> None:
@@ -144,10 +150,19 @@ def load_state_by_name(optimizer: Optimizer, state: dict[str, dict[str, Any]]) -
     optimizer.state.clear()
     for name, values in state.items():
         tensor = tensors[name]
-        optimizer.state[tensor] = {
+        own = {
             key: _like(value, tensor) if isinstance(value, Tensor) else value
             for key, value in values.items()
+            if key != "group"
         }
+        if own:
+            optimizer.state[tensor] = own
+    for group in optimizer.param_groups:
+        counted = next(
+            (state[n]["group"] for n in group["names"] if "group" in state.get(n, {})), {}
+        )
+        for key, value in counted.items():
+            group[key] = value.clone() if isinstance(value, Tensor) else value
 
 
 def _like(value: Tensor, parameter: Tensor) -> Tensor:

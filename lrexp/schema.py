@@ -139,6 +139,72 @@ class Rmsprop(Optimizer):
 
 
 @dataclass
+class Nadam(Adam):
+    momentum_decay: float = number(at_least=0)
+    decoupled_weight_decay: bool = MISSING
+
+
+@dataclass
+class Radam(Adam):
+    decoupled_weight_decay: bool = MISSING
+
+
+@dataclass
+class Adagrad(Optimizer):
+    initial_accumulator_value: float = number(at_least=0)
+    eps: float = number(above=0)
+
+
+@dataclass
+class Adafactor(Optimizer):
+    beta2_decay: float = number(at_most=0)
+    eps_gradient: float | None = number(above=0)
+    eps_scale: float = number(above=0)
+    clip_threshold: float = number(at_least=1)
+
+
+@dataclass
+class Lion(Optimizer):
+    betas: list[float] = number(at_least=0, below=1)
+
+
+@dataclass
+class Lamb(Adam):
+    max_grad_norm: float | None = number(above=0)
+    trust_clip: bool = MISSING
+    always_adapt: bool = MISSING
+
+
+@dataclass
+class Muon(Optimizer):
+    momentum: float = number(at_least=0, below=1)
+    nesterov: bool = MISSING
+    ns_steps: int = number(at_least=1, at_most=99)
+    adjust_lr: str = choice("match_rms_adamw", "original")
+    adamw_betas: list[float] = number(at_least=0, below=1)
+    adamw_eps: float = number(above=0)
+
+
+@dataclass
+class ScheduleFreeSgd(Optimizer):
+    momentum: float = number(above=0, below=1)
+
+
+@dataclass
+class ScheduleFreeAdamw(Optimizer):
+    betas: list[float] = number(above=0, below=1)
+    eps: float = number(above=0)
+
+
+@dataclass
+class LibraryOptimizer(Optimizer):
+    """optimizer=torch and optimizer=timm: any of theirs, by its own name."""
+
+    library: str = MISSING
+    args: dict[str, Any] = MISSING
+
+
+@dataclass
 class Policy:
     """What every policy option has."""
 
@@ -319,7 +385,23 @@ SCHEMAS: dict[str, dict[str, type]] = {
     },
     "data": {"digits": Digits, "mnist": Mnist},
     "loss": {"cross_entropy": CrossEntropy},
-    "optimizer": {"sgd": Sgd, "adam": Adam, "adamw": Adam, "rmsprop": Rmsprop},
+    "optimizer": {
+        "sgd": Sgd,
+        "adam": Adam,
+        "adamw": Adam,
+        "rmsprop": Rmsprop,
+        "nadam": Nadam,
+        "radam": Radam,
+        "adagrad": Adagrad,
+        "adafactor": Adafactor,
+        "lion": Lion,
+        "lamb": Lamb,
+        "muon": Muon,
+        "schedulefree_sgd": ScheduleFreeSgd,
+        "schedulefree_adamw": ScheduleFreeAdamw,
+        "torch": LibraryOptimizer,
+        "timm": LibraryOptimizer,
+    },
     "lr_policy": {
         "uniform": Policy,
         "per_layer": PerLayer,

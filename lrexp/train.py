@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +35,12 @@ from lrexp.optim import (
     state_by_name,
     tensor_hash,
     trained_parameters,
+)
+from lrexp.optimizers import (
+    averages_weights,
+    recalibrate_batchnorm,
+    use_averaged_weights,
+    use_training_weights,
 )
 from lrexp.schema import MONITORS
 from lrexp.schema import Trainer as Settings
@@ -111,6 +118,7 @@ class Trainer:
         momenta, plateau = self.experiment.momenta, self.experiment.plateau
         set_trainable(model, self.experiment.plan, finished_epochs=self.epoch)
         model.train()
+        use_training_weights(optimizer)
         self.epoch += 1
         running, started = RunningTrain(), time.perf_counter()
         batches = self._batches()
@@ -139,6 +147,9 @@ class Trainer:
             self.step += 1
         train_loss, train_accuracy, images_seen = running.means()  # waits for the device
         elapsed_s = time.perf_counter() - started
+        if averages_weights(optimizer):
+            use_averaged_weights(optimizer)
+            recalibrate_batchnorm(model, self._recalibration_images())
         return {
             "train/loss": train_loss,
             "train/accuracy": train_accuracy,
@@ -186,6 +197,14 @@ class Trainer:
         batches = torch.from_numpy(order).to(self.experiment.device).split(self.batch_size)
         left = len(self.experiment.schedule) - self.step
         return list(batches[: min(limit or len(batches), left)])
+
+    def _recalibration_images(self) -> Iterator[Tensor]:
+        """Up to 50 whole batches of training images, each (B, C, H, W)."""
+        train, size = self.experiment.dataset.train, self.batch_size
+        order = draws.order(self.seed, "recalibrate", train.ids, self.epoch)
+        whole = max(len(order) // size * size, min(len(order), size))
+        chosen = torch.from_numpy(order[: min(whole, 50 * size)]).to(self.experiment.device)
+        return (train.images.index_select(0, batch) for batch in chosen.split(size))
 
     def _dropout_seeds(self, count: int) -> list[int]:
         """What makes dropout a function of (seed, step), for the coming steps."""

@@ -20,7 +20,7 @@ ROOMS = [
     {"train"},
     {"build"},
     {"record"},
-    {"checkpoint", "metrics", "optim", "schedulers"},
+    {"checkpoint", "metrics", "optim", "optimizers", "schedulers"},
     {"policies"},
     {"plan"},
     {"models", "data"},
