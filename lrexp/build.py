@@ -49,6 +49,7 @@ class Experiment:
     optimizer: Optimizer
     base_lr: float
     schedule: list[float]  # s(t) for every step t
+    steps_per_epoch: int
     loss: Loss
     weights_fingerprint: str | None  # of the file the model was loaded from
 
@@ -79,6 +80,13 @@ def build(config: Config) -> Experiment:
             len(plan.frozen_names),
             ", ".join(plan.frozen_random[:3]) + (", ..." if len(plan.frozen_random) > 3 else ""),
         )
+    steps_per_epoch, _ = count_steps(config, len(dataset.train))
+    if late := plan.never_reached(config.trainer.epochs) if config.trainer.epochs else []:
+        log.warning(
+            "%d tensors would first train after the last epoch and stay frozen: %s",
+            len(late),
+            ", ".join(late[:3]) + (", ..." if len(late) > 3 else ""),
+        )
     return Experiment(
         device=device,
         dataset=dataset,
@@ -87,7 +95,8 @@ def build(config: Config) -> Experiment:
         plan=plan,
         optimizer=build_optimizer(config, param_groups(model, plan, config.optimizer.lr)),
         base_lr=config.optimizer.lr,
-        schedule=build_schedule(config, len(dataset.train)),
+        schedule=build_schedule(config, len(dataset.train), plan.schedule_restart),
+        steps_per_epoch=steps_per_epoch,
         loss=build_loss(config, dataset, device),
         weights_fingerprint=weights_fingerprint(config.model.weights),
     )
@@ -157,9 +166,15 @@ def build_optimizer(config: Config, groups: list[dict[str, Any]]) -> Optimizer:
     return OPTIMIZERS[config.optimizer.name](groups, **settings)
 
 
-def build_schedule(config: Config, train_size: int) -> list[float]:
-    """s(t) for every step of the run."""
+def build_schedule(config: Config, train_size: int, restart: int | None = None) -> list[float]:
+    """s(t) for every step of the run, starting anew after `restart` epochs if given."""
     per_epoch, steps = count_steps(config, train_size)
+    first = min(steps, (restart or 0) * per_epoch)
+    return _schedule(config, first, per_epoch) + _schedule(config, steps - first, per_epoch)
+
+
+def _schedule(config: Config, steps: int, per_epoch: int) -> list[float]:
+    """One schedule with its warmup over so many steps."""
     if not steps:
         return []
     amount, unit = warmup_share(config.scheduler.warmup)

@@ -22,6 +22,12 @@ class LayerParameter:
     layer_name: str
     head: bool  # part of the classifier whose shape follows the data
     source: str  # "loaded" from weights, or "fresh"
+    module: str = ""  # class of the module that owns it, such as BatchNorm2d
+
+    @property
+    def is_norm(self) -> bool:
+        """True for the scale and shift of a normalisation, whoever's class it is."""
+        return "Norm" in self.module
 
     @property
     def is_bias_or_norm(self) -> bool:
@@ -34,6 +40,7 @@ class LayerMap:
     """Every parameter of a model once, in order of depth, frozen or not."""
 
     parameters: tuple[LayerParameter, ...]
+    bare_modules: tuple[tuple[str, str], ...] = ()  # (name, class) of modules without parameters
 
     @property
     def depth(self) -> int:
@@ -82,12 +89,18 @@ def layer_map(model: nn.Module, head_name: str, loaded: Set[str] = frozenset()) 
             layer_name=layer_of.get(name, first)[1],
             head=_inside(name, head_name),
             source="loaded" if name in loaded else "fresh",
+            module=type(model.get_submodule(name.rpartition(".")[0])).__name__,
         )
         for name, tensor in model.named_parameters()
     ]
     if not placed:
         raise ValueError(f"{type(model).__name__} has no parameters")
-    return LayerMap(tuple(sorted(placed, key=lambda p: p.layer)))
+    bare = (
+        (name, type(module).__name__)
+        for name, module in model.named_modules()
+        if name and next(module.parameters(), None) is None
+    )
+    return LayerMap(tuple(sorted(placed, key=lambda p: p.layer)), tuple(bare))
 
 
 def _blocks(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
