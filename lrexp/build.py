@@ -64,6 +64,7 @@ class Experiment:
     optimizer: Optimizer
     base_lr: float
     schedule: list[float]  # s(t) for every step t
+    steps_per_epoch: int
     loss: Loss
     weights_fingerprint: str | None  # of the file the model was loaded from
     momenta: list[float] = field(default_factory=list)  # m(t), empty when momentum stays put
@@ -103,11 +104,18 @@ def build(config: Config) -> Experiment:
             len(plan.frozen_names),
             ", ".join(plan.frozen_random[:3]) + (", ..." if len(plan.frozen_random) > 3 else ""),
         )
-    schedule = build_schedule(config, len(dataset.train))
+    steps_per_epoch, _ = count_steps(config, len(dataset.train))
+    if late := plan.never_reached(config.trainer.epochs) if config.trainer.epochs else []:
+        log.warning(
+            "%d tensors would first train after the last epoch and stay frozen: %s",
+            len(late),
+            ", ".join(late[:3]) + (", ..." if len(late) > 3 else ""),
+        )
+    schedule = build_schedule(config, len(dataset.train), plan.schedule_restart)
     optimizer = build_optimizer(config, model, plan)
     for warning in check_plan(optimizer, config.optimizer.name, plan, len(schedule)):
         log.warning(warning)
-    momenta = build_momenta(config, len(dataset.train))
+    momenta = build_momenta(config, len(dataset.train), plan.schedule_restart)
     if momenta and not has_momentum(optimizer):
         problem = "cycles momentum, and this optimizer has neither momentum nor betas"
         hint = (
@@ -123,6 +131,7 @@ def build(config: Config) -> Experiment:
         optimizer=optimizer,
         base_lr=config.optimizer.lr,
         schedule=schedule,
+        steps_per_epoch=steps_per_epoch,
         loss=build_loss(config, dataset, device),
         weights_fingerprint=weights_fingerprint(config.model.weights),
         momenta=momenta,
@@ -202,8 +211,13 @@ def build_optimizer(config: Config, model: nn.Module, plan: Plan) -> Optimizer:
     return OPTIMIZERS[config.optimizer.name](groups, lr=lr, **settings)
 
 
-def build_schedule(config: Config, train_size: int) -> list[float]:
+def build_schedule(config: Config, train_size: int, restart: int | None = None) -> list[float]:
     """s(t) for every step of the run. A plateau's own factor comes on top of it: `build_plateau`.
+
+    Args:
+        config: of the run.
+        train_size: training images.
+        restart: finished epochs after which the schedule starts anew over what is left.
 
     Raises:
         ConfigError: when a length does not fit the training there is, or torch refuses arguments.
@@ -211,6 +225,25 @@ def build_schedule(config: Config, train_size: int) -> list[float]:
     per_epoch, steps = count_steps(config, train_size)
     if isinstance(config.scheduler, MultiStep):
         _warn_of_late(config.scheduler.milestones, -(-steps // per_epoch))
+    parts = _parts(steps, per_epoch, restart)
+    return [s for part in parts for s in _schedule(config, part, per_epoch)]
+
+
+def build_momenta(config: Config, train_size: int, restart: int | None = None) -> list[float]:
+    """m(t) for every step of the run, held through the warmup; empty when momentum stays put."""
+    per_epoch, steps = count_steps(config, train_size)
+    parts = _parts(steps, per_epoch, restart)
+    return [m for part in parts for m in _momenta(config, part, per_epoch)]
+
+
+def _parts(steps: int, per_epoch: int, restart: int | None) -> list[int]:
+    """Steps of each stretch that has a schedule of its own."""
+    first = min(steps, (restart or 0) * per_epoch)
+    return [first, steps - first] if 0 < first < steps else [steps]
+
+
+def _schedule(config: Config, steps: int, per_epoch: int) -> list[float]:
+    """One schedule with its warmup over so many steps."""
     if isinstance(config.scheduler, ReduceOnPlateau):
         schedule, settings = SCHEDULES["constant"], {"floor": config.scheduler.floor}
     else:
@@ -224,9 +257,7 @@ def build_schedule(config: Config, train_size: int) -> list[float]:
     )
 
 
-def build_momenta(config: Config, train_size: int) -> list[float]:
-    """m(t) for every step of the run, held through the warmup; empty when momentum stays put."""
-    per_epoch, steps = count_steps(config, train_size)
+def _momenta(config: Config, steps: int, per_epoch: int) -> list[float]:
     option = option_of(vars(config.scheduler))
     if option not in MOMENTA or not steps:
         return []

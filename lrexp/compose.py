@@ -265,6 +265,45 @@ class CheckedLoader(ConfigLoaderImpl):
         return []
 
 
+def refuse_moot_rates(points: list[DictConfig]) -> None:
+    """Refuse a sweep over optimizer.lr under a policy whose rates are all absolute.
+
+    Such points differ in optimizer.lr alone and would train alike.
+
+    Raises:
+        ConfigError: for the first two points of which that is true.
+    """
+    seen: list[dict[Any, Any]] = []
+    for point in points:
+        plain = copy.copy(point)
+        with flag_override(plain, ["struct", "readonly"], False):
+            del plain["hydra"]
+        resolved: Any = OmegaConf.to_container(plain, resolve=True)
+        policy, given = resolved["lr_policy"], resolved["optimizer"].pop("lr")
+        del resolved["run_id"]
+        if not _all_absolute(policy):
+            continue
+        if resolved in seen:
+            hint = "sweep the policy's own rates instead"
+            if policy["name"] == "per_layer":
+                hint += "; lr_policy.default.scale moves what no rule selects"
+            raise ConfigError(
+                "optimizer.lr",
+                f"changes nothing: every rate of lr_policy={policy['name']} is absolute",
+                hint,
+                given,
+            )
+        seen.append(resolved)
+
+
+def _all_absolute(policy: dict[str, Any]) -> bool:
+    """Whether a policy gives every rate itself, as far as a config can say."""
+    if policy["name"] == "per_layer":
+        rules = policy["rules"]
+        return bool(rules) and all(rule["lr"] or rule["frozen"] for rule in rules)
+    return bool(policy.get("lr_low") and policy.get("lr_high"))
+
+
 def _file_in(said: str) -> str:
     """The config path that Hydra's message begins with, or the empty string."""
     named = re.match(r"In '([^']+)'", said)

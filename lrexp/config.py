@@ -14,7 +14,7 @@ import os
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -29,8 +29,12 @@ from lrexp.schema import (
     CosineRestarts,
     Data,
     Digits,
+    Discriminative,
+    Freezeout,
     InverseSqrt,
+    LayerwiseDecay,
     LibraryOptimizer,
+    LpFt,
     Mnist,
     Model,
     MultiStep,
@@ -38,6 +42,7 @@ from lrexp.schema import (
     PerLayer,
     Rule,
     Sgd,
+    Surgical,
     Trainer,
     Wsd,
     option_of,
@@ -218,9 +223,7 @@ def _check_together(config: Config) -> None:
     file = config.model.weights
     if file and not file.startswith(BUNDLED) and not Path(file).expanduser().is_file():
         raise ConfigError("model.weights", "there is no such file", given=file)
-    if isinstance(config.lr_policy, PerLayer):
-        for i, rule in enumerate(config.lr_policy.rules):
-            _check_rule(f"lr_policy.rules[{i}]", rule)
+    _check_policy(config)
     _check_scheduler(config.scheduler)
 
 
@@ -317,9 +320,48 @@ def _check_data(data: Data) -> None:
             raise ConfigError("data.root", f"there is no folder {raw}", hint, data.root)
 
 
+def _check_policy(config: Config) -> None:
+    policy = config.lr_policy
+    if isinstance(policy, PerLayer):
+        for i, rule in enumerate(policy.rules):
+            _check_rule(f"lr_policy.rules[{i}]", rule)
+    if isinstance(policy, LayerwiseDecay) and (policy.decay is None) == (policy.stem_scale is None):
+        _refuse_not_one("decay", "stem_scale", policy.decay)
+    if isinstance(policy, Discriminative) and (policy.lr_low is None) == (policy.ratio is None):
+        _refuse_not_one("lr_low", "ratio", policy.lr_low)
+    if isinstance(policy, Surgical) and not (
+        (isinstance(policy.block, str) and policy.block) or type(policy.block) is int
+    ):
+        hint = "allowed: a layer index such as 0, a range such as 0-2, a module name such as layer1"
+        raise ConfigError("lr_policy.block", "selects no layers", hint, policy.block)
+    if isinstance(policy, LpFt) and 0 < config.trainer.epochs <= policy.head_epochs:
+        raise ConfigError(
+            "lr_policy.head_epochs",
+            f"leaves nothing of trainer.epochs={config.trainer.epochs} for fine-tuning",
+            "lr_policy=freeze_backbone trains the head alone",
+            policy.head_epochs,
+        )
+    if isinstance(policy, Freezeout) and config.scheduler.name != "constant":
+        raise ConfigError(
+            "scheduler",
+            "does not go with lr_policy=freezeout, which moves every layer's rate by itself",
+            "write scheduler=constant",
+            config.scheduler.name,
+        )
+
+
+def _refuse_not_one(first: str, second: str, given: object) -> NoReturn:
+    key = f"lr_policy.{first}"
+    if given is None:
+        raise ConfigError(key, f"and {second} are both empty", "give one of them")
+    hint = f"keep one: lr_policy.{first}=null or lr_policy.{second}=null"
+    raise ConfigError(key, f"and {second} are both given", hint, given)
+
+
 def _check_rule(key: str, rule: Rule) -> None:
-    if (rule.match is None) == (rule.layers is None):
-        raise ConfigError(key, "needs one of match (a glob or re:REGEX) and layers")
+    if sum(selector is not None for selector in (rule.match, rule.type, rule.layers)) != 1:
+        hint = "match: a glob or re:REGEX; type: a module class; layers: head, backbone, 0, 0-2"
+        raise ConfigError(key, "needs one of match, type and layers", hint)
     if rule.lr is not None and rule.scale is not None:
         raise ConfigError(key, "gives both lr and scale", "keep one")
     answers = (rule.lr, rule.scale, rule.weight_decay)

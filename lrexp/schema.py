@@ -217,6 +217,7 @@ class Rule:
     """One line of lr_policy.rules: what it selects, and what that gets."""
 
     match: str | None = None
+    type: str | None = None
     layers: Any = None
     lr: float | None = field(default=None, metadata={"limits": {"above": 0}})
     scale: float | None = field(default=None, metadata={"limits": {"above": 0}})
@@ -239,7 +240,73 @@ class PerLayer(Policy):
 
 @dataclass
 class LayerwiseDecay(Policy):
+    decay: float | None = number(above=0, at_most=1)
+    stem_scale: float | None = number(above=0, at_most=1)
+    min_scale: float = number(at_least=0, at_most=1)
+    head_scale: float = number(above=0)
+
+
+@dataclass
+class FreezeBackbone(Policy):
+    unfreeze_last: int = number(at_least=0)
+    bn_stats: str = choice("frozen", "live")
+    train_norm: bool = MISSING
+    frozen_dropout: bool = MISSING
+
+
+@dataclass
+class Discriminative(Policy):
+    lr_low: float | None = number(above=0)
+    lr_high: float | None = number(above=0)
+    ratio: float | None = number(at_least=1)
+    groups: int | None = number(at_least=2)
+
+
+@dataclass
+class GradualUnfreeze(Policy):
+    every: int = number(at_least=1)
+    groups: int | None = number(at_least=2)
+    rewarmup: float = number(at_least=0)
     decay: float = number(above=0, at_most=1)
+    bn_stats: str = choice("follow", "frozen", "live")
+    frozen_dropout: bool = MISSING
+
+
+@dataclass
+class LpFt(Policy):
+    head_epochs: int = number(at_least=1)
+    finetune_scale: float = number(above=0)
+    bn_stats: str = choice("frozen", "follow", "live")
+    frozen_dropout: bool = MISSING
+
+
+@dataclass
+class Surgical(Policy):
+    block: Any = MISSING  # a layer index, a range such as 0-2, or a module's name
+    train_head: bool = MISSING
+    bn_stats: str = choice("frozen", "follow", "live")
+    frozen_dropout: bool = MISSING
+
+
+@dataclass
+class AutoRgn(Policy):
+    variant: str = choice("paper", "per_layer")
+    bn_stats: str = choice("frozen", "follow", "live")
+
+
+@dataclass
+class Freezeout(Policy):
+    t_0: float = number(above=0, at_most=1)
+    how: str = choice("linear", "cubic")
+    scale_lr: bool = MISSING
+    epochs: int = number(at_least=0)
+    frozen_dropout: bool = MISSING
+
+
+@dataclass
+class BiasNormOnly(Policy):
+    train_head: bool = MISSING
+    bn_stats: str = choice("follow", "frozen", "live")
 
 
 @dataclass
@@ -406,7 +473,15 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "uniform": Policy,
         "per_layer": PerLayer,
         "layerwise_decay": LayerwiseDecay,
-        "freeze_backbone": Policy,
+        "freeze_backbone": FreezeBackbone,
+        "discriminative": Discriminative,
+        "ulmfit": Discriminative,
+        "gradual_unfreeze": GradualUnfreeze,
+        "lp_ft": LpFt,
+        "surgical": Surgical,
+        "auto_rgn": AutoRgn,
+        "freezeout": Freezeout,
+        "bias_norm_only": BiasNormOnly,
     },
     "scheduler": {
         "constant": Scheduler,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from torch import Tensor
 from lrexp import draws
 from lrexp.build import Experiment
 from lrexp.checkpoint import save_checkpoint
+from lrexp.errors import UserError
 from lrexp.metrics import (
     Drift,
     Evaluation,
@@ -24,11 +26,14 @@ from lrexp.metrics import (
     evaluate,
     gap,
     logits_of,
+    measured_scales,
     paired_difference,
+    relative_gradient_norms,
 )
 from lrexp.optim import (
     frozen_state,
     load_state_by_name,
+    measured_groups,
     set_momentum,
     set_rates,
     set_trainable,
@@ -42,9 +47,13 @@ from lrexp.optimizers import (
     use_averaged_weights,
     use_training_weights,
 )
+from lrexp.plan import read_plan
 from lrexp.schema import MONITORS
 from lrexp.schema import Trainer as Settings
 
+log = logging.getLogger(__name__)
+
+MEASURED_BATCHES = 5  # what measured policies look at before every epoch
 Row = dict[str, float]
 
 
@@ -86,6 +95,9 @@ class Trainer:
         self._lowest_loss, self._highest_accuracy = Best(), Best()
         self._drift = Drift(experiment.model, experiment.plan)
         self._stats = StepStats(experiment.model, experiment.plan)
+        self._factors = experiment.plan.factors(
+            len(experiment.schedule), experiment.steps_per_epoch
+        )  # g(t) of the groups that have one
         self._dropout = torch.default_generator
         if experiment.device.type == "cuda":
             torch.cuda.init()
@@ -117,6 +129,7 @@ class Trainer:
         schedule, base_lr = self.experiment.schedule, self.experiment.base_lr
         momenta, plateau = self.experiment.momenta, self.experiment.plateau
         set_trainable(model, self.experiment.plan, finished_epochs=self.epoch)
+        self._measure_scales()
         model.train()
         use_training_weights(optimizer)
         self.epoch += 1
@@ -127,7 +140,8 @@ class Trainer:
             labels = train.labels.index_select(0, chosen)  # (B,)
             self._dropout.manual_seed(dropout_seed)
             s = schedule[self.step] * (plateau.s if plateau else 1.0)
-            set_rates(optimizer, base_lr, s)
+            g = {group: table[self.step] for group, table in self._factors.items()}
+            set_rates(optimizer, base_lr, s, g)
             if momenta:
                 set_momentum(optimizer, momenta[self.step])
             logits = model(images)  # (B, classes)
@@ -154,10 +168,31 @@ class Trainer:
             "train/loss": train_loss,
             "train/accuracy": train_accuracy,
             **{f"lr/{group['name']}": group["lr"] for group in optimizer.param_groups},
+            **{f"lr_scale/{name}": scale for name, scale in self._measured().items()},
             **self._stats.medians(),
             "perf/examples_per_s": images_seen / elapsed_s,
             "perf/epoch_s": elapsed_s,
         }
+
+    def _measure_scales(self) -> None:
+        """Set anew the scale of every group whose plan says that it is measured."""
+        experiment, units = self.experiment, self.experiment.plan.measured
+        if not units:
+            return
+        train = experiment.dataset.train
+        order = draws.order(self.seed, "measure", train.ids, self.epoch)
+        chosen = torch.from_numpy(order).to(experiment.device).split(self.batch_size)
+        batches = ((train.images[i], train.labels[i]) for i in chosen[:MEASURED_BATCHES])
+        scales = measured_scales(
+            relative_gradient_norms(experiment.model, experiment.loss, batches, units)
+        )
+        for name, group in measured_groups(experiment.optimizer, experiment.plan).items():
+            group["lr_scale"] = scales[experiment.plan.groups[name][0].measured]
+
+    def _measured(self) -> dict[str, float]:
+        """The measured lr_scale of groups that have one."""
+        groups = measured_groups(self.experiment.optimizer, self.experiment.plan)
+        return {name: group["lr_scale"] for name, group in groups.items()}
 
     def _evaluated(self, seen: Row) -> Row:
         """The epoch's full row: evaluation on the weights as they are, the gap, overfitting."""
@@ -256,6 +291,8 @@ class Trainer:
         return {
             "model": self.experiment.model.state_dict(),
             "optimizer": state_by_name(self.experiment.optimizer),
+            "plan": self.experiment.plan.to_csv(),
+            "lr_scale": self._measured(),
             "epoch": self.epoch,
             "step": self.step,
             "diverged": self.diverged,
@@ -272,17 +309,37 @@ class Trainer:
             "plateau": self.experiment.plateau and self.experiment.plateau.state(),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take up a state of the same config, on a trainer that has not trained yet."""
-        self.experiment.model.load_state_dict(state["model"])
-        load_state_by_name(self.experiment.optimizer, state["optimizer"])
+    def load_state(self, state: dict[str, Any], allow_plan_change: bool = False) -> None:
+        """Take up a state of the same config, on a trainer that has not trained yet.
+
+        Args:
+            state: from `state()`.
+            allow_plan_change: go on under another plan than the state's; the difference is logged.
+                What no longer trains loses its optimizer state, what newly trains starts without.
+
+        Raises:
+            UserError: when the state's plan differs and that is not allowed, with the difference.
+        """
+        model, optimizer = self.experiment.model, self.experiment.optimizer
+        changes = read_plan(state["plan"]).diff(self.experiment.plan)
+        if changes:
+            difference = "the plan has changed since this state:\n  " + "\n  ".join(changes)
+            if not allow_plan_change:
+                raise UserError(f"{difference}\n  allow_plan_change=True continues all the same")
+            log.warning(difference)
+        model.load_state_dict(state["model"])
+        trained = {name for group in optimizer.param_groups for name in group["names"]}
+        kept = {n: values for n, values in state["optimizer"].items() if n in trained}
+        load_state_by_name(optimizer, kept)
+        for name, group in measured_groups(optimizer, self.experiment.plan).items():
+            group["lr_scale"] = state["lr_scale"].get(name, group["lr_scale"])
         self.epoch, self.step, self.diverged = state["epoch"], state["step"], state["diverged"]
         self.rows = [dict(row) for row in state["rows"]]
         for name, best in self._bests().items():
             saved = state["best"][name]
             best.epoch, best.value = saved["epoch"], saved["value"]
             best.per_image = saved["per_image"].numpy().copy()
-        self._frozen_before = state["frozen_before"]
+        self._frozen_before = self._frozen_hash() if changes else state["frozen_before"]
         if self.experiment.plateau:
             self.experiment.plateau.load_state(state["plateau"])
 

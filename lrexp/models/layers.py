@@ -30,6 +30,12 @@ class LayerParameter:
     head: bool  # part of the classifier whose shape follows the data
     source: str  # "loaded" from weights, or "fresh"
     undecayed: bool = False  # the model itself asks for no weight decay (a position embedding)
+    module: str = ""  # class of the module that owns it, such as BatchNorm2d
+
+    @property
+    def is_norm(self) -> bool:
+        """True for the scale and shift of a normalisation, whoever's class it is."""
+        return "Norm" in self.module
 
     @property
     def is_bias_or_norm(self) -> bool:
@@ -44,6 +50,7 @@ class LayerMap:
     parameters: tuple[LayerParameter, ...]
     unplaced: tuple[str, ...] = ()  # outside the head, yet in its layer: nothing says where else
     empty_head: str | None = None  # the last layer's name when the model lost its classifier
+    bare_modules: tuple[tuple[str, str], ...] = ()  # (name, class) of modules without parameters
 
     @property
     def depth(self) -> int:
@@ -154,12 +161,18 @@ def layer_map(
             head=_inside(name, heads),
             source="loaded" if name in loaded else "fresh",
             undecayed=any(fnmatchcase(name, pattern) for pattern in no_decay),
+            module=type(model.get_submodule(name.rpartition(".")[0])).__name__,
         )
         for name, tensor in tensors.items()
     ]
     placed.sort(key=lambda p: p.layer)
     empty_head = last if placed[-1].layer < len(order) - 1 else None
-    return LayerMap(tuple(placed), tuple(found.unplaced), empty_head)
+    bare = (
+        (name, type(module).__name__)
+        for name, module in model.named_modules()
+        if name and next(module.parameters(), None) is None
+    )
+    return LayerMap(tuple(placed), tuple(found.unplaced), empty_head, tuple(bare))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

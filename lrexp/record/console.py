@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lrexp.plan import Plan
+from lrexp.plan import Plan, Row
 from lrexp.record import RunInfo
 from lrexp.schema import MONITORS
 
@@ -123,10 +123,7 @@ def opening_lines(
     trained = sum(size for name, size in sizes.items() if not plan.groups[name][0].frozen)
     share = "all train" if trained == total else f"{trained:,} train"
     images = ", ".join(f"{count:,} {name}" for name, count in split.items())
-    rates = [
-        f"{name} {'frozen' if rows[0].frozen else f'{base_lr * rows[0].lr_scale:.3g}'}"
-        for name, rows in plan.groups.items()
-    ]
+    rates = [f"{name} {_rate_in_words(rows[0], base_lr)}" for name, rows in plan.groups.items()]
     if len(rates) > 7:
         rates = [*rates[:3], f"... {len(rates) - 6} more ...", *rates[-3:]]
     return [
@@ -134,6 +131,16 @@ def opening_lines(
         f"data   {data}: {images} images",
         f"rates  {', '.join(rates)}",
     ]
+
+
+def _rate_in_words(row: Row, base_lr: float) -> str:
+    """`0.05`, `0.05 from epoch 4 to 9`, `measured`, or `frozen`."""
+    if row.frozen:
+        return "frozen"
+    start = f" from epoch {row.trainable_from + 1}" if row.trainable_from else ""
+    end = f" to epoch {row.trainable_until}" if row.trainable_until is not None else ""
+    rate = "measured" if row.measured else f"{base_lr * row.lr_scale:.3g}"
+    return f"{rate}{start}{end}"
 
 
 def epoch_line(row: dict[str, float]) -> str:
