@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -28,7 +29,7 @@ from lrexp.models import (
     torchvision_model,
     weights_fingerprint,
 )
-from lrexp.optim import has_momentum, param_groups
+from lrexp.optim import has_momentum, param_groups, set_rates
 from lrexp.optimizers import (
     OPTIMIZERS,
     MuonWithAdamW,
@@ -38,6 +39,7 @@ from lrexp.optimizers import (
 )
 from lrexp.plan import Plan
 from lrexp.policies import POLICIES
+from lrexp.preview import Preview, shown_steps
 from lrexp.schedulers import MOMENTA, SCHEDULES, Plateau, with_warmup
 from lrexp.schema import Config, LibraryOptimizer, MultiStep, ReduceOnPlateau, Wsd, option_of
 
@@ -84,6 +86,74 @@ def build(config: Config) -> Experiment:
     dataset = build_dataset(config, device)
     model, layers = build_model(config, dataset)
     model.to(device)
+    rates = build_rates(config, model, layers, len(dataset.train))
+    return Experiment(
+        device=device,
+        dataset=dataset,
+        model=model,
+        layers=layers,
+        plan=rates.plan,
+        optimizer=rates.optimizer,
+        base_lr=config.optimizer.lr,
+        schedule=rates.schedule,
+        steps_per_epoch=rates.steps_per_epoch,
+        loss=build_loss(config, dataset, device),
+        weights_fingerprint=weights_fingerprint(config.model.weights),
+        momenta=rates.momenta,
+        plateau=build_plateau(config, len(dataset.train)),
+    )
+
+
+def build_preview(config: Config) -> Preview:
+    """The run of a config as far as it can be known without data, weights and training.
+
+    Raises:
+        ConfigError: when settings do not fit each other, the stated data or the model.
+    """
+    data = stated_data(config)
+    model, layers = build_model(config, data, meta=True)
+    found = build_rates(config, model, layers, data.train_size)
+    plan, per_epoch, total = found.plan, found.steps_per_epoch, len(found.schedule)
+    steps = shown_steps(found.schedule, per_epoch)
+    factors = plan.factors(total, per_epoch)
+    rates: dict[str, list[float | None]] = {g["name"]: [] for g in found.optimizer.param_groups}
+    for step in steps:
+        g = {group: table[step] for group, table in factors.items()}
+        set_rates(found.optimizer, config.optimizer.lr, found.schedule[step], g)
+        for group in found.optimizer.param_groups:
+            trains = plan.groups[group["name"]][0].trains_after(step // per_epoch)
+            rates[group["name"]].append(group["lr"] if trains else None)
+    notes = []
+    if plan.measured:
+        notes.append("a measured scale is set anew before every epoch; the rates are its most")
+    if isinstance(config.scheduler, ReduceOnPlateau):
+        notes.append(f"the plateau lowers every rate when {config.scheduler.monitor} stalls")
+    return Preview(
+        plan=plan,
+        train_size=data.train_size,
+        exact_size=data.exact,
+        steps_per_epoch=per_epoch,
+        total_steps=total,
+        steps=steps,
+        s=[found.schedule[step] for step in steps],
+        rates=rates,
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What decides how fast every parameter moves."""
+
+    plan: Plan
+    optimizer: Optimizer
+    schedule: list[float]  # s(t) for every step t
+    steps_per_epoch: int
+    momenta: list[float]  # m(t), empty when momentum stays put
+
+
+def build_rates(config: Config, model: nn.Module, layers: LayerMap, train_size: int) -> Rates:
+    """The plan, and the optimizer and schedule that carry it out; says what is odd about it."""
     plan = POLICIES[option_of(vars(config.lr_policy))](
         layers, config.optimizer.lr, config.optimizer.weight_decay, **_settings(config.lr_policy)
     )
@@ -104,39 +174,25 @@ def build(config: Config) -> Experiment:
             len(plan.frozen_names),
             ", ".join(plan.frozen_random[:3]) + (", ..." if len(plan.frozen_random) > 3 else ""),
         )
-    steps_per_epoch, _ = count_steps(config, len(dataset.train))
+    steps_per_epoch, _ = count_steps(config, train_size)
     if late := plan.never_reached(config.trainer.epochs) if config.trainer.epochs else []:
         log.warning(
             "%d tensors would first train after the last epoch and stay frozen: %s",
             len(late),
             ", ".join(late[:3]) + (", ..." if len(late) > 3 else ""),
         )
-    schedule = build_schedule(config, len(dataset.train), plan.schedule_restart)
+    schedule = build_schedule(config, train_size, plan.schedule_restart)
     optimizer = build_optimizer(config, model, plan)
     for warning in check_plan(optimizer, config.optimizer.name, plan, len(schedule)):
         log.warning(warning)
-    momenta = build_momenta(config, len(dataset.train), plan.schedule_restart)
+    momenta = build_momenta(config, train_size, plan.schedule_restart)
     if momenta and not has_momentum(optimizer):
         problem = "cycles momentum, and this optimizer has neither momentum nor betas"
         hint = (
             "scheduler.momentum=null, or scheduler.args.cycle_momentum=false, cycles the rate alone"
         )
         raise ConfigError("scheduler", problem, hint, config.scheduler.name)
-    return Experiment(
-        device=device,
-        dataset=dataset,
-        model=model,
-        layers=layers,
-        plan=plan,
-        optimizer=optimizer,
-        base_lr=config.optimizer.lr,
-        schedule=schedule,
-        steps_per_epoch=steps_per_epoch,
-        loss=build_loss(config, dataset, device),
-        weights_fingerprint=weights_fingerprint(config.model.weights),
-        momenta=momenta,
-        plateau=build_plateau(config, len(dataset.train)),
-    )
+    return Rates(plan, optimizer, schedule, steps_per_epoch, momenta)
 
 
 def choose_device(name: str) -> torch.device:
@@ -162,6 +218,17 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
     """The splits of the configured source, on the device."""
     data = config.data
     source: Source = digits() if data.name == "digits" else mnist(data.root, data.download)
+    found = {
+        "num_classes": len(source.class_names),
+        "image_shape": list(source.images.shape[1:]),
+        "train_size": int((~source.in_test).sum())
+        if source.in_test is not None
+        else len(source.labels),
+    }
+    for key, value in found.items():
+        if getattr(data, key) != value:
+            problem = f"is not what the data holds: {value}"
+            raise ConfigError(f"data.{key}", problem, given=getattr(data, key))
     return make_dataset(
         source,
         seed=data.seed,
@@ -176,13 +243,51 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
     )
 
 
-def build_model(config: Config, dataset: Dataset) -> tuple[nn.Module, LayerMap]:
-    """The network, initialised from the seed and then from weights, and its layer map."""
+@dataclass(frozen=True)
+class StatedData:
+    """What a data option's YAML file says of the data."""
+
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    train_size: int  # images to train on
+    exact: bool  # False where the images of chosen classes are estimated from their share
+
+
+def stated_data(config: Config) -> StatedData:
+    """What is known of the data without reading it: sizes of splits as `make_dataset` takes them.
+
+    Classes are called by their number, as they are in every source so far.
+    """
+    data = config.data
+    c, h, w = data.image_shape
+    classes = range(data.num_classes) if data.classes is None else data.classes
+    pool = round(data.train_size * len(classes) / data.num_classes)
+    fractions = (getattr(data, "test_fraction", 0.0), data.val_fraction)
+    train = pool - sum(round(fraction * pool) for fraction in fractions)
+    limited = data.limit is not None and data.limit < train
+    return StatedData(
+        image_shape=(c, h, w),
+        class_names=tuple(map(str, classes)),
+        train_size=min(train, data.limit or train),
+        exact=limited or data.classes is None,
+    )
+
+
+def build_model(
+    config: Config, dataset: Dataset | StatedData, meta: bool = False
+) -> tuple[nn.Module, LayerMap]:
+    """The network, initialised from the seed and then from weights, and its layer map.
+
+    Args:
+        config: of the run.
+        dataset: whose images and classes the network is for.
+        meta: build it without values, on the meta device.
+    """
     kind = MODELS[option_of(vars(config.model))]
     settings = _settings(config.model)
     weights = settings.pop("weights")
     order, convention = settings.pop("layers"), settings.pop("convention")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("meta") if meta else nullcontext():
         torch.manual_seed(draw(config.seed, "init"))
         model = kind(dataset.image_shape, len(dataset.class_names), **settings)
     heads, loaded = head_names(model), set[str]()

@@ -40,6 +40,7 @@ from lrexp.schema import (
     MultiStep,
     OneCycle,
     PerLayer,
+    PlanTask,
     Rule,
     Sgd,
     Surgical,
@@ -83,6 +84,8 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
         config.data.root = typed.data.root = portable_path(config.data.root)
     if config.model.weights and not config.model.weights.startswith(BUNDLED):
         config.model.weights = typed.model.weights = portable_path(config.model.weights)
+    if isinstance(config.task, PlanTask) and config.task.against is not None:
+        config.task.against = typed.task.against = portable_path(_plan_file(config.task.against))
     return typed, config
 
 
@@ -297,7 +300,26 @@ def _check_optimizer(config: Config) -> None:
                 raise ConfigError(f"optimizer.args.{key}", REFUSED_ARGS[key], given=value)
 
 
+def _plan_file(against: str) -> str:
+    """The plan.csv that task.against means."""
+    path = Path(against).expanduser()
+    if against == "latest" and not path.exists():
+        path = Path("outputs/latest")
+    file = path.resolve() / "plan.csv" if path.is_dir() else path
+    if not file.is_file():
+        hint = "give a run folder that has a plan.csv, such a file, or latest"
+        raise ConfigError("task.against", f"there is no {file}", hint, against)
+    return str(file)
+
+
 def _check_data(data: Data) -> None:
+    if len(data.image_shape) != 3:
+        hint = "channels, height and width, such as [1, 28, 28]"
+        raise ConfigError("data.image_shape", "must be three numbers", hint, data.image_shape)
+    unknown = [c for c in data.classes or [] if c >= data.num_classes]
+    if unknown:
+        allowed = f"allowed: 0 to {data.num_classes - 1}"
+        raise ConfigError("data.classes", f"there is no class {unknown[0]}", allowed, data.classes)
     if data.classes is not None and (
         len(data.classes) < 2 or len(set(data.classes)) < len(data.classes)
     ):

@@ -83,6 +83,9 @@ class Data:
     """What every data option has."""
 
     name: str = MISSING
+    num_classes: int = number(at_least=2)
+    image_shape: list[int] = number(at_least=1)
+    train_size: int = number(at_least=2)
     batch_size: int = number(at_least=1)
     seed: int = number(at_least=0)
     classes: list[int] | None = number(at_least=0)
@@ -425,6 +428,11 @@ class Task:
 
 
 @dataclass
+class PlanTask(Task):
+    against: str | None = MISSING
+
+
+@dataclass
 class Config:
     """A whole experiment. Each group holds the schema of the option that was chosen."""
 
@@ -500,7 +508,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "torch": TorchScheduler,
     },
     "logger": {"wandb": Wandb, "none": NoLogger},
-    "task": {"train": Task},
+    "task": {"train": Task, "plan": PlanTask},
 }
 GROUPS = (*SCHEMAS, "trainer", "experiment")
 TOP = (*(f.name for f in fields(Config)), "experiment")

@@ -19,7 +19,7 @@ ROOMS = [
     {"tasks"},
     {"train"},
     {"build"},
-    {"record"},
+    {"preview", "record"},
     {"checkpoint", "metrics", "optim", "optimizers", "schedulers"},
     {"policies"},
     {"plan"},
