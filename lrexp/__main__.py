@@ -145,7 +145,7 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
     from hydra.types import HydraContext, RunMode
     from omegaconf import OmegaConf, flag_override
 
-    from lrexp.compose import CONFIG_NAME
+    from lrexp.compose import CONFIG_NAME, refuse_moot_rates
     from lrexp.folder import Claim, link_latest, new_run_id
     from lrexp.record.sweep import sweep_lines
 
@@ -167,6 +167,7 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
             [*(f"{k}={v}" for k, v in sweeper.params.items()), *arguments]
         )
         folders: list[str] = []
+        points: list[DictConfig] = []
         for batch in sweeper.split_arguments(parsed, None):
             for point in batch:
                 composed = loader.load_sweep_config(config, point)
@@ -180,6 +181,8 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
                         subdir,
                     )
                 folders.append(subdir)
+                points.append(composed)
+        refuse_moot_rates(points)
     claim = Claim(folder)
     link_latest(folder)
     callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)

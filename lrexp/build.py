@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lrexp.config import warmup_share
+from lrexp.config import duration
 from lrexp.data import Dataset, Source, digits, make_dataset, mnist
 from lrexp.draws import draw
 from lrexp.errors import ConfigError
@@ -21,20 +22,36 @@ from lrexp.models import (
     MLP,
     LayerMap,
     SimpleCNN,
+    head_names,
     layer_map,
     load_weights,
+    timm_model,
+    torchvision_model,
     weights_fingerprint,
 )
-from lrexp.optim import OPTIMIZERS, param_groups
+from lrexp.optim import has_momentum, param_groups, set_rates
+from lrexp.optimizers import (
+    OPTIMIZERS,
+    MuonWithAdamW,
+    check_plan,
+    from_library,
+    hidden_matrices,
+)
 from lrexp.plan import Plan
 from lrexp.policies import POLICIES
-from lrexp.schedulers import SCHEDULES, with_warmup
-from lrexp.schema import Config
+from lrexp.preview import Preview, shown_steps
+from lrexp.schedulers import MOMENTA, SCHEDULES, Plateau, with_warmup
+from lrexp.schema import Config, LibraryOptimizer, MultiStep, ReduceOnPlateau, Wsd, option_of
 
 log = logging.getLogger(__name__)
 
-MODELS: dict[str, type[SimpleCNN | MLP]] = {"simple_cnn": SimpleCNN, "mlp": MLP}
 DEFAULT_THREADS = torch.get_num_threads()
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "simple_cnn": SimpleCNN,
+    "mlp": MLP,
+    "torchvision": torchvision_model,
+    "timm": timm_model,
+}
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -50,8 +67,11 @@ class Experiment:
     optimizer: Optimizer
     base_lr: float
     schedule: list[float]  # s(t) for every step t
+    steps_per_epoch: int
     loss: Loss
     weights_fingerprint: str | None  # of the file the model was loaded from
+    momenta: list[float] = field(default_factory=list)  # m(t), empty when momentum stays put
+    plateau: Plateau | None = None  # its own s comes on top of the schedule's
 
 
 def build(config: Config) -> Experiment:
@@ -66,11 +86,86 @@ def build(config: Config) -> Experiment:
     dataset = build_dataset(config, device)
     model, layers = build_model(config, dataset)
     model.to(device)
-    plan = POLICIES[config.lr_policy.name](
+    rates = build_rates(config, model, layers, len(dataset.train))
+    return Experiment(
+        device=device,
+        dataset=dataset,
+        model=model,
+        layers=layers,
+        plan=rates.plan,
+        optimizer=rates.optimizer,
+        base_lr=config.optimizer.lr,
+        schedule=rates.schedule,
+        steps_per_epoch=rates.steps_per_epoch,
+        loss=build_loss(config, dataset, device),
+        weights_fingerprint=weights_fingerprint(config.model.weights),
+        momenta=rates.momenta,
+        plateau=build_plateau(config, len(dataset.train)),
+    )
+
+
+def build_preview(config: Config) -> Preview:
+    """The run of a config as far as it can be known without data, weights and training.
+
+    Raises:
+        ConfigError: when settings do not fit each other, the stated data or the model.
+    """
+    data = stated_data(config)
+    model, layers = build_model(config, data, meta=True)
+    found = build_rates(config, model, layers, data.train_size)
+    plan, per_epoch, total = found.plan, found.steps_per_epoch, len(found.schedule)
+    steps = shown_steps(found.schedule, per_epoch)
+    factors = plan.factors(total, per_epoch)
+    rates: dict[str, list[float | None]] = {g["name"]: [] for g in found.optimizer.param_groups}
+    for step in steps:
+        g = {group: table[step] for group, table in factors.items()}
+        set_rates(found.optimizer, config.optimizer.lr, found.schedule[step], g)
+        for group in found.optimizer.param_groups:
+            trains = plan.groups[group["name"]][0].trains_after(step // per_epoch)
+            rates[group["name"]].append(group["lr"] if trains else None)
+    notes = []
+    if plan.measured:
+        notes.append("a measured scale is set anew before every epoch; the rates are its most")
+    if isinstance(config.scheduler, ReduceOnPlateau):
+        notes.append(f"the plateau lowers every rate when {config.scheduler.monitor} stalls")
+    return Preview(
+        plan=plan,
+        train_size=data.train_size,
+        exact_size=data.exact,
+        steps_per_epoch=per_epoch,
+        total_steps=total,
+        steps=steps,
+        s=[found.schedule[step] for step in steps],
+        rates=rates,
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What decides how fast every parameter moves."""
+
+    plan: Plan
+    optimizer: Optimizer
+    schedule: list[float]  # s(t) for every step t
+    steps_per_epoch: int
+    momenta: list[float]  # m(t), empty when momentum stays put
+
+
+def build_rates(config: Config, model: nn.Module, layers: LayerMap, train_size: int) -> Rates:
+    """The plan, and the optimizer and schedule that carry it out; says what is odd about it."""
+    plan = POLICIES[option_of(vars(config.lr_policy))](
         layers, config.optimizer.lr, config.optimizer.weight_decay, **_settings(config.lr_policy)
     )
     if not param_groups(model, plan, config.optimizer.lr):
         raise ConfigError("lr_policy", "freezes every parameter: nothing would train")
+    if layers.unplaced and len({row.lr_scale for row in plan.rows}) > 1:
+        log.warning(
+            "%d parameters have no layer of their own and learn as the last one does: %s. Place"
+            " them with model.layers.",
+            len(layers.unplaced),
+            ", ".join(layers.unplaced[:8]) + (", ..." if len(layers.unplaced) > 8 else ""),
+        )
     if plan.frozen_random:
         log.warning(
             "%d of %d frozen tensors were never loaded from weights (%s): they are random features"
@@ -79,18 +174,25 @@ def build(config: Config) -> Experiment:
             len(plan.frozen_names),
             ", ".join(plan.frozen_random[:3]) + (", ..." if len(plan.frozen_random) > 3 else ""),
         )
-    return Experiment(
-        device=device,
-        dataset=dataset,
-        model=model,
-        layers=layers,
-        plan=plan,
-        optimizer=build_optimizer(config, param_groups(model, plan, config.optimizer.lr)),
-        base_lr=config.optimizer.lr,
-        schedule=build_schedule(config, len(dataset.train)),
-        loss=build_loss(config, dataset, device),
-        weights_fingerprint=weights_fingerprint(config.model.weights),
-    )
+    steps_per_epoch, _ = count_steps(config, train_size)
+    if late := plan.never_reached(config.trainer.epochs) if config.trainer.epochs else []:
+        log.warning(
+            "%d tensors would first train after the last epoch and stay frozen: %s",
+            len(late),
+            ", ".join(late[:3]) + (", ..." if len(late) > 3 else ""),
+        )
+    schedule = build_schedule(config, train_size, plan.schedule_restart)
+    optimizer = build_optimizer(config, model, plan)
+    for warning in check_plan(optimizer, config.optimizer.name, plan, len(schedule)):
+        log.warning(warning)
+    momenta = build_momenta(config, train_size, plan.schedule_restart)
+    if momenta and not has_momentum(optimizer):
+        problem = "cycles momentum, and this optimizer has neither momentum nor betas"
+        hint = (
+            "scheduler.momentum=null, or scheduler.args.cycle_momentum=false, cycles the rate alone"
+        )
+        raise ConfigError("scheduler", problem, hint, config.scheduler.name)
+    return Rates(plan, optimizer, schedule, steps_per_epoch, momenta)
 
 
 def choose_device(name: str) -> torch.device:
@@ -116,6 +218,17 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
     """The splits of the configured source, on the device."""
     data = config.data
     source: Source = digits() if data.name == "digits" else mnist(data.root, data.download)
+    found = {
+        "num_classes": len(source.class_names),
+        "image_shape": list(source.images.shape[1:]),
+        "train_size": int((~source.in_test).sum())
+        if source.in_test is not None
+        else len(source.labels),
+    }
+    for key, value in found.items():
+        if getattr(data, key) != value:
+            problem = f"is not what the data holds: {value}"
+            raise ConfigError(f"data.{key}", problem, given=getattr(data, key))
     return make_dataset(
         source,
         seed=data.seed,
@@ -130,50 +243,188 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
     )
 
 
-def build_model(config: Config, dataset: Dataset) -> tuple[nn.Module, LayerMap]:
-    """The network, initialised from the seed and then from weights, and its layer map."""
-    kind = MODELS[config.model.name]
+@dataclass(frozen=True)
+class StatedData:
+    """What a data option's YAML file says of the data."""
+
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    train_size: int  # images to train on
+    exact: bool  # False where the images of chosen classes are estimated from their share
+
+
+def stated_data(config: Config) -> StatedData:
+    """What is known of the data without reading it: sizes of splits as `make_dataset` takes them.
+
+    Classes are called by their number, as they are in every source so far.
+    """
+    data = config.data
+    c, h, w = data.image_shape
+    classes = range(data.num_classes) if data.classes is None else data.classes
+    pool = round(data.train_size * len(classes) / data.num_classes)
+    fractions = (getattr(data, "test_fraction", 0.0), data.val_fraction)
+    train = pool - sum(round(fraction * pool) for fraction in fractions)
+    limited = data.limit is not None and data.limit < train
+    return StatedData(
+        image_shape=(c, h, w),
+        class_names=tuple(map(str, classes)),
+        train_size=min(train, data.limit or train),
+        exact=limited or data.classes is None,
+    )
+
+
+def build_model(
+    config: Config, dataset: Dataset | StatedData, meta: bool = False
+) -> tuple[nn.Module, LayerMap]:
+    """The network, initialised from the seed and then from weights, and its layer map.
+
+    Args:
+        config: of the run.
+        dataset: whose images and classes the network is for.
+        meta: build it without values, on the meta device.
+    """
+    kind = MODELS[option_of(vars(config.model))]
     settings = _settings(config.model)
     weights = settings.pop("weights")
-    with torch.random.fork_rng(devices=[]):
+    order, convention = settings.pop("layers"), settings.pop("convention")
+    with torch.random.fork_rng(devices=[]), torch.device("meta") if meta else nullcontext():
         torch.manual_seed(draw(config.seed, "init"))
         model = kind(dataset.image_shape, len(dataset.class_names), **settings)
-    loaded: set[str] = set()
+    heads, loaded = head_names(model), set[str]()
     if weights:
-        loaded = load_weights(model, weights, dataset.class_names, kind.head_name)
+        loaded = load_weights(model, weights, dataset.class_names, heads)
         fresh = [name for name, _ in model.named_parameters() if name not in loaded]
         named = ", ".join(fresh) or "none"
         log.info("loaded %d tensors of %s; fresh: %s", len(loaded), weights, named)
-    return model, layer_map(model, kind.head_name, loaded)
+    layers = layer_map(model, heads, loaded, convention=convention, layers=order)
+    return model, layers
 
 
-def build_optimizer(config: Config, groups: list[dict[str, Any]]) -> Optimizer:
+def build_optimizer(config: Config, model: nn.Module, plan: Plan) -> Optimizer:
     """The configured torch optimizer over the plan's groups."""
+    groups, lr = param_groups(model, plan, config.optimizer.lr), config.optimizer.lr
+    if isinstance(config.optimizer, LibraryOptimizer):
+        library, name = config.optimizer.library, config.optimizer.name
+        return from_library(library, groups, lr, name, config.optimizer.args)
     settings = _settings(config.optimizer)
     settings.pop("lr")
     settings.pop("weight_decay")
     if "betas" in settings:
         settings["betas"] = tuple(settings["betas"])
-    return OPTIMIZERS[config.optimizer.name](groups, **settings)
+    if config.optimizer.name == "muon":
+        return MuonWithAdamW(groups, hidden_matrices(model, plan), **settings)
+    return OPTIMIZERS[config.optimizer.name](groups, lr=lr, **settings)
 
 
-def build_schedule(config: Config, train_size: int) -> list[float]:
-    """s(t) for every step of the run."""
+def build_schedule(config: Config, train_size: int, restart: int | None = None) -> list[float]:
+    """s(t) for every step of the run. A plateau's own factor comes on top of it: `build_plateau`.
+
+    Args:
+        config: of the run.
+        train_size: training images.
+        restart: finished epochs after which the schedule starts anew over what is left.
+
+    Raises:
+        ConfigError: when a length does not fit the training there is, or torch refuses arguments.
+    """
     per_epoch, steps = count_steps(config, train_size)
-    if not steps:
+    if isinstance(config.scheduler, MultiStep):
+        _warn_of_late(config.scheduler.milestones, -(-steps // per_epoch))
+    parts = _parts(steps, per_epoch, restart)
+    return [s for part in parts for s in _schedule(config, part, per_epoch)]
+
+
+def build_momenta(config: Config, train_size: int, restart: int | None = None) -> list[float]:
+    """m(t) for every step of the run, held through the warmup; empty when momentum stays put."""
+    per_epoch, steps = count_steps(config, train_size)
+    parts = _parts(steps, per_epoch, restart)
+    return [m for part in parts for m in _momenta(config, part, per_epoch)]
+
+
+def _parts(steps: int, per_epoch: int, restart: int | None) -> list[int]:
+    """Steps of each stretch that has a schedule of its own."""
+    first = min(steps, (restart or 0) * per_epoch)
+    return [first, steps - first] if 0 < first < steps else [steps]
+
+
+def _schedule(config: Config, steps: int, per_epoch: int) -> list[float]:
+    """One schedule with its warmup over so many steps."""
+    if isinstance(config.scheduler, ReduceOnPlateau):
+        schedule, settings = SCHEDULES["constant"], {"floor": config.scheduler.floor}
+    else:
+        schedule = SCHEDULES[option_of(vars(config.scheduler))]
+        settings = _schedule_settings(config, per_epoch, steps)
+    return with_warmup(
+        lambda t, e: schedule(t, e, **settings),
+        _warmup_steps(config, per_epoch, steps),
+        steps,
+        per_epoch,
+    )
+
+
+def _momenta(config: Config, steps: int, per_epoch: int) -> list[float]:
+    option = option_of(vars(config.scheduler))
+    if option not in MOMENTA or not steps:
         return []
-    amount, unit = warmup_share(config.scheduler.warmup)
-    warmup_steps = round(amount * {"share": steps, "epochs": per_epoch, "steps": 1}[unit])
-    if warmup_steps >= steps:
+    warmup_steps = _warmup_steps(config, per_epoch, steps)
+    settings = _schedule_settings(config, per_epoch, steps)
+    momenta = MOMENTA[option](steps - warmup_steps, per_epoch, **settings)
+    return momenta[:1] * warmup_steps + momenta
+
+
+def build_plateau(config: Config, train_size: int) -> Plateau | None:
+    """What follows a metric when the scheduler is a plateau."""
+    if not isinstance(config.scheduler, ReduceOnPlateau):
+        return None
+    warmup_steps = _warmup_steps(config, *count_steps(config, train_size))
+    settings = _settings(config.scheduler)
+    settings.pop("warmup")
+    return Plateau(warmup_steps=warmup_steps, **settings)
+
+
+def _warn_of_late(milestones: list[int], epochs: int) -> None:
+    late = [milestone for milestone in milestones if milestone >= epochs]
+    if late and epochs:
+        log.warning(
+            "scheduler.milestones: training ends after %d epochs, so the rate does not drop at %s",
+            epochs,
+            ", ".join(map(str, late)),
+        )
+
+
+def _warmup_steps(config: Config, per_epoch: int, steps: int) -> int:
+    warmup_steps = _steps_of("warmup", config.scheduler.warmup, per_epoch, steps)
+    if steps and warmup_steps >= steps:
         raise ConfigError(
             "scheduler.warmup",
             f"takes {warmup_steps} steps, training has {steps}",
             given=config.scheduler.warmup,
         )
-    settings = _settings(config.scheduler)
+    return warmup_steps if steps else 0
+
+
+def _schedule_settings(config: Config, per_epoch: int, steps: int) -> dict[str, Any]:
+    """The schedule's own settings, lengths of time as steps under their name with `_steps`."""
+    scheduler, settings = config.scheduler, _settings(config.scheduler)
     settings.pop("warmup")
-    schedule = SCHEDULES[config.scheduler.name]
-    return with_warmup(lambda t, e: schedule(t, e, **settings), warmup_steps, steps, per_epoch)
+    for setting in ("period", "timescale"):
+        if setting in settings:
+            written = settings.pop(setting)
+            written = scheduler.warmup if written is None else written
+            settings[f"{setting}_steps"] = max(1, _steps_of(setting, written, per_epoch, steps))
+    if isinstance(scheduler, Wsd):
+        decay = _steps_of("decay", settings.pop("decay"), per_epoch, steps)
+        main = steps - _warmup_steps(config, per_epoch, steps)
+        if steps and decay > main:
+            problem = f"takes {decay} steps, training has {main} after the warmup"
+            raise ConfigError("scheduler.decay", problem, given=scheduler.decay)
+        settings["decay_steps"] = min(decay, main)
+    return settings
+
+
+def _steps_of(setting: str, written: Any, per_epoch: int, steps: int) -> int:
+    amount, unit = duration(f"scheduler.{setting}", written)
+    return round(amount * {"share": steps, "epochs": per_epoch, "steps": 1}[unit])
 
 
 def count_steps(config: Config, train_size: int) -> tuple[int, int]:
@@ -209,5 +460,6 @@ def build_loss(config: Config, dataset: Dataset, device: torch.device) -> Loss:
 
 
 def _settings(option: Any) -> dict[str, Any]:
-    """An option's own settings: all but its name, nested rules kept as they are."""
-    return {f.name: getattr(option, f.name) for f in fields(option) if f.name != "name"}
+    """An option's own settings, nested rules kept as they are: all but what says which it is."""
+    which = "library" if hasattr(option, "library") else "name"
+    return {f.name: getattr(option, f.name) for f in fields(option) if f.name != which}

@@ -88,6 +88,15 @@ class CheckedLoader(ConfigLoaderImpl):
         point.run_id = new_run_id()
         return point
 
+    def _compose_config_from_defaults_list(self, *arguments: Any, **named: Any) -> DictConfig:
+        """Composed, with `args` of options that open a library free to take any key."""
+        config = super()._compose_config_from_defaults_list(*arguments, **named)
+        for group in SCHEMAS:
+            arguments_of_group = OmegaConf.select(config, f"{group}.args")
+            if isinstance(arguments_of_group, DictConfig):
+                OmegaConf.set_struct(arguments_of_group, False)
+        return config
+
     def get_group_options(self, group_name: str, *arguments: Any, **named: Any) -> list[str]:
         """Options and groups for shell completion, without our schemas."""
         found = super().get_group_options(group_name, *arguments, **named)
@@ -101,7 +110,7 @@ class CheckedLoader(ConfigLoaderImpl):
             if not group:
                 raise ConfigError("", f"{override}: cannot be read; write KEY=VALUE", place=place)
             section, _, last = group.rpartition(".")
-            if last == "name" and section in SCHEMAS:
+            if last == "library" and section in SCHEMAS:
                 hint = f"write {section}={value}"
                 raise ConfigError(group, "is set by choosing an option", hint, value, place)
             if group == "experiment" and value in ("", "null"):
@@ -122,6 +131,13 @@ class CheckedLoader(ConfigLoaderImpl):
 
     def check(self, config: DictConfig, overrides: list[str]) -> None:
         """Raise a `ConfigError` that says where it came from if any setting cannot be used."""
+        for override in overrides:
+            name, _, value = override.lstrip("+~").partition("=")
+            section, _, last = name.rpartition(".")
+            if last == "name" and section in SCHEMAS and "library" not in config[section]:
+                hint = f"write {section}={value}"
+                problem = ConfigError(name, "is set by choosing an option", hint, value)
+                raise self.placed(problem, overrides)
         plain = copy.copy(config)
         with flag_override(plain, ["struct", "readonly"], False):
             del plain["hydra"]
@@ -267,6 +283,45 @@ class CheckedLoader(ConfigLoaderImpl):
             except Exception:  # a wrong choice, already on its way to the user
                 continue
         return []
+
+
+def refuse_moot_rates(points: list[DictConfig]) -> None:
+    """Refuse a sweep over optimizer.lr under a policy whose rates are all absolute.
+
+    Such points differ in optimizer.lr alone and would train alike.
+
+    Raises:
+        ConfigError: for the first two points of which that is true.
+    """
+    seen: list[dict[Any, Any]] = []
+    for point in points:
+        plain = copy.copy(point)
+        with flag_override(plain, ["struct", "readonly"], False):
+            del plain["hydra"]
+        resolved: Any = OmegaConf.to_container(plain, resolve=True)
+        policy, given = resolved["lr_policy"], resolved["optimizer"].pop("lr")
+        del resolved["run_id"]
+        if not _all_absolute(policy):
+            continue
+        if resolved in seen:
+            hint = "sweep the policy's own rates instead"
+            if policy["name"] == "per_layer":
+                hint += "; lr_policy.default.scale moves what no rule selects"
+            raise ConfigError(
+                "optimizer.lr",
+                f"changes nothing: every rate of lr_policy={policy['name']} is absolute",
+                hint,
+                given,
+            )
+        seen.append(resolved)
+
+
+def _all_absolute(policy: dict[str, Any]) -> bool:
+    """Whether a policy gives every rate itself, as far as a config can say."""
+    if policy["name"] == "per_layer":
+        rules = policy["rules"]
+        return bool(rules) and all(rule["lr"] or rule["frozen"] for rule in rules)
+    return bool(policy.get("lr_low") and policy.get("lr_high"))
 
 
 def _file_in(said: str) -> str:

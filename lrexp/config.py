@@ -7,13 +7,14 @@ nothing that takes time.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import math
 import os
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -24,15 +25,28 @@ from lrexp.schema import (
     BUNDLED,
     GROUPS,
     SCHEMAS,
-    Adam,
     Config,
+    CosineRestarts,
     Data,
     Digits,
+    Discriminative,
+    Freezeout,
+    InverseSqrt,
+    LayerwiseDecay,
+    LibraryOptimizer,
+    LpFt,
     Mnist,
+    Model,
+    MultiStep,
+    OneCycle,
     PerLayer,
+    PlanTask,
     Rule,
     Sgd,
+    Surgical,
     Trainer,
+    Wsd,
+    option_of,
 )
 
 
@@ -71,6 +85,8 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
         config.data.root = typed.data.root = portable_path(config.data.root)
     if config.model.weights and not config.model.weights.startswith(BUNDLED):
         config.model.weights = typed.model.weights = portable_path(config.model.weights)
+    if isinstance(config.task, PlanTask) and config.task.against is not None:
+        config.task.against = typed.task.against = portable_path(_plan_file(config.task.against))
     return typed, config
 
 
@@ -95,14 +111,14 @@ def _typed_section(group: str, section: Any) -> DictConfig:
         raise ConfigError(group, f"is a group: choose an option with {group}=NAME", given=given)
     if group == "trainer":
         return _typed(group, section, Trainer)
-    name, options = section.get("name"), SCHEMAS[group]
-    if name in (None, MISSING):
+    option, options = option_of(section), SCHEMAS[group]
+    if option in ("", "None", MISSING):
         hint = f"begin the file with defaults: [OPTION, _self_]; options: {', '.join(options)}"
         raise ConfigError(f"{group}.name", "has no value", hint)
-    if name not in options:
-        hint = did_you_mean(str(name), options)
-        raise ConfigError(f"{group}.name", "there is no such option", hint, name)
-    return _typed(group, section, options[name])
+    if option not in options:
+        key = f"{group}.library" if "library" in section else f"{group}.name"
+        raise ConfigError(key, "there is no such option", did_you_mean(option, options), option)
+    return _typed(group, section, options[option])
 
 
 def _typed(group: str, section: dict[Any, Any], schema: type) -> DictConfig:
@@ -111,6 +127,8 @@ def _typed(group: str, section: dict[Any, Any], schema: type) -> DictConfig:
     for key, value in section.items():
         if value == MISSING:
             raise ConfigError(f"{group}.{key}", "has no value")
+        if key == "args" and isinstance(value, dict):
+            _check_args(f"{group}.args", value)
         try:
             typed = OmegaConf.merge(typed, {key: value})
             if get_type_hints(schema)[key] == list[str] and not all(
@@ -154,7 +172,7 @@ def _check_value(key: str, value: Any, metadata: Any) -> None:
     allowed = metadata.get("allowed")
     if allowed and value not in allowed:
         hint = did_you_mean(value, allowed)
-        if key == "trainer.monitor" and str(value).startswith("test/"):
+        if key.endswith(".monitor") and str(value).startswith("test/"):
             hint = f"selection never looks at test; allowed: {', '.join(sorted(allowed))}"
         raise ConfigError(key, "is not one of the choices", hint, value)
     limits = {
@@ -194,8 +212,7 @@ def _check_together(config: Config) -> None:
     if not config.trainer.epochs and (monitor.startswith("train/") or "running" in monitor):
         raise ConfigError("trainer.monitor", "is not measured with trainer.epochs=0", given=monitor)
     _check_data(config.data)
-    if isinstance(config.optimizer, Adam) and len(config.optimizer.betas) != 2:
-        raise ConfigError("optimizer.betas", "must be two numbers", given=config.optimizer.betas)
+    _check_optimizer(config)
     if (
         isinstance(config.optimizer, Sgd)
         and config.optimizer.nesterov
@@ -213,16 +230,104 @@ def _check_together(config: Config) -> None:
     ):
         hint = "allowed: balanced, null, or a list of numbers above 0, one per class"
         raise ConfigError("loss.class_weights", "is not a weighting", hint, weights)
+    _check_layers(config.model)
     file = config.model.weights
     if file and not file.startswith(BUNDLED) and not Path(file).expanduser().is_file():
         raise ConfigError("model.weights", "there is no such file", given=file)
-    if isinstance(config.lr_policy, PerLayer):
-        for i, rule in enumerate(config.lr_policy.rules):
-            _check_rule(f"lr_policy.rules[{i}]", rule)
-    warmup_share(config.scheduler.warmup)
+    _check_policy(config)
+    _check_scheduler(config.scheduler)
+
+
+def _check_layers(model: Model) -> None:
+    if model.layers is None:
+        return
+    if model.convention in ("beit", "block"):
+        hint = "leave out one of them, or take strict"
+        problem = "states an order of layers, and so does model.layers"
+        raise ConfigError("model.convention", problem, hint, model.convention)
+    if not model.layers:
+        raise ConfigError("model.layers", "names no layer", "null: the order is found")
+    for i, pattern in enumerate(model.layers):
+        if pattern.startswith("re:"):
+            _check_regex(f"model.layers[{i}]", pattern)
+
+
+def _check_regex(key: str, pattern: str) -> None:
+    try:
+        re.compile(pattern.removeprefix("re:"))
+    except re.error as error:
+        raise ConfigError(key, f"is no regular expression: {error}", given=pattern) from error
+
+
+def _check_args(key: str, value: Any) -> None:
+    """Refuse what would have arguments of a library import or call something."""
+    for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        at = f"{key}.{name}" if isinstance(value, dict) else f"{key}[{name}]"
+        if str(name).startswith("_") and str(name).endswith("_"):
+            raise ConfigError(at, "arguments are plain values", given=inner)
+        if isinstance(inner, dict | list):
+            _check_args(at, inner)
+
+
+# option -> the package it needs beyond torch, which is also the name of the extra
+OPTIMIZER_PACKAGES = {
+    "lion": "timm",
+    "lamb": "timm",
+    "timm": "timm",
+    "schedulefree_sgd": "schedulefree",
+    "schedulefree_adamw": "schedulefree",
+}
+# What no optimizer takes in optimizer.args, and why.
+REFUSED_ARGS = {
+    "maximize": "would maximise the loss",
+    "differentiable": "would differentiate through the step, which training here never does",
+    "lr_decay": "would decay the rate beside the schedule; choose a scheduler",
+    "params": "is what lr_policy decides",
+    "lr": "is optimizer.lr",
+    "weight_decay": "is optimizer.weight_decay",
+}
+
+
+def _check_optimizer(config: Config) -> None:
+    optimizer, option = config.optimizer, option_of(vars(config.optimizer))
+    package = OPTIMIZER_PACKAGES.get(option)
+    if package and importlib.util.find_spec(package) is None:
+        hint = f"pip install 'lrexp[{package}]'"
+        raise ConfigError("optimizer", f"needs the package {package}", hint, option)
+    for key in ("betas", "adamw_betas"):
+        betas = getattr(optimizer, key, None)
+        if betas is not None and len(betas) != 2:
+            raise ConfigError(f"optimizer.{key}", "must be two numbers", given=betas)
+    if package == "schedulefree" and config.scheduler.name != "constant":
+        problem = f"lets the rate change over time, and optimizer={option} averages instead"
+        hint = "choose scheduler=constant; its warmup fits"
+        raise ConfigError("scheduler", problem, hint, option_of(vars(config.scheduler)))
+    if isinstance(optimizer, LibraryOptimizer):
+        for key, value in optimizer.args.items():
+            if key in REFUSED_ARGS:
+                raise ConfigError(f"optimizer.args.{key}", REFUSED_ARGS[key], given=value)
+
+
+def _plan_file(against: str) -> str:
+    """The plan.csv that task.against means."""
+    path = Path(against).expanduser()
+    if against == "latest" and not path.exists():
+        path = Path("outputs/latest")
+    file = path.resolve() / "plan.csv" if path.is_dir() else path
+    if not file.is_file():
+        hint = "give a run folder that has a plan.csv, such a file, or latest"
+        raise ConfigError("task.against", f"there is no {file}", hint, against)
+    return str(file)
 
 
 def _check_data(data: Data) -> None:
+    if len(data.image_shape) != 3:
+        hint = "channels, height and width, such as [1, 28, 28]"
+        raise ConfigError("data.image_shape", "must be three numbers", hint, data.image_shape)
+    unknown = [c for c in data.classes or [] if c >= data.num_classes]
+    if unknown:
+        allowed = f"allowed: 0 to {data.num_classes - 1}"
+        raise ConfigError("data.classes", f"there is no class {unknown[0]}", allowed, data.classes)
     if data.classes is not None and (
         len(data.classes) < 2 or len(set(data.classes)) < len(data.classes)
     ):
@@ -245,9 +350,48 @@ def _check_data(data: Data) -> None:
             raise ConfigError("data.root", f"there is no folder {raw}", hint, data.root)
 
 
+def _check_policy(config: Config) -> None:
+    policy = config.lr_policy
+    if isinstance(policy, PerLayer):
+        for i, rule in enumerate(policy.rules):
+            _check_rule(f"lr_policy.rules[{i}]", rule)
+    if isinstance(policy, LayerwiseDecay) and (policy.decay is None) == (policy.stem_scale is None):
+        _refuse_not_one("decay", "stem_scale", policy.decay)
+    if isinstance(policy, Discriminative) and (policy.lr_low is None) == (policy.ratio is None):
+        _refuse_not_one("lr_low", "ratio", policy.lr_low)
+    if isinstance(policy, Surgical) and not (
+        (isinstance(policy.block, str) and policy.block) or type(policy.block) is int
+    ):
+        hint = "allowed: a layer index such as 0, a range such as 0-2, a module name such as layer1"
+        raise ConfigError("lr_policy.block", "selects no layers", hint, policy.block)
+    if isinstance(policy, LpFt) and 0 < config.trainer.epochs <= policy.head_epochs:
+        raise ConfigError(
+            "lr_policy.head_epochs",
+            f"leaves nothing of trainer.epochs={config.trainer.epochs} for fine-tuning",
+            "lr_policy=freeze_backbone trains the head alone",
+            policy.head_epochs,
+        )
+    if isinstance(policy, Freezeout) and config.scheduler.name != "constant":
+        raise ConfigError(
+            "scheduler",
+            "does not go with lr_policy=freezeout, which moves every layer's rate by itself",
+            "write scheduler=constant",
+            config.scheduler.name,
+        )
+
+
+def _refuse_not_one(first: str, second: str, given: object) -> NoReturn:
+    key = f"lr_policy.{first}"
+    if given is None:
+        raise ConfigError(key, f"and {second} are both empty", "give one of them")
+    hint = f"keep one: lr_policy.{first}=null or lr_policy.{second}=null"
+    raise ConfigError(key, f"and {second} are both given", hint, given)
+
+
 def _check_rule(key: str, rule: Rule) -> None:
-    if (rule.match is None) == (rule.layers is None):
-        raise ConfigError(key, "needs one of match (a glob or re:REGEX) and layers")
+    if sum(selector is not None for selector in (rule.match, rule.type, rule.layers)) != 1:
+        hint = "match: a glob or re:REGEX; type: a module class; layers: head, backbone, 0, 0-2"
+        raise ConfigError(key, "needs one of match, type and layers", hint)
     if rule.lr is not None and rule.scale is not None:
         raise ConfigError(key, "gives both lr and scale", "keep one")
     answers = (rule.lr, rule.scale, rule.weight_decay)
@@ -259,24 +403,48 @@ def _check_rule(key: str, rule: Rule) -> None:
         hint = "allowed: head, backbone, an index such as 0, a range such as 0-2"
         raise ConfigError(f"{key}.layers", "selects no layers", hint, rule.layers)
     if rule.match and rule.match.startswith("re:"):
-        try:
-            re.compile(rule.match[3:])
-        except re.error as error:
-            raise ConfigError(
-                f"{key}.match", f"is no regular expression: {error}", given=rule.match
-            ) from error
+        _check_regex(f"{key}.match", rule.match)
 
 
-def warmup_share(warmup: Any) -> tuple[float, str]:
-    """A warmup setting as (amount, unit), the unit one of `share`, `epochs` and `steps`.
+def _check_scheduler(scheduler: Any) -> None:
+    warmup, _ = duration("scheduler.warmup", scheduler.warmup)
+    if isinstance(scheduler, Wsd):
+        duration("scheduler.decay", scheduler.decay)
+    if (
+        isinstance(scheduler, CosineRestarts)
+        and not duration("scheduler.period", scheduler.period)[0]
+    ):
+        raise ConfigError("scheduler.period", "must be longer than 0", given=scheduler.period)
+    if isinstance(scheduler, InverseSqrt):
+        timescale, follows = scheduler.timescale, scheduler.timescale is None
+        if follows and not warmup:
+            hint = "give one, such as '1 epoch', or a scheduler.warmup whose length it takes"
+            raise ConfigError("scheduler.timescale", "has no warmup to follow", hint, "null")
+        if not follows and not duration("scheduler.timescale", timescale)[0]:
+            raise ConfigError("scheduler.timescale", "must be longer than 0", given=timescale)
+    if isinstance(scheduler, MultiStep):
+        milestones = scheduler.milestones
+        if not milestones or milestones != sorted(set(milestones)):
+            hint = "epochs in rising order, each once, such as [8, 12]"
+            raise ConfigError("scheduler.milestones", "are no milestones", hint, milestones)
+    if isinstance(scheduler, OneCycle):
+        momentum = scheduler.momentum
+        if momentum is not None and len(momentum) != 2:
+            hint = "at both ends and at the peak, such as [0.95, 0.85]; or null"
+            raise ConfigError("scheduler.momentum", "must be two numbers", hint, momentum)
+
+
+def duration(key: str, written: Any) -> tuple[float, str]:
+    """A length of time in a setting as (amount, unit), the unit one of share, epochs and steps.
 
     Raises:
         ConfigError: when it is neither a share in [0, 1) nor `N epochs` nor `N steps`.
     """
-    written = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epochs?|steps?)\s*", str(warmup))
-    if written:
-        return float(written[1]), written[2].rstrip("s") + "s"
-    if type(warmup) in (int, float) and 0 <= warmup < 1:
-        return float(warmup), "share"
+    counted = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epochs?|steps?)\s*", str(written))
+    if counted:
+        return float(counted[1]), counted[2].rstrip("s") + "s"
+    if type(written) in (int, float) and 0 <= written < 1:
+        return float(written), "share"
     hint = "allowed: a share of training in [0, 1), '2 epochs', '100 steps'"
-    raise ConfigError("scheduler.warmup", "is no warmup", hint, warmup)
+    given = "null" if written is None else written
+    raise ConfigError(key, f"is no {'warmup' if key.endswith('warmup') else 'length'}", hint, given)

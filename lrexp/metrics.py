@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,6 +157,58 @@ class StepStats:
             found["grad_norm"] = float(np.median(torch.stack(self._grad_norms).cpu().numpy()))
         self._ratios, self._grad_norms = [], []
         return found
+
+
+def relative_gradient_norms(
+    model: nn.Module,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    units: Mapping[str, list[str]],
+) -> dict[str, float]:
+    """Mean over batches of ‖g‖ / ‖w‖ for every unit, all its tensors taken as one vector.
+
+    Measured in eval mode, so that neither dropout nor BatchNorm statistics take part; weights,
+    gradients and buffers stay as they are. Infinite where weights are 0 and gradients are not.
+
+    Args:
+        model: the network.
+        loss: (B, classes) logits and (B,) labels → scalar.
+        batches: of (B, C, H, W) images and (B,) labels.
+        units: names of the parameters that are measured together, all of which train.
+    """
+    model.eval()
+    tensors = dict(model.named_parameters())
+    measured = [tensors[name] for names in units.values() for name in names]
+    ends = np.cumsum([len(names) for names in units.values()])[:-1]
+    ratios = []
+    for images, labels in batches:
+        found = torch.autograd.grad(
+            loss(model(images), labels), measured, allow_unused=True, materialize_grads=True
+        )
+        both = torch.stack([_norms(list(found)), _norms([w.detach() for w in measured])])
+        norms = both.cpu().double().numpy()  # (2, tensors)
+        squares = [part.sum(axis=1) for part in np.split(norms**2, ends, axis=1)]  # each (2,)
+        ratios.append([_ratio(math.sqrt(g), math.sqrt(w)) for g, w in squares])
+    return dict(zip(units, np.mean(ratios, axis=0).tolist(), strict=True))
+
+
+def measured_scales(ratios: Mapping[str, float]) -> dict[str, float]:
+    """Each ratio divided by the largest finite one, which becomes 1.
+
+    A ratio that is not finite (weights that are all 0) gets 1 too: nothing should move more. When
+    no finite ratio is above 0, every scale is 1.
+    """
+    largest = max((r for r in ratios.values() if math.isfinite(r)), default=0.0)
+    return {
+        unit: ratio / largest if largest > 0 and math.isfinite(ratio) else 1.0
+        for unit, ratio in ratios.items()
+    }
+
+
+def _ratio(gradient: float, weight: float) -> float:
+    if weight:
+        return gradient / weight
+    return math.inf if gradient else 0.0
 
 
 def _norms(tensors: list[Tensor]) -> Tensor:

@@ -7,11 +7,13 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 
+from lrexp.errors import UserError
 from lrexp.models.layers import LayerMap, LayerParameter
 
 
@@ -26,10 +28,15 @@ class Row:
     group: str  # parameters that share every hyperparameter; [A-Za-z0-9_]
     head: bool  # part of the classifier whose shape follows the data
     source: str  # "loaded" from weights, or "fresh"
-    lr_scale: float  # rate = base_lr × lr_scale × s(t)
+    lr_scale: float  # rate = base_lr × lr_scale × g(t) × s(t)
     weight_decay: float  # absolute
     trainable_from: int = 0  # in finished epochs
     trainable_until: int | None = None  # in finished epochs; None is always, 0 is never
+    g: str = ""  # the policy's own factor over time: see `rise`, `cosine`, `then`; empty is 1
+    measured: str = ""  # what sets lr_scale anew before every epoch: see `auto_rgn`; empty: nothing
+    bn_stats: str = "follow"  # BatchNorm statistics: frozen, live, or follow: still while frozen
+    frozen_dropout: bool = False  # dropout goes on while the parameter is frozen
+    schedule_restart: int | None = None  # finished epochs after which s(t) starts anew
 
     @property
     def frozen(self) -> bool:
@@ -42,15 +49,70 @@ class Row:
             self.trainable_until is None or finished_epochs < self.trainable_until
         )
 
+    def factors(self, steps: int, steps_per_epoch: int) -> list[float] | None:
+        """g(t) for every step, 0 while the parameter is frozen; None when it is always 1."""
+        if not self.g and not self.trainable_from and self.trainable_until is None:
+            return None
+        kind, *numbers = self.g.split() or ("",)
+        g = _FACTORS[kind](steps_per_epoch, *map(float, numbers))
+        return [g(t) if self.trains_after(t // steps_per_epoch) else 0.0 for t in range(steps)]
+
+
+def rise(start: int, epochs: float) -> str:
+    """g for a parameter that starts to train after `start` epochs: linear from near 0 to 1.
+
+    g(t) = min(1, (k + 1) / (W + 1)), k the steps since the start and W those in `epochs`: the same
+    increment at every step, from 0 while frozen to 1.
+    """
+    return f"rise {start} {epochs!r}"
+
+
+def cosine(end: float) -> str:
+    """g for a parameter that slows down to a stop at `end` epochs: (1 + cos(π t / t_end)) / 2."""
+    return f"cosine {end!r}"
+
+
+def then(start: int, factor: float) -> str:
+    """g for a parameter whose rate is multiplied by `factor` from `start` finished epochs on."""
+    return f"then {start} {factor!r}"
+
+
+def _rise(steps_per_epoch: int, start: float, epochs: float) -> Callable[[int], float]:
+    first, length = start * steps_per_epoch, round(epochs * steps_per_epoch)
+    return lambda t: min(1.0, (t - first + 1) / (length + 1))
+
+
+def _cosine(steps_per_epoch: int, end: float) -> Callable[[int], float]:
+    last = end * steps_per_epoch
+    return lambda t: (1 + math.cos(math.pi * t / last)) / 2 if t < last else 0.0
+
+
+def _then(steps_per_epoch: int, start: float, factor: float) -> Callable[[int], float]:
+    first = start * steps_per_epoch
+    return lambda t: 1.0 if t < first else factor
+
+
+_FACTORS: dict[str, Callable[..., Callable[[int], float]]] = {
+    "": lambda steps_per_epoch: lambda t: 1.0,
+    "rise": _rise,
+    "cosine": _cosine,
+    "then": _then,
+}
+
 
 @dataclass(frozen=True)
 class Treatment:
-    """What a policy decides for one parameter."""
+    """What a policy decides for one parameter. The fields are those of `Row`."""
 
     lr_scale: float
     weight_decay: float
     trainable_from: int = 0
     trainable_until: int | None = None
+    g: str = ""
+    measured: str = ""
+    bn_stats: str = "follow"
+    frozen_dropout: bool = False
+    schedule_restart: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +139,56 @@ class Plan:
         """Frozen parameters that were never loaded from weights: random features for ever."""
         return [row.name for row in self.rows if row.frozen and row.source == "fresh"]
 
+    @property
+    def measured(self) -> dict[str, list[str]]:
+        """Parameters by what is measured to set their rates; empty for most policies."""
+        units: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.measured:
+                units.setdefault(row.measured, []).append(row.name)
+        return units
+
+    @property
+    def schedule_restart(self) -> int | None:
+        """After how many finished epochs s(t) starts anew over what is left; None: never."""
+        return next((r.schedule_restart for r in self.rows if r.schedule_restart), None)
+
+    def never_reached(self, epochs: int) -> list[str]:
+        """Parameters that would first train after the last epoch."""
+        return [row.name for row in self.rows if not row.frozen and row.trainable_from >= epochs]
+
+    def factors(self, steps: int, steps_per_epoch: int) -> dict[str, list[float]]:
+        """g(t) at every step, for the groups where it is not always 1."""
+        tables = {
+            group: rows[0].factors(steps, steps_per_epoch)
+            for group, rows in self.groups.items()
+            if not rows[0].frozen
+        }
+        return {group: table for group, table in tables.items() if table is not None}
+
+    def diff(self, other: Plan) -> list[str]:
+        """What changes from this plan to the other, a line per change and its parameters.
+
+        Empty exactly when both treat the same parameters alike, in whatever order.
+        """
+        ours, theirs = ({row.name: row for row in plan.rows} for plan in (self, other))
+        changes: dict[str, list[str]] = {}
+        for name in dict.fromkeys([*ours, *theirs]):
+            if name not in theirs:
+                change = "only in the first plan"
+            elif name not in ours:
+                change = "only in the second plan"
+            else:
+                cells = zip(_cells(ours[name]).items(), _cells(theirs[name]).values(), strict=True)
+                change = ", ".join(
+                    f"{key} {was or 'none'} → {now or 'none'}"
+                    for (key, was), now in cells
+                    if was != now
+                )
+            if change:
+                changes.setdefault(change, []).append(name)
+        return [f"{', '.join(names)}: {change}" for change, names in changes.items()]
+
     @cached_property
     def hash(self) -> str:
         """16 hex digits that equal plans share."""
@@ -88,14 +200,52 @@ class Plan:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([f.name for f in fields(Row)])
-        for row in self.rows:
-            cells = asdict(row) | {
-                "shape": "x".join(map(str, row.shape)),
-                "head": str(row.head).lower(),
-                "trainable_until": "" if row.trainable_until is None else row.trainable_until,
-            }
-            writer.writerow(cells.values())
+        writer.writerows(_cells(row).values() for row in self.rows)
         return text.getvalue()
+
+
+def read_plan(text: str) -> Plan:
+    """The plan that `Plan.to_csv` wrote.
+
+    Raises:
+        UserError: when the text is no such table, with the line that cannot be read.
+    """
+    lines = csv.DictReader(io.StringIO(text))
+    names = [f.name for f in fields(Row)]
+    if lines.fieldnames != names:
+        raise UserError(f"this is no plan.csv: its first line must be {','.join(names)}")
+    rows = []
+    for number, cells in enumerate(lines, 2):
+        try:
+            rows.append(_row_of(cells))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"line {number} of the plan cannot be read: {error}") from error
+    return Plan(tuple(rows))
+
+
+def _cells(row: Row) -> dict[str, str]:
+    """A row as text: shape as 10x1x5x5, booleans as true and false, nothing as an empty cell."""
+    words = {True: "true", False: "false", None: ""}
+    plain = asdict(row) | {"shape": "x".join(map(str, row.shape))}
+    return {
+        key: words[value] if value is None or isinstance(value, bool) else str(value)
+        for key, value in plain.items()
+    }
+
+
+def _row_of(cells: dict[str, str]) -> Row:
+    """The row that `_cells` wrote."""
+    whole = {key: int(cells[key]) for key in ("layer", "trainable_from")}
+    maybe = {
+        key: int(cells[key]) if cells[key] else None
+        for key in ("trainable_until", "schedule_restart")
+    }
+    real = {key: float(cells[key]) for key in ("lr_scale", "weight_decay")}
+    flags = {key: {"true": True, "false": False}[cells[key]] for key in ("head", "frozen_dropout")}
+    shape = tuple(int(size) for size in cells["shape"].split("x") if size)
+    if cells["g"].split()[:1] not in ([], *([kind] for kind in _FACTORS)):
+        raise ValueError(f"{cells['g']!r} is no factor over time")
+    return Row(**{**cells, **whole, **maybe, **real, **flags, "shape": shape})  # type: ignore[arg-type]
 
 
 def make_plan(layers: LayerMap, treat: Callable[[LayerParameter], Treatment]) -> Plan:
@@ -126,13 +276,25 @@ def make_plan(layers: LayerMap, treat: Callable[[LayerParameter], Treatment]) ->
 
 
 def no_decay_on_bias_and_norm(parameter: LayerParameter, base: float, everywhere: bool) -> float:
-    """The weight decay of a parameter: `base`, or 0 for biases and norms unless `everywhere`."""
-    return 0.0 if parameter.is_bias_or_norm and not everywhere else base
+    """The weight decay of a parameter: `base`, or 0 for biases and norms unless `everywhere`.
+
+    What the model itself keeps free of decay (timm's no_weight_decay) is so in either case.
+    """
+    exempt = parameter.undecayed or (parameter.is_bias_or_norm and not everywhere)
+    return 0.0 if exempt else base
 
 
 def never(treatment: Treatment) -> Treatment:
     """The same parameter frozen: it never trains, at rate and decay 0."""
-    return replace(treatment, lr_scale=0.0, weight_decay=0.0, trainable_until=0)
+    return replace(
+        treatment,
+        lr_scale=0.0,
+        weight_decay=0.0,
+        trainable_from=0,
+        trainable_until=0,
+        g="",
+        measured="",
+    )
 
 
 def _row(parameter: LayerParameter, treatment: Treatment, group: str) -> Row:

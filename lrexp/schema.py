@@ -7,6 +7,7 @@ in. Imports nothing that takes time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -47,20 +48,34 @@ def choice(*allowed: str) -> Any:
 
 
 @dataclass
-class SimpleCnn:
+class Model:
+    """What every model option has."""
+
     name: str = MISSING
-    channels: int = number(at_least=1)
-    kernel_size: int = number(at_least=1)
-    hidden: int = number(at_least=1)
     weights: str | None = MISSING
+    layers: list[str] | None = MISSING  # globs or re:REGEX, from the input up
+    convention: str = choice("timm", "beit", "block", "strict")
 
 
 @dataclass
-class Mlp:
-    name: str = MISSING
+class SimpleCnn(Model):
+    channels: int = number(at_least=1)
+    kernel_size: int = number(at_least=1)
+    hidden: int = number(at_least=1)
+
+
+@dataclass
+class Mlp(Model):
     widths: list[int] = number(at_least=1)
     dropout: float = number(at_least=0, below=1)
-    weights: str | None = MISSING
+
+
+@dataclass
+class LibraryModel(Model):
+    """A network of torchvision or timm; `name` is the library's."""
+
+    library: str = MISSING
+    args: dict[str, Any] = MISSING
 
 
 @dataclass
@@ -68,6 +83,9 @@ class Data:
     """What every data option has."""
 
     name: str = MISSING
+    num_classes: int = number(at_least=2)
+    image_shape: list[int] = number(at_least=1)
+    train_size: int = number(at_least=2)
     batch_size: int = number(at_least=1)
     seed: int = number(at_least=0)
     classes: list[int] | None = number(at_least=0)
@@ -124,6 +142,72 @@ class Rmsprop(Optimizer):
 
 
 @dataclass
+class Nadam(Adam):
+    momentum_decay: float = number(at_least=0)
+    decoupled_weight_decay: bool = MISSING
+
+
+@dataclass
+class Radam(Adam):
+    decoupled_weight_decay: bool = MISSING
+
+
+@dataclass
+class Adagrad(Optimizer):
+    initial_accumulator_value: float = number(at_least=0)
+    eps: float = number(above=0)
+
+
+@dataclass
+class Adafactor(Optimizer):
+    beta2_decay: float = number(at_most=0)
+    eps_gradient: float | None = number(above=0)
+    eps_scale: float = number(above=0)
+    clip_threshold: float = number(at_least=1)
+
+
+@dataclass
+class Lion(Optimizer):
+    betas: list[float] = number(at_least=0, below=1)
+
+
+@dataclass
+class Lamb(Adam):
+    max_grad_norm: float | None = number(above=0)
+    trust_clip: bool = MISSING
+    always_adapt: bool = MISSING
+
+
+@dataclass
+class Muon(Optimizer):
+    momentum: float = number(at_least=0, below=1)
+    nesterov: bool = MISSING
+    ns_steps: int = number(at_least=1, at_most=99)
+    adjust_lr: str = choice("match_rms_adamw", "original")
+    adamw_betas: list[float] = number(at_least=0, below=1)
+    adamw_eps: float = number(above=0)
+
+
+@dataclass
+class ScheduleFreeSgd(Optimizer):
+    momentum: float = number(above=0, below=1)
+
+
+@dataclass
+class ScheduleFreeAdamw(Optimizer):
+    betas: list[float] = number(above=0, below=1)
+    eps: float = number(above=0)
+
+
+@dataclass
+class LibraryOptimizer(Optimizer):
+    """optimizer=torch and optimizer=timm: any of theirs, by its own name."""
+
+    library: str = MISSING
+    args: dict[str, Any] = MISSING
+
+
+@dataclass
 class Policy:
     """What every policy option has."""
 
@@ -136,6 +220,7 @@ class Rule:
     """One line of lr_policy.rules: what it selects, and what that gets."""
 
     match: str | None = None
+    type: str | None = None
     layers: Any = None
     lr: float | None = field(default=None, metadata={"limits": {"above": 0}})
     scale: float | None = field(default=None, metadata={"limits": {"above": 0}})
@@ -158,15 +243,82 @@ class PerLayer(Policy):
 
 @dataclass
 class LayerwiseDecay(Policy):
+    decay: float | None = number(above=0, at_most=1)
+    stem_scale: float | None = number(above=0, at_most=1)
+    min_scale: float = number(at_least=0, at_most=1)
+    head_scale: float = number(above=0)
+
+
+@dataclass
+class FreezeBackbone(Policy):
+    unfreeze_last: int = number(at_least=0)
+    bn_stats: str = choice("frozen", "live")
+    train_norm: bool = MISSING
+    frozen_dropout: bool = MISSING
+
+
+@dataclass
+class Discriminative(Policy):
+    lr_low: float | None = number(above=0)
+    lr_high: float | None = number(above=0)
+    ratio: float | None = number(at_least=1)
+    groups: int | None = number(at_least=2)
+
+
+@dataclass
+class GradualUnfreeze(Policy):
+    every: int = number(at_least=1)
+    groups: int | None = number(at_least=2)
+    rewarmup: float = number(at_least=0)
     decay: float = number(above=0, at_most=1)
+    bn_stats: str = choice("follow", "frozen", "live")
+    frozen_dropout: bool = MISSING
+
+
+@dataclass
+class LpFt(Policy):
+    head_epochs: int = number(at_least=1)
+    finetune_scale: float = number(above=0)
+    bn_stats: str = choice("frozen", "follow", "live")
+    frozen_dropout: bool = MISSING
+
+
+@dataclass
+class Surgical(Policy):
+    block: Any = MISSING  # a layer index, a range such as 0-2, or a module's name
+    train_head: bool = MISSING
+    bn_stats: str = choice("frozen", "follow", "live")
+    frozen_dropout: bool = MISSING
+
+
+@dataclass
+class AutoRgn(Policy):
+    variant: str = choice("paper", "per_layer")
+    bn_stats: str = choice("frozen", "follow", "live")
+
+
+@dataclass
+class Freezeout(Policy):
+    t_0: float = number(above=0, at_most=1)
+    how: str = choice("linear", "cubic")
+    scale_lr: bool = MISSING
+    epochs: int = number(at_least=0)
+    frozen_dropout: bool = MISSING
+
+
+@dataclass
+class BiasNormOnly(Policy):
+    train_head: bool = MISSING
+    bn_stats: str = choice("follow", "frozen", "live")
 
 
 @dataclass
 class Scheduler:
-    """What every scheduler option has."""
+    """What every scheduler option has. A length is a share of training, "N epochs" or "N steps"."""
 
     name: str = MISSING
-    warmup: Any = MISSING  # share of training, or "N epochs", or "N steps"
+    warmup: Any = MISSING  # a length
+    floor: float = number(at_least=0, below=1)
 
 
 @dataclass
@@ -176,8 +328,67 @@ class StepDecay(Scheduler):
 
 
 @dataclass
-class Cosine(Scheduler):
-    floor: float = number(at_least=0, below=1)
+class MultiStep(Scheduler):
+    milestones: list[int] = number(at_least=1)
+    gamma: float = number(above=0)
+
+
+@dataclass
+class Exponential(Scheduler):
+    gamma: float = number(above=0)
+
+
+@dataclass
+class Polynomial(Scheduler):
+    power: float = number(above=0)
+
+
+@dataclass
+class CosineRestarts(Scheduler):
+    period: Any = MISSING  # a length
+    multiply: int = number(at_least=1)
+
+
+@dataclass
+class OneCycle(Scheduler):
+    pct_start: float = number(above=0, below=1)
+    div: float = number(at_least=1)
+    anneal: str = choice("cos", "linear")
+    timing: str = choice("torch", "fastai")
+    momentum: list[float] | None = number(at_least=0, below=1)
+
+
+@dataclass
+class Wsd(Scheduler):
+    decay: Any = MISSING  # a length
+    shape: str = choice("1-sqrt", "linear", "cosine")
+
+
+@dataclass
+class InverseSqrt(Scheduler):
+    timescale: Any = MISSING  # a length, or None: that of the warmup
+
+
+@dataclass
+class SlantedTriangular(Scheduler):
+    cut_frac: float = number(above=0, below=1)
+
+
+@dataclass
+class ReduceOnPlateau(Scheduler):
+    monitor: str = choice(*MONITORS)
+    factor: float = number(above=0, below=1)
+    patience: int = number(at_least=0)
+    threshold: float = number(at_least=0)
+    threshold_mode: str = choice("rel", "abs")
+    cooldown: int = number(at_least=0)
+
+
+@dataclass
+class TorchScheduler(Scheduler):
+    library: str = MISSING
+    interval: str = choice("epoch", "step")
+    args: dict[str, Any] = MISSING
 
 
 @dataclass
@@ -217,6 +428,11 @@ class Task:
 
 
 @dataclass
+class PlanTask(Task):
+    against: str | None = MISSING
+
+
+@dataclass
 class Config:
     """A whole experiment. Each group holds the schema of the option that was chosen."""
 
@@ -236,22 +452,75 @@ class Config:
 
 # group -> option -> schema. The trainer has one schema, whatever its option.
 SCHEMAS: dict[str, dict[str, type]] = {
-    "model": {"simple_cnn": SimpleCnn, "mlp": Mlp},
+    "model": {
+        "simple_cnn": SimpleCnn,
+        "mlp": Mlp,
+        "torchvision": LibraryModel,
+        "timm": LibraryModel,
+    },
     "data": {"digits": Digits, "mnist": Mnist},
     "loss": {"cross_entropy": CrossEntropy},
-    "optimizer": {"sgd": Sgd, "adam": Adam, "adamw": Adam, "rmsprop": Rmsprop},
+    "optimizer": {
+        "sgd": Sgd,
+        "adam": Adam,
+        "adamw": Adam,
+        "rmsprop": Rmsprop,
+        "nadam": Nadam,
+        "radam": Radam,
+        "adagrad": Adagrad,
+        "adafactor": Adafactor,
+        "lion": Lion,
+        "lamb": Lamb,
+        "muon": Muon,
+        "schedulefree_sgd": ScheduleFreeSgd,
+        "schedulefree_adamw": ScheduleFreeAdamw,
+        "torch": LibraryOptimizer,
+        "timm": LibraryOptimizer,
+    },
     "lr_policy": {
         "uniform": Policy,
         "per_layer": PerLayer,
         "layerwise_decay": LayerwiseDecay,
-        "freeze_backbone": Policy,
+        "freeze_backbone": FreezeBackbone,
+        "discriminative": Discriminative,
+        "ulmfit": Discriminative,
+        "gradual_unfreeze": GradualUnfreeze,
+        "lp_ft": LpFt,
+        "surgical": Surgical,
+        "auto_rgn": AutoRgn,
+        "freezeout": Freezeout,
+        "bias_norm_only": BiasNormOnly,
     },
-    "scheduler": {"constant": Scheduler, "step": StepDecay, "cosine": Cosine},
+    "scheduler": {
+        "constant": Scheduler,
+        "linear": Scheduler,
+        "step": StepDecay,
+        "multistep": MultiStep,
+        "exponential": Exponential,
+        "polynomial": Polynomial,
+        "cosine": Scheduler,
+        "cosine_restarts": CosineRestarts,
+        "one_cycle": OneCycle,
+        "wsd": Wsd,
+        "inverse_sqrt": InverseSqrt,
+        "slanted_triangular": SlantedTriangular,
+        "plateau": ReduceOnPlateau,
+        "torch": TorchScheduler,
+    },
     "logger": {"wandb": Wandb, "none": NoLogger},
-    "task": {"train": Task},
+    "task": {"train": Task, "plan": PlanTask},
 }
 GROUPS = (*SCHEMAS, "trainer", "experiment")
 TOP = (*(f.name for f in fields(Config)), "experiment")
+
+
+def option_of(section: Mapping[str, Any]) -> str:
+    """The option that a group's section belongs to.
+
+    An option that opens a whole library says so in its YAML file (`library: torch`), and its
+    `name` is the library's own (NAdam). Any other option is known by its `name`.
+    """
+    return str(section.get("library", section.get("name")))
 
 
 def store_schemas() -> None:

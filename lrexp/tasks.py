@@ -1,9 +1,10 @@
-"""What `task=` chooses. `train`: build, train, evaluate, record."""
+"""What `task=` chooses. `train`: build, train, evaluate, record. `plan`: say what would be done."""
 
 from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from lrexp.config import config_id
 from lrexp.errors import Terminated
 from lrexp.folder import link_latest
-from lrexp.schema import MONITORS, Config, Wandb
+from lrexp.schema import MONITORS, Config, Wandb, option_of
 
 if TYPE_CHECKING:
     from lrexp.record import RunInfo
@@ -76,7 +77,76 @@ def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
     return trainer.best.value
 
 
-TASKS: dict[str, Callable[[DictConfig, Config, Launch], float]] = {"train": train}
+def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
+    """Say who would learn how fast: tables, a plot and files in the run folder, nothing trained.
+
+    Returns:
+        NaN: a plan has no value that a sweeper could compare.
+
+    Raises:
+        UserError: when there is no such run; nothing has been written then.
+    """
+    started = time.perf_counter()
+    from rich.console import Console
+
+    from lrexp import preview
+    from lrexp.build import build_preview
+    from lrexp.plan import read_plan
+    from lrexp.record.files import write_atomically
+
+    try:
+        shown = build_preview(config)
+        against = config.task.against
+        other = read_plan(Path(against).expanduser().read_text()) if against else None
+    except Exception as error:
+        if launch.sweep:  # a point keeps its folder, and says why it has no result
+            _write(launch.folder, _blank_summary(resolved, config) | _failure(error))
+        raise
+    folder = launch.folder
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(resolved))
+    write_atomically(folder / "plan.csv", shown.plan.to_csv())
+    write_atomically(folder / "schedule.csv", preview.schedule_csv(shown))
+    names = {
+        group: option_of(vars(getattr(config, group)))
+        for group in ("lr_policy", "scheduler", "optimizer")
+    }
+    title = ", ".join(f"{group}={name}" for group, name in names.items())
+    preview.draw_rates(shown, folder / "rates.png", title)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
+    if not console.is_terminal:
+        console.width = preview.WIDTH
+    plain = not console.is_terminal
+
+    def say(line: str = "") -> None:
+        console.print(line, markup=False)
+        log.info(line)
+
+    say(f"model  {config.model.name}, {title}")
+    console.print(preview.layer_table(shown, plain), soft_wrap=False)
+    for line in (*preview.total_lines(shown), *(f"note   {note}" for note in shown.notes)):
+        say(line)
+    for line in preview.schedule_plot(shown):
+        say(line)
+    if other is not None:
+        differences = preview.difference_lines(other.diff(shown.plan))
+        say(f"against {against}: {'' if differences else 'the same plan'}".rstrip())
+        for line in differences:
+            say(f"  {line}")
+    say(f"run    {os.path.relpath(folder)}: plan.csv, schedule.csv, rates.png")
+    _write(
+        folder,
+        _blank_summary(resolved, config)
+        | {
+            "status": "finished",
+            "plan_hash": shown.plan.hash,
+            "parameters": preview.parameter_counts(shown.plan),
+            "timings": {"total_s": time.perf_counter() - started},
+        },
+    )
+    return math.nan
+
+
+TASKS: dict[str, Callable[[DictConfig, Config, Launch], float]] = {"train": train, "plan": plan}
 
 
 class _Run:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +17,7 @@ from torch import Tensor
 from lrexp import draws
 from lrexp.build import Experiment
 from lrexp.checkpoint import save_checkpoint
+from lrexp.errors import UserError
 from lrexp.metrics import (
     Drift,
     Evaluation,
@@ -23,20 +26,34 @@ from lrexp.metrics import (
     evaluate,
     gap,
     logits_of,
+    measured_scales,
     paired_difference,
+    relative_gradient_norms,
 )
 from lrexp.optim import (
     frozen_state,
     load_state_by_name,
+    measured_groups,
+    set_momentum,
     set_rates,
     set_trainable,
     state_by_name,
     tensor_hash,
     trained_parameters,
 )
+from lrexp.optimizers import (
+    averages_weights,
+    recalibrate_batchnorm,
+    use_averaged_weights,
+    use_training_weights,
+)
+from lrexp.plan import read_plan
 from lrexp.schema import MONITORS
 from lrexp.schema import Trainer as Settings
 
+log = logging.getLogger(__name__)
+
+MEASURED_BATCHES = 5  # what measured policies look at before every epoch
 Row = dict[str, float]
 
 
@@ -78,6 +95,9 @@ class Trainer:
         self._lowest_loss, self._highest_accuracy = Best(), Best()
         self._drift = Drift(experiment.model, experiment.plan)
         self._stats = StepStats(experiment.model, experiment.plan)
+        self._factors = experiment.plan.factors(
+            len(experiment.schedule), experiment.steps_per_epoch
+        )  # g(t) of the groups that have one
         self._dropout = _default_generator(experiment.device)
         self._frozen_before = self._frozen_hash()
 
@@ -89,6 +109,8 @@ class Trainer:
         """
         while self._goes_on():
             row = self._evaluated(self._train_epoch() if self.experiment.schedule else {})
+            if self.experiment.plateau:
+                self.experiment.plateau.see(row)
             self.rows.append(row)
             record.row(row)
             if checkpoints is not None:
@@ -102,8 +124,11 @@ class Trainer:
         model, optimizer = self.experiment.model, self.experiment.optimizer
         train, settings = self.experiment.dataset.train, self.settings
         schedule, base_lr = self.experiment.schedule, self.experiment.base_lr
+        momenta, plateau = self.experiment.momenta, self.experiment.plateau
         set_trainable(model, self.experiment.plan, finished_epochs=self.epoch)
+        self._measure_scales()
         model.train()
+        use_training_weights(optimizer)
         self.epoch += 1
         running, first, started = RunningTrain(), self.step, time.perf_counter()
         batches = self._batches()
@@ -111,7 +136,11 @@ class Trainer:
             images = train.images.index_select(0, chosen)  # (B, C, H, W)
             labels = train.labels.index_select(0, chosen)  # (B,)
             self._dropout.manual_seed(dropout_seed)
-            set_rates(optimizer, base_lr, schedule[self.step])
+            s = schedule[self.step] * (plateau.s if plateau else 1.0)
+            g = {group: table[self.step] for group, table in self._factors.items()}
+            set_rates(optimizer, base_lr, s, g)
+            if momenta:
+                set_momentum(optimizer, momenta[self.step])
             logits = model(images)  # (B, classes)
             loss = self.experiment.loss(logits, labels)
             optimizer.zero_grad()
@@ -129,14 +158,38 @@ class Trainer:
             self.step += 1
         train_loss, train_accuracy, images_seen = running.means()  # waits for the device
         elapsed_s = time.perf_counter() - started
+        if averages_weights(optimizer):
+            use_averaged_weights(optimizer)
+            recalibrate_batchnorm(model, self._recalibration_images())
         return {
             "train/loss": train_loss,
             "train/accuracy": train_accuracy,
             **{f"lr/{group['name']}": group["lr"] for group in optimizer.param_groups},
+            **{f"lr_scale/{name}": scale for name, scale in self._measured().items()},
             **self._stats.medians(),
             "perf/examples_per_s": images_seen / elapsed_s,
             "perf/epoch_s": elapsed_s,
         }
+
+    def _measure_scales(self) -> None:
+        """Set anew the scale of every group whose plan says that it is measured."""
+        experiment, units = self.experiment, self.experiment.plan.measured
+        if not units:
+            return
+        train = experiment.dataset.train
+        order = draws.order(self.seed, "measure", train.ids, self.epoch)
+        chosen = torch.from_numpy(order).to(experiment.device).split(self.batch_size)
+        batches = ((train.images[i], train.labels[i]) for i in chosen[:MEASURED_BATCHES])
+        scales = measured_scales(
+            relative_gradient_norms(experiment.model, experiment.loss, batches, units)
+        )
+        for name, group in measured_groups(experiment.optimizer, experiment.plan).items():
+            group["lr_scale"] = scales[experiment.plan.groups[name][0].measured]
+
+    def _measured(self) -> dict[str, float]:
+        """The measured lr_scale of groups that have one."""
+        groups = measured_groups(self.experiment.optimizer, self.experiment.plan)
+        return {name: group["lr_scale"] for name, group in groups.items()}
 
     def _evaluated(self, seen: Row) -> Row:
         """The epoch's full row: evaluation on the weights as they are, the gap, overfitting."""
@@ -176,6 +229,14 @@ class Trainer:
         batches = torch.from_numpy(order).to(self.experiment.device).split(self.batch_size)
         left = len(self.experiment.schedule) - self.step
         return list(batches[: min(limit or len(batches), left)])
+
+    def _recalibration_images(self) -> Iterator[Tensor]:
+        """Up to 50 whole batches of training images, each (B, C, H, W)."""
+        train, size = self.experiment.dataset.train, self.batch_size
+        order = draws.order(self.seed, "recalibrate", train.ids, self.epoch)
+        whole = max(len(order) // size * size, min(len(order), size))
+        chosen = torch.from_numpy(order[: min(whole, 50 * size)]).to(self.experiment.device)
+        return (train.images.index_select(0, batch) for batch in chosen.split(size))
 
     def _dropout_seeds(self, count: int) -> list[int]:
         """What makes dropout a function of (seed, step), for the coming steps."""
@@ -231,6 +292,8 @@ class Trainer:
         return {
             "model": self.experiment.model.state_dict(),
             "optimizer": state_by_name(self.experiment.optimizer),
+            "plan": self.experiment.plan.to_csv(),
+            "lr_scale": self._measured(),
             "epoch": self.epoch,
             "step": self.step,
             "diverged": self.diverged,
@@ -244,19 +307,42 @@ class Trainer:
                 for name, best in self._bests().items()
             },
             "frozen_before": self._frozen_before,
+            "plateau": self.experiment.plateau and self.experiment.plateau.state(),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take up a state of the same config, on a trainer that has not trained yet."""
-        self.experiment.model.load_state_dict(state["model"])
-        load_state_by_name(self.experiment.optimizer, state["optimizer"])
+    def load_state(self, state: dict[str, Any], allow_plan_change: bool = False) -> None:
+        """Take up a state of the same config, on a trainer that has not trained yet.
+
+        Args:
+            state: from `state()`.
+            allow_plan_change: go on under another plan than the state's; the difference is logged.
+                What no longer trains loses its optimizer state, what newly trains starts without.
+
+        Raises:
+            UserError: when the state's plan differs and that is not allowed, with the difference.
+        """
+        model, optimizer = self.experiment.model, self.experiment.optimizer
+        changes = read_plan(state["plan"]).diff(self.experiment.plan)
+        if changes:
+            difference = "the plan has changed since this state:\n  " + "\n  ".join(changes)
+            if not allow_plan_change:
+                raise UserError(f"{difference}\n  allow_plan_change=True continues all the same")
+            log.warning(difference)
+        model.load_state_dict(state["model"])
+        trained = {name for group in optimizer.param_groups for name in group["names"]}
+        kept = {n: values for n, values in state["optimizer"].items() if n in trained}
+        load_state_by_name(optimizer, kept)
+        for name, group in measured_groups(optimizer, self.experiment.plan).items():
+            group["lr_scale"] = state["lr_scale"].get(name, group["lr_scale"])
         self.epoch, self.step, self.diverged = state["epoch"], state["step"], state["diverged"]
         self.rows = [dict(row) for row in state["rows"]]
         for name, best in self._bests().items():
             saved = state["best"][name]
             best.epoch, best.value = saved["epoch"], saved["value"]
             best.per_image = saved["per_image"].cpu().numpy().copy()
-        self._frozen_before = state["frozen_before"]
+        self._frozen_before = self._frozen_hash() if changes else state["frozen_before"]
+        if self.experiment.plateau:
+            self.experiment.plateau.load_state(state["plateau"])
 
     def frozen_proof(self) -> dict[str, Any]:
         """Hashes of what never trains, tensors and buffers, before training and now."""

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from lrexp.folder import conf_folder
-from lrexp.schema import GROUPS, SCHEMAS, Trainer
+from lrexp.schema import GROUPS, SCHEMAS, Trainer, option_of
 
 CONF = conf_folder()
 OPTIONS = sorted((p.parent.name, p.stem) for group in GROUPS for p in (CONF / group).glob("*.yaml"))
@@ -42,7 +42,7 @@ def test_every_option_composes_and_builds(
     }
     assert len(experiment.schedule) > 0
     if group not in ("experiment", "trainer"):
-        assert getattr(config, group).name == option
+        assert option_of(vars(getattr(config, group))) == option
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from torch import nn
 
 from lrexp.models import layer_map
 from lrexp.optim import (
-    OPTIMIZERS,
     frozen_state,
     load_state_by_name,
     param_groups,
@@ -24,6 +23,13 @@ from lrexp.optim import (
 from lrexp.plan import Plan, Treatment, make_plan, never
 from lrexp.policies import freeze_backbone, layerwise_decay, per_layer, uniform
 from lrexp.schema import Rest, Rule
+
+OPTIMIZERS = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+}
 
 
 @pytest.fixture(autouse=True)

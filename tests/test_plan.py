@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import math
 import random
 import re
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrexp.errors import UserError
 from lrexp.models import LayerMap, LayerParameter
-from lrexp.plan import Plan, Treatment, make_plan, never
+from lrexp.plan import Plan, Treatment, cosine, make_plan, never, read_plan, rise, then
 
 # Names that collide once every other character has become an underscore.
 LAYER_NAMES = [
@@ -36,6 +40,10 @@ TREATMENTS = [
     Treatment(0.5, 0.1),
     Treatment(0.5, 0.1, trainable_from=2),
     Treatment(0.5, 0.1, trainable_until=3),
+    Treatment(0.5, 0.1, trainable_from=2, g=rise(2, 0.1)),
+    Treatment(1 / 3, 0.1, trainable_until=3, g=cosine(2.7), frozen_dropout=True),
+    Treatment(1.0, 0.0, g=then(3, 0.1), bn_stats="frozen", schedule_restart=3),
+    Treatment(1.0, 0.0, measured="a"),
     never(Treatment(1.0, 0.1)),
 ]
 
@@ -63,7 +71,7 @@ def decided(draw: st.DrawFn) -> tuple[LayerMap, dict[str, Treatment]]:
 
 def treatments_of(plan: Plan) -> dict[str, Treatment]:
     return {
-        r.name: Treatment(r.lr_scale, r.weight_decay, r.trainable_from, r.trainable_until)
+        r.name: Treatment(**{f.name: getattr(r, f.name) for f in fields(Treatment)})
         for r in plan.rows
     }
 
@@ -192,6 +200,11 @@ def test_equal_plans_share_a_hash_and_any_difference_changes_it() -> None:
         {"weight_decay": 0.3},
         {"trainable_from": 1},
         {"trainable_until": 9},
+        {"g": "cosine 2.0"},
+        {"measured": "conv"},
+        {"bn_stats": "live"},
+        {"frozen_dropout": True},
+        {"schedule_restart": 3},
     ]
     changed = [Plan((replace(plan.rows[0], **change), *plan.rows[1:])) for change in changes]
     hashes = [plan.hash, *(other.hash for other in changed), Plan(plan.rows[1:]).hash]
@@ -220,18 +233,97 @@ def test_csv_reads_back_row_by_row(case: tuple[LayerMap, dict[str, Treatment]]) 
         assert float(cells["weight_decay"]) == row.weight_decay
         until = row.trainable_until
         assert cells["trainable_until"] == ("" if until is None else str(until))
+    again = read_plan(plan.to_csv())
+    assert again == plan
+    assert again.hash == plan.hash
+    assert again.diff(plan) == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: "",
+        lambda text: text.replace("lr_scale", "rate"),
+        lambda text: text.replace("0.01", "fast"),
+        lambda text: text.replace("true", "maybe"),
+        lambda text: text.replace(",,,follow", ",,jump 3,follow").replace(",,jump", ",jump"),
+        lambda text: text.rsplit(",", 3)[0],
+    ],
+)
+def test_what_is_no_plan_is_refused_with_the_line(spoil: Callable[[str], str]) -> None:
+    text = small_plan().to_csv()
+    assert spoil(text) != text
+    with pytest.raises(UserError, match="plan"):
+        read_plan(spoil(text))
+
+
+def test_the_difference_of_two_plans_names_every_parameter_and_both_values() -> None:
+    plan = small_plan()
+    assert plan.diff(small_plan()) == []
+    assert plan.diff(Plan(plan.rows[::-1])) == []  # order is no difference
+    assert plan.diff(small_plan(0.25)) == ["head.weight: lr_scale 0.5 → 0.25"]
+    frozen, late = plan.rows[0], replace(plan.rows[2], trainable_from=2, g=rise(2, 1.0))
+    changed = Plan((frozen, replace(plan.rows[1], name="conv.scale"), late))
+    assert plan.diff(changed) == [
+        "conv.bias: only in the first plan",
+        "head.weight: trainable_from 0 → 2, g none → rise 2 1.0",
+        "conv.scale: only in the second plan",
+    ]
+    same = [replace(row, bn_stats="live") for row in plan.rows[:2]]
+    assert plan.diff(Plan((*same, plan.rows[2]))) == [
+        "conv.weight, conv.bias: bn_stats follow → live"
+    ]
+
+
+def table(treatment: Treatment, steps: int, per_epoch: int) -> list[float] | None:
+    parameter = LayerParameter("head.weight", (2,), 0, "head", True, "fresh")
+    plan = make_plan(LayerMap((parameter,)), lambda p: treatment)
+    return plan.factors(steps, per_epoch).get("head")
+
+
+def test_a_factor_over_time_is_its_closed_form_and_0_while_frozen() -> None:
+    assert table(Treatment(0.5, 0.0), 9, 3) is None  # nothing to evaluate
+    assert table(Treatment(1.0, 0.0, trainable_from=1), 5, 2) == [0, 0, 1, 1, 1]
+    assert table(Treatment(1.0, 0.0, trainable_until=1), 5, 2) == [1, 1, 0, 0, 0]
+    assert table(Treatment(1.0, 0.0, g=then(2, 0.1)), 6, 2) == [1, 1, 1, 1, 0.1, 0.1]
+    slowing = table(Treatment(1.0, 0.0, trainable_until=3, g=cosine(2.5)), 12, 4)
+    expected = [(1 + math.cos(math.pi * t / 10)) / 2 if t < 10 else 0.0 for t in range(12)]
+    assert slowing == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("epochs", [0.01, 0.5, 1.0, 2.5])
+def test_a_rate_that_rises_after_an_edge_is_continuous(epochs: float) -> None:
+    per_epoch, start = 8, 2
+    rising = table(Treatment(1.0, 0.0, trainable_from=start, g=rise(start, epochs)), 60, per_epoch)
+    assert rising is not None
+    length = round(epochs * per_epoch)
+    assert rising[: start * per_epoch] == [0.0] * (start * per_epoch)
+    jumps = [after - before for before, after in itertools.pairwise(rising)]
+    assert max(jumps) == pytest.approx(1 / (length + 1))
+    assert min(jumps) >= 0
+    assert rising[start * per_epoch + length] == rising[-1] == 1.0
+
+
+def test_what_would_train_only_after_the_end_is_named() -> None:
+    plan = small_plan()
+    late = Plan((*plan.rows[:2], replace(plan.rows[2], trainable_from=4)))
+    assert late.never_reached(4) == ["head.weight"]
+    assert late.never_reached(5) == plan.never_reached(1) == []
 
 
 def test_csv_is_the_table_people_expect() -> None:
     lines = small_plan().to_csv().splitlines()
     assert lines[0] == (
         "name,shape,layer,layer_name,group,head,source,"
-        "lr_scale,weight_decay,trainable_from,trainable_until"
+        "lr_scale,weight_decay,trainable_from,trainable_until,"
+        "g,measured,bn_stats,frozen_dropout,schedule_restart"
     )
-    assert lines[1] == "conv.weight,10x1x5x5,0,conv,backbone,false,loaded,0.0,0.0,0,0".replace(
+    assert lines[
+        1
+    ] == "conv.weight,10x1x5x5,0,conv,backbone,false,loaded,0.0,0.0,0,0,,,follow,false,".replace(
         "backbone", small_plan().rows[0].group
     )
-    assert lines[3] == "head.weight,10x50,1,head,head_decay,true,fresh,0.5,0.01,0,"
+    assert lines[3] == "head.weight,10x50,1,head,head_decay,true,fresh,0.5,0.01,0,,,,follow,false,"
 
 
 @pytest.mark.parametrize(

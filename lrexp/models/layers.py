@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
-from dataclasses import dataclass
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+
+from lrexp.errors import ConfigError
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -22,6 +29,13 @@ class LayerParameter:
     layer_name: str
     head: bool  # part of the classifier whose shape follows the data
     source: str  # "loaded" from weights, or "fresh"
+    undecayed: bool = False  # the model itself asks for no weight decay (a position embedding)
+    module: str = ""  # class of the module that owns it, such as BatchNorm2d
+
+    @property
+    def is_norm(self) -> bool:
+        """True for the scale and shift of a normalisation, whoever's class it is."""
+        return "Norm" in self.module
 
     @property
     def is_bias_or_norm(self) -> bool:
@@ -34,70 +48,355 @@ class LayerMap:
     """Every parameter of a model once, in order of depth, frozen or not."""
 
     parameters: tuple[LayerParameter, ...]
+    unplaced: tuple[str, ...] = ()  # outside the head, yet in its layer: nothing says where else
+    empty_head: str | None = None  # the last layer's name when the model lost its classifier
+    bare_modules: tuple[tuple[str, str], ...] = ()  # (name, class) of modules without parameters
 
     @property
     def depth(self) -> int:
-        """The number of layers."""
-        return 1 + max(p.layer for p in self.parameters)
+        """The number of layers, that of a missing classifier included."""
+        return 1 + max(p.layer for p in self.parameters) + (self.empty_head is not None)
 
     @property
     def layer_names(self) -> list[str]:
         """One name per layer, from the input to the head."""
-        return list(dict.fromkeys(p.layer_name for p in self.parameters))
+        names = list(dict.fromkeys(p.layer_name for p in self.parameters))
+        return names if self.empty_head is None else [*names, self.empty_head]
 
 
-def layer_map(model: nn.Module, head_name: str, loaded: Set[str] = frozenset()) -> LayerMap:
-    """Place every parameter of a plain module in a layer.
+@dataclass
+class _Layers:
+    """Layer names below the head, in order of depth, and which parameter lies in which.
 
-    A layer is a child module with parameters, in order of registration; containers are expanded
-    into their items, and a normalisation joins the layer before it. Parameters that belong to the
-    model itself go with the first layer. The head is the last layer.
+    What `of` leaves out goes to the head's layer.
+    """
+
+    order: list[str] = field(default_factory=list)
+    of: dict[str, str] = field(default_factory=dict)
+    unplaced: list[str] = field(default_factory=list)  # left out because nothing named them
+    loose: list[str] = field(default_factory=list)  # placed, though in no module of their own
+
+    def add(self, layer: str, names: Iterable[str]) -> None:
+        if layer not in self.order:
+            self.order.append(layer)
+        self.of |= dict.fromkeys(names, layer)
+
+
+def layer_map(
+    model: nn.Module,
+    head_name: str | tuple[str, ...] | None = None,
+    loaded: Set[str] = frozenset(),
+    *,
+    convention: str = "timm",
+    layers: list[str] | None = None,
+) -> LayerMap:
+    """Place every parameter of a module in a layer.
+
+    A timm model says its layers itself (`group_matcher`). Elsewhere structure does: a layer is a
+    child module with parameters, in order of registration; containers, and modules that hold
+    containers of repeated blocks, are expanded into their items. A normalisation joins the layer
+    before it, and so does what stands between two stages of blocks (a transition, a downsampling).
+    Parameters of an expanded module itself go with the layer before it. The head is last, with the
+    norms of its own container (`classifier = Sequential(LayerNorm, Flatten, Linear)`).
+
+    Frozen or not makes no difference. Names are those of the bare model (see `unwrapped`), and a
+    missing classifier still counts as a layer, so that what is left keeps its place.
 
     Args:
-        model: any module.
-        head_name: dotted name of its classifier.
+        model: any module; wrappers are looked through.
+        head_name: dotted name of its classifier, or names; found with `head_names` when None.
         loaded: names of the parameters that came from a weights file.
+        convention: `timm`; `beit`, with the final norm in the head's layer; `block`, one layer per
+            child of the model; `strict`, as `timm`, but an unplaced parameter is an error.
+        layers: the order by hand, from the input up: a glob or re:REGEX on parameter names per
+            layer, the first match decides. The head is last without being named.
 
     Raises:
-        ValueError: when the model has no parameter or no module called `head_name`.
+        ValueError: when the model has no parameter, or no module called `head_name`.
+        ConfigError: for a glob that selects nothing, or what `strict` refuses.
+
+    Source: timm.optim.param_groups_layer_decay; Bao et al. 2022 (BEiT), whose layer-wise decay
+    gives the final norm the head's rate.
     """
-    layer_of: dict[str, tuple[int, str]] = {}
-    last = -1
-    blocks = [b for b in _blocks(model, "") if b[0] != head_name and not _inside(b[0], head_name)]
-    blocks.append((head_name, model.get_submodule(head_name)))
-    layer_name = blocks[0][0]
-    for name, module in blocks:
-        names = [f"{name}.{inner}" for inner, _ in module.named_parameters()]
-        if not names:
-            continue
-        if last < 0 or name == head_name or not isinstance(module, NORMS):
-            last, layer_name = last + 1, name
-        layer_of |= dict.fromkeys(names, (last, layer_name))
-    first = (0, next(iter(layer_of.values()))[1]) if layer_of else (0, "")
+    model = unwrapped(model)
+    heads = (head_name,) if isinstance(head_name, str) else head_name or head_names(model)
+    modules, tensors = dict(model.named_modules()), dict(model.named_parameters())
+    for name in heads:
+        if name not in modules:
+            raise ValueError(f"{type(model).__name__} has no module {name!r}")
+    if not tensors:
+        raise ValueError(f"{type(model).__name__} has no parameters")
+    if layers is not None:
+        found = _by_hand(layers, list(tensors), heads)
+    elif convention == "block":
+        found = _by_child(model, heads)
+    elif hasattr(model, "group_matcher"):
+        found = _by_matcher(model, heads)
+    else:
+        found = _by_structure(model, heads)
+    if convention == "beit":
+        norms = _final_norms(model, heads)
+        found.of = {name: at for name, at in found.of.items() if not _inside(name, norms)}
+        found.unplaced = [name for name in found.unplaced if not _inside(name, norms)]
+    if convention == "strict" and (found.unplaced or found.loose):
+        names = [*found.unplaced, *found.loose]
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        raise ConfigError(
+            "model.convention",
+            f"{len(names)} parameters have no layer of their own: {shown}",
+            "place them with model.layers, or use another convention",
+            "strict",
+        )
+    order, last = list(found.order), next(iter(heads), "rest")
+    lost_head = bool(heads) and not any(_inside(name, heads) for name in tensors)
+    if lost_head or tensors.keys() - found.of.keys():
+        order.append(last)
+    no_decay = _no_weight_decay(model)
     placed = [
         LayerParameter(
             name=name,
             shape=tuple(tensor.shape),
-            layer=layer_of.get(name, first)[0],
-            layer_name=layer_of.get(name, first)[1],
-            head=_inside(name, head_name),
+            layer=order.index(found.of.get(name, last)),
+            layer_name=found.of.get(name, last),
+            head=_inside(name, heads),
             source="loaded" if name in loaded else "fresh",
+            undecayed=any(fnmatchcase(name, pattern) for pattern in no_decay),
+            module=type(model.get_submodule(name.rpartition(".")[0])).__name__,
         )
-        for name, tensor in model.named_parameters()
+        for name, tensor in tensors.items()
     ]
-    if not placed:
-        raise ValueError(f"{type(model).__name__} has no parameters")
-    return LayerMap(tuple(sorted(placed, key=lambda p: p.layer)))
+    placed.sort(key=lambda p: p.layer)
+    empty_head = last if placed[-1].layer < len(order) - 1 else None
+    bare = (
+        (name, type(module).__name__)
+        for name, module in model.named_modules()
+        if name and next(module.parameters(), None) is None
+    )
+    return LayerMap(tuple(placed), tuple(found.unplaced), empty_head, tuple(bare))
 
 
-def _blocks(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    for name, child in module.named_children():
-        dotted = f"{prefix}{name}"
-        if isinstance(child, CONTAINERS):
-            yield from _blocks(child, f"{dotted}.")
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The bare model in wrappers such as DataParallel (`module`) or torch.compile (`_orig_mod`)."""
+    while [name for name, _ in model.named_children()] in (["module"], ["_orig_mod"]):
+        if next(model.parameters(recurse=False), None) is not None:
+            break
+        model = next(model.children())
+    return model
+
+
+def head_names(model: nn.Module) -> tuple[str, ...]:
+    """Dotted names of a model's classifier: the modules whose shape follows the classes.
+
+    timm's own (`default_cfg["classifier"]`), else the child `head`, else the last layer with
+    weights in `heads`, `fc` or `classifier` (torchvision's names), else the last linear layer.
+    Of a model whose classifier was replaced by Identity, the place where it was. Empty when there
+    is nothing that could be one.
+    """
+    model = unwrapped(model)
+    modules = dict(model.named_modules())
+    if hasattr(model, "get_classifier"):
+        named: Any = getattr(model, "default_cfg", {}).get("classifier") or ()
+        names = (named,) if isinstance(named, str) else tuple(named)
+        if names and all(name in modules for name in names):
+            return names
+    children = dict(model.named_children())
+    if "head" in children:
+        return ("head",)
+    for child in ("heads", "fc", "classifier"):
+        if child in children:
+            return (_last_layer(children[child], child),)
+    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    return (linear[-1],) if linear else ()
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalisation: torch's, or one that is called so and has no matrix."""
+    named = "norm" in type(module).__name__.lower()
+    return isinstance(module, NORMS) or (named and all(p.ndim <= 1 for p in module.parameters()))
+
+
+def _last_layer(module: nn.Module, name: str) -> str:
+    """The last of a module's layers that could classify, or what stands in its place."""
+    leaves = [(n, m) for n, m in module.named_modules(prefix=name) if _is_leaf(m)]
+    layers = (nn.Linear, nn.modules.conv._ConvNd, nn.Identity)
+    return next((n for n, m in reversed(leaves) if isinstance(m, layers)), name)
+
+
+def _by_hand(layers: list[str], names: list[str], heads: tuple[str, ...]) -> _Layers:
+    """As model.layers says; what no entry selects is unplaced."""
+    found = _Layers()
+    left = [name for name in names if not _inside(name, heads)]
+    for i, pattern in enumerate(layers):
+        if pattern.startswith("re:"):
+            matches = [name for name in names if re.search(pattern[3:], name)]
         else:
-            yield dotted, child
+            matches = [name for name in names if fnmatchcase(name, pattern)]
+        chosen = [name for name in matches if name in left]
+        if not chosen:
+            raise _selects_nothing(f"model.layers[{i}]", pattern, matches, names, heads)
+        left = [name for name in left if name not in chosen]
+        found.add(pattern, chosen)
+    found.unplaced = left
+    return found
 
 
-def _inside(name: str, module_name: str) -> bool:
-    return name.startswith(f"{module_name}.")
+def _selects_nothing(
+    key: str, pattern: str, matches: list[str], names: list[str], heads: tuple[str, ...]
+) -> ConfigError:
+    if matches and all(_inside(name, heads) for name in matches):
+        hint = "the head is the last layer without being named; remove this entry"
+        return ConfigError(key, "selects only the head", hint, pattern)
+    if matches:
+        hint = "the first match decides; put the narrower entry first"
+        return ConfigError(key, "selects only what earlier entries took", hint, pattern)
+    parents = [f"{name.rpartition('.')[0]}.*" for name in names if "." in name]
+    close = difflib.get_close_matches(pattern, [*names, *dict.fromkeys(parents)], n=1, cutoff=0.4)
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    hint = f"{f'nearest: {close[0]!r}; ' if close else ''}parameters: {shown}"
+    return ConfigError(key, "selects no parameter", hint, pattern)
+
+
+def _by_child(model: nn.Module, heads: tuple[str, ...]) -> _Layers:
+    """One layer per child of the model; the child that holds the head is the last."""
+    found = _Layers(loose=[name for name, _ in model.named_parameters(recurse=False)])
+    for name, child in model.named_children():
+        names = [f"{name}.{inner}" for inner, _ in child.named_parameters()]
+        if not names or any(head == name or _inside(head, (name,)) for head in heads):
+            continue
+        found.add(found.order[-1] if is_norm(child) and found.order else name, names)
+    if found.order:
+        found.of |= dict.fromkeys(found.loose, found.order[0])
+    return found
+
+
+def _by_matcher(model: nn.Module, heads: tuple[str, ...]) -> _Layers:
+    """timm's own layers, under the names its patterns match."""
+    from timm.models import group_parameters
+
+    matcher: Any = model.group_matcher(coarse=False)  # type: ignore[operator]
+    index: dict[str, int] = group_parameters(model, matcher, reverse=True)
+    labels = {name: _label(matcher, name) for name, _ in model.named_parameters()}
+    found = _Layers(unplaced=[n for n in labels if labels[n] is None and not _inside(n, heads)])
+    for i in range(max(index.values()) + 1):
+        inside = {n: label for n, label in labels.items() if label and index.get(n) == i}
+        if inside:
+            _, layer = min(inside.values(), key=lambda label: label[0])  # the first on ties
+            found.add(layer if layer not in found.order else f"{layer}_{i}", inside)
+    return found
+
+
+def _label(matcher: Any, name: str) -> tuple[int, str] | None:
+    """What timm's pattern for a parameter matched, 0 or 1 before it; None without a match.
+
+    1 marks a pattern for what joins another layer, which should not name that layer.
+    """
+    if callable(matcher):
+        found = matcher(name)
+        last = found[-1] if isinstance(found, tuple | list) else found
+        return None if last is None or last == float("inf") else (0, f"layer{last}")
+    for group, patterns in matcher.items():
+        if patterns is None:
+            continue
+        for pattern in patterns if isinstance(patterns, list | tuple) else [(patterns, None)]:
+            if match := re.match(pattern[0], name):
+                label = match[0].strip(".") if match.groups() else group
+                return int(pattern[1] is not None), label
+    return None
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What structure yields from the input up: a module to place, or loose parameters."""
+
+    name: str
+    module: nn.Module
+    names: list[str]  # of its parameters, without the head's
+    joins: bool  # goes with the layer before it
+    loose: bool = False
+
+
+def _by_structure(model: nn.Module, heads: tuple[str, ...]) -> _Layers:
+    found, early = _Layers(), []
+    for piece in _pieces(model, "", heads):
+        if piece.loose:
+            found.loose += piece.names
+        if piece.loose and not found.order:
+            early += piece.names
+        else:
+            joins = piece.joins and found.order
+            found.add(found.order[-1] if joins else piece.name, piece.names)
+    if found.order:
+        found.of |= dict.fromkeys(early, found.order[0])
+    return found
+
+
+def _pieces(module: nn.Module, prefix: str, heads: tuple[str, ...]) -> Iterator[_Piece]:
+    own = [f"{prefix}{name}" for name, _ in module.named_parameters(recurse=False)]
+    if own:
+        yield _Piece(prefix.rstrip("."), module, own, joins=True, loose=True)
+    children = [(f"{prefix}{name}", child) for name, child in module.named_children()]
+    stages = [i for i, (name, child) in enumerate(children) if name not in heads and _stage(child)]
+    beside = [child for name, child in children if name not in heads and _has_parameters(child)]
+    if prefix and any(name in heads for name, _ in children) and all(map(is_norm, beside)):
+        return  # norms in the head's own container go with the head
+    for i, (name, child) in enumerate(children):
+        names = [f"{name}.{n}" for n, _ in child.named_parameters()]
+        names = [n for n in names if not _inside(n, heads)]
+        if name in heads or not names:
+            continue
+        between = bool(stages) and stages[0] < i < stages[-1] and i not in stages
+        if not between and (isinstance(child, CONTAINERS) or _has_blocks(child)):
+            yield from _pieces(child, f"{name}.", heads)
+        else:
+            yield _Piece(name, child, names, joins=between or is_norm(child))
+
+
+def _stage(module: nn.Module) -> bool:
+    """Whether a module is a container of blocks, each a module with parts, or holds some."""
+    if not isinstance(module, CONTAINERS):
+        return _has_blocks(module)
+    return any(_is_block(item) for item in module.children())
+
+
+def _has_blocks(module: nn.Module) -> bool:
+    """Whether containers anywhere in a module repeat one kind of block."""
+    kinds = Counter(
+        type(item)
+        for inner in module.modules()
+        if isinstance(inner, CONTAINERS)
+        for item in inner.children()
+        if not isinstance(item, CONTAINERS) and _is_block(item)
+    )
+    return any(count > 1 for count in kinds.values())
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Whether a module has parts and parameters."""
+    return not _is_leaf(module) and _has_parameters(module)
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return next(module.children(), None) is None
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _final_norms(model: nn.Module, heads: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the norms between the last block and the head; a lone layer's norm is its own."""
+    pieces = [piece for piece in _pieces(model, "", heads) if not piece.loose]
+    norms: list[str] = []
+    while pieces and is_norm(pieces[-1].module):
+        norms.append(pieces.pop().name)
+    return tuple(norms) if pieces and not _is_leaf(pieces[-1].module) else ()
+
+
+def _no_weight_decay(model: nn.Module) -> Set[str]:
+    """Names and globs that a timm model keeps free of weight decay, such as `pos_embed`."""
+    listed: Any = getattr(model, "no_weight_decay", None)
+    return set(listed()) if callable(listed) else set()
+
+
+def _inside(name: str, modules: tuple[str, ...]) -> bool:
+    return name.startswith(tuple(f"{module}." for module in modules))

@@ -25,16 +25,21 @@ def save_weights(state: Mapping[str, Tensor], file: Path, class_names: tuple[str
 
 
 def load_weights(
-    model: nn.Module, weights: str, class_names: tuple[str, ...], head_name: str
+    model: nn.Module,
+    weights: str,
+    class_names: tuple[str, ...],
+    head_name: str | tuple[str, ...],
 ) -> set[str]:
     """Copy weights into a model, its head only if it was trained on the same classes.
+
+    Of a model on the meta device, which holds no values, only the file's header is read.
 
     Args:
         model: filled in place.
         weights: a safetensors file, or `bundled:NAME`.
         class_names: of the data at hand. A head for other classes stays fresh; a file that does
             not say its classes is judged by the head's shape.
-        head_name: dotted name of the model's classifier.
+        head_name: dotted name of the model's classifier, or names.
 
     Returns:
         The names of the parameters that were loaded.
@@ -45,35 +50,38 @@ def load_weights(
     path = _path_of(weights)
     try:
         with safe_open(path, "pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             known_classes = json.loads((file.metadata() or {}).get("class_names", "null"))
     except (SafetensorError, OSError, ValueError) as error:
         raise ConfigError(
             "model.weights", f"is no safetensors file: {error}", given=weights
         ) from error
     wanted = model.state_dict()
-    head = {name for name in wanted if name.startswith(f"{head_name}.")}
+    heads = (head_name,) if isinstance(head_name, str) else head_name
+    prefixes = tuple(f"{name}." for name in heads)
+    head = {name for name in wanted if name.startswith(prefixes)}
     same_classes = known_classes is None or tuple(known_classes) == class_names
     if not same_classes or any(
-        name not in found or found[name].shape != wanted[name].shape for name in head
+        name not in found or found[name] != wanted[name].shape for name in head
     ):
         wanted = {name: t for name, t in wanted.items() if name not in head}
-        found = {name: t for name, t in found.items() if not name.startswith(f"{head_name}.")}
+        found = {name: s for name, s in found.items() if not name.startswith(prefixes)}
     problems = [
         *(f"missing {name}" for name in wanted.keys() - found.keys()),
         *(f"unexpected {name}" for name in found.keys() - wanted.keys()),
         *(
-            f"{name} is {tuple(found[name].shape)}, the model wants {tuple(wanted[name].shape)}"
+            f"{name} is {found[name]}, the model wants {tuple(wanted[name].shape)}"
             for name in wanted.keys() & found.keys()
-            if found[name].shape != wanted[name].shape
+            if found[name] != wanted[name].shape
         ),
     ]
     if problems:
         raise ConfigError(
             "model.weights", "do not fit the model", "; ".join(sorted(problems)[:4]), weights
         )
-    with torch.no_grad():
-        model.load_state_dict(found, strict=False)
+    if not any(tensor.is_meta for tensor in wanted.values()):
+        with torch.no_grad(), safe_open(path, "pt") as file:
+            model.load_state_dict({n: file.get_tensor(n) for n in found}, strict=False)
     return {name for name, _ in model.named_parameters() if name in found}
 
 

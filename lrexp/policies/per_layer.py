@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from lrexp.errors import ConfigError
 from lrexp.models.layers import LayerMap, LayerParameter
 from lrexp.plan import Plan, Treatment, make_plan, never, no_decay_on_bias_and_norm
+from lrexp.policies.layer_groups import in_range, name_layers
 from lrexp.schema import Rest, Rule
 
 
@@ -30,35 +31,47 @@ def per_layer(
         layers: of the model.
         base_lr: optimizer.lr.
         base_weight_decay: optimizer.weight_decay, where a rule gives none.
-        rules: each selects by name (`match`) or by depth (`layers`).
+        rules: each selects by name (`match`), module class (`type`) or depth (`layers`).
         default: for every parameter that no rule selects.
         decay_bias_norm: weight decay also on biases and normalisation weights, where no rule
             gives it.
 
     Raises:
-        ConfigError: for a rule that selects nothing, or nothing that earlier rules left.
+        ConfigError: for a rule that selects no parameter, the same parameters as an earlier rule,
+            or nothing that earlier rules left.
     """
-    deciding: dict[str, Rule] = {}
+    deciding: dict[str, int] = {}
+    selections: list[set[str]] = []
     for i, rule in enumerate(rules):
         key = f"lr_policy.rules[{i}]"
-        selected = [p.name for p in layers.parameters if _selects(rule, p, layers)]
-        what = rule.match if rule.match is not None else f"layers {rule.layers}"
+        selected = {p.name for p in layers.parameters if _selects(rule, p)}
+        what = _selector(rule)
         if not selected:
-            raise ConfigError(key, f"{what!r} selects no parameter", _nearest(rule, layers))
-        fresh = [name for name in selected if name not in deciding]
-        if not fresh:
+            if bare := _bare_modules(rule, layers):
+                problem = f"{what} selects only modules without parameters ({', '.join(bare[:3])})"
+                raise ConfigError(key, problem, "there is nothing in them that could learn")
+            raise ConfigError(key, f"{what} selects no parameter", _nearest(rule, layers))
+        for earlier, same in enumerate(selections):
+            if selected == same:
+                word = "repeats" if _answer(rule) == _answer(rules[earlier]) else "contradicts"
+                problem = f"{what} {word} rules[{earlier}]: both select the same parameters"
+                raise ConfigError(key, problem, "keep one; earlier rules decide first")
+        if selected <= deciding.keys():
+            by = sorted({deciding[name] for name in selected})
             raise ConfigError(
                 key,
-                f"{what!r} selects only parameters that earlier rules decide",
+                f"{what} selects only parameters that earlier rules decide"
+                f" ({', '.join(f'rules[{n}]' for n in by)})",
                 "the first match wins; put the narrower rule first",
             )
-        deciding |= dict.fromkeys(fresh, rule)
+        selections.append(selected)
+        deciding = dict.fromkeys(selected, i) | deciding
 
     def treat(parameter: LayerParameter) -> Treatment:
         decay = no_decay_on_bias_and_norm(parameter, base_weight_decay, decay_bias_norm)
-        rule = deciding.get(parameter.name)
-        if rule is None:
+        if parameter.name not in deciding:
             return Treatment(default.scale, decay)
+        rule = rules[deciding[parameter.name]]
         scale = default.scale if rule.scale is None else rule.scale
         if rule.lr is not None:
             scale = rule.lr / base_lr
@@ -68,23 +81,54 @@ def per_layer(
     return make_plan(layers, treat)
 
 
-def _selects(rule: Rule, parameter: LayerParameter, layers: LayerMap) -> bool:
+def _selector(rule: Rule) -> str:
+    """What a rule selects by, as the user wrote it."""
     if rule.match is not None:
-        if rule.match.startswith("re:"):
-            return re.search(rule.match[3:], parameter.name) is not None
-        return fnmatchcase(parameter.name, rule.match)
-    wanted = str(rule.layers)
-    if wanted in ("head", "backbone"):
-        return parameter.head == (wanted == "head")
-    first, _, last = wanted.partition("-")
-    return int(first) <= parameter.layer <= int(last or first)
+        return f"match {rule.match!r}"
+    return f"type {rule.type!r}" if rule.type is not None else f"layers {str(rule.layers)!r}"
+
+
+def _answer(rule: Rule) -> tuple[object, ...]:
+    return rule.lr, rule.scale, rule.weight_decay, rule.frozen
+
+
+def _selects(rule: Rule, parameter: LayerParameter) -> bool:
+    if rule.match is not None:
+        return _matches(rule.match, parameter.name)
+    if rule.type is not None:
+        return parameter.module == rule.type
+    return in_range(str(rule.layers), parameter)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    if pattern.startswith("re:"):
+        return re.search(pattern[3:], name) is not None
+    return fnmatchcase(name, pattern)
+
+
+def _bare_modules(rule: Rule, layers: LayerMap) -> list[str]:
+    """Modules without parameters that a rule means, by name or by class."""
+    if rule.match is None:
+        return [name for name, kind in layers.bare_modules if kind == rule.type]
+    return [
+        name
+        for name, _ in layers.bare_modules
+        if any(_matches(rule.match, meant) for meant in (name, f"{name}.weight"))
+    ]
 
 
 def _nearest(rule: Rule, layers: LayerMap) -> str:
-    if rule.match is None:
-        return f"the layers are 0 to {layers.depth - 1}: {', '.join(layers.layer_names)}"
+    """The name that was most likely meant, and the names there are."""
+    if rule.layers is not None:
+        return name_layers(layers)
     names = [p.name for p in layers.parameters]
-    globs = [*names, *(f"{name}.*" for name in layers.layer_names)]
-    close = difflib.get_close_matches(rule.match.removeprefix("re:"), globs, n=1, cutoff=0.4)
-    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-    return f"{f'nearest: {close[0]!r}; ' if close else ''}parameters: {shown}"
+    if rule.type is not None:
+        kinds = sorted({p.module for p in layers.parameters})
+        close = difflib.get_close_matches(rule.type, kinds, n=1, cutoff=0.4)
+        shown = f"classes of modules with parameters: {', '.join(kinds)}"
+    else:
+        globs = [*names, *(f"{name}.*" for name in layers.layer_names)]
+        wanted = str(rule.match).removeprefix("re:")
+        close = difflib.get_close_matches(wanted, globs, n=1, cutoff=0.4)
+        shown = f"parameters: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
+    return f"{f'nearest: {close[0]!r}; ' if close else ''}{shown}"

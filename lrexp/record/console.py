@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lrexp.folder import shown_path
-from lrexp.plan import Plan
+from lrexp.plan import Plan, Row
 from lrexp.record import RunInfo
 from lrexp.schema import MONITORS
 
@@ -130,7 +130,7 @@ def opening_lines(
     images = ", ".join(f"{count:,} {name}" for name, count in split.items())
     by_layer: dict[tuple[str, str], None] = {}  # with and without weight decay are one entry
     for name, rows in plan.groups.items():
-        rate = "frozen" if rows[0].frozen else f"{base_lr * rows[0].lr_scale:.3g}"
+        rate = _rate_in_words(rows[0], base_lr)
         by_layer[name.removesuffix("_decay").removesuffix("_no"), rate] = None
     rates = [f"{name} {rate}" for name, rate in by_layer]
     if len(rates) > 7:
@@ -143,6 +143,16 @@ def opening_lines(
         f"data   {data}: {images} images",
         f"rates  {', '.join(rates)}",
     ]
+
+
+def _rate_in_words(row: Row, base_lr: float) -> str:
+    """`0.05`, `0.05 from epoch 4 to 9`, `measured`, or `frozen`."""
+    if row.frozen:
+        return "frozen"
+    start = f" from epoch {row.trainable_from + 1}" if row.trainable_from else ""
+    end = f" to epoch {row.trainable_until}" if row.trainable_until is not None else ""
+    rate = "measured" if row.measured else f"{base_lr * row.lr_scale:.3g}"
+    return f"{rate}{start}{end}"
 
 
 def epoch_line(row: dict[str, float]) -> str:
