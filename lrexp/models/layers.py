@@ -274,7 +274,7 @@ def _by_matcher(model: nn.Module, heads: tuple[str, ...]) -> _Layers:
     from timm.models import group_parameters
 
     matcher: Any = model.group_matcher(coarse=False)  # type: ignore[operator]
-    index: dict[str, int] = group_parameters(model, matcher, reverse=True)
+    index: Any = group_parameters(model, matcher, reverse=True)  # name → layer
     labels = {name: _label(matcher, name) for name, _ in model.named_parameters()}
     found = _Layers(unplaced=[n for n in labels if labels[n] is None and not _inside(n, heads)])
     for i in range(max(index.values()) + 1):
@@ -394,8 +394,8 @@ def _final_norms(model: nn.Module, heads: tuple[str, ...]) -> tuple[str, ...]:
 
 def _no_weight_decay(model: nn.Module) -> Set[str]:
     """Names and globs that a timm model keeps free of weight decay, such as `pos_embed`."""
-    listed: Any = getattr(model, "no_weight_decay", None)
-    return set(listed()) if callable(listed) else set()
+    listed: Any = getattr(model, "no_weight_decay", tuple)
+    return set(listed())
 
 
 def _inside(name: str, modules: tuple[str, ...]) -> bool:
