@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from itertools import zip_longest
 from pathlib import Path
 
 from lrexp.errors import UserError
@@ -61,5 +63,8 @@ def help_text(argv: list[str]) -> str:
     lines = []
     for group in GROUPS:
         found = {file.stem for folder in folders for file in (folder / group).glob("*.yaml")}
-        lines.append(f"  {group:<11} {', '.join(sorted(found))}")
+        options = textwrap.wrap(", ".join(sorted(found)), 84) or [""]
+        lines += [
+            f"  {name:<11} {part}" for name, part in zip_longest([group], options, fillvalue="")
+        ]
     return TEXT.format(groups="\n".join(lines))

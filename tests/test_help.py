@@ -16,7 +16,8 @@ from lrexp.schema import GROUPS as TYPED_GROUPS
 
 
 def options(text: str) -> dict[str, list[str]]:
-    """The lines `group  option, option` of the help."""
+    """The lines `group  option, option` of the help, long ones continued below."""
+    text = re.sub(r",\n {4,}", ", ", text)
     found = re.findall(r"^  (\w+) +((?:\w+, )*\w+)$", text, re.MULTILINE)
     return {group: names.split(", ") for group, names in found}
 

@@ -581,3 +581,14 @@ def test_bias_norm_only_leaves_weight_matrices_alone(layers: LayerMap) -> None:
     }  # fmt: skip
     headed = plan_of("bias_norm_only", layers)
     assert set(plan.frozen_names) - set(headed.frozen_names) == {"head.weight"}
+
+
+def test_the_map_knows_the_class_of_every_owner_and_modules_without_parameters() -> None:
+    layers = layer_map(WithBareModules(), "head")
+    assert {p.name.split(".")[0]: p.module for p in layers.parameters} == {
+        "conv": "Conv2d",
+        "bn": "BatchNorm2d",
+        "head": "Linear",
+    }
+    assert {p.name for p in layers.parameters if p.is_norm} == {"bn.weight", "bn.bias"}
+    assert layers.bare_modules == (("relu", "ReLU"),)
