@@ -22,7 +22,8 @@ from lrexp import draws
 from lrexp.build import build, build_momenta, build_plateau, build_schedule
 from lrexp.checkpoint import load_checkpoint, save_checkpoint
 from lrexp.errors import ConfigError
-from lrexp.optim import OPTIMIZERS, has_momentum, set_momentum, set_rates
+from lrexp.optim import has_momentum, set_momentum, set_rates
+from lrexp.optimizers import OPTIMIZERS
 from lrexp.schedulers import MOMENTA, SCHEDULES, Plateau, with_warmup
 from lrexp.schema import SCHEMAS
 from lrexp.train import Trainer
