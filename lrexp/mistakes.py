@@ -30,7 +30,8 @@ def unknown_setting(key: str, value: Any = "", schema: type = Config) -> ConfigE
     if owners:
         hint = f"it belongs to {' and '.join(f'{section}={o}' for o in owners)}"
         return ConfigError(key, f"{problem} in the option chosen", hint, value)
-    everywhere = [f"{group}.{name}" for group in GROUPS for name in settings_of(group)]
+    groups = ("trainer", *GROUPS)  # epochs are the trainer's before any policy's
+    everywhere = [f"{group}.{name}" for group in groups for name in settings_of(group)]
     own_dotted = [f"{section}.{name}" if section else name for name in own]
     match = nearest(key, own_dotted) or nearest(key, [*TOP, *everywhere])
     allowed = (

@@ -143,6 +143,8 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
             "timings": {"total_s": time.perf_counter() - started},
         },
     )
+    if not launch.sweep:
+        link_latest(folder)
     return math.nan
 
 

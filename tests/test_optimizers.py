@@ -412,6 +412,7 @@ def with_norms(compose: Any, optimizer: str, *overrides: str) -> Trainer:
     """A trainer of `Net`, which has BatchNorm, on the digits."""
     config = compose(*FEW, f"optimizer={optimizer}", "trainer.epochs=3", *overrides)
     built, model = build(config), Net()
+    model.norm.running_mean.fill_(0.3)  # not what a reset would leave
     layers = layer_map(model, "head")
     freeze = config.lr_policy.name == "freeze_backbone"
     plan = (freeze_backbone if freeze else uniform)(layers, 0.1, 0.0, decay_bias_norm=False)

@@ -316,7 +316,7 @@ def test_slanted_triangular_never_falls_below_its_floor_where_the_papers_formula
     per_epoch=st.integers(1, 9),
     floor=st.one_of(st.just(0.0), st.floats(1e-6, 0.99)),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_every_table_is_as_long_as_training_and_between_its_floor_and_1(
     name: str, steps: int, per_epoch: int, floor: float
 ) -> None:
@@ -431,30 +431,29 @@ def test_the_timescale_of_inverse_sqrt_is_the_warmups_unless_given(compose: Any)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("warmup", ["'2 epochs'", "0.5"])
-def test_no_epochs_means_no_steps(compose: Any, option: str, warmup: str) -> None:
-    config = compose(f"scheduler={option}", f"scheduler.warmup={warmup}", "trainer.epochs=0")
-    assert build_schedule(config, 1079) == build_momenta(config, 1079) == []
+def test_no_epochs_means_no_steps(compose: Any, option: str) -> None:
+    config = compose(f"scheduler={option}", "trainer.epochs=0")
+    for warmup in ("2 epochs", 0.5, config.scheduler.warmup):
+        config.scheduler.warmup = warmup
+        assert build_schedule(config, 1079) == build_momenta(config, 1079) == []
     assert (build_plateau(config, 1079) is not None) == (option == "plateau")
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("steps", [1, 2, 100])
-def test_training_cut_short_has_as_many_values_as_steps(
-    compose: Any, option: str, steps: int
-) -> None:
-    warmup = f"'{steps - 1} steps'" if steps > 1 else "0.01"  # all but one; a hundredth of one
-    config = compose(
-        f"scheduler={option}", f"scheduler.warmup={warmup}", f"trainer.max_steps={steps}",
-        *(["scheduler.decay='1 steps'"] if option == "wsd" else []),
-    )  # fmt: skip
-    values = build_schedule(config, 1079)
-    assert len(values) == steps
-    assert all(map(math.isfinite, values))
-    assert values[: steps - 1] == pytest.approx(
-        [values[-1] * (t + 1) / steps for t in range(steps - 1)]
-    )
-    assert len(build_momenta(config, 1079)) == (steps if option == "one_cycle" else 0)
+def test_training_cut_short_has_as_many_values_as_steps(compose: Any, option: str) -> None:
+    config = compose(f"scheduler={option}")
+    if option == "wsd":
+        config.scheduler.decay = "1 steps"
+    for steps in (1, 2, 100):
+        config.trainer.max_steps = steps
+        # All but one step of warmup; a hundredth of one step.
+        config.scheduler.warmup = f"{steps - 1} steps" if steps > 1 else 0.01
+        values = build_schedule(config, 1079)
+        assert len(values) == steps
+        assert all(map(math.isfinite, values))
+        rise = [values[-1] * (t + 1) / steps for t in range(steps - 1)]
+        assert values[:-1] == pytest.approx(rise)
+        assert len(build_momenta(config, 1079)) == (steps if option == "one_cycle" else 0)
 
 
 def test_step_2_half_from_a_tenth_trains_four_epochs_with_the_known_rates(compose: Any) -> None:
@@ -577,21 +576,21 @@ GENERIC: dict[str, tuple[str, Callable[[Any, float], LRScheduler]]] = {
 }
 
 
-@pytest.mark.parametrize("interval", ["step", "epoch"])
 @pytest.mark.parametrize("name", GENERIC)
 def test_any_torch_class_gives_its_own_rates_with_rates_as_multiples(
-    compose: Any, name: str, interval: str
+    compose: Any, name: str
 ) -> None:
     args, make = GENERIC[name]
     config = compose(
         "scheduler=torch", f"scheduler.name={name}", f"scheduler.args={args}",
-        f"scheduler.interval={interval}", "trainer.epochs=20", "trainer.limit_train_batches=3",
+        "trainer.epochs=20", "trainer.limit_train_batches=3",
     )  # fmt: skip
-    expected = torch_rates(lambda o: make(o, 0.3), 0.3, 60)
-    if interval == "epoch":
-        expected = [expected[t // 3] for t in range(60)]
-    rates = [0.3 * s for s in build_schedule(config, 1079)]
-    assert rates == pytest.approx(expected, abs=1e-9)
+    theirs = torch_rates(lambda o: make(o, 0.3), 0.3, 60)
+    per_epoch = [theirs[t // 3] for t in range(60)]
+    for interval, expected in (("step", theirs), ("epoch", per_epoch)):
+        config.scheduler.interval = interval
+        rates = [0.3 * s for s in build_schedule(config, 1079)]
+        assert rates == pytest.approx(expected, abs=1e-9)
     assert build_momenta(config, 1079) == []
 
 
@@ -618,14 +617,13 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSALS)
-def test_torch_classes_that_make_no_table_are_refused_with_the_reason(
-    compose: Any, name: str
-) -> None:
-    config = compose("scheduler=torch", f"scheduler.name={name}")
-    with pytest.raises(ConfigError, match=REFUSALS[name]) as raised:
-        build_schedule(config, 1079)
-    assert raised.value.key == "scheduler.name"
+def test_torch_classes_that_make_no_table_are_refused_with_the_reason(compose: Any) -> None:
+    config = compose("scheduler=torch", "scheduler.name=LambdaLR")
+    for name, reason in REFUSALS.items():
+        config.scheduler.name = name
+        with pytest.raises(ConfigError, match=reason) as raised:
+            build_schedule(config, 1079)
+        assert raised.value.key == "scheduler.name"
 
 
 @pytest.mark.parametrize(
@@ -797,10 +795,11 @@ def test_mistakes_are_found_before_anything_is_built(
         compose(*overrides)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", ["constant", "one_cycle", "plateau"])
 def test_a_warmup_as_long_as_training_is_refused(compose: Any, option: str) -> None:
-    for warmup in ("'5 epochs'", "'340 steps'", "'9 epochs'"):
-        config = compose(f"scheduler={option}", f"scheduler.warmup={warmup}", "trainer.epochs=5")
+    config = compose(f"scheduler={option}", "trainer.epochs=5")
+    for warmup in ("5 epochs", "340 steps", "9 epochs"):
+        config.scheduler.warmup = warmup
         with pytest.raises(ConfigError, match=r"scheduler\.warmup.*training has 340"):
             build_schedule(config, 1079)
 

@@ -94,8 +94,9 @@ def layer_map(
 
     A timm model says its layers itself (`group_matcher`). Elsewhere structure does: a layer is a
     child module with parameters, in order of registration; containers, and modules that hold
-    containers of repeated blocks, are expanded into their items. A normalisation joins the layer
-    before it, and so does what stands between two stages of blocks (a transition, a downsampling).
+    containers of repeated blocks, are expanded into their items; a repeated module with several
+    such containers has parallel branches and is one layer. A normalisation joins the layer before
+    it, and so does what stands between two stages of blocks (a transition, a downsampling).
     Parameters of an expanded module itself go with the layer before it. The head is last, with the
     norms of its own container (`classifier = Sequential(LayerNorm, Flatten, Linear)`).
 
@@ -274,7 +275,7 @@ def _by_matcher(model: nn.Module, heads: tuple[str, ...]) -> _Layers:
     from timm.models import group_parameters
 
     matcher: Any = model.group_matcher(coarse=False)  # type: ignore[operator]
-    index: Any = group_parameters(model, matcher, reverse=True)  # name → layer
+    index: Any = group_parameters(model, matcher, reverse=True)  # parameter → layer
     labels = {name: _label(matcher, name) for name, _ in model.named_parameters()}
     found = _Layers(unplaced=[n for n in labels if labels[n] is None and not _inside(n, heads)])
     for i in range(max(index.values()) + 1):
@@ -336,6 +337,7 @@ def _pieces(module: nn.Module, prefix: str, heads: tuple[str, ...]) -> Iterator[
         yield _Piece(prefix.rstrip("."), module, own, joins=True, loose=True)
     children = [(f"{prefix}{name}", child) for name, child in module.named_children()]
     stages = [i for i, (name, child) in enumerate(children) if name not in heads and _stage(child)]
+    kinds = Counter(type(child) for _, child in children)
     beside = [child for name, child in children if name not in heads and _has_parameters(child)]
     if prefix and any(name in heads for name, _ in children) and all(map(is_norm, beside)):
         return  # norms in the head's own container go with the head
@@ -345,7 +347,9 @@ def _pieces(module: nn.Module, prefix: str, heads: tuple[str, ...]) -> Iterator[
         if name in heads or not names:
             continue
         between = bool(stages) and stages[0] < i < stages[-1] and i not in stages
-        if not between and (isinstance(child, CONTAINERS) or _has_blocks(child)):
+        branching = kinds[type(child)] > 1 and sum(map(_has_blocks, child.children())) > 1
+        opens = isinstance(child, CONTAINERS) or (_has_blocks(child) and not branching)
+        if opens and not between:
             yield from _pieces(child, f"{name}.", heads)
         else:
             yield _Piece(name, child, names, joins=between or is_norm(child))
@@ -394,7 +398,7 @@ def _final_norms(model: nn.Module, heads: tuple[str, ...]) -> tuple[str, ...]:
 
 def _no_weight_decay(model: nn.Module) -> Set[str]:
     """Names and globs that a timm model keeps free of weight decay, such as `pos_embed`."""
-    listed: Any = getattr(model, "no_weight_decay", tuple)
+    listed: Any = getattr(model, "no_weight_decay", set)
     return set(listed())
 
 

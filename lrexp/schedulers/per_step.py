@@ -148,7 +148,8 @@ def one_cycle(
 
     With timing `torch` it is torch's OneCycleLR: 1 at t = pct_start·T − 1 and floor at the last
     step, t = T − 1 (final_div_factor = 1 / (div · floor)). With timing `fastai` it is fastai's
-    fit_one_cycle: 1 at t = pct_start·T and floor at t = T (div_final = 1 / floor).
+    fit_one_cycle: 1 at t = pct_start·T and floor at t = T (div_final = 1 / floor). A rise shorter
+    than a step is left out; the only step of one is the end with `torch`, the start with `fastai`.
     Source: Smith and Topin 2018, https://arxiv.org/abs/1708.07120.
 
     Args:

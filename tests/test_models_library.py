@@ -1,0 +1,190 @@
+"""model=torchvision and model=timm: built from the data, refused in words."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.models import get_model
+
+from lrexp.build import build, build_dataset, build_model
+from lrexp.errors import ConfigError
+from lrexp.models import timm_model, torchvision_model
+from lrexp.train import Trainer
+
+CPU = torch.device("cpu")
+SMALL = ["model=torchvision", "model.name=squeezenet1_1"]  # 0.7 million parameters
+needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
+
+
+@pytest.mark.parametrize(
+    ("library", "name"),
+    [
+        ("torchvision", "mobilenet_v3_small"),
+        ("torchvision", "regnet_y_400mf"),
+        pytest.param("timm", "mobilenetv3_small_050", marks=needs_timm),
+    ],
+)
+def test_a_network_of_a_library_fits_the_data(compose: Any, library: str, name: str) -> None:
+    config = compose(f"model={library}", f"model.name={name}", "data.classes=[2,3,5]")
+    assert (config.model.library, config.model.name) == (library, name)
+    dataset = build_dataset(config, CPU)
+    model, layers = build_model(config, dataset)
+    assert model.training
+    assert model(dataset.train.images[:4]).shape == (4, 3)
+    heads = [p for p in layers.parameters if p.head]
+    assert {p.shape[0] for p in heads} == {3}
+    assert {p.layer for p in heads} == {layers.depth - 1}
+
+
+def test_a_network_of_a_library_trains_and_follows_the_seed(compose: Any) -> None:
+    class Rows(list[dict[str, float]]):
+        row = list.append
+
+    def run(*overrides: str) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+        config = compose(
+            "model=torchvision", "model.name=mobilenet_v3_small", "lr_policy=layerwise_decay",
+            "trainer.epochs=1", "trainer.limit_train_batches=2", "data.limit=40", *overrides,
+        )  # fmt: skip
+        experiment = build(config)
+        first = {n: t.clone() for n, t in experiment.model.state_dict().items()}
+        rows = Rows()
+        Trainer(experiment, config.trainer, config.data.batch_size, config.seed).run(rows)
+        return first, rows
+
+    (first, rows), (again, _), (other, _) = run("seed=1"), run("seed=1"), run("seed=2")
+    assert rows[0]["step"] == 2
+    assert rows[0]["lr/head"] == pytest.approx(0.05)
+    assert all(torch.equal(first[n], again[n]) for n in first)
+    assert not torch.equal(first["features.0.0.weight"], other["features.0.0.weight"])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "efficientnet_b0"])
+def test_one_channel_computes_what_three_equal_channels_would(name: str) -> None:
+    images = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    gray = torchvision_model((1, 32, 32), 5, name=name, args={}).eval()
+    torch.manual_seed(0)
+    colour = get_model(name, num_classes=5).eval()
+    with torch.no_grad():
+        expected = colour(images.expand(-1, 3, -1, -1))
+        assert torch.allclose(gray(images), expected, atol=1e-5)
+    assert gray.state_dict().keys() == colour.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "name", "args", "message"),
+    [
+        (torchvision_model, (3, 8, 8), "squeezenet1_0", {}, r"model\.name=.*cannot take.*3×8×8"),
+        (torchvision_model, (3, 64, 64), "vit_b_16", {}, r"vit_b_16: cannot take images of 3×64"),
+        (torchvision_model, (4, 64, 64), "resnet18", {}, r"resnet18: cannot take images of 4×64"),
+        (torchvision_model, (3, 64, 64), "resnet19", {}, r"no such model\n.*'resnet18'"),
+        (torchvision_model, (3, 64, 64), "fcn_resnet50", {}, r"torchvision has no such model"),
+        (torchvision_model, (3, 64, 64), "resnet18", {"nonsense": 1}, r"model\.args=.*nonsense"),
+        (torchvision_model, (3, 64, 64), "resnet18", {"weights": "x"}, r"write model\.weights"),
+        pytest.param(
+            timm_model, (1, 8, 8), "vit_tiny_patch16_224", {}, r"cannot take.*\n.*model\.args",
+            marks=needs_timm,
+        ),
+        pytest.param(
+            timm_model, (1, 8, 8), "resnet18x", {}, r"timm has no such.*\n.*did you mean 'resnet18",
+            marks=needs_timm,
+        ),
+        pytest.param(
+            timm_model, (1, 8, 8), "hf-hub:timm/resnet18.a1_in1k", {}, r"timm has no such model",
+            marks=needs_timm,
+        ),
+        pytest.param(
+            timm_model, (1, 8, 8), "resnet18", {"in_chans": 3}, r"model\.args\.in_chans=3",
+            marks=needs_timm,
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_built_is_said_in_words(
+    make: Callable[..., Any], shape: Any, name: str, args: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(shape, 5, name=name, args=args)
+
+
+@needs_timm
+def test_arguments_of_a_library_need_no_plus(compose: Any) -> None:
+    config = compose(
+        "model=timm", "model.name=vit_tiny_patch16_224", "model.args.img_size=8",
+        "model.args.patch_size=2", "model.args.depth=2",
+    )  # fmt: skip
+    assert config.model.args == {"img_size": 8, "patch_size": 2, "depth": 2}
+    model, layers = build_model(config, build_dataset(config, CPU))
+    assert layers.layer_names == ["stem", "blocks.0", "blocks.1", "head"]
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_a_missing_timm_is_said_with_the_command_that_helps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConfigError, match=r"model=timm: needs timm.*\n.*'lrexp\[timm\]'"):
+        timm_model((1, 8, 8), 2, name="resnet18", args={})
+
+
+def test_timm_is_imported_only_when_asked_for() -> None:
+    code = "import sys, lrexp.build; assert 'timm' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["model.name=mlp"], ["model.name", "choosing an option", "write model=mlp"]),
+        ([*SMALL, "model.library=timm"], ["model.library", "write model=timm"]),
+        ([*SMALL, "model.args._target_=os.system"], ["model.args._target_", "plain values"]),
+        ([*SMALL, "model.args.a=[{_target_:x}]"], ["model.args.a[0]._target_"]),
+        ([*SMALL, "model.hidden=3"], ["model.hidden", "there is no such setting"]),
+        (["model.convention=bait"], ["model.convention=bait", "did you mean 'beit'"]),
+        (["model.convention=block", "model.layers=[conv.*]"], ["and so does model.layers"]),
+        (["model.layers=[]"], ["model.layers", "names no layer"]),
+        (["model.layers=['re:(']"], ["model.layers[0]", "no regular expression"]),
+        (["model.layers=conv"], ["model.layers", "a list"]),
+    ],
+)
+def test_a_mistake_in_the_model_names_it_and_where_it_came_from(
+    lrexp: Callable[..., Any], overrides: list[str], expected: list[str]
+) -> None:
+    done = lrexp(*overrides, "logger=none")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    for part in [*expected, "from the command line"]:
+        assert part in done.stderr
+
+
+def test_the_order_by_hand_and_the_convention_reach_the_plan(compose: Any) -> None:
+    def scales(*overrides: str) -> dict[str, float]:
+        plan = build(compose("lr_policy=layerwise_decay", "lr_policy.decay=0.5", *overrides)).plan
+        return {row.name: row.lr_scale for row in plan.rows}
+
+    by_hand = scales("model.layers=[hidden.weight,conv.*,hidden.bias]")
+    assert by_hand == {
+        "hidden.weight": 0.125, "conv.weight": 0.25, "conv.bias": 0.25, "hidden.bias": 0.5,
+        "head.weight": 1.0, "head.bias": 1.0,
+    }  # fmt: skip
+    blocks = scales("model=mlp", "model.widths=[4,4,4]", "model.convention=block")
+    assert blocks["hidden.0.weight"] == blocks["hidden.2.weight"] == 0.5
+
+
+def test_parameters_without_a_layer_of_their_own_are_warned_of_when_rates_differ(
+    compose: Any, caplog: Any
+) -> None:
+    overrides = ["model.layers=[conv.*]"]
+    with caplog.at_level(logging.WARNING):
+        build(compose(*overrides, "lr_policy=uniform"))
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        build(compose(*overrides, "lr_policy=layerwise_decay"))
+    assert ["hidden.weight, hidden.bias" in r.getMessage() for r in caplog.records] == [True]
