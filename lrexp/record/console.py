@@ -264,5 +264,6 @@ def _seconds(elapsed: float) -> str:
 def _rates(rates: list[float]) -> str:
     if not rates:
         return "-"
-    low, high = min(rates), max(rates)
-    return f"{high:.3g}" if low == high else f"{low:.2g}..{high:.2g}"
+    moving = [rate for rate in rates if rate] or [0.0]  # what is frozen for now has rate 0
+    low, high = min(moving), max(moving)
+    return f"{high:.3g}" if f"{low:.2g}" == f"{high:.2g}" else f"{low:.2g}..{high:.2g}"
