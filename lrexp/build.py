@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
@@ -174,8 +175,13 @@ def build_rates(config: Config, model: nn.Module, layers: LayerMap, train_size: 
             len(plan.frozen_names),
             ", ".join(plan.frozen_random[:3]) + (", ..." if len(plan.frozen_random) > 3 else ""),
         )
-    steps_per_epoch, _ = count_steps(config, train_size)
-    if late := plan.never_reached(config.trainer.epochs) if config.trainer.epochs else []:
+    steps_per_epoch, steps = count_steps(config, train_size)
+    epochs = math.ceil(steps / steps_per_epoch)  # fewer than trainer.epochs under max_steps
+    if epochs and plan.schedule_restart and plan.schedule_restart >= epochs:
+        problem = f"leaves nothing of the {epochs} epochs for the second phase"
+        hint = "raise trainer.max_steps or trainer.epochs"
+        raise ConfigError("lr_policy.head_epochs", problem, hint, plan.schedule_restart)
+    if late := plan.never_reached(epochs) if epochs else []:
         log.warning(
             "%d tensors would first train after the last epoch and stay frozen: %s",
             len(late),

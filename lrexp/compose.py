@@ -304,23 +304,18 @@ def refuse_moot_rates(points: list[DictConfig]) -> None:
         if not _all_absolute(policy):
             continue
         if resolved in seen:
-            hint = "sweep the policy's own rates instead"
-            if policy["name"] == "per_layer":
-                hint += "; lr_policy.default.scale moves what no rule selects"
-            raise ConfigError(
-                "optimizer.lr",
-                f"changes nothing: every rate of lr_policy={policy['name']} is absolute",
-                hint,
-                given,
-            )
+            problem = f"changes nothing: every rate of lr_policy={policy['name']} is absolute"
+            raise ConfigError("optimizer.lr", problem, "sweep the policy's own rates", given)
         seen.append(resolved)
 
 
 def _all_absolute(policy: dict[str, Any]) -> bool:
-    """Whether a policy gives every rate itself, as far as a config can say."""
+    """Whether a policy gives every rate itself: by rules that leave nothing to its default."""
     if policy["name"] == "per_layer":
         rules = policy["rules"]
-        return bool(rules) and all(rule["lr"] or rule["frozen"] for rule in rules)
+        selected = {str(rule["match"] or rule["layers"]) for rule in rules}
+        everything = bool(selected & {"*", "re:", "re:.*"}) or selected >= {"head", "backbone"}
+        return everything and all(rule["lr"] or rule["frozen"] for rule in rules)
     return bool(policy.get("lr_low") and policy.get("lr_high"))
 
 

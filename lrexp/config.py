@@ -371,6 +371,15 @@ def _check_policy(config: Config) -> None:
             "lr_policy=freeze_backbone trains the head alone",
             policy.head_epochs,
         )
+    if isinstance(policy, LpFt) and config.scheduler.name == "plateau":
+        problem = "does not start anew for the second phase of lr_policy=lp_ft"
+        raise ConfigError("scheduler", problem, "choose another scheduler", "plateau")
+    if isinstance(policy, Freezeout) and (
+        policy.epochs != config.trainer.epochs or config.trainer.max_steps
+    ):
+        problem = "spreads over all of training: trainer.epochs, without trainer.max_steps"
+        hint = "write lr_policy.epochs=${trainer.epochs}, and trainer.max_steps=null"
+        raise ConfigError("lr_policy", problem, hint, "freezeout")
     if isinstance(policy, Freezeout) and config.scheduler.name != "constant":
         raise ConfigError(
             "scheduler",

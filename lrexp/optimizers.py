@@ -211,6 +211,10 @@ REFUSED = {
     "lbfgs": NEEDS_CLOSURE,
     "sparseadam": "is for sparse gradients, which no network here has",
     "rprop": "reads its rate once, before the first step: no policy or schedule would act on it",
+    **dict.fromkeys(
+        ("asgd", "madgrad", "madgradw", "rmsproptf"),
+        "does not step by the rate of the moment: no policy or schedule would act on it in time",
+    ),
     "adahessian": "needs second derivatives, which a step here does not make",
     **dict.fromkeys(
         ("kron", "kronw", "kronc"),
@@ -249,7 +253,8 @@ def check_plan(optimizer: Optimizer, name: str, plan: Plan, steps: int) -> list[
         ConfigError: when it would not do what the plan says.
     """
     unequal = len({group["lr_scale"] for group in optimizer.param_groups}) > 1
-    if "prodigy" in name.lower() and unequal:
+    moving = any(row.measured or row.g or row.trainable_from for row in plan.rows)
+    if "prodigy" in name.lower() and (unequal or moving):
         problem = "estimates one rate for all layers, so that the policy's ratios would be lost"
         raise ConfigError("optimizer.name", problem, "choose lr_policy=uniform", name)
     if averages_weights(optimizer):

@@ -183,7 +183,7 @@ class Plan:
                 change = ", ".join(
                     f"{key} {was or 'none'} → {now or 'none'}"
                     for (key, was), now in cells
-                    if was != now
+                    if was != now and key != "group"  # a name, not a treatment
                 )
             if change:
                 changes.setdefault(change, []).append(name)

@@ -48,7 +48,7 @@ def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
         Exception: what made the run fail; summary.json has the cause.
     """
     started = time.perf_counter()
-    with _sigterm_terminates():
+    with _signals_stop() as asked:
         from lrexp.build import build
         from lrexp.train import Trainer
 
@@ -59,7 +59,7 @@ def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
                 _write(launch.folder, _blank_summary(resolved, config) | _failure(error))
             raise
         trainer = Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
-        run = _Run(resolved, config, launch, trainer, started)
+        run = _Run(resolved, config, launch, trainer, started, asked)
         try:
             run.start()
             trainer.run(run, launch.folder / "checkpoints")
@@ -155,13 +155,20 @@ class _Run:
     """The records of one training run: its files, its recorders, its summary."""
 
     def __init__(
-        self, resolved: DictConfig, config: Config, launch: Launch, trainer: Any, started: float
+        self,
+        resolved: DictConfig,
+        config: Config,
+        launch: Launch,
+        trainer: Any,
+        started: float,
+        asked: list[type[BaseException]],
     ):
         from lrexp.record import Recorders
 
         self._resolved, self._config, self._launch = resolved, config, launch
         self._trainer, self._folder = trainer, launch.folder
         self._started, self._train_started = started, time.perf_counter()
+        self._asked = asked  # signals that want the run to stop
         self._test: dict[str, Any] = {}
         self._summary = _blank_summary(resolved, config)
         self._recorders = Recorders()
@@ -224,7 +231,9 @@ class _Run:
         self._train_started = time.perf_counter()
 
     def row(self, row: dict[str, float]) -> None:
-        """Record one epoch."""
+        """Record one epoch, or stop here if a signal's own exception was lost."""
+        if self._asked:
+            raise self._asked[-1]
         self._recorders.row(row)
 
     def conclude(self) -> None:
@@ -357,18 +366,26 @@ def _write(folder: Path, summary: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _sigterm_terminates() -> Iterator[None]:
-    """Turn SIGTERM into `Terminated`."""
+def _signals_stop() -> Iterator[list[type[BaseException]]]:
+    """Turn Ctrl-C into `KeyboardInterrupt` and SIGTERM into `Terminated`, and keep a list of them.
 
-    def terminate(*_: Any) -> None:
-        raise Terminated
+    Python drops an exception that a signal happens to raise inside a destructor; whoever looks at
+    the list now and then stops all the same.
+    """
+    asked: list[type[BaseException]] = []
+    kinds = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}
+
+    def stop(number: int, _: Any) -> None:
+        asked.append(kinds[signal.Signals(number)])
+        raise asked[-1]
 
     try:
-        before = signal.signal(signal.SIGTERM, terminate)
+        before = {number: signal.signal(number, stop) for number in kinds}
     except ValueError:  # not the main thread: whoever owns it handles signals
-        yield
+        yield asked
         return
     try:
-        yield
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

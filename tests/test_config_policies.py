@@ -76,7 +76,8 @@ def test_no_epochs_and_every_policy_is_an_evaluation(compose: Any) -> None:
         assert experiment.schedule == []
 
 
-ABSOLUTE = "lr_policy.rules=[{match: 'conv.*', lr: 0.001}, {layers: head, lr: 0.01}]"
+ABSOLUTE = "lr_policy.rules=[{layers: head, lr: 0.01}, {match: '*', lr: 0.001}]"
+PARTLY = "lr_policy.rules=[{match: 'conv.*', lr: 0.001}]"  # the rest follows optimizer.lr
 RATES = "optimizer.lr=0.1,0.01"
 SMOKE = ("experiment=smoke", "trainer.max_steps=1")
 
@@ -84,7 +85,7 @@ SMOKE = ("experiment=smoke", "trainer.max_steps=1")
 @pytest.mark.parametrize(
     ("overrides", "hint"),
     [
-        (["lr_policy=per_layer", ABSOLUTE], "lr_policy.default.scale"),
+        (["lr_policy=per_layer", ABSOLUTE], "the policy's own rates"),
         (["lr_policy=discriminative", "lr_policy.lr_high=0.01"], "the policy's own rates"),
     ],
 )
@@ -115,6 +116,7 @@ def test_other_sweeps_are_none_of_its_business() -> None:
     relative = ["lr_policy=per_layer", "lr_policy.rules=[{match: 'conv.*', scale: 0.1}]"]
     rates = (["optimizer.lr=0.1"], ["optimizer.lr=0.01"])
     refuse_moot_rates(points(*(relative + rate for rate in rates)))
+    refuse_moot_rates(points(*(["lr_policy=per_layer", PARTLY, *rate] for rate in rates)))
     refuse_moot_rates(points(*(["lr_policy=discriminative", *rate] for rate in rates)))
     refuse_moot_rates(points([*fixed, "seed=0"], [*fixed, "seed=1"]))
     refuse_moot_rates(points([*fixed, *rates[0]], ["lr_policy=uniform", *rates[1]]))

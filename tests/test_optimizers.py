@@ -249,7 +249,8 @@ def test_a_frozen_backbone_is_bit_identical_under_every_optimizer(
 TIMM = [
     name
     for name in timm.optim.list_optimizers()
-    if not name.startswith(("bnb", "fused", "kron", "adahessian"))  # CUDA only, or refused
+    # CUDA only, or refused
+    if not name.startswith(("bnb", "fused", "kron", "adahessian", "madgrad", "rmsproptf"))
 ]
 
 
@@ -295,6 +296,8 @@ REFUSED = {
     "closure": (["optimizer=torch", "optimizer.name=LBFGS"], "closure"),
     "sparse": (["optimizer=torch", "optimizer.name=SparseAdam"], "sparse gradients"),
     "no rate": (["optimizer=torch", "optimizer.name=Rprop"], "reads its rate once"),
+    "late rate": (["optimizer=torch", "optimizer.name=ASGD"], "by the rate of the moment"),
+    "rate in momentum": (["optimizer=timm", "optimizer.name=rmsproptf"], "rate of the moment"),
     "second order": (["optimizer=timm", "optimizer.name=adahessian"], "second derivatives"),
     "random": (["optimizer=timm", "optimizer.name=kronw"], "random stream"),
     "unknown": (["optimizer=torch", "optimizer.name=Nadam"], "did you mean 'NAdam'"),

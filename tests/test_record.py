@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import io
 import json
 import logging
 import math
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -221,6 +225,25 @@ def test_a_diverged_run_is_worth_the_worst_value_whatever_it_had_before(
         assert train(OmegaConf.structured(config), config, Launch(folder, [], "", None)) == worst
         summary = strict((folder / "summary.json").read_text())
         assert (summary["status"], summary["best"]["epoch"]) == ("diverged", 1)
+
+
+def test_a_signal_whose_exception_is_lost_stops_the_run_at_the_next_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = Trainer._train_epoch
+
+    def loses_a_signal(trainer: Trainer) -> dict[str, float]:
+        if trainer.epoch == 1:
+            with contextlib.suppress(BaseException):  # as Python does in a destructor
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1)
+        return measure(trainer)
+
+    monkeypatch.setattr(Trainer, "_train_epoch", loses_a_signal)
+    run = tmp_path / "run"
+    assert main(["experiment=smoke", "trainer.epochs=5", f"hydra.run.dir={run}"]) == 143
+    assert strict((run / "summary.json").read_text())["status"] == "interrupted"
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
 
 
 def test_an_interrupt_before_the_first_step_is_on_record(
