@@ -63,9 +63,25 @@ def test_settings_that_cannot_be_are_refused_by_name(
     caught.match(said)
 
 
-def test_freezeout_lasts_as_long_as_training_unless_told_otherwise(compose: Any) -> None:
+def test_freezeout_lasts_as_long_as_training(compose: Any) -> None:
     assert compose("lr_policy=freezeout", "trainer.epochs=7").lr_policy.epochs == 7
-    assert compose("lr_policy=freezeout", "lr_policy.epochs=3").lr_policy.epochs == 3
+    for otherwise in ("lr_policy.epochs=3", "trainer.max_steps=30"):
+        with pytest.raises(ConfigError, match="spreads over all of training"):
+            compose("lr_policy=freezeout", otherwise)
+
+
+def test_a_plateau_does_not_start_anew_for_lp_ft(compose: Any) -> None:
+    with pytest.raises(ConfigError, match="does not start anew"):
+        compose("lr_policy=lp_ft", "scheduler=plateau")
+
+
+def test_what_max_steps_cuts_off_is_said(compose: Any, caplog: pytest.LogCaptureFixture) -> None:
+    from lrexp.build import build
+
+    with pytest.raises(ConfigError, match="leaves nothing of the 1 epochs"):
+        build(compose("lr_policy=lp_ft", "trainer.max_steps=7", "trainer.device=cpu"))
+    build(compose("lr_policy=gradual_unfreeze", "trainer.max_steps=7", "trainer.device=cpu"))
+    assert "would first train after the last epoch" in caplog.text
 
 
 def test_no_epochs_and_every_policy_is_an_evaluation(compose: Any) -> None:

@@ -222,6 +222,7 @@ def test_training_continues_to_the_same_bits(option: str, compose: Any, tmp_path
         assert torch.equal(tensor, other[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_optimizer_learns_the_digits_with_its_defaults(option: str, compose: Any) -> None:
     one = trainer(compose, "trainer.device=cpu", f"optimizer={option}", "trainer.epochs=3")
@@ -229,6 +230,7 @@ def test_an_optimizer_learns_the_digits_with_its_defaults(option: str, compose: 
     assert one.rows[-1]["val/loss"] < min(2.25, one.rows[0]["val/loss"])  # chance is log(10) = 2.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
 def test_a_frozen_backbone_is_bit_identical_under_every_optimizer(
     option: str, compose: Any
@@ -254,6 +256,7 @@ TIMM = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TIMM)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_any_optimizer_of_timm_continues_to_the_same_bits(name: str) -> None:

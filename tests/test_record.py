@@ -266,6 +266,7 @@ def test_a_terminal_that_cannot_show_a_character_never_stops_the_run(
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_a_reader_of_our_output_that_goes_away_never_stops_the_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lrexp", "experiment=smoke", f"hydra.run.dir={tmp_path}/run"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:

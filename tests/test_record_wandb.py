@@ -243,6 +243,7 @@ def test_waiting_for_the_server_is_bounded_in_the_beginning_and_the_end(
     assert 0 < asked["settings"].finish_timeout <= 60
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_is_one_warning_and_an_offline_run(
     train: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +277,7 @@ def test_an_online_run_delivers_the_same_rows(
     assert server.exit_codes == {"online00": 0}
 
 
+@pytest.mark.slow
 def test_an_outage_while_training_is_one_warning_and_no_endless_wait(
     train: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
 ) -> None:

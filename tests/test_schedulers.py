@@ -482,6 +482,7 @@ def test_step_2_half_from_a_tenth_trains_four_epochs_with_the_known_rates(compos
 # Momentum cycles.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
 @pytest.mark.parametrize("generic", [False, True])
 def test_a_one_cycle_run_is_the_plain_loop_with_torchs_scheduler(

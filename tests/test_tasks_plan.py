@@ -43,6 +43,7 @@ def rows_of(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes_a_plan_and_trains_nothing(
     lrexp: Lrexp, tmp_path: Path
 ) -> None:
@@ -73,6 +74,7 @@ def test_the_command_prints_and_writes_a_plan_and_trains_nothing(
     assert "lr_scale 0.0 → 1.0" in again.stdout
 
 
+@pytest.mark.slow
 def test_no_data_is_needed(lrexp: Lrexp) -> None:
     done = lrexp("task=plan", "data=mnist", "data.root=nowhere", "trainer.epochs=2")
     assert done.returncode == 0, done.stderr
