@@ -1,8 +1,8 @@
-# docker build -t lrexp . && docker run --rm -v "$PWD/outputs:/work/outputs" lrexp [overrides]
+# docker build -t lrexp . && docker run --rm -v "$PWD/outputs:/runs/outputs" lrexp [overrides]
 FROM python:3.11-slim
 COPY pyproject.toml README.md LICENSE /src/
 COPY lrexp /src/lrexp
 COPY conf /src/conf
 RUN pip install --no-cache-dir /src && rm -rf /src
-WORKDIR /work
+WORKDIR /runs
 ENTRYPOINT ["lrexp"]
