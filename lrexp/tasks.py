@@ -177,6 +177,7 @@ class _Run:
         """Write what is known before the first step, and start the recorders."""
         import torch
 
+        from lrexp.preview import parameter_counts
         from lrexp.record import RunInfo
         from lrexp.record.console import ConsoleRecorder, opening_lines
         from lrexp.record.files import environment, strict_json, write_atomically
@@ -196,12 +197,7 @@ class _Run:
             "verdicts": self._verdicts(),
             "plan_hash": experiment.plan.hash,
             "device": str(experiment.device),
-            "parameters": {
-                "total": sum(p.numel() for p in experiment.model.parameters()),
-                "trainable": sum(
-                    math.prod(row.shape) for row in experiment.plan.rows if not row.frozen
-                ),
-            },
+            "parameters": parameter_counts(experiment.plan),
         }
         _write(folder, self._summary)
         if not launch.sweep:
