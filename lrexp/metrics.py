@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -149,12 +150,13 @@ class StepStats:
         """`update_ratio/<group>` and `grad_norm` since the last call; nothing if never measured."""
         found: dict[str, float] = {}
         if self._ratios:
-            ratios = torch.stack(self._ratios).cpu().numpy()  # (steps, tensors)
-            for group in dict.fromkeys(self._group_of):
-                columns = [i for i, name in enumerate(self._group_of) if name == group]
-                found[f"update_ratio/{group}"] = float(np.median(ratios[:, columns]))
+            of_group: dict[str, list[float]] = {}
+            by_tensor = torch.stack(self._ratios, dim=1).tolist()  # (tensors, steps)
+            for group, ratios in zip(self._group_of, by_tensor, strict=True):
+                of_group.setdefault(group, []).extend(ratios)
+            found = {f"update_ratio/{group}": _median(r) for group, r in of_group.items()}
         if self._grad_norms:
-            found["grad_norm"] = float(np.median(torch.stack(self._grad_norms).cpu().numpy()))
+            found["grad_norm"] = _median(torch.stack(self._grad_norms).tolist())
         self._ratios, self._grad_norms = [], []
         return found
 
@@ -203,6 +205,11 @@ def measured_scales(ratios: Mapping[str, float]) -> dict[str, float]:
         unit: ratio / largest if largest > 0 and math.isfinite(ratio) else 1.0
         for unit, ratio in ratios.items()
     }
+
+
+def _median(values: list[float]) -> float:
+    """NaN when any value is; for few values ten times as fast as numpy's."""
+    return math.nan if any(map(math.isnan, values)) else statistics.median(values)
 
 
 def _ratio(gradient: float, weight: float) -> float:

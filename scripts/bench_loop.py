@@ -5,9 +5,10 @@
 Three loops train the configured job (by default SimpleCNN on digits, batch 16, SGD 0.05 with
 momentum 0.9): `ours` is `Trainer` as it runs, `no stats` the same with trainer.stats_every=0, and
 `bare` gathers the same batches and does forward, loss, zero_grad, backward and step, nothing else.
-Training alone is timed, no evaluation and no recording. Each repetition runs the loops forth and
-back (ABC CBA), so that a machine that slows down or speeds up favours none; ratios are taken within
-a repetition, and the median over repetitions is printed.
+Training alone is timed, no evaluation and no recording. Each repetition builds the three anew, lets
+each train an epoch that is not timed, and then runs them forth and back (ABC CBA), so that a
+machine that slows down or speeds up favours none; ratios are taken within a repetition, and the
+median over repetitions is printed.
 """
 
 from __future__ import annotations
@@ -86,18 +87,20 @@ def measure(overrides: list[str], epochs: int) -> tuple[dict[str, float], int]:
         batches.append(plan._batches())
     steps = sum(map(len, batches))
     spent = dict.fromkeys(jobs, 0.0)
-    for name in (*jobs, *reversed(jobs)):
+
+    def train(name: str) -> None:
         job = jobs[name]
         job.epoch = job.step = 0
+        if name == "bare":
+            bare(job.experiment, batches)
+        else:
+            for _ in range(epochs):
+                job._train_epoch()
 
-        def run(job: Trainer = job, name: str = name) -> None:
-            if name == "bare":
-                bare(job.experiment, batches)
-            else:
-                for _ in range(epochs):
-                    job._train_epoch()
-
-        spent[name] += seconds(job.experiment, run)
+    for name in jobs:
+        train(name)
+    for name in (*jobs, *reversed(jobs)):
+        spent[name] += seconds(jobs[name].experiment, lambda name=name: train(name))
     return {name: 1e6 * spent_s / (2 * steps) for name, spent_s in spent.items()}, steps
 
 

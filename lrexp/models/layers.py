@@ -17,6 +17,8 @@ from lrexp.errors import ConfigError
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+# final norms that timm's map of the same network leaves to the last layer's rate
+LEFT_BY_TIMM = {"torchvision.models.densenet.DenseNet": ("features.norm5",)}
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,12 @@ class _Layers:
             self.order.append(layer)
         self.of |= dict.fromkeys(names, layer)
 
+    def leave_out(self, modules: tuple[str, ...]) -> None:
+        """Leave the parameters of modules to the head's layer."""
+        left = [name for name in self.of if _inside(name, modules)]
+        self.unplaced += left
+        self.of = {name: at for name, at in self.of.items() if name not in left}
+
 
 def layer_map(
     model: nn.Module,
@@ -98,7 +106,8 @@ def layer_map(
     such containers has parallel branches and is one layer. A normalisation joins the layer before
     it, and so does what stands between two stages of blocks (a transition, a downsampling).
     Parameters of an expanded module itself go with the layer before it. The head is last, with the
-    norms of its own container (`classifier = Sequential(LayerNorm, Flatten, Linear)`).
+    norms of its own container (`classifier = Sequential(LayerNorm, Flatten, Linear)`). A
+    torchvision model whose parameters have timm's names has timm's layers too.
 
     Frozen or not makes no difference. Names are those of the bare model (see `unwrapped`), and a
     missing classifier still counts as a layer, so that what is left keeps its place.
@@ -135,9 +144,10 @@ def layer_map(
         found = _by_matcher(model, heads)
     else:
         found = _by_structure(model, heads)
+        found.leave_out(LEFT_BY_TIMM.get(f"{type(model).__module__}.{type(model).__name__}", ()))
     if convention == "beit":
         norms = _final_norms(model, heads)
-        found.of = {name: at for name, at in found.of.items() if not _inside(name, norms)}
+        found.leave_out(norms)
         found.unplaced = [name for name in found.unplaced if not _inside(name, norms)]
     if convention == "strict" and (found.unplaced or found.loose):
         names = [*found.unplaced, *found.loose]
