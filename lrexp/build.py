@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lrexp.config import duration
-from lrexp.data import Dataset, Source, digits, make_dataset, mnist
+from lrexp.data import SOURCES, Augment, Chosen, Dataset, Source, choose, make_dataset
+from lrexp.data.source import TRAIN
 from lrexp.draws import draw
 from lrexp.errors import ConfigError
 from lrexp.models import (
@@ -42,7 +43,7 @@ from lrexp.plan import Plan
 from lrexp.policies import POLICIES
 from lrexp.preview import Preview, shown_steps
 from lrexp.schedulers import MOMENTA, SCHEDULES, Plateau, with_warmup
-from lrexp.schema import Config, LibraryOptimizer, MultiStep, ReduceOnPlateau, Wsd, option_of
+from lrexp.schema import Config, Data, LibraryOptimizer, MultiStep, ReduceOnPlateau, Wsd, option_of
 
 log = logging.getLogger(__name__)
 
@@ -223,30 +224,64 @@ def choose_device(name: str) -> torch.device:
 def build_dataset(config: Config, device: torch.device) -> Dataset:
     """The splits of the configured source, on the device."""
     data = config.data
-    source: Source = digits() if data.name == "digits" else mnist(data.root, data.download)
+    source = open_source(config)
     found = {
         "num_classes": len(source.class_names),
-        "image_shape": list(source.images.shape[1:]),
-        "train_size": int((~source.in_test).sum())
-        if source.in_test is not None
+        "image_shape": list(source.images.shape[1:])
+        if isinstance(source.images, np.ndarray)
+        else None,
+        "train_size": int((source.split == TRAIN).sum())
+        if source.split is not None
         else len(source.labels),
     }
     for key, value in found.items():
-        if getattr(data, key) != value:
-            problem = f"is not what the data holds: {value}"
-            raise ConfigError(f"data.{key}", problem, given=getattr(data, key))
+        stated = getattr(data, key)
+        if None not in (stated, value) and stated != value:
+            raise ConfigError(f"data.{key}", f"is not what the data holds: {value}", given=stated)
+    if data.augment == "trivial" and source.white != 255:
+        problem = f"needs images of 256 levels, these have {source.white + 1}"
+        raise ConfigError("data.augment", problem, "allowed: none, basic", "trivial")
     return make_dataset(
+        source,
+        choose_images(config, source),
+        seed=data.seed,
+        normalize=normalization(config),
+        augment=None if data.augment == "none" else Augment(data.augment, config.seed),
+        train_eval_limit=config.trainer.train_eval_limit,
+        in_memory=data.in_memory,
+        workers=data.workers,
+        device=device,
+    )
+
+
+def open_source(config: Config) -> Source:
+    """The configured data set, images of files not yet decoded."""
+    common = {f.name for f in fields(Data)}
+    own = {f.name: getattr(config.data, f.name) for f in fields(config.data)}
+    source = SOURCES[config.data.name](**{k: v for k, v in own.items() if k not in common})
+    return source if config.data.image_size is None else source.of_size(config.data.image_size)
+
+
+def choose_images(config: Config, source: Source) -> Chosen:
+    """Which images of a source the run's splits hold."""
+    data = config.data
+    return choose(
         source,
         seed=data.seed,
         classes=data.classes,
         limit=data.limit,
+        limit_per_class=data.limit_per_class,
         val_fraction=data.val_fraction,
-        test_fraction=getattr(data, "test_fraction", 0.0),
-        mean=data.mean,
-        std=data.std,
-        train_eval_limit=config.trainer.train_eval_limit,
-        device=device,
+        test_fraction=data.test_fraction,
     )
+
+
+def normalization(config: Config) -> tuple[list[float], list[float]] | None:
+    """Mean and std that images are normalised with; None: those of the training images."""
+    data = config.data
+    if isinstance(data.normalize, dict):
+        return data.normalize["mean"], data.normalize["std"]
+    return None if data.mean is None else (data.mean, data.std)
 
 
 @dataclass(frozen=True)
@@ -260,12 +295,13 @@ class StatedData:
 
 
 def stated_data(config: Config) -> StatedData:
-    """What is known of the data without reading it: sizes of splits as `make_dataset` takes them.
+    """What is known of the data without reading it: sizes of splits as `choose` takes them.
 
     Classes are called by their number, as they are in every source so far.
     """
     data = config.data
     c, h, w = data.image_shape
+    h, w = (data.image_size, data.image_size) if data.image_size else (h, w)
     classes = range(data.num_classes) if data.classes is None else data.classes
     pool = round(data.train_size * len(classes) / data.num_classes)
     fractions = (getattr(data, "test_fraction", 0.0), data.val_fraction)

@@ -89,12 +89,12 @@ class CheckedLoader(ConfigLoaderImpl):
         return point
 
     def _compose_config_from_defaults_list(self, *arguments: Any, **named: Any) -> DictConfig:
-        """Composed, with `args` of options that open a library free to take any key."""
+        """Composed, with sections of any keys (`args`, `eval_sets`) free to take new ones."""
         config = super()._compose_config_from_defaults_list(*arguments, **named)
-        for group in SCHEMAS:
-            arguments_of_group = OmegaConf.select(config, f"{group}.args")
-            if isinstance(arguments_of_group, DictConfig):
-                OmegaConf.set_struct(arguments_of_group, False)
+        for key in (*(f"{group}.args" for group in SCHEMAS), "data.eval_sets", "data.normalize"):
+            section = OmegaConf.select(config, key)
+            if isinstance(section, DictConfig):
+                OmegaConf.set_struct(section, False)
         return config
 
     def get_group_options(self, group_name: str, *arguments: Any, **named: Any) -> list[str]:

@@ -28,14 +28,12 @@ from lrexp.schema import (
     Config,
     CosineRestarts,
     Data,
-    Digits,
     Discriminative,
     Freezeout,
     InverseSqrt,
     LayerwiseDecay,
     LibraryOptimizer,
     LpFt,
-    Mnist,
     Model,
     MultiStep,
     OneCycle,
@@ -44,6 +42,7 @@ from lrexp.schema import (
     Rule,
     Sgd,
     Surgical,
+    TorchvisionSet,
     Trainer,
     Wsd,
     option_of,
@@ -81,7 +80,7 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
     assert isinstance(config, Config)
     _check_limits("", config)
     _check_together(config)
-    if isinstance(config.data, Mnist):
+    if isinstance(config.data, TorchvisionSet):
         config.data.root = typed.data.root = portable_path(config.data.root)
     if config.model.weights and not config.model.weights.startswith(BUNDLED):
         config.model.weights = typed.model.weights = portable_path(config.model.weights)
@@ -321,33 +320,71 @@ def _plan_file(against: str) -> str:
 
 
 def _check_data(data: Data) -> None:
-    if len(data.image_shape) != 3:
-        hint = "channels, height and width, such as [1, 28, 28]"
-        raise ConfigError("data.image_shape", "must be three numbers", hint, data.image_shape)
-    unknown = [c for c in data.classes or [] if c >= data.num_classes]
-    if unknown:
-        allowed = f"allowed: 0 to {data.num_classes - 1}"
-        raise ConfigError("data.classes", f"there is no class {unknown[0]}", allowed, data.classes)
-    if data.classes is not None and (
-        len(data.classes) < 2 or len(set(data.classes)) < len(data.classes)
-    ):
-        raise ConfigError(
-            "data.classes", "must name at least two classes, each once", given=data.classes
-        )
-    if isinstance(data, Digits) and data.val_fraction + data.test_fraction >= 1:
+    channels = None
+    if data.image_shape is not None:
+        if len(data.image_shape) != 3:
+            hint = "channels, height and width, such as [1, 28, 28]"
+            raise ConfigError("data.image_shape", "must be three numbers", hint, data.image_shape)
+        channels = data.image_shape[0]
+    _check_classes(data)
+    if data.val_fraction + data.test_fraction >= 1:
         given = f"{data.val_fraction} + {data.test_fraction}"
         raise ConfigError(
             "data.val_fraction", "and data.test_fraction leave nothing to train on", given=given
         )
-    if len(data.mean) != len(data.std) or len(data.mean) != 1:
-        raise ConfigError(
-            "data.mean", "and data.std need one number per channel (1)", given=data.mean
-        )
-    if isinstance(data, Mnist) and not data.download:
+    if data.mean is not None or data.std is not None:
+        _check_normalization("data", data.mean, data.std, channels)
+    normalize = data.normalize
+    if isinstance(normalize, dict):
+        unknown = [key for key in normalize if key not in ("mean", "std", "chosen")]
+        if unknown:
+            raise unknown_setting(f"data.normalize.{unknown[0]}", normalize[unknown[0]])
+        mean, std = normalize.get("mean"), normalize.get("std")
+        _check_normalization("data.normalize", mean, std, channels)
+    elif normalize not in ("auto", "dataset", "weights"):
+        hint = did_you_mean(str(normalize), ["auto", "dataset", "weights"])
+        problem = "is neither one of the choices nor {mean: [...], std: [...]}"
+        raise ConfigError("data.normalize", problem, hint, normalize)
+    if isinstance(data, TorchvisionSet) and not data.download:
         raw = Path(data.root).expanduser() / "MNIST" / "raw"
         if not raw.is_dir():
             hint = "put the MNIST files there, or allow data.download=true"
             raise ConfigError("data.root", f"there is no folder {raw}", hint, data.root)
+
+
+def _check_classes(data: Data) -> None:
+    classes = data.classes
+    if classes is None:
+        return
+    for c in classes:
+        if not (type(c) is int and c >= 0) and not isinstance(c, str):
+            raise ConfigError("data.classes", "must be labels or names", given=classes)
+        if data.num_classes is not None and isinstance(c, int) and c >= data.num_classes:
+            allowed = f"allowed: 0 to {data.num_classes - 1}"
+            raise ConfigError("data.classes", f"there is no class {c}", allowed, classes)
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise ConfigError(
+            "data.classes", "must name at least two classes, each once", given=classes
+        )
+
+
+def _check_normalization(key: str, mean: Any, std: Any, channels: int | None) -> None:
+    """A finite number per channel each."""
+    for name, values in (("mean", mean), ("std", std)):
+        numbers = (
+            isinstance(values, list)
+            and values
+            and all(type(v) in (int, float) and math.isfinite(v) for v in values)
+        )
+        if not numbers:
+            hint = "a list with a finite number per channel"
+            raise ConfigError(f"{key}.{name}", "is not given", hint, given=values)
+    if len(mean) != len(std) or (channels is not None and len(mean) != channels):
+        problem = f"and {key}.std need one number per channel"
+        problem += "" if channels is None else f" ({channels})"
+        raise ConfigError(f"{key}.mean", problem, given=mean)
+    if not all(value > 0 for value in std):
+        raise ConfigError(f"{key}.std", "must be above 0", given=std)
 
 
 def _check_policy(config: Config) -> None:

@@ -38,7 +38,8 @@ class Evaluation:
 def logits_of(model: nn.Module, split: Split, batch_size: int) -> Tensor:
     """(n, classes) float32 logits in eval mode, on the device of the split."""
     model.eval()
-    return torch.cat([model(images) for images in split.images.split(batch_size)])
+    batches = split.batches(np.arange(len(split)), batch_size)
+    return torch.cat([model(images) for images, _ in batches])
 
 
 @torch.inference_mode()

@@ -83,25 +83,31 @@ class Data:
     """What every data option has."""
 
     name: str = MISSING
-    num_classes: int = number(at_least=2)
-    image_shape: list[int] = number(at_least=1)
-    train_size: int = number(at_least=2)
+    num_classes: int | None = number(at_least=2)  # the three are None where the data says it
+    image_shape: list[int] | None = number(at_least=1)
+    train_size: int | None = number(at_least=2)
     batch_size: int = number(at_least=1)
     seed: int = number(at_least=0)
-    classes: list[int] | None = number(at_least=0)
+    classes: list[Any] | None = MISSING  # labels or names
     limit: int | None = number(at_least=1)
+    limit_per_class: int | None = number(at_least=1)
     val_fraction: float = number(above=0, below=1)
-    mean: list[float] = number()
-    std: list[float] = number(above=0)
-
-
-@dataclass
-class Digits(Data):
     test_fraction: float = number(at_least=0, below=1)
+    group_by: str | None = MISSING
+    normalize: Any = MISSING  # auto, dataset, weights, or a Normalization
+    mean: list[float] | None = number()
+    std: list[float] | None = number(above=0)
+    augment: str = choice("none", "basic", "trivial")
+    image_size: int | None = number(at_least=1)
+    in_memory: bool | None = MISSING
+    workers: int = number(at_least=0)
+    leak_check: str = choice("warn", "error", "skip")
+    on_corrupt: str = choice("error", "drop")
+    eval_sets: dict[str, str] = MISSING
 
 
 @dataclass
-class Mnist(Data):
+class TorchvisionSet(Data):
     root: str = MISSING
     download: bool = MISSING
 
@@ -458,7 +464,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "torchvision": LibraryModel,
         "timm": LibraryModel,
     },
-    "data": {"digits": Digits, "mnist": Mnist},
+    "data": {"digits": Data, "mnist": TorchvisionSet},
     "loss": {"cross_entropy": CrossEntropy},
     "optimizer": {
         "sgd": Sgd,

@@ -131,11 +131,11 @@ class Trainer:
         use_training_weights(optimizer)
         self.epoch += 1
         running, first, started = RunningTrain(), self.step, time.perf_counter()
-        batches = self._batches()
-        for chosen, dropout_seed in zip(batches, self._dropout_seeds(len(batches)), strict=True):
-            images = train.images.index_select(0, chosen)  # (B, C, H, W)
-            labels = train.labels.index_select(0, chosen)  # (B,)
-            self._dropout.manual_seed(dropout_seed)
+        order = self._order()
+        batches = train.batches(order, self.batch_size, self.epoch)
+        seeds = self._dropout_seeds(-(-len(order) // self.batch_size))
+        for (images, labels), seed in zip(batches, seeds, strict=True):  # (B, C, H, W), (B,)
+            self._dropout.manual_seed(seed)
             s = schedule[self.step] * (plateau.s if plateau else 1.0)
             g = {group: table[self.step] for group, table in self._factors.items()}
             set_rates(optimizer, base_lr, s, g)
@@ -178,8 +178,8 @@ class Trainer:
             return
         train = experiment.dataset.train
         order = draws.order(self.seed, "measure", train.ids, self.epoch)
-        chosen = torch.from_numpy(order).to(experiment.device).split(self.batch_size)
-        batches = ((train.images[i], train.labels[i]) for i in chosen[:MEASURED_BATCHES])
+        chosen = order[: MEASURED_BATCHES * self.batch_size]
+        batches = train.batches(chosen, self.batch_size)
         scales = measured_scales(
             relative_gradient_norms(experiment.model, experiment.loss, batches, units)
         )
@@ -222,21 +222,19 @@ class Trainer:
         self._judge(row)
         return row
 
-    def _batches(self) -> list[Tensor]:
-        """Positions in the training split for every step of the epoch, each (B,) int64."""
-        train, limit = self.experiment.dataset.train, self.settings.limit_train_batches
-        order = draws.order(self.seed, "order", train.ids, self.epoch)
-        batches = torch.from_numpy(order).to(self.experiment.device).split(self.batch_size)
+    def _order(self) -> np.ndarray:
+        """Positions in the training split as the epoch's steps take them, (n,) int64."""
+        order = draws.order(self.seed, "order", self.experiment.dataset.train.ids, self.epoch)
         left = len(self.experiment.schedule) - self.step
-        return list(batches[: min(limit or len(batches), left)])
+        steps = min(self.settings.limit_train_batches or left, left)
+        return order[: steps * self.batch_size]
 
     def _recalibration_images(self) -> Iterator[Tensor]:
         """Up to 50 whole batches of training images, each (B, C, H, W)."""
         train, size = self.experiment.dataset.train, self.batch_size
         order = draws.order(self.seed, "recalibrate", train.ids, self.epoch)
         whole = max(len(order) // size * size, min(len(order), size))
-        chosen = torch.from_numpy(order[: min(whole, 50 * size)]).to(self.experiment.device)
-        return (train.images.index_select(0, batch) for batch in chosen.split(size))
+        return (images for images, _ in train.batches(order[: min(whole, 50 * size)], size))
 
     def _dropout_seeds(self, count: int) -> list[int]:
         """What makes dropout a function of (seed, step), for the coming steps."""

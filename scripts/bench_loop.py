@@ -49,15 +49,18 @@ def trainer(*overrides: str) -> Trainer:
     return Trainer(build(config), config.trainer, config.data.batch_size, config.seed)
 
 
-def bare(experiment: Experiment, batches: list[list[torch.Tensor]]) -> None:
-    """The loop anyone would write."""
-    model, optimizer, train = experiment.model, experiment.optimizer, experiment.dataset.train
+def bare(experiment: Experiment, images: torch.Tensor, epochs: list[list[torch.Tensor]]) -> None:
+    """The loop anyone would write, over (n, C, H, W) images that are normalised already."""
+    model, optimizer, labels = (
+        experiment.model,
+        experiment.optimizer,
+        experiment.dataset.train.labels,
+    )
     model.train()
-    for epoch in batches:
-        for chosen in epoch:
-            images = train.images.index_select(0, chosen)
-            labels = train.labels.index_select(0, chosen)
-            loss = experiment.loss(model(images), labels)
+    for batches in epochs:
+        for chosen in batches:
+            logits = model(images.index_select(0, chosen))
+            loss = experiment.loss(logits, labels.index_select(0, chosen))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -84,15 +87,16 @@ def measure(overrides: list[str], epochs: int) -> tuple[dict[str, float], int]:
     batches = []
     for _ in range(epochs):
         plan.epoch += 1
-        batches.append(plan._batches())
-    steps = sum(map(len, batches))
+        order = torch.from_numpy(plan._order()).to(plan.experiment.device)
+        batches.append(list(order.split(plan.batch_size)))
+    images, steps = plan.experiment.dataset.train.images, sum(map(len, batches))
     spent = dict.fromkeys(jobs, 0.0)
 
     def train(name: str) -> None:
         job = jobs[name]
         job.epoch = job.step = 0
         if name == "bare":
-            bare(job.experiment, batches)
+            bare(job.experiment, images, batches)
         else:
             for _ in range(epochs):
                 job._train_epoch()

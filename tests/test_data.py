@@ -11,7 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrexp.data import Dataset, Source, digits, make_dataset
+from lrexp.data import Dataset, Source, choose, make_dataset
+from lrexp.data.source import TEST, TRAIN, fingerprint
+from lrexp.data.sources import digits
 from lrexp.data.splits import stratified_sample
 from lrexp.errors import ConfigError, UserError
 
@@ -19,11 +21,19 @@ SOURCE = digits()
 
 
 def split(source: Source = SOURCE, **changes: Any) -> Dataset:
-    settings: dict[str, Any] = {
-        "seed": 0, "classes": None, "limit": None, "val_fraction": 0.2, "test_fraction": 0.2,
-        "mean": [0.3053], "std": [1.0], "train_eval_limit": 10_000, "device": torch.device("cpu"),
+    choosing: dict[str, Any] = {
+        "classes": None, "limit": None, "limit_per_class": None,
+        "val_fraction": 0.2, "test_fraction": 0.2,
     }  # fmt: skip
-    return make_dataset(source, **(settings | changes))
+    making: dict[str, Any] = {
+        "normalize": ([0.3053], [1.0]), "augment": None, "train_eval_limit": 10_000,
+        "in_memory": True, "workers": 0, "device": torch.device("cpu"),
+    }  # fmt: skip
+    assert changes.keys() <= {"seed", *choosing, *making}
+    seed = changes.get("seed", 0)
+    chosen = choose(source, seed=seed, **{k: changes.get(k, v) for k, v in choosing.items()})
+    made = {k: changes.get(k, v) for k, v in making.items()}
+    return make_dataset(source, chosen, seed=seed, **made)
 
 
 def ids(dataset: Dataset) -> dict[str, set[int]]:
@@ -52,13 +62,12 @@ def test_digits_are_the_1797_images_of_uci() -> None:
 
 def test_digits_come_from_the_package_with_their_licence_and_without_sklearn() -> None:
     import lrexp.data
-    from lrexp.data import sources
 
     folder = Path(lrexp.data.__file__).parent
     licence = " ".join((folder / "digits.LICENSE.txt").read_text().split())
     assert "Creative Commons Attribution 4.0 International" in licence
     assert (folder / "digits.npz").stat().st_size < 200_000
-    assert "sklearn" not in Path(sources.__file__).read_text()
+    assert "sklearn" not in (folder / "sources" / "digits.py").read_text()
 
 
 def test_splits_are_60_20_20_disjoint_and_whole() -> None:
@@ -88,7 +97,7 @@ def test_images_and_labels_of_a_split_are_those_of_the_source() -> None:
 
 
 def test_normalisation_is_pixel_minus_mean_over_std() -> None:
-    dataset = split(mean=[0.25], std=[0.5])
+    dataset = split(normalize=([0.25], [0.5]))
     white = torch.from_numpy(SOURCE.images[dataset.train.ids]) == 16
     assert torch.allclose(dataset.train.images[white], torch.tensor((1 - 0.25) / 0.5))
     shipped = split()
@@ -164,8 +173,8 @@ def test_train_eval_is_a_stratified_part_of_train_as_large_as_val(
 
 
 def test_a_source_with_its_own_test_part_keeps_it() -> None:
-    own = np.arange(1797) >= 1500
-    dataset = split(Source(SOURCE.images, SOURCE.labels, SOURCE.class_names, own, 16))
+    own = np.where(np.arange(1797) >= 1500, TEST, TRAIN)
+    dataset = split(Source(SOURCE.images, SOURCE.labels, SOURCE.class_names, own, white=16))
     assert ids(dataset)["test"] == set(range(1500, 1797))
     assert len(dataset.val) == 300
     assert len(dataset.train) == 1200
@@ -186,14 +195,14 @@ def test_fingerprint_changes_with_a_pixel_a_label_and_the_order() -> None:
         images[5, 0, 3, 3] ^= pixel
         labels[5] ^= label
         step = -1 if turned else 1
-        return Source(images[::step], labels[::step], SOURCE.class_names).fingerprint
+        return fingerprint(images[::step], labels[::step])
 
-    assert changed() == SOURCE.fingerprint
+    assert changed() == fingerprint(SOURCE.images, SOURCE.labels)
     assert len({changed(), changed(pixel=1), changed(label=1), changed(turned=True)}) == 4
 
 
 def test_missing_mnist_says_where_it_looked_and_what_to_do(tmp_path: Path) -> None:
-    from lrexp.data import mnist
+    from lrexp.data.sources import mnist
 
     with pytest.raises(UserError, match=r"no MNIST in .*\n.*data\.root=FOLDER"):
         mnist(str(tmp_path), download=False)

@@ -1,6 +1,8 @@
-"""Data: where images come from, how they are split, and the tensors a run trains on."""
+"""Data: where images come from, how they are split, and the batches a run trains on."""
 
-from lrexp.data.dataset import Dataset, Split, make_dataset
-from lrexp.data.sources import Source, digits, mnist
+from lrexp.data.dataset import Chosen, Dataset, Split, choose, make_dataset
+from lrexp.data.source import Source
+from lrexp.data.sources import SOURCES
+from lrexp.data.transforms import Augment
 
-__all__ = ["Dataset", "Source", "Split", "digits", "make_dataset", "mnist"]
+__all__ = ["SOURCES", "Augment", "Chosen", "Dataset", "Source", "Split", "choose", "make_dataset"]

@@ -1,49 +1,18 @@
-"""Sources: functions that return all images and labels of a data set."""
+"""Data sets of torchvision."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import shutil
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from lrexp.data.source import TEST, TRAIN, Source
 from lrexp.errors import UserError
-
-
-@dataclass(frozen=True)
-class Source:
-    """Every image of a data set, before any split."""
-
-    images: np.ndarray  # (N, C, H, W) uint8
-    labels: np.ndarray  # (N,) int64
-    class_names: tuple[str, ...]
-    in_test: np.ndarray | None = None  # (N,) bool: the data's own test part, if it has one
-    white: int = 255  # the largest pixel value, which becomes 1.0
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hex digits that change with any pixel, label or order."""
-        digest = hashlib.blake2b(digest_size=8)
-        for array in (self.images, self.labels):
-            digest.update(str((array.shape, array.dtype)).encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
-
-
-def digits() -> Source:
-    """UCI handwritten digits: 1,797 images of 8×8 in 17 grey levels, from the package itself.
-
-    Alpaydin and Kaynak 1998, doi:10.24432/C50P49, CC BY 4.0.
-    """
-    with np.load(Path(__file__).parent / "digits.npz") as file:
-        images, labels = file["images"], file["labels"].astype(np.int64)
-    return Source(images[:, None], labels, tuple("0123456789"), white=16)
 
 
 def mnist(root: str, download: bool) -> Source:
@@ -77,8 +46,8 @@ def mnist(root: str, download: bool) -> Source:
         ) from error
     images = np.concatenate([part.data.numpy() for part in parts])[:, None]
     labels = np.concatenate([part.targets.numpy() for part in parts])
-    in_test = np.arange(len(labels)) >= len(parts[0])
-    return Source(images, labels, tuple("0123456789"), in_test)
+    split = np.repeat([TRAIN, TEST], [len(part) for part in parts])
+    return Source(images, labels, tuple("0123456789"), split)
 
 
 @contextlib.contextmanager
