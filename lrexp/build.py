@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from lrexp.config import duration
 from lrexp.data import SOURCES, Augment, Chosen, Dataset, Source, choose, make_dataset
+from lrexp.data.feeding import pixels_of
 from lrexp.data.source import TRAIN
 from lrexp.draws import draw
 from lrexp.errors import ConfigError
@@ -286,7 +287,7 @@ def normalization(config: Config) -> tuple[list[float], list[float]] | None:
 
 @dataclass(frozen=True)
 class StatedData:
-    """What a data option's YAML file says of the data."""
+    """What is known of the data before its images are read."""
 
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
@@ -295,24 +296,29 @@ class StatedData:
 
 
 def stated_data(config: Config) -> StatedData:
-    """What is known of the data without reading it: sizes of splits as `choose` takes them.
+    """Sizes of splits as `choose` takes them, from what the data option's YAML file states.
 
-    Classes are called by their number, as they are in every source so far.
+    Where it leaves that to the data itself, labels and the first image are read. Classes that the
+    file counts are called by their number.
     """
     data = config.data
+    if data.num_classes is None or data.image_shape is None or data.train_size is None:
+        source = open_source(config)
+        chosen = choose_images(config, source)
+        train = chosen.splits["train"]
+        c, h, w = pixels_of(source, int(train[0]))[0].shape
+        return StatedData((c, h, w), chosen.class_names, len(train), exact=True)
     c, h, w = data.image_shape
     h, w = (data.image_size, data.image_size) if data.image_size else (h, w)
     classes = range(data.num_classes) if data.classes is None else data.classes
     pool = round(data.train_size * len(classes) / data.num_classes)
-    fractions = (getattr(data, "test_fraction", 0.0), data.val_fraction)
-    train = pool - sum(round(fraction * pool) for fraction in fractions)
-    limited = data.limit is not None and data.limit < train
-    return StatedData(
-        image_shape=(c, h, w),
-        class_names=tuple(map(str, classes)),
-        train_size=min(train, data.limit or train),
-        exact=limited or data.classes is None,
-    )
+    train_size = pool - sum(round(f * pool) for f in (data.test_fraction, data.val_fraction))
+    exact = data.classes is None and data.limit_per_class is None
+    if data.limit_per_class is not None:
+        train_size = min(train_size, data.limit_per_class * len(classes))
+    if data.limit is not None and data.limit < train_size:
+        train_size, exact = data.limit, True
+    return StatedData((c, h, w), tuple(map(str, classes)), train_size, exact)
 
 
 def build_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import os
@@ -58,6 +59,7 @@ def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
             if launch.sweep:  # a point keeps its folder, and says why it has no result
                 _write(launch.folder, _blank_summary(resolved, config) | _failure(error))
             raise
+        resolved = _with_normalization(resolved, experiment.dataset)
         trainer = Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
         run = _Run(resolved, config, launch, trainer, started, asked)
         try:
@@ -323,6 +325,17 @@ class _Run:
             return WandbRecorder(settings, self._config.task.name, info)
 
         return self._recorders.add("W&B", start)
+
+
+def _with_normalization(resolved: DictConfig, dataset: Any) -> DictConfig:
+    """The config with the numbers that `data.normalize` came to, and the choice that led there."""
+    given = resolved.data.normalize
+    if isinstance(given, DictConfig):
+        return resolved
+    found = {"mean": dataset.mean, "std": dataset.std, "chosen": given}
+    resolved = copy.deepcopy(resolved)
+    OmegaConf.update(resolved, "data.normalize", found, force_add=True)
+    return resolved
 
 
 def _blank_summary(resolved: DictConfig, config: Config) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from torch import nn
 
 from lrexp.build import Experiment, build
 from lrexp.data import Dataset, Split
+from lrexp.data.feeding import InMemory
+from lrexp.data.transforms import Normalize
 from lrexp.metrics import (
     Drift,
     RunningTrain,
@@ -54,8 +56,10 @@ class Line(nn.Module):
 
 def split(*pixels_and_labels: tuple[float, int]) -> Split:
     pixels, labels = zip(*pixels_and_labels, strict=True)
-    images = torch.tensor(pixels).view(-1, 1, 1, 1)
-    return Split(np.arange(len(labels)), images, torch.tensor(labels))
+    ids, device = np.arange(len(labels)), torch.device("cpu")
+    images = InMemory(np.array(pixels, np.float32).reshape(-1, 1, 1, 1), device)
+    as_they_are = Normalize([0.0], [1.0], 1, device)
+    return Split(ids, torch.tensor(labels), images, ids, as_they_are)
 
 
 # Losses at u = 0, v = 1: LN4 - LN3 = ln(1 + 1/3) for (ln 3, 1), LN4 for (ln 3, 0), LN2 for (0, y).
@@ -71,7 +75,7 @@ def tiny(compose: Any, *overrides: str) -> Trainer:
     plan = uniform(layers, 0.5, 0.0, decay_bias_norm=False)
     dataset = Dataset(
         train=split(*TRAIN), train_eval=split(*TRAIN[:2]), val=split(*VAL), test=None,
-        class_names=("0", "1"), fingerprint="",
+        class_names=("0", "1"), fingerprint="", mean=[0.0], std=[1.0],
     )  # fmt: skip
     built: Experiment = build(compose("trainer.device=cpu"))
     experiment = replace(
