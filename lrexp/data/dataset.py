@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ class Split:
 
     ids: np.ndarray  # (n,) position in the source
     images: Tensor  # (n, C, H, W) float32 on the device, (pixel - mean) / std
-    labels: Tensor  # (n,) int64 on the device
+    labels: Tensor  # (n,) int64 on the device; (n, classes) float32 of 0 and 1 for multi-label
+    groups: np.ndarray | None = None  # (n,) int64 codes: images of one group are alike
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -35,6 +36,7 @@ class Dataset:
     test: Split | None
     class_names: tuple[str, ...]
     fingerprint: str
+    eval_sets: dict[str, Split] = field(default_factory=dict)  # further test sets
 
     @property
     def sizes(self) -> dict[str, int]:
