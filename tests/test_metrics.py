@@ -174,6 +174,26 @@ def test_overfit_is_the_paired_distance_to_the_best_epoch_so_far(compose: Any) -
     assert trainer.best.epoch == 1
 
 
+def test_overfit_errors_are_clustered_by_the_groups_of_the_data(compose: Any) -> None:
+    trainer = tiny(compose, "trainer.epochs=2", "trainer.monitor=val/loss")
+    wrong = [(LN3, 0), (2 * LN3, 0), (LN3, 1)]
+    val = replace(split(*wrong), groups=np.array([4, 2, 4]))
+    data = replace(trainer.experiment.dataset, train=split((LN3, 1), (1.0, 1)), val=val)
+    trainer.experiment = replace(trainer.experiment, dataset=data)
+    last = trained(trainer)[-1]
+    v_of, u, v = [], 0.0, 1.0
+    for _ in range(2):
+        p = [1 / (1 + math.exp((u - v) * x)) for x in (LN3, 1.0)]
+        g = ((p[0] - 1) * LN3 + (p[1] - 1) * 1.0) / 2
+        u, v = u + 0.5 * g, v - 0.5 * g
+        v_of.append(losses_by_hand(u, v, wrong))
+    a, b, c = (now - best for now, best in zip(v_of[1], v_of[0], strict=True))
+    mean = (a + b + c) / 3
+    variance = 2 / 1 * ((a + c - 2 * mean) ** 2 + (b - mean) ** 2) / 9
+    assert last["overfit/loss"] == pytest.approx(mean, rel=1e-5)
+    assert last["overfit/loss_se"] == pytest.approx(math.sqrt(variance), rel=1e-4)
+
+
 def test_gap_of_four_and_two_numbers() -> None:
     val, train_eval = np.array([1.0, 2.0, 3.0, 6.0]), np.array([0.5, 1.5])
     # means 3 and 1; s² = (4 + 1 + 0 + 9)/3 = 14/3 and (0.25 + 0.25)/1 = 0.5; two of N = 8 images.

@@ -297,6 +297,7 @@ def test_a_run_without_a_best_epoch_still_says_where_it_is(tmp_path: Path) -> No
         (0.05, 0.02, "higher on new images than on training images"),
         (math.nan, math.nan, "cannot be judged"),
         (math.inf, math.nan, "cannot be judged"),
+        (0.05, math.nan, "how much of it is noise is not known"),
     ],
 )
 def test_the_gap_in_words(gap: float, se: float, said: str) -> None:
@@ -311,6 +312,7 @@ def test_the_gap_in_words(gap: float, se: float, said: str) -> None:
         ((0.04, 0.02), (0.0, 0.01), ""),
         ((0.0, 0.0), (0.0, 0.0), ""),
         ((math.nan, math.nan), (0.0, 0.01), ""),
+        ((0.05, math.nan), (0.02, 0.01), ""),
         ((0.05, 0.02), (0.02, 0.01), "grows overconfident"),
         ((0.05, 0.02), (-0.01, 0.01), "accuracy holds"),
         ((0.05, 0.02), (0.03, 0.01), "overfits: val loss is 0.050 ± 0.020 above its best"),

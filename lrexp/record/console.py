@@ -255,6 +255,8 @@ def gap_in_words(row: dict[str, float]) -> str:
     measured = f"{_compact(gap, 3)} ± {_compact(se, 3)}:"
     if not math.isfinite(gap):
         return f"{measured} cannot be judged, a loss is not a finite number"
+    if math.isnan(se):
+        return f"{measured} how much of it is noise is not known, the images are all of one group"
     if abs(gap) <= 2 * se:
         return f"{measured} the loss on new images is that on training images, within the noise"
     if gap < 0:
@@ -269,7 +271,7 @@ def overfit_in_words(best: dict[str, float], last: dict[str, float]) -> str:
     """Whether validation got worse after its best epoch, by more than noise; empty if not."""
     loss, se = last["overfit/loss"], last["overfit/loss_se"]
     accuracy, accuracy_se = last["overfit/accuracy"], last["overfit/accuracy_se"]
-    if not math.isfinite(loss) or loss <= 2 * se:
+    if not math.isfinite(loss) or not loss > 2 * se:  # an unknown error shows nothing
         return ""
     if accuracy > 2 * accuracy_se:
         word, sign = "overfits", f"accuracy fell by {100 * accuracy:.1f} points as well"
