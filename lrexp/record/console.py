@@ -258,7 +258,7 @@ def gap_in_words(row: dict[str, float]) -> str:
     if math.isnan(se):
         return f"{measured} how much of it is noise is not known, the images are all of one group"
     if abs(gap) <= 2 * se:
-        return f"{measured} the loss on new images is that on training images, within the noise"
+        return f"{measured} training and new images have the same loss, within the noise"
     if gap < 0:
         return f"{measured} new images do better than training images: the splits differ"
     return (
