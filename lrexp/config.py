@@ -27,6 +27,7 @@ from lrexp.schema import (
     SCHEMAS,
     Config,
     CosineRestarts,
+    CrossEntropy,
     Data,
     Discriminative,
     Freezeout,
@@ -240,7 +241,7 @@ def _check_together(config: Config) -> None:
         and not config.optimizer.momentum
     ):
         raise ConfigError("optimizer.nesterov", "needs optimizer.momentum above 0", given=True)
-    weights = config.loss.class_weights
+    weights = config.loss.class_weights if isinstance(config.loss, CrossEntropy) else None
     if not (
         weights in (None, "balanced")
         or (

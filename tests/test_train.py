@@ -86,9 +86,10 @@ def exact(rows: list[Row]) -> list[Row]:
 
 
 SHORT = ("trainer.epochs=3", "trainer.limit_train_batches=6", "trainer.stats_every=2")
+NAMES = ("loss", "accuracy", "balanced_accuracy", "f1_macro", "top5_accuracy")
 ALWAYS = {
     "epoch", "step",
-    "train_eval/loss", "train_eval/accuracy", "val/loss", "val/accuracy",
+    *(f"{split}/{name}" for split in ("train_eval", "val") for name in NAMES),
     "gap/loss", "gap/loss_se", "gap/accuracy", "gap/accuracy_se",
     "overfit/loss", "overfit/loss_se", "overfit/accuracy", "overfit/accuracy_se",
     "drift/conv", "drift/hidden", "drift/head", "perf/epoch_s",
