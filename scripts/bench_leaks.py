@@ -47,16 +47,26 @@ def parquet(file: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return np.ascontiguousarray(pixels), {name: table[name].to_numpy() for name in others}
 
 
-def check(parts: dict[str, np.ndarray], labels: np.ndarray | None = None, **rule: float) -> Leaks:
-    """The check of splits given as images."""
+def sign(parts: dict[str, np.ndarray]) -> tuple[Signatures, dict[str, np.ndarray]]:
+    """Signatures of splits given as images, one split after the other, and their positions."""
     signatures = Signatures.concatenate(Signatures.of(images) for images in parts.values())
     ends = np.cumsum([len(images) for images in parts.values()])
     splits = {
         name: np.arange(end - len(images), end)
         for (name, images), end in zip(parts.items(), ends, strict=True)
     }
-    labels = np.zeros(len(signatures), np.int64) if labels is None else labels
-    return find_leaks(signatures, labels, splits, **rule)  # pyright: ignore
+    return signatures, splits
+
+
+def check(
+    signatures: Signatures,
+    splits: dict[str, np.ndarray],
+    threshold: float = THRESHOLD,
+    ratio: float = RATIO,
+) -> Leaks:
+    """The check without labels and groups."""
+    labels = np.zeros(len(signatures), np.int64)
+    return find_leaks(signatures, labels, splits, threshold=threshold, ratio=ratio)
 
 
 def flagged(leaks: Leaks, split: str) -> float:
@@ -80,16 +90,14 @@ def cifair(data: Path) -> None:
     lossless = pairs["test_is_lossless"]
     print(f"ciFAIR: {len(train):,} train, {len(asked)} pairs, {len(others)} others; in percent")
     print("   ratio threshold  recall  right  lossless  even   odd  others flagged")
-    signatures = Signatures.concatenate(Signatures.of(images) for images in parts.values())
-    start, end = len(train), len(train) + len(asked)
-    of = {"train": np.arange(start), "pairs": np.arange(start, end)}
-    rest = np.arange(end, len(signatures))
+    signatures, splits = sign(parts)
+    start = len(train)
     for ratio in RATIOS:
         for threshold in THRESHOLDS:
-            rule = {"threshold": threshold, "ratio": ratio}
-            labels = np.zeros(len(signatures), np.int64)
-            pair = find_leaks(signatures, labels, of, **rule)
-            false = find_leaks(signatures, labels, {"train": of["train"], "others": rest}, **rule)
+            pair, false = (
+                check(signatures, {"train": splits["train"], name: splits[name]}, threshold, ratio)
+                for name in ("pairs", "others")
+            )
             hit = np.zeros(len(asked), bool)
             hit[pair.twins["pairs"] - start] = True
             right = sum(
@@ -125,19 +133,14 @@ def mnist(data: Path, grid: Path | None) -> None:
     spent = []
     for _ in range(3):
         started = time.perf_counter()
-        signatures = Signatures.concatenate(Signatures.of(images) for images in parts.values())
+        signatures, splits = sign(parts)
         signed = time.perf_counter() - started
-        ends = np.cumsum([len(images) for images in parts.values()])
-        splits = {
-            name: np.arange(end - len(images), end)
-            for (name, images), end in zip(parts.items(), ends, strict=True)
-        }
-        leaks = find_leaks(signatures, np.zeros(len(signatures), np.int64), splits)
+        leaks = check(signatures, splits)
         spent.append((time.perf_counter() - started, signed))
     total, signed = sorted(spent)[1]
     print(f"\nMNIST {leaks.sizes}: {total:.2f} s, of it signatures {signed:.2f} s (median of 3)")
     for ratio in RATIOS:
-        found = check(parts, ratio=ratio)
+        found = check(signatures, splits, ratio=ratio)
         shares = {name: f"{flagged(found, name):.2f} %" for name in ("val", "test")}
         print(f"  threshold {THRESHOLD}, ratio {ratio}: flagged {shares}")
     some = parts["train"][rng.choice(len(parts["train"]), 500, replace=False)]
@@ -149,7 +152,7 @@ def mnist(data: Path, grid: Path | None) -> None:
         "shifted": np.roll(some, 1, -1),
     }
     for name, made in copies.items():
-        found = check({"train": parts["train"], "copies": made})
+        found = check(*sign({"train": parts["train"], "copies": made}))
         print(f"  copies, {name}: found {flagged(found, 'copies'):.1f} %")
     if grid:
         pixels = np.concatenate(list(parts.values()))
@@ -157,17 +160,17 @@ def mnist(data: Path, grid: Path | None) -> None:
 
 
 def save_grid(file: Path, pixels: np.ndarray, leaks: Leaks) -> None:
-    """Forty flagged pairs, each an image over its partner."""
+    """Up to forty flagged pairs, each an image over its partner, in one row of 20 or two."""
     a = np.concatenate([twins.positions for twins in leaks.near])
     b = np.concatenate([twins.others for twins in leaks.near])
-    some = np.linspace(0, len(a) - 1, 40).astype(int)
-    pairs = np.concatenate([pixels[a[some]], pixels[b[some]]], 2)  # (40, C, 2H, W)
+    some = np.linspace(0, len(a) - 1, 40 if len(a) >= 40 else min(len(a), 20)).astype(int)
+    pairs = np.concatenate([pixels[a[some]], pixels[b[some]]], 2)  # (20 or 40, C, 2H, W)
     pairs = np.pad(pairs, ((0, 0), (0, 0), (2, 2), (2, 2)), constant_values=128)
-    rows = [np.concatenate(list(pairs[i : i + 20]), -1) for i in (0, 20)]
+    rows = [np.concatenate(list(pairs[i : i + 20]), -1) for i in range(0, len(pairs), 20)]
     picture = np.concatenate(rows, 1).transpose(1, 2, 0)
     picture = picture.repeat(2, 0).repeat(2, 1)
     Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(file)
-    print(f"  {file}: 40 of {len(a)} flagged pairs")
+    print(f"  {file}: {len(some)} of {len(a)} flagged pairs")
 
 
 def gtsrb(file: Path, grid: Path | None) -> None:

@@ -333,7 +333,7 @@ def _near(
     rank: int,
 ) -> list[Twins]:
     """Near duplicates of `later` in each earlier split, exact copies among them, flat ones not."""
-    content = signatures.thumbnails.any(1)
+    content: np.ndarray = np.any(signatures.thumbnails, axis=1)
     later = later[content[later]]
     queries = signatures.thumbnails[later]
     found: list[tuple[np.ndarray, np.ndarray]] = []
