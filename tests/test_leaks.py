@@ -137,7 +137,7 @@ def test_near_duplicates_follow_the_rule_computed_in_float64_over_all_pairs(
     spans = {"train": (0, 300), "val": (300, 360), "test": (360, 420)}
     for split, earlier in (("val", ["train"]), ("test", ["train", "val"])):
         for i in range(*spans[split]):
-            limit = 0.25 * (1 - np.sort(rho[i, : spans[split][0]])[-16])
+            limit = 0.25 * (1 - np.sort(rho[i, : spans[split][0]])[-8])
             for other in earlier:
                 a, b = spans[other]
                 j = a + int(rho[i, a:b].argmax())
@@ -249,7 +249,7 @@ def test_summary_is_strict_json_with_names_and_at_most_20_items_of_a_kind() -> N
     assert summary["counts"]["twins"] == {"val": 30}
     assert summary["counts"]["groups"] == {"val in train": 1}
     assert summary["counts"]["conflicts"] == 30
-    assert summary["near_rule"] == {"threshold": 0.9, "ratio": 0.25, "rank": 16}
+    assert summary["near_rule"] == {"threshold": 0.9, "ratio": 0.25, "rank": 8}
     assert [len(items) for items in summary["items"].values()] == [20, 0, 20, 1]
     assert summary["items"]["exact"][0]["item"] == "200.png"
     assert len([item for item in leaks.items() if item["kind"] == "exact"]) == 30

@@ -16,8 +16,8 @@ import torch
 
 SIDE = 8  # height and width of a thumbnail
 FLAT = 0.5  # grey levels; a thumbnail with a smaller standard deviation shows nothing to compare
-THRESHOLD, RATIO, RANK = 0.9, 0.25, 16  # of a near duplicate: see find_leaks
-IMAGES_PER_BLOCK, QUERIES_PER_BLOCK, REFERENCES_PER_BLOCK = 1024, 1024, 32_768  # 128 MiB of float32
+THRESHOLD, RATIO, RANK = 0.9, 0.25, 8  # of a near duplicate: see find_leaks
+IMAGES_PER_BLOCK, QUERIES_PER_BLOCK, REFERENCES_PER_BLOCK = 1024, 2048, 4096  # 32 MiB of float32
 LISTED, SHOWN = 20, 3  # items of each kind in summary.json, and in a line of the console
 
 
