@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from lrexp.config import duration
 from lrexp.data import SOURCES, Augment, Chosen, Dataset, Source, choose, make_dataset
-from lrexp.data.feeding import pixels_of
+from lrexp.data.feeding import read_pixels
 from lrexp.data.source import TRAIN
 from lrexp.draws import draw
 from lrexp.errors import ConfigError
@@ -263,6 +263,8 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
         train_eval_limit=config.trainer.train_eval_limit,
         in_memory=data.in_memory,
         workers=data.workers,
+        leak_check=data.leak_check != "skip",
+        drop_corrupt=data.on_corrupt == "drop",
         device=device,
     )
 
@@ -286,6 +288,7 @@ def choose_images(config: Config, source: Source) -> Chosen:
         limit_per_class=data.limit_per_class,
         val_fraction=data.val_fraction,
         test_fraction=data.test_fraction,
+        drop_unlabeled=data.on_corrupt == "drop",
     )
 
 
@@ -318,7 +321,7 @@ def stated_data(config: Config) -> StatedData:
         source = open_source(config)
         chosen = choose_images(config, source)
         train = chosen.splits["train"]
-        c, h, w = pixels_of(source, int(train[0]))[0].shape
+        c, h, w = read_pixels(source, int(train[0]))[0].shape
         return StatedData((c, h, w), chosen.class_names, len(train), exact=True)
     c, h, w = data.image_shape
     h, w = (data.image_size, data.image_size) if data.image_size else (h, w)
