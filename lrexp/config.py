@@ -64,6 +64,8 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
     try:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
+        if missing := re.search(r"Missing mandatory value: ([\w.]+)", str(error)):
+            raise ConfigError(missing[1], "has no value") from error
         key = str(error.full_key or "")
         raise ConfigError(key, f"cannot be resolved: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
