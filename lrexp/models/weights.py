@@ -179,11 +179,9 @@ def _read_checkpoint(path: Path, weights: str, header_only: bool) -> Weights:
             hint = f"a state_dict, alone or under {', '.join(STATE_KEYS)}; it holds {keys}"
             raise ConfigError("model.weights", "holds no state_dict", hint, weights)
         inner = held[0]
-    if not isinstance(class_names, list | tuple) or not all(
-        isinstance(name, str) for name in class_names
-    ):
-        class_names = None
-    return Weights("model.weights", weights, inner, class_names and tuple(class_names))
+    named = isinstance(class_names, list) and all(isinstance(n, str) for n in class_names)
+    known = tuple(map(str, class_names)) if named else None
+    return Weights("model.weights", weights, inner, known)
 
 
 def _is_state(content: Any) -> bool:
