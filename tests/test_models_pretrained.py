@@ -189,6 +189,19 @@ def test_a_server_that_never_answers_is_given_up_in_time(
         assert time.perf_counter() - started < 1
 
 
+def test_a_name_look_up_that_takes_for_ever_is_given_up_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_k: released.wait(3) and [])
+    monkeypatch.setattr(pretrained, "REACH_S", 0.2)
+    started = time.perf_counter()
+    with pytest.raises(ConfigError, match=r"cannot give them: no answer in 0\.2 s"):
+        pretrained._from_url("http://example.org/net-12345678.pth")
+    assert time.perf_counter() - started < 1
+    released.set()
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
     """Address of a web server that gives out b'weights' for every .pth, and what it was asked."""
