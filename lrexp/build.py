@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -23,13 +22,18 @@ from lrexp.draws import draw
 from lrexp.errors import ConfigError
 from lrexp.models import (
     MLP,
+    CifarResNet,
     LayerMap,
     SimpleCNN,
+    custom_model,
     head_names,
     layer_map,
     load_weights,
+    pretrained_file,
+    pretrained_weights,
     timm_model,
     torchvision_model,
+    transform_arguments,
     weights_fingerprint,
 )
 from lrexp.optim import has_momentum, param_groups, set_rates
@@ -63,8 +67,10 @@ DEFAULT_THREADS = torch.get_num_threads()
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "simple_cnn": SimpleCNN,
     "mlp": MLP,
+    "cifar_resnet": CifarResNet,
     "torchvision": torchvision_model,
     "timm": timm_model,
+    "custom": custom_model,
 }
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -113,7 +119,11 @@ def build(config: Config) -> Experiment:
         schedule=rates.schedule,
         steps_per_epoch=rates.steps_per_epoch,
         loss=build_loss(config, dataset, device),
-        weights_fingerprint=weights_fingerprint(config.model.weights),
+        weights_fingerprint=weights_fingerprint(
+            pretrained_file(config.model.library, config.model.name)
+            if getattr(config.model, "pretrained", False)
+            else config.model.weights
+        ),
         momenta=rates.momenta,
         plateau=build_plateau(config, len(dataset.train)),
     )
@@ -344,21 +354,37 @@ def build_model(
     Args:
         config: of the run.
         dataset: whose images and classes the network is for.
-        meta: build it without values, on the meta device.
+        meta: build it without values, on the meta device; of weights only shapes are read.
+
+    Raises:
+        ConfigError: when the network cannot be built for the data, or its weights do not fit it.
     """
     kind = MODELS[option_of(vars(config.model))]
     settings = _settings(config.model)
-    weights = settings.pop("weights")
+    weights, strict = settings.pop("weights"), settings.pop("strict")
     order, convention = settings.pop("layers"), settings.pop("convention")
-    with torch.random.fork_rng(devices=[]), torch.device("meta") if meta else nullcontext():
-        torch.manual_seed(draw(config.seed, "init"))
-        model = kind(dataset.image_shape, len(dataset.class_names), **settings)
+
+    def made(device: str) -> nn.Module:
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            torch.manual_seed(draw(config.seed, "init"))
+            return kind(dataset.image_shape, len(dataset.class_names), **settings)
+
+    pretrained = settings.pop("pretrained", False)
+    if pretrained:
+        settings["args"] = transform_arguments(config.model.name) | config.model.args
+    try:
+        model = made("meta" if meta else "cpu")
+    except Exception:  # some networks compute with values while they are built
+        if not meta:
+            raise
+        model = made("cpu").to("meta")
+    if pretrained:
+        library, name, args = config.model.library, config.model.name, config.model.args
+        with torch.random.fork_rng(devices=[]):
+            weights = pretrained_weights(library, name, args, header_only=meta)
     heads, loaded = head_names(model), set[str]()
     if weights:
-        loaded = load_weights(model, weights, dataset.class_names, heads)
-        fresh = [name for name, _ in model.named_parameters() if name not in loaded]
-        named = ", ".join(fresh) or "none"
-        log.info("loaded %d tensors of %s; fresh: %s", len(loaded), weights, named)
+        loaded = load_weights(model, weights, dataset.class_names, heads, strict)
     layers = layer_map(model, heads, loaded, convention=convention, layers=order)
     return model, layers
 
