@@ -19,13 +19,14 @@ from lrexp.data import SOURCES, Augment, Chosen, Dataset, Source, choose, make_d
 from lrexp.data.feeding import read_pixels
 from lrexp.data.source import TRAIN
 from lrexp.draws import draw
-from lrexp.errors import ConfigError
+from lrexp.errors import ConfigError, UserError
 from lrexp.models import (
     MLP,
     CifarResNet,
     LayerMap,
     SimpleCNN,
     custom_model,
+    expected_input,
     head_names,
     layer_map,
     load_weights,
@@ -264,11 +265,11 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
     if data.augment == "trivial" and source.white != 255:
         problem = f"needs images of 256 levels, these have {source.white + 1}"
         raise ConfigError("data.augment", problem, "allowed: none, basic", "trivial")
-    return make_dataset(
+    dataset = make_dataset(
         source,
         choose_images(config, source),
         seed=data.seed,
-        normalize=normalization(config),
+        normalize=normalization(config, source.channels),
         augment=None if data.augment == "none" else Augment(data.augment, config.seed),
         train_eval_limit=config.trainer.train_eval_limit,
         in_memory=data.in_memory,
@@ -276,6 +277,28 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
         leak_check=data.leak_check != "skip",
         drop_corrupt=data.on_corrupt == "drop",
         device=device,
+    )
+    if dataset.leaks and data.leak_check == "error":
+        found = [*dataset.leaks.lines(), *map(_leak_in_words, dataset.leaks.items())]
+        hint = "data.leak_check=warn trains all the same"
+        raise UserError("\n  ".join(["data: images stand on two sides of a split", *found, hint]))
+    return dataset
+
+
+def _leak_in_words(item: dict[str, Any]) -> str:
+    """One item of the leak check as a line."""
+    kind = item["kind"]
+    if kind == "conflict":
+        copies = zip(item["splits"], item["items"], item["labels"], strict=True)
+        return (
+            f"conflict: {', '.join(f'{split} {name} is {label}' for split, name, label in copies)}"
+        )
+    if kind == "group":
+        sides = ", ".join(f"{count} in {split}" for split, count in item["items"].items())
+        return f"group {item['group']}: {sides}"
+    at = f" at {item['correlation']}" if "correlation" in item else ""
+    return (
+        f"{kind}: {item['split']} {item['item']} = {item['other_split']} {item['other_item']}{at}"
     )
 
 
@@ -302,12 +325,33 @@ def choose_images(config: Config, source: Source) -> Chosen:
     )
 
 
-def normalization(config: Config) -> tuple[list[float], list[float]] | None:
-    """Mean and std that images are normalised with; None: those of the training images."""
+def normalization(config: Config, channels: int) -> tuple[list[float], list[float]] | None:
+    """Mean and std per channel that images are normalised with; None: those of the training images.
+
+    Where weights expect another number of channels, grey images get the mean over theirs, and
+    several channels each that of one.
+
+    Raises:
+        ConfigError: when the weights do not say what they expect, or a number is missing.
+    """
     data = config.data
     if isinstance(data.normalize, dict):
-        return data.normalize["mean"], data.normalize["std"]
-    return None if data.mean is None else (data.mean, data.std)
+        found = data.normalize["mean"], data.normalize["std"]
+        if len(found[0]) != channels:
+            problem = f"has {len(found[0])} numbers for {channels} channels"
+            raise ConfigError("data.normalize.mean", problem, given=found[0])
+        return found
+    expected = None if data.normalize == "dataset" else expected_input(config.model)
+    if expected is not None:
+        mean, std = list(expected.mean), list(expected.std)
+        if len(mean) == channels:
+            return mean, std
+        return [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels
+    if data.normalize == "weights":
+        hint = "allowed: auto, dataset, or {mean: [...], std: [...]}"
+        problem = "no weights say how their images were normalised"
+        raise ConfigError("data.normalize", problem, hint, "weights")
+    return None if data.mean is None or data.std is None else (data.mean, data.std)
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,7 @@ class _Run:
             "plan_hash": experiment.plan.hash,
             "device": str(experiment.device),
             "parameters": parameter_counts(experiment.plan),
+            "leaks": experiment.dataset.leaks and experiment.dataset.leaks.as_dict(),
         }
         _write(folder, self._summary)
         if not launch.sweep:
@@ -223,6 +224,7 @@ class _Run:
                 experiment.plan,
                 experiment.base_lr,
                 experiment.dataset.sizes,
+                _data_lines(experiment.dataset),
             ),
         )
         self._recorders.add("metrics.jsonl", lambda: JsonlRecorder(folder))
@@ -253,6 +255,8 @@ class _Run:
         if data.test is not None:
             splits["test"] = data.test
         splits |= data.eval_sets
+        import numpy as np
+
         from lrexp.metrics import class_rows, confusion, evaluate, logits_of, worst_classes
 
         logits = {
@@ -277,6 +281,11 @@ class _Run:
             {"split": last, **row}
             for row in worst_classes(found[last], data.class_names, confusions.get(last))
         ]
+        if data.leaks:
+            from lrexp.data.leaks import effect
+
+            has_twin = np.isin(data.val.rows, data.leaks.twins["val"])
+            self._summary["leaks"]["effect"] = effect(found["val"].correct, has_twin)
         table = {name: class_rows(one, data.class_names) for name, one in found.items()}
         try:
             write_predictions(self._folder / "predictions.parquet", splits, logits)
@@ -358,6 +367,12 @@ def _with_normalization(resolved: DictConfig, dataset: Any) -> DictConfig:
     return resolved
 
 
+def _data_lines(dataset: Any) -> list[str]:
+    """What people should know about the images before they train on them."""
+    leaks = dataset.leaks.lines() if dataset.leaks else []
+    return [*(f"note   {note}" for note in dataset.notes), *(f"leaks  {line}" for line in leaks)]
+
+
 def _blank_summary(resolved: DictConfig, config: Config) -> dict[str, Any]:
     """summary.json of a run that has just started."""
     return {
@@ -370,6 +385,7 @@ def _blank_summary(resolved: DictConfig, config: Config) -> dict[str, Any]:
         "last": {},
         "test": {},
         "worst_classes": [],
+        "leaks": None,
         "gap": {},
         "verdicts": [],
         "plan_hash": None,

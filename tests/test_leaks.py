@@ -254,17 +254,17 @@ def test_summary_is_strict_json_with_names_and_at_most_20_items_of_a_kind() -> N
     assert summary["items"]["exact"][0]["item"] == "200.png"
     assert len([item for item in leaks.items() if item["kind"] == "exact"]) == 30
     json.dumps(leaks.items(), allow_nan=False)
-    assert leaks.lines()[0].startswith("30 of 30 val images are exact copies of train images: ")
+    assert leaks.lines()[0].startswith("exact copies: 30 of 30 val images in train; ")
     assert "200.png = 0.png" in leaks.lines()[0]
 
 
-def test_the_line_of_near_duplicates_states_the_rule() -> None:
+def test_the_line_of_near_duplicates_states_the_threshold() -> None:
     train, val = pictures(N), pictures(10, seed=1)
     val[0] = train[0] // 2 + 60
     (line,) = check(train, val, threshold=0.95).lines()
-    assert line.startswith("1 of 10 val images is a near duplicate of train images")
-    assert "correlation of 8×8 thumbnails 0.95 or more" in line
-    assert "4 times nearer" in line
+    assert line.startswith(
+        "near duplicates (8×8 thumbnails correlate at 0.95 or more): 1 of 10 val "
+    )
     assert "200 ~ 0 at " in line
 
 

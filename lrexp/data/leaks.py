@@ -134,23 +134,21 @@ class Leaks:
         return bool(self.exact or self.near or self.conflicts or self.groups)
 
     def lines(self) -> list[str]:
-        """A sentence for each kind and pair of splits, with the first few items."""
+        """A line for each kind: how many in which splits, and the first few items."""
         lines = []
-        for found in self.exact:
-            who = f"{self._share(found, 'exact copy', 'exact copies')} of {found.other} images"
-            pairs = zip(found.positions, found.others, strict=True)
-            lines.append(f"{who}: {_first(f'{self._name(a)} = {self._name(b)}' for a, b in pairs)}")
-        for found in self.near:
-            assert found.correlation is not None
-            rule = (
-                f"correlation of 8×8 thumbnails {self.threshold:g} or more,"
-                f" and {1 / self.ratio:g} times nearer than the neighbour of rank {self.rank}"
+        if self.exact:
+            pairs = ((a, b) for t in self.exact for a, b in zip(t.positions, t.others, strict=True))
+            first = _first(f"{self._name(a)} = {self._name(b)}" for a, b in pairs)
+            lines.append(f"exact copies: {self._shares(self.exact)}; {first}")
+        if self.near:
+            rows = (
+                f"{self._name(a)} ~ {self._name(b)} at {c:.3f}"
+                for t in self.near
+                if t.correlation is not None
+                for a, b, c in zip(t.positions, t.others, t.correlation, strict=True)
             )
-            share = self._share(found, "near duplicate", "near duplicates")
-            who = f"{share} of {found.other} images ({rule})"
-            rows = zip(found.positions, found.others, found.correlation, strict=True)
-            first = _first(f"{self._name(a)} ~ {self._name(b)} at {c:.3f}" for a, b, c in rows)
-            lines.append(f"{who}: {first}")
+            rule = f"8×8 thumbnails correlate at {self.threshold:g} or more"
+            lines.append(f"near duplicates ({rule}): {self._shares(self.near)}; {_first(rows)}")
         if self.conflicts:
             total = sum(len(conflict.positions) for conflict in self.conflicts)
             first = _first(
@@ -221,11 +219,12 @@ class Leaks:
     def _name(self, position: int) -> str:
         return str(position) if self.names is None else str(self.names[position])
 
-    def _share(self, found: Twins, one: str, many: str) -> str:
-        n, of = len(found.positions), self.sizes[found.split]
-        article = "an" if one.startswith("e") else "a"
-        what = f"is {article} {one}" if n == 1 else f"are {many}"
-        return f"{n:,} of {of:,} {found.split} images {what}"
+    def _shares(self, found: Sequence[Twins]) -> str:
+        """How many of each split in which other."""
+        return ", ".join(
+            f"{len(t.positions):,} of {self.sizes[t.split]:,} {t.split} images in {t.other}"
+            for t in found
+        )
 
 
 def find_leaks(

@@ -16,6 +16,11 @@ TRAIN, VAL, TEST = 0, 1, 2  # codes of a data set's own splits
 class Images(Protocol):
     """Images that are made when they are asked for."""
 
+    @property
+    def channels(self) -> int:
+        """1 or 3, of every image."""
+        ...
+
     def __len__(self) -> int: ...
 
     def name(self, i: int) -> str:
@@ -60,6 +65,11 @@ class ResizedImages:
     array: np.ndarray  # (N, C, H, W) uint8
     size: int
 
+    @property
+    def channels(self) -> int:
+        """Those of the array."""
+        return self.array.shape[1]
+
     def __len__(self) -> int:
         return len(self.array)
 
@@ -88,6 +98,11 @@ class Source:
     def multi_label(self) -> bool:
         """Whether an image may have several labels, or none."""
         return self.labels.ndim == 2
+
+    @property
+    def channels(self) -> int:
+        """1 or 3, of every image."""
+        return self.images.shape[1] if isinstance(self.images, np.ndarray) else self.images.channels
 
     def name(self, i: int) -> str:
         """What messages call image i."""

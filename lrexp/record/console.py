@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -113,6 +113,7 @@ def opening_lines(
     plan: Plan,
     base_lr: float,
     split: dict[str, int],
+    notes: Sequence[str] = (),
 ) -> list[str]:
     """What is about to be trained: the network, the images, and who learns how fast.
 
@@ -142,6 +143,7 @@ def opening_lines(
         f"model  {model}: {total:,} parameters, {share}",
         *([f"loaded {loaded}; fresh: {', '.join(fresh) or 'none'}"] if weights else []),
         f"data   {data}: {images} images",
+        *notes,
         f"rates  {', '.join(rates)}",
     ]
 
@@ -218,6 +220,8 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
             lines.append(f"test/{name}  {_result_in_words(result)}")
         if summary["worst_classes"]:
             lines.append(f"worst  {worst_in_words(summary['worst_classes'])}")
+        if words := leak_effect_in_words(summary):
+            lines.append(f"leaks  {words}")
         lines.append(f"gap    {gap_in_words(best)}")
         words = overfit_in_words(best, summary["last"]) or unfinished_in_words(summary, info)
         lines += [f"       {words}"] if words else []
@@ -232,6 +236,20 @@ def _result_in_words(result: dict[str, float]) -> str:
         label = f"{100 * result['label_accuracy']:.1f}%"
         accuracy = f"{accuracy} (all labels right; single labels {label})"
     return f"loss {result['loss']:.3f}, {accuracy} on {result['images']:,} images"
+
+
+def leak_effect_in_words(summary: dict[str, Any]) -> str:
+    """Accuracy with and without a twin in the training set; empty when nothing has one."""
+    found = (summary["leaks"] or {}).get("effect")
+    if not found or found["difference"] is None:
+        return ""
+    se = found["difference_se"]
+    error = "" if se is None else f" ± {100 * se:.1f}"
+    return (
+        f"val accuracy {100 * found['accuracy_with_twin']:.1f}% on {found['n_with_twin']:,} images"
+        f" with a twin in train, {100 * found['accuracy_without_twin']:.1f}% on the other"
+        f" {found['n_without_twin']:,} ({100 * found['difference']:+.1f}{error} points)"
+    )
 
 
 def worst_in_words(classes: list[dict[str, Any]]) -> str:
