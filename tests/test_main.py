@@ -137,7 +137,10 @@ def filled(text: str, places: dict[str, str]) -> str:
 # mistakes, {taken} a file where a folder is wanted, {held} a folder that already holds a run.
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "unknown model": (["model=simple_cn"], ["model=simple_cn", "mean 'simple_cnn'", "mlp"]),
-    "unknown model, nothing near": (["model=vit"], ["model=vit", "allowed: mlp, simple_cnn"]),
+    "unknown model, nothing near": (
+        ["model=vit"],
+        ["model=vit", "allowed: cifar_resnet, convnext_tiny"],
+    ),
     "unknown data": (["data=digit"], ["data=digit", "mean 'digits'", "mnist"]),
     "unknown loss": (["loss=crossentropy"], ["loss=crossentropy", "mean 'cross_entropy'"]),
     "unknown optimizer": (["optimizer=sdg"], ["optimizer=sdg", "mean 'sgd'", "adamw"]),

@@ -47,6 +47,7 @@ SUMMARY_KEYS = {
     "last",
     "test",
     "worst_classes",
+    "leaks",
     "gap",
     "verdicts",
     "plan_hash",

@@ -49,6 +49,7 @@ SUMMARY = {
     "last": ROW | {"epoch": 5},
     "test": {"loss": 0.33, "accuracy": 0.94, "images": 359},
     "worst_classes": [],
+    "leaks": None,
     "error": None,
 }
 
