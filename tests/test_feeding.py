@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from PIL import Image
 
 from lrexp.data import Augment, Dataset, Source, choose, make_dataset
 from lrexp.data.source import EncodedImages
-from lrexp.errors import UserError
+from lrexp.errors import ConfigError, UserError
 
 CPU = torch.device("cpu")
 
@@ -27,10 +29,12 @@ def pictures(folder: Path, count: int = 40, side: int = 12) -> Source:
     return Source(images, np.arange(count) % 2, ("even", "odd"))
 
 
-def dataset(source: Source, *, limit: int | None = None, **changes: Any) -> Dataset:
+def dataset(
+    source: Source, *, limit: int | None = None, drop_unlabeled: bool = False, **changes: Any
+) -> Dataset:
     chosen = choose(
         source, seed=0, classes=None, limit=limit, limit_per_class=None,
-        val_fraction=0.2, test_fraction=0.2, drop_unlabeled=False,
+        val_fraction=0.2, test_fraction=0.2, drop_unlabeled=drop_unlabeled,
     )  # fmt: skip
     settings: dict[str, Any] = {
         "seed": 0, "normalize": None, "augment": None, "train_eval_limit": 100,
@@ -109,3 +113,88 @@ def test_only_what_is_chosen_is_read(tmp_path: Path) -> None:
     for i in set(range(40)) - used:
         (tmp_path / f"{i}.png").unlink()
     assert torch.equal(dataset(source, limit=4).train.images, made.train.images)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_unreadable_images_are_named_or_left_out_and_counted(
+    in_memory: bool, tmp_path: Path
+) -> None:
+    source = pictures(tmp_path)
+    whole = dataset(source)
+    broken = [int(whole.train.ids[3]), int(whole.val.ids[0])]
+    (tmp_path / f"{broken[0]}.png").write_bytes(b"")
+    data = (tmp_path / f"{broken[1]}.png").read_bytes()
+    (tmp_path / f"{broken[1]}.png").write_bytes(data[: len(data) // 2])
+    if in_memory:
+        with pytest.raises(UserError, match=rf"{broken[0]}\.png: .*1 more.*\n.*on_corrupt=drop"):
+            dataset(source, in_memory=True)
+    else:  # found when it is read, by whoever reads it
+        with pytest.raises(UserError, match=rf"{broken[0]}\.png"):
+            dataset(source, in_memory=False, normalize=([0.5] * 3, [0.5] * 3)).train.images  # noqa: B018
+    made = dataset(source, in_memory=in_memory, drop_corrupt=True)
+    assert len(made.train) == len(whole.train) - 1
+    assert len(made.val) == len(whole.val) - 1
+    assert not {*broken} & {*made.train.ids.tolist(), *made.val.ids.tolist()}
+    (note,) = made.notes
+    assert note.startswith("left out 2 images that cannot be read: ")
+    assert all(f"{i}.png" in note for i in broken)
+
+
+def test_images_without_a_label_are_named_or_left_out_and_counted(tmp_path: Path) -> None:
+    source = pictures(tmp_path)
+    labels = source.labels.copy()
+    labels[[5, 9]] = -1
+    unlabeled = replace(source, labels=labels)
+    with pytest.raises(UserError, match=r"5\.png has no label \(and 1 more\)\n.*on_corrupt=drop"):
+        dataset(unlabeled)
+    made = dataset(unlabeled, drop_unlabeled=True)
+    used = np.concatenate([made.train.ids, made.val.ids, made.test.ids])  # type: ignore[union-attr]
+    assert sorted(used.tolist()) == [i for i in range(40) if i not in (5, 9)]
+    assert made.notes == ("left out 2 images without a label",)
+    labels[7] = 2
+    with pytest.raises(UserError, match=r"7\.png has label 2, allowed: 0 to 1"):
+        dataset(replace(source, labels=labels))
+
+
+def test_one_class_only_is_refused_and_a_class_without_training_images_said(
+    tmp_path: Path,
+) -> None:
+    source = pictures(tmp_path)
+    with pytest.raises(ConfigError, match="every training image is of one class, even"):
+        dataset(replace(source, labels=np.zeros(40, np.int64)))
+    empty = replace(source, class_names=("even", "odd", "neither"))
+    assert dataset(empty).notes == ("1 of 3 classes have no training image: neither",)
+
+
+def test_copies_in_val_and_test_are_found_before_training_streamed_or_not(tmp_path: Path) -> None:
+    source = pictures(tmp_path)
+    whole = dataset(source)
+    assert whole.test is not None
+    original, copy, other = (int(s.ids[0]) for s in (whole.train, whole.val, whole.test))
+    for i in (copy, other):
+        shutil.copy(tmp_path / f"{original}.png", tmp_path / f"{i}.png")
+    for in_memory in (True, False):
+        made = dataset(source, in_memory=in_memory, leak_check=True)
+        assert made.leaks is not None
+        assert made.val.ids[np.isin(made.val.rows, made.leaks.twins["val"])].tolist() == [copy]
+        first = made.leaks.lines()[0]
+        assert "1 of 8 val images in train, 1 of 8 test images in train" in first
+        assert f"{copy}.png = {tmp_path}/{original}.png" in first
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_further_test_sets_are_normalised_alike_and_checked_for_leaks(
+    in_memory: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "more").mkdir()
+    source, more = pictures(tmp_path), pictures(tmp_path / "more", count=6)
+    made = dataset(source, in_memory=in_memory, leak_check=True, eval_sets={"more": more})
+    split = made.eval_sets["more"]
+    assert split.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    pixels = np.stack([more.images.read(i)[0] for i in range(6)])  # type: ignore[union-attr]
+    for c in range(3):
+        expected = (pixels[:, c] / 255 - made.mean[c]) / made.std[c]
+        assert np.abs(split.images[:, c].numpy() - expected).max() < 1e-4
+    assert made.leaks is not None
+    assert {t.split for t in made.leaks.exact} == {"more"}  # its six are the source's first six
+    assert sum(len(t.positions) for t in made.leaks.exact) == 6
