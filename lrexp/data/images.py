@@ -73,7 +73,7 @@ def read_image(
         with Image.open(source, formats=formats()) as image:
             notes = [*_frames(image), *_depth(image)]
             image.load()  # here, for a second attempt would take a damaged image for a whole one
-            upright = _UPRIGHT.get(_orientation(image))
+            upright = _UPRIGHT.get(_orientation(image) or 1)
             converted, words = _eight_bit(image, channels)
     except (ImageError, MemoryError):
         raise

@@ -222,8 +222,9 @@ def _read(files: list[Path], top: Path) -> _Part:
     large = sum(file.stat().st_size for file in files) > LARGE
     for file in files:
         try:
-            sizes.append(pq.read_metadata(file).num_rows)
-            tables += [] if large else [pq.read_table(file, partitioning=None)]
+            with pq.ParquetFile(file) as opened:
+                sizes.append(opened.metadata.num_rows)
+                tables += [] if large else [opened.read()]
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{file} cannot be read as parquet: {_first_line(error)}") from error
     try:
@@ -256,19 +257,17 @@ def _from_hub(path: str, subset: str | None, revision: str | None) -> dict[str, 
     """Downloaded, or from the cache of an earlier download when the hub does not answer."""
     if not re.fullmatch(HUB_NAME, path):
         raise ConfigError("data.path", f"there is no {Path(path).expanduser()}", LOCAL, path)
-    import datasets
+    from datasets import config, load_dataset
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     def ask() -> None:
-        HfApi(endpoint=datasets.config.HF_ENDPOINT).dataset_info(
-            path, revision=revision, timeout=SECONDS
-        )
+        HfApi(endpoint=config.HF_ENDPOINT).dataset_info(path, revision=revision, timeout=SECONDS)
 
-    offline: bool = datasets.config.HF_HUB_OFFLINE
+    offline: bool = config.HF_HUB_OFFLINE
     with _quiet():
         answer = OSError("HF_HUB_OFFLINE is set") if offline else within(SECONDS, ask)[0]
-    cached = Path(datasets.config.HF_DATASETS_CACHE) / path.replace("/", "___")
+    cached = Path(config.HF_DATASETS_CACHE) / path.replace("/", "___")
     if answer is not None and not cached.exists():
         if isinstance(answer, HfHubHTTPError):
             problem = f"the Hugging Face hub does not give it: {_first_line(answer)}"
@@ -279,7 +278,7 @@ def _from_hub(path: str, subset: str | None, revision: str | None) -> dict[str, 
     log.info("data: %s from the Hugging Face %s", path, "hub" if answer is None else "cache")
     try:
         with _quiet(), _offline(answer is not None):
-            loaded = datasets.load_dataset(path, subset, revision=revision)
+            loaded = load_dataset(path, subset, revision=revision)
     except Exception as error:  # whatever is wrong with the files of others
         problem = f"cannot be loaded from the Hugging Face hub: {_first_line(error)}"
         raise ConfigError("data.path", problem, LOCAL, path) from error
@@ -289,10 +288,10 @@ def _from_hub(path: str, subset: str | None, revision: str | None) -> dict[str, 
 @contextlib.contextmanager
 def _offline(yes: bool) -> Iterator[None]:
     """The libraries look into their cache only."""
-    import datasets
+    from datasets import config
     from huggingface_hub import constants
 
-    modules: list[Any] = [datasets.config, constants]
+    modules: list[Any] = [config, constants]
     before = [module.HF_HUB_OFFLINE for module in modules]
     for module, value in zip(modules, before, strict=True):
         module.HF_HUB_OFFLINE = value or yes

@@ -127,8 +127,11 @@ def _answering(kind: Any) -> list[str]:
 
     def ask(url: str) -> None:
         request = urllib.request.Request(url, headers={"User-Agent": "pytorch/vision"})
-        with urllib.request.urlopen(request, timeout=SECONDS):
-            pass
+        try:
+            urllib.request.urlopen(request, timeout=SECONDS).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise
 
     answers = within(SECONDS, *(lambda url=url: ask(url) for url in servers.values()))
     good = [m for m, answer in zip(servers, answers, strict=True) if answer is None]
