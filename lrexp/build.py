@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from lrexp.config import duration
 from lrexp.data import SOURCES, Augment, Chosen, Dataset, Source, choose, make_dataset
+from lrexp.data.feeding import pixels_of
 from lrexp.data.source import TRAIN
 from lrexp.draws import draw
 from lrexp.errors import ConfigError
@@ -44,7 +45,18 @@ from lrexp.plan import Plan
 from lrexp.policies import POLICIES
 from lrexp.preview import Preview, shown_steps
 from lrexp.schedulers import MOMENTA, SCHEDULES, Plateau, with_warmup
-from lrexp.schema import Config, Data, LibraryOptimizer, MultiStep, ReduceOnPlateau, Wsd, option_of
+from lrexp.schema import (
+    MONITORS,
+    TOP5_CLASSES,
+    BinaryCrossEntropy,
+    Config,
+    Data,
+    LibraryOptimizer,
+    MultiStep,
+    ReduceOnPlateau,
+    Wsd,
+    option_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +99,7 @@ def build(config: Config) -> Experiment:
     device = choose_device(config.trainer.device)
     torch.set_num_threads(config.trainer.threads or DEFAULT_THREADS)
     dataset = build_dataset(config, device)
+    check_monitors(config, len(dataset.class_names))
     model, layers = build_model(config, dataset)
     model.to(device)
     rates = build_rates(config, model, layers, len(dataset.train))
@@ -288,7 +301,7 @@ def normalization(config: Config) -> tuple[list[float], list[float]] | None:
 
 @dataclass(frozen=True)
 class StatedData:
-    """What a data option's YAML file says of the data."""
+    """What is known of the data before its images are read."""
 
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
@@ -297,24 +310,29 @@ class StatedData:
 
 
 def stated_data(config: Config) -> StatedData:
-    """What is known of the data without reading it: sizes of splits as `choose` takes them.
+    """Sizes of splits as `choose` takes them, from what the data option's YAML file states.
 
-    Classes are called by their number, as they are in every source so far.
+    Where it leaves that to the data itself, labels and the first image are read. Classes that the
+    file counts are called by their number.
     """
     data = config.data
+    if data.num_classes is None or data.image_shape is None or data.train_size is None:
+        source = open_source(config)
+        chosen = choose_images(config, source)
+        train = chosen.splits["train"]
+        c, h, w = pixels_of(source, int(train[0]))[0].shape
+        return StatedData((c, h, w), chosen.class_names, len(train), exact=True)
     c, h, w = data.image_shape
     h, w = (data.image_size, data.image_size) if data.image_size else (h, w)
     classes = range(data.num_classes) if data.classes is None else data.classes
     pool = round(data.train_size * len(classes) / data.num_classes)
-    fractions = (getattr(data, "test_fraction", 0.0), data.val_fraction)
-    train = pool - sum(round(fraction * pool) for fraction in fractions)
-    limited = data.limit is not None and data.limit < train
-    return StatedData(
-        image_shape=(c, h, w),
-        class_names=tuple(map(str, classes)),
-        train_size=min(train, data.limit or train),
-        exact=limited or data.classes is None,
-    )
+    train_size = pool - sum(round(f * pool) for f in (data.test_fraction, data.val_fraction))
+    exact = data.classes is None and data.limit_per_class is None
+    if data.limit_per_class is not None:
+        train_size = min(train_size, data.limit_per_class * len(classes))
+    if data.limit is not None and data.limit < train_size:
+        train_size, exact = data.limit, True
+    return StatedData((c, h, w), tuple(map(str, classes)), train_size, exact)
 
 
 def build_model(
@@ -481,26 +499,75 @@ def count_steps(config: Config, train_size: int) -> tuple[int, int]:
 
 
 def build_loss(config: Config, dataset: Dataset, device: torch.device) -> Loss:
-    """The loss as optimised: (B, classes) logits and (B,) labels → scalar."""
-    classes, weights = len(dataset.class_names), config.loss.class_weights
+    """The loss as optimised: (B, classes) logits and labels → scalar.
+
+    Labels are (B,) classes for cross_entropy, (B, classes) of 0 and 1 for bce.
+
+    Raises:
+        ConfigError: when the loss is not for such labels, or weights do not fit the classes.
+    """
+    settings, labels = config.loss, dataset.train.labels
+    if isinstance(settings, BinaryCrossEntropy):
+        if labels.ndim == 1:
+            problem = f"is for any number of labels per image, and data={config.data.name} has one"
+            raise ConfigError("loss", problem, "choose loss=cross_entropy", "bce")
+        weight = None
+        if settings.pos_weight == "balanced":
+            positives = (labels > 0.5).sum(0).cpu().numpy()
+            _refuse_empty("loss.pos_weight", positives, dataset, "has no training image")
+            negatives = len(labels) - positives
+            _refuse_empty("loss.pos_weight", negatives, dataset, "is on every training image")
+            weight = _weight(negatives / positives, device)
+        return lambda logits, labels: F.binary_cross_entropy_with_logits(
+            logits, labels, pos_weight=weight
+        )
+    if labels.ndim == 2:
+        problem = f"is for one label per image, and data={config.data.name} has several"
+        raise ConfigError("loss", problem, "choose loss=bce", "cross_entropy")
+    classes, weights = len(dataset.class_names), settings.class_weights
     weight = None
     if weights == "balanced":
-        counts = np.bincount(dataset.train.labels.cpu().numpy(), minlength=classes)
-        if not counts.all():
-            empty = dataset.class_names[int(np.argmin(counts))]
-            raise ConfigError(
-                "loss.class_weights", f"class {empty} has no training image", given="balanced"
-            )
-        weight = torch.tensor(counts.sum() / (classes * counts), dtype=torch.float32, device=device)
+        counts = np.bincount(labels.cpu().numpy(), minlength=classes)
+        _refuse_empty("loss.class_weights", counts, dataset, "has no training image")
+        weight = _weight(counts.sum() / (classes * counts), device)
     elif weights is not None:
         if len(weights) != classes:
             problem = f"has {len(weights)} numbers for {classes} classes"
             raise ConfigError("loss.class_weights", problem, given=weights)
-        weight = torch.tensor(weights, dtype=torch.float32, device=device)
-    smoothing = config.loss.label_smoothing
+        weight = _weight(weights, device)
+    smoothing = settings.label_smoothing
     return lambda logits, labels: F.cross_entropy(
         logits, labels, weight=weight, label_smoothing=smoothing
     )
+
+
+def _refuse_empty(key: str, counts: np.ndarray, dataset: Dataset, problem: str) -> None:
+    """Refuse to balance classes when one of them has a count of 0."""
+    if not counts.all():
+        name = dataset.class_names[int(np.argmin(counts))]
+        raise ConfigError(key, f"class {name} {problem}", given="balanced")
+
+
+def _weight(values: Any, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device)
+
+
+def check_monitors(config: Config, classes: int) -> None:
+    """Refuse to follow a metric that this data or this loss does not have."""
+    absent = {}
+    if isinstance(config.loss, BinaryCrossEntropy):
+        absent["top5_accuracy"] = "is measured where every image has one label, not with loss=bce"
+    else:
+        absent["label_accuracy"] = "is measured where images have several labels, with loss=bce"
+        if classes < TOP5_CLASSES:
+            problem = f"is measured from {TOP5_CLASSES} classes up, and there are {classes}"
+            absent["top5_accuracy"] = problem
+    there = [monitor for monitor in MONITORS if monitor.split("/")[1] not in absent]
+    for group in ("trainer", "scheduler"):
+        monitor = getattr(getattr(config, group), "monitor", None)
+        if monitor is not None and monitor not in there:
+            problem, hint = absent[monitor.split("/")[1]], f"here: {', '.join(sorted(there))}"
+            raise ConfigError(f"{group}.monitor", problem, hint, monitor)
 
 
 def _settings(option: Any) -> dict[str, Any]:

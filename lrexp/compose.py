@@ -27,7 +27,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from lrexp.config import check
+from lrexp.config import check, path_settings
 from lrexp.errors import ConfigError, did_you_mean
 from lrexp.folder import conf_folder, new_run_id, point_name
 from lrexp.mistakes import unknown_setting, wrong_type
@@ -145,9 +145,8 @@ class CheckedLoader(ConfigLoaderImpl):
             checked, _ = check(plain)
         except ConfigError as error:
             raise self.placed(error, overrides) from error
-        for key in ("data.root", "model.weights"):  # absolute from here on, wherever the job runs
-            if (path := OmegaConf.select(checked, key)) is not None:
-                OmegaConf.update(config, key, path)
+        for key, path in path_settings(checked).items():  # absolute, wherever the job runs
+            OmegaConf.update(config, key, path)
         job = config.hydra.job
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", job.name):
             problem = ConfigError("hydra.job.name", "must be a file name", given=job.name)

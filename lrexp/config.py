@@ -29,6 +29,7 @@ from lrexp.schema import (
     TORCHVISION_FOLDERS,
     Config,
     CosineRestarts,
+    CrossEntropy,
     CsvTable,
     Data,
     Discriminative,
@@ -86,24 +87,26 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
     assert isinstance(config, Config)
     _check_limits("", config)
     _check_together(config)
-    if isinstance(config.data, TorchvisionSet):
-        config.data.root = typed.data.root = portable_path(config.data.root)
-    if isinstance(config.data, ImageFiles) and Path(config.data.path).expanduser().exists():
-        config.data.path = typed.data.path = portable_path(config.data.path)
-    if isinstance(config.data, CsvTable) and config.data.images is not None:
-        config.data.images = typed.data.images = portable_path(config.data.images)
-    if config.model.weights and not config.model.weights.startswith(BUNDLED):
-        config.model.weights = typed.model.weights = portable_path(config.model.weights)
+    for key, path in path_settings(typed).items():
+        OmegaConf.update(typed, key, portable_path(path))
+    config = OmegaConf.to_object(typed)
+    assert isinstance(config, Config)
     if isinstance(config.task, PlanTask) and config.task.against is not None:
         config.task.against = typed.task.against = portable_path(_plan_file(config.task.against))
     return typed, config
 
 
 def config_id(config: DictConfig) -> str:
-    """12 hex digits that equal configs share whatever their seed, name and logger."""
+    """12 hex digits that equal configs share whatever their seed, name and logger.
+
+    A saved config has the numbers that `data.normalize` came to, and the same id all the same.
+    """
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     kept = {k: v for k, v in plain.items() if k not in ("seed", "name", "run_id", "logger")}
+    normalize = kept["data"]["normalize"]
+    if isinstance(normalize, dict) and normalize.get("chosen"):  # numbers found by that choice
+        kept["data"] = kept["data"] | {"normalize": normalize["chosen"]}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -112,6 +115,22 @@ def portable_path(path: str) -> str:
     absolute = Path(os.path.abspath(Path(path).expanduser()))
     home = Path.home()
     return f"~/{absolute.relative_to(home)}" if absolute.is_relative_to(home) else str(absolute)
+
+
+def path_settings(config: DictConfig) -> dict[str, str]:
+    """The settings that name a file or folder, by their dotted key.
+
+    `data.path` and `model.weights` may be other names as well: they count when there is such a
+    file, and eval sets always.
+    """
+    found = {key: OmegaConf.select(config, key) for key in ("data.root", "data.images")}
+    for key in ("data.path", "model.weights"):
+        name = OmegaConf.select(config, key)
+        if name and Path(name).expanduser().exists():
+            found[key] = name
+    eval_sets = OmegaConf.select(config, "data.eval_sets") or {}
+    found |= {f"data.eval_sets.{name}": path for name, path in eval_sets.items()}
+    return {key: path for key, path in found.items() if path}
 
 
 def _typed_section(group: str, section: Any) -> DictConfig:
@@ -228,7 +247,7 @@ def _check_together(config: Config) -> None:
         and not config.optimizer.momentum
     ):
         raise ConfigError("optimizer.nesterov", "needs optimizer.momentum above 0", given=True)
-    weights = config.loss.class_weights
+    weights = config.loss.class_weights if isinstance(config.loss, CrossEntropy) else None
     if not (
         weights in (None, "balanced")
         or (
@@ -355,6 +374,12 @@ def _check_data(data: Data) -> None:
         hint = did_you_mean(str(normalize), ["auto", "dataset", "weights"])
         problem = "is neither one of the choices nor {mean: [...], std: [...]}"
         raise ConfigError("data.normalize", problem, hint, normalize)
+    for name, path in data.eval_sets.items():
+        key = f"data.eval_sets.{name}"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise ConfigError(key, "must be named with letters, digits, '_' and '-'")
+        if not Path(path).expanduser().exists():
+            raise ConfigError(key, "there is no such file or folder", given=path)
     _check_place(data)
 
 
@@ -376,10 +401,8 @@ def _check_place(data: Data) -> None:
         if isinstance(data, CsvTable):
             there, wanted = path.is_file(), "file"
         if isinstance(data, HuggingFace):
-            there, wanted = (
-                path.exists() or bool(re.fullmatch(HUB_NAME, data.path)),
-                "file or folder",
-            )
+            there, wanted = path.exists(), "file or folder"
+            there = there or re.fullmatch(HUB_NAME, data.path) is not None
         if not there:
             raise ConfigError("data.path", f"there is no {wanted} {path}", given=data.path)
     if isinstance(data, CsvTable) and data.images is not None:
@@ -399,7 +422,7 @@ def _check_classes(data: Data) -> None:
         return
     for c in classes:
         if not (type(c) is int and c >= 0) and not isinstance(c, str):
-            raise ConfigError("data.classes", "must be labels or names", given=classes)
+            raise ConfigError("data.classes", "must be a list of labels or names", given=classes)
         if data.num_classes is not None and isinstance(c, int) and c >= data.num_classes:
             allowed = f"allowed: 0 to {data.num_classes - 1}"
             raise ConfigError("data.classes", f"there is no class {c}", allowed, classes)

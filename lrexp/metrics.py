@@ -1,11 +1,12 @@
-"""Metrics: sums and counts, the gap, overfitting, drift and update ratios."""
+"""Metrics: accuracies and F1, the gap, overfitting, drift and update ratios."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +15,20 @@ from torch import Tensor, nn
 
 from lrexp.data import Split
 from lrexp.plan import Plan
+from lrexp.schema import TOP5_CLASSES
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model makes of a split, image by image."""
+    """What a model makes of a split, image by image and class by class."""
 
-    losses: np.ndarray  # (n,) float64: plain cross-entropy, no smoothing, no class weights
-    correct: np.ndarray  # (n,) float64: 1 where the largest logit is the label's
+    losses: np.ndarray  # (n,) float64: plain, no smoothing, no class weights
+    correct: np.ndarray  # (n,) float64: 1 where every label of the image is right
+    actual: np.ndarray  # (classes,) int64: images of the class
+    predicted: np.ndarray  # (classes,) int64: images that the model says are of it
+    found: np.ndarray  # (classes,) int64: images of the class of which it says so
+    top5: float | None = None  # share of images whose label is among the five largest logits
+    multi_label: bool = False  # any number of labels per image, instead of exactly one
 
     @property
     def loss(self) -> float:
@@ -30,8 +37,63 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of images in [0, 1]."""
+        """Share of images in [0, 1] with every label right: the subset accuracy of multi-label."""
         return float(self.correct.mean())
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Every metric that this kind of data has, under the name it has in a row."""
+        images, classes = len(self.losses), len(self.actual)
+        found = {"loss": self.loss, "accuracy": self.accuracy}
+        if self.multi_label:
+            wrong = int((self.actual + self.predicted - 2 * self.found).sum())
+            found["label_accuracy"] = 1 - wrong / (images * classes)
+        recalls = self.recalls
+        if self.multi_label:  # each label is a question with two answers
+            recalls = np.nanmean([recalls, self._specificities], axis=0)
+        found["balanced_accuracy"] = float(np.nanmean(recalls))
+        found["f1_macro"] = float(np.nanmean(self.f1))
+        if self.top5 is not None:
+            found["top5_accuracy"] = self.top5
+        return found
+
+    @property
+    def recalls(self) -> np.ndarray:
+        """(classes,) found / actual; NaN for a class without images."""
+        return _ratios(self.found, self.actual)
+
+    @property
+    def precisions(self) -> np.ndarray:
+        """(classes,) found / predicted; NaN for a class that is never predicted."""
+        return _ratios(self.found, self.predicted)
+
+    @property
+    def f1(self) -> np.ndarray:
+        """(classes,) 2·found / (actual + predicted).
+
+        For a class that neither the labels nor the predictions name it is undefined: NaN, and no
+        part of the mean, where images have one label; 0, and part of it, in multi-label data. The
+        means are those of scikit-learn's f1_score(average="macro") with its defaults.
+        """
+        scores = _ratios(2 * self.found, self.actual + self.predicted)
+        return np.nan_to_num(scores) if self.multi_label else scores
+
+    @property
+    def label_accuracies(self) -> np.ndarray:
+        """(classes,) share of images for which it is right whether they are of the class."""
+        return 1 - (self.actual + self.predicted - 2 * self.found) / len(self.losses)
+
+    @property
+    def _specificities(self) -> np.ndarray:
+        """(classes,) share, among images that are not of a class, of those not said to be."""
+        images = len(self.losses)
+        rejected = images - self.actual - self.predicted + self.found
+        return _ratios(rejected, images - self.actual)
+
+
+def _ratios(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+    """NaN where there is nothing to divide by."""
+    return np.divide(parts, wholes, out=np.full(len(parts), np.nan), where=wholes > 0)
 
 
 @torch.inference_mode()
@@ -42,37 +104,193 @@ def logits_of(model: nn.Module, split: Split, batch_size: int) -> Tensor:
     return torch.cat([model(images) for images, _ in batches])
 
 
+def predictions(logits: Tensor, labels: Tensor) -> Tensor:
+    """What (n, classes) logits say, in the shape of the labels they are to be compared with.
+
+    (n,) int64 class of the largest logit, the first on ties; for (n, classes) labels of 0 and 1
+    bool (n, classes), True where the logit is above 0, which is a probability above 1/2.
+    """
+    return logits > 0 if labels.ndim == 2 else logits.argmax(1)
+
+
+def all_right(said: Tensor, labels: Tensor) -> Tensor:
+    """(n,) bool: whether every label of an image is as predicted."""
+    return (said == labels).all(1) if labels.ndim == 2 else said == labels
+
+
 @torch.inference_mode()
 def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
-    """Per-image loss and correctness of (n, classes) logits against (n,) labels."""
-    losses = F.cross_entropy(logits, labels, reduction="none").cpu().numpy()
-    correct = (logits.argmax(1) == labels).cpu().numpy()
-    return Evaluation(losses.astype(np.float64), correct.astype(np.float64))
+    """How good (n, classes) logits are, image by image and class by class.
+
+    The loss of an image is its cross-entropy; with several labels the mean over classes of the
+    binary cross-entropy of each.
+
+    Args:
+        logits: (n, classes) float.
+        labels: (n,) int64 class of each image, or (n, classes) float of 0 and 1.
+    """
+    multi_label, classes = labels.ndim == 2, logits.shape[1]
+    said = predictions(logits, labels)
+    correct = all_right(said, labels)
+    if multi_label:
+        losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
+        of_class = labels > 0.5  # (n, classes)
+        parts = [of_class.sum(0), said.sum(0), (of_class & said).sum(0)]
+    else:
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        named = (labels, said, labels[correct])
+        parts = [torch.bincount(of_class, minlength=classes) for of_class in named]
+    actual, predicted, found = torch.stack(parts).cpu().numpy()
+    has_top5 = not multi_label and classes >= TOP5_CLASSES
+    return Evaluation(
+        losses=losses.cpu().numpy().astype(np.float64),
+        correct=correct.cpu().numpy().astype(np.float64),
+        actual=actual,
+        predicted=predicted,
+        found=found,
+        top5=_top_share(logits, labels, 5) if has_top5 else None,
+        multi_label=multi_label,
+    )
 
 
-def gap(val: np.ndarray, train_eval: np.ndarray, train_size: int) -> tuple[float, float]:
+def _top_share(logits: Tensor, labels: Tensor, k: int) -> float:
+    """Share of images whose label's logit is among the k largest, lower classes first on ties."""
+    of_label = logits.gather(1, labels[:, None])  # (n, 1)
+    earlier = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    before = ~(logits <= of_label) | ((logits == of_label) & earlier)  # NaN is before all
+    return int((before.sum(1) < k).sum()) / len(labels)
+
+
+@torch.inference_mode()
+def confusion(logits: Tensor, labels: Tensor) -> np.ndarray:
+    """(classes, classes) int64 counts of images: true classes as rows, predicted as columns.
+
+    Args:
+        logits: (n, classes) float.
+        labels: (n,) int64.
+    """
+    classes = logits.shape[1]
+    cells = torch.bincount(labels * classes + logits.argmax(1), minlength=classes**2)
+    return cells.view(classes, classes).cpu().numpy()
+
+
+def class_rows(evaluation: Evaluation, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """A row per class: its images and predictions, precision, recall, F1; None where undefined.
+
+    Their means over classes, what is undefined left out, are `balanced_accuracy` (of the recalls,
+    with one label per image) and `f1_macro`. Multi-label rows have the accuracy of the label too.
+    """
+    columns: dict[str, np.ndarray] = {
+        "images": evaluation.actual,
+        "predicted": evaluation.predicted,
+        "precision": evaluation.precisions,
+        "recall": evaluation.recalls,
+        "f1": evaluation.f1,
+    }
+    if evaluation.multi_label:
+        columns["accuracy"] = evaluation.label_accuracies
+    values = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [
+        {"class": name} | {k: None if v != v else v for k, v in zip(columns, row, strict=True)}
+        for name, row in zip(class_names, values, strict=True)
+    ]
+
+
+def worst_classes(
+    evaluation: Evaluation,
+    class_names: Sequence[str],
+    confused: np.ndarray | None,
+    limit: int = 3,
+) -> list[dict[str, Any]]:
+    """The classes with the lowest recall, those with an error alone; of equals the larger first.
+
+    Args:
+        evaluation: of a split.
+        class_names: (classes,).
+        confused: (classes, classes) images by true and predicted class, None for multi-label.
+        limit: so many at most.
+
+    Returns:
+        Of each its `class`, `images`, how many are `found`, the recall, and, with one label per
+        image, the class it is most often `taken_for` and how many `times`.
+    """
+    recalls = evaluation.recalls
+    order = np.lexsort((-evaluation.actual, np.nan_to_num(recalls, nan=1.0)))
+    rows = []
+    for i in [i for i in order[:limit].tolist() if recalls[i] < 1]:
+        row = {
+            "class": class_names[i],
+            "images": int(evaluation.actual[i]),
+            "found": int(evaluation.found[i]),
+            "recall": float(recalls[i]),
+        }
+        if confused is not None:
+            others = confused[i].copy()
+            others[i] = 0
+            row |= {"taken_for": class_names[int(others.argmax())], "times": int(others.max())}
+        rows.append(row)
+    return rows
+
+
+def gap(
+    val: np.ndarray,
+    train_eval: np.ndarray,
+    train_size: int,
+    val_groups: np.ndarray | None = None,
+    train_eval_groups: np.ndarray | None = None,
+) -> tuple[float, float]:
     """The mean of validation minus the mean of the training subset, and its standard error.
 
-    gap = mean(val) − mean(train_eval); se = √(s²_val / n_val + (1 − n_te / N) · s²_te / n_te), the
-    second term shrinking because train_eval is drawn without replacement from N training images.
+    gap = mean(val) − mean(train_eval); se = √(v_val + (1 − n_te / N) · v_te) with v the variance of
+    a mean (`variance_of_mean`), the second term shrinking because train_eval is drawn without
+    replacement from N training images.
 
     Args:
         val: (n_val,) a value per validation image.
         train_eval: (n_te,) a value per image of the training subset.
         train_size: N.
+        val_groups: (n_val,) codes of groups whose images are alike, if there are any.
+        train_eval_groups: (n_te,) likewise.
     """
     with np.errstate(invalid="ignore"):  # an infinite loss has no variance: NaN
-        variance_val = val.var(ddof=1) / len(val)
         sampled = 1 - len(train_eval) / train_size
-        variance_train = sampled * train_eval.var(ddof=1) / len(train_eval)
-        return float(val.mean() - train_eval.mean()), math.sqrt(variance_val + variance_train)
+        variance_train = sampled * variance_of_mean(train_eval, train_eval_groups)
+        variance = variance_of_mean(val, val_groups) + variance_train
+        return float(val.mean() - train_eval.mean()), math.sqrt(variance)
 
 
-def paired_difference(now: np.ndarray, best: np.ndarray) -> tuple[float, float]:
-    """mean(now − best) over the same images, and its standard error √(s² / n)."""
+def paired_difference(
+    now: np.ndarray, best: np.ndarray, groups: np.ndarray | None = None
+) -> tuple[float, float]:
+    """mean(now − best) over the same images, and its standard error (`variance_of_mean`).
+
+    Args:
+        now: (n,) a value per image.
+        best: (n,) likewise, of the same images.
+        groups: (n,) codes of groups whose images are alike, if there are any.
+    """
     with np.errstate(invalid="ignore"):
         difference = now - best
-        return float(difference.mean()), math.sqrt(difference.var(ddof=1) / len(difference))
+        return float(difference.mean()), math.sqrt(variance_of_mean(difference, groups))
+
+
+def variance_of_mean(values: np.ndarray, groups: np.ndarray | None = None) -> float:
+    """The variance of the mean of n values: s² / n, or robust to groups that are alike within.
+
+    With G groups it is G / (G − 1) · Σ_g (Σ_{i in g} (x_i − x̄))² / n², which is s² / n when every
+    group has one value (Liang and Zeger 1986, the CR1 estimator of an intercept). NaN where one
+    value or one group says nothing of the spread.
+
+    Args:
+        values: (n,).
+        groups: (n,) int codes from 0, with or without gaps.
+    """
+    count = len(values)
+    if groups is None:
+        return float(values.var(ddof=1)) / count if count > 1 else math.nan
+    number = np.count_nonzero(np.bincount(groups))
+    sums = np.bincount(groups, weights=values - values.mean())
+    return number / (number - 1) * float((sums**2).sum()) / count**2 if number > 1 else math.nan
 
 
 class RunningTrain:
@@ -88,7 +306,7 @@ class RunningTrain:
         self._sums: list[Tensor] = []  # each (3,): loss × images, correct, images
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Note one batch: its scalar loss, (B, classes) logits and (B,) labels."""
+        """Note one batch: its scalar loss, (B, classes) logits, and labels as in `evaluate`."""
         self._batches.append((loss.detach(), logits.detach(), labels))
         if len(self._batches) == self.BLOCK:
             self._reduce()
@@ -106,7 +324,8 @@ class RunningTrain:
         double = torch.float32 if losses[0].device.type == "mps" else torch.float64
         sizes = torch.tensor([len(x) for x in labels], dtype=double, device=losses[0].device)
         loss = (torch.stack(losses).to(double) * sizes).sum()
-        correct = (torch.cat(logits).argmax(1) == torch.cat(labels)).sum().to(double)
+        truth = torch.cat(labels)
+        correct = all_right(predictions(torch.cat(logits), truth), truth).sum().to(double)
         self._sums.append(torch.stack([loss, correct, sizes.sum()]))
         self._batches.clear()
 

@@ -71,6 +71,8 @@ def _type_in_words(key: str) -> str:
     if get_origin(hint) is not list:
         return _WORDS.get(hint, "settings in braces, such as {scale: 0.1}")
     item = get_args(hint)[0]
+    if item is Any:
+        return "a list of labels or names"
     if item not in _WORDS:
         what = "settings in braces" if indexed else "a list of rules"
         return f"{what}, such as {{match: 'conv.*', scale: 0.1}}"

@@ -13,14 +13,21 @@ from typing import Any
 
 from omegaconf import MISSING
 
-# What may decide best.pt, and which way is better. Test metrics are never among them.
+# What every evaluated split has, as far as the data and the loss allow, and which way is better.
+METRICS = {
+    "loss": "min",
+    "accuracy": "max",
+    "balanced_accuracy": "max",
+    "f1_macro": "max",
+    "top5_accuracy": "max",
+    "label_accuracy": "max",
+}
+TOP5_CLASSES = 10  # top5_accuracy is for data of at least so many classes
+# What may decide best.pt. Test metrics are never among them.
 MONITORS = {
-    "val/loss": "min",
-    "val/accuracy": "max",
+    **{f"{split}/{name}": METRICS[name] for split in ("val", "train_eval") for name in METRICS},
     "train/loss": "min",
     "train/accuracy": "max",
-    "train_eval/loss": "min",
-    "train_eval/accuracy": "max",
     "gap/loss": "min",
     "gap/accuracy": "min",
     "gap/loss_running": "min",
@@ -160,6 +167,12 @@ class CrossEntropy:
     name: str = MISSING
     label_smoothing: float = number(at_least=0, below=1)
     class_weights: Any = MISSING  # None, "balanced" or one number per class
+
+
+@dataclass
+class BinaryCrossEntropy:
+    name: str = MISSING
+    pos_weight: str | None = choice("balanced")
 
 
 @dataclass
@@ -515,7 +528,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "csv": CsvTable,
         "synthetic": Synthetic,
     },
-    "loss": {"cross_entropy": CrossEntropy},
+    "loss": {"cross_entropy": CrossEntropy, "bce": BinaryCrossEntropy},
     "optimizer": {
         "sgd": Sgd,
         "adam": Adam,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import os
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from lrexp.record.wandb import WandbRecorder
 
 log = logging.getLogger(__name__)
+
+CONFUSION_CLASSES = 1000  # a larger table of true against predicted classes is of no use as a file
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
             if launch.sweep:  # a point keeps its folder, and says why it has no result
                 _write(launch.folder, _blank_summary(resolved, config) | _failure(error))
             raise
+        resolved = _with_normalization(resolved, experiment.dataset)
         trainer = Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
         run = _Run(resolved, config, launch, trainer, started, asked)
         try:
@@ -235,7 +239,7 @@ class _Run:
     def conclude(self) -> None:
         """Once training is over: test on the best weights, and save what they predict."""
         from lrexp.checkpoint import load_checkpoint
-        from lrexp.record.predictions import write_predictions
+        from lrexp.record.predictions import write_confusion, write_per_class, write_predictions
 
         self._summary["frozen_proof"] = self._trainer.frozen_proof()
         best = self._folder / "checkpoints" / "best.pt"
@@ -243,26 +247,43 @@ class _Run:
             return
         experiment = self._trainer.experiment
         experiment.model.load_state_dict(load_checkpoint(best, experiment.device)["model"])
-        splits = {"val": experiment.dataset.val}
-        if experiment.dataset.test is not None:
-            splits["test"] = experiment.dataset.test
-        from lrexp.metrics import evaluate, logits_of
+        data = experiment.dataset
+        splits = {"val": data.val}
+        if data.test is not None:
+            splits["test"] = data.test
+        splits |= data.eval_sets
+        from lrexp.metrics import class_rows, confusion, evaluate, logits_of, worst_classes
 
         logits = {
             name: logits_of(experiment.model, split, self._config.trainer.eval_batch_size)
             for name, split in splits.items()
         }
-        if "test" in splits:
-            result = evaluate(logits["test"], splits["test"].labels)
-            self._test = {
-                "loss": result.loss,
-                "accuracy": result.accuracy,
-                "images": len(result.losses),
-            }
+        found = {name: evaluate(logits[name], split.labels) for name, split in splits.items()}
+        results = {
+            name: {**evaluation.metrics, "images": len(evaluation.losses)}
+            for name, evaluation in found.items()
+        }
+        self._test = dict(results.get("test", {}))
+        if data.eval_sets:
+            self._test["eval_sets"] = {name: results[name] for name in data.eval_sets}
+        confusions = {
+            name: confusion(logits[name], split.labels)
+            for name, split in splits.items()
+            if not found[name].multi_label and len(data.class_names) <= CONFUSION_CLASSES
+        }
+        last = "test" if "test" in splits else "val"
+        self._summary["worst_classes"] = [
+            {"split": last, **row}
+            for row in worst_classes(found[last], data.class_names, confusions.get(last))
+        ]
+        table = {name: class_rows(one, data.class_names) for name, one in found.items()}
         try:
             write_predictions(self._folder / "predictions.parquet", splits, logits)
+            write_per_class(self._folder / "per_class.csv", table)
+            if confusions:
+                write_confusion(self._folder / "confusion.csv", confusions, data.class_names)
         except OSError as error:
-            log.warning("predictions.parquet could not be written: %s", error)
+            log.warning("what the best weights predict could not be written: %s", error)
 
     def finish(self, outcome: dict[str, Any]) -> None:
         """Write the final summary with the outcome (status, error), then tell the recorders."""
@@ -325,6 +346,17 @@ class _Run:
         return self._recorders.add("W&B", start)
 
 
+def _with_normalization(resolved: DictConfig, dataset: Any) -> DictConfig:
+    """The config with the numbers that `data.normalize` came to, and the choice that led there."""
+    given = resolved.data.normalize
+    if isinstance(given, DictConfig):
+        return resolved
+    found = {"mean": dataset.mean, "std": dataset.std, "chosen": given}
+    resolved = copy.deepcopy(resolved)
+    OmegaConf.update(resolved, "data.normalize", found, force_add=True)
+    return resolved
+
+
 def _blank_summary(resolved: DictConfig, config: Config) -> dict[str, Any]:
     """summary.json of a run that has just started."""
     return {
@@ -336,6 +368,7 @@ def _blank_summary(resolved: DictConfig, config: Config) -> dict[str, Any]:
         "best": {},
         "last": {},
         "test": {},
+        "worst_classes": [],
         "gap": {},
         "verdicts": [],
         "plan_hash": None,

@@ -199,15 +199,14 @@ class Trainer:
             evaluate(logits_of(self.experiment.model, split, batch), split.labels)
             for split in (data.train_eval, data.val)
         )
-        gap_loss, gap_loss_se = gap(val.losses, te.losses, len(data.train))
-        gap_accuracy, gap_accuracy_se = gap(1 - val.correct, 1 - te.correct, len(data.train))
+        known = (len(data.train), data.val.groups, data.train_eval.groups)
+        gap_loss, gap_loss_se = gap(val.losses, te.losses, *known)
+        gap_accuracy, gap_accuracy_se = gap(1 - val.correct, 1 - te.correct, *known)
         row: Row = {"epoch": self.epoch, "step": self.step}
         row |= {k: v for k, v in seen.items() if k.startswith("train/")}
         row |= {
-            "train_eval/loss": te.loss,
-            "train_eval/accuracy": te.accuracy,
-            "val/loss": val.loss,
-            "val/accuracy": val.accuracy,
+            **{f"train_eval/{name}": value for name, value in te.metrics.items()},
+            **{f"val/{name}": value for name, value in val.metrics.items()},
             "gap/loss": gap_loss,
             "gap/loss_se": gap_loss_se,
             "gap/accuracy": gap_accuracy,
@@ -248,8 +247,9 @@ class Trainer:
             lowest.epoch, lowest.value, lowest.per_image = self.epoch, val.loss, val.losses
         if highest.epoch < 0 or val.accuracy > highest.value:
             highest.epoch, highest.value, highest.per_image = self.epoch, val.accuracy, val.correct
-        loss, loss_se = paired_difference(val.losses, lowest.per_image)
-        accuracy, accuracy_se = paired_difference(highest.per_image, val.correct)
+        groups = self.experiment.dataset.val.groups
+        loss, loss_se = paired_difference(val.losses, lowest.per_image, groups)
+        accuracy, accuracy_se = paired_difference(highest.per_image, val.correct, groups)
         return {
             "overfit/loss": loss,
             "overfit/loss_se": loss_se,

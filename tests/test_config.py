@@ -133,9 +133,9 @@ def test_every_setting_of_a_rule_can_be_named_in_words(name: str) -> None:
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("data.classes[0]", "a whole number"),
-        ("model.widths[1]", "a whole number"),
+        ("data.classes[0]", "a list of labels or names"),
         ("data.mean[0]", "a number"),
+        ("model.widths[1]", "a whole number"),
         ("logger.tags[0]", "text"),
         ("trainer.patience", "a whole number"),
         ("model.weights", "text"),

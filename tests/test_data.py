@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lrexp.data import Dataset, Source, choose, make_dataset
 from lrexp.data.source import TEST, TRAIN, fingerprint
 from lrexp.data.sources import digits
-from lrexp.data.splits import stratified_sample
+from lrexp.data.splits import grouped_sample, sample_per_class, strata, stratified_sample
 from lrexp.errors import ConfigError, UserError
 
 SOURCE = digits()
@@ -238,3 +238,65 @@ def test_the_largest_remainder_gets_the_image_that_is_left() -> None:
     for seed in range(5):
         taken = stratified_sample(labels, np.arange(10), 3, seed, "test")
         assert np.bincount(labels[taken]).tolist() == [2, 1]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=1, max_size=80),
+    st.integers(0, 2**32),
+    st.floats(0, 0.9),
+)
+def test_a_grouped_sample_tears_no_group_apart_and_leaves_some_of_every_class(
+    drawn: list[tuple[int, int]], seed: int, share: float
+) -> None:
+    labels = np.array([label for label, _ in drawn])
+    groups = np.array([label * 100 + group for label, group in drawn])  # of one class each
+    taken = grouped_sample(labels, groups, share, seed, "test")
+    assert taken.tolist() == sorted(set(taken.tolist()))
+    left = np.setdiff1d(np.arange(len(labels)), taken)
+    assert not set(groups[taken]) & set(groups[left])
+    assert set(labels[left]) == set(labels)
+    for c in set(labels.tolist()):
+        largest = np.unique(groups[labels == c], return_counts=True)[1].max()
+        off = abs((labels[taken] == c).sum() - share * (labels == c).sum())
+        assert off <= largest
+
+
+def test_a_split_by_group_keeps_groups_whole_and_every_class_in_its_share() -> None:
+    groups = np.arange(1797) // 3
+    by_group = Source(SOURCE.images, np.sort(SOURCE.labels), SOURCE.class_names, groups=groups)
+    dataset = split(by_group)
+    assert dataset.test is not None
+    parts = [dataset.train, dataset.val, dataset.test]
+    sides = [set(part.groups.tolist()) for part in parts if part.groups is not None]
+    assert len(sides) == 3
+    assert len(sides[0] | sides[1] | sides[2]) == sum(map(len, sides))
+    assert abs(len(dataset.val) - 359) < 15
+    assert abs(len(dataset.test) - 359) < 15
+    assert split(by_group, seed=1).val.ids.tolist() != dataset.val.ids.tolist()
+
+
+def test_limit_per_class_counts_training_images_of_every_class() -> None:
+    dataset = split(limit_per_class=7)
+    assert np.bincount(dataset.train.labels.numpy()).tolist() == [7] * 10
+    assert len(dataset.val) == 359
+    kept = sample_per_class(SOURCE.labels, np.arange(1797), 7, 0, "limit")
+    assert set(kept) < set(sample_per_class(SOURCE.labels, np.arange(1797), 9, 0, "limit"))
+
+
+def test_classes_may_be_chosen_by_name() -> None:
+    assert ids(split(classes=["7", "5"])) == ids(split(classes=[7, 5]))
+    with pytest.raises(ConfigError, match=r"data\.classes.*no class seven"):
+        split(classes=["seven", "5"])
+
+
+def test_multi_label_rows_are_stratified_by_their_pattern() -> None:
+    rows = np.array([[1, 0]] * 40 + [[1, 1]] * 20 + [[0, 0]] * 3, np.float32)
+    pattern = strata(rows)
+    assert len(set(pattern[:40])) == len(set(pattern[40:60])) == 1
+    assert pattern[0] != pattern[40]
+    assert set(pattern[60:]) == {-1}
+    source = Source(SOURCE.images[:63], rows, ("a", "b"), white=16)
+    dataset = split(source, test_fraction=0.0)
+    assert dataset.val.labels.shape == (13, 2)
+    assert dataset.val.labels.sum(0).tolist() == [12, 4]

@@ -18,7 +18,7 @@ import pytest
 from conftest import ROOT
 
 CONF = ROOT / "conf"
-GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name != "hydra")
+GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name not in ("hydra", "schema"))
 HEAVY = ["torch", "torchvision", "wandb", "datasets"]
 Lrexp = Callable[..., subprocess.CompletedProcess[str]]
 Outcomes = dict[str, dict[str, Any]]
@@ -188,8 +188,15 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "text for epochs": (["trainer.epochs=many"], ["trainer.epochs=many", "a whole number"]),
     "negative epochs": (["trainer.epochs=-1"], ["trainer.epochs=-1", "at least 0"]),
     "text for a flag": (["optimizer.nesterov=maybe"], ["nesterov=maybe", "true or false"]),
-    "text in a list of numbers": (["data.classes=[a,b]"], ["data.classes", "a whole number"]),
-    "number for a list": (["data.classes=5"], ["data.classes=5", "a list", "a whole number"]),
+    "text in a list of numbers": (["data.mean=[a,b]"], ["data.mean", "a number"]),
+    "number for a list": (["data.mean=5"], ["data.mean=5", "a list", "a number"]),
+    "classes of no list": (["data.classes=5"], ["data.classes=5", "a list of labels or names"]),
+    "a class of another kind": (["data.classes=[1.5,2]"], ["data.classes", "labels or names"]),
+    "an unknown normalization": (["data.normalize=datset"], ["data.normalize", "dataset"]),
+    "half a normalization": (
+        ["data.normalize={mean:[0.5]}"],
+        ["data.normalize.std", "a finite number per channel"],
+    ),
     "settings as a tag": (["logger.tags=[a,{b: 1}]"], ["logger.tags", "text"]),
     "lr 0": (["optimizer.lr=0"], ["optimizer.lr=0", "above 0"]),
     "lr nan": (["optimizer.lr=nan"], ["optimizer.lr=nan", "above 0"]),

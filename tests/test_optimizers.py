@@ -398,9 +398,9 @@ def test_schedule_free_evaluates_and_saves_the_average_and_trains_beside_it(
     data = shadow.experiment.dataset
     for shadow.epoch in (1, 2):
         optimizer.train()  # type: ignore[attr-defined]
-        for chosen in shadow._batches():
+        for images, labels in data.train.batches(shadow._order(), shadow.batch_size):
             optimizer.zero_grad()
-            loss(model(data.train.images[chosen]), data.train.labels[chosen]).backward()
+            loss(model(images), labels).backward()
             optimizer.step()
         trained_at = copy.deepcopy(model.state_dict())
         optimizer.eval()  # type: ignore[attr-defined]

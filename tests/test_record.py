@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import importlib.metadata
 import io
 import json
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,11 @@ import torch
 import yaml
 from conftest import ROOT
 from omegaconf import OmegaConf
+from plain_split import plain_split
 
 from lrexp.__main__ import main
+from lrexp.build import build_dataset
+from lrexp.data import Dataset, Split
 from lrexp.record import Recorders
 from lrexp.record.files import environment, strict_json, write_atomically
 from lrexp.record.jsonl import JsonlRecorder
@@ -41,6 +46,7 @@ SUMMARY_KEYS = {
     "best",
     "last",
     "test",
+    "worst_classes",
     "gap",
     "verdicts",
     "plan_hash",
@@ -286,9 +292,11 @@ def test_the_run_folder_holds_what_the_design_lists(run: Path) -> None:
         "checkpoints/best.pt",
         "checkpoints/last.pt",
         "config.yaml",
+        "confusion.csv",
         "environment.json",
         "lrexp.log",
         "metrics.jsonl",
+        "per_class.csv",
         "plan.csv",
         "predictions.parquet",
         "summary.json",
@@ -351,6 +359,167 @@ def test_accuracy_recomputed_from_predictions_is_the_summarys(
     assert right[split == "val"].mean() == pytest.approx(summary["best"]["val/accuracy"], abs=1e-12)
     assert (split == "test").sum() == summary["test"]["images"]
     assert len(set(table["id"].to_pylist())) == table.num_rows  # no image is in both splits
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_summary_and_tables_of_classes_are_those_of_the_predictions(
+    run: Path, summary: dict[str, Any]
+) -> None:
+    predicted = pq.read_table(run / "predictions.parquet")
+    split = np.array(predicted["split"].to_pylist())
+    labels, said = (
+        np.array(predicted["label"]),
+        np.array(predicted["scores"].to_pylist()).argmax(1),
+    )
+    confused, per_class = table(run / "confusion.csv"), table(run / "per_class.csv")
+    assert list(confused[0]) == ["split", "true", *"0123456789"]
+    assert [(row["split"], row["true"]) for row in confused] == [
+        (name, str(digit)) for name in ("val", "test") for digit in range(10)
+    ]
+    for row in confused:
+        mine = said[(split == row["split"]) & (labels == int(row["true"]))]
+        assert [int(row[str(c)]) for c in range(10)] == np.bincount(mine, minlength=10).tolist()
+    assert list(per_class[0]) == [
+        "split", "class", "images", "predicted", "precision", "recall", "f1",
+    ]  # fmt: skip
+    for name in ("val", "test"):
+        rows = [row for row in per_class if row["split"] == name]
+        of_split = split == name
+        for digit, row in enumerate(rows):
+            actual, named = labels[of_split] == digit, said[of_split] == digit
+            assert (row["class"], int(row["images"])) == (str(digit), actual.sum())
+            assert int(row["predicted"]) == named.sum()
+            recall = (actual & named).sum() / actual.sum()
+            assert float(row["recall"]) == pytest.approx(recall)
+            assert (row["precision"] == "") == (not named.any())
+        recalls = [float(row["recall"]) for row in rows]
+        result = summary["test"] if name == "test" else None
+        balanced = (
+            result["balanced_accuracy"] if result else summary["best"]["val/balanced_accuracy"]
+        )
+        assert np.mean(recalls) == pytest.approx(balanced)
+    assert set(summary["test"]) == {
+        "loss", "accuracy", "balanced_accuracy", "f1_macro", "top5_accuracy", "images",
+    }  # fmt: skip
+    worst = summary["worst_classes"]
+    lowest = min(float(row["recall"]) for row in per_class if row["split"] == "test")
+    assert 0 < len(worst) <= 3
+    assert worst[0]["recall"] == pytest.approx(lowest)
+    assert {row["split"] for row in worst} == {"test"}
+
+
+ATTRIBUTES = ("even", "above 4", "round")
+ROUND = (0, 6, 8, 9)
+
+
+def with_attributes(split: Split) -> Split:
+    """The same images with three labels each."""
+    digit = split.labels
+    labels = [digit % 2 == 0, digit > 4, torch.isin(digit, torch.tensor(ROUND))]
+    return replace(split, labels=torch.stack(labels, 1).float())
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder and output of a run on digits with three labels and two further test sets."""
+    folder, output = tmp_path_factory.mktemp("several") / "run", io.StringIO()
+
+    def built(config: Any, device: torch.device) -> Dataset:
+        data = build_dataset(config, device)
+        assert data.test is not None
+        first = plain_split(data.test.images[:50], data.test.labels[:50])
+        train, train_eval, val, test, first = map(
+            with_attributes, (data.train, data.train_eval, data.val, data.test, first)
+        )
+        dark = plain_split(test.images - 1, test.labels)
+        further = {"first": first, "dark, too": dark}
+        return Dataset(
+            train, train_eval, val, test, ATTRIBUTES, "", [0.0], [1.0], eval_sets=further
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lrexp.build.build_dataset", built)
+        patch.setattr(sys, "stdout", output)
+        command = ["loss=bce", "loss.pos_weight=balanced", "trainer.monitor=val/label_accuracy"]
+        command += ["trainer.epochs=4", "logger=none", f"hydra.run.dir={folder}"]
+        assert main(command) == 0
+    return folder, output.getvalue()
+
+
+def test_a_run_on_several_labels_learns_them_and_records_their_metrics(
+    several: tuple[Path, str],
+) -> None:
+    folder, output = several
+    summary = strict((folder / "summary.json").read_text())
+    rows = [strict(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    values = [row["val/label_accuracy"] for row in rows]
+    assert summary["best"]["epoch"] == values.index(max(values)) + 1
+    assert summary["test"]["label_accuracy"] > 0.9
+    assert summary["test"]["label_accuracy"] > summary["test"]["accuracy"] > 0.7
+    metrics = {"loss", "accuracy", "label_accuracy", "balanced_accuracy", "f1_macro"}
+    assert set(summary["test"]) == metrics | {"images", "eval_sets"}
+    assert rows[-1]["train/accuracy"] > 0.6
+    assert "highest val/label_accuracy" in output
+    assert not (folder / "confusion.csv").exists()
+    assert "taken for" not in output
+    per_class = table(folder / "per_class.csv")
+    assert [row["class"] for row in per_class if row["split"] == "dark, too"] == list(ATTRIBUTES)
+    mean = np.mean([float(row["accuracy"]) for row in per_class if row["split"] == "test"])
+    assert mean == pytest.approx(summary["test"]["label_accuracy"])
+
+
+def test_predictions_of_several_labels_are_lists_and_sigmoids(several: tuple[Path, str]) -> None:
+    folder, _ = several
+    summary = strict((folder / "summary.json").read_text())
+    found = pq.read_table(folder / "predictions.parquet")
+    split = np.array(found["split"].to_pylist())
+    labels, scores = np.array(found["label"].to_pylist()), np.array(found["scores"].to_pylist())
+    assert labels.shape == scores.shape == (len(split), 3)
+    assert set(labels.flat) == {0, 1}
+    right = (scores > 0.5) == labels
+    sets = summary["test"]["eval_sets"] | {"test": summary["test"]}
+    assert set(split) == {"val", "test", "first", "dark, too"} == {"val", *sets}
+    for name, result in sets.items():
+        of_split = right[split == name]
+        assert len(of_split) == result["images"]
+        assert of_split.all(1).mean() == pytest.approx(result["accuracy"], abs=1e-12)
+        assert of_split.mean() == pytest.approx(result["label_accuracy"], abs=1e-12)
+
+
+def test_further_test_sets_have_a_line_each_and_results_of_the_best_weights(
+    several: tuple[Path, str],
+) -> None:
+    folder, output = several
+    sets = strict((folder / "summary.json").read_text())["test"]["eval_sets"]
+    for name, images in (("first", 50), ("dark, too", 359)):
+        (line,) = [line for line in output.splitlines() if line.startswith(f"test/{name}")]
+        assert f"accuracy {100 * sets[name]['accuracy']:.1f}%" in line
+        assert f"on {images} images" in line
+    assert sets["dark, too"]["loss"] > sets["first"]["loss"]
+
+
+def test_without_a_test_split_the_worst_classes_are_those_of_validation(
+    tmp_path: Path, compose: Callable[..., Any]
+) -> None:
+    config = compose("experiment=smoke", "data.test_fraction=0", "run_id=abcd1234")
+    train(OmegaConf.structured(config), config, Launch(tmp_path, [], "", None))
+    summary = strict((tmp_path / "summary.json").read_text())
+    assert summary["test"] == {}
+    assert {row["split"] for row in summary["worst_classes"]} == {"val"}
+    assert {row["split"] for row in table(tmp_path / "per_class.csv")} == {"val"}
+
+
+def test_more_classes_than_a_table_can_show_have_no_confusion_csv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lrexp.tasks.CONFUSION_CLASSES", 9)
+    assert main(["experiment=smoke", f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    assert not (tmp_path / "run" / "confusion.csv").exists()
+    assert (tmp_path / "run" / "per_class.csv").exists()
 
 
 def test_without_a_logger_wandb_is_never_imported(diverged: tuple[Path, str]) -> None:

@@ -20,8 +20,10 @@ from lrexp.record.console import (
     closing_lines,
     epoch_line,
     gap_in_words,
+    heading_line,
     opening_lines,
     overfit_in_words,
+    worst_in_words,
 )
 from lrexp.record.files import strict_json
 from lrexp.record.sweep import sweep_lines
@@ -46,6 +48,7 @@ SUMMARY = {
     "best": ROW,
     "last": ROW | {"epoch": 5},
     "test": {"loss": 0.33, "accuracy": 0.94, "images": 359},
+    "worst_classes": [],
     "error": None,
 }
 
@@ -103,6 +106,65 @@ def test_an_epoch_line_shows_what_the_row_holds() -> None:
     *shown, elapsed_s = [cell.strip() for cell in cells if cell.strip()]
     assert shown == ["3", "0.2500", "0.2000", "0.3000", "0.100 ± 0.020", "94.5%", "0.05..0.5"]
     assert float(elapsed_s) == 0.31
+
+
+@pytest.mark.parametrize(
+    ("monitor", "value", "shown"),
+    [
+        ("val/f1_macro", 0.93149, "0.931"),
+        ("val/balanced_accuracy", 0.93149, "93.1%"),
+        ("train/accuracy", 1.0, "100.0%"),
+        ("gap/loss_running", -0.0123456, "-0.0123"),
+        ("gap/loss_running", None, "-"),
+    ],
+)
+def test_a_monitor_without_a_column_takes_the_place_of_the_accuracy(
+    monitor: str, value: float | None, shown: str
+) -> None:
+    row = ROW | ({} if value is None else {monitor: value})
+    plain, heading, line = epoch_line(ROW), heading_line(monitor), epoch_line(row, monitor)
+    assert len(heading) == len(heading_line("val/loss")) == len(plain) == len(line)
+    end = heading.index("monitor") + len("monitor")
+    assert end == heading_line("val/loss").index("val acc") + len("val acc")
+    assert line[:end].split()[-1] == shown
+    assert line[end:] == plain[end:]
+
+
+@pytest.mark.parametrize("monitor", ["val/loss", "val/accuracy", "gap/loss", "train/loss"])
+def test_a_monitor_that_has_a_column_changes_nothing(monitor: str) -> None:
+    assert "monitor" not in heading_line(monitor)
+    assert epoch_line(ROW, monitor) == epoch_line(ROW)
+
+
+def test_the_best_epoch_says_the_value_of_another_monitor(tmp_path: Path) -> None:
+    summary = SUMMARY | {"best": ROW | {"val/f1_macro": 0.93149}}
+    best, *_ = closing_lines(summary, info(tmp_path, monitor="val/f1_macro"))
+    assert "(highest val/f1_macro, 0.931): val loss 0.300" in best
+
+
+def test_further_test_sets_and_worst_classes_have_their_lines(tmp_path: Path) -> None:
+    worst = [
+        {"split": "test", "class": "cat", "images": 1200, "found": 600, "recall": 0.5}
+        | {"taken_for": "dog", "times": 400},
+        {"split": "test", "class": "fox", "images": 9, "found": 8, "recall": 8 / 9}
+        | {"taken_for": "dog", "times": 1},
+    ]
+    night = {"loss": 1.5, "accuracy": 0.5, "label_accuracy": 0.81, "images": 1000}
+    test = SUMMARY["test"] | {"eval_sets": {"night": night}}
+    lines = closing_lines(SUMMARY | {"test": test, "worst_classes": worst}, info(tmp_path))
+    assert lines[1].startswith("test   loss 0.330, accuracy 94.0% on 359 images never used")
+    assert lines[2] == (
+        "test/night  loss 1.500, accuracy 50.0% (all labels right; single labels 81.0%)"
+        " on 1,000 images"
+    )
+    said = "classes on test: cat (600 of 1,200 found, 400 taken for dog), fox (8 of 9, 1 for dog)"
+    assert lines[3] == f"worst  {said}"
+    for row in worst:
+        del row["taken_for"]
+    assert worst_in_words(worst) == "classes on test: cat (600 of 1,200 found), fox (8 of 9)"
+    # Further test sets alone, without a test split.
+    alone = closing_lines(SUMMARY | {"test": {"eval_sets": {"night": night}}}, info(tmp_path))
+    assert [line.split()[0] for line in alone[:3]] == ["best", "test/night", "gap"]
 
 
 def test_piped_output_is_plain_lines(tmp_path: Path) -> None:
@@ -235,6 +297,7 @@ def test_a_run_without_a_best_epoch_still_says_where_it_is(tmp_path: Path) -> No
         (0.05, 0.02, "higher on new images than on training images"),
         (math.nan, math.nan, "cannot be judged"),
         (math.inf, math.nan, "cannot be judged"),
+        (0.05, math.nan, "how much of it is noise is not known"),
     ],
 )
 def test_the_gap_in_words(gap: float, se: float, said: str) -> None:
@@ -249,6 +312,7 @@ def test_the_gap_in_words(gap: float, se: float, said: str) -> None:
         ((0.04, 0.02), (0.0, 0.01), ""),
         ((0.0, 0.0), (0.0, 0.0), ""),
         ((math.nan, math.nan), (0.0, 0.01), ""),
+        ((0.05, math.nan), (0.02, 0.01), ""),
         ((0.05, 0.02), (0.02, 0.01), "grows overconfident"),
         ((0.05, 0.02), (-0.01, 0.01), "accuracy holds"),
         ((0.05, 0.02), (0.03, 0.01), "overfits: val loss is 0.050 ± 0.020 above its best"),

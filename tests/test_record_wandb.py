@@ -20,6 +20,7 @@ from wandb_log import WandbLog, read_run
 from wandb_stub import WandbStub
 
 from lrexp.__main__ import main
+from lrexp.record.wandb import flat_summary
 
 KEY = "local-" + "5ec2e7" * 7  # looks like an account's key, opens nothing
 USERS_OWN = {
@@ -151,6 +152,20 @@ def test_summary_has_the_best_epoch_the_test_and_the_gap(run: Path, log: WandbLo
     expected |= {f"gap/best/{k}": v for k, v in ours["gap"]["best"].items()}
     expected["status"] = "finished"
     assert {k: log.summary.get(k) for k in expected} == expected
+
+
+def test_further_test_sets_are_flat_under_test() -> None:
+    test = {"loss": 0.5, "images": 10, "eval_sets": {"night": {"loss": 1.5, "images": 7}}}
+    whole = dict.fromkeys(("status", "seed", "config_id", "plan_hash", "device"), "x")
+    flat = flat_summary({**whole, "best": {}, "test": test, "gap": {"last": {"loss": 0.1}}})
+    assert {k: v for k, v in flat.items() if k not in whole} == {
+        "test/loss": 0.5,
+        "test/images": 10,
+        "test/night/loss": 1.5,
+        "test/night/images": 7,
+        "gap/last/loss": 0.1,
+    }
+    assert "eval_sets" in test  # the summary itself is left as it is
 
 
 def test_a_finished_run_exits_with_0(log: WandbLog) -> None:

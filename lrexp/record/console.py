@@ -17,6 +17,7 @@ from lrexp.schema import MONITORS
 
 log = logging.getLogger(__name__)
 
+SHOWN = ("train/loss", "train_eval/loss", "val/loss", "gap/loss", "val/accuracy")
 # heading, width
 COLUMNS = (
     ("epoch", 5),
@@ -24,7 +25,7 @@ COLUMNS = (
     ("train-eval", 10),
     ("val loss", 8),
     ("gap ± se", 17),
-    ("val acc", 7),
+    ("val acc", 7),  # or trainer.monitor, when no other column shows it
     ("lr", 15),
     ("s", 6),
 )
@@ -53,7 +54,7 @@ class ConsoleRecorder:
         self._progress: Progress | None = None
         for line in info.opening:
             self._line(line)
-        self._line("  ".join(heading.rjust(width) for heading, width in COLUMNS))
+        self._line(heading_line(info.monitor))
         if self._console.is_terminal and info.steps:
             self._progress = _StepProgress(
                 steps_done,
@@ -69,7 +70,7 @@ class ConsoleRecorder:
 
     def row(self, row: dict[str, float]) -> None:
         """Print one epoch."""
-        self._line(epoch_line(row))
+        self._line(epoch_line(row, self._info.monitor))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Print what came out: the best epoch, what the gap means, and where everything is."""
@@ -155,8 +156,19 @@ def _rate_in_words(row: Row, base_lr: float) -> str:
     return f"{rate}{start}{end}"
 
 
-def epoch_line(row: dict[str, float]) -> str:
-    """One epoch as an aligned line; what was not measured is a dash."""
+def heading_line(monitor: str) -> str:
+    """The headings over the lines of epochs."""
+    names = {} if monitor in SHOWN else {"val acc": "monitor"}
+    return "  ".join(names.get(heading, heading).rjust(width) for heading, width in COLUMNS)
+
+
+def epoch_line(row: dict[str, float], monitor: str = "val/accuracy") -> str:
+    """One epoch as an aligned line; what was not measured is a dash.
+
+    Args:
+        row: of the epoch.
+        monitor: takes the place of the accuracy when no other column shows it.
+    """
     rates = [value for key, value in row.items() if key.startswith("lr/")]
     gap = f"{_compact(row['gap/loss'], 3)} ± {_compact(row['gap/loss_se'], 3)}"
     cells = [
@@ -165,7 +177,7 @@ def epoch_line(row: dict[str, float]) -> str:
         _number(row["train_eval/loss"]),
         _number(row["val/loss"]),
         gap,
-        f"{100 * row['val/accuracy']:.1f}%",
+        _metric("val/accuracy" if monitor in SHOWN else monitor, row),
         _rates(rates),
         _seconds(row["perf/epoch_s"]),
     ]
@@ -193,21 +205,48 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
         lines.append(f"failed: {summary['error']}")
     if best:
         better = "lowest" if MONITORS[info.monitor] == "min" else "highest"
+        said_anyway = info.monitor in ("val/loss", "val/accuracy")
+        value = "" if said_anyway else f", {_metric(info.monitor, best)}"
         lines.append(
-            f"best   epoch {best['epoch']} ({better} {info.monitor}):"
+            f"best   epoch {best['epoch']} ({better} {info.monitor}{value}):"
             f" val loss {best['val/loss']:.3f}, val accuracy {100 * best['val/accuracy']:.1f}%"
         )
-        if summary["test"]:
-            test = summary["test"]
-            lines.append(
-                f"test   loss {test['loss']:.3f}, accuracy {100 * test['accuracy']:.1f}%"
-                f" on {test['images']:,} images never used for any choice"
-            )
+        test = summary["test"]
+        if "loss" in test:
+            lines.append(f"test   {_result_in_words(test)} never used for any choice")
+        for name, result in test.get("eval_sets", {}).items():
+            lines.append(f"test/{name}  {_result_in_words(result)}")
+        if summary["worst_classes"]:
+            lines.append(f"worst  {worst_in_words(summary['worst_classes'])}")
         lines.append(f"gap    {gap_in_words(best)}")
         words = overfit_in_words(best, summary["last"]) or unfinished_in_words(summary, info)
         lines += [f"       {words}"] if words else []
     lines.append(f"run    {shown_path(info.folder)}")
     return lines
+
+
+def _result_in_words(result: dict[str, float]) -> str:
+    """Loss and accuracy of a test set."""
+    accuracy = f"accuracy {100 * result['accuracy']:.1f}%"
+    if "label_accuracy" in result:
+        label = f"{100 * result['label_accuracy']:.1f}%"
+        accuracy = f"{accuracy} (all labels right; single labels {label})"
+    return f"loss {result['loss']:.3f}, {accuracy} on {result['images']:,} images"
+
+
+def worst_in_words(classes: list[dict[str, Any]]) -> str:
+    """The classes that are found least often, and what they are taken for.
+
+    Args:
+        classes: one or more, those of `metrics.worst_classes` with their `split`.
+    """
+    words = []
+    for i, row in enumerate(classes):
+        found, taken = ("", "") if i else (" found", " taken")  # the first says what is counted
+        count = f"{row['found']:,} of {row['images']:,}{found}"
+        mixed = f", {row['times']:,}{taken} for {row['taken_for']}" if "taken_for" in row else ""
+        words.append(f"{row['class']} ({count}{mixed})")
+    return f"classes on {classes[0]['split']}: {', '.join(words)}"
 
 
 def gap_in_words(row: dict[str, float]) -> str:
@@ -216,8 +255,10 @@ def gap_in_words(row: dict[str, float]) -> str:
     measured = f"{_compact(gap, 3)} ± {_compact(se, 3)}:"
     if not math.isfinite(gap):
         return f"{measured} cannot be judged, a loss is not a finite number"
+    if math.isnan(se):
+        return f"{measured} how much of it is noise is not known, the images are all of one group"
     if abs(gap) <= 2 * se:
-        return f"{measured} new images do as well as training images, within the noise"
+        return f"{measured} training and new images have the same loss, within the noise"
     if gap < 0:
         return f"{measured} new images do better than training images: the splits differ"
     return (
@@ -230,7 +271,7 @@ def overfit_in_words(best: dict[str, float], last: dict[str, float]) -> str:
     """Whether validation got worse after its best epoch, by more than noise; empty if not."""
     loss, se = last["overfit/loss"], last["overfit/loss_se"]
     accuracy, accuracy_se = last["overfit/accuracy"], last["overfit/accuracy_se"]
-    if not math.isfinite(loss) or loss <= 2 * se:
+    if not math.isfinite(loss) or not loss > 2 * se:  # an unknown error shows nothing
         return ""
     if accuracy > 2 * accuracy_se:
         word, sign = "overfits", f"accuracy fell by {100 * accuracy:.1f} points as well"
@@ -246,6 +287,13 @@ def unfinished_in_words(summary: dict[str, Any], info: RunInfo) -> str:
     if best["epoch"] < last["epoch"] or last["epoch"] < 3 or summary["status"] != "finished":
         return ""
     return f"{info.monitor} was best in the last epoch: more epochs or higher rates may help"
+
+
+def _metric(name: str, row: dict[str, float]) -> str:
+    """A metric in at most 7 characters: accuracies in percent."""
+    if name not in row:
+        return "-"
+    return f"{100 * row[name]:.1f}%" if "accuracy" in name else f"{row[name]:.3g}"
 
 
 def _number(value: float | None) -> str:

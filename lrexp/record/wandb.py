@@ -82,12 +82,7 @@ class WandbRecorder:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary and close the run with the exit code its status stands for."""
-        flat = {key: summary[key] for key in ("status", "seed", "config_id", "plan_hash", "device")}
-        for name in ("best", "test"):
-            flat |= {f"{name}/{key}": value for key, value in (summary[name] or {}).items()}
-        for moment, values in summary["gap"].items():
-            flat |= {f"gap/{moment}/{key}": value for key, value in values.items()}
-        self._run.summary.update(flat)
+        self._run.summary.update(flat_summary(summary))
         try:
             self._run.finish(exit_code=EXIT_CODES[summary["status"]])
         except TimeoutError:
@@ -95,6 +90,17 @@ class WandbRecorder:
 
 
 GROUPING = ("lr_policy", "model", "data", "optimizer", "scheduler")
+
+
+def flat_summary(summary: dict[str, Any]) -> dict[str, Any]:
+    """What W&B shows of summary.json, one level deep: best/, test/, test/<eval set>/, gap/."""
+    test = dict(summary["test"])
+    sets = {f"test/{name}": result for name, result in test.pop("eval_sets", {}).items()}
+    gaps = {f"gap/{moment}": values for moment, values in summary["gap"].items()}
+    flat = {key: summary[key] for key in ("status", "seed", "config_id", "plan_hash", "device")}
+    for name, values in {"best": summary["best"], "test": test, **sets, **gaps}.items():
+        flat |= {f"{name}/{key}": value for key, value in values.items()}
+    return flat
 
 
 def _unless(variable: str, value: Any) -> Any:

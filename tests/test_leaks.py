@@ -1,0 +1,335 @@
+"""The leak check finds what splits share, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import adaptive_avg_pool2d
+
+from lrexp.data.leaks import Leaks, Signatures, effect, find_leaks
+
+RNG = np.random.default_rng(0)
+N = 200
+DATA = Path(os.environ.get("LREXP_TEST_DATA", "/nowhere"))
+needs_data = pytest.mark.skipif(
+    "LREXP_TEST_DATA" not in os.environ, reason="LREXP_TEST_DATA names no folder"
+)
+
+
+def pictures(n: int, channels: int = 3, size: int = 32, seed: int = 0) -> np.ndarray:
+    """Random blobs: distinct images with content at thumbnail scale, (n, C, size, size) uint8."""
+    coarse = np.random.default_rng(seed).normal(0, 40, (n, channels, 8, 8))
+    fine = coarse.repeat(size // 8, 2).repeat(size // 8, 3)
+    return np.clip(fine + 128, 0, 255).astype(np.uint8)
+
+
+def check(
+    train: np.ndarray, val: np.ndarray, labels: np.ndarray | None = None, **more: Any
+) -> Leaks:
+    signatures = Signatures.concatenate([Signatures.of(train), Signatures.of(val)])
+    splits = {"train": np.arange(len(train)), "val": np.arange(len(train), len(signatures))}
+    labels = np.zeros(len(signatures), np.int64) if labels is None else labels
+    return find_leaks(signatures, labels, splits, **more)
+
+
+def pairs(leaks: Leaks, kind: str) -> set[tuple[str, int, str, int]]:
+    return {
+        (twins.split, int(a), twins.other, int(b))
+        for twins in getattr(leaks, kind)
+        for a, b in zip(twins.positions, twins.others, strict=True)
+    }
+
+
+def test_distinct_images_give_no_leak_and_no_line() -> None:
+    leaks = check(pictures(N), pictures(50, seed=1))
+    assert not leaks
+    assert leaks.lines() == [] == leaks.items()
+    assert not len(leaks.twins["val"])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_copies_and_near_copies_are_found_once_each(channels: int) -> None:
+    train, val = pictures(N, channels), pictures(20, channels, seed=1)
+    val[3], val[5] = train[7], train[9]
+    noise = np.random.default_rng(2).normal(0, 8, train[11].shape)
+    val[8] = np.clip(train[11] + noise, 0, 255).astype(np.uint8)
+    train[100] = train[7]  # a second copy: the pair is still counted once
+    leaks = check(train, val)
+    assert pairs(leaks, "exact") == {("val", N + 3, "train", 7), ("val", N + 5, "train", 9)}
+    assert pairs(leaks, "near") == {("val", N + 8, "train", 11)}
+    assert leaks.twins["val"].tolist() == [N + 3, N + 5, N + 8]
+
+
+def test_brightness_contrast_and_tint_do_not_hide_a_copy() -> None:
+    train, val = pictures(N), pictures(10, seed=1)
+    val[0] = train[0] // 2 + 60
+    val[1] = np.clip(train[1] // 2 + np.array([10, 60, 110])[:, None, None], 0, 255)
+    assert pairs(check(train, val), "near") == {
+        ("val", N, "train", 0),
+        ("val", N + 1, "train", 1),
+    }
+
+
+def test_flat_images_of_other_brightness_or_colour_are_no_twins() -> None:
+    train, val = pictures(N), pictures(10, seed=1)
+    train[0], train[1] = 100, np.array([200, 10, 10])[:, None, None]
+    val[0], val[1] = 101, np.array([150, 5, 5])[:, None, None]
+    val[2] = 0
+    val[3] = 0
+    val[3, :, 4, 4] = 3  # one pixel that shows at a twentieth of a grey level in a thumbnail
+    with np.errstate(divide="raise", invalid="raise"):
+        leaks = check(train, val)
+    assert not leaks
+    assert leaks.flat == 6
+    assert not np.isnan(Signatures.of(val).thumbnails).any()
+
+
+def test_only_flat_images_are_compared_by_hash_alone() -> None:
+    flat = np.zeros((4, 1, 16, 16), np.uint8)
+    flat[1:] = np.array([9, 90, 200])[:, None, None, None]
+    leaks = check(flat, flat[:1])
+    assert pairs(leaks, "exact") == {("val", 4, "train", 0)}
+    assert not leaks.near
+
+
+def test_images_that_lie_close_to_many_are_not_near_duplicates() -> None:
+    """Strangers of one family correlate above the threshold; a copy of one still stands out."""
+    family = pictures(1)[0].astype(float)
+    noise = np.random.default_rng(1).normal(0, 10, (N + 20, 3, 8, 8)).repeat(4, 2).repeat(4, 3)
+    images = np.clip(family + noise, 0, 255).astype(np.uint8)
+    train, val = images[:N], images[N:]
+    alone = check(train, val, ratio=1.0)
+    assert len(alone.twins["val"]) == 20, "the threshold alone flags every stranger"
+    assert not check(train, val)
+    val[4] = train[17]
+    val[4, :, 3, 3] ^= 1
+    assert pairs(check(train, val), "near") == {("val", N + 4, "train", 17)}
+
+
+@pytest.mark.parametrize("blocks", [(32_768, 1024), (7, 11), (128, 16)])
+def test_near_duplicates_follow_the_rule_computed_in_float64_over_all_pairs(
+    blocks: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the blocks of references and queries are."""
+    monkeypatch.setattr("lrexp.data.leaks.REFERENCES_PER_BLOCK", blocks[0])
+    monkeypatch.setattr("lrexp.data.leaks.QUERIES_PER_BLOCK", blocks[1])
+    train, val, test = (pictures(n, seed=s) for n, s in ((300, 3), (60, 4), (60, 5)))
+    rng = np.random.default_rng(6)
+    for split, at in ((val, 0), (test, 20)):
+        noise = rng.normal(0, 1, (40, 3, 8, 8)).repeat(4, 2).repeat(4, 3)
+        spread = np.linspace(2, 40, 40)[:, None, None, None]
+        split[:40] = np.clip(train[at : at + 40] + noise * spread, 0, 255)
+    test[50:55] = np.clip(val[50:55] + rng.normal(0, 10, val[50:55].shape), 0, 255)
+    every = np.concatenate([train, val, test])
+    cells = adaptive_avg_pool2d(torch.from_numpy(every).double(), 8).flatten(2)
+    cells = (cells - cells.mean(2, keepdim=True)).flatten(1)
+    cells = cells / cells.norm(dim=1, keepdim=True)
+    rho = (cells @ cells.T).numpy()
+    expected = set()
+    spans = {"train": (0, 300), "val": (300, 360), "test": (360, 420)}
+    for split, earlier in (("val", ["train"]), ("test", ["train", "val"])):
+        for i in range(*spans[split]):
+            limit = 0.25 * (1 - np.sort(rho[i, : spans[split][0]])[-8])
+            for other in earlier:
+                a, b = spans[other]
+                j = a + int(rho[i, a:b].argmax())
+                if rho[i, j] >= 0.9 and 1 - rho[i, j] <= limit:
+                    expected.add((split, i, other, j))
+    splits = {name: np.arange(*span) for name, span in spans.items()}
+    found = find_leaks(Signatures.of(every), np.zeros(420, np.int64), splits)
+    assert pairs(found, "near") == expected
+    assert 30 < len(expected) < 85
+    assert {("test", 410 + k, "val", 350 + k) for k in range(5)} <= expected
+
+
+def test_thumbnails_are_torch_s_adaptive_means_for_any_size() -> None:
+    for height, width in ((28, 28), (8, 8), (5, 3), (17, 40), (1, 1), (33, 9)):
+        images = RNG.integers(0, 256, (3, 2, height, width), np.uint8)
+        cells = adaptive_avg_pool2d(torch.from_numpy(images).double(), 8).flatten(2)
+        cells = (cells - cells.mean(2, keepdim=True)).flatten(1)
+        wanted = cells / cells.norm(dim=1, keepdim=True).clamp_min(1e-9)
+        np.testing.assert_allclose(Signatures.of(images).thumbnails, wanted, atol=5e-4)
+
+
+def test_a_single_image_has_the_signature_it_has_in_a_block() -> None:
+    images = RNG.integers(0, 256, (1500, 3, 21, 30), np.uint8)  # more than a block
+    block = Signatures.of(images)
+    ones = Signatures.concatenate(Signatures.of_one(image) for image in images)
+    assert (block.hashes == ones.hashes).all()
+    assert (block.thumbnails == ones.thumbnails).all()
+    turned = np.asfortranarray(images)  # the same pixels in another memory layout
+    assert (Signatures.of(turned).hashes == block.hashes).all()
+    assert len(Signatures.of(images[:0])) == 0
+
+
+def test_hashes_tell_shapes_with_the_same_bytes_apart() -> None:
+    bytes_ = RNG.integers(0, 256, 64, np.uint8)
+    shapes = [(1, 8, 8), (1, 4, 16), (1, 16, 4), (4, 4, 4)]
+    assert len({Signatures.of_one(bytes_.reshape(shape)).hashes[0] for shape in shapes}) == 4
+
+
+def test_images_of_different_sizes_are_compared() -> None:
+    train, val = pictures(N, size=32), pictures(10, size=64, seed=1)
+    val[2] = train[5].repeat(2, 1).repeat(2, 2)
+    assert pairs(check(train, val), "near") == {("val", N + 2, "train", 5)}
+
+
+def test_conflicting_labels_are_found_within_a_split_and_across() -> None:
+    train, val = pictures(N), pictures(10, seed=1)
+    train[1], val[2], val[3] = train[0], train[5], train[6]
+    labels = np.zeros(N + 10, np.int64)
+    labels[[1, N + 2]] = 1
+    leaks = check(train, val, labels, class_names=["cat", "dog"])
+    assert [(c.positions, c.splits, c.labels) for c in leaks.conflicts] == [
+        ((0, 1), ("train", "train"), ("cat", "dog")),
+        ((5, N + 2), ("train", "val"), ("cat", "dog")),
+    ]
+    assert any("train 0 is cat, train 1 is dog" in line for line in leaks.lines())
+
+
+def test_multi_label_rows_are_compared_whole() -> None:
+    train, val = pictures(N), pictures(10, seed=1)
+    val[0], val[1] = train[0], train[1]
+    labels = np.zeros((N + 10, 3), np.float32)
+    labels[[0, N]] = [1, 0, 1]
+    labels[1], labels[N + 1] = [1, 1, 0], 0
+    (conflict,) = check(train, val, labels).conflicts
+    assert conflict.positions == (1, N + 1)
+    assert conflict.labels == ("0+1", "none")
+
+
+@pytest.mark.parametrize("kind", [int, str])
+def test_groups_on_both_sides_make_every_item_of_val_there_a_twin(kind: type) -> None:
+    groups = np.array([kind(i // 10) for i in range(N + 30)])
+    groups[N : N + 4] = kind(3)
+    leaks = check(pictures(N), pictures(30, seed=1), groups=groups)
+    (shared,) = leaks.groups
+    assert (shared.group, shared.items, shared.other_items) == ("3", 4, 10)
+    assert leaks.twins["val"].tolist() == list(range(N, N + 4))
+    assert "1 group stands in both train and val" in leaks.lines()[0]
+
+
+def test_twins_are_counted_against_train_and_leaks_between_all_splits() -> None:
+    images = pictures(N)
+    images[150], images[151] = images[110], images[0]  # test: a copy of val's, a copy of train's
+    splits = {"train": np.arange(100), "val": np.arange(100, 140), "test": np.arange(140, N)}
+    leaks = find_leaks(Signatures.of(images), np.zeros(N, np.int64), splits)
+    assert pairs(leaks, "exact") == {("test", 150, "val", 110), ("test", 151, "train", 0)}
+    assert leaks.twins["test"].tolist() == [151]
+    assert leaks.twins["val"].tolist() == []
+
+
+def test_few_or_no_images_in_a_split_are_no_error() -> None:
+    images = pictures(4)
+    leaks = check(images[:1], images[1:2])
+    assert not leaks
+    noisy = images.copy()
+    noisy[:, :, 3, 3] ^= 4
+    assert len(check(images[:2], noisy[:1]).near) == 1
+    empty = {"train": np.arange(4), "val": np.arange(0)}
+    assert not find_leaks(Signatures.of(images), np.zeros(4, np.int64), empty)
+    assert not find_leaks(Signatures.of(images), np.zeros(4, np.int64), {"train": np.arange(4)})
+
+
+def test_summary_is_strict_json_with_names_and_at_most_20_items_of_a_kind() -> None:
+    train = pictures(N)
+    names = [f"{i}.png" for i in range(N + 30)]
+    groups = np.zeros(N + 30, np.int64)
+    leaks = check(train, train[:30], np.arange(N + 30) % 7, groups=groups, names=names)
+    summary = json.loads(json.dumps(leaks.as_dict(), allow_nan=False))
+    assert summary["counts"]["exact"] == {"val in train": {"val": 30, "train": 30}}
+    assert summary["counts"]["twins"] == {"val": 30}
+    assert summary["counts"]["groups"] == {"val in train": 1}
+    assert summary["counts"]["conflicts"] == 30
+    assert summary["near_rule"] == {"threshold": 0.9, "ratio": 0.25, "rank": 8}
+    assert [len(items) for items in summary["items"].values()] == [20, 0, 20, 1]
+    assert summary["items"]["exact"][0]["item"] == "200.png"
+    assert len([item for item in leaks.items() if item["kind"] == "exact"]) == 30
+    json.dumps(leaks.items(), allow_nan=False)
+    assert leaks.lines()[0].startswith("30 of 30 val images are exact copies of train images: ")
+    assert "200.png = 0.png" in leaks.lines()[0]
+
+
+def test_the_line_of_near_duplicates_states_the_rule() -> None:
+    train, val = pictures(N), pictures(10, seed=1)
+    val[0] = train[0] // 2 + 60
+    (line,) = check(train, val, threshold=0.95).lines()
+    assert line.startswith("1 of 10 val images is a near duplicate of train images")
+    assert "correlation of 8×8 thumbnails 0.95 or more" in line
+    assert "4 times nearer" in line
+    assert "200 ~ 0 at " in line
+
+
+def test_effect_is_the_unpaired_difference_of_two_means() -> None:
+    correct = np.array([1, 1, 0, 1, 0, 0, 1, 0, 0])
+    twin = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0], bool)
+    found = effect(correct, twin)
+    assert found["accuracy_with_twin"] == 0.75
+    assert found["accuracy_without_twin"] == pytest.approx(0.2)
+    assert found["difference"] == pytest.approx(0.55)
+    # sample variances p (1 - p) n / (n - 1): 0.25 and 0.2
+    assert found["difference_se"] == pytest.approx((0.25 / 4 + 0.2 / 5) ** 0.5)
+    assert (found["n_with_twin"], found["n_without_twin"]) == (4, 5)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_effect_is_none_where_a_side_is_empty(side: int) -> None:
+    found = effect(np.array([1, 0, 1]), np.full(3, bool(side)))
+    known = "with" if side else "without"
+    assert found[f"accuracy_{known}_twin"] == pytest.approx(2 / 3)
+    assert found["difference"] is None
+    assert found["difference_se"] is None
+    assert effect(np.array([1, 0, 1]), np.array([1, 0, 0], bool))["difference_se"] is None
+
+
+def parquet_images(file: Path) -> np.ndarray:
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    rows = pq.read_table(file, columns=["image"])["image"].to_pylist()
+    images = [np.asarray(Image.open(io.BytesIO(row["bytes"]))) for row in rows]
+    return np.stack(images).transpose(0, 3, 1, 2)
+
+
+@needs_data
+def test_known_pairs_of_cifar_are_found_at_few_false_alarms() -> None:
+    """Of 286 pairs at least 55 %, of other test images at most 4 %; exact hashes find none."""
+    with np.load(DATA / "cifar10_10k" / "cifair_pairs.npz") as file:
+        ids, partners = file["test_id"], file["train_id"]
+        asked, known = (file[name].transpose(0, 3, 1, 2) for name in ("test_img", "train_img"))
+    train = parquet_images(DATA / "cifar10_10k" / "train.parquet")
+    test = parquet_images(DATA / "cifar10_10k" / "test.parquet")
+    train = np.concatenate([train, known[partners >= len(train)]])
+    others = test[np.setdiff1d(np.arange(len(test)), ids)]
+    leaks = check(train, np.concatenate([asked, others]))
+    assert not leaks.exact
+    flagged = leaks.twins["val"] - len(train)
+    assert (flagged < len(asked)).sum() >= 0.55 * len(asked)
+    assert (flagged >= len(asked)).sum() <= 0.04 * len(others)
+
+
+@needs_data
+@pytest.mark.slow
+def test_mnist_is_checked_in_seconds_and_few_digits_are_called_near() -> None:
+    from torchvision.datasets import MNIST
+
+    own, test = (
+        MNIST(str(DATA / "mnist"), train=train).data.numpy()[:, None] for train in (True, False)
+    )
+    images = np.concatenate([own, test])
+    order = np.random.default_rng(0).permutation(60_000)
+    splits = {"train": order[6000:], "val": order[:6000], "test": np.arange(60_000, 70_000)}
+    started = time.perf_counter()
+    leaks = find_leaks(Signatures.of(images), np.zeros(70_000, np.int64), splits)
+    assert time.perf_counter() - started < 20  # 5 s on two idle cores: scripts/bench_leaks.py
+    assert not leaks.exact
+    assert len(leaks.twins["val"]) < 0.04 * 6000
+    assert len(leaks.twins["test"]) < 0.04 * 10_000
