@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import pickle
+import shutil
 import socket
 import threading
 import time
@@ -599,6 +600,37 @@ def test_what_the_hub_gives_is_read_split_by_split(
     assert (source.name(5), pixel(source, 5)) == ("me/mine test row 1", 1)
 
 
+def test_what_was_downloaded_once_is_read_from_the_cache_when_the_hub_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # A download leaves OWNER___NAME/CONFIGURATION/VERSION/HASH/NAME-SPLIT.arrow in the cache.
+    folder = datasets.config.HF_DATASETS_CACHE / "me___mine" / "default" / "0.0.0" / "0a1b2c"
+    file = parquet(tmp_path / "t.parquet")
+    with HF._quiet():
+        made = datasets.load_dataset(
+            "parquet", data_files={"train": str(file)}, cache_dir=str(tmp_path / "made")
+        )
+    folder.parent.mkdir(parents=True)
+    shutil.copytree(Path(made["train"].cache_files[0]["filename"]).parent, folder)
+    (folder / "parquet-train.arrow").rename(folder / "mine-train.arrow")
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", DEAD.rstrip("/"))
+    source = hf("me/mine")
+    assert source.labels.tolist() == [0, 1, 0, 1]
+    assert pixel(source, 3) == 3
+    assert not datasets.config.HF_HUB_OFFLINE
+    assert capfd.readouterr() == ("", "")
+
+
+def test_files_of_every_source_can_be_handed_to_a_worker_that_starts_anew(tmp_path: Path) -> None:
+    put(tmp_path, "images/a/1.png", "images/b/2.png")
+    listed = written(tmp_path / "t.csv", "path,label\nimages/a/1.png,a\nimages/b/2.png,b\n")
+    sources = (
+        hf(parquet(tmp_path / "t.parquet")), imagefolder(f"{tmp_path}/images", 3), table(listed),
+    )  # fmt: skip
+    for source in sources:
+        assert pixel(pickle.loads(pickle.dumps(source)), 1) == 1
+
+
 SMALL = {"train": 6, "t10k": 4}
 
 
@@ -638,7 +670,10 @@ def test_a_torchvision_set_is_downloaded_once_from_a_mirror_that_answers(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     stub = serve_fashion_mnist(server, monkeypatch)
-    source = fashion_mnist(root=str(tmp_path / "new"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes calls and never answers
+        mirrors = [f"http://127.0.0.1:{silent.getsockname()[1]}/", server[1]]
+        monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", mirrors)
+        source = fashion_mnist(root=str(tmp_path / "new"))
     assert source.images.shape == (10, 1, 28, 28)
     assert source.split is not None
     assert source.split.tolist() == [TRAIN] * 6 + [TEST] * 4
@@ -649,7 +684,7 @@ def test_a_torchvision_set_is_downloaded_once_from_a_mirror_that_answers(
     assert stub.asked == asked
     assert (again.images == source.images).all()  # type: ignore[union-attr]
     assert [p for p in left(tmp_path / "new") if "download" in p] == []
-    assert torchvision.datasets.FashionMNIST.mirrors[0] == DEAD
+    assert torchvision.datasets.FashionMNIST.mirrors == mirrors
     assert capfd.readouterr() == ("", "")
 
 
