@@ -6,7 +6,6 @@ import inspect
 import logging
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -18,19 +17,24 @@ from torch.optim import Optimizer
 
 from lrexp.config import duration
 from lrexp.data import SOURCES, Augment, Chosen, Dataset, Source, choose, make_dataset
-from lrexp.data.feeding import pixels_of
+from lrexp.data.feeding import read_pixels
 from lrexp.data.source import TRAIN
 from lrexp.draws import draw
 from lrexp.errors import ConfigError
 from lrexp.models import (
     MLP,
+    CifarResNet,
     LayerMap,
     SimpleCNN,
+    custom_model,
     head_names,
     layer_map,
     load_weights,
+    pretrained_file,
+    pretrained_weights,
     timm_model,
     torchvision_model,
+    transform_arguments,
     weights_fingerprint,
 )
 from lrexp.optim import has_momentum, param_groups, set_rates
@@ -64,8 +68,10 @@ DEFAULT_THREADS = torch.get_num_threads()
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "simple_cnn": SimpleCNN,
     "mlp": MLP,
+    "cifar_resnet": CifarResNet,
     "torchvision": torchvision_model,
     "timm": timm_model,
+    "custom": custom_model,
 }
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -114,7 +120,11 @@ def build(config: Config) -> Experiment:
         schedule=rates.schedule,
         steps_per_epoch=rates.steps_per_epoch,
         loss=build_loss(config, dataset, device),
-        weights_fingerprint=weights_fingerprint(config.model.weights),
+        weights_fingerprint=weights_fingerprint(
+            pretrained_file(config.model.library, config.model.name)
+            if getattr(config.model, "pretrained", False)
+            else config.model.weights
+        ),
         momenta=rates.momenta,
         plateau=build_plateau(config, len(dataset.train)),
     )
@@ -264,6 +274,8 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
         train_eval_limit=config.trainer.train_eval_limit,
         in_memory=data.in_memory,
         workers=data.workers,
+        leak_check=data.leak_check != "skip",
+        drop_corrupt=data.on_corrupt == "drop",
         device=device,
     )
 
@@ -288,6 +300,7 @@ def choose_images(config: Config, source: Source) -> Chosen:
         limit_per_class=data.limit_per_class,
         val_fraction=data.val_fraction,
         test_fraction=data.test_fraction,
+        drop_unlabeled=data.on_corrupt == "drop",
     )
 
 
@@ -320,7 +333,7 @@ def stated_data(config: Config) -> StatedData:
         source = open_source(config)
         chosen = choose_images(config, source)
         train = chosen.splits["train"]
-        c, h, w = pixels_of(source, int(train[0]))[0].shape
+        c, h, w = read_pixels(source, int(train[0]))[0].shape
         return StatedData((c, h, w), chosen.class_names, len(train), exact=True)
     c, h, w = data.image_shape
     h, w = (data.image_size, data.image_size) if data.image_size else (h, w)
@@ -343,21 +356,37 @@ def build_model(
     Args:
         config: of the run.
         dataset: whose images and classes the network is for.
-        meta: build it without values, on the meta device.
+        meta: build it without values, on the meta device; of weights only shapes are read.
+
+    Raises:
+        ConfigError: when the network cannot be built for the data, or its weights do not fit it.
     """
     kind = MODELS[option_of(vars(config.model))]
     settings = _settings(config.model)
-    weights = settings.pop("weights")
+    weights, strict = settings.pop("weights"), settings.pop("strict")
     order, convention = settings.pop("layers"), settings.pop("convention")
-    with torch.random.fork_rng(devices=[]), torch.device("meta") if meta else nullcontext():
-        torch.manual_seed(draw(config.seed, "init"))
-        model = kind(dataset.image_shape, len(dataset.class_names), **settings)
+
+    def made(device: str) -> nn.Module:
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            torch.manual_seed(draw(config.seed, "init"))
+            return kind(dataset.image_shape, len(dataset.class_names), **settings)
+
+    pretrained = settings.pop("pretrained", False)
+    if pretrained:
+        settings["args"] = transform_arguments(config.model.name) | config.model.args
+    try:
+        model = made("meta" if meta else "cpu")
+    except Exception:  # some networks compute with values while they are built
+        if not meta:
+            raise
+        model = made("cpu").to("meta")
+    if pretrained:
+        library, name, args = config.model.library, config.model.name, config.model.args
+        with torch.random.fork_rng(devices=[]):
+            weights = pretrained_weights(library, name, args, header_only=meta)
     heads, loaded = head_names(model), set[str]()
     if weights:
-        loaded = load_weights(model, weights, dataset.class_names, heads)
-        fresh = [name for name, _ in model.named_parameters() if name not in loaded]
-        named = ", ".join(fresh) or "none"
-        log.info("loaded %d tensors of %s; fresh: %s", len(loaded), weights, named)
+        loaded = load_weights(model, weights, dataset.class_names, heads, strict)
     layers = layer_map(model, heads, loaded, convention=convention, layers=order)
     return model, layers
 

@@ -31,6 +31,7 @@ from lrexp.schema import (
     CosineRestarts,
     CrossEntropy,
     CsvTable,
+    CustomModel,
     Data,
     Discriminative,
     Freezeout,
@@ -38,6 +39,7 @@ from lrexp.schema import (
     ImageFiles,
     InverseSqrt,
     LayerwiseDecay,
+    LibraryModel,
     LibraryOptimizer,
     LpFt,
     Model,
@@ -68,6 +70,8 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
     try:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
+        if missing := re.search(r"Missing mandatory value: ([\w.]+)", str(error)):
+            raise ConfigError(missing[1], "has no value") from error
         key = str(error.full_key or "")
         raise ConfigError(key, f"cannot be resolved: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
@@ -87,6 +91,8 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
     assert isinstance(config, Config)
     _check_limits("", config)
     _check_together(config)
+    if config.model.weights and not config.model.weights.startswith(BUNDLED):
+        typed.model.weights = _weights_source(config.model.weights)
     for key, path in path_settings(typed).items():
         OmegaConf.update(typed, key, portable_path(path))
     config = OmegaConf.to_object(typed)
@@ -199,7 +205,7 @@ def _check_limits(prefix: str, section: Any) -> None:
 def _check_value(key: str, value: Any, metadata: Any) -> None:
     allowed = metadata.get("allowed")
     if allowed and value not in allowed:
-        hint = did_you_mean(value, allowed)
+        hint = did_you_mean(str(value), map(str, allowed))
         if key.endswith(".monitor") and str(value).startswith("test/"):
             hint = f"selection never looks at test; allowed: {', '.join(sorted(allowed))}"
         raise ConfigError(key, "is not one of the choices", hint, value)
@@ -259,11 +265,50 @@ def _check_together(config: Config) -> None:
         hint = "allowed: balanced, null, or a list of numbers above 0, one per class"
         raise ConfigError("loss.class_weights", "is not a weighting", hint, weights)
     _check_layers(config.model)
-    file = config.model.weights
-    if file and not file.startswith(BUNDLED) and not Path(file).expanduser().is_file():
-        raise ConfigError("model.weights", "there is no such file", given=file)
+    if config.model.weights and not config.model.weights.startswith(BUNDLED):
+        _weights_source(config.model.weights)
+    if isinstance(config.model, LibraryModel) and config.model.pretrained and config.model.weights:
+        hint = "keep one of them"
+        raise ConfigError("model.pretrained", "and model.weights are both given", hint, True)
+    if isinstance(config.model, CustomModel):
+        check_target("model.target", config.model.target)
     _check_policy(config)
     _check_scheduler(config.scheduler)
+
+
+ALLOW_TARGETS = "LREXP_ALLOW_TARGETS"  # packages of the user whose classes a config may name
+
+
+def check_target(key: str, target: str) -> None:
+    """Refuse to import a name whose package the environment does not allow.
+
+    Raises:
+        ConfigError: unless the name is `package.module.Class` below one of the packages, separated
+            by commas, in the environment variable LREXP_ALLOW_TARGETS.
+    """
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
+        raise ConfigError(key, "is no name of a class", "such as mypkg.nets.Net", target)
+    allowed = [p.strip() for p in os.environ.get(ALLOW_TARGETS, "").split(",") if p.strip()]
+    if not any(target.startswith(f"{package}.") for package in allowed):
+        package = target.partition(".")[0]
+        hint = f"set the environment variable {ALLOW_TARGETS}={','.join([*allowed, package])}"
+        raise ConfigError(key, "is in a package that is not allowed", hint, target)
+
+
+def _weights_source(weights: str) -> str:
+    """The file or run folder that model.weights means, other than a bundled one."""
+    path = Path(weights).expanduser()
+    if weights == "latest" and not path.exists():
+        path = Path("outputs/latest").resolve()
+    if path.is_dir() and not (path / "checkpoints" / "best.pt").is_file():
+        points = sorted(p.parent.parent.name for p in path.glob("*/checkpoints/best.pt"))
+        hint = f"give one of its runs: {', '.join(points[:8])}" if points else ""
+        problem = f"{path} has no checkpoints/best.pt"
+        raise ConfigError("model.weights", problem, hint, weights)
+    if not path.exists():
+        hint = "there is no run in outputs/" if weights == "latest" else ""
+        raise ConfigError("model.weights", "there is no such file or run", hint, weights)
+    return str(path)
 
 
 def _check_layers(model: Model) -> None:

@@ -34,7 +34,7 @@ MONITORS = {
     "overfit/loss": "min",
     "overfit/accuracy": "min",
 }
-BUNDLED = "bundled:"  # prefix of model.weights for files that ship in lrexp/models/weights
+BUNDLED = "bundled:"  # prefix of model.weights for files that ship in lrexp/models/bundled
 
 
 def number(
@@ -49,8 +49,8 @@ def number(
     return field(default=MISSING, metadata={"limits": limits})
 
 
-def choice(*allowed: str) -> Any:
-    """A field for one of a few words."""
+def choice(*allowed: str | int) -> Any:
+    """A field for one of a few words or numbers."""
     return field(default=MISSING, metadata={"allowed": allowed})
 
 
@@ -59,7 +59,8 @@ class Model:
     """What every model option has."""
 
     name: str = MISSING
-    weights: str | None = MISSING
+    weights: str | None = MISSING  # a file, a run folder, or BUNDLED and a name
+    strict: bool = MISSING
     layers: list[str] | None = MISSING  # globs or re:REGEX, from the input up
     convention: str = choice("timm", "beit", "block", "strict")
 
@@ -78,10 +79,30 @@ class Mlp(Model):
 
 
 @dataclass
+class CifarResnet(Model):
+    depth: int = choice(20, 32, 44, 56)
+
+
+@dataclass
 class LibraryModel(Model):
     """A network of torchvision or timm; `name` is the library's."""
 
     library: str = MISSING
+    args: dict[str, Any] = MISSING
+    pretrained: bool = MISSING
+
+
+@dataclass
+class TorchvisionModel(LibraryModel):
+    stem: str = choice("imagenet", "small")
+
+
+@dataclass
+class CustomModel(Model):
+    """The user's own class; `library` is `custom`, so that `name` can be the network's."""
+
+    library: str = MISSING
+    target: str = MISSING
     args: dict[str, Any] = MISSING
 
 
@@ -517,8 +538,10 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "model": {
         "simple_cnn": SimpleCnn,
         "mlp": Mlp,
-        "torchvision": LibraryModel,
+        "cifar_resnet": CifarResnet,
+        "torchvision": TorchvisionModel,
         "timm": LibraryModel,
+        "custom": CustomModel,
     },
     "data": {
         "digits": Data,
@@ -587,7 +610,8 @@ def option_of(section: Mapping[str, Any]) -> str:
     """The option that a group's section belongs to.
 
     An option that opens a whole library says so in its YAML file (`library: torch`), and its
-    `name` is the library's own (NAdam). Any other option is known by its `name`.
+    `name` is the library's own (NAdam). Any other option is known by its `name`. A file that only
+    fills in another option (resnet18.yaml: torchvision with a name) belongs to that one's schema.
     """
     return str(section.get("library", section.get("name")))
 

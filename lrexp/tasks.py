@@ -181,6 +181,7 @@ class _Run:
         """Write what is known before the first step, and start the recorders."""
         import torch
 
+        from lrexp.models import weights_name
         from lrexp.preview import parameter_counts
         from lrexp.record import RunInfo
         from lrexp.record.console import ConsoleRecorder, opening_lines
@@ -217,7 +218,7 @@ class _Run:
             monitor=config.trainer.monitor,
             opening=opening_lines(
                 config.model.name,
-                config.model.weights,
+                weights_name(config.model),
                 config.data.name,
                 experiment.plan,
                 experiment.base_lr,

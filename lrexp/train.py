@@ -117,6 +117,7 @@ class Trainer:
                 save_checkpoint(checkpoints / "last.pt", self.state())
                 if self.best.epoch == self.epoch:
                     weights = {"model": self.experiment.model.state_dict(), "epoch": self.epoch}
+                    weights["class_names"] = list(self.experiment.dataset.class_names)
                     save_checkpoint(checkpoints / "best.pt", weights)
 
     def _train_epoch(self) -> Row:

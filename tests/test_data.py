@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrexp.data import Dataset, Source, choose, make_dataset
-from lrexp.data.source import TEST, TRAIN, fingerprint
+from lrexp.data.source import TEST, TRAIN
 from lrexp.data.sources import digits
 from lrexp.data.splits import grouped_sample, sample_per_class, strata, stratified_sample
 from lrexp.errors import ConfigError, UserError
@@ -23,11 +23,12 @@ SOURCE = digits()
 def split(source: Source = SOURCE, **changes: Any) -> Dataset:
     choosing: dict[str, Any] = {
         "classes": None, "limit": None, "limit_per_class": None,
-        "val_fraction": 0.2, "test_fraction": 0.2,
+        "val_fraction": 0.2, "test_fraction": 0.2, "drop_unlabeled": False,
     }  # fmt: skip
     making: dict[str, Any] = {
         "normalize": ([0.3053], [1.0]), "augment": None, "train_eval_limit": 10_000,
-        "in_memory": True, "workers": 0, "device": torch.device("cpu"),
+        "in_memory": True, "workers": 0, "leak_check": False, "drop_corrupt": False,
+        "device": torch.device("cpu"),
     }  # fmt: skip
     assert changes.keys() <= {"seed", *choosing, *making}
     seed = changes.get("seed", 0)
@@ -195,9 +196,9 @@ def test_fingerprint_changes_with_a_pixel_a_label_and_the_order() -> None:
         images[5, 0, 3, 3] ^= pixel
         labels[5] ^= label
         step = -1 if turned else 1
-        return fingerprint(images[::step], labels[::step])
+        return split(Source(images[::step], labels[::step], SOURCE.class_names)).fingerprint
 
-    assert changed() == fingerprint(SOURCE.images, SOURCE.labels)
+    assert changed() == split().fingerprint
     assert len({changed(), changed(pixel=1), changed(label=1), changed(turned=True)}) == 4
 
 

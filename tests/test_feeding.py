@@ -30,11 +30,11 @@ def pictures(folder: Path, count: int = 40, side: int = 12) -> Source:
 def dataset(source: Source, *, limit: int | None = None, **changes: Any) -> Dataset:
     chosen = choose(
         source, seed=0, classes=None, limit=limit, limit_per_class=None,
-        val_fraction=0.2, test_fraction=0.2,
+        val_fraction=0.2, test_fraction=0.2, drop_unlabeled=False,
     )  # fmt: skip
     settings: dict[str, Any] = {
         "seed": 0, "normalize": None, "augment": None, "train_eval_limit": 100,
-        "in_memory": True, "workers": 0, "device": CPU,
+        "in_memory": True, "workers": 0, "leak_check": False, "drop_corrupt": False, "device": CPU,
     }  # fmt: skip
     return make_dataset(source, chosen, **(settings | changes))
 

@@ -14,13 +14,18 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from lrexp.build import build, build_dataset, build_model
+from lrexp.build import StatedData, build, build_dataset, build_model
 from lrexp.errors import ConfigError
-from lrexp.models import timm_model, torchvision_model
+from lrexp.models import head_names, timm_model, torchvision_model
+from lrexp.schema import option_of
 from lrexp.train import Trainer
 
 CPU = torch.device("cpu")
 SMALL = ["model=torchvision", "model.name=squeezenet1_1"]  # 0.7 million parameters
+SHORT_NAMES = (
+    "resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "vit_b_16",
+    "swin_t", "squeezenet1_1",
+)  # fmt: skip
 needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
 
 
@@ -66,17 +71,79 @@ def test_a_network_of_a_library_trains_and_follows_the_seed(compose: Any) -> Non
     assert not torch.equal(first["features.0.0.weight"], other["features.0.0.weight"])
 
 
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "efficientnet_b0"])
-def test_one_channel_computes_what_three_equal_channels_would(name: str) -> None:
-    images = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    torch.manual_seed(0)
-    gray = torchvision_model((1, 32, 32), 5, name=name, args={}).eval()
-    torch.manual_seed(0)
-    colour = get_model(name, num_classes=5).eval()
-    with torch.no_grad():
-        expected = colour(images.expand(-1, 3, -1, -1))
-        assert torch.allclose(gray(images), expected, atol=1e-5)
-    assert gray.state_dict().keys() == colour.state_dict().keys()
+@pytest.mark.parametrize("name", SHORT_NAMES)
+def test_any_number_of_channels_makes_the_first_convolution_anew_and_nothing_else(
+    name: str,
+) -> None:
+    with torch.device("meta"):
+        colour = get_model(name, num_classes=5).state_dict()
+        others = [torchvision_model((c, 64, 64), 5, name=name, args={}) for c in (1, 4)]
+    for model, channels in zip(others, (1, 4), strict=True):
+        state = model.state_dict()
+        assert state.keys() == colour.keys()
+        (changed,) = [n for n in state if state[n].shape != colour[n].shape]
+        out, _, *kernel = colour[changed].shape
+        assert state[changed].shape == (out, channels, *kernel)
+        assert changed == next(n for n in state if state[n].ndim == 4)
+
+
+def test_the_small_stem_keeps_the_images_size_up_to_the_first_stage() -> None:
+    model = torchvision_model((1, 32, 32), 5, name="resnet18", args={}, stem="small")
+    seen: list[tuple[int, ...]] = []
+    model.layer1.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].shape))
+    assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 5)
+    assert seen == [(2, 64, 32, 32)]
+    std = model.conv1.weight.std().item()
+    assert std == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.1)  # of kaiming's fan_out
+    theirs = get_model("resnet18", num_classes=5).state_dict()
+    assert {n: t.shape for n, t in model.state_dict().items() if n != "conv1.weight"} == {
+        n: t.shape for n, t in theirs.items() if n != "conv1.weight"
+    }
+    with pytest.raises(ConfigError, match=r"model\.stem=small: .*swin_t is none"):
+        torchvision_model((3, 32, 32), 5, name="swin_t", args={}, stem="small")
+
+
+@pytest.mark.parametrize("option", [*SHORT_NAMES, "cifar_resnet", "timm", "regnet_y_400mf"])
+def test_a_plan_of_any_network_needs_no_values(compose: Any, option: str) -> None:
+    if option == "timm":
+        pytest.importorskip("timm")
+    chosen = ["model=torchvision", f"model.name={option}"] if "regnet" in option else []
+    config = compose(*(chosen or [f"model={option}"]))
+    data = StatedData((3, 224, 224), tuple("abcdefg"), 100, exact=True)
+    model, layers = build_model(config, data, meta=True)
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+    head = [p for p in layers.parameters if p.head]
+    assert [p.shape[0] for p in head] == [7] * len(head)
+    assert {p.layer for p in head} == {layers.depth - 1}
+
+
+HEADS = {
+    "resnet18": "fc", "resnet50": "fc", "mobilenet_v3_small": "classifier.3",
+    "efficientnet_b0": "classifier.1", "convnext_tiny": "classifier.2", "vit_b_16": "heads.head",
+    "swin_t": "head", "squeezenet1_1": "classifier.1", "densenet121": "classifier",
+    "regnet_y_400mf": "fc", "vgg11": "classifier.6", "mnasnet0_5": "classifier.1",
+    "shufflenet_v2_x0_5": "fc", "googlenet": "fc", "inception_v3": "fc", "maxvit_t": "classifier.5",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_head_is_what_changes_shape_with_the_classes(name: str) -> None:
+    inception = name in ("googlenet", "inception_v3")
+    extra = {"aux_logits": False, "init_weights": False} if inception else {}
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):
+        three, seven = (get_model(name, num_classes=n, **extra) for n in (3, 7))
+    shapes = {n: t.shape for n, t in three.state_dict().items()}
+    changed = {n for n, t in seven.state_dict().items() if t.shape != shapes[n]}
+    assert head_names(seven) == (HEADS[name],)
+    assert changed == {n for n in shapes if n.startswith(f"{HEADS[name]}.")}
+
+
+def test_a_short_name_is_torchvision_with_that_name_and_its_config_says_so(compose: Any) -> None:
+    for name in SHORT_NAMES:
+        config = compose(f"model={name}")
+        assert (config.model.library, config.model.name) == ("torchvision", name)
+        assert option_of(vars(config.model)) == "torchvision"
+    assert compose("model=resnet18", "model.stem=small").model.stem == "small"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +151,6 @@ def test_one_channel_computes_what_three_equal_channels_would(name: str) -> None
     [
         (torchvision_model, (3, 8, 8), "squeezenet1_0", {}, r"model\.name=.*cannot take.*3×8×8"),
         (torchvision_model, (3, 64, 64), "vit_b_16", {}, r"vit_b_16: cannot take images of 3×64"),
-        (torchvision_model, (4, 64, 64), "resnet18", {}, r"resnet18: cannot take images of 4×64"),
         (torchvision_model, (3, 64, 64), "resnet19", {}, r"no such model\n.*'resnet18'"),
         (torchvision_model, (3, 64, 64), "fcn_resnet50", {}, r"torchvision has no such model"),
         (torchvision_model, (3, 64, 64), "resnet18", {"nonsense": 1}, r"model\.args=.*nonsense"),

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lrexp.data.feeding import InMemory, Pixels, Streamed, free_bytes, pixels_of
-from lrexp.data.source import TEST, TRAIN, VAL, Source, fingerprint
+from lrexp.data.feeding import InMemory, Pixels, Streamed, free_bytes, pixels_of, read_pixels
+from lrexp.data.images import ImageError
+from lrexp.data.leaks import Leaks, Signatures, find_leaks
+from lrexp.data.source import TEST, TRAIN, VAL, Source
 from lrexp.data.splits import grouped_sample, sample_per_class, strata, stratified_sample
 from lrexp.data.transforms import Augment, Normalize
 from lrexp.errors import ConfigError, UserError, did_you_mean
 
 log = logging.getLogger(__name__)
+
+READ_TOGETHER = 1024  # images
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Dataset:
     std: list[float]
     eval_sets: dict[str, Split] = field(default_factory=dict)  # further test sets by name
     notes: tuple[str, ...] = ()  # what people should know about it, a sentence each
+    leaks: Leaks | None = None  # None: not looked for
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -94,6 +101,7 @@ class Chosen:
     labels: np.ndarray  # (N,) int64 or (N, classes) float32, of the kept classes
     class_names: tuple[str, ...]
     splits: dict[str, np.ndarray]  # train, val and test: ascending positions in the source
+    unlabeled: int = 0  # images left out for want of a label
 
 
 def choose(
@@ -105,6 +113,7 @@ def choose(
     limit_per_class: int | None,
     val_fraction: float,
     test_fraction: float,
+    drop_unlabeled: bool,
 ) -> Chosen:
     """Choose classes, split, and limit the training set.
 
@@ -119,11 +128,14 @@ def choose(
         limit_per_class: at most this many training images of a class, likewise.
         val_fraction: of the images that are in no split of the source's own but train.
         test_fraction: likewise.
+        drop_unlabeled: leave out images without a label.
 
     Raises:
-        ConfigError: when a class does not exist or a split would be empty.
+        ConfigError: when a class does not exist, a split would be empty, or there is one class.
+        UserError: when an image has no label and none may be left out.
     """
-    labels, ids, names = source.labels, np.arange(len(source.labels)), source.class_names
+    labels, names = source.labels, source.class_names
+    ids, unlabeled = _labeled(source, drop_unlabeled)
     if classes is not None:
         kept = [_class_index(c, names, classes) for c in classes]
         names = tuple(names[c] for c in kept)
@@ -132,8 +144,8 @@ def choose(
         else:
             renumbered = np.full(len(source.class_names), -1)
             renumbered[kept] = np.arange(len(kept))
-            ids = ids[np.isin(labels, kept)]
-            labels = renumbered[labels]
+            ids = ids[np.isin(labels[ids], kept)]
+            labels = np.where(labels < 0, -1, renumbered[labels])
     stratum = strata(labels)
 
     def split_off(pool: np.ndarray, fraction: float, name: str, whole: int) -> np.ndarray:
@@ -159,11 +171,30 @@ def choose(
         train = train[sample_per_class(stratum[train], train, limit_per_class, seed, "limit")]
     if limit is not None and limit < len(train):
         train = train[stratified_sample(stratum[train], train, limit, seed, "limit")]
-    for name, split in (("training", train), ("validation", val)):
-        if len(split) < 2:
-            problem = f"the {name} split has {len(split)} of {len(ids)} images; it needs 2 or more"
-            raise ConfigError("data", problem)
-    return Chosen(labels, names, {"train": train, "val": val, "test": test})
+    splits = {"train": train, "val": val, "test": test}
+    refuse_tiny(splits, len(ids))
+    if not source.multi_label and len(np.unique(labels[train])) < 2:
+        only = names[int(labels[train[0]])]
+        raise ConfigError("data", f"every training image is of one class, {only}")
+    return Chosen(labels, names, splits, unlabeled)
+
+
+def _labeled(source: Source, drop: bool) -> tuple[np.ndarray, int]:
+    """Positions of images with a label, and how many have none."""
+    if source.multi_label:
+        return np.arange(len(source.labels)), 0
+    outside = np.flatnonzero(source.labels >= len(source.class_names))
+    if len(outside):
+        i, last = int(outside[0]), len(source.class_names) - 1
+        raise UserError(
+            f"data: {source.name(i)} has label {source.labels[i]}, allowed: 0 to {last}"
+        )
+    missing = np.flatnonzero(source.labels < 0)
+    if len(missing) and not drop:
+        more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
+        hint = "data.on_corrupt=drop leaves out what has no label"
+        raise UserError(f"data: {source.name(int(missing[0]))} has no label{more}\n  {hint}")
+    return np.flatnonzero(source.labels >= 0), len(missing)
 
 
 def _class_index(c: int | str, names: tuple[str, ...], given: list[int | str]) -> int:
@@ -185,7 +216,10 @@ def make_dataset(
     train_eval_limit: int,
     in_memory: bool | None,
     workers: int,
+    leak_check: bool,
+    drop_corrupt: bool,
     device: torch.device,
+    eval_sets: Mapping[str, Source] | None = None,
 ) -> Dataset:
     """Read what was chosen, normalise it, and place it where batches are taken from.
 
@@ -199,62 +233,227 @@ def make_dataset(
         train_eval_limit: train_eval is as large as val, but at most this.
         in_memory: keep all pixels on the device; None: if they take at most half of what is free.
         workers: processes that read and decode when streaming, threads when reading at once.
+        leak_check: look for images that are on two sides of a split.
+        drop_corrupt: leave out images that cannot be read, and count them.
         device: of the batches.
+        eval_sets: further test sets, all of whose images are used, with labels of `chosen`.
 
     Raises:
-        UserError: when an image cannot be read.
+        UserError: when an image cannot be read and none may be left out.
     """
-    used = np.concatenate(list(chosen.splits.values()))
-    first, _ = pixels_of(source, int(used[0]))
-    shape = (int(first.shape[0]), int(first.shape[1]), int(first.shape[2]))
-    size, free = len(used) * first.nbytes, free_bytes(device)
-    if in_memory is None:
-        in_memory = size <= free / 2
-    if in_memory:
-        images, converted = _read_all(source, used, shape, workers)
-        pixels: Pixels = InMemory(images, device)
-        marks = fingerprint(images, chosen.labels[used])
-    else:
-        pixels = Streamed(source, used, shape, workers, device)
-        converted = Counter()
-        marks = ""
+    stores = {"": _Store(source, np.concatenate(list(chosen.splits.values())))}
+    stores |= {name: _Store(extra, np.arange(len(extra.labels)))
+               for name, extra in (eval_sets or {}).items()}  # fmt: skip
+    shape = stores[""].shape_of_first()
+    size = sum(len(store.ids) for store in stores.values()) * math.prod(shape)
+    free = free_bytes(device)
+    in_memory = size <= free / 2 if in_memory is None else in_memory
     log.info(
-        "data: %s images of %s, %s MB of %s MB free, %s",
-        f"{len(used):,}",
+        "data: images of %s, %s MB of %s MB free, %s",
         "×".join(map(str, shape)),
         f"{size / 2**20:,.1f}",
         f"{free / 2**20:,.0f}",
         "in memory" if in_memory else f"streamed by {workers} workers",
     )
-    notes = [f"{count} images converted: {what}" for what, count in converted.most_common()]
-    rows = np.split(np.arange(len(used)), np.cumsum([len(s) for s in chosen.splits.values()])[:-1])
-    row_of = dict(zip(chosen.splits, rows, strict=True))
-    mean, std = normalize or channel_statistics(pixels, row_of["train"], source.white)
-    normalizing = Normalize(mean, std, source.white, device)
+    for store in stores.values():
+        if in_memory or leak_check or drop_corrupt:
+            store.read(shape, workers, in_memory, leak_check, drop_corrupt)
+        store.place(shape, workers, device)
 
-    def place(name: str, positions: np.ndarray | None = None) -> Split:
-        ids, at = chosen.splits[name], row_of[name]
-        if positions is not None:
-            ids, at = ids[positions], at[positions]
-        labels = torch.from_numpy(chosen.labels[ids]).to(device)
-        groups = None if source.groups is None else source.groups[ids]
-        changes = augment if name == "train" and positions is None else None
-        return Split(ids, labels, pixels, at, normalizing, changes, groups)
+    main = stores[""]
+    kept = {name: ids[~np.isin(ids, main.dropped)] for name, ids in chosen.splits.items()}
+    refuse_tiny(kept, len(source.labels))
+    row_of = {name: main.rows_of(ids) for name, ids in kept.items()}
+    mean, std = normalize or channel_statistics(main.pixels, row_of["train"], source.white)
 
-    train = chosen.splits["train"]
-    size = min(len(chosen.splits["val"]), len(train), train_eval_limit)
-    kept = stratified_sample(strata(chosen.labels[train]), train, size, seed, "train_eval")
+    def split(store: _Store, ids: np.ndarray, labels: np.ndarray, train: bool = False) -> Split:
+        groups = store.source.groups
+        return Split(
+            ids=ids,
+            labels=torch.from_numpy(labels[ids]).to(device),
+            pixels=store.pixels,
+            rows=store.rows_of(ids),
+            normalize=Normalize(mean, std, store.source.white, device),
+            augment=augment if train else None,
+            groups=None if groups is None else groups[ids],
+        )
+
+    train = kept["train"]
+    size = min(len(kept["val"]), len(train), train_eval_limit)
+    subset = stratified_sample(strata(chosen.labels[train]), train, size, seed, "train_eval")
+    extras = {name: (store, store.ids[~np.isin(store.ids, store.dropped)])
+              for name, store in stores.items() if name}  # fmt: skip
     return Dataset(
-        train=place("train"),
-        train_eval=place("train", kept),
-        val=place("val"),
-        test=place("test") if len(chosen.splits["test"]) else None,
+        train=split(main, train, chosen.labels, train=True),
+        train_eval=split(main, train[subset], chosen.labels),
+        val=split(main, kept["val"], chosen.labels),
+        test=split(main, kept["test"], chosen.labels) if len(kept["test"]) else None,
         class_names=chosen.class_names,
-        fingerprint=marks,
+        fingerprint=main.fingerprint(chosen.labels),
         mean=mean,
         std=std,
-        notes=tuple(notes),
+        eval_sets={n: split(store, ids, store.source.labels) for n, (store, ids) in extras.items()},
+        notes=tuple(_notes(chosen, kept, stores)),
+        leaks=_find_leaks(chosen, kept, main, extras) if leak_check else None,
     )
+
+
+def refuse_tiny(splits: Mapping[str, np.ndarray], whole: int) -> None:
+    """Raise ConfigError when training or validation has fewer than 2 images."""
+    for name, title in (("train", "training"), ("val", "validation")):
+        if (found := len(splits[name])) < 2:
+            problem = f"the {title} split has {found} of {whole} images; it needs 2 or more"
+            raise ConfigError("data", problem)
+
+
+class _Store:
+    """Images of one source that a run uses, and what reading them found."""
+
+    def __init__(self, source: Source, ids: np.ndarray):
+        self.source, self.ids = source, ids
+        self.dropped: list[int] = []  # ids that cannot be read
+        self.reasons: dict[int, str] = {}
+        self.converted: Counter[str] = Counter()
+        self.signatures: Signatures | None = None  # (n,) by row
+        self.pixels: Pixels
+        self._images: np.ndarray | None = None
+        self._row_of = np.full(len(source.labels), -1)
+        self._row_of[ids] = np.arange(len(ids))
+
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """Where in `pixels` images are."""
+        return self._row_of[ids]
+
+    def shape_of_first(self) -> tuple[int, int, int]:
+        """(C, H, W) of the first image that can be read."""
+        for i in self.ids:
+            try:
+                c, h, w = read_pixels(self.source, int(i))[0].shape
+            except ImageError:
+                continue
+            return c, h, w
+        raise UserError("data: none of its images can be read")
+
+    def read(
+        self,
+        shape: tuple[int, int, int],
+        workers: int,
+        keep: bool,
+        sign: bool,
+        drop: bool,
+    ) -> None:
+        """Read every image once: keep its pixels, sign it, find what cannot be read."""
+        parts: list[Signatures] = []
+        if keep:
+            self._images = np.empty((len(self.ids), *shape), np.uint8)
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            for start in range(0, len(self.ids), READ_TOGETHER):
+                block = self.ids[start : start + READ_TOGETHER]
+                images = self._block(block, shape, pool)
+                if keep and self._images is not None:
+                    self._images[start : start + len(block)] = images
+                if sign or keep:
+                    parts.append(Signatures.of(images))
+        self.signatures = Signatures.concatenate(parts) if parts else None
+        if self.reasons and not drop:
+            first, *more = [f"{self.source.name(i)}: {why}" for i, why in self.reasons.items()]
+            others = f" (and {len(more)} more: {'; '.join(more[:3])})" if more else ""
+            hint = "data.on_corrupt=drop leaves out what cannot be read"
+            raise UserError(f"data: {first}{others}\n  {hint}")
+        self.dropped = list(self.reasons)
+
+    def _block(
+        self, ids: np.ndarray, shape: tuple[int, int, int], pool: ThreadPoolExecutor
+    ) -> np.ndarray:
+        """(b, C, H, W) uint8, black where an image cannot be read."""
+        if isinstance(self.source.images, np.ndarray):
+            return self.source.images[ids]
+        images = np.zeros((len(ids), *shape), np.uint8)
+
+        def read(row: int) -> tuple[str, ...] | ImageError:
+            try:
+                images[row], converted = pixels_of(self.source, int(ids[row]), shape)
+            except ImageError as error:
+                return error
+            return converted
+
+        for i, found in zip(ids.tolist(), pool.map(read, range(len(ids))), strict=True):
+            if isinstance(found, ImageError):
+                self.reasons[i] = str(found)
+            else:
+                self.converted.update(found)
+        return images
+
+    def place(self, shape: tuple[int, int, int], workers: int, device: torch.device) -> None:
+        """Make `pixels`, in memory if they were kept."""
+        if self._images is None:
+            self.pixels = Streamed(self.source, self.ids, shape, workers, device)
+        else:
+            self.pixels = InMemory(self._images, device)
+            self._images = None
+
+    def fingerprint(self, labels: np.ndarray) -> str:
+        """16 hex digits that change with any label, and any pixel if pixels have been read."""
+        digest = hashlib.blake2b(digest_size=8)
+        if self.signatures is not None:
+            digest.update(self.signatures.hashes.tobytes())
+        digest.update(np.ascontiguousarray(labels[self.ids]).tobytes())
+        return digest.hexdigest()
+
+
+def _notes(
+    chosen: Chosen, kept: Mapping[str, np.ndarray], stores: Mapping[str, _Store]
+) -> Iterator[str]:
+    """What people should know about the images, a sentence each."""
+    if chosen.unlabeled:
+        yield f"left out {chosen.unlabeled:,} images without a label"
+    for name, store in stores.items():
+        where = f" of {name}" if name else ""
+        if store.dropped:
+            reasons = [f"{store.source.name(i)}: {store.reasons[i]}" for i in store.dropped]
+            shown = "; ".join(reasons[:5]) + ("; ..." if len(reasons) > 5 else "")
+            yield f"left out {len(reasons):,} images{where} that cannot be read: {shown}"
+        if store.converted:
+            counts = ", ".join(f"{what} {n:,}" for what, n in store.converted.most_common())
+            yield f"converted images{where}: {counts}"
+    if chosen.labels.ndim == 1:
+        classes = np.arange(len(chosen.class_names))
+        missing = np.setdiff1d(classes, chosen.labels[kept["train"]])
+        if len(missing):
+            named = ", ".join(chosen.class_names[c] for c in missing[:5])
+            more = ", ..." if len(missing) > 5 else ""
+            yield f"{len(missing)} of {len(classes)} classes have no training image: {named}{more}"
+
+
+def _find_leaks(
+    chosen: Chosen,
+    kept: Mapping[str, np.ndarray],
+    main: _Store,
+    extras: Mapping[str, tuple[_Store, np.ndarray]],
+) -> Leaks:
+    """The leak check over all splits and further test sets; positions count images as read."""
+    stores = [main, *(store for store, _ in extras.values())]
+    starts = np.cumsum([0, *(len(store.ids) for store in stores)])
+    splits = {name: main.rows_of(ids) for name, ids in kept.items() if len(ids)}
+    for (name, (store, ids)), start in zip(extras.items(), starts[1:], strict=False):
+        splits[name] = store.rows_of(ids) + start
+    labels = [chosen.labels[main.ids], *(store.source.labels[store.ids] for store in stores[1:])]
+    groups = None
+    if main.source.groups is not None and not extras:
+        named = np.asarray(main.source.group_names) if len(main.source.group_names) else None
+        codes = main.source.groups[main.ids]
+        groups = codes if named is None else named[codes]
+    signatures = [store.signatures for store in stores if store.signatures is not None]
+    leaks = find_leaks(
+        Signatures.concatenate(signatures),
+        np.concatenate(labels),
+        splits,
+        groups,
+        class_names=chosen.class_names,
+    )
+    if not leaks:
+        return leaks
+    return replace(leaks, names=[s.source.name(int(i)) for s in stores for i in s.ids])
 
 
 def channel_statistics(
@@ -273,21 +472,3 @@ def channel_statistics(
     if not all(std):
         raise UserError("data: every training image is of one and the same colour")
     return [round(m, 6) for m in mean], [round(s, 6) for s in std]
-
-
-def _read_all(
-    source: Source, ids: np.ndarray, shape: tuple[int, int, int], workers: int
-) -> tuple[np.ndarray, Counter[str]]:
-    """(n, C, H, W) uint8, and how often what was converted."""
-    if isinstance(source.images, np.ndarray):
-        return source.images[ids], Counter()
-    images, converted = np.empty((len(ids), *shape), np.uint8), Counter[str]()
-
-    def read(row: int) -> tuple[str, ...]:
-        images[row], notes = pixels_of(source, int(ids[row]), shape)
-        return notes
-
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for notes in pool.map(read, range(len(ids))):
-            converted.update(notes)
-    return images, converted

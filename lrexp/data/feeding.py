@@ -118,24 +118,35 @@ class _Rows:
 
     def __getitem__(self, row: int) -> Tensor:
         i = int(self._ids[row])
-        return torch.from_numpy(pixels_of(self._source, i, self._shape)[0])
+        try:
+            pixels, _ = pixels_of(self._source, i, self._shape)
+        except ImageError as error:
+            raise UserError(f"data: {self._source.name(i)}: {error}") from error
+        return torch.from_numpy(pixels)
 
 
-def pixels_of(
-    source: Source, i: int, shape: tuple[int, int, int] | None = None
-) -> tuple[np.ndarray, tuple[str, ...]]:
+def read_pixels(source: Source, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """(C, H, W) uint8 of one image, and what had to be converted.
 
     Raises:
-        UserError: when it cannot be read or has another shape.
+        ImageError: when it cannot be read.
     """
     if isinstance(source.images, np.ndarray):
         return source.images[i], ()
-    try:
-        pixels, converted = source.images.read(i)
-    except ImageError as error:
-        raise UserError(f"data: {source.name(i)}: {error}") from error
-    if shape is not None and pixels.shape != shape:
+    return source.images.read(i)
+
+
+def pixels_of(
+    source: Source, i: int, shape: tuple[int, int, int]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """As `read_pixels`, of an image that must have the shape of the others.
+
+    Raises:
+        ImageError: when it cannot be read.
+        UserError: when it has another shape.
+    """
+    pixels, converted = read_pixels(source, i)
+    if pixels.shape != shape:
         sides, others = ("×".join(map(str, s[1:])) for s in (pixels.shape, shape))
         raise UserError(
             f"data: {source.name(i)} is {sides}, other images are {others}\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -107,12 +106,3 @@ class Source:
         brighter = 255 // self.white  # so that interpolated values have levels to fall on
         images = ResizedImages(self.images * np.uint8(brighter), size)
         return replace(self, images=images, white=self.white * brighter)
-
-
-def fingerprint(pixels: np.ndarray, labels: np.ndarray) -> str:
-    """16 hex digits that change with any pixel, label or order."""
-    digest = hashlib.blake2b(digest_size=8)
-    for array in (pixels, labels):
-        digest.update(str((array.shape, array.dtype)).encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
