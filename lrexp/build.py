@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections.abc import Callable
@@ -304,9 +305,10 @@ def _leak_in_words(item: dict[str, Any]) -> str:
 
 def open_source(config: Config) -> Source:
     """The configured data set, images of files not yet decoded."""
-    common = {f.name for f in fields(Data)}
-    own = {f.name: getattr(config.data, f.name) for f in fields(config.data)}
-    source = SOURCES[config.data.name](**{k: v for k, v in own.items() if k not in common})
+    open_it, common = SOURCES[config.data.name], {f.name for f in fields(Data)}
+    wanted = inspect.signature(open_it).parameters  # of the common settings too, such as group_by
+    settings = {f.name: getattr(config.data, f.name) for f in fields(config.data)}
+    source = open_it(**{k: v for k, v in settings.items() if k not in common or k in wanted})
     return source if config.data.image_size is None else source.of_size(config.data.image_size)
 
 

@@ -24,14 +24,19 @@ from lrexp.mistakes import unknown_setting, wrong_type
 from lrexp.schema import (
     BUNDLED,
     GROUPS,
+    HUB_NAME,
     SCHEMAS,
+    TORCHVISION_FOLDERS,
     Config,
     CosineRestarts,
     CrossEntropy,
+    CsvTable,
     CustomModel,
     Data,
     Discriminative,
     Freezeout,
+    HuggingFace,
+    ImageFiles,
     InverseSqrt,
     LayerwiseDecay,
     LibraryModel,
@@ -45,6 +50,7 @@ from lrexp.schema import (
     Rule,
     Sgd,
     Surgical,
+    Synthetic,
     TorchvisionSet,
     Trainer,
     Wsd,
@@ -419,11 +425,40 @@ def _check_data(data: Data) -> None:
             raise ConfigError(key, "must be named with letters, digits, '_' and '-'")
         if not Path(path).expanduser().exists():
             raise ConfigError(key, "there is no such file or folder", given=path)
+    _check_place(data)
+
+
+def _check_place(data: Data) -> None:
+    """Where the data is, as far as that can be seen without opening it."""
+    if data.group_by is not None and not isinstance(data, HuggingFace | CsvTable):
+        hint = "data=hf and data=csv have columns"
+        raise ConfigError("data.group_by", "this data set has no columns", hint, data.group_by)
     if isinstance(data, TorchvisionSet) and not data.download:
-        raw = Path(data.root).expanduser() / "MNIST" / "raw"
-        if not raw.is_dir():
-            hint = "put the MNIST files there, or allow data.download=true"
-            raise ConfigError("data.root", f"there is no folder {raw}", hint, data.root)
+        held = Path(data.root).expanduser() / TORCHVISION_FOLDERS[data.name]
+        if not held.is_dir():
+            hint = f"put the files of {data.name} there, or allow data.download=true"
+            raise ConfigError("data.root", f"there is no folder {held}", hint, data.root)
+    if isinstance(data, ImageFiles):
+        if data.channels not in (1, 3):
+            raise ConfigError("data.channels", "must be 1 (grey) or 3 (RGB)", given=data.channels)
+        path, wanted = Path(data.path).expanduser(), "folder"
+        there = path.is_dir()
+        if isinstance(data, CsvTable):
+            there, wanted = path.is_file(), "file"
+        if isinstance(data, HuggingFace):
+            there, wanted = path.exists(), "file or folder"
+            there = there or re.fullmatch(HUB_NAME, data.path) is not None
+        if not there:
+            raise ConfigError("data.path", f"there is no {wanted} {path}", given=data.path)
+    if isinstance(data, CsvTable) and data.images is not None:
+        folder = Path(data.images).expanduser()
+        if not folder.is_dir():
+            raise ConfigError("data.images", f"there is no folder {folder}", given=data.images)
+    if isinstance(data, Synthetic):
+        for key in ("image_shape", "num_classes", "train_size"):
+            if getattr(data, key) is None:
+                hint = "data=synthetic makes what it says"
+                raise ConfigError(f"data.{key}", "may not be empty", hint, "null")
 
 
 def _check_classes(data: Data) -> None:

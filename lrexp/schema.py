@@ -134,10 +134,53 @@ class Data:
     eval_sets: dict[str, str] = MISSING
 
 
+# option -> what torchvision calls its folder below data.root
+TORCHVISION_FOLDERS = {
+    "mnist": "MNIST/raw",
+    "fashion_mnist": "FashionMNIST/raw",
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+}
+
+
 @dataclass
 class TorchvisionSet(Data):
     root: str = MISSING
     download: bool = MISSING
+
+
+@dataclass
+class ImageFiles(Data):
+    """What options have whose images are files, or the bytes of files in a table."""
+
+    path: str = MISSING
+    channels: int = number(at_least=1, at_most=3)
+
+
+# What may be a name on the hub when it is no path: NAME or OWNER/NAME, and no name of a file.
+HUB_NAME = r"(?!.*\.(parquet|csv|tsv|json|arrow|zip|jpe?g|png)$)\w[\w.-]*(/\w[\w.-]*)?"
+
+
+@dataclass
+class HuggingFace(ImageFiles):
+    subset: str | None = MISSING
+    revision: str | None = MISSING
+    train_split: str | None = MISSING
+    val_split: str | None = MISSING
+    test_split: str | None = MISSING
+    image_column: str | None = MISSING
+    label_column: str | None = MISSING
+
+
+@dataclass
+class CsvTable(ImageFiles):
+    images: str | None = MISSING
+    multi_label: bool = MISSING
+
+
+@dataclass
+class Synthetic(Data):
+    noise: float = number(at_least=0)
 
 
 @dataclass
@@ -500,7 +543,14 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "timm": LibraryModel,
         "custom": CustomModel,
     },
-    "data": {"digits": Data, "mnist": TorchvisionSet},
+    "data": {
+        "digits": Data,
+        **dict.fromkeys(TORCHVISION_FOLDERS, TorchvisionSet),
+        "hf": HuggingFace,
+        "imagefolder": ImageFiles,
+        "csv": CsvTable,
+        "synthetic": Synthetic,
+    },
     "loss": {"cross_entropy": CrossEntropy, "bce": BinaryCrossEntropy},
     "optimizer": {
         "sgd": Sgd,

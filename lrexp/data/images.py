@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import os
+import warnings
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
+
+# Formats that are read. Others (EPS, PDF) would start programs or are no photographs.
+_WANTED = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "MPO")
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
+_ORIENTATION = 0x0112  # the EXIF tag that says how the camera was held
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_GREY = ("1", "L", "LA", "La")
+# Notes on odd metadata and on images above 89 megapixels; above 179 Pillow refuses by itself.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageError(Exception):
     """An image that cannot be used, and why."""
 
 
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read."""
+    Image.init()
+    return tuple(name for name in _WANTED if name in Image.OPEN)
+
+
+@functools.cache
+def extensions() -> frozenset[str]:
+    """How names of image files end: `.jpg`, `.png` and so on, in small letters."""
+    return frozenset(e for e, name in Image.registered_extensions().items() if name in formats())
+
+
 def read_image(
     encoded: bytes | str, channels: int, size: int | None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Decode an image.
+
+    Transparent pixels are laid on white. 16 bits become 8 as v / 257, float values are taken as
+    lying in [0, 1]. Of several frames or pages the first is taken. Pixels are turned upright as
+    EXIF says.
 
     Args:
         encoded: the file's bytes, or its path.
@@ -26,28 +64,115 @@ def read_image(
         (C, H, W) uint8 pixels, and a word for everything that had to be converted.
 
     Raises:
-        ImageError: when it cannot be decoded.
+        ImageError: when it cannot be decoded, or its values have no known meaning.
     """
-    from PIL import Image, ImageOps
-
+    if not len(encoded):
+        raise ImageError("is empty (0 bytes)")
+    source = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
     try:
-        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
-            converted = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-    except Exception as error:
-        raise ImageError(str(error)) from error
+        with Image.open(source, formats=formats()) as image:
+            notes = [*_frames(image), *_depth(image)]
+            image.load()  # here, for a second attempt would take a damaged image for a whole one
+            upright = _UPRIGHT.get(_orientation(image) or 1)
+            converted, words = _eight_bit(image, channels)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError and others
+        raise ImageError(_why(encoded, error)) from error
+    notes += words
+    if upright is not None:
+        converted, notes = converted.transpose(upright), [*notes, "rotated by EXIF"]
     pixels = np.array(converted if size is None else _fitted(converted, size), np.uint8)
-    return (pixels[None] if channels == 1 else np.moveaxis(pixels, 2, 0).copy()), ()
+    return (pixels[None] if channels == 1 else np.moveaxis(pixels, 2, 0).copy()), tuple(notes)
 
 
 def resized(pixels: np.ndarray, size: int) -> np.ndarray:
     """(C, H, W) uint8 → (C, size, size), as `read_image` resizes."""
-    from PIL import Image
-
     return np.stack([np.array(_fitted(Image.fromarray(channel), size)) for channel in pixels])
 
 
-def _fitted(image: Any, size: int) -> Any:
-    """The middle square of a PIL image, size × size, by bilinear interpolation with antialias."""
-    from PIL import Image, ImageOps
-
+def _fitted(image: Image.Image, size: int) -> Image.Image:
+    """The middle square of an image, size × size, by bilinear interpolation with antialias."""
     return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+
+
+def _frames(image: Any) -> list[str]:
+    if not getattr(image, "is_animated", False):
+        return []
+    if image.format in _ANIMATED:
+        return ["animated"]
+    return ["several pages"] if image.format == "TIFF" else []  # the others hold previews
+
+
+def _depth(image: Any) -> list[str]:
+    """Of an image just opened: colour of 16 bits per channel is decoded as 8."""
+    if image.mode == "F":
+        return ["float"]
+    deep = any(";16" in str(tile[3]) for tile in image.tile)
+    return ["16-bit"] if deep or image.mode.startswith("I") else []
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except Exception:  # damaged metadata beside pixels that may be whole
+        return None
+
+
+def _eight_bit(image: Image.Image, channels: int) -> tuple[Image.Image, list[str]]:
+    """As mode L or RGB, and what had to be converted."""
+    words: list[str] = []
+    mode = image.mode
+    if mode.startswith(("I", "F")):
+        image, grey = Image.fromarray(_scaled(image)), True
+    else:
+        grey = mode in _GREY
+        named = {"P": "palette", "PA": "palette", "1": "1-bit"}.get(mode, mode)
+        if mode not in ("L", "RGB", "LA", "La", "RGBA", "RGBa", "RGBX"):
+            words.append(named)
+        if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+            image, transparent = _on_white(image)
+            words += ["alpha"] if transparent else []
+    wanted = "L" if channels == 1 else "RGB"
+    if grey and channels == 3:
+        words.append("grey to RGB")
+    if not grey and channels == 1:
+        words.append("colour to grey")
+    return image.convert(wanted), words
+
+
+def _scaled(image: Image.Image) -> np.ndarray:
+    """(H, W) uint8 of 16-bit, 32-bit or float grey values."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        if not np.isfinite(values).all():
+            count = values.size - int(np.isfinite(values).sum())
+            raise ImageError(f"has {count} pixels that are NaN or infinite")
+        white, meaning = 1.0, "float values in [0, 1]"
+    else:
+        white, meaning = 65535.0, "integers from 0 to 65535"
+    low, high = values.min(), values.max()
+    if low < 0 or high > white:
+        raise ImageError(f"has values from {low:g} to {high:g}, which are no {meaning}")
+    return np.round(values * (255 / white)).astype(np.uint8)
+
+
+def _on_white(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Laid on white, and whether any pixel let the white through."""
+    layered = image.convert("RGBA")
+    alpha = layered.getchannel("A")
+    low: Any = alpha.getextrema()
+    if low[0] == 255:
+        return layered.convert("RGB"), False
+    white = Image.new("RGBA", layered.size, "white")
+    return Image.alpha_composite(white, layered).convert("RGB"), True
+
+
+def _why(encoded: bytes | str, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"there is no file {encoded}"
+    if isinstance(error, Image.UnidentifiedImageError):
+        empty = isinstance(encoded, str) and not os.path.getsize(encoded)
+        return "is empty (0 bytes)" if empty else "is no image that can be read"
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"cannot be decoded ({text[:160]})"

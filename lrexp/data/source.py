@@ -113,7 +113,9 @@ class Source:
         return self.split is not None and bool((self.split == code).any())
 
     def of_size(self, size: int) -> Source:
-        """The same with every image of an array brought to size × size."""
+        """The same with every image brought to size × size."""
+        if isinstance(self.images, EncodedImages):
+            return replace(self, images=replace(self.images, size=size))
         if not isinstance(self.images, np.ndarray) or self.images.shape[2:] == (size, size):
             return self
         brighter = 255 // self.white  # so that interpolated values have levels to fall on

@@ -1,11 +1,27 @@
 """Sources: functions that open a data set. Their arguments are the settings of its option."""
 
 from collections.abc import Callable
+from functools import partial
 
 from lrexp.data.source import Source
+from lrexp.data.sources.csv_table import csv_table
 from lrexp.data.sources.digits import digits
-from lrexp.data.sources.torchvision_sets import mnist
+from lrexp.data.sources.hf import hf
+from lrexp.data.sources.imagefolder import imagefolder
+from lrexp.data.sources.synthetic import synthetic
+from lrexp.data.sources.torchvision_sets import torchvision_set
 
-SOURCES: dict[str, Callable[..., Source]] = {"digits": digits, "mnist": mnist}
+mnist = partial(torchvision_set, "mnist")
+SOURCES: dict[str, Callable[..., Source]] = {
+    "digits": digits,
+    "mnist": mnist,
+    "fashion_mnist": partial(torchvision_set, "fashion_mnist"),
+    "cifar10": partial(torchvision_set, "cifar10"),
+    "cifar100": partial(torchvision_set, "cifar100"),
+    "hf": hf,
+    "imagefolder": imagefolder,
+    "csv": csv_table,
+    "synthetic": synthetic,
+}
 
-__all__ = ["SOURCES", "digits", "mnist"]
+__all__ = ["SOURCES", "csv_table", "digits", "hf", "imagefolder", "mnist", "synthetic"]

@@ -4,63 +4,159 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
 import socket
+import urllib.error
+import urllib.request
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lrexp.data.source import TEST, TRAIN, Source
+from lrexp.data.sources.network import within
 from lrexp.errors import UserError
+from lrexp.schema import TORCHVISION_FOLDERS
+
+SECONDS = 4.0  # that a server may take to answer
 
 
-def mnist(root: str, download: bool) -> Source:
-    """MNIST through torchvision: 60,000 training and 10,000 test images of 28×28.
+@dataclass(frozen=True)
+class _Known:
+    """A data set of torchvision as lrexp takes it."""
+
+    type_name: str  # in torchvision.datasets
+    files: str  # what lies in its folder
+    class_names: tuple[str, ...] | None = None  # None: as torchvision says
+
+
+KNOWN = {
+    "mnist": _Known("MNIST", "the four idx files", tuple("0123456789")),
+    "fashion_mnist": _Known("FashionMNIST", "the four idx files"),
+    "cifar10": _Known("CIFAR10", "the files of cifar-10-python.tar.gz"),
+    "cifar100": _Known("CIFAR100", "the files of cifar-100-python.tar.gz"),
+}
+
+
+def torchvision_set(name: str, root: str, download: bool) -> Source:
+    """A data set through torchvision, with its own test part.
 
     Args:
-        root: the folder that holds (or will hold) MNIST/raw.
-        download: fetch it when it is not there.
+        name: as in `KNOWN`.
+        root: the folder that holds (or will hold) its files.
+        download: fetch it when it is not there. It is fetched into a folder beside and moved when
+            it is whole, so that nothing half is ever left.
 
     Raises:
         UserError: when it is neither there nor can be fetched.
     """
-    from torchvision.datasets import MNIST
+    import torchvision.datasets
 
-    folder = Path(root).expanduser()
-    files, absent = folder / "MNIST", [p for p in (folder, *folder.parents) if not p.exists()]
-    was_there = files.exists()
+    known, folder = KNOWN[name], Path(root).expanduser()
+    kind = getattr(torchvision.datasets, known.type_name)
+    held = TORCHVISION_FOLDERS[name]
     try:
-        with _short_and_silent():
-            parts = [MNIST(str(folder), train=train, download=download) for train in (True, False)]
-    except Exception as error:  # torchvision raises RuntimeError, URLError, OSError and others
-        if not was_there:  # what is there now is the wreck of our download
-            shutil.rmtree(files, ignore_errors=True)
-        with contextlib.suppress(OSError):  # a folder that others have filled stays
+        parts = _opened(kind, folder)
+    except Exception as error:  # RuntimeError, ValueError, AssertionError, EOFError and others
+        there = (folder / held).exists()
+        problem = f"what is in {folder / held} cannot be used ({_first_line(error)})"
+        problem = problem if there else f"no {known.type_name} in {folder}"
+        try:
+            parts = _fetched(kind, folder) if download else None
+            why = "" if parts else "data.download=false"
+        except Exception as failure:  # URLError, HTTPError, OSError, RuntimeError and others
+            parts, why = None, f"no download: {_first_line(failure)}"
+        if parts is None:
+            raise UserError(
+                f"data={name}: {problem}; {why}\n  put {known.files} into {folder / held},"
+                f" or name the folder that holds {held} with data.root=FOLDER"
+            ) from error
+    images = np.concatenate([np.asarray(part.data) for part in parts])
+    images = (
+        images[:, None] if images.ndim == 3 else np.ascontiguousarray(np.moveaxis(images, 3, 1))
+    )
+    labels = np.concatenate([np.asarray(part.targets, np.int64) for part in parts])
+    split = np.repeat([TRAIN, TEST], [len(part.data) for part in parts])
+    return Source(images, labels, known.class_names or tuple(parts[0].classes), split)
+
+
+def _opened(kind: Any, folder: Path) -> list[Any]:
+    """The training and the test part from files that are there."""
+    with _silent():
+        parts = [kind(str(folder), train=train, download=False) for train in (True, False)]
+    if any(len(part.data) != len(part.targets) for part in parts):
+        raise ValueError("images and labels differ in number")
+    return parts
+
+
+def _fetched(kind: Any, folder: Path) -> list[Any]:
+    """The same after downloading them, from the servers that answer."""
+    answering = _answering(kind)
+    absent = [p for p in (folder, *folder.parents) if not p.exists()]
+    fresh = folder / f".download-{os.urandom(4).hex()}"
+    mirrors = getattr(kind, "mirrors", None)
+    try:
+        fresh.mkdir(parents=True)
+        if mirrors is not None:
+            kind.mirrors = answering
+        with _silent():
+            kind(str(fresh), train=True, download=True)
+        parts = _opened(kind, fresh)
+        for file in sorted(p for p in fresh.rglob("*") if p.is_file()):
+            target = folder / file.relative_to(fresh)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, target)
+        return parts
+    finally:
+        if mirrors is not None:
+            kind.mirrors = mirrors
+        shutil.rmtree(fresh, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a folder with something in it stays
             for created in absent:
                 created.rmdir()
-        raise UserError(
-            f"data=mnist: no MNIST in {folder}, and no download ({_first_line(error)})\n"
-            f"  put the four idx files into {folder / 'MNIST' / 'raw'},"
-            " or name the folder that holds MNIST/raw with data.root=FOLDER"
-        ) from error
-    images = np.concatenate([part.data.numpy() for part in parts])[:, None]
-    labels = np.concatenate([part.targets.numpy() for part in parts])
-    split = np.repeat([TRAIN, TEST], [len(part) for part in parts])
-    return Source(images, labels, tuple("0123456789"), split)
+
+
+def _answering(kind: Any) -> list[str]:
+    """The servers of a data set that answer, all asked at once and once."""
+    servers = {m: f"{m}{kind.resources[0][0]}" for m in getattr(kind, "mirrors", ())}
+    servers = servers or {kind.url: kind.url}
+
+    def ask(url: str) -> None:
+        request = urllib.request.Request(url, headers={"User-Agent": "pytorch/vision"})
+        try:
+            urllib.request.urlopen(request, timeout=SECONDS).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise
+
+    answers = within(SECONDS, *(lambda url=url: ask(url) for url in servers.values()))
+    good = [m for m, answer in zip(servers, answers, strict=True) if answer is None]
+    if not good:
+        raise next(answer for answer in answers if answer is not None)
+    return good
 
 
 @contextlib.contextmanager
-def _short_and_silent(seconds: float = 5.0) -> Iterator[None]:
-    """A network wait of at most `seconds` per connection, and no progress bars."""
+def _silent() -> Iterator[None]:
+    """No progress bars, and no warnings, no wait of more than `SECONDS` for any answer."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
+    socket.setdefaulttimeout(SECONDS)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(action="ignore"),  # of NumPy, on pickles as old as CIFAR
+        ):
             yield
     finally:
         socket.setdefaulttimeout(before)
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
+        error = error.reason
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(":")

@@ -1,0 +1,90 @@
+"""Folders of images, one folder per class."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from lrexp.data.images import extensions
+from lrexp.data.source import TRAIN, EncodedImages, Source
+from lrexp.data.sources.labels import SPLIT_WORDS, checked
+from lrexp.errors import ConfigError, UserError
+
+log = logging.getLogger(__name__)
+LAYOUT = "layout: FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE with val and test beside train"
+
+
+def imagefolder(path: str, channels: int) -> Source:
+    """A folder with a folder of images per class, or with train, val and test above them.
+
+    A class is called what its folder is called. Hidden files and files that are no images are
+    ignored and counted; images may lie deeper inside a class.
+
+    Args:
+        path: the folder.
+        channels: 1 (grey) or 3 (RGB), which every image is converted to.
+
+    Raises:
+        UserError: when there are no classes, or no images.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise ConfigError("data.path", f"there is no folder {root}", LAYOUT, path)
+    top = _folders(root)
+    split_of = {name: SPLIT_WORDS[name.lower()] for name in top if name.lower() in SPLIT_WORDS}
+    has_splits = TRAIN in split_of.values()
+    if has_splits and (others := [name for name in top if name not in split_of]):
+        log.warning("%s: beside train, not a split and ignored: %s", root, ", ".join(others))
+    parts = [(root / name, code) for name, code in split_of.items()] if has_splits else []
+    parts = parts or [(root, TRAIN)]
+    names = sorted({name for part, _ in parts for name in _folders(part)})
+    files: list[str] = []
+    labels: list[int] = []
+    splits: list[int] = []
+    ignored = 0
+    for part, code in parts:
+        for label, name in enumerate(names):
+            found, others = _images(part / name)
+            files += found
+            labels += [label] * len(found)
+            splits += [code] * len(found)
+            ignored += others
+    if not names:
+        raise UserError(f"{root} has no folder per class\n  {LAYOUT}")
+    if not files:
+        endings = ", ".join(sorted(extensions()))
+        raise UserError(
+            f"{root} has {len(names)} folders and no image in them\n  images end with {endings}"
+        )
+    if ignored:
+        log.warning("%s: %d hidden files or files that are no images are ignored", root, ignored)
+    source = Source(
+        EncodedImages(files.__getitem__, files.__getitem__, len(files), channels, None),
+        np.array(labels, np.int64),
+        tuple(names),
+        np.array(splits, np.int8) if has_splits else None,
+    )
+    return checked(source, str(root))
+
+
+def _folders(folder: Path) -> list[str]:
+    """Names of the visible folders inside, in order."""
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def _images(folder: Path) -> tuple[list[str], int]:
+    """Image files below a folder in order, and how many files are none."""
+    images: list[str] = []
+    ignored = 0
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions():
+                images.append(os.path.join(parent, name))
+            else:
+                ignored += 1
+    return images, ignored

@@ -1,0 +1,100 @@
+"""Words for splits, and class names and labels from the values that files hold."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lrexp.data.source import TEST, TRAIN, VAL, Source
+from lrexp.errors import UserError
+
+log = logging.getLogger(__name__)
+
+SPLIT_WORDS = {
+    "train": TRAIN, "training": TRAIN,
+    "val": VAL, "valid": VAL, "validation": VAL, "dev": VAL,
+    "test": TEST, "testing": TEST,
+}  # fmt: skip
+
+
+def class_labels(values: Sequence[Any]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels of values, whose distinct ones in rising order are the classes.
+
+    Args:
+        values: one per image: whole numbers or text; None where the label is missing.
+
+    Returns:
+        (N,) int64, -1 for None, and the names of the classes.
+    """
+    distinct = _in_order({value for value in values if value is not None})
+    code = {value: i for i, value in enumerate(distinct)} | {None: -1}
+    return np.array([code[value] for value in values], np.int64), tuple(map(str, distinct))
+
+
+def label_sets(
+    values: Sequence[Sequence[Any]], names: Sequence[Any] | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels of images that may have several, or none.
+
+    Args:
+        values: the labels of each image.
+        names: all there are, in order; None: the distinct ones in rising order.
+
+    Returns:
+        (N, classes) float32 of 0 and 1, and the names of the classes.
+    """
+    distinct = _in_order({v for several in values for v in several}) if names is None else names
+    code = {value: i for i, value in enumerate(distinct)}
+    labels = np.zeros((len(values), len(distinct)), np.float32)
+    for row, several in zip(labels, values, strict=True):
+        row[[code[value] for value in several]] = 1
+    return labels, tuple(map(str, distinct))
+
+
+def group_codes(values: Sequence[Any]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(N,) int64 codes of what images belong to, and the names of the codes."""
+    codes, names = class_labels(values)
+    return codes, names
+
+
+def checked(source: Source, place: str) -> Source:
+    """The source, if there is anything to learn from it; warns of classes without images.
+
+    Args:
+        source: to look at.
+        place: what messages call it.
+
+    Raises:
+        UserError: when it has no images, or fewer than two classes.
+    """
+    names, labels = source.class_names, source.labels
+    if not len(labels):
+        raise UserError(f"{place} holds no images")
+    if len(names) < 2:
+        problem = f"one class only ({names[0]})" if names else "no labels"
+        raise UserError(f"{place} holds {problem}: there is nothing to tell apart")
+    train = labels if source.split is None else labels[source.split == TRAIN]
+    if source.multi_label:
+        counts = train.sum(0)
+    else:
+        counts = np.bincount(train[train >= 0], minlength=len(names))
+    empty = [name for name, count in zip(names, counts, strict=True) if not count]
+    if empty:
+        shown = ", ".join(empty[:8]) + (", ..." if len(empty) > 8 else "")
+        log.warning(
+            "%s: %d of %d classes have no image to train on: %s",
+            place,
+            len(empty),
+            len(names),
+            shown,
+        )
+    return source
+
+
+def _in_order(distinct: set[Any]) -> list[Any]:
+    """Sorted; text that is whole numbers throughout sorts as numbers do."""
+    numbers = all(str(value).isdecimal() for value in distinct)
+    return sorted(distinct, key=lambda value: (int(value), str(value)) if numbers else value)
