@@ -6,7 +6,8 @@ import inspect
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -266,9 +267,15 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
     if data.augment == "trivial" and source.white != 255:
         problem = f"needs images of 256 levels, these have {source.white + 1}"
         raise ConfigError("data.augment", problem, "allowed: none, basic", "trivial")
+    chosen = choose_images(config, source)
+    extra = {}
+    if data.eval_sets:
+        _, height, width = read_pixels(source, int(chosen.splits["train"][0]))[0].shape
+        side = height if height == width else None
+        extra = open_eval_sets(config, chosen.class_names, source.channels, side)
     dataset = make_dataset(
         source,
-        choose_images(config, source),
+        chosen,
         seed=data.seed,
         normalize=normalization(config, source.channels),
         augment=None if data.augment == "none" else Augment(data.augment, config.seed),
@@ -278,6 +285,7 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
         leak_check=data.leak_check != "skip",
         drop_corrupt=data.on_corrupt == "drop",
         device=device,
+        eval_sets=extra,
     )
     if dataset.leaks and data.leak_check == "error":
         found = [*dataset.leaks.lines(), *map(_leak_in_words, dataset.leaks.items())]
@@ -310,6 +318,44 @@ def open_source(config: Config) -> Source:
     settings = {f.name: getattr(config.data, f.name) for f in fields(config.data)}
     source = open_it(**{k: v for k, v in settings.items() if k not in common or k in wanted})
     return source if config.data.image_size is None else source.of_size(config.data.image_size)
+
+
+def open_eval_sets(
+    config: Config, class_names: tuple[str, ...], channels: int, side: int | None
+) -> dict[str, Source]:
+    """Further test sets, labelled with the given classes; -1 where an image is of another.
+
+    Args:
+        config: of the run.
+        class_names: those that the network knows; classes are matched by name.
+        channels: of the training images.
+        side: height and width of the training images if they are square.
+
+    Raises:
+        UserError: when one cannot be opened, or holds none of the classes.
+    """
+    found = {}
+    for name, path in config.data.eval_sets.items():
+        if Path(path).suffix.lower() in (".csv", ".tsv"):
+            several = getattr(config.data, "multi_label", False)
+            source = SOURCES["csv"](path, None, several, channels, None)
+        else:
+            columns = [getattr(config.data, f"{kind}_column", None) for kind in ("image", "label")]
+            source = SOURCES["hf"](path, None, None, None, None, None, *columns, channels, None)
+        index = {c: i for i, c in enumerate(class_names)}
+        to = np.array([index.get(c, -1) for c in source.class_names])
+        if (to < 0).all():
+            classes = ", ".join(source.class_names[:5]), ", ".join(class_names[:5])
+            problem = f"has classes {classes[0]}, ..., none of those trained on ({classes[1]}, ...)"
+            raise ConfigError(f"data.eval_sets.{name}", problem, given=path)
+        if source.multi_label:
+            labels = np.zeros((len(source.labels), len(class_names)), np.float32)
+            labels[:, to[to >= 0]] = source.labels[:, to >= 0]
+        else:
+            labels = np.where(source.labels < 0, -1, to[source.labels])
+        source = replace(source, labels=labels, class_names=class_names)
+        found[name] = source if side is None else source.of_size(side)
+    return found
 
 
 def choose_images(config: Config, source: Source) -> Chosen:

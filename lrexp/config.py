@@ -423,6 +423,8 @@ def _check_data(data: Data) -> None:
         key = f"data.eval_sets.{name}"
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise ConfigError(key, "must be named with letters, digits, '_' and '-'")
+        if name in ("train", "train_eval", "val", "test"):
+            raise ConfigError(key, "is the name of a split; choose another", given=path)
         if not Path(path).expanduser().exists():
             raise ConfigError(key, "there is no such file or folder", given=path)
     _check_place(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -236,14 +237,15 @@ def make_dataset(
         leak_check: look for images that are on two sides of a split.
         drop_corrupt: leave out images that cannot be read, and count them.
         device: of the batches.
-        eval_sets: further test sets, all of whose images are used, with labels of `chosen`.
+        eval_sets: further test sets, with labels of `chosen`; images with -1 are left out.
 
     Raises:
         UserError: when an image cannot be read and none may be left out.
     """
     stores = {"": _Store(source, np.concatenate(list(chosen.splits.values())))}
-    stores |= {name: _Store(extra, np.arange(len(extra.labels)))
-               for name, extra in (eval_sets or {}).items()}  # fmt: skip
+    for name, extra in (eval_sets or {}).items():
+        ids = np.arange(len(extra.labels))
+        stores[name] = _Store(extra, ids if extra.multi_label else ids[extra.labels >= 0])
     shape = stores[""].shape_of_first()
     size = sum(len(store.ids) for store in stores.values()) * math.prod(shape)
     free = free_bytes(device)
@@ -409,6 +411,9 @@ def _notes(
         yield f"left out {chosen.unlabeled:,} images without a label"
     for name, store in stores.items():
         where = f" of {name}" if name else ""
+        if name and len(store.ids) < len(store.source.labels):
+            others = len(store.source.labels) - len(store.ids)
+            yield f"left out {others:,} images{where} that are of no class trained on"
         if store.dropped:
             reasons = [f"{store.source.name(i)}: {store.reasons[i]}" for i in store.dropped]
             shown = "; ".join(reasons[:5]) + ("; ..." if len(reasons) > 5 else "")
@@ -453,7 +458,9 @@ def _find_leaks(
     )
     if not leaks:
         return leaks
-    return replace(leaks, names=[s.source.name(int(i)) for s in stores for i in s.ids])
+    names = [store.source.name(int(i)) for store in stores for i in store.ids]
+    folder = os.path.commonprefix(names).rpartition("/")[0]
+    return replace(leaks, names=[name.removeprefix(f"{folder}/") for name in names])
 
 
 def channel_statistics(
