@@ -198,12 +198,13 @@ class _Run:
             fingerprints["weights"] = experiment.weights_fingerprint
         facts = environment(experiment.device, torch.get_num_threads(), fingerprints)
         write_atomically(folder / "environment.json", strict_json(facts, indent=2) + "\n")
+        leaks = experiment.dataset.leaks
         self._summary |= {
             "verdicts": self._verdicts(),
             "plan_hash": experiment.plan.hash,
             "device": str(experiment.device),
             "parameters": parameter_counts(experiment.plan),
-            "leaks": experiment.dataset.leaks and experiment.dataset.leaks.as_dict(),
+            "leaks": None if leaks is None else leaks.as_dict(),
         }
         _write(folder, self._summary)
         if not launch.sweep:
