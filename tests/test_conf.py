@@ -33,6 +33,10 @@ MADE_FOR_224 = {
     ("model", name) for name in ("convnext_tiny", "squeezenet1_1", "swin_t", "vit_b_16")
 }
 NEEDS_MNIST = {("data", "mnist"), ("experiment", "mnist_simple_cnn")}
+OWN_DATA = {  # experiments on the user's own images, and what they are below LREXP_TEST_DATA
+    "traffic_signs": ("data.path=DATA/gtsrb32", "data.limit=100"),
+    "hymenoptera": ("data.path=DATA/hymenoptera",),
+}
 
 
 def own_images(group: str, option: str, folder: Path) -> list[str]:
@@ -66,6 +70,10 @@ def test_every_option_composes_and_builds(
         assert compose(*overrides).data.name == option
         pytest.skip("it composes; building needs the network")
     data = os.environ.get("LREXP_TEST_DATA")
+    if group == "experiment" and option in OWN_DATA:
+        if not data:
+            pytest.skip("needs images: LREXP_TEST_DATA is not set")
+        overrides += [override.replace("DATA", data, 1) for override in OWN_DATA[option]]
     if (group, option) in NEEDS_MNIST:
         composed = compose(*overrides)
         if data is None:
@@ -142,7 +150,8 @@ def test_an_experiment_gives_the_command_that_runs_it(file: Path) -> None:
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda p: p.stem)
 def test_an_experiment_is_named_after_its_file(file: Path, compose: Callable[..., Any]) -> None:
-    assert compose(f"experiment={file.stem}").name == file.stem
+    somewhere = ["data.path=."] if file.stem in OWN_DATA else []
+    assert compose(f"experiment={file.stem}", *somewhere).name == file.stem
 
 
 def test_experiments_have_the_last_word_but_for_the_command_line(

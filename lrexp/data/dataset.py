@@ -459,7 +459,7 @@ def _find_leaks(
     if not leaks:
         return leaks
     names = [store.source.name(int(i)) for store in stores for i in store.ids]
-    folder = os.path.commonprefix(names).rpartition("/")[0]
+    folder = os.path.commonprefix(names).rpartition("/")[0]  # noqa: RUF071 (not all are paths)
     return replace(leaks, names=[name.removeprefix(f"{folder}/") for name in names])
 
 
