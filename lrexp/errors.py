@@ -41,6 +41,8 @@ SYNONYMS = {
     "beta2": "betas",
 }
 
+MOST_NAMES = 40  # that are listed whole
+
 
 class UserError(Exception):
     """A mistake in what the user asked for. Its text is all that is shown."""
@@ -103,10 +105,16 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """`did you mean 'x'? allowed: x, y, z` with the first part only when something is close."""
+    """`did you mean 'x'? allowed: x, y, z` with the first part only when something is close.
+
+    Of more than 40 names the 20 most like it are shown.
+    """
     names = sorted(set(candidates))
-    match = nearest(name, names)
-    allowed = f"allowed: {', '.join(names)}"
+    match, shown = nearest(name, names), names
+    if len(names) > MOST_NAMES:
+        shown = sorted(difflib.get_close_matches(name, names, n=MOST_NAMES // 2, cutoff=0.0))
+    more = f", ... ({len(names)} in all)" if len(names) > len(shown) else ""
+    allowed = f"allowed: {', '.join(shown)}{more}"
     return f"did you mean '{match}'? {allowed}" if match else allowed
 
 

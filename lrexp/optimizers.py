@@ -184,6 +184,7 @@ def from_library(library: str, groups: Groups, lr: float, name: str, args: dict)
             allowed = set(parameters) - REFUSED_ARGS.keys()
             problem = f"{name} has no such argument"
             raise ConfigError(f"optimizer.args.{key}", problem, did_you_mean(key, allowed))
+        _check_argument(key, args[key], parameters[key].default)
     if "weight_decay" not in parameters and any(group["weight_decay"] for group in groups):
         raise ConfigError("optimizer.weight_decay", f"{name} has no weight decay", "set it to 0")
     kind: Any = make.func if isinstance(make, partial) else make
@@ -203,6 +204,22 @@ def from_library(library: str, groups: Groups, lr: float, name: str, args: dict)
     except (ValueError, TypeError, RuntimeError, AssertionError, ImportError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError("optimizer.args", f"{name}: {said}", given=args or "") from error
+
+
+def _check_argument(key: str, value: Any, default: Any) -> None:
+    """Refuse a value of another kind than the default of its argument."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        wanted = "" if isinstance(value, bool) else "true or false"
+    elif isinstance(default, int | float):
+        wanted = "" if number else "a number"
+    elif isinstance(default, tuple):
+        fits = isinstance(value, list) and len(value) == len(default)
+        wanted = "" if fits else f"a list of {len(default)} numbers"
+    else:
+        return
+    if wanted:
+        raise ConfigError(f"optimizer.args.{key}", f"must be {wanted}", given=value)
 
 
 NEEDS_CLOSURE = "needs a closure that evaluates the loss several times a step; a step here has one"
