@@ -309,7 +309,7 @@ REFUSED = {
     "number": (["optimizer=torch", "optimizer.args.eps=tiny"], "eps=tiny: must be a number"),
     "list": (["optimizer=torch", "optimizer.args.betas=0.9"], "must be a list of 2 numbers"),
     "truth": (["optimizer=torch", "optimizer.args.capturable=3"], "must be true or false"),
-    "many": (["optimizer=timm", "optimizer.name=qqq"], " in all)"),
+    "many": (["optimizer=timm", "optimizer.name=qqq"], r"in all\)"),
     "value": (["optimizer=torch", "optimizer.args.eps=-1"], "Adamax: Invalid epsilon"),
     "maximize": (["optimizer=torch", "optimizer.args.maximize=true"], "maximise the loss"),
     "differentiable": (["optimizer=torch", "optimizer.args.differentiable=true"], "through the"),
