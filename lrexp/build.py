@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from torch.optim import Optimizer
 
 from lrexp.config import duration
 from lrexp.data import SOURCES, Augment, Chosen, Dataset, Source, choose, make_dataset
-from lrexp.data.feeding import read_pixels
-from lrexp.data.source import TRAIN
+from lrexp.data.dataset import class_positions
+from lrexp.data.feeding import shape_of_first
+from lrexp.data.source import TEST, TRAIN
+from lrexp.data.sources import STATED_CLASS_NAMES
 from lrexp.draws import draw
 from lrexp.errors import ConfigError, UserError
 from lrexp.models import (
@@ -30,6 +32,7 @@ from lrexp.models import (
     custom_model,
     expected_input,
     head_names,
+    heads_by_shape,
     layer_map,
     load_weights,
     pretrained_file,
@@ -52,14 +55,17 @@ from lrexp.policies import POLICIES
 from lrexp.preview import Preview, shown_steps
 from lrexp.schedulers import MOMENTA, SCHEDULES, Plateau, with_warmup
 from lrexp.schema import (
+    BUNDLED,
     MONITORS,
     TOP5_CLASSES,
     BinaryCrossEntropy,
     Config,
+    CustomModel,
     Data,
     LibraryOptimizer,
     MultiStep,
     ReduceOnPlateau,
+    TorchvisionSet,
     Wsd,
     option_of,
 )
@@ -270,9 +276,11 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
     chosen = choose_images(config, source)
     extra = {}
     if data.eval_sets:
-        _, height, width = read_pixels(source, int(chosen.splits["train"][0]))[0].shape
+        _, height, width = shape_of_first(source, chosen.splits["train"])
         side = height if height == width else None
-        extra = open_eval_sets(config, chosen.class_names, source.channels, side)
+        extra = open_eval_sets(
+            config, chosen.class_names, source.channels, side, source.multi_label
+        )
     dataset = make_dataset(
         source,
         chosen,
@@ -287,11 +295,29 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
         device=device,
         eval_sets=extra,
     )
+    dataset = replace(dataset, notes=(*dataset.notes, *_input_notes(config, dataset)))
     if dataset.leaks and data.leak_check == "error":
         found = [*dataset.leaks.lines(), *map(_leak_in_words, dataset.leaks.items())]
         hint = "data.leak_check=warn trains all the same"
-        raise UserError("\n  ".join(["data: images stand on two sides of a split", *found, hint]))
+        raise UserError("\n  ".join(["data: the leak check found something", *found, hint]))
     return dataset
+
+
+def _input_notes(config: Config, dataset: Dataset) -> Iterator[str]:
+    """What weights and images may not have in common."""
+    model, normalize = config.model, config.data.normalize
+    weights = model.weights or getattr(model, "pretrained", False)
+    if not weights or str(model.weights).startswith(BUNDLED):
+        return
+    expected, (_, height, width) = expected_input(model), dataset.image_shape
+    if expected is None and normalize == "auto":
+        yield (
+            "the weights do not say how their images were normalised; these are by the data set's"
+            " own mean and std (data.normalize={mean: [...], std: [...]})"
+        )
+    if expected is not None and expected.size not in (None, height, width):
+        side = expected.size
+        yield f"the weights saw images of {side}×{side}, these are {height}×{width}"
 
 
 def _leak_in_words(item: dict[str, Any]) -> str:
@@ -321,7 +347,11 @@ def open_source(config: Config) -> Source:
 
 
 def open_eval_sets(
-    config: Config, class_names: tuple[str, ...], channels: int, side: int | None
+    config: Config,
+    class_names: tuple[str, ...],
+    channels: int,
+    side: int | None,
+    several: bool,
 ) -> dict[str, Source]:
     """Further test sets, labelled with the given classes; -1 where an image is of another.
 
@@ -330,30 +360,38 @@ def open_eval_sets(
         class_names: those that the network knows; classes are matched by name.
         channels: of the training images.
         side: height and width of the training images if they are square.
+        several: whether an image may have several labels.
 
     Raises:
         UserError: when one cannot be opened, or holds none of the classes.
     """
     found = {}
+    columns = [getattr(config.data, f"{kind}_column", None) for kind in ("image", "label")]
     for name, path in config.data.eval_sets.items():
+        key = f"data.eval_sets.{name}"
         if Path(path).suffix.lower() in (".csv", ".tsv"):
-            several = getattr(config.data, "multi_label", False)
-            source = SOURCES["csv"](path, None, several, channels, None)
+            source = SOURCES["csv"](path, None, several, channels, None, test_only=True)
         else:
-            columns = [getattr(config.data, f"{kind}_column", None) for kind in ("image", "label")]
-            source = SOURCES["hf"](path, None, None, None, None, None, *columns, channels, None)
+            settings = (None, None, None, None, None, *columns, channels, None)
+            source = SOURCES["hf"](path, *settings, test_only=True)
+        if source.multi_label != several:
+            kinds = ("several labels", "one label")[:: 1 if several else -1]
+            problem = f"has {kinds[1]} per image, the training images have {kinds[0]}"
+            raise ConfigError(key, problem, given=path)
         index = {c: i for i, c in enumerate(class_names)}
-        to = np.array([index.get(c, -1) for c in source.class_names])
+        to = np.array([index.get(c, -1) for c in source.class_names], np.int64)
         if (to < 0).all():
             classes = ", ".join(source.class_names[:5]), ", ".join(class_names[:5])
             problem = f"has classes {classes[0]}, ..., none of those trained on ({classes[1]}, ...)"
-            raise ConfigError(f"data.eval_sets.{name}", problem, given=path)
-        if source.multi_label:
+            raise ConfigError(key, problem, given=path)
+        if several:
             labels = np.zeros((len(source.labels), len(class_names)), np.float32)
             labels[:, to[to >= 0]] = source.labels[:, to >= 0]
         else:
             labels = np.where(source.labels < 0, -1, to[source.labels])
-        source = replace(source, labels=labels, class_names=class_names)
+            if source.has(TEST):  # of a whole data set, what is there to test on
+                labels = np.where(source.split == TEST, labels, -1)
+        source = replace(source, labels=labels, class_names=class_names, groups=None)
         found[name] = source if side is None else source.of_size(side)
     return found
 
@@ -415,27 +453,32 @@ class StatedData:
 def stated_data(config: Config) -> StatedData:
     """Sizes of splits as `choose` takes them, from what the data option's YAML file states.
 
-    Where it leaves that to the data itself, labels and the first image are read. Classes that the
-    file counts are called by their number.
+    Where it leaves that to the data itself, labels and the first image are read.
     """
     data = config.data
     if data.num_classes is None or data.image_shape is None or data.train_size is None:
         source = open_source(config)
         chosen = choose_images(config, source)
         train = chosen.splits["train"]
-        c, h, w = read_pixels(source, int(train[0]))[0].shape
-        return StatedData((c, h, w), chosen.class_names, len(train), exact=True)
+        shape = shape_of_first(source, train)
+        all_used = data.on_corrupt == "error"  # some may turn out to be unreadable
+        return StatedData(shape, chosen.class_names, len(train), exact=all_used)
     c, h, w = data.image_shape
     h, w = (data.image_size, data.image_size) if data.image_size else (h, w)
-    classes = range(data.num_classes) if data.classes is None else data.classes
-    pool = round(data.train_size * len(classes) / data.num_classes)
-    train_size = pool - sum(round(f * pool) for f in (data.test_fraction, data.val_fraction))
+    numbers = tuple(map(str, range(data.num_classes)))
+    names = STATED_CLASS_NAMES.get(data.name, numbers)
+    if data.classes is not None:
+        names = tuple(names[i] for i in class_positions(data.classes, names))
+    pool = round(data.train_size * len(names) / data.num_classes)
+    has_test = isinstance(data, TorchvisionSet)
+    fractions = (0.0 if has_test else data.test_fraction, data.val_fraction)
+    train_size = pool - sum(round(fraction * pool) for fraction in fractions)
     exact = data.classes is None and data.limit_per_class is None
     if data.limit_per_class is not None:
-        train_size = min(train_size, data.limit_per_class * len(classes))
+        train_size = min(train_size, data.limit_per_class * len(names))
     if data.limit is not None and data.limit < train_size:
         train_size, exact = data.limit, True
-    return StatedData((c, h, w), tuple(map(str, classes)), train_size, exact)
+    return StatedData((c, h, w), names, train_size, exact)
 
 
 def build_model(
@@ -456,25 +499,27 @@ def build_model(
     weights, strict = settings.pop("weights"), settings.pop("strict")
     order, convention = settings.pop("layers"), settings.pop("convention")
 
-    def made(device: str) -> nn.Module:
-        with torch.random.fork_rng(devices=[]), torch.device(device):
+    def made(on_meta: bool, classes: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]), torch.device("meta" if on_meta else "cpu"):
             torch.manual_seed(draw(config.seed, "init"))
-            return kind(dataset.image_shape, len(dataset.class_names), **settings)
+            try:
+                return kind(dataset.image_shape, classes, **settings)
+            except Exception:  # some networks compute with values while they are built
+                if not on_meta:
+                    raise
+        return made(False, classes).to("meta")
 
     pretrained = settings.pop("pretrained", False)
     if pretrained:
         settings["args"] = transform_arguments(config.model.name) | config.model.args
-    try:
-        model = made("meta" if meta else "cpu")
-    except Exception:  # some networks compute with values while they are built
-        if not meta:
-            raise
-        model = made("cpu").to("meta")
+    model = made(meta, len(dataset.class_names))
     if pretrained:
         library, name, args = config.model.library, config.model.name, config.model.args
         with torch.random.fork_rng(devices=[]):
             weights = pretrained_weights(library, name, args, header_only=meta)
     heads, loaded = head_names(model), set[str]()
+    if isinstance(config.model, CustomModel):
+        heads = heads_by_shape(model, made(True, len(dataset.class_names) + 1)) or heads
     if weights:
         loaded = load_weights(model, weights, dataset.class_names, heads, strict)
     layers = layer_map(model, heads, loaded, convention=convention, layers=order)

@@ -63,7 +63,8 @@ def _type_in_words(key: str) -> str:
     name, indexed = re.subn(r"\[\d*\]$", "", last)
     if not section and name in GROUPS:
         return f"an option of the group: {name}=NAME"
-    hint = next(h[name] for h in map(get_type_hints, _schemas_of(section)) if name in h)
+    hints = (h[name] for h in map(get_type_hints, _schemas_of(section)) if name in h)
+    hint = next(hints, str)  # a key that users name themselves holds a path
     if get_origin(hint) is dict:
         return "settings in braces, such as {eps: 1e-6}"
     if get_origin(hint) is not list:  # X, or X | None

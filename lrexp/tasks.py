@@ -205,6 +205,12 @@ class _Run:
             "device": str(experiment.device),
             "parameters": parameter_counts(experiment.plan),
             "leaks": None if leaks is None else leaks.as_dict(),
+            "data": {
+                "images": experiment.dataset.sizes,
+                "left_out": experiment.dataset.left_out,
+                "unlabeled": experiment.dataset.unlabeled,
+                "converted": experiment.dataset.converted,
+            },
         }
         _write(folder, self._summary)
         if not launch.sweep:
@@ -387,6 +393,7 @@ def _blank_summary(resolved: DictConfig, config: Config) -> dict[str, Any]:
         "test": {},
         "worst_classes": [],
         "leaks": None,
+        "data": {},
         "gap": {},
         "verdicts": [],
         "plan_hash": None,

@@ -301,3 +301,20 @@ def test_multi_label_rows_are_stratified_by_their_pattern() -> None:
     dataset = split(source, test_fraction=0.0)
     assert dataset.val.labels.shape == (13, 2)
     assert dataset.val.labels.sum(0).tolist() == [12, 4]
+
+
+def test_a_number_is_a_label_before_it_is_a_position() -> None:
+    source = Source(SOURCE.images, SOURCE.labels, tuple(str(c + 1) for c in range(10)), white=16)
+    assert split(source, classes=[1, 2]).class_names == ("1", "2")
+    named = Source(SOURCE.images, SOURCE.labels, tuple("abcdefghij"), white=16)
+    assert split(named, classes=[1, "a"]).class_names == ("b", "a")
+    with pytest.raises(ConfigError, match=r"data\.classes.*names a class twice"):
+        split(named, classes=[1, "b"])
+
+
+def test_a_limit_per_class_of_several_labels_is_refused() -> None:
+    source = Source(
+        SOURCE.images[:60], np.eye(3, dtype=np.float32)[np.arange(60) % 3], ("a", "b", "c")
+    )
+    with pytest.raises(ConfigError, match=r"data\.limit_per_class.*several\n.*data\.limit"):
+        split(source, limit_per_class=3)

@@ -19,9 +19,9 @@ from lrexp.errors import ConfigError, UserError
 CPU = torch.device("cpu")
 
 
-def pictures(folder: Path, count: int = 40, side: int = 12) -> Source:
+def pictures(folder: Path, count: int = 40, side: int = 12, seed: int = 0) -> Source:
     """PNG files of random pixels, two classes."""
-    drawn = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
+    drawn = np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8)
     files = [str(folder / f"{i}.png") for i in range(count)]
     for file, pixels in zip(files, drawn, strict=True):
         Image.fromarray(pixels).save(file)
@@ -179,7 +179,7 @@ def test_copies_in_val_and_test_are_found_before_training_streamed_or_not(tmp_pa
         assert made.val.ids[np.isin(made.val.rows, made.leaks.twins["val"])].tolist() == [copy]
         first = made.leaks.lines()[0]
         assert "1 of 8 val images in train, 1 of 8 test images in train" in first
-        assert f"{copy}.png = {tmp_path}/{original}.png" in first
+        assert f"{copy}.png = {original}.png" in first
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -198,3 +198,38 @@ def test_further_test_sets_are_normalised_alike_and_checked_for_leaks(
     assert made.leaks is not None
     assert {t.split for t in made.leaks.exact} == {"more"}  # its six are the source's first six
     assert sum(len(t.positions) for t in made.leaks.exact) == 6
+
+
+def test_groups_are_checked_beside_further_test_sets(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    source, more = pictures(tmp_path), pictures(tmp_path / "more", count=6, seed=1)
+    torn = replace(source, groups=np.arange(40) % 7, split=np.repeat([0, 1, 2], [20, 10, 10]))
+    made = dataset(torn, leak_check=True, eval_sets={"more": more})
+    assert made.leaks is not None
+    assert {(g.split, g.other) for g in made.leaks.groups} == {
+        ("val", "train"), ("test", "train"), ("test", "val")
+    }  # fmt: skip
+    assert len(made.leaks.twins["val"]) == 10
+    assert not len(made.leaks.twins["more"])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_breaks_while_streaming_is_one_error_without_a_traceback(
+    workers: int, tmp_path: Path
+) -> None:
+    source = pictures(tmp_path)
+    made = dataset(source, in_memory=False, workers=workers, normalize=([0.5] * 3, [0.5] * 3))
+    (tmp_path / f"{made.val.ids[3]}.png").write_bytes(b"no image")
+    with pytest.raises(UserError) as caught:
+        made.val.images  # noqa: B018 (reads them)
+    assert "Traceback" not in str(caught.value)
+    assert str(caught.value).startswith(f"data: {tmp_path}/{made.val.ids[3]}.png: ")
+
+
+def test_the_fingerprint_is_of_the_pixels_however_they_are_fed(tmp_path: Path) -> None:
+    source = pictures(tmp_path)
+    held, streamed = (dataset(source, in_memory=b, leak_check=True) for b in (True, False))
+    assert held.fingerprint == streamed.fingerprint == dataset(source).fingerprint
+    stated = {"normalize": ([0.5] * 3, [0.5] * 3)}
+    unread = dataset(source, in_memory=False, **stated)
+    assert unread.fingerprint.startswith("labels-")

@@ -43,6 +43,17 @@ class Fixed(Net):
     def __init__(self):
         super().__init__((1, 8, 8), 3)
 
+class Odd(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.out = nn.Conv2d(4, num_classes, 1)  # the classifier, registered first
+        self.stem = nn.Conv2d(in_channels, 4, 3)
+        self.hidden = nn.Linear(4, 4)
+
+    def forward(self, images):
+        x = self.hidden(self.stem(images).mean((2, 3)))
+        return self.out(x[:, :, None, None]).flatten(1)
+
 class Empty(nn.Module):
     pass
 
@@ -205,3 +216,27 @@ def test_an_installed_copy_trains_the_users_network_from_the_users_config_folder
     assert refused.returncode == 2
     assert "LREXP_ALLOW_TARGETS=otherpkg,mypkg" in refused.stderr
     assert not (tmp_path / "outputs" / "refused").exists()
+
+
+def test_the_head_is_what_changes_shape_with_the_classes(compose: Any, package: str) -> None:
+    config = compose("model=custom", f"model.target={package}.nets.Odd")
+    experiment = build(config)
+    assert {p.name for p in experiment.layers.parameters if p.head} == {"out.weight", "out.bias"}
+    frozen = build(compose("model=custom", f"model.target={package}.nets.Odd",
+                           "lr_policy=freeze_backbone"))  # fmt: skip
+    trained = {row.name for row in frozen.plan.rows if not row.frozen}
+    assert trained == {"out.weight", "out.bias"}
+
+
+def test_weights_for_other_classes_leave_that_head_fresh(
+    compose: Any, package: str, tmp_path: Path
+) -> None:
+    model = build(compose("model=custom", f"model.target={package}.nets.Odd")).model
+    save_weights(model.state_dict(), tmp_path / "w.safetensors", tuple("9876543210"))
+    config = compose(
+        "model=custom",
+        f"model.target={package}.nets.Odd",
+        f"model.weights={tmp_path}/w.safetensors",
+    )
+    fresh = {row.name for row in build(config).plan.rows if row.source == "fresh"}
+    assert fresh == {"out.weight", "out.bias"}

@@ -48,6 +48,7 @@ SUMMARY_KEYS = {
     "test",
     "worst_classes",
     "leaks",
+    "data",
     "gap",
     "verdicts",
     "plan_hash",

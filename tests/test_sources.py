@@ -775,7 +775,8 @@ def test_cifar_is_read_from_its_batches(
     assert source.labels.tolist() == labels
     assert source.split is not None
     assert source.split.tolist() == [TRAIN] * 4 + [TEST] * 2
-    assert source.class_names[1] == "class 1"
+    assert source.class_names[1] == {"cifar10": "automobile", "cifar100": "aquarium_fish"}[name]
+    assert len(source.class_names) == int(name.removeprefix("cifar"))
     (folder / "some").write_bytes(b"spoilt")
     with pytest.raises(UserError, match=rf"what is in .*{kind.base_folder} cannot be used"):
         SOURCES[name](root=str(tmp_path), download=False)
@@ -920,3 +921,46 @@ def test_loggers_are_left_as_they_were() -> None:
     with HF._quiet():
         pass
     assert logging.getLogger("datasets").level == before
+
+
+def test_a_split_whose_classes_stand_in_another_order_is_refused(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    for file, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
+        features = datasets.Features(
+            {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+        )
+        rows = {"image": [Image.fromarray(pixels)] * 4, "label": [0, 1, 0, 1]}
+        datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / f"{file}.parquet")
+    with pytest.raises(ConfigError, match=r"classes of .*test\.parquet.*: dog, cat, .*: cat, dog"):
+        hf(tmp_path)
+
+
+def test_minus_one_is_a_missing_label_whatever_the_column_says_of_classes(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    rows = {"image": [Image.fromarray(pixels)] * 4, "label": [0, -1, 2, 0]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "train.parquet")
+    source = hf(tmp_path)
+    assert source.class_names == ("0", "2")
+    assert source.labels.tolist() == [0, -1, 1, 0]
+
+
+def test_two_splits_for_one_role_are_refused(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    for file in ("train", "dev", "valid"):
+        rows = {"image": [Image.fromarray(pixels)] * 2, "label": ["a", "b"]}
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+        datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / f"{file}.parquet")
+    with pytest.raises(ConfigError, match=r"data\.val_split.*several such splits: .*dev.*valid"):
+        hf(tmp_path)
+
+
+def test_folders_of_splits_without_train_are_no_classes(tmp_path: Path) -> None:
+    for name in ("val/cat", "val/dog", "test/cat", "test/dog"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
+    with pytest.raises(UserError, match="has test, val and no train"):
+        imagefolder(str(tmp_path), 3)
+    source = imagefolder(str(tmp_path), 3, test_only=True)
+    assert source.class_names == ("cat", "dog")
+    assert source.has(TEST)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrexp.data.feeding import InMemory, Pixels, Streamed, free_bytes, pixels_of, read_pixels
+from lrexp.data.feeding import InMemory, Pixels, Streamed, free_bytes, pixels_of, shape_of_first
 from lrexp.data.images import ImageError
 from lrexp.data.leaks import Leaks, Signatures, find_leaks
 from lrexp.data.source import TEST, TRAIN, VAL, Source
@@ -82,6 +82,9 @@ class Dataset:
     eval_sets: dict[str, Split] = field(default_factory=dict)  # further test sets by name
     notes: tuple[str, ...] = ()  # what people should know about it, a sentence each
     leaks: Leaks | None = None  # None: not looked for
+    left_out: dict[str, str] = field(default_factory=dict)  # image → why it cannot be read
+    unlabeled: int = 0  # images left out for want of a label
+    converted: dict[str, int] = field(default_factory=dict)  # what to RGB or grey → images
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -138,7 +141,7 @@ def choose(
     labels, names = source.labels, source.class_names
     ids, unlabeled = _labeled(source, drop_unlabeled)
     if classes is not None:
-        kept = [_class_index(c, names, classes) for c in classes]
+        kept = class_positions(classes, names)
         names = tuple(names[c] for c in kept)
         if source.multi_label:
             labels = np.ascontiguousarray(labels[:, kept])
@@ -168,15 +171,15 @@ def choose(
         val = split_off(pool, val_fraction, "val", whole)
         pool = np.setdiff1d(pool, val)
     train = pool
+    if limit_per_class is not None and source.multi_label:
+        problem = "is for one label per image, and these have several"
+        raise ConfigError("data.limit_per_class", problem, "use data.limit", limit_per_class)
     if limit_per_class is not None:
         train = train[sample_per_class(stratum[train], train, limit_per_class, seed, "limit")]
     if limit is not None and limit < len(train):
         train = train[stratified_sample(stratum[train], train, limit, seed, "limit")]
     splits = {"train": train, "val": val, "test": test}
-    refuse_tiny(splits, len(ids))
-    if not source.multi_label and len(np.unique(labels[train])) < 2:
-        only = names[int(labels[train[0]])]
-        raise ConfigError("data", f"every training image is of one class, {only}")
+    _refuse_poor(splits, labels, names, len(ids))
     return Chosen(labels, names, splits, unlabeled)
 
 
@@ -198,13 +201,26 @@ def _labeled(source: Source, drop: bool) -> tuple[np.ndarray, int]:
     return np.flatnonzero(source.labels >= 0), len(missing)
 
 
-def _class_index(c: int | str, names: tuple[str, ...], given: list[int | str]) -> int:
-    if isinstance(c, str) and c in names:
-        return names.index(c)
-    if isinstance(c, int) and c < len(names):
-        return c
-    hint = did_you_mean(c, names) if isinstance(c, str) else f"allowed: 0 to {len(names) - 1}"
-    raise ConfigError("data.classes", f"there is no class {c}", hint, given)
+def class_positions(wanted: list[int | str], names: tuple[str, ...]) -> list[int]:
+    """Where classes stand in `names`: by name, which a number too may be, else by position.
+
+    Raises:
+        ConfigError: when there is no such class, or one is named twice.
+    """
+    numbered = all(name.lstrip("-").isdecimal() for name in names)
+    found = []
+    for c in wanted:
+        if str(c) in names:
+            found.append(names.index(str(c)))
+        elif isinstance(c, int) and not numbered and c < len(names):
+            found.append(c)
+        else:
+            counted = names == tuple(map(str, range(len(names))))
+            hint = f"allowed: 0 to {len(names) - 1}" if counted else did_you_mean(str(c), names)
+            raise ConfigError("data.classes", f"there is no class {c}", hint, wanted)
+    if len(set(found)) < len(found):
+        raise ConfigError("data.classes", "names a class twice", given=wanted)
+    return found
 
 
 def make_dataset(
@@ -246,7 +262,7 @@ def make_dataset(
     for name, extra in (eval_sets or {}).items():
         ids = np.arange(len(extra.labels))
         stores[name] = _Store(extra, ids if extra.multi_label else ids[extra.labels >= 0])
-    shape = stores[""].shape_of_first()
+    shape = shape_of_first(source, stores[""].ids)
     size = sum(len(store.ids) for store in stores.values()) * math.prod(shape)
     free = free_bytes(device)
     in_memory = size <= free / 2 if in_memory is None else in_memory
@@ -259,12 +275,12 @@ def make_dataset(
     )
     for store in stores.values():
         if in_memory or leak_check or drop_corrupt:
-            store.read(shape, workers, in_memory, leak_check, drop_corrupt)
+            store.read(shape, workers, in_memory, drop_corrupt)
         store.place(shape, workers, device)
 
     main = stores[""]
     kept = {name: ids[~np.isin(ids, main.dropped)] for name, ids in chosen.splits.items()}
-    refuse_tiny(kept, len(source.labels))
+    _refuse_poor(kept, chosen.labels, chosen.class_names, len(source.labels))
     row_of = {name: main.rows_of(ids) for name, ids in kept.items()}
     mean, std = normalize or channel_statistics(main.pixels, row_of["train"], source.white)
 
@@ -297,15 +313,23 @@ def make_dataset(
         eval_sets={n: split(store, ids, store.source.labels) for n, (store, ids) in extras.items()},
         notes=tuple(_notes(chosen, kept, stores)),
         leaks=_find_leaks(chosen, kept, main, extras) if leak_check else None,
+        left_out={s.source.name(i): s.reasons[i] for s in stores.values() for i in s.dropped},
+        unlabeled=chosen.unlabeled,
+        converted=dict(sum((store.converted for store in stores.values()), Counter())),
     )
 
 
-def refuse_tiny(splits: Mapping[str, np.ndarray], whole: int) -> None:
-    """Raise ConfigError when training or validation has fewer than 2 images."""
+def _refuse_poor(
+    splits: Mapping[str, np.ndarray], labels: np.ndarray, names: tuple[str, ...], whole: int
+) -> None:
+    """Raise ConfigError for a split of fewer than 2 images, or a single class to train on."""
     for name, title in (("train", "training"), ("val", "validation")):
         if (found := len(splits[name])) < 2:
             problem = f"the {title} split has {found} of {whole} images; it needs 2 or more"
             raise ConfigError("data", problem)
+    train = labels[splits["train"]]
+    if train.ndim == 1 and len(np.unique(train)) < 2:
+        raise ConfigError("data", f"every training image is of one class, {names[int(train[0])]}")
 
 
 class _Store:
@@ -326,22 +350,11 @@ class _Store:
         """Where in `pixels` images are."""
         return self._row_of[ids]
 
-    def shape_of_first(self) -> tuple[int, int, int]:
-        """(C, H, W) of the first image that can be read."""
-        for i in self.ids:
-            try:
-                c, h, w = read_pixels(self.source, int(i))[0].shape
-            except ImageError:
-                continue
-            return c, h, w
-        raise UserError("data: none of its images can be read")
-
     def read(
         self,
         shape: tuple[int, int, int],
         workers: int,
         keep: bool,
-        sign: bool,
         drop: bool,
     ) -> None:
         """Read every image once: keep its pixels, sign it, find what cannot be read."""
@@ -354,9 +367,8 @@ class _Store:
                 images = self._block(block, shape, pool)
                 if keep and self._images is not None:
                     self._images[start : start + len(block)] = images
-                if sign or keep:
-                    parts.append(Signatures.of(images))
-        self.signatures = Signatures.concatenate(parts) if parts else None
+                parts.append(Signatures.of(images))
+        self.signatures = Signatures.concatenate(parts)
         if self.reasons and not drop:
             first, *more = [f"{self.source.name(i)}: {why}" for i, why in self.reasons.items()]
             others = f" (and {len(more)} more: {'; '.join(more[:3])})" if more else ""
@@ -395,12 +407,15 @@ class _Store:
             self._images = None
 
     def fingerprint(self, labels: np.ndarray) -> str:
-        """16 hex digits that change with any label, and any pixel if pixels have been read."""
+        """16 hex digits that change with any pixel, label or order.
+
+        `labels-` and digits that change with labels and order when no image was read beforehand.
+        """
         digest = hashlib.blake2b(digest_size=8)
         if self.signatures is not None:
             digest.update(self.signatures.hashes.tobytes())
         digest.update(np.ascontiguousarray(labels[self.ids]).tobytes())
-        return digest.hexdigest()
+        return f"{'' if self.signatures else 'labels-'}{digest.hexdigest()}"
 
 
 def _notes(
@@ -413,7 +428,7 @@ def _notes(
         where = f" of {name}" if name else ""
         if name and len(store.ids) < len(store.source.labels):
             others = len(store.source.labels) - len(store.ids)
-            yield f"left out {others:,} images{where} that are of no class trained on"
+            yield f"left out {others:,} images{where}: without a label, or of no class trained on"
         if store.dropped:
             reasons = [f"{store.source.name(i)}: {store.reasons[i]}" for i in store.dropped]
             shown = "; ".join(reasons[:5]) + ("; ..." if len(reasons) > 5 else "")
@@ -444,10 +459,11 @@ def _find_leaks(
         splits[name] = store.rows_of(ids) + start
     labels = [chosen.labels[main.ids], *(store.source.labels[store.ids] for store in stores[1:])]
     groups = None
-    if main.source.groups is not None and not extras:
-        named = np.asarray(main.source.group_names) if len(main.source.group_names) else None
-        codes = main.source.groups[main.ids]
-        groups = codes if named is None else named[codes]
+    if main.source.groups is not None:  # further test sets have none: each image is its own
+        codes, names = main.source.groups[main.ids], main.source.group_names
+        known = np.asarray(names)[codes] if len(names) else codes.astype(str)
+        others = [f"{name} {i}" for name, (store, _) in extras.items() for i in store.ids]
+        groups = np.concatenate([known, np.asarray(others, dtype=str)]) if others else known
     signatures = [store.signatures for store in stores if store.signatures is not None]
     leaks = find_leaks(
         Signatures.concatenate(signatures),
@@ -476,6 +492,9 @@ def channel_statistics(
         count += values.numel() // values.shape[1]
     mean, square = (sums / count).tolist()  # type: ignore[union-attr]
     std = [max(0.0, s - m * m) ** 0.5 for m, s in zip(mean, square, strict=True)]
-    if not all(std):
-        raise UserError("data: every training image is of one and the same colour")
+    for channel, value in enumerate(std):
+        if not value:
+            problem = f"channel {channel} is the same in every pixel of every training image"
+            hint = "data.normalize={mean: [...], std: [...]} states what to normalise with"
+            raise UserError(f"data: {problem}\n  {hint}")
     return [round(m, 6) for m in mean], [round(s, 6) for s in std]

@@ -79,7 +79,7 @@ class Streamed:
         self._loader = DataLoader(
             _Rows(source, ids, shape),  # type: ignore[arg-type]
             batch_sampler=_Given(self._order),
-            collate_fn=torch.stack,
+            collate_fn=_stacked,
             num_workers=workers,
             pin_memory=device.type == "cuda",
             **several,
@@ -91,6 +91,8 @@ class Streamed:
             part.tolist() for part in np.split(rows, range(batch_size, len(rows), batch_size))
         ]
         for batch in self._loader:
+            if isinstance(batch, str):
+                raise UserError(batch)
             yield batch.to(self._device, non_blocking=True)
 
 
@@ -116,13 +118,23 @@ class _Rows:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def __getitem__(self, row: int) -> Tensor:
+    def __getitem__(self, row: int) -> Tensor | str:
+        """The pixels, or what is wrong with them: exceptions of workers arrive as tracebacks."""
         i = int(self._ids[row])
         try:
-            pixels, _ = pixels_of(self._source, i, self._shape)
+            return torch.from_numpy(pixels_of(self._source, i, self._shape)[0])
         except ImageError as error:
-            raise UserError(f"data: {self._source.name(i)}: {error}") from error
-        return torch.from_numpy(pixels)
+            return f"data: {self._source.name(i)}: {error}"
+        except UserError as error:
+            return str(error)
+
+
+def _stacked(images: list[Tensor | str]) -> Tensor | str:
+    """(B, C, H, W), or the first error."""
+    for image in images:
+        if isinstance(image, str):
+            return image
+    return torch.stack(images)  # type: ignore[arg-type]
 
 
 def read_pixels(source: Source, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -134,6 +146,17 @@ def read_pixels(source: Source, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
     if isinstance(source.images, np.ndarray):
         return source.images[i], ()
     return source.images.read(i)
+
+
+def shape_of_first(source: Source, ids: np.ndarray) -> tuple[int, int, int]:
+    """(C, H, W) of the first image among `ids` that can be read."""
+    for i in ids:
+        try:
+            c, h, w = read_pixels(source, int(i))[0].shape
+        except ImageError:
+            continue
+        return c, h, w
+    raise UserError("data: none of its images can be read")
 
 
 def pixels_of(

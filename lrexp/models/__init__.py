@@ -3,7 +3,14 @@
 from lrexp.models.cifar_resnet import CifarResNet
 from lrexp.models.custom import custom_model
 from lrexp.models.expected_input import ExpectedInput, expected_input
-from lrexp.models.layers import LayerMap, LayerParameter, head_names, layer_map, unwrapped
+from lrexp.models.layers import (
+    LayerMap,
+    LayerParameter,
+    head_names,
+    heads_by_shape,
+    layer_map,
+    unwrapped,
+)
 from lrexp.models.library import timm_model, torchvision_model
 from lrexp.models.mlp import MLP
 from lrexp.models.pretrained import pretrained_file, pretrained_weights, transform_arguments
@@ -30,6 +37,7 @@ __all__ = [
     "custom_model",
     "expected_input",
     "head_names",
+    "heads_by_shape",
     "layer_map",
     "load_weights",
     "pretrained_file",

@@ -220,6 +220,18 @@ def head_names(model: nn.Module) -> tuple[str, ...]:
     return (linear[-1],) if linear else ()
 
 
+def heads_by_shape(model: nn.Module, larger: nn.Module) -> tuple[str, ...]:
+    """Modules whose parameters change shape with the number of classes, in order.
+
+    Args:
+        model: for some number of classes.
+        larger: the same for more.
+    """
+    shapes = {name: p.shape for name, p in larger.named_parameters()}
+    changed = [n for n, p in model.named_parameters() if n in shapes and p.shape != shapes[n]]
+    return tuple(dict.fromkeys(n.rpartition(".")[0] for n in changed if "." in n))
+
+
 def is_norm(module: nn.Module) -> bool:
     """Whether a module is a normalisation: torch's, or one that is called so and has no matrix."""
     named = "norm" in type(module).__name__.lower()

@@ -83,6 +83,9 @@ def load_weights(
 
     head = [name for name in wanted if name.startswith(in_head)]
     other_classes = source.class_names not in (None, class_names)
+    if other_classes and not head:
+        problem = "are for other classes, and which tensors those decide is not known"
+        raise ConfigError(source.key, problem, given=source.said)
     if other_classes or any(
         name not in found or found[name].shape != wanted[name].shape for name in head
     ):

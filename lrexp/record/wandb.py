@@ -44,7 +44,7 @@ class WandbRecorder:
             "group": _unless("WANDB_RUN_GROUP", settings.group or info.sweep),
             "name": _unless("WANDB_NAME", info.title),
             "notes": _unless("WANDB_NOTES", settings.notes),
-            "tags": [*(info.config[group]["name"] for group in GROUPING), *tags],
+            "tags": [tag[:64] for tag in (*plain_names.values(), *tags)],  # W&B takes no longer one
             "job_type": _unless("WANDB_JOB_TYPE", job_type),
             "id": info.run_id,
             "dir": str(info.folder),

@@ -9,7 +9,7 @@ from lrexp.data.sources.digits import digits
 from lrexp.data.sources.hf import hf
 from lrexp.data.sources.imagefolder import imagefolder
 from lrexp.data.sources.synthetic import synthetic
-from lrexp.data.sources.torchvision_sets import torchvision_set
+from lrexp.data.sources.torchvision_sets import KNOWN, torchvision_set
 
 mnist = partial(torchvision_set, "mnist")
 SOURCES: dict[str, Callable[..., Source]] = {
@@ -24,4 +24,16 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "synthetic": synthetic,
 }
 
-__all__ = ["SOURCES", "csv_table", "digits", "hf", "imagefolder", "mnist", "synthetic"]
+# of the data sets whose YAML file states everything else
+STATED_CLASS_NAMES = {name: known.class_names for name, known in KNOWN.items()}
+
+__all__ = [
+    "SOURCES",
+    "STATED_CLASS_NAMES",
+    "csv_table",
+    "digits",
+    "hf",
+    "imagefolder",
+    "mnist",
+    "synthetic",
+]

@@ -36,7 +36,12 @@ class _Rows:
 
 
 def csv_table(
-    path: str, images: str | None, multi_label: bool, channels: int, group_by: str | None
+    path: str,
+    images: str | None,
+    multi_label: bool,
+    channels: int,
+    group_by: str | None,
+    test_only: bool = False,
 ) -> Source:
     """A CSV with columns path and label, optionally split, and any that data.group_by names.
 
@@ -49,6 +54,7 @@ def csv_table(
         multi_label: a label cell holds any number of labels, separated by |.
         channels: 1 (grey) or 3 (RGB), which every image is converted to.
         group_by: a column.
+        test_only: nothing trains on it: one class will do.
 
     Raises:
         UserError: when the file or a column is not there, or a cell cannot be used.
@@ -101,7 +107,7 @@ def csv_table(
         codes,
         groups,
     )
-    return checked(source, str(file))
+    return source if test_only else checked(source, str(file))
 
 
 def _read(file: Path, given: str) -> tuple[list[Mapping[str, str]], list[int]]:

@@ -100,6 +100,7 @@ def hf(
     label_column: str | None,
     channels: int,
     group_by: str | None,
+    test_only: bool = False,
 ) -> Source:
     """Any image classification set that Hugging Face's `datasets` can hold.
 
@@ -114,6 +115,7 @@ def hf(
         label_column: the column of classes, or of lists of them; None: guessed.
         channels: 1 (grey) or 3 (RGB), which every image is converted to.
         group_by: a column whose equal values belong together.
+        test_only: nothing trains on it: it needs no training split, and one class will do.
 
     Raises:
         UserError: when it cannot be had, or has no such columns or splits.
@@ -130,12 +132,12 @@ def hf(
                 if value is not None:
                     problem = f"does not apply: {local} is a folder of images"
                     raise ConfigError(f"data.{key}", problem, given=value)
-            return imagefolder(str(local), channels)
+            return imagefolder(str(local), channels, test_only)
         place, found = str(local), _from_folder(local)
     else:
         place, found = path, _from_hub(path, subset, revision)
     given = {"train_split": train_split, "val_split": val_split, "test_split": test_split}
-    parts = _chosen_splits(place, found, given)
+    parts = _chosen_splits(place, found, given, test_only)
     features, rows = _features(parts), sum(part.table.num_rows for part in parts.values())
     image = _image_column(place, features, image_column)
     label = _label_column(place, features, label_column, image)
@@ -145,6 +147,8 @@ def hf(
         for column in {image, label, group_by} - {None}:
             _check_column(part, column, "group_by" if column == group_by else "label_column", code)
     labels, names = _labels(cells, label, features[label])
+    for part in parts.values():
+        _check_same_classes(part, next(iter(parts.values())), label)
     codes, groups = None, ()
     if group_by is not None:
         values = _values(cells, group_by)
@@ -160,7 +164,7 @@ def hf(
         codes,
         groups,
     )
-    return checked(source, place)
+    return source if test_only else checked(source, place)
 
 
 # --- Where the tables come from -------------------------------------------------------------
@@ -326,7 +330,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _chosen_splits(
-    place: str, found: dict[str, _Part], given: dict[str, str | None]
+    place: str, found: dict[str, _Part], given: dict[str, str | None], test_only: bool
 ) -> dict[int, _Part]:
     """Split code → part, in the order train, val, test."""
     taken = {name for name in given.values() if name is not None}
@@ -336,6 +340,9 @@ def _chosen_splits(
             continue
         if name is None:
             guesses = [n for n in found if SPLIT_WORDS.get(n.lower()) == code and n not in taken]
+            if len(guesses) > 1:
+                problem = f"{place} has several such splits: {', '.join(guesses)}"
+                raise ConfigError(f"data.{key}", problem, f"choose with data.{key}=NAME")
             if guesses:
                 chosen[code] = found[guesses[0]]
         elif name not in found:
@@ -343,7 +350,7 @@ def _chosen_splits(
             raise ConfigError(f"data.{key}", problem, did_you_mean(name, found), name)
         else:
             chosen[code] = found[name]
-    if TRAIN not in chosen:
+    if TRAIN not in chosen and not (test_only and chosen):
         hint = f"its splits: {', '.join(found)}; choose with data.train_split=NAME"
         raise UserError(f"{place} has no training split\n  {hint}")
     names = [name for name in given.values() if name not in (None, "none")]
@@ -353,10 +360,10 @@ def _chosen_splits(
 
 
 def _features(parts: dict[int, _Part]) -> dict[str, Any]:
-    """What the columns of the training split hold, in the terms of `datasets`."""
+    """What the columns of the first split hold, in the terms of `datasets`."""
     from datasets import Features
 
-    return dict(Features.from_arrow_schema(parts[TRAIN].table.schema))
+    return dict(Features.from_arrow_schema(next(iter(parts.values())).table.schema))
 
 
 def _image_column(place: str, features: dict[str, Any], given: str | None) -> str:
@@ -415,6 +422,20 @@ def _check_column(part: _Part, column: str, key: str, code: int) -> None:
         raise ConfigError(f"data.{key}", f"{part.called[0]} has no such column", hint, column)
 
 
+def _check_same_classes(part: _Part, first: _Part, column: str) -> None:
+    """Refuse a split whose class names stand in another order: its numbers mean something else."""
+    from datasets import Features
+
+    found = []
+    for one in (part, first):
+        feature = Features.from_arrow_schema(one.table.schema).get(column)
+        found.append(getattr(getattr(feature, "feature", feature), "names", None))
+    if found[0] != found[1]:
+        names = (f"{', '.join(map(str, f[:5]))}, ..." if f else "not said" for f in found)
+        problem = f"classes of {part.called[0]}: {next(names)}; of {first.called[0]}: {next(names)}"
+        raise ConfigError("data.label_column", problem, "they must be the same", column)
+
+
 def _values(cells: _Cells, column: str) -> list[Any]:
     return [v for part in cells.parts for v in part.table.column(column).to_pylist()]
 
@@ -435,7 +456,8 @@ def _labels(cells: _Cells, column: str, feature: Any) -> tuple[np.ndarray, tuple
         sets = [[v for v in value or () if v is not None] for value in values]
         labels, found = label_sets(sets, None if names is None else range(len(names)))
     elif names is None:
-        return class_labels(values)
+        missing = [None if type(v) is int and v == -1 else v for v in values]
+        return class_labels(missing)
     else:
         return np.array([-1 if v is None else v for v in values], np.int64), tuple(names)
     return labels, found if names is None else tuple(names)

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 LAYOUT = "layout: FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE with val and test beside train"
 
 
-def imagefolder(path: str, channels: int) -> Source:
+def imagefolder(path: str, channels: int, test_only: bool = False) -> Source:
     """A folder with a folder of images per class, or with train, val and test above them.
 
     A class is called what its folder is called. Hidden files and files that are no images are
@@ -26,6 +26,7 @@ def imagefolder(path: str, channels: int) -> Source:
     Args:
         path: the folder.
         channels: 1 (grey) or 3 (RGB), which every image is converted to.
+        test_only: nothing trains on it: it needs no train folder, and one class will do.
 
     Raises:
         UserError: when there are no classes, or no images.
@@ -35,7 +36,10 @@ def imagefolder(path: str, channels: int) -> Source:
         raise ConfigError("data.path", f"there is no folder {root}", LAYOUT, path)
     top = _folders(root)
     split_of = {name: SPLIT_WORDS[name.lower()] for name in top if name.lower() in SPLIT_WORDS}
-    has_splits = TRAIN in split_of.values()
+    splits_alone = bool(split_of) and len(split_of) == len(top)
+    has_splits = TRAIN in split_of.values() or (splits_alone and test_only)
+    if splits_alone and not has_splits:
+        raise UserError(f"{root} has {', '.join(split_of)} and no train\n  {LAYOUT}")
     if has_splits and (others := [name for name in top if name not in split_of]):
         log.warning("%s: beside train, not a split and ignored: %s", root, ", ".join(others))
     parts = [(root / name, code) for name, code in split_of.items()] if has_splits else []
@@ -67,7 +71,7 @@ def imagefolder(path: str, channels: int) -> Source:
         tuple(names),
         np.array(splits, np.int8) if has_splits else None,
     )
-    return checked(source, str(root))
+    return source if test_only else checked(source, str(root))
 
 
 def _folders(folder: Path) -> list[str]:

@@ -31,15 +31,28 @@ class _Known:
 
     type_name: str  # in torchvision.datasets
     files: str  # what lies in its folder
-    class_names: tuple[str, ...] | None = None  # None: as torchvision says
+    class_names: tuple[str, ...]
 
 
+CLOTHES = "T-shirt/top|Trouser|Pullover|Dress|Coat|Sandal|Shirt|Sneaker|Bag|Ankle boot"
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+CIFAR100 = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
+camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup
+dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower
+leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid
+otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray
+road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+wardrobe whale willow_tree wolf woman worm
+"""
 KNOWN = {
     "mnist": _Known("MNIST", "the four idx files", tuple("0123456789")),
-    "fashion_mnist": _Known("FashionMNIST", "the four idx files"),
-    "cifar10": _Known("CIFAR10", "the files of cifar-10-python.tar.gz"),
-    "cifar100": _Known("CIFAR100", "the files of cifar-100-python.tar.gz"),
+    "fashion_mnist": _Known("FashionMNIST", "the four idx files", tuple(CLOTHES.split("|"))),
+    "cifar10": _Known("CIFAR10", "the files of cifar-10-python.tar.gz", tuple(CIFAR10.split())),
+    "cifar100": _Known("CIFAR100", "the files of cifar-100-python.tar.gz", tuple(CIFAR100.split())),
 }
+assert len(KNOWN["cifar100"].class_names) == 100
 
 
 def torchvision_set(name: str, root: str, download: bool) -> Source:
@@ -81,7 +94,7 @@ def torchvision_set(name: str, root: str, download: bool) -> Source:
     )
     labels = np.concatenate([np.asarray(part.targets, np.int64) for part in parts])
     split = np.repeat([TRAIN, TEST], [len(part.data) for part in parts])
-    return Source(images, labels, known.class_names or tuple(parts[0].classes), split)
+    return Source(images, labels, known.class_names, split)
 
 
 def _opened(kind: Any, folder: Path) -> list[Any]:
