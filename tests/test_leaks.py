@@ -162,7 +162,7 @@ def test_thumbnails_are_torch_s_adaptive_means_for_any_size() -> None:
 def test_a_single_image_has_the_signature_it_has_in_a_block() -> None:
     images = RNG.integers(0, 256, (1500, 3, 21, 30), np.uint8)  # more than a block
     block = Signatures.of(images)
-    ones = Signatures.concatenate(Signatures.of_one(image) for image in images)
+    ones = Signatures.concatenate(Signatures.of(image[None]) for image in images)
     assert (block.hashes == ones.hashes).all()
     assert (block.thumbnails == ones.thumbnails).all()
     turned = np.asfortranarray(images)  # the same pixels in another memory layout

@@ -49,11 +49,6 @@ class Signatures:
         return Signatures(np.array(digests, "S16"), np.concatenate(blocks))
 
     @staticmethod
-    def of_one(image: np.ndarray) -> Signatures:
-        """The signature of a single image, (C, H, W) uint8, as `of` gives it within a block."""
-        return Signatures.of(image[None])
-
-    @staticmethod
     def concatenate(parts: Iterable[Signatures]) -> Signatures:
         """One after the other; images may differ in height and width, not in channels."""
         parts = list(parts)
