@@ -173,7 +173,7 @@ def test_a_single_image_has_the_signature_it_has_in_a_block() -> None:
 def test_hashes_tell_shapes_with_the_same_bytes_apart() -> None:
     bytes_ = RNG.integers(0, 256, 64, np.uint8)
     shapes = [(1, 8, 8), (1, 4, 16), (1, 16, 4), (4, 4, 4)]
-    assert len({Signatures.of_one(bytes_.reshape(shape)).hashes[0] for shape in shapes}) == 4
+    assert len({Signatures.of(bytes_.reshape(1, *shape)).hashes[0] for shape in shapes}) == 4
 
 
 def test_images_of_different_sizes_are_compared() -> None:
