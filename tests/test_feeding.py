@@ -87,6 +87,17 @@ def test_all_splits_are_streamed_by_the_same_workers_in_every_epoch(tmp_path: Pa
     assert {worker.pid for worker in multiprocessing.active_children()} == workers
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_worker_cannot_read_is_said_in_one_message(workers: int, tmp_path: Path) -> None:
+    source = pictures(tmp_path)
+    made = dataset(source, in_memory=False, workers=workers, normalize=([0.5] * 3, [1.0] * 3))
+    (tmp_path / f"{made.val.ids[0]}.png").write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        made.val.images  # noqa: B018 (reads them)
+    assert str(caught.value) == f"data: {tmp_path}/{made.val.ids[0]}.png: is empty (0 bytes)"
+    assert len(batches(made, 1)) == 4  # and the others are read as before
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("workers", [0, 2])

@@ -89,6 +89,8 @@ class Streamed:
         """(B, C, H, W) uint8 on the device."""
         self._order[:] = np.split(rows, range(batch_size, len(rows), batch_size))
         for batch in self._loader:
+            if isinstance(batch, str):
+                raise UserError(batch)
             yield batch.to(self._device, non_blocking=True)
 
 
@@ -114,8 +116,11 @@ class _Rows:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def __getitems__(self, rows: np.ndarray) -> Tensor:
-        """(B, C, H, W) uint8 of (B,) rows."""
+    def __getitems__(self, rows: np.ndarray) -> Tensor | str:
+        """(B, C, H, W) uint8 of (B,) rows, or what is wrong with one of them.
+
+        An exception of a worker would arrive as a traceback.
+        """
         ids = self._ids[rows]
         if isinstance(self._source.images, np.ndarray):
             return torch.from_numpy(self._source.images[ids])
@@ -124,11 +129,13 @@ class _Rows:
             try:
                 image[:], _ = pixels_of(self._source, i, self._shape)
             except ImageError as error:
-                raise UserError(f"data: {self._source.name(i)}: {error}") from error
+                return f"data: {self._source.name(i)}: {error}"
+            except UserError as error:
+                return str(error)
         return torch.from_numpy(images)
 
 
-def _as_it_is(batch: Any) -> Tensor:
+def _as_it_is(batch: Any) -> Tensor | str:
     """What `_Rows` makes is a batch already."""
     return batch
 
