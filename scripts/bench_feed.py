@@ -8,7 +8,8 @@ not there. `memory`, `stream 0` and `stream 2` are ours, the latter with that ma
 workers; `tensors` gathers batches of images that were normalised beforehand, as a loop by hand
 would. The first table is an epoch with forward, loss, backward and SGD step, one model and batch
 size for all; the second is feeding alone. Loops take turns, forth and back by turns, after an epoch
-of feeding each that is not timed (workers start in it); medians over repetitions are printed.
+of feeding each that is not timed (workers start in it); medians over repetitions are printed. Where
+others use the machine set OMP_NUM_THREADS=1: two threads that wait for a busy core distort it all.
 """
 
 from __future__ import annotations
