@@ -99,6 +99,7 @@ def test_what_a_worker_cannot_read_is_said_in_one_message(workers: int, tmp_path
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_on_a_gpu_are_the_same_bytes_as_on_the_cpu(
@@ -127,6 +128,7 @@ def test_batches_on_a_gpu_are_the_same_bytes_as_on_the_cpu(
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("augment", [None, Augment("basic", 0)])  # sharpness, of trivial, waits
 def test_feeding_never_waits_for_the_gpu_within_an_epoch(

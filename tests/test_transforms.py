@@ -139,6 +139,7 @@ def test_draws_of_many_batches_at_once_are_those_of_each(kind: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("side", [16, 33])
 def test_crops_and_flips_are_the_same_bits_on_a_gpu(side: int) -> None:
     images, ids = drawn(300, side=side), np.arange(300)
