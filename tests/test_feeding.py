@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +69,79 @@ def test_batches_are_the_same_bits_from_memory_and_streamed(
         pairs = zip(batches(held, epoch), batches(streamed, epoch), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
     assert torch.equal(held.val.images, streamed.val.images)
+
+
+def test_all_splits_are_streamed_by_the_same_workers_in_every_epoch(tmp_path: Path) -> None:
+    made = dataset(pictures(tmp_path), in_memory=False, workers=2, normalize=([0.5] * 3, [1.0] * 3))
+    assert not multiprocessing.active_children()
+    batches(made, 1)
+    workers = {worker.pid for worker in multiprocessing.active_children()}
+    assert len(workers) == 2
+    for epoch in (2, 3):
+        for split in (made.train_eval, made.val, made.test):
+            assert split is not None
+            assert torch.equal(split.images, split.images)
+        batches(made, epoch)
+    next(made.train.batches(np.arange(24), 7))  # left before its end
+    assert len(batches(made, 4)) == 4
+    assert {worker.pid for worker in multiprocessing.active_children()} == workers
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_worker_cannot_read_is_said_in_one_message(workers: int, tmp_path: Path) -> None:
+    source = pictures(tmp_path)
+    made = dataset(source, in_memory=False, workers=workers, normalize=([0.5] * 3, [1.0] * 3))
+    (tmp_path / f"{made.val.ids[0]}.png").write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        made.val.images  # noqa: B018 (reads them)
+    assert str(caught.value) == f"data: {tmp_path}/{made.val.ids[0]}.png: is empty (0 bytes)"
+    assert len(batches(made, 1)) == 4  # and the others are read as before
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_on_a_gpu_are_the_same_bytes_as_on_the_cpu(
+    in_memory: bool, workers: int, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"augment": Augment("basic", 3), "in_memory": in_memory}
+    source, gpu = pictures(tmp_path), torch.device("cuda")
+    on_cpu = dataset(source, **changes)
+    on_gpu = dataset(source, workers=workers, device=gpu, **changes)
+    rows = np.random.default_rng(1).permutation(on_cpu.train.rows)
+    pairs = zip(
+        on_cpu.train.pixels.batches(rows, 7), on_gpu.train.pixels.batches(rows, 7), strict=True
+    )
+    for ours, theirs in pairs:
+        assert theirs.device.type == "cuda"
+        assert torch.equal(ours, theirs.cpu())
+    order = np.arange(24)
+    for epoch in (None, 1):
+        for ours, theirs in zip(
+            on_cpu.train.batches(order, 7, epoch),
+            on_gpu.train.batches(order, 7, epoch),
+            strict=True,
+        ):
+            assert torch.allclose(ours[0], theirs[0].cpu(), atol=1e-6)
+            assert torch.equal(ours[1], theirs[1].cpu())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("augment", [None, Augment("basic", 0)])  # sharpness, of trivial, waits
+def test_feeding_never_waits_for_the_gpu_within_an_epoch(
+    in_memory: bool, augment: Augment | None, tmp_path: Path
+) -> None:
+    gpu = torch.device("cuda")
+    made = dataset(pictures(tmp_path), in_memory=in_memory, device=gpu, augment=augment)
+    list(made.train.batches(np.arange(24), 4, 1))  # memory is taken from the driver here
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert len(list(made.train.batches(np.arange(24), 4, 1))) == 6
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_an_array_is_streamed_like_files_and_resized_alike_on_both_paths() -> None:
@@ -233,3 +309,36 @@ def test_the_fingerprint_is_of_the_pixels_however_they_are_fed(tmp_path: Path) -
     stated = {"normalize": ([0.5] * 3, [0.5] * 3)}
     unread = dataset(source, in_memory=False, **stated)
     assert unread.fingerprint.startswith("labels-")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("augment", ["none", "basic", "trivial"])
+@pytest.mark.parametrize("data", ["digits", "cifar"])
+def test_a_streamed_run_records_the_same_numbers_as_one_in_memory(
+    lrexp: Any, data: str, augment: str, tmp_path: Path
+) -> None:
+    if data == "digits" and augment == "trivial":
+        pytest.skip("digits have 17 levels, TrivialAugment needs 256")
+    chosen = ["data=digits", "data.limit=200"]
+    if data == "cifar":
+        folder = Path(os.environ.get("LREXP_TEST_DATA", "/nowhere")) / "cifar10_10k"
+        if not folder.is_dir():
+            pytest.skip("LREXP_TEST_DATA names no folder with cifar10_10k")
+        chosen = ["data=hf", f"data.path={folder}", "data.limit=300", "data.val_fraction=0.02"]
+    rows = {}
+    for in_memory in ("true", "false"):
+        done = lrexp(
+            *chosen, f"data.in_memory={in_memory}", f"data.augment={augment}", "logger=none",
+            "trainer.epochs=2", f"hydra.run.dir={tmp_path / in_memory}", OMP_NUM_THREADS="1",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        lines = (tmp_path / in_memory / "metrics.jsonl").read_text().splitlines()
+        rows[in_memory] = [
+            {k: v for k, v in json.loads(line).items() if not k.startswith("perf/")}
+            for line in lines
+        ]
+        assert len(rows[in_memory]) == 2
+        assert ("streamed by 2 workers" in (tmp_path / in_memory / "lrexp.log").read_text()) is (
+            in_memory == "false"
+        )
+    assert rows["true"] == rows["false"]

@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import v2
 
-from lrexp.data.transforms import OPERATIONS, Augment, Normalize, operate
+from lrexp.data import transforms
+from lrexp.data.transforms import OPERATIONS, Augment, Normalize, decoded, operate
+
+CPU = torch.device("cpu")
 
 THEIRS = {
     "identity": "Identity", "shear_x": "ShearX", "shear_y": "ShearY",
@@ -87,21 +90,61 @@ def test_operations_and_strengths_are_torchvisions_trivial_augment(
             assert torch.equal(operate(name, images, amount), wanted)
 
 
-def test_every_operation_is_drawn_equally_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lrexp.data import transforms
+def test_every_operation_is_drawn_equally_often_and_every_strength() -> None:
+    codes = Augment("trivial", 0).draw(np.arange(28_000), 1, (1, 2, 2), CPU).operations
+    assert codes is not None
+    drawn_of: dict[str, Counter[float]] = {name: Counter() for name in OPERATIONS}
+    for name, amount in map(decoded, codes.tolist()):
+        drawn_of[name][amount] += 1
+    for name, counts in drawn_of.items():
+        strengths, signed = OPERATIONS[name]
+        assert 1800 < counts.total() < 2200  # 2,000 each, give or take 43
+        signs = (1, -1) if signed else (1,)
+        assert set(counts) == {amount * sign for amount in strengths for sign in signs}
+        assert sum(n for amount, n in counts.items() if amount < 0) < 1200
 
-    seen: Counter[str] = Counter()
 
-    def note(operation: str, images: torch.Tensor, amount: float) -> torch.Tensor:
-        assert abs(amount) in np.abs(OPERATIONS[operation][0])
-        seen[operation] += len(images)
-        return images
+@pytest.mark.parametrize(("channels", "side"), [(1, 12), (3, 17), (3, 32)])
+def test_images_changed_together_are_what_torchvision_makes_of_each(
+    channels: int, side: int
+) -> None:
+    augment, device = Augment("trivial", 2), CPU
+    ids = np.arange(900)
+    images = drawn(900, channels, side)
+    codes = augment.draw(ids, 1, (channels, side, side), device).operations
+    cropped = Augment("basic", 2)(images, ids, 1)
+    changed = augment(images, ids, 1)
+    assert codes is not None
+    for i, code in enumerate(codes.tolist()):
+        name, amount = decoded(code)
+        assert torch.equal(operate(name, cropped[i : i + 1], amount)[0], changed[i]), name
 
-    monkeypatch.setattr(transforms, "operate", note)
-    Augment("trivial", 0)(drawn(2800, 1, 2), np.arange(2800), 1)
-    assert set(seen) == set(OPERATIONS)
-    assert min(seen.values()) > 140  # 200 each, give or take 14
-    assert max(seen.values()) < 260
+
+def test_images_too_large_to_remember_their_moves_are_changed_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images, ids = drawn(100), np.arange(100)
+    remembered = Augment("trivial", 0)(images, ids, 1)
+    monkeypatch.setattr(transforms, "MOST_PIXELS", 255)
+    assert torch.equal(Augment("trivial", 0)(images, ids, 1), remembered)
+
+
+@pytest.mark.parametrize("kind", ["basic", "trivial"])
+def test_draws_of_many_batches_at_once_are_those_of_each(kind: str) -> None:
+    augment, images, ids = Augment(kind, 1), drawn(50), np.arange(50)[::-1]
+    drawn_at_once = augment.draw(ids, 3, (3, 16, 16), CPU)
+    for rows in (slice(0, 20), slice(20, 40), slice(40, 60)):
+        changed = augment.change(images[rows], drawn_at_once[rows])
+        assert torch.equal(changed, augment(images[rows], ids[rows], 3))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("side", [16, 33])
+def test_crops_and_flips_are_the_same_bits_on_a_gpu(side: int) -> None:
+    images, ids = drawn(300, side=side), np.arange(300)
+    expected = Augment("basic", 0)(images, ids, 1)
+    assert torch.equal(Augment("basic", 0)(images.cuda(), ids, 1).cpu(), expected)
 
 
 def test_normalisation_is_pixel_minus_mean_over_std_per_channel() -> None:

@@ -10,14 +10,23 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lrexp.data.feeding import InMemory, Pixels, Streamed, free_bytes, pixels_of, shape_of_first
+from lrexp.data.feeding import (
+    InMemory,
+    Pixels,
+    Streamed,
+    free_bytes,
+    pixels_of,
+    placed,
+    shape_of_first,
+)
 from lrexp.data.images import ImageError
-from lrexp.data.leaks import Leaks, Signatures, find_leaks
+from lrexp.data.leaks import Leaks, Signatures, find_leaks, pixel_hashes
 from lrexp.data.source import TEST, TRAIN, VAL, Source
 from lrexp.data.splits import grouped_sample, sample_per_class, strata, stratified_sample
 from lrexp.data.transforms import Augment, Normalize
@@ -53,12 +62,15 @@ class Split:
             batch_size: B.
             epoch: augment as in that epoch; None: leave the images as they are.
         """
-        chosen = torch.from_numpy(order).to(self.labels.device).split(batch_size)
+        chosen = placed(order, self.labels.device).split(batch_size)
         batches = self.pixels.batches(self.rows[order], batch_size)
+        augment = None if epoch is None else self.augment
+        drawn = None
+        if augment is not None and epoch is not None:
+            drawn = augment.draw(self.ids[order], epoch, self.pixels.shape, self.labels.device)
         for i, (images, positions) in enumerate(zip(batches, chosen, strict=True)):
-            if self.augment is not None and epoch is not None:
-                ids = self.ids[order[i * batch_size : (i + 1) * batch_size]]
-                images = self.augment(images, ids, epoch)
+            if augment is not None and drawn is not None:
+                images = augment.change(images, drawn[i * batch_size : (i + 1) * batch_size])
             yield self.normalize(images), self.labels.index_select(0, positions)
 
     @property
@@ -275,7 +287,7 @@ def make_dataset(
     )
     for store in stores.values():
         if in_memory or leak_check or drop_corrupt:
-            store.read(shape, workers, in_memory, drop_corrupt)
+            store.read(shape, workers, in_memory, leak_check, drop_corrupt)
         store.place(shape, workers, device)
 
     main = stores[""]
@@ -340,7 +352,8 @@ class _Store:
         self.dropped: list[int] = []  # ids that cannot be read
         self.reasons: dict[int, str] = {}
         self.converted: Counter[str] = Counter()
-        self.signatures: Signatures | None = None  # (n,) by row
+        self.signatures: Signatures | None = None  # (n,) by row, for the leak check
+        self.hashes: np.ndarray | None = None  # (n,) of the pixels, if they have been read
         self.pixels: Pixels
         self._images: np.ndarray | None = None
         self._row_of = np.full(len(source.labels), -1)
@@ -355,20 +368,27 @@ class _Store:
         shape: tuple[int, int, int],
         workers: int,
         keep: bool,
+        sign: bool,
         drop: bool,
     ) -> None:
         """Read every image once: keep its pixels, sign it, find what cannot be read."""
-        parts: list[Signatures] = []
-        if keep:
-            self._images = np.empty((len(self.ids), *shape), np.uint8)
+        hashes: list[np.ndarray] = []
+        signatures: list[Signatures] = []
+        kept = np.empty((len(self.ids) if keep else READ_TOGETHER, *shape), np.uint8)
         with ThreadPoolExecutor(max(1, workers)) as pool:
             for start in range(0, len(self.ids), READ_TOGETHER):
-                block = self.ids[start : start + READ_TOGETHER]
-                images = self._block(block, shape, pool)
-                if keep and self._images is not None:
-                    self._images[start : start + len(block)] = images
-                parts.append(Signatures.of(images))
-        self.signatures = Signatures.concatenate(parts)
+                ids = self.ids[start : start + READ_TOGETHER]
+                images = kept[start if keep else 0 :][: len(ids)]
+                self._read_into(images, ids, pool, workers)
+                if sign:
+                    signatures.append(Signatures.of(images))
+                else:
+                    hashes.append(pixel_hashes(images))
+        if signatures:
+            self.signatures = Signatures.concatenate(signatures)
+            hashes = [self.signatures.hashes]
+        self.hashes = np.concatenate(hashes) if hashes else None
+        self._images = kept if keep else None
         if self.reasons and not drop:
             first, *more = [f"{self.source.name(i)}: {why}" for i, why in self.reasons.items()]
             others = f" (and {len(more)} more: {'; '.join(more[:3])})" if more else ""
@@ -376,27 +396,33 @@ class _Store:
             raise UserError(f"data: {first}{others}\n  {hint}")
         self.dropped = list(self.reasons)
 
-    def _block(
-        self, ids: np.ndarray, shape: tuple[int, int, int], pool: ThreadPoolExecutor
-    ) -> np.ndarray:
-        """(b, C, H, W) uint8, black where an image cannot be read."""
+    def _read_into(
+        self, images: np.ndarray, ids: np.ndarray, pool: ThreadPoolExecutor, workers: int
+    ) -> None:
+        """Fill (b, C, H, W) uint8 with the images of b ids, black where one cannot be read."""
         if isinstance(self.source.images, np.ndarray):
-            return self.source.images[ids]
-        images = np.zeros((len(ids), *shape), np.uint8)
+            np.take(self.source.images, ids, axis=0, out=images)
+            return
 
-        def read(row: int) -> tuple[str, ...] | ImageError:
-            try:
-                images[row], converted = pixels_of(self.source, int(ids[row]), shape)
-            except ImageError as error:
-                return error
-            return converted
+        def read(rows: np.ndarray) -> list[tuple[str, ...] | ImageError]:
+            found: list[tuple[str, ...] | ImageError] = []
+            for row in rows.tolist():
+                try:
+                    images[row], converted = pixels_of(self.source, int(ids[row]), images.shape[1:])
+                    found.append(converted)
+                except ImageError as error:
+                    images[row] = 0
+                    found.append(error)
+            return found
 
-        for i, found in zip(ids.tolist(), pool.map(read, range(len(ids))), strict=True):
+        # Some images to a task, for handing over a task takes as long as decoding a small image.
+        parts = np.array_split(np.arange(len(ids)), max(1, 4 * workers))
+        results = pool.map(read, parts) if workers else map(read, parts)
+        for i, found in zip(ids.tolist(), chain.from_iterable(results), strict=True):
             if isinstance(found, ImageError):
                 self.reasons[i] = str(found)
             else:
                 self.converted.update(found)
-        return images
 
     def place(self, shape: tuple[int, int, int], workers: int, device: torch.device) -> None:
         """Make `pixels`, in memory if they were kept."""
@@ -412,10 +438,10 @@ class _Store:
         `labels-` and digits that change with labels and order when no image was read beforehand.
         """
         digest = hashlib.blake2b(digest_size=8)
-        if self.signatures is not None:
-            digest.update(self.signatures.hashes.tobytes())
+        if self.hashes is not None:
+            digest.update(self.hashes.tobytes())
         digest.update(np.ascontiguousarray(labels[self.ids]).tobytes())
-        return f"{'' if self.signatures else 'labels-'}{digest.hexdigest()}"
+        return f"{'' if self.hashes is not None else 'labels-'}{digest.hexdigest()}"
 
 
 def _notes(

@@ -45,7 +45,7 @@ class InMemory:
 
     def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[Tensor]:
         """(B, C, H, W) uint8 on the device."""
-        chosen = torch.from_numpy(rows).to(self._images.device)
+        chosen = placed(rows, self._images.device)
         for part in chosen.split(batch_size):
             yield self._images.index_select(0, part)
 
@@ -72,14 +72,14 @@ class Streamed:
         device: torch.device,
     ):
         self.shape, self._device = shape, device
-        self._order: list[list[int]] = []
+        self._order: list[np.ndarray] = []
         several: dict[str, Any] = (
             {"prefetch_factor": self.PREFETCHED, "persistent_workers": True} if workers else {}
         )
         self._loader = DataLoader(
             _Rows(source, ids, shape),  # type: ignore[arg-type]
-            batch_sampler=_Given(self._order),
-            collate_fn=_stacked,
+            batch_sampler=_Given(self._order),  # type: ignore[arg-type]
+            collate_fn=_as_it_is,
             num_workers=workers,
             pin_memory=device.type == "cuda",
             **several,
@@ -87,9 +87,7 @@ class Streamed:
 
     def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[Tensor]:
         """(B, C, H, W) uint8 on the device."""
-        self._order[:] = [
-            part.tolist() for part in np.split(rows, range(batch_size, len(rows), batch_size))
-        ]
+        self._order[:] = np.split(rows, range(batch_size, len(rows), batch_size))
         for batch in self._loader:
             if isinstance(batch, str):
                 raise UserError(batch)
@@ -99,10 +97,10 @@ class Streamed:
 class _Given:
     """A batch sampler that gives the batches of a list that somebody else fills."""
 
-    def __init__(self, batches: list[list[int]]):
+    def __init__(self, batches: list[np.ndarray]):
         self._batches = batches
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[np.ndarray]:
         return iter(list(self._batches))
 
     def __len__(self) -> int:
@@ -118,23 +116,28 @@ class _Rows:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def __getitem__(self, row: int) -> Tensor | str:
-        """The pixels, or what is wrong with them: exceptions of workers arrive as tracebacks."""
-        i = int(self._ids[row])
-        try:
-            return torch.from_numpy(pixels_of(self._source, i, self._shape)[0])
-        except ImageError as error:
-            return f"data: {self._source.name(i)}: {error}"
-        except UserError as error:
-            return str(error)
+    def __getitems__(self, rows: np.ndarray) -> Tensor | str:
+        """(B, C, H, W) uint8 of (B,) rows, or what is wrong with one of them.
+
+        An exception of a worker would arrive as a traceback.
+        """
+        ids = self._ids[rows]
+        if isinstance(self._source.images, np.ndarray):
+            return torch.from_numpy(self._source.images[ids])
+        images = np.empty((len(ids), *self._shape), np.uint8)
+        for image, i in zip(images, ids.tolist(), strict=True):
+            try:
+                image[:], _ = pixels_of(self._source, i, self._shape)
+            except ImageError as error:
+                return f"data: {self._source.name(i)}: {error}"
+            except UserError as error:
+                return str(error)
+        return torch.from_numpy(images)
 
 
-def _stacked(images: list[Tensor | str]) -> Tensor | str:
-    """(B, C, H, W), or the first error."""
-    for image in images:
-        if isinstance(image, str):
-            return image
-    return torch.stack(images)  # type: ignore[arg-type]
+def _as_it_is(batch: Any) -> Tensor | str:
+    """What `_Rows` makes is a batch already."""
+    return batch
 
 
 def read_pixels(source: Source, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -176,6 +179,14 @@ def pixels_of(
             "  data.image_size=N brings all images to N×N"
         )
     return pixels, converted
+
+
+def placed(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array on the device; nobody waits for what a GPU has still to do."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def free_bytes(device: torch.device) -> int:

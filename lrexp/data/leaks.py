@@ -38,15 +38,9 @@ class Signatures:
         Args:
             images: (n, C, H, W) uint8.
         """
-        shape = hashlib.blake2b(str(images.shape[1:]).encode(), digest_size=16)
-        digests = []
-        for image in np.ascontiguousarray(images):
-            digest = shape.copy()
-            digest.update(image)
-            digests.append(digest.digest())
         starts = range(0, max(len(images), 1), IMAGES_PER_BLOCK)
         blocks = [_thumbnails(images[start : start + IMAGES_PER_BLOCK]) for start in starts]
-        return Signatures(np.array(digests, "S16"), np.concatenate(blocks))
+        return Signatures(pixel_hashes(images), np.concatenate(blocks))
 
     @staticmethod
     def concatenate(parts: Iterable[Signatures]) -> Signatures:
@@ -56,6 +50,17 @@ class Signatures:
             np.concatenate([part.hashes for part in parts]),
             np.concatenate([part.thumbnails for part in parts]),
         )
+
+
+def pixel_hashes(images: np.ndarray) -> np.ndarray:
+    """(n, C, H, W) uint8 → (n,) S16: blake2b of shape and pixels."""
+    shape = hashlib.blake2b(str(images.shape[1:]).encode(), digest_size=16)
+    digests = []
+    for image in np.ascontiguousarray(images):
+        digest = shape.copy()
+        digest.update(image)
+        digests.append(digest.digest())
+    return np.array(digests, "S16")
 
 
 def _thumbnails(images: np.ndarray) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrexp import draws
+from lrexp.data.feeding import placed
 
 
 class Normalize:
@@ -52,38 +55,90 @@ class Augment:
     def __init__(self, kind: str, seed: int):
         self._kind, self._seed = kind, seed
 
-    def __call__(self, images: Tensor, ids: np.ndarray, epoch: int) -> Tensor:
-        """(B, C, H, W) uint8 → the same.
+    def draw(
+        self, ids: np.ndarray, epoch: int, shape: tuple[int, int, int], device: torch.device
+    ) -> Drawn:
+        """What happens to images in an epoch, drawn for many batches at once.
 
         Args:
-            images: a batch.
+            ids: (n,) position of each image in its source.
+            epoch: 1-based.
+            shape: (C, H, W) of every image.
+            device: of the images.
+        """
+        crops = _draw_crops(draws.draw_each(self._seed, "crop", ids, epoch), *shape[1:])
+        operations = None
+        if self._kind == "trivial":
+            operations = _draw_operations(draws.draw_each(self._seed, "trivial", ids, epoch))
+        return Drawn(placed(crops, device), operations)
+
+    def change(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """(B, C, H, W) uint8 → the same, as drawn for these B images."""
+        images = _crop_and_flip(images, drawn.crops)
+        return images if drawn.operations is None else _trivial(images, drawn.operations)
+
+    def __call__(self, images: Tensor, ids: np.ndarray, epoch: int) -> Tensor:
+        """Draw for one batch, and change it.
+
+        Args:
+            images: (B, C, H, W) uint8.
             ids: (B,) position of each image in its source.
             epoch: 1-based.
         """
-        images = _crop_and_flip(images, draws.draw_each(self._seed, "crop", ids, epoch))
-        if self._kind == "trivial":
-            images = _trivial(images, draws.draw_each(self._seed, "trivial", ids, epoch))
-        return images
+        _, c, h, w = images.shape
+        return self.change(images, self.draw(ids, epoch, (c, h, w), images.device))
 
 
-def _crop_and_flip(images: Tensor, drawn: np.ndarray) -> Tensor:
-    """Crops of the zero-padded images, every second one flipped."""
-    _, _, height, width = images.shape
-    pads = [max(1, round(side / 8)) for side in (height, width)]
+@dataclass(frozen=True)
+class Drawn:
+    """What `Augment` does to each of n images; a slice is that of some of them."""
+
+    crops: Tensor  # (n, 2) int64 on the device, see `_draw_crops`
+    operations: np.ndarray | None  # (n,) int64 on the host, see `_draw_operations`
+
+    def __getitem__(self, rows: slice) -> Drawn:
+        return Drawn(self.crops[rows], None if self.operations is None else self.operations[rows])
+
+
+def _padding(height: int, width: int) -> tuple[int, int]:
+    """Pixels added above and below, and left and right."""
+    return max(1, round(height / 8)), max(1, round(width / 8))
+
+
+def _draw_crops(drawn: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Where in the flat padded image a crop's first pixel is, and the step to its next: 1 or -1.
+
+    A mirror image starts at the right edge of the crop and steps to the left.
+
+    Args:
+        drawn: (n,) uint64.
+        height: of images.
+        width: of images.
+
+    Returns:
+        (n, 2) int64.
+    """
+    pads = _padding(height, width)
     top, left = (
         ((drawn >> np.uint64(shift)) & np.uint64(0xFFFFF)).astype(np.int64) * (2 * pad + 1) >> 20
         for shift, pad in zip((0, 20), pads, strict=True)
     )
-    flipped = (drawn >> np.uint64(63)).astype(bool)
-    rows = top[:, None] + np.arange(height)  # (B, H) in the padded image
-    columns = left[:, None] + np.arange(width)
-    columns[flipped] = columns[flipped, ::-1]
-    device = images.device
-    y, x = (torch.from_numpy(i).to(device) for i in (rows, columns))
+    flipped = (drawn >> np.uint64(63)).astype(np.int64)
+    start = top * (width + 2 * pads[1]) + left + flipped * (width - 1)
+    return np.stack([start, 1 - 2 * flipped], 1)
+
+
+def _crop_and_flip(images: Tensor, crops: Tensor) -> Tensor:
+    """Crops of the zero-padded images, every second one flipped."""
+    batch, channels, height, width = images.shape
+    pads = _padding(height, width)
     padded = F.pad(images, (pads[1], pads[1], pads[0], pads[0]))
-    batch = torch.arange(len(images), device=device)[:, None, None, None]
-    channel = torch.arange(images.shape[1], device=device)[:, None, None]
-    return padded[batch, channel, y[:, None, :, None], x[:, None, None, :]]
+    y = torch.arange(height, device=images.device) * padded.shape[3]
+    x = torch.arange(width, device=images.device)
+    start, step = crops[:, :1], crops[:, 1:]
+    index = (start + y)[:, :, None] + (step * x)[:, None, :]  # (B, H, W) in the flat padded image
+    index = index.view(batch, 1, -1).expand(-1, channels, -1)
+    return padded.view(batch, channels, -1).gather(2, index).view(images.shape)
 
 
 BINS = 31
@@ -113,29 +168,93 @@ OPERATIONS: dict[str, tuple[list[float], bool]] = {
 }
 
 
-def _trivial(images: Tensor, drawn: np.ndarray) -> Tensor:
-    """One operation per image; images that drew the same are changed together."""
-    names = list(OPERATIONS)
+MOVES = {"shear_x", "shear_y", "translate_x", "translate_y", "rotate"}  # pixels to other places
+MAPS = {"brightness", "posterize", "solarize"}  # every pixel by its value alone
+MOST_PIXELS = 2**16  # of images whose moves are remembered: at most 310 of 4 bytes per pixel
+
+
+def _draw_operations(drawn: np.ndarray) -> np.ndarray:
+    """(n,) uint64 → (n,) int64 codes: (operation · 31 + strength) · 2, odd when negated."""
     operation, strength = (
         ((drawn >> np.uint64(shift)) & np.uint64(0xFFFFF)).astype(np.int64) * count >> 20
-        for shift, count in ((0, len(names)), (20, BINS))
+        for shift, count in ((0, len(OPERATIONS)), (20, BINS))
     )
+    one = np.array([len(strengths) == 1 for strengths, _ in OPERATIONS.values()])[operation]
+    signed = np.array([signed for _, signed in OPERATIONS.values()])[operation]
     negative = (drawn >> np.uint64(63)).astype(np.int64)
+    return (operation * BINS + np.where(one, 0, strength)) * 2 + negative * signed
+
+
+def decoded(code: int) -> tuple[str, float]:
+    """The operation and its strength that a code of `_draw_operations` stands for."""
+    operation, level = divmod(code // 2, BINS)
+    name = list(OPERATIONS)[operation]
+    return name, OPERATIONS[name][0][level] * (-1 if code % 2 else 1)
+
+
+def _trivial(images: Tensor, codes: np.ndarray) -> Tensor:
+    """One operation per image, as (B,) codes say, of as many images at a time as can be."""
+    _, _, height, width = images.shape
+    together: dict[object, list[int]] = {}
+    for row, code in enumerate(codes.tolist()):
+        name, _ = decoded(code)
+        if name in MAPS:
+            together.setdefault("maps", []).append(row)
+        elif name in MOVES and height * width <= MOST_PIXELS:
+            together.setdefault("moves", []).append(row)
+        elif name != "identity":
+            together.setdefault(code, []).append(row)
     changed = images.clone()
-    for i in np.unique(operation):
-        strengths, signed = OPERATIONS[names[i]]
-        level = strength % len(strengths) if len(strengths) == 1 else strength
-        key = level * 2 + negative * signed
-        for value in np.unique(key[operation == i]):
-            chosen = np.flatnonzero((operation == i) & (key == value))
-            amount = strengths[value // 2] * (-1 if value % 2 else 1)
-            rows = torch.from_numpy(chosen).to(images.device)
-            changed[rows] = operate(names[i], images[rows], amount)
+    for kind, members in together.items():
+        rows = placed(np.array(members), images.device)
+        chosen, drawn = images.index_select(0, rows), codes[members].tolist()
+        if kind == "maps":
+            chosen = _mapped(chosen, drawn)
+        elif kind == "moves":
+            chosen = _moved(chosen, drawn)
+        else:
+            name, amount = decoded(drawn[0])
+            chosen = operate(name, chosen, amount)
+        changed.index_copy_(0, rows, chosen)
     return changed
 
 
+def _mapped(images: Tensor, codes: list[int]) -> Tensor:
+    """(n, C, H, W) uint8 images, each by its table of new values."""
+    tables = torch.stack([_table(code, images.device) for code in codes])  # (n, 256)
+    return tables.gather(1, images.flatten(1).long()).view(images.shape)
+
+
+def _moved(images: Tensor, codes: list[int]) -> Tensor:
+    """(n, C, H, W) uint8 images, each by its table of where pixels come from."""
+    n, channels, height, width = images.shape
+    tables = torch.stack([_origins(code, height, width, images.device) for code in codes])
+    black_first = F.pad(images.flatten(2), (1, 0))
+    index = tables.long()[:, None].expand(n, channels, -1)
+    return black_first.gather(2, index).view(images.shape)
+
+
+@functools.lru_cache(maxsize=256)
+def _table(code: int, device: torch.device) -> Tensor:
+    """(256,) uint8: what an operation of `MAPS` makes of every value."""
+    name, amount = decoded(code)
+    values = torch.arange(256, dtype=torch.uint8, device=device).view(1, 1, 16, 16)
+    return operate(name, values, amount).flatten()
+
+
+@functools.lru_cache(maxsize=310)
+def _origins(code: int, height: int, width: int, device: torch.device) -> Tensor:
+    """(H · W,) int32: 1 + the pixel that an operation of `MOVES` takes, 0 where it is outside.
+
+    Found by moving an image of numbered pixels, so that it is torchvision's choice to the pixel.
+    """
+    name, amount = decoded(code)
+    numbered = torch.arange(1, height * width + 1, dtype=torch.float32, device=device)
+    return operate(name, numbered.view(1, 1, height, width), amount).flatten().int()
+
+
 def operate(operation: str, images: Tensor, amount: float) -> Tensor:
-    """Apply one of `OPERATIONS` to (B, C, H, W) uint8 images with one strength."""
+    """Apply one of `OPERATIONS` to (B, C, H, W) images with one strength."""
     from torchvision.transforms.v2 import functional as V
 
     def affine(translate: list[float], shear: list[float], center: list[float] | None) -> Tensor:
