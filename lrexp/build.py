@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -60,6 +61,7 @@ from lrexp.schema import (
     TOP5_CLASSES,
     BinaryCrossEntropy,
     Config,
+    CsvTable,
     CustomModel,
     Data,
     LibraryOptimizer,
@@ -82,6 +84,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "custom": custom_model,
 }
 Loss = Callable[[Tensor, Tensor], Tensor]
+# settings of data that decide which image is in which split
+SPLITTING = ("seed", "val_fraction", "test_fraction", "group_by")
 
 
 @dataclass(frozen=True)
@@ -295,6 +299,9 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
         device=device,
         eval_sets=extra,
     )
+    if data.image_shape is not None and list(dataset.image_shape) != of_size(data):
+        problem = f"is not what the data holds: {list(dataset.image_shape)}"
+        raise ConfigError("data.image_shape", problem, given=data.image_shape)
     dataset = replace(dataset, notes=(*dataset.notes, *_input_notes(config, dataset)))
     if dataset.leaks and data.leak_check == "error":
         found = [*dataset.leaks.lines(), *map(_leak_in_words, dataset.leaks.items())]
@@ -303,17 +310,35 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
     return dataset
 
 
+def of_size(data: Data) -> list[int]:
+    """The stated [C, H, W] as it is after `data.image_size`."""
+    assert data.image_shape is not None
+    c, h, w = data.image_shape
+    return [c, data.image_size or h, data.image_size or w]
+
+
 def _input_notes(config: Config, dataset: Dataset) -> Iterator[str]:
     """What weights and images may not have in common."""
     model, normalize = config.model, config.data.normalize
     weights = model.weights or getattr(model, "pretrained", False)
     if not weights or str(model.weights).startswith(BUNDLED):
         return
+    if (run := Path(str(model.weights)).expanduser() / "config.yaml").is_file():
+        saved: Any = OmegaConf.to_container(OmegaConf.load(run))
+        theirs, ours = saved["data"], vars(config.data)
+        same_images = all(theirs.get(key) == ours.get(key) for key in ("name", "path", "root"))
+        moved = [key for key in SPLITTING if theirs.get(key) != ours.get(key)]
+        if same_images and moved:
+            yield (
+                f"the run these weights are of split the same images otherwise ({', '.join(moved)}"
+                " differs): some of these val and test images it has trained on"
+            )
     expected, (_, height, width) = expected_input(model), dataset.image_shape
     if expected is None and normalize == "auto":
         yield (
             "the weights do not say how their images were normalised; these are by the data set's"
-            " own mean and std (data.normalize={mean: [...], std: [...]})"
+            " own mean and std. With ImageNet's weights give what they were trained with:"
+            " data.normalize={mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}"
         )
     if expected is not None and expected.size not in (None, height, width):
         side = expected.size
@@ -463,8 +488,7 @@ def stated_data(config: Config) -> StatedData:
         shape = shape_of_first(source, train)
         all_used = data.on_corrupt == "error"  # some may turn out to be unreadable
         return StatedData(shape, chosen.class_names, len(train), exact=all_used)
-    c, h, w = data.image_shape
-    h, w = (data.image_size, data.image_size) if data.image_size else (h, w)
+    c, h, w = of_size(data)
     numbers = tuple(map(str, range(data.num_classes)))
     names = STATED_CLASS_NAMES.get(data.name, numbers)
     if data.classes is not None:
@@ -674,7 +698,10 @@ def build_loss(config: Config, dataset: Dataset, device: torch.device) -> Loss:
     if isinstance(settings, BinaryCrossEntropy):
         if labels.ndim == 1:
             problem = f"is for any number of labels per image, and data={config.data.name} has one"
-            raise ConfigError("loss", problem, "choose loss=cross_entropy", "bce")
+            hint = "choose loss=cross_entropy"
+            if isinstance(config.data, CsvTable):
+                hint += ", or data.multi_label=true for labels such as cat|dog"
+            raise ConfigError("loss", problem, hint, "bce")
         weight = None
         if settings.pos_weight == "balanced":
             positives = (labels > 0.5).sum(0).cpu().numpy()

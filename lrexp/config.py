@@ -301,8 +301,9 @@ def _weights_source(weights: str) -> str:
     if weights == "latest" and not path.exists():
         path = Path("outputs/latest").resolve()
     if path.is_dir() and not (path / "checkpoints" / "best.pt").is_file():
-        points = sorted(p.parent.parent.name for p in path.glob("*/checkpoints/best.pt"))
-        hint = f"give one of its runs: {', '.join(points[:8])}" if points else ""
+        points = sorted(str(p.parent.parent) for p in path.glob("*/checkpoints/best.pt"))
+        hint = "a plan has none, nor a run that diverged in its first epoch; give another run"
+        hint = f"give one of its runs: {', '.join(points[:8])}" if points else hint
         problem = f"{path} has no checkpoints/best.pt"
         raise ConfigError("model.weights", problem, hint, weights)
     if not path.exists():

@@ -37,8 +37,7 @@ Examples:
   lrexp -m lr_policy=uniform,layerwise_decay,freeze_backbone optimizer.lr=0.01,0.1
 
 Look before you run:
-  lrexp task=plan             who would learn how fast (add overrides); nothing is trained
-  lrexp task=plan             who would learn how fast, as a table and a picture; nothing trained
+  lrexp task=plan             who would learn how fast (add overrides): a table and a picture
   lrexp --cfg job             every setting with its value (add overrides to see what they change)
   lrexp --info defaults       which file each setting comes from
   lrexp --config-dir FOLDER   use your own YAML files beside ours

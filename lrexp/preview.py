@@ -89,7 +89,7 @@ def layer_table(preview: Preview, plain: bool) -> Table:
     from rich.table import Table
 
     table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False, header_style="")
-    table.add_column("layer", max_width=24, overflow="ellipsis", no_wrap=True)
+    table.add_column("layer", no_wrap=True)
     table.add_column("weights", no_wrap=True)
     for heading in ("parameters", "share", "trains", "scale", "start", "peak", "end", "decay"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -98,8 +98,8 @@ def layer_table(preview: Preview, plain: bool) -> Table:
         rates = (_rate(line.start), _rate(line.peak), _rate(line.end))
         share = f"{100 * line.parameters / total:.1f}%"
         table.add_row(
-            line.layer, line.source, f"{line.parameters:,}", share, line.trains, line.scale,
-            *rates, line.weight_decay, style="dim" if line.trains == "never" else "",
+            _shortened(line.layer), line.source, f"{line.parameters:,}", share, line.trains,
+            line.scale, *rates, line.weight_decay, style="dim" if line.trains == "never" else "",
         )  # fmt: skip
     return table
 
@@ -228,6 +228,11 @@ def _line(rows: list[Row], preview: Preview) -> LayerLine:
         end=rates[-1] if rates else None,
         weight_decay="-" if row.frozen else ", ".join(f"{decay:.3g}" for decay in decays),
     )
+
+
+def _shortened(name: str, width: int = 24) -> str:
+    """A name with its middle cut out where it is too long: its end tells layers apart."""
+    return name if len(name) <= width else f"{name[:7]}…{name[-(width - 8) :]}"
 
 
 def _span(row: Row) -> str:

@@ -133,6 +133,7 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
         say(line)
     if other is not None:
         differences = preview.difference_lines(other.diff(shown.plan))
+        differences += _changed_settings(Path(against).expanduser().parent, resolved)
         say(f"against {against}: {'' if differences else 'the same plan'}".rstrip())
         for line in differences:
             say(f"  {line}")
@@ -295,7 +296,8 @@ class _Run:
             self._summary["leaks"]["effect"] = effect(found["val"].correct, has_twin)
         table = {name: class_rows(one, data.class_names) for name, one in found.items()}
         try:
-            write_predictions(self._folder / "predictions.parquet", splits, logits)
+            file = self._folder / "predictions.parquet"
+            write_predictions(file, splits, logits, data.class_names)
             write_per_class(self._folder / "per_class.csv", table)
             if confusions:
                 write_confusion(self._folder / "confusion.csv", confusions, data.class_names)
@@ -361,6 +363,22 @@ class _Run:
             return WandbRecorder(settings, self._config.task.name, info)
 
         return self._recorders.add("W&B", start)
+
+
+def _changed_settings(other: Path, resolved: DictConfig) -> list[str]:
+    """What decides rates beside the plan and differs from the config in another run's folder."""
+    if not (other / "config.yaml").is_file():
+        return []
+    theirs = OmegaConf.load(other / "config.yaml")
+    lines: list[str] = []
+    for section in ("optimizer", "scheduler", "trainer.epochs", "trainer.max_steps"):
+        was, now = (OmegaConf.select(config, section) for config in (theirs, resolved))
+        both: list[Any] = [c if isinstance(c, DictConfig) else {"": c} for c in (was, now)]
+        for key in dict.fromkeys([*both[0], *both[1]]):
+            before, after = (c.get(key) for c in both)
+            if before != after:
+                lines.append(f"{section}{'.' * bool(key)}{key}: {before} → {after}")
+    return lines
 
 
 def _with_normalization(resolved: DictConfig, dataset: Any) -> DictConfig:

@@ -352,7 +352,9 @@ def test_accuracy_recomputed_from_predictions_is_the_summarys(
     run: Path, summary: dict[str, Any]
 ) -> None:
     table = pq.read_table(run / "predictions.parquet")
-    assert table.column_names == ["id", "split", "label", "scores"]
+    assert table.column_names == ["id", "item", "split", "label", "scores"]
+    assert table["item"].to_pylist() == [f"image {i}" for i in table["id"].to_pylist()]
+    assert json.loads(table.schema.metadata[b"class_names"]) == list("0123456789")
     split = np.array(table["split"].to_pylist())
     labels, scores = np.array(table["label"]), np.array(table["scores"].to_pylist())
     assert np.allclose(scores.sum(1), 1, atol=1e-6)

@@ -329,7 +329,17 @@ def test_overfitting_in_words(
         "overfit/loss_se": loss[1],
         "overfit/accuracy": accuracy[0],
         "overfit/accuracy_se": accuracy[1],
+        "train_eval/loss": ROW["train_eval/loss"],
     }
     words = overfit_in_words(ROW, last)
     assert said in words if said else words == ""
     assert not words or "by epoch 9" in words
+
+
+def test_a_run_that_loses_what_it_knew_does_not_overfit() -> None:
+    last = ROW | {"epoch": 9, "overfit/loss": 0.5, "overfit/loss_se": 0.1, "overfit/accuracy": 0.2}
+    last["train_eval/loss"] = ROW["train_eval/loss"] + 0.4
+    words = overfit_in_words(ROW, last)
+    assert "overfits" not in words
+    assert "worse on training images too" in words
+    assert "train-eval loss 0.400 above that of epoch" in words

@@ -964,3 +964,11 @@ def test_folders_of_splits_without_train_are_no_classes(tmp_path: Path) -> None:
     source = imagefolder(str(tmp_path), 3, test_only=True)
     assert source.class_names == ("cat", "dog")
     assert source.has(TEST)
+
+
+def test_labels_separated_by_another_character_are_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.csv").write_text("path,label\n1.png,cat;dog\n2.png,dog\n3.png,cat\n")
+    csv_table(str(tmp_path / "a.csv"), None, True, 3, None)
+    assert "'cat;dog' looks like some: they are separated by |" in caplog.text

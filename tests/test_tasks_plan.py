@@ -72,6 +72,10 @@ def test_the_command_prints_and_writes_a_plan_and_trains_nothing(
     assert again.returncode == 0, again.stderr
     assert f"against {folder / 'plan.csv'}:" in again.stdout
     assert "lr_scale 0.0 → 1.0" in again.stdout
+    faster = lrexp(
+        "task=plan", "experiment=finetune_digits", f"task.against={folder}", "optimizer.lr=0.1"
+    )
+    assert "optimizer.lr: 0.05 → 0.1" in faster.stdout
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -48,6 +48,7 @@ class Split:
     normalize: Normalize
     augment: Augment | None = None
     groups: np.ndarray | None = None  # (n,) codes
+    name: Callable[[int], str] = "image {}".format  # what an id is called: its file, or its row
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -306,6 +307,7 @@ def make_dataset(
             normalize=Normalize(mean, std, store.source.white, device),
             augment=augment if train else None,
             groups=None if groups is None else groups[ids],
+            name=store.source.name,
         )
 
     train = kept["train"]
@@ -444,21 +446,25 @@ class _Store:
         return f"{'' if self.hashes is not None else 'labels-'}{digest.hexdigest()}"
 
 
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' * (count != 1)}"
+
+
 def _notes(
     chosen: Chosen, kept: Mapping[str, np.ndarray], stores: Mapping[str, _Store]
 ) -> Iterator[str]:
     """What people should know about the images, a sentence each."""
     if chosen.unlabeled:
-        yield f"left out {chosen.unlabeled:,} images without a label"
+        yield f"left out {_images(chosen.unlabeled)} without a label"
     for name, store in stores.items():
         where = f" of {name}" if name else ""
         if name and len(store.ids) < len(store.source.labels):
             others = len(store.source.labels) - len(store.ids)
-            yield f"left out {others:,} images{where}: without a label, or of no class trained on"
+            yield f"left out {_images(others)}{where}: without a label, or of no class trained on"
         if store.dropped:
             reasons = [f"{store.source.name(i)}: {store.reasons[i]}" for i in store.dropped]
             shown = "; ".join(reasons[:5]) + ("; ..." if len(reasons) > 5 else "")
-            yield f"left out {len(reasons):,} images{where} that cannot be read: {shown}"
+            yield f"left out {_images(len(reasons))}{where} that cannot be read: {shown}"
         if store.converted:
             counts = ", ".join(f"{what} {n:,}" for what, n in store.converted.most_common())
             yield f"converted images{where}: {counts}"
@@ -502,7 +508,7 @@ def _find_leaks(
         return leaks
     names = [store.source.name(int(i)) for store in stores for i in store.ids]
     folder = os.path.commonprefix(names).rpartition("/")[0]  # noqa: RUF071 (not all are paths)
-    return replace(leaks, names=[name.removeprefix(f"{folder}/") for name in names])
+    return replace(leaks, names=[n.removeprefix(f"{folder}/") if folder else n for n in names])
 
 
 def channel_statistics(

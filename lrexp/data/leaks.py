@@ -433,8 +433,10 @@ def _shared_groups(
 def effect(correct: np.ndarray, has_twin: np.ndarray) -> dict[str, float | int | None]:
     """What the twins are worth: accuracy on items with a twin in train against those without.
 
-    difference = a₁ − a₀, its standard error √(s₁²/n₁ + s₀²/n₀) with sample variances s² (unpaired).
-    It is no proof of a leak's gain: items with twins may also be easier.
+    difference = a₁ − a₀. Its standard error is √(p₁(1−p₁)/(n₁+2) + p₀(1−p₀)/(n₀+2)) with
+    p = (right + 1)/(n + 2) on each side, so that ten items that are all right do not count as
+    certain (Agresti and Caffo 2000, doi:10.1080/00031305.2000.10474560). It is no proof of a leak's
+    gain: items with twins may also be easier.
 
     Args:
         correct: (n,) 0 or 1 per item.
@@ -442,19 +444,20 @@ def effect(correct: np.ndarray, has_twin: np.ndarray) -> dict[str, float | int |
 
     Returns:
         n_with_twin, n_without_twin, accuracy_with_twin, accuracy_without_twin, difference,
-        difference_se: None where a side is empty, the standard error also where one has one item.
+        difference_se: None where a side is empty.
     """
     sides = [np.asarray(correct, np.float64)[np.asarray(has_twin, bool) == side] for side in (1, 0)]
     with_twin, without = (float(side.mean()) if len(side) else None for side in sides)
     difference = None if with_twin is None or without is None else with_twin - without
-    squares = [side.var(ddof=1) / len(side) for side in sides if len(side) > 1]
+    shares = [(side.sum() + 1) / (len(side) + 2) for side in sides]
+    squares = [p * (1 - p) / (len(side) + 2) for p, side in zip(shares, sides, strict=True)]
     return {
         "n_with_twin": len(sides[0]),
         "n_without_twin": len(sides[1]),
         "accuracy_with_twin": with_twin,
         "accuracy_without_twin": without,
         "difference": difference,
-        "difference_se": math.sqrt(sum(squares)) if len(squares) == 2 else None,
+        "difference_se": None if difference is None else math.sqrt(sum(squares)),
     }
 
 

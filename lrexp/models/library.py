@@ -175,7 +175,8 @@ def check_images(
         raise ConfigError(
             key,
             f"cannot take images of {shape}: {said}",
-            "choose another model; some take their size under model.args (img_size, image_size)",
+            "bring images to another size with data.image_size, or choose another model; some take"
+            " their size under model.args (img_size, image_size)",
             name,
         ) from error
     model.train(training)

@@ -296,6 +296,13 @@ def overfit_in_words(best: dict[str, float], last: dict[str, float]) -> str:
     else:
         word, sign = "grows overconfident", "accuracy holds"
     rise = f"{_compact(loss, 3)} ± {_compact(se, 3)}"
+    on_train = last["train_eval/loss"] - best["train_eval/loss"]
+    if not on_train < loss / 2:  # no overfitting: what was learned is lost on both sides
+        return (
+            f"by epoch {last['epoch']} it got worse on training images too: val loss is {rise}"
+            f" above its best, train-eval loss {_compact(on_train, 3)} above that of epoch"
+            f" {best['epoch']}; a lower optimizer.lr or a scheduler.warmup usually helps"
+        )
     return f"by epoch {last['epoch']} it {word}: val loss is {rise} above its best, {sign}"
 
 

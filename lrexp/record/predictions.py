@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,13 @@ from lrexp.data import Split
 from lrexp.record.files import write_atomically
 
 
-def write_predictions(file: Path, splits: dict[str, Split], logits: dict[str, Tensor]) -> None:
-    """Columns id (position in the source), split, label and scores (one per class).
+def write_predictions(
+    file: Path,
+    splits: dict[str, Split],
+    logits: dict[str, Tensor],
+    class_names: Sequence[str],
+) -> None:
+    """Columns id (position in the source), item (its file or row), split, label, scores per class.
 
     Scores are softmax and a label is a number; where images have several labels, scores are the
     sigmoid of each class and a label is a list of 0 and 1.
@@ -27,6 +33,7 @@ def write_predictions(file: Path, splits: dict[str, Split], logits: dict[str, Te
         file: written whole or not at all.
         splits: by name.
         logits: (n, classes) per split.
+        class_names: what labels and scores are of; in the file's metadata as `class_names`, JSON.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -38,11 +45,13 @@ def write_predictions(file: Path, splits: dict[str, Split], logits: dict[str, Te
     table = pa.table(
         {
             "id": np.concatenate([split.ids for split in splits.values()]),
+            "item": [split.name(int(i)) for split in splits.values() for i in split.ids],
             "split": [name for name, split in splits.items() for _ in range(len(split))],
             "label": _lists(labels.astype(np.int8)) if multi_label else labels,
             "scores": _lists(torch.cat(scores).cpu().numpy()),
         }
     )
+    table = table.replace_schema_metadata({"class_names": json.dumps(list(class_names))})
     fresh = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     pq.write_table(table, fresh)
     fresh.replace(file)

@@ -88,6 +88,12 @@ def csv_table(
     if multi_label:
         sets = [[p for part in row["label"].split("|") if (p := part.strip())] for row in rows]
         labels, names = label_sets(sets)
+        odd = [name for name in names if ";" in name or "," in name]
+        if odd and max(map(len, sets)) < 2:
+            said = (
+                "%s: no image has several labels, and %r looks like some: they are separated by |"
+            )
+            log.warning(said, file, odd[0])
     else:
         labels, names = class_labels([row["label"] or None for row in rows])
         if any("|" in name for name in names):
