@@ -6,6 +6,7 @@ nothing that takes time.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import json
@@ -139,7 +140,20 @@ def path_settings(config: DictConfig) -> dict[str, str]:
     return {key: path for key, path in found.items() if path}
 
 
+_TYPED: dict[tuple[str, str], DictConfig] = {}  # points of a grid share most sections
+
+
 def _typed_section(group: str, section: Any) -> DictConfig:
+    known = (group, repr(section))
+    if known not in _TYPED:
+        found = _checked_section(group, section)
+        if len(_TYPED) >= 1000:
+            _TYPED.clear()
+        _TYPED[known] = found
+    return copy.deepcopy(_TYPED[known])
+
+
+def _checked_section(group: str, section: Any) -> DictConfig:
     if not isinstance(section, dict):
         given = "" if section == MISSING else section
         raise ConfigError(group, f"is a group: choose an option with {group}=NAME", given=given)
