@@ -155,7 +155,13 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
 
     from lrexp.compose import CONFIG_NAME
     from lrexp.folder import Claim, link_latest, new_run_id
-    from lrexp.grid.sweep import closing_lines, compose_points, read_request, run_sweep
+    from lrexp.grid.sweep import (
+        closing_lines,
+        compose_points,
+        find_equal_points,
+        read_request,
+        run_sweep,
+    )
     from lrexp.tasks import signals_stop
 
     request = read_request(loader, CONFIG_NAME, overrides, loader.folders)
@@ -171,6 +177,8 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
     points = []
     if isinstance(sweeper, BasicSweeper):
         points = compose_points(loader, request, sweeper)
+        Claim(folder, resumed=request.started is not None).undo()  # before torch is imported
+        find_equal_points(loader, request, points)
     elif request.cases or request.started:
         key = "cases" if request.cases else "hydra.launcher.resume"
         problem = "is for a grid, and this sweeper chooses points as it goes"

@@ -25,6 +25,7 @@ GROUP = "cases"
 class Cases:
     """The cases of one file."""
 
+    name: str  # as it was asked for
     file: Path
     axes: dict[str, list[str]]  # case → overrides, an axis as KEY=VALUE,VALUE
 
@@ -96,7 +97,7 @@ def read_cases(name: str, folders: Sequence[Path]) -> Cases:
         if not isinstance(settings, dict) or not settings:
             raise ConfigError("", f"{file}, case {case}: holds no settings", hint)
         axes[str(case)] = [_override(file, case, key, value) for key, value in settings.items()]
-    return Cases(file, axes)
+    return Cases(name, file, axes)
 
 
 def cross(

@@ -67,7 +67,8 @@ class Grid:
         The leaderboard is written as points end. What stops the sweep passes through.
         """
         if not self._own or any(p.settings["task.name"] != "train" for p in points):
-            return {point.num: ended for point, ended in self._executor(points, self._run)}
+            with small_collections():
+                return {point.num: ended for point, ended in self._executor(points, self._run)}
         ended: dict[int, JobReturn] = {}
         keys = varied(self.board.points)
         view = GridView(len(points))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrexp.grid.points import NEVER_STARTED, Point, title, varied
+from lrexp.grid.points import NEVER_STARTED, Point, in_short, title, varied
 from lrexp.record.files import strict_json, write_atomically
 from lrexp.schema import MONITORS
 
@@ -139,8 +139,7 @@ def leaderboard_lines(board: Mapping[str, Any], at_most: int = 20) -> list[str]:
     better = "lowest" if board["direction"] == "min" else "highest"
     table = [["", monitor, "± std", "test acc", "gap", "seeds"]]
     for row in rows:
-        settings = [f"{k}={v}" for k, v in row["settings"].items() if v is not None]
-        named = " ".join(settings) or "all"
+        named = in_short(row["settings"]) or "all"
         bad = [f"{count} {name}" for name, count in row["status"].items() if count]
         all_finished = row["status"]["finished"] == len(row["points"])
         table.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class Request:
     @property
     def command(self) -> list[str]:
         """Overrides that ask for the same grid."""
-        cases = [f"{GROUP}={self.cases.file}"] if self.cases else []
+        cases = [f"{GROUP}={self.cases.name}"] if self.cases else []
         task: Any = OmegaConf.to_container(self.config.hydra.overrides.task, resolve=False)
         return [*cases, *task]
 
@@ -102,10 +102,12 @@ def read_request(
             request.started = read_points(request.folder)
     if request.started and request.folder and not request.config.hydra.overrides.task and not name:
         command, name = take_cases(request.started.command)
-        name = name and str(request.folder / CASES_COPY)
         request.overrides = [*rest, *command]
         request.config = compose(request.overrides)
-    if name:
+        if name:  # the file as it was then
+            copy = read_cases(str(request.folder / CASES_COPY), folders)
+            request.cases = replace(copy, name=name)
+    elif name:
         request.cases = read_cases(name, folders)
     return request
 
@@ -130,18 +132,31 @@ def compose_points(loader: Any, request: Request, sweeper: BasicSweeper) -> list
     if request.started:
         allowed = config.hydra.launcher.allow_changed_grid
         points = numbered_as(request.started, points, allowed)
-    if request.ours and all(point.settings["task.name"] == "train" for point in points):
-        from lrexp.grid.equal import Unbuildable, find_equal
-
-        try:
-            equal = find_equal(points)
-        except Unbuildable as problem:
-            point = problem.point
-            error = loader.placed(problem.error, point.overrides)
-            raise _in_case(error, request, point.case, point.overrides) from problem
-        for point in points:
-            point.same_as = equal.get(point.num)
     return points
+
+
+def find_equal_points(loader: Any, request: Request, points: Sequence[Point]) -> None:
+    """Note in every point that trains like an earlier one which that is.
+
+    Raises:
+        UserError: for the first point whose network, plan or schedule cannot be built.
+    """
+    if not request.ours or not _all_train(points):
+        return
+    from lrexp.grid.equal import Unbuildable, find_equal
+
+    try:
+        equal = find_equal(points)
+    except Unbuildable as problem:
+        point = problem.point
+        error = loader.placed(problem.error, point.overrides)
+        raise _in_case(error, request, point.case, point.overrides) from problem
+    for point in points:
+        point.same_as = equal.get(point.num)
+
+
+def _all_train(points: Sequence[Point]) -> bool:
+    return all(point.settings["task.name"] == "train" for point in points)
 
 
 def _in_case(
@@ -174,7 +189,6 @@ def run_sweep(
     grid = Grid(folder, hydra_context, task_function, executor)
     grid.board.points = _with_former(points, request)
     _write_grid(folder, grid.board.points, request)
-    ours = all(point.settings["task.name"] == "train" for point in points)
     if not request.ours:
         batches = sweeper.split_overrides_to_chunks(list(points), sweeper.max_batch_size)
         for batch in batches:
@@ -191,7 +205,7 @@ def run_sweep(
         for line in _notes(request, points, todo):
             print(line, flush=True)
         grid.run(todo)
-    if not ours:
+    if not _all_train(points):
         return None
     grid.board.write()
     return grid.board
