@@ -155,6 +155,7 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
 
     from lrexp.compose import CONFIG_NAME
     from lrexp.folder import Claim, link_latest, new_run_id
+    from lrexp.grid.leaderboard import Leaderboard
     from lrexp.grid.sweep import (
         closing_lines,
         compose_points,
@@ -183,19 +184,19 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
         key = "cases" if request.cases else "hydra.launcher.resume"
         problem = "is for a grid, and this sweeper chooses points as it goes"
         raise ConfigError(key, problem, "leave out hydra/sweeper")
-    claim, board = Claim(folder, resumed=request.started is not None), None
+    claim, board = Claim(folder, resumed=request.started is not None), Leaderboard(folder)
     link_latest(folder)
     callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
     try:
         with signals_stop():
-            board = run_sweep(request, points, sweeper, context, task, folder)
+            run_sweep(request, points, sweeper, context, task, board)
     except Exception as error:
         return _report(error, 1)
     finally:
         claim.release()
         callbacks.on_multirun_end(config=config, config_name=CONFIG_NAME)
-        print("\n".join(closing_lines(folder, board)))
-    return 1 if board and board.with_status("failed") else 0
+        print("\n".join(closing_lines(board)))
+    return 1 if board.with_status("failed") else 0
 
 
 class _Points:

@@ -37,7 +37,7 @@ class LrexpLauncher(Launcher):
         super().__init__()
         self.executor, self.resume = executor, resume
         self.only, self.allow_changed_grid = only, allow_changed_grid
-        self.grid = None  # lrexp.grid.launcher.Grid, from the first batch on
+        self.board = None  # lrexp.grid.leaderboard.Leaderboard of the points so far
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig

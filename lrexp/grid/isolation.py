@@ -33,7 +33,7 @@ def undisturbed() -> Iterator[None]:
     try:
         yield
     finally:
-        for undo in put_back:
+        for undo in reversed(put_back):
             undo()
         gc.collect()
         torch: Any = sys.modules.get("torch")

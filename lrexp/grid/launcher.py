@@ -15,7 +15,6 @@ from lrexp.errors import ConfigError, did_you_mean
 from lrexp.grid.executors import EXECUTORS, Executor
 from lrexp.grid.isolation import small_collections
 from lrexp.grid.leaderboard import Leaderboard
-from lrexp.grid.live import GridView, OncePerGrid
 from lrexp.grid.points import Point, make_point, read_summary, title, varied
 
 log = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ class Grid:
     """The points of one sweep folder while they run.
 
     Args:
-        folder: the sweep's.
+        board: of the sweep's folder.
         hydra_context: of this command.
         task_function: runs one composed config. When it has an attribute `view`, it is one of
             lrexp's own: its points are shown and ranked. Any other function is simply called.
@@ -50,13 +49,12 @@ class Grid:
 
     def __init__(
         self,
-        folder: Path,
+        board: Leaderboard,
         hydra_context: HydraContext,
         task_function: TaskFunction,
         executor: Executor,
     ):
-        self.board = Leaderboard(folder)
-        self._folder, self._executor = folder, executor
+        self.board, self._executor = board, executor
         self._hydra_context = hydra_context
         self._task: Any = task_function
         self._own = hasattr(task_function, "view")
@@ -69,6 +67,8 @@ class Grid:
         if not self._own or any(p.settings["task.name"] != "train" for p in points):
             with small_collections():
                 return {point.num: ended for point, ended in self._executor(points, self._run)}
+        from lrexp.grid.live import GridView
+
         ended: dict[int, JobReturn] = {}
         keys = varied(self.board.points)
         view = GridView(len(points))
@@ -115,6 +115,8 @@ class Grid:
     def _guarded(self, point: Point) -> Callable[[DictConfig], Any]:
         def task(config: DictConfig) -> Any:
             if self._own and self._task.view is not None:
+                from lrexp.grid.live import OncePerGrid
+
                 for handler in logging.root.handlers:
                     if type(handler) is logging.StreamHandler:
                         handler.addFilter(OncePerGrid(self._task.view, point.num))
@@ -127,7 +129,7 @@ class Grid:
 
     def _take(self, point: Point, returned: JobReturn | None) -> dict[str, Any]:
         """The summary of a point that ended, also when it could not write one."""
-        summary = read_summary(self._folder / point.folder)
+        summary = read_summary(self.board.folder / point.folder)
         if returned is not None and returned.status == JobStatus.FAILED:
             error = returned._return_value
             summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
@@ -141,7 +143,7 @@ def launch(
     """Run a batch of points that a sweeper chose.
 
     Args:
-        launcher: the plugin; it keeps the grid between batches.
+        launcher: the plugin; it keeps the leaderboard between batches.
         job_overrides: of every point.
         first_num: number of the first one.
     """
@@ -150,10 +152,10 @@ def launch(
     configure_log(hydra.hydra_logging, hydra.verbose)
     folder = Path(str(hydra.sweep.dir))
     folder.mkdir(parents=True, exist_ok=True)
-    if launcher.grid is None:
-        executor = EXECUTORS[launcher.executor]
-        launcher.grid = Grid(folder, launcher.hydra_context, launcher.task_function, executor)
-    grid: Grid = launcher.grid
+    if launcher.board is None:
+        launcher.board = Leaderboard(folder)
+    executor = EXECUTORS[launcher.executor]
+    grid = Grid(launcher.board, launcher.hydra_context, launcher.task_function, executor)
     loader = launcher.hydra_context.config_loader
     points = [
         make_point(num, overrides, loader.load_sweep_config(launcher.config, list(overrides)))

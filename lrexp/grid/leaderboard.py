@@ -179,7 +179,7 @@ class Leaderboard:
     """leaderboard.csv and leaderboard.json of a sweep folder, replaced as points end."""
 
     def __init__(self, folder: Path):
-        self._folder = folder
+        self.folder = folder
         self._summaries: dict[int, dict[str, Any]] = {}
         self.points: list[Point] = []
 
@@ -208,8 +208,8 @@ class Leaderboard:
         """Both files; each is replaced as a whole."""
         board = self.board()
         text = strict_json(board, indent=1)
-        write_atomically(self._folder / "leaderboard.json", text + "\n")
-        write_atomically(self._folder / "leaderboard.csv", leaderboard_csv(board))
+        write_atomically(self.folder / "leaderboard.json", text + "\n")
+        write_atomically(self.folder / "leaderboard.csv", leaderboard_csv(board))
 
 
 def _as_numbers(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -146,26 +146,20 @@ def read_points(folder: Path) -> Started:
     """
     try:
         saved = json.loads((folder / POINTS).read_text("utf-8"))
+        return Started(saved["command"], [_started(row, saved["first"]) for row in saved["points"]])
     except FileNotFoundError:
         problem = f"{folder} is no sweep that can be resumed: it has no {POINTS}"
         raise UserError(problem) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / POINTS} cannot be read: {error}") from error
-    points = []
-    for row in saved["points"]:
-        settings = {k: v for k, v in saved["first"].items() if k not in row["lacks"]}
-        points.append(
-            Point(
-                row["num"],
-                row["overrides"],
-                settings | row["differs"],
-                row["folder"],
-                b"",
-                row["case"],
-                row["same_as"],
-            )
-        )
-    return Started(saved["command"], points)
+
+
+def _started(row: Mapping[str, Any], first: Mapping[str, Any]) -> Point:
+    """A point as its line in points.json has it."""
+    settings = {key: value for key, value in first.items() if key not in row["lacks"]}
+    settings |= row["differs"]
+    num, overrides, folder = row["num"], row["overrides"], row["folder"]
+    return Point(num, overrides, settings, folder, b"", row["case"], row["same_as"])
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -173,42 +173,49 @@ def run_sweep(
     sweeper: Any,
     hydra_context: HydraContext,
     task_function: TaskFunction,
-    folder: Path,
-) -> Leaderboard | None:
+    board: Leaderboard,
+) -> None:
     """Run the points in the sweep's folder, or let the sweeper choose them.
 
-    Returns:
-        The leaderboard; None when another launcher ran what another sweeper chose.
+    Args:
+        request: of the command line.
+        points: composed and checked; none when the sweeper chooses them.
+        sweeper: set up.
+        hydra_context: of this command.
+        task_function: runs one composed config.
+        board: of the sweep's folder; it is up to date however this ends.
     """
     setup_globals()
+    launcher, folder = sweeper.launcher, board.folder
     if not isinstance(sweeper, BasicSweeper):
+        launcher.board = board
         sweeper.sweep(arguments=request.command)
-        grid = getattr(sweeper.launcher, "grid", None)
-        return grid and grid.board
-    executor = EXECUTORS[request.config.hydra.launcher.executor if request.ours else "serial"]
-    grid = Grid(folder, hydra_context, task_function, executor)
-    grid.board.points = _with_former(points, request)
-    _write_grid(folder, grid.board.points, request)
+        return
+    board.points = _with_former(points, request)
+    _write_grid(folder, board.points, request)
     if not request.ours:
-        batches = sweeper.split_overrides_to_chunks(list(points), sweeper.max_batch_size)
-        for batch in batches:
-            _launch(sweeper.launcher, batch)
-            for point in batch:
-                grid.board.take(point.num, read_summary(folder / point.folder))
-    else:
-        for point in grid.board.points:
-            grid.board.take(point.num, read_summary(folder / point.folder))
-        undone = ("failed",) if request.config.hydra.launcher.only == "failed" else UNDONE
-        todo = [p for p in points if p.same_as is None and grid.board.status(p.num) in undone]
-        for point in todo if request.started else ():
-            set_aside(folder, point)
-        for line in _notes(request, points, todo):
-            print(line, flush=True)
-        grid.run(todo)
-    if not _all_train(points):
-        return None
-    grid.board.write()
-    return grid.board
+        for batch in sweeper.split_overrides_to_chunks(list(points), sweeper.max_batch_size):
+            try:
+                _launch(launcher, batch)
+            finally:
+                _look_up(board, batch)
+        return
+    _look_up(board, board.points)
+    undone = ("failed",) if request.config.hydra.launcher.only == "failed" else UNDONE
+    todo = [p for p in points if p.same_as is None and board.status(p.num) in undone]
+    for point in todo if request.started else ():
+        set_aside(folder, point)
+    for line in _notes(request, points, todo):
+        print(line, flush=True)
+    executor = EXECUTORS[request.config.hydra.launcher.executor]
+    Grid(board, hydra_context, task_function, executor).run(todo)
+
+
+def _look_up(board: Leaderboard, points: Sequence[Point]) -> None:
+    """Bring the board up to date from the summaries of points."""
+    for point in points:
+        board.take(point.num, read_summary(board.folder / point.folder))
+    board.write()
 
 
 def _launch(launcher: Any, batch: Sequence[Point]) -> None:
@@ -257,11 +264,11 @@ def _notes(request: Request, points: Sequence[Point], todo: Sequence[Point]) -> 
     return lines
 
 
-def closing_lines(folder: Path, board: Leaderboard | None) -> list[str]:
+def closing_lines(board: Leaderboard) -> list[str]:
     """The last lines of a sweep: the leaderboard, what failed, where everything is."""
-    lines = []
+    lines, folder = [], board.folder
     shown = shown_path(folder)
-    if board is not None and board.points:
+    if board.points and _all_train(board.points):
         lines += ["", *leaderboard_lines(board.board())]
         failed = board.with_status("failed")
         for point, error in failed:
