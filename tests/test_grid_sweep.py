@@ -150,7 +150,7 @@ def test_another_grid_is_refused_unless_allowed(whole: tuple[Path, str], tmp_pat
     returned, said = run(tmp_path, *grid, "model.widths=[8]")
     assert returned == 2, said
     assert "is not the one this sweep was started with" in said
-    assert "model.widths" in said
+    assert "model.widths was [128, 64] and is [8]: seed=1 lr=0.05; seed=1 lr=0.1" in said
     wider = [a.replace("0.05,0.1", "0.05,0.1,0.2") for a in grid]
     returned, said = run(tmp_path, *wider)
     assert returned == 2, said
@@ -224,3 +224,77 @@ sys.exit(code)
     early, late = map(float, said.splitlines()[-1].split()[1:])
     assert late - early < 60, said.splitlines()[-1]  # MB
     assert len(summaries(tmp_path / "sweep")) == 300
+
+
+CHOOSER = '''
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+
+class Chooser(Sweeper):
+    """Takes the better of two rates, then asks for a third beside it."""
+    def setup(self, *, hydra_context, task_function, config):
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+    def sweep(self, arguments):
+        ask = lambda lr: [*arguments, f"optimizer.lr={lr}"]
+        first = self.launcher.launch([ask(0.01), ask(0.1)], initial_job_idx=0)
+        best = min((0, 1), key=lambda i: first[i].return_value)
+        self.launcher.launch([ask((0.01, 0.1)[best] * 2)], initial_job_idx=2)
+
+Plugins.instance().register(Chooser)
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="chooser", node={"_target_": "__main__.Chooser"}
+)
+import sys
+from lrexp.__main__ import main
+sys.exit(main(sys.argv[1:]))
+'''
+
+
+def test_other_sweepers_choose_points_as_they_go(tmp_path: Path) -> None:
+    arguments = ["-m", *SMOKE, "hydra/sweeper=chooser", "hydra.sweep.dir=sweep"]
+    returned, said = run(tmp_path, *arguments, code=CHOOSER)
+    assert returned == 0, said
+    board = json.loads((tmp_path / "sweep" / "leaderboard.json").read_text())
+    assert [row["settings"] for row in board["configurations"]] == [
+        {"optimizer.lr": "0.2"},
+        {"optimizer.lr": "0.1"},
+        {"optimizer.lr": "0.01"},
+    ]
+    returned, said = run(tmp_path, "-m", "cases=policies", "hydra/sweeper=chooser", code=CHOOSER)
+    assert returned == 2, said
+    assert "this sweeper chooses points as it goes" in said
+
+
+def test_hydras_own_launcher_still_works_and_has_a_board(tmp_path: Path) -> None:
+    arguments = ["-m", *SMOKE, "hydra/launcher=basic", "loss=cross_entropy,bce"]
+    returned, said = run(tmp_path, *arguments, "hydra.sweep.dir=sweep")
+    assert returned == 1, said
+    board = json.loads((tmp_path / "sweep" / "leaderboard.json").read_text())
+    assert [row["settings"]["loss"] for row in board["configurations"]] == ["cross_entropy", "bce"]
+    assert "epoch  train loss" in said
+
+
+def test_a_sweep_of_cases_says_so_in_its_files_and_equal_points_run_once(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "moot:\n  lr_policy: per_layer\n  lr_policy.rules: [[{match: '*', lr: 0.05}]]\n"
+        "plain: {lr_policy: uniform}\n"
+    )
+    grid = ["-m", *SMOKE, "cases=mine.yaml", "optimizer.lr=0.1,0.2", "hydra.sweep.dir=sweep"]
+    returned, said = run(tmp_path, *grid)
+    assert returned == 0, said
+    assert "trains as 0 does: runs once" in said
+    sweep = tmp_path / "sweep"
+    assert (sweep / "cases.yaml").read_text() == (tmp_path / "mine.yaml").read_text()
+    assert "cases=mine.yaml" in (sweep / "multirun.yaml").read_text()
+    assert len(summaries(sweep)) == 3
+    board = json.loads((sweep / "leaderboard.json").read_text())
+    assert [e["runs_as"] for e in board["equal"]] == [0]
+    assert len(board["configurations"]) == 3
+    (tmp_path / "mine.yaml").unlink()  # what is resumed is the sweep as it was
+    returned, said = run(tmp_path, "-m", "hydra.launcher.resume=sweep")
+    assert returned == 0, said
+    assert "3 points are done, 0 to run" in said

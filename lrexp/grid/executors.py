@@ -7,6 +7,7 @@ those that stop the sweep (KeyboardInterrupt, Terminated) pass through.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 
 from hydra.core.utils import JobReturn
@@ -21,9 +22,11 @@ Executor = Callable[[Sequence[Point], RunPoint], Ended]
 
 def serial(points: Sequence[Point], run: RunPoint) -> Ended:
     """One after the other in this program, each to the same bits as by itself."""
-    for point in points:
+    for i, point in enumerate(points):
         with undisturbed():
             ended = run(point)
+        if not i:
+            gc.freeze()  # what the first point imported: see `small_collections`
         yield point, ended
 
 

@@ -60,7 +60,7 @@ def numbered_as(started: Started, points: Sequence[Point], allow_changed: bool) 
             new.append(point)
     gone = [point for rest in old.values() for point in rest]
     if (new or gone) and not allow_changed:
-        said = "\n  ".join(changes(gone, new, [*started.points, *points]))
+        said = "\n  ".join(changes(gone, new, varied(points), varied(started.points)))
         raise UserError(
             f"the grid is not the one this sweep was started with:\n  {said}\n"
             "  hydra.launcher.allow_changed_grid=true goes on all the same"
@@ -71,14 +71,22 @@ def numbered_as(started: Started, points: Sequence[Point], allow_changed: bool) 
     return sorted(points, key=lambda point: point.num)
 
 
-def changes(gone: Sequence[Point], new: Sequence[Point], points: Sequence[Point]) -> list[str]:
-    """What differs between two grids, a line per change."""
+def changes(
+    gone: Sequence[Point], new: Sequence[Point], keys: Sequence[str], former_keys: Sequence[str]
+) -> list[str]:
+    """What differs between two grids, a line per change.
+
+    Args:
+        gone: points of the former grid that are not in the new one.
+        new: points that were not in the former one.
+        keys: that the new grid sweeps.
+        former_keys: that the former one swept.
+    """
     found: dict[str, list[str]] = {}
-    before = {tuple(point.overrides): point for point in gone}
-    keys = varied(points)
+    before = {tuple(map(point.chosen.get, keys)): point for point in gone}
     for point in new:
         named = title(point, keys) or "the point"
-        other = before.pop(tuple(point.overrides), None)
+        other = before.pop(tuple(map(point.chosen.get, keys)), None)
         if other is None:
             found.setdefault("new", []).append(named)
             continue
@@ -87,7 +95,7 @@ def changes(gone: Sequence[Point], new: Sequence[Point], points: Sequence[Point]
             if was != now:
                 found.setdefault(f"{key} was {was} and is {now}", []).append(named)
     for point in before.values():
-        found.setdefault("no longer there", []).append(title(point, keys) or "the point")
+        found.setdefault("no longer there", []).append(title(point, former_keys) or "the point")
     lines = []
     for change, named in found.items():
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
