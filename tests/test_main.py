@@ -442,7 +442,9 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (places["held"] / "summary.json").write_text("{}")
     paths = {name: str(path) for name, path in places.items()}
     cases = [(name, [filled(a, paths) for a in argv]) for name, (argv, _) in MISTAKES.items()]
-    setup = "def reached(*arguments): raise RuntimeError('reached the run')\ncommand._job = reached\n"
+    setup = (
+        "def reached(*arguments): raise RuntimeError('reached the run')\ncommand._job = reached\n"
+    )
     return drive(base, cases, setup) | {"places": paths}
 
 

@@ -100,9 +100,7 @@ def read_cases(name: str, folders: Sequence[Path]) -> Cases:
     return Cases(name, file, axes)
 
 
-def cross(
-    cases: Cases | None, common: Sequence[str], loader: Any
-) -> list[tuple[str, list[str]]]:
+def cross(cases: Cases | None, common: Sequence[str], loader: Any) -> list[tuple[str, list[str]]]:
     """Every point of a grid as (case, overrides); the case is empty where there are none.
 
     The axes of a case vary slowest, then those of the command line in their order. A setting that
