@@ -110,10 +110,8 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
     """
     device = choose_device(config.trainer.device)
     torch.set_num_threads(config.trainer.threads or DEFAULT_THREADS)
-    if datasets is None:
-        dataset = build_dataset(config, device)
-    else:
-        dataset = datasets.get(config, device)
+    read = build_dataset if datasets is None else datasets.get
+    dataset = read(config, device)
     check_monitors(config, len(dataset.class_names))
     model, layers = build_model(config, dataset)
     model.to(device)

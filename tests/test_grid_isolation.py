@@ -54,9 +54,14 @@ def test_everything_is_put_back(tmp_path: Path) -> None:
 
 def test_it_is_put_back_after_a_failure_too() -> None:
     dtype = torch.get_default_dtype()
-    with pytest.raises(OSError, match="full"), undisturbed():
-        torch.set_default_dtype(torch.float64)
-        raise OSError("full")
+
+    def fail() -> None:
+        with undisturbed():
+            torch.set_default_dtype(torch.float64)
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
     assert torch.get_default_dtype() is dtype
 
 

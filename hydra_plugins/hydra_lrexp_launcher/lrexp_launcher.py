@@ -1,7 +1,7 @@
 """`hydra/launcher=lrexp`: all points of a grid in one session."""
 
-# Hydra runs this file before it is in sys.modules, where dataclasses would look up text annotations:
-# no `from __future__ import annotations` here.
+# Hydra runs this file while it is not in sys.modules, where dataclasses would look up annotations
+# that are text: no `from __future__ import annotations` here.
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -21,7 +21,7 @@ RATES = ("lr_policy", "scheduler")
 MAX_STEPS = 100_000  # a longer schedule is compared by its settings: its table takes too long
 
 
-class Unbuildable(Exception):
+class UnbuildableError(Exception):
     """A point that cannot be built, whatever the data."""
 
     def __init__(self, point: Point, error: ConfigError):
@@ -38,7 +38,7 @@ def find_equal(points: Sequence[Point]) -> dict[int, int]:
     network without values. What cannot be built so is compared setting by setting.
 
     Raises:
-        Unbuildable: for a point whose network, plan or schedule cannot be built.
+        UnbuildableError: for a point whose network, plan or schedule cannot be built.
     """
     first: dict[str, int] = {}
     equal: dict[int, int] = {}
@@ -64,7 +64,7 @@ def _training(point: Point, shared: dict[str, Any]) -> str:
     try:
         rates = _rates(config, shared)
     except ConfigError as error:
-        raise Unbuildable(point, error) from error
+        raise UnbuildableError(point, error) from error
     except Exception:  # it will say so when it runs
         rates = None
     if rates is not None:

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 # name in torch of what reads a setting, and of what sets it
@@ -42,13 +43,14 @@ def undisturbed() -> Iterator[None]:
 
 
 def _of_python() -> Iterator[Callable[[], Any]]:
-    state, filters = random.getstate(), warnings.filters[:]
+    state, caught = random.getstate(), warnings.catch_warnings()
+    caught.__enter__()
     environment, folder = dict(os.environ), os.getcwd()
     level, disabled = logging.root.level, logging.root.manager.disable
 
     def undo() -> None:
         random.setstate(state)
-        warnings.filters[:] = filters
+        caught.__exit__(None, None, None)
         if dict(os.environ) != environment:
             os.environ.clear()
             os.environ.update(environment)
@@ -74,8 +76,8 @@ def _of_torch() -> Iterator[Callable[[], Any]]:
     only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
     yield lambda: torch.use_deterministic_algorithms(deterministic, warn_only=only_warn)
     for name in CUDNN:
-        backend, value = torch.backends.cudnn, getattr(torch.backends.cudnn, name)
-        yield lambda name=name, value=value: setattr(backend, name, value)
+        put = partial(setattr, torch.backends.cudnn, name)
+        yield _setter(put, getattr(torch.backends.cudnn, name))
     if torch.cuda.is_initialized():
         yield _setter(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
 

@@ -143,11 +143,11 @@ def find_equal_points(loader: Any, request: Request, points: Sequence[Point]) ->
     """
     if not request.ours or not _all_train(points):
         return
-    from lrexp.grid.equal import Unbuildable, find_equal
+    from lrexp.grid.equal import UnbuildableError, find_equal
 
     try:
         equal = find_equal(points)
-    except Unbuildable as problem:
+    except UnbuildableError as problem:
         point = problem.point
         error = loader.placed(problem.error, point.overrides)
         raise _in_case(error, request, point.case, point.overrides) from problem
@@ -194,7 +194,9 @@ def run_sweep(
     board.points = _with_former(points, request)
     _write_grid(folder, board.points, request)
     if not request.ours:
-        for batch in sweeper.split_overrides_to_chunks(list(points), sweeper.max_batch_size):
+        size = sweeper.max_batch_size or len(points)
+        for first in range(0, len(points), size):
+            batch = points[first : first + size]
             try:
                 _launch(launcher, batch)
             finally:
