@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -235,7 +234,7 @@ class _Run:
         self._recorders.add("metrics.jsonl", lambda: JsonlRecorder(folder))
         wandb = self._wandb(config.logger, info)
         where = wandb.where if wandb and not launch.sweep else None  # a sweep says it once
-        terminal = launch.terminal or partial(ConsoleRecorder, wandb_where=where)
+        terminal = launch.terminal or (lambda *known: ConsoleRecorder(*known, where))
         self._recorders.add("terminal", lambda: terminal(info, lambda: trainer.step))
         self._train_started = time.perf_counter()
 

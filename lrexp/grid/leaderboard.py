@@ -154,7 +154,8 @@ def leaderboard_lines(board: Mapping[str, Any], at_most: int = 20) -> list[str]:
         )
     widths = [max(len(line[i]) for line in table) for i in range(6)]
     room = WIDTH - sum(widths[1:]) - 2 * 5
-    widths[0] = max(10, min(widths[0], room))
+    heading = f"by {better} {monitor}"
+    widths[0] = max(len(heading), min(widths[0], room))
     lines = []
     for line in table:
         first = line[0]
@@ -162,7 +163,7 @@ def leaderboard_lines(board: Mapping[str, Any], at_most: int = 20) -> list[str]:
             first = f"{first[: widths[0] - 3]}..."
         rest = [cell.rjust(width) for cell, width in zip(line[1:5], widths[1:5], strict=True)]
         lines.append("  ".join([first.ljust(widths[0]), *rest, line[5]]).rstrip())
-    lines[0] = f"{f'by {better} {monitor}'[: widths[0]]:<{widths[0]}}{lines[0][widths[0] :]}"
+    lines[0] = heading.ljust(widths[0]) + lines[0][widths[0] :]
     left_out = len(board["configurations"]) - len(rows)
     if left_out:
         lines.append(f"     and {left_out} more configurations: see leaderboard.csv")
