@@ -13,16 +13,18 @@ from lrexp.grid.points import Point
 def composing() -> Iterator[Any]:
     """A function from the overrides of a command line with -m to its points."""
     from hydra import version
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.utils import setup_globals
 
     from lrexp.compose import CONFIG_NAME, CheckedLoader
-    from lrexp.grid.sweep import compose_points, find_equal_points, read_request
 
     version.setbase("1.3")
     setup_globals()
     loader = CheckedLoader()
+    # The plugins that Hydra has just loaded, not earlier copies of them.
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    from lrexp.grid.sweep import compose_points, find_equal_points, read_request
 
     def composed(*overrides: str, equal: bool = False) -> list[Point]:
         request = read_request(loader, CONFIG_NAME, overrides, loader.folders)

@@ -36,7 +36,6 @@ class TestBatches(BatchedSweeperTestSuite):
     pass
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task_launcher_cfg", "extra_flags"), [({}, ["-m", f"hydra/launcher={NAME}"])]
 )

@@ -168,7 +168,9 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_stopped_sweep_is_finished_as_if_it_never_stopped(sent: int, tmp_path: Path) -> None:
     grid = ["-m", *SMOKE, "seed=0,1,2", "trainer.epochs=60"]
     first = start(tmp_path, *grid, "hydra.sweep.dir=stopped")
