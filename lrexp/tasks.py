@@ -234,7 +234,7 @@ class _Run:
         self._recorders.add("metrics.jsonl", lambda: JsonlRecorder(folder))
         wandb = self._wandb(config.logger, info)
         where = wandb.where if wandb and not launch.sweep else None  # a sweep says it once
-        terminal = launch.terminal or (lambda *known: ConsoleRecorder(*known, where))
+        terminal = launch.terminal or (lambda info, steps: ConsoleRecorder(info, steps, where))
         self._recorders.add("terminal", lambda: terminal(info, lambda: trainer.step))
         self._train_started = time.perf_counter()
 
