@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -67,6 +68,7 @@ def _dispatch(argv: list[str]) -> int:
     from hydra.core.global_hydra import GlobalHydra
 
     from lrexp.compose import CONFIG_NAME, CheckedLoader
+    from lrexp.grid.cases import refuse_cases, take_cases
 
     parser = get_args_parser()
     parser.error = _refuse_flags
@@ -78,7 +80,12 @@ def _dispatch(argv: list[str]) -> int:
     GlobalHydra.instance().clear()
     hydra = Hydra("lrexp", loader)
     GlobalHydra.instance().initialize(hydra)
+    shown = args.hydra_help or args.info is not None or args.cfg
     try:
+        if shown and (without := take_cases(args.overrides)[0]) != args.overrides:
+            if not args.multirun:
+                refuse_cases(args.overrides)
+            args.overrides = without
         if args.shell_completion:
             hydra.shell_completion(CONFIG_NAME, args.overrides)
         elif args.hydra_help:
@@ -96,17 +103,20 @@ def _dispatch(argv: list[str]) -> int:
     return 0
 
 
-def _single(loader: CheckedLoader, overrides: list[str]) -> int:
+def _single(loader: CheckedLoader, given: list[str]) -> int:
     from hydra._internal.callbacks import Callbacks
     from hydra.core.utils import run_job
     from hydra.types import HydraContext, RunMode
 
     from lrexp.compose import CONFIG_NAME
     from lrexp.folder import SUMMARY, Claim, new_run_id
+    from lrexp.grid.cases import refuse_cases, take_cases
 
+    overrides, _ = take_cases(given)
     config = loader.load_configuration(CONFIG_NAME, overrides, RunMode.RUN)
     if config.hydra.mode == RunMode.MULTIRUN:
-        return _sweep(loader, overrides)
+        return _sweep(loader, given)
+    refuse_cases(given)
     loader.check(config, overrides)
     config.run_id = config.run_id or new_run_id()
     claim = Claim(loader.folder(config, "hydra.run.dir", overrides))
@@ -137,67 +147,70 @@ def _single(loader: CheckedLoader, overrides: list[str]) -> int:
 
 
 def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
-    """Compose and check every point, then let Hydra's sweeper and launcher run them."""
+    """Compose and check every point, then run them in the sweep's folder."""
     from hydra._internal.callbacks import Callbacks
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.plugins import Plugins
-    from hydra.types import HydraContext, RunMode
-    from omegaconf import OmegaConf, flag_override
+    from hydra.types import HydraContext
 
-    from lrexp.compose import CONFIG_NAME, refuse_moot_rates
+    from lrexp.compose import CONFIG_NAME
     from lrexp.folder import Claim, link_latest, new_run_id
-    from lrexp.record.sweep import sweep_lines
-
-    config = loader.load_configuration(
-        CONFIG_NAME, [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN
+    from lrexp.grid.leaderboard import Leaderboard
+    from lrexp.grid.sweep import (
+        closing_lines,
+        compose_points,
+        find_equal_points,
+        read_request,
+        run_sweep,
     )
+    from lrexp.tasks import signals_stop
+
+    request = read_request(loader, CONFIG_NAME, overrides, loader.folders)
+    config = request.config
     config.run_id = config.run_id or new_run_id()
-    folder = loader.folder(config, "hydra.sweep.dir", overrides)
+    folder = request.folder or loader.folder(config, "hydra.sweep.dir", request.overrides)
     config.hydra.sweep.dir = str(folder)
     callbacks = Callbacks(config)
+    context, task = HydraContext(config_loader=loader, callbacks=callbacks), _Points()
     sweeper = Plugins.instance().instantiate_sweeper(
-        config=config,
-        hydra_context=HydraContext(config_loader=loader, callbacks=callbacks),
-        task_function=_job,
+        config=config, hydra_context=context, task_function=task
     )
-    arguments: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-    if isinstance(sweeper, BasicSweeper):  # other sweepers choose points as they go
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(
-            [*(f"{k}={v}" for k, v in sweeper.params.items()), *arguments]
-        )
-        folders: list[str] = []
-        points: list[DictConfig] = []
-        for batch in sweeper.split_arguments(parsed, None):
-            for point in batch:
-                composed = loader.load_sweep_config(config, point)
-                with flag_override(composed, ["struct", "readonly"], False):
-                    composed.hydra.job.num = len(folders)
-                if (subdir := composed.hydra.sweep.subdir) in folders:
-                    raise ConfigError(
-                        "hydra.sweep.subdir",
-                        "puts several points into one folder",
-                        "keep ${hydra.job.num} in it",
-                        subdir,
-                    )
-                folders.append(subdir)
-                points.append(composed)
-        refuse_moot_rates(points)
-    claim = Claim(folder)
+    points = []
+    if isinstance(sweeper, BasicSweeper):
+        points = compose_points(loader, request, sweeper)
+        Claim(folder, resumed=request.started is not None).undo()  # before torch is imported
+        find_equal_points(loader, request, points)
+    elif request.cases or request.started:
+        key = "cases" if request.cases else "hydra.launcher.resume"
+        problem = "is for a grid, and this sweeper chooses points as it goes"
+        raise ConfigError(key, problem, "leave out hydra/sweeper")
+    claim, board = Claim(folder, resumed=request.started is not None), Leaderboard(folder)
     link_latest(folder)
     callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
     try:
-        sweeper.sweep(arguments=arguments)
+        with signals_stop():
+            run_sweep(request, points, sweeper, context, task, board)
     except Exception as error:
         return _report(error, 1)
     finally:
         claim.release()
-        print("\n".join(sweep_lines(folder)))
-    callbacks.on_multirun_end(config=config, config_name=CONFIG_NAME)
-    return 0
+        callbacks.on_multirun_end(config=config, config_name=CONFIG_NAME)
+        print("\n".join(closing_lines(board)))
+    return 1 if board.with_status("failed") else 0
 
 
-def _job(composed: DictConfig) -> float:
+class _Points:
+    """The task of a sweep's points. Those that run in one program share their data."""
+
+    def __init__(self) -> None:
+        self.datasets: Any = None  # lrexp.build.Datasets, from the first point on
+        self.view: Any = None  # lrexp.grid.live.GridView, while our launcher runs
+
+    def __call__(self, composed: DictConfig) -> float:
+        return _job(composed, self)
+
+
+def _job(composed: DictConfig, points: _Points | None = None) -> float:
     """What Hydra runs: one checked config in one run folder. Returns the best monitored value."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -209,11 +222,17 @@ def _job(composed: DictConfig) -> float:
     hydra: Any = HydraConfig.get()
     resolved, config = check(composed)
     in_sweep = hydra.mode == RunMode.MULTIRUN
+    if points and points.datasets is None:
+        from lrexp.build import Datasets
+
+        points.datasets = Datasets()
     launch = Launch(
         folder=Path(hydra.runtime.output_dir),
         overrides=list(OmegaConf.to_container(hydra.overrides.task)),  # type: ignore[arg-type]
         title=hydra.job.override_dirname.replace(",", " ") if in_sweep else "",
         sweep=Path(hydra.sweep.dir).name if in_sweep else None,
+        datasets=points and points.datasets,
+        terminal=partial(points.view.recorder, hydra.job.num) if points and points.view else None,
     )
     return TASKS[config.task.name](resolved, config, launch)
 

@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from lrexp.config import duration
 from lrexp.data import SOURCES, Augment, Chosen, Dataset, Source, choose, make_dataset
 from lrexp.data.dataset import class_positions
-from lrexp.data.feeding import shape_of_first
+from lrexp.data.feeding import free_bytes, shape_of_first
 from lrexp.data.source import TEST, TRAIN
 from lrexp.data.sources import STATED_CLASS_NAMES
 from lrexp.draws import draw
@@ -107,8 +107,12 @@ class Experiment:
     plateau: Plateau | None = None  # its own s comes on top of the schedule's
 
 
-def build(config: Config) -> Experiment:
+def build(config: Config, datasets: Datasets | None = None) -> Experiment:
     """Build an experiment.
+
+    Args:
+        config: of the run.
+        datasets: of earlier runs in this program; what they have is not read again.
 
     Raises:
         UserError: when the device is not there, data cannot be had, or settings do not fit the
@@ -116,7 +120,9 @@ def build(config: Config) -> Experiment:
     """
     device = choose_device(config.trainer.device)
     torch.set_num_threads(config.trainer.threads or DEFAULT_THREADS)
-    dataset = build_dataset(config, device)
+    read = build_dataset if datasets is None else datasets.get
+    dataset = read(config, device)
+    dataset = replace(dataset, notes=(*dataset.notes, *_input_notes(config, dataset)))
     check_monitors(config, len(dataset.class_names))
     model, layers = build_model(config, dataset)
     model.to(device)
@@ -190,11 +196,16 @@ class Rates:
     momenta: list[float]  # m(t), empty when momentum stays put
 
 
-def build_rates(config: Config, model: nn.Module, layers: LayerMap, train_size: int) -> Rates:
-    """The plan, and the optimizer and schedule that carry it out; says what is odd about it."""
-    plan = POLICIES[option_of(vars(config.lr_policy))](
+def build_plan(config: Config, layers: LayerMap) -> Plan:
+    """What the configured policy decides for every parameter."""
+    return POLICIES[option_of(vars(config.lr_policy))](
         layers, config.optimizer.lr, config.optimizer.weight_decay, **_settings(config.lr_policy)
     )
+
+
+def build_rates(config: Config, model: nn.Module, layers: LayerMap, train_size: int) -> Rates:
+    """The plan, and the optimizer and schedule that carry it out; says what is odd about it."""
+    plan = build_plan(config, layers)
     if not param_groups(model, plan, config.optimizer.lr):
         raise ConfigError("lr_policy", "freezes every parameter: nothing would train")
     if layers.unplaced and len({row.lr_scale for row in plan.rows}) > 1:
@@ -257,6 +268,64 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+class Datasets:
+    """Data that several runs share, each read and placed once. No run changes it.
+
+    The oldest are given up when together they would take more than a quarter of what is free.
+    """
+
+    LIMIT = 16  # data sets; those that are streamed hold worker processes
+
+    def __init__(self) -> None:
+        self._held: dict[str, Dataset] = {}
+        self.built = 0
+
+    def get(self, config: Config, device: torch.device) -> Dataset:
+        """As `build_dataset`, from memory where that is possible.
+
+        Raises:
+            UserError: when the data cannot be had.
+        """
+        key = _data_key(config, device)
+        if key in self._held:
+            log.info("data: shared with an earlier run")
+            self._held[key] = self._held.pop(key)  # now the newest
+        else:
+            self._make_room(device)
+            self._held[key] = build_dataset(config, device)
+            self.built += 1
+        dataset = self._held[key]
+        train = replace(dataset.train, augment=_augment(config))
+        return replace(dataset, train=train)
+
+    def _make_room(self, device: torch.device) -> None:
+        held = {key: _pixel_bytes(dataset) for key, dataset in self._held.items()}
+        while held and (sum(held.values()) > free_bytes(device) / 4 or len(held) >= self.LIMIT):
+            oldest = next(iter(held))
+            del held[oldest], self._held[oldest]
+
+
+def _data_key(config: Config, device: torch.device) -> str:
+    """What two runs have in common when `build_dataset` gives them equal splits."""
+    data = asdict(config.data)
+    del data["batch_size"]  # nothing is cut into batches yet; augmentation is put on afterwards
+    by_weights = data["normalize"] in ("auto", "weights")
+    expected = expected_input(config.model) if by_weights else None
+    return repr((data, config.trainer.train_eval_limit, expected, str(device)))
+
+
+def _pixel_bytes(dataset: Dataset) -> int:
+    """Bytes of all pixels that are held in memory; a byte per value."""
+    splits = [dataset.train, dataset.val, dataset.test, *dataset.eval_sets.values()]
+    counts = [len(s) * math.prod(s.pixels.shape) for s in splits if s and s.pixels.in_memory]
+    return sum(counts)
+
+
+def _augment(config: Config) -> Augment | None:
+    kind = config.data.augment
+    return None if kind == "none" else Augment(kind, config.seed)
+
+
 def build_dataset(config: Config, device: torch.device) -> Dataset:
     """The splits of the configured source, on the device."""
     data = config.data
@@ -290,7 +359,7 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
         chosen,
         seed=data.seed,
         normalize=normalization(config, source.channels),
-        augment=None if data.augment == "none" else Augment(data.augment, config.seed),
+        augment=_augment(config),
         train_eval_limit=config.trainer.train_eval_limit,
         in_memory=data.in_memory,
         workers=data.workers,
@@ -302,7 +371,6 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
     if data.image_shape is not None and list(dataset.image_shape) != of_size(data):
         problem = f"is not what the data holds: {list(dataset.image_shape)}"
         raise ConfigError("data.image_shape", problem, given=data.image_shape)
-    dataset = replace(dataset, notes=(*dataset.notes, *_input_notes(config, dataset)))
     if dataset.leaks and data.leak_check == "error":
         found = [*dataset.leaks.lines(), *map(_leak_in_words, dataset.leaks.items())]
         hint = "data.leak_check=warn trains all the same"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.default_element import ResultDefault
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
@@ -45,13 +47,16 @@ class CheckedLoader(ConfigLoaderImpl):
 
     def __init__(self, extra_folder: str | None = None):
         path = create_config_search_path(str(conf_folder()))
+        self.folders = [conf_folder()]  # of YAML files, the user's own first
         if extra_folder is not None:
             if not os.path.isdir(extra_folder):
                 raise ConfigError("", f"--config-dir {extra_folder}: there is no such folder")
             folder = f"file://{os.path.abspath(extra_folder)}"
+            self.folders.insert(0, Path(extra_folder))
             path.prepend("command-line", folder, SearchPathQuery(provider="main"))
         super().__init__(path)
-        self._points: dict[tuple[str, ...], DictConfig] = {}
+        self._points: dict[tuple[str, ...], bytes] = {}  # pickled
+        self._bases: dict[tuple[str, ...], bytes] = {}
 
     def load_configuration(
         self,
@@ -76,16 +81,39 @@ class CheckedLoader(ConfigLoaderImpl):
         """One checked point: in the sweep's folder, under a name made of what was swept."""
         key = tuple(sweep_overrides)
         if key not in self._points:
-            point = super().load_sweep_config(master_config, sweep_overrides)
+            point = self._composed_point(master_config, sweep_overrides)
             common = set(OmegaConf.to_container(master_config.hydra.overrides.task))  # type: ignore[arg-type]
             swept = [override for override in sweep_overrides if override not in common]
             with flag_override(point, ["struct", "readonly"], False):
                 point.hydra.sweep.dir = master_config.hydra.sweep.dir
                 point.hydra.job.override_dirname = ",".join(swept)
             self.check(point, sweep_overrides)
-            self._points[key] = point
-        point = copy.deepcopy(self._points[key])
+            self._points[key] = pickle.dumps(point)
+        point = pickle.loads(self._points[key])  # several times faster than a deep copy
         point.run_id = new_run_id()
+        return point
+
+    def _composed_point(self, master_config: DictConfig, overrides: list[str]) -> DictConfig:
+        """As Hydra composes it. Points that choose the same options share that part of the work."""
+        settings, choices = [], []
+        for override in overrides:
+            named = re.match(r"([A-Za-z_][\w.]*)=", override)
+            if not named or named[1].startswith("hydra."):  # added, removed, moved: Hydra's own way
+                return super().load_sweep_config(master_config, overrides)
+            is_choice = self.repository.group_exists(named[1])
+            (choices if is_choice else settings).append(override)
+        self._refuse(overrides)
+        if tuple(choices) not in self._bases:
+            base = super().load_sweep_config(master_config, choices)
+            self._bases[tuple(choices)] = pickle.dumps(base)
+        point: DictConfig = pickle.loads(self._bases[tuple(choices)])
+        try:
+            parsed = OverridesParser.create().parse_overrides(settings)
+            self.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
+            self._apply_overrides_to_config(parsed, point)
+        except Exception as error:
+            raise self._explain(error, overrides) from error
+        point.hydra.overrides.task = overrides
         return point
 
     def _compose_config_from_defaults_list(self, *arguments: Any, **named: Any) -> DictConfig:
@@ -282,40 +310,6 @@ class CheckedLoader(ConfigLoaderImpl):
             except Exception:  # a wrong choice, already on its way to the user
                 continue
         return []
-
-
-def refuse_moot_rates(points: list[DictConfig]) -> None:
-    """Refuse a sweep over optimizer.lr under a policy whose rates are all absolute.
-
-    Such points differ in optimizer.lr alone and would train alike.
-
-    Raises:
-        ConfigError: for the first two points of which that is true.
-    """
-    seen: list[dict[Any, Any]] = []
-    for point in points:
-        plain = copy.copy(point)
-        with flag_override(plain, ["struct", "readonly"], False):
-            del plain["hydra"]
-        resolved: Any = OmegaConf.to_container(plain, resolve=True)
-        policy, given = resolved["lr_policy"], resolved["optimizer"].pop("lr")
-        del resolved["run_id"]
-        if not _all_absolute(policy):
-            continue
-        if resolved in seen:
-            problem = f"changes nothing: every rate of lr_policy={policy['name']} is absolute"
-            raise ConfigError("optimizer.lr", problem, "sweep the policy's own rates", given)
-        seen.append(resolved)
-
-
-def _all_absolute(policy: dict[str, Any]) -> bool:
-    """Whether a policy gives every rate itself: by rules that leave nothing to its default."""
-    if policy["name"] == "per_layer":
-        rules = policy["rules"]
-        selected = {str(rule["match"] or rule["layers"]) for rule in rules}
-        everything = bool(selected & {"*", "re:", "re:.*"}) or selected >= {"head", "backbone"}
-        return everything and all(rule["lr"] or rule["frozen"] for rule in rules)
-    return bool(policy.get("lr_low") and policy.get("lr_high"))
 
 
 def _file_in(said: str) -> str:

@@ -93,10 +93,11 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
     _check_together(config)
     if config.model.weights and not config.model.weights.startswith(BUNDLED):
         typed.model.weights = _weights_source(config.model.weights)
-    for key, path in path_settings(typed).items():
-        OmegaConf.update(typed, key, portable_path(path))
-    config = OmegaConf.to_object(typed)
-    assert isinstance(config, Config)
+    if paths := path_settings(typed):
+        for key, path in paths.items():
+            OmegaConf.update(typed, key, portable_path(path))
+        config = OmegaConf.to_object(typed)
+        assert isinstance(config, Config)
     if isinstance(config.task, PlanTask) and config.task.against is not None:
         config.task.against = typed.task.against = portable_path(_plan_file(config.task.against))
     return typed, config
@@ -139,7 +140,21 @@ def path_settings(config: DictConfig) -> dict[str, str]:
     return {key: path for key, path in found.items() if path}
 
 
+_TYPED: dict[tuple[str, str], DictConfig] = {}  # points of a grid share most sections
+
+
 def _typed_section(group: str, section: Any) -> DictConfig:
+    """A checked section; the caller's config takes a copy of it."""
+    known = (group, repr(section))
+    if known not in _TYPED:
+        found = _checked_section(group, section)
+        if len(_TYPED) >= 1000:
+            _TYPED.clear()
+        _TYPED[known] = found
+    return _TYPED[known]
+
+
+def _checked_section(group: str, section: Any) -> DictConfig:
     if not isinstance(section, dict):
         given = "" if section == MISSING else section
         raise ConfigError(group, f"is a group: choose an option with {group}=NAME", given=given)

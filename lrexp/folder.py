@@ -43,8 +43,12 @@ class Claim:
     (`flock`), so a killed process leaves none behind.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, resumed: bool = False):
         """Create and lock the folder.
+
+        Args:
+            folder: to hold.
+            resumed: it already holds the sweep that goes on in it.
 
         Raises:
             UserError: when it cannot be written, is in use, or already holds a run.
@@ -67,7 +71,7 @@ class Claim:
                 ) from None
             self._remove_created()
             raise _cannot_write(folder, error) from error
-        if self._before & {SUMMARY, "multirun.yaml"}:
+        if not resumed and self._before & {SUMMARY, "multirun.yaml"}:
             self.release()
             raise UserError(
                 f"{folder} already holds a run; nothing was changed\n"

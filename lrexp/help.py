@@ -36,6 +36,11 @@ Examples:
   lrexp lr_policy=layerwise_decay lr_policy.decay=0.8 scheduler=cosine scheduler.warmup=0.1
   lrexp -m lr_policy=uniform,layerwise_decay,freeze_backbone optimizer.lr=0.01,0.1
 
+Grids (-m): every combination of the values, and files of cases with axes of their own:
+  lrexp -m cases=policies optimizer.lr=0.02,0.05 seed=0,1,2      (or cases=FILE.yaml)
+{cases}
+  lrexp -m hydra.launcher.resume=latest    finish a sweep that was stopped, or failed in part
+
 Look before you run:
   lrexp task=plan             who would learn how fast (add overrides): a table and a picture
   lrexp --cfg job             every setting with its value (add overrides to see what they change)
@@ -60,11 +65,13 @@ def help_text(argv: list[str]) -> str:
             folders.append(Path(argv[argv.index(flag) + 1]))
             if not folders[-1].is_dir():
                 raise UserError(f"--config-dir {folders[-1]}: there is no such folder")
-    lines = []
-    for group in GROUPS:
-        found = {file.stem for folder in folders for file in (folder / group).glob("*.yaml")}
-        options = textwrap.wrap(", ".join(sorted(found)), 84) or [""]
-        lines += [
-            f"  {name:<11} {part}" for name, part in zip_longest([group], options, fillvalue="")
-        ]
-    return TEXT.format(groups="\n".join(lines))
+    lines = [line for group in GROUPS for line in _option_lines(group, folders)]
+    cases = _option_lines("cases", folders)
+    return TEXT.format(groups="\n".join(lines), cases="\n".join(cases))
+
+
+def _option_lines(group: str, folders: list[Path]) -> list[str]:
+    """A group with its options, long lists continued below."""
+    found = {file.stem for folder in folders for file in (folder / group).glob("*.yaml")}
+    options = textwrap.wrap(", ".join(sorted(found)), 84) or [""]
+    return [f"  {name:<11} {part}" for name, part in zip_longest([group], options, fillvalue="")]

@@ -38,6 +38,9 @@ class Launch:
     overrides: list[str]
     title: str  # readable name of a point, empty for a single run
     sweep: str | None  # name of the sweep's folder
+    datasets: Any = None  # lrexp.build.Datasets, of the points before
+    # what takes a point's rows for the terminal: (RunInfo, steps done so far) → recorder
+    terminal: Callable[[Any, Callable[[], int]], Any] | None = None
 
 
 def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
@@ -51,12 +54,12 @@ def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
         Exception: what made the run fail; summary.json has the cause.
     """
     started = time.perf_counter()
-    with _signals_stop() as asked:
+    with signals_stop() as asked:
         from lrexp.build import build
         from lrexp.train import Trainer
 
         try:
-            experiment = build(config)
+            experiment = build(config, launch.datasets)
         except Exception as error:
             if launch.sweep:  # a point keeps its folder, and says why it has no result
                 _write(launch.folder, _blank_summary(resolved, config) | _failure(error))
@@ -238,7 +241,8 @@ class _Run:
         self._recorders.add("metrics.jsonl", lambda: JsonlRecorder(folder))
         wandb = self._wandb(config.logger, info)
         where = wandb.where if wandb and not launch.sweep else None  # a sweep says it once
-        self._recorders.add("terminal", lambda: ConsoleRecorder(info, lambda: trainer.step, where))
+        terminal = launch.terminal or (lambda info, steps: ConsoleRecorder(info, steps, where))
+        self._recorders.add("terminal", lambda: terminal(info, lambda: trainer.step))
         self._train_started = time.perf_counter()
 
     def row(self, row: dict[str, float]) -> None:
@@ -438,7 +442,7 @@ def _write(folder: Path, summary: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _signals_stop() -> Iterator[list[type[BaseException]]]:
+def signals_stop() -> Iterator[list[type[BaseException]]]:
     """Turn Ctrl-C into `KeyboardInterrupt` and SIGTERM into `Terminated`, and keep a list of them.
 
     Python drops an exception that a signal happens to raise inside a destructor; whoever looks at

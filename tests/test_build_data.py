@@ -89,7 +89,7 @@ def test_weights_that_say_how_images_were_normalised_decide_it(
 
     model = build(compose(*of_folder(root), "model=mlp")).model
     save_weights(model.state_dict(), tmp_path / "w.safetensors", ("ant", "bee"))
-    silent = build_dataset(compose(*of_folder(root), *run), CPU)
+    silent = build(compose(*of_folder(root), *run)).dataset
     assert silent.mean == plain.mean
     assert any("do not say how their images were normalised" in note for note in silent.notes)
     from safetensors.torch import save_file

@@ -251,6 +251,40 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a bad value in a sweep's range": (["-m", "optimizer.lr=range(0,1,0.5)"], ["lr=0.0"]),
     "bad key in a sweep": (["-m", "sed=1,2"], ["sed=1", "did you mean seed?"]),
+    "cases without -m": (["cases=policies"], ["cases=policies", "add -m"]),
+    "unknown cases": (["-m", "cases=policy"], ["cases=policy", "mean 'policies'"]),
+    "key in a file of cases": (
+        ["-m", "cases={files}/cases/key.yaml"],
+        ["lr_policy.decy=0.5", "lr_policy.decay?", "files/cases/key.yaml, case gentle"],
+    ),
+    "value in a file of cases": (
+        ["-m", "cases={files}/cases/value.yaml", "seed=1,2"],
+        ["lr_policy.decay=2", "at most 1", "files/cases/value.yaml, case steep"],
+    ),
+    "syntax of a file of cases": (
+        ["-m", "cases={files}/cases/syntax.yaml"],
+        ["files/cases/syntax.yaml", "line 2"],
+    ),
+    "a file of no cases": (
+        ["-m", "cases={files}/cases/flat.yaml"],
+        ["files/cases/flat.yaml, case lr_policy: holds no settings"],
+    ),
+    "unknown executor": (
+        ["-m", "seed=1,2", "hydra.launcher.executor=seral"],
+        ["hydra.launcher.executor=seral", "mean 'serial'"],
+    ),
+    "only what failed of a new sweep": (
+        ["-m", "seed=1,2", "hydra.launcher.only=failed"],
+        ["hydra.launcher.only=failed", "hydra.launcher.resume=SWEEP"],
+    ),
+    "resume of nothing": (
+        ["-m", "hydra.launcher.resume=nowhere"],
+        ["hydra.launcher.resume=nowhere", "no such sweep"],
+    ),
+    "resume of a run": (
+        ["-m", "hydra.launcher.resume={held}"],
+        ["hydra.launcher.resume={held}", "is a single run"],
+    ),
     "one folder for two points": (["-m", "seed=1,2", "hydra.sweep.subdir=x"], ["subdir"]),
     "several values without -m": (["optimizer.lr=0.1,0.2"], ["optimizer.lr=0.1,0.2", "add -m"]),
     "monitor unknown": (["trainer.monitor=val/acc"], ["monitor=val/acc", "'val/accuracy'"]),
@@ -380,6 +414,10 @@ FILES = {
     "optimizer/key": "defaults: [sgd, _self_]\nmomentun: 0.5\n",
     "optimizer/bare": "name: sgd\nlr: 0.1\nmomentun: 0.5\n",
     "optimizer/nameless": "lr: 0.1\n",
+    "cases/key": "gentle: { lr_policy: layerwise_decay, lr_policy.decy: 0.5 }\n",
+    "cases/value": "steep:\n  lr_policy: layerwise_decay\n  lr_policy.decay: [0.5, 2]\n",
+    "cases/syntax": "a:\n  b: { c: 1\n",
+    "cases/flat": "lr_policy: uniform\n",
     "lr_policy/key": 'defaults: [per_layer, _self_]\nrules: [{ mach: "conv.*", lr: 0.1 }]\n',
     "lr_policy/value": 'defaults: [per_layer, _self_]\nrules: [{ match: "conv.*", lr: -0.1 }]\n',
 }
@@ -404,7 +442,9 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (places["held"] / "summary.json").write_text("{}")
     paths = {name: str(path) for name, path in places.items()}
     cases = [(name, [filled(a, paths) for a in argv]) for name, (argv, _) in MISTAKES.items()]
-    setup = "def reached(config): raise RuntimeError('reached the run')\ncommand._job = reached\n"
+    setup = (
+        "def reached(*arguments): raise RuntimeError('reached the run')\ncommand._job = reached\n"
+    )
     return drive(base, cases, setup) | {"places": paths}
 
 
@@ -510,14 +550,14 @@ def before(name):
         hydra.core.utils.datetime = StoppedClock
         assert run(["experiment=smoke"])["code"] == 0
     if name == "sweep":
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-        original = BasicSweeper.sweep
-        def sweep(self, arguments):
-            batches = original(self, arguments)
-            returned = [job.return_value for batch in batches for job in batch]
-            (base / "returned.json").write_text(json.dumps(returned))
-            return batches
-        BasicSweeper.sweep = sweep
+        from lrexp.grid.launcher import Grid
+        original = Grid.run
+        def keep(self, points):
+            returned = original(self, points)
+            values = [returned[point.num].return_value for point in points]
+            (base / "returned.json").write_text(json.dumps(values))
+            return returned
+        Grid.run = keep
     if name.startswith("failed"):
         import lrexp.train
         save = lrexp.train.save_checkpoint
@@ -690,17 +730,11 @@ def test_a_sweeper_sees_the_best_monitored_value(runs: Outcomes, base: Path) -> 
     assert returned == [max(r["val/accuracy"] for r in rows_of(p)) for p in points_of(base)]
 
 
-def test_a_point_that_cannot_be_built_says_so_in_its_summary(runs: Outcomes, base: Path) -> None:
+def test_a_point_that_cannot_be_built_is_found_before_the_first_one(runs: Outcomes) -> None:
     said = runs["bad point"]["out"] + runs["bad point"]["err"]
-    assert runs["bad point"]["code"] == 1
-    assert "model.kernel_size=9" in said
-    assert "Traceback" not in said
-    summaries = {p.name: summary_of(p) for p in points_of(base, "bad point")}
-    assert {name: summary["status"] for name, summary in summaries.items()} == {
-        "0_model.kernel_size_3": "finished",
-        "1_model.kernel_size_9": "failed",
-    }
-    assert "model.kernel_size=9" in summaries["1_model.kernel_size_9"]["error"]
+    assert runs["bad point"]["code"] == 2
+    assert "model.kernel_size=9: is too large for images of 8×8" in said
+    assert runs["bad point"]["left"] == []
 
 
 def test_a_sweep_with_a_failed_point_says_so(runs: Outcomes, base: Path) -> None:

@@ -25,8 +25,6 @@ from lrexp.record.console import (
     overfit_in_words,
     worst_in_words,
 )
-from lrexp.record.files import strict_json
-from lrexp.record.sweep import sweep_lines
 
 ROW = {
     "epoch": 3,
@@ -267,20 +265,6 @@ def test_the_opening_says_what_is_loaded_and_who_learns_how_fast() -> None:
     assert loaded == "loaded 2 of 4 tensors of file.safetensors; fresh: head.weight, head.bias"
     assert data == "data   images: 1,000 train, 20 val images"
     assert rates == "rates  conv 0.05, head 0.1"
-
-
-def test_a_sweep_ends_with_its_points_in_their_order(tmp_path: Path) -> None:
-    for name, changes in [
-        ("10_lr_0.1", {"status": "failed", "best": {}, "error": "OSError: disk full\nmore"}),
-        ("2_lr_0.01", {}),
-    ]:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "summary.json").write_text(strict_json(SUMMARY | changes))
-    _, heading, first, second, folder = sweep_lines(tmp_path)
-    assert heading.split()[:3] == ["point", "status", "epoch"]
-    assert first.split()[:4] == ["2_lr_0.01", "finished", "3", "0.3000"]
-    assert second.split(maxsplit=2) == ["10_lr_0.1", "failed", "OSError: disk full"]
-    assert folder == f"sweep  {tmp_path}"
 
 
 def test_a_run_without_a_best_epoch_still_says_where_it_is(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ class Pixels(Protocol):
     """Images by row."""
 
     shape: tuple[int, int, int]
+    in_memory: bool
 
     def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[Tensor]:
         """(B, C, H, W) uint8 on the device for (n,) rows in their order, the last one smaller."""
@@ -37,6 +38,8 @@ class InMemory:
         images: (n, C, H, W) uint8.
         device: where the tensor lives.
     """
+
+    in_memory = True
 
     def __init__(self, images: np.ndarray, device: torch.device):
         self._images = torch.from_numpy(images).to(device)
@@ -61,6 +64,7 @@ class Streamed:
         device: where batches go, through pinned memory when it is a GPU.
     """
 
+    in_memory = False
     PREFETCHED = 4  # batches in flight per worker
 
     def __init__(

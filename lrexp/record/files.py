@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -76,6 +77,7 @@ def _finite(value: Any) -> Any:
     return value
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
@@ -83,6 +85,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@functools.cache  # that of the code as it was imported
 def _code_version() -> dict[str, str | None]:
     """Commit of a checkout and a hash of what is changed in it; both empty in a wheel."""
     root = Path(lrexp.__file__).resolve().parent.parent
@@ -101,6 +104,7 @@ def _git(root: Path, *arguments: str) -> bytes:
     return subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
 
 
+@functools.cache
 def _cpu_model() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:

@@ -57,6 +57,8 @@ class WandbRecorder:
             "finish_timeout_raises": True,
             "x_transaction_log_flush_interval": 1,  # a killed run loses a second of rows, not 15
         }
+        if info.sweep:  # the list of packages is the same for every point: see environment.json
+            quiet["x_save_requirements"] = False
         for name, seconds in TIMEOUTS_S.items():
             if not os.environ.get(f"WANDB_{name.upper()}"):
                 quiet[name] = seconds

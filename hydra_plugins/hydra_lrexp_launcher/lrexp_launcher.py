@@ -1,0 +1,55 @@
+"""`hydra/launcher=lrexp`: all points of a grid in one session."""
+
+# Hydra runs this file while it is not in sys.modules, where dataclasses would look up annotations
+# that are text: no `from __future__ import annotations` here.
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class LrexpLauncherConf:
+    """Settings under `hydra.launcher`."""
+
+    _target_: str = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
+    executor: str = "serial"  # serial: one point after the other
+    resume: str | None = None  # a sweep's folder, or latest: run what it has not finished
+    only: str | None = None  # failed: of a resumed sweep run the failed points alone
+    allow_changed_grid: bool = False  # resume although the grid is not the one that was started
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher", name="lrexp", node=LrexpLauncherConf, provider="lrexp"
+)
+
+
+class LrexpLauncher(Launcher):
+    """Hands the points over to lrexp.grid."""
+
+    def __init__(
+        self, executor: str, resume: str | None, only: str | None, allow_changed_grid: bool
+    ):
+        super().__init__()
+        self.executor, self.resume = executor, resume
+        self.only, self.allow_changed_grid = only, allow_changed_grid
+        self.board = None  # lrexp.grid.leaderboard.Leaderboard of the points so far
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Called once by the sweeper."""
+        self.hydra_context, self.task_function = hydra_context, task_function
+        self.config = config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run a batch of points; called by sweepers that choose points as they go."""
+        from lrexp.grid.launcher import launch
+
+        return launch(self, job_overrides, initial_job_idx)

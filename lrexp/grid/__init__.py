@@ -1,0 +1,1 @@
+"""Many points in one session: cases, equal points, executors, resuming, the leaderboard."""

@@ -1,0 +1,186 @@
+"""A grid on the terminal: a line per point, how far the whole is, and when it will be done."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lrexp.record import RunInfo
+from lrexp.record.console import closing_lines, epoch_line, heading_line
+
+log = logging.getLogger(__name__)
+
+TITLE = 44  # characters of a point's title
+
+
+class _Running:
+    """A point that is under way."""
+
+    def __init__(self, num: int, title: str):
+        self.num, self.title, self.started = num, title, time.monotonic()
+        self.monitor, self.steps = "val/loss", 0
+        self.steps_done: Callable[[], int] = lambda: 0
+        self.row: Mapping[str, float] = {}
+
+
+class GridView:
+    """Shows points as they run.
+
+    On a terminal finished points scroll by above the running ones and a bar; where the output is
+    piped there is one line per point, as it ends. A point's own lines go to its lrexp.log.
+
+    Args:
+        total: points to run.
+        console: where to print; standard output by default.
+    """
+
+    def __init__(self, total: int, console: Console | None = None):
+        self._console = console or Console(highlight=False, soft_wrap=True, emoji=False)
+        self._total, self._done, self._started = total, 0, time.monotonic()
+        self._running: dict[int, _Running] = {}
+        self._said: set[str] = set()
+        self._live: Live | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator[GridView]:
+        """Keep the live part on the terminal meanwhile."""
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._picture,
+                console=self._console,
+                refresh_per_second=4,
+                transient=True,
+            )
+            self._live.start()
+        try:
+            yield self
+        finally:
+            if self._live is not None:
+                self._live.stop()
+                self._live = None
+
+    def begin(self, num: int, title: str) -> None:
+        """A point starts."""
+        self._running[num] = _Running(num, title)
+
+    def recorder(self, num: int, info: RunInfo, steps_done: Callable[[], int]) -> PointRecorder:
+        """What takes the rows of a point that has begun."""
+        for line in info.opening:
+            if line.startswith(("note ", "leaks ")):
+                self.say(line)
+        point = self._running[num]
+        point.steps, point.monitor, point.steps_done = info.steps, info.monitor, steps_done
+        return PointRecorder(info, point)
+
+    def end(self, num: int, summary: Mapping[str, Any]) -> None:
+        """A point ended, in whatever way."""
+        point = self._running.pop(num)
+        self._done += 1
+        monitor, best = point.monitor, summary.get("best") or {}
+        said = str(summary["status"])
+        if summary["status"] == "failed":
+            said += f"  {(str(summary.get('error') or '').splitlines() or [''])[0]}"
+        elif best:
+            said += f"  {monitor} {float(best[monitor]):.4g} in epoch {best['epoch']}"
+        elapsed = f"{time.monotonic() - point.started:.1f}s"
+        left = f", {duration(self._left())} left" if self._done < self._total else ""
+        count = f"{self._done:>{len(str(self._total))}}/{self._total}"
+        named = shortened(f"{num} {point.title}").ljust(TITLE)
+        self._print(f"{count}  {named}  {said}  ({elapsed}{left})")
+
+    def say(self, line: str) -> None:
+        """Print a line once, however many points say it."""
+        if line not in self._said:
+            self._said.add(line)
+            self._print(line)
+
+    def warn(self, num: int, level: str, message: str) -> None:
+        """Print a warning with the first point that gives it."""
+        if message not in self._said:
+            self._said.add(message)
+            self._print(f"{level}: point {num}: {message}")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False)
+
+    def _left(self) -> float:
+        """Seconds until the last point ends, if the rest takes as long as what was."""
+        elapsed = time.monotonic() - self._started
+        return elapsed / max(1, self._done) * (self._total - self._done)
+
+    def _picture(self) -> RenderableType:
+        table = Table.grid(padding=(0, 2))
+        for point in list(self._running.values()):
+            done = min(point.steps_done(), point.steps)
+            epoch = f"epoch {point.row['epoch']:.0f}" if point.row else "starts"
+            value = point.row.get(point.monitor)
+            table.add_row(
+                Text(shortened(f"{point.num} {point.title}")),
+                ProgressBar(total=max(1, point.steps), completed=done, width=20),
+                Text(epoch),
+                Text("" if value is None else f"{point.monitor} {value:.4g}"),
+            )
+        left = duration(self._left()) if self._done else "?"
+        whole = Table.grid(padding=(0, 2))
+        whole.add_row(
+            Text(f"{self._done}/{self._total} points"),
+            ProgressBar(total=self._total, completed=self._done, width=40),
+            Text(f"{left} left"),
+        )
+        return Group(table, whole)
+
+
+class PointRecorder:
+    """Takes the rows of one point: for the live view, and into its log file."""
+
+    def __init__(self, info: RunInfo, point: _Running):
+        self._info, self._point = info, point
+        for line in (*info.opening, heading_line(info.monitor)):
+            log.info(line)
+
+    def row(self, row: dict[str, float]) -> None:
+        """One epoch."""
+        self._point.row = row
+        log.info(epoch_line(row, self._info.monitor))
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """What came out."""
+        for line in closing_lines(summary, self._info):
+            log.info(line)
+
+
+class OncePerGrid(logging.Filter):
+    """Takes warnings off a point's own terminal handler and says each of them once."""
+
+    def __init__(self, view: GridView, num: int):
+        super().__init__()
+        self._view, self._num = view, num
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Never true: the view has said it."""
+        self._view.warn(self._num, record.levelname, record.getMessage())
+        return False
+
+
+def shortened(text: str) -> str:
+    """At most TITLE characters."""
+    return text if len(text) <= TITLE else f"{text[: TITLE - 3]}..."
+
+
+def duration(seconds: float) -> str:
+    """`8s`, `3m 20s` or `2h 05m`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"

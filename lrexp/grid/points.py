@@ -1,0 +1,170 @@
+"""The points of a grid, and the file that a sweep folder keeps of them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import Container, DictConfig, OmegaConf, flag_override
+
+from lrexp.errors import ConfigError, UserError
+from lrexp.folder import SUMMARY
+from lrexp.schema import GROUPS
+
+POINTS = "points.json"
+NEVER_STARTED = "missing"
+
+
+@dataclass
+class Point:
+    """One composed and checked run of a grid."""
+
+    num: int
+    overrides: list[str]  # all of them, those common to every point too
+    settings: dict[str, Any]  # dotted key → resolved value, without run_id
+    folder: str  # its name below the sweep's
+    composed: bytes  # the pickled config with its hydra section
+    case: str = ""
+    same_as: int | None = None  # number of an earlier point that trains alike: runs in its place
+
+    @property
+    def config(self) -> DictConfig:
+        """The composed config, a fresh copy."""
+        return pickle.loads(self.composed)
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """Override by key."""
+        pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
+        return {key: value for key, _, value in pairs}
+
+
+def make_point(num: int, overrides: Sequence[str], composed: DictConfig, case: str = "") -> Point:
+    """A point of a config that Hydra composed for it; sets its number.
+
+    A config that is not lrexp's, and so was not checked, has no settings here.
+    """
+    with flag_override(composed, ["struct", "readonly"], False):
+        composed.hydra.job.num = composed.hydra.job.id = num
+    ours = "run_id" in composed
+    keys = [key for key in composed if key not in ("hydra", "run_id")] if ours else []
+    settings = flat({str(key): composed[key] for key in keys})
+    folder = str(composed.hydra.sweep.subdir)
+    return Point(num, list(overrides), settings, folder, pickle.dumps(composed), case)
+
+
+def flat(section: Any, prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key; lists are values."""
+    if isinstance(section, Container):
+        section = OmegaConf.to_container(section, resolve=True)
+    if not isinstance(section, Mapping) or (not section and prefix):
+        return {prefix: section}
+    pairs = [(f"{prefix}.{key}" if prefix else str(key), inner) for key, inner in section.items()]
+    return {key: value for at, inner in pairs for key, value in flat(inner, at).items()}
+
+
+def refuse_shared_folders(points: Sequence[Point]) -> None:
+    """Raise ConfigError when two points would write to one folder."""
+    if len({point.folder for point in points}) < len(points):
+        folders = [point.folder for point in points]
+        twice = next(name for name in folders if folders.count(name) > 1)
+        problem = "puts several points into one folder"
+        raise ConfigError("hydra.sweep.subdir", problem, "keep ${hydra.job.num} in it", twice)
+
+
+def varied(points: Sequence[Point]) -> list[str]:
+    """The keys that were swept: those whose override differs between points."""
+    chosen = [point.chosen for point in points]
+    keys = dict.fromkeys(key for one in chosen for key in one)
+    return [key for key in keys if len({one.get(key) for one in chosen}) > 1]
+
+
+def title(point: Point, keys: Sequence[str]) -> str:
+    """What tells a point from the others: see `in_short`."""
+    return in_short({key: point.chosen.get(key) for key in keys})
+
+
+def in_short(chosen: Mapping[str, str | None]) -> str:
+    """Overrides as people say them: `layerwise_decay decay=0.5 lr=0.1`.
+
+    An option goes by its name alone, a setting by the last part of its key where no other ends so.
+    """
+    last = [key.rpartition(".")[2] for key in chosen]
+    words = []
+    for key, value in chosen.items():
+        short = key.rpartition(".")[2]
+        name = short if last.count(short) == 1 else key
+        if value is not None:
+            words.append(value if key in GROUPS else f"{name}={value}")
+    return " ".join(words)
+
+
+def points_text(points: Sequence[Point], command: Sequence[str]) -> str:
+    """points.json: how the sweep was asked for, and every point against the first one.
+
+    Args:
+        points: in any order.
+        command: overrides as they were typed.
+    """
+    points = sorted(points, key=lambda point: point.num)
+    base = points[0].settings
+    rows = [
+        {
+            "num": p.num,
+            "folder": p.folder,
+            "case": p.case,
+            "same_as": p.same_as,
+            "overrides": p.overrides,
+            "differs": {k: v for k, v in p.settings.items() if k not in base or base[k] != v},
+            "lacks": [key for key in base if key not in p.settings],
+        }
+        for p in points
+    ]
+    # a line per point
+    lines = ",\n    ".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    head = json.dumps({"command": list(command), "first": base}, ensure_ascii=False, indent=2)
+    return f'{head[:-2]},\n  "points": [\n    {lines}\n  ]\n}}\n'
+
+
+@dataclass(frozen=True)
+class Started:
+    """What points.json of a sweep says."""
+
+    command: list[str]
+    points: list[Point]  # without their composed configs
+
+
+def read_points(folder: Path) -> Started:
+    """The grid that a sweep folder was started with.
+
+    Raises:
+        UserError: when the folder holds no sweep of this launcher.
+    """
+    try:
+        saved = json.loads((folder / POINTS).read_text("utf-8"))
+        return Started(saved["command"], [_started(row, saved["first"]) for row in saved["points"]])
+    except FileNotFoundError:
+        problem = f"{folder} is no sweep that can be resumed: it has no {POINTS}"
+        raise UserError(problem) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / POINTS} cannot be read: {error}") from error
+
+
+def _started(row: Mapping[str, Any], first: Mapping[str, Any]) -> Point:
+    """A point as its line in points.json has it."""
+    settings = {key: value for key, value in first.items() if key not in row["lacks"]}
+    settings |= row["differs"]
+    num, overrides, folder = row["num"], row["overrides"], row["folder"]
+    return Point(num, overrides, settings, folder, b"", row["case"], row["same_as"])
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """summary.json of a point; only a status when there is none that can be read."""
+    try:
+        return json.loads((folder / SUMMARY).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {"status": NEVER_STARTED, "error": None}

@@ -1,0 +1,285 @@
+"""A command line with -m, from what it asks for to the last line that it prints."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.utils import JobStatus, setup_globals
+from hydra.types import HydraContext, RunMode, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from lrexp.errors import ConfigError
+from lrexp.folder import shown_path
+from lrexp.grid.cases import (
+    GROUP,
+    Cases,
+    cross,
+    in_case,
+    overruled,
+    own_overrides,
+    read_cases,
+    take_cases,
+)
+from lrexp.grid.executors import EXECUTORS
+from lrexp.grid.launcher import Grid, check_launcher
+from lrexp.grid.leaderboard import Leaderboard, leaderboard_lines
+from lrexp.grid.points import (
+    POINTS,
+    Point,
+    Started,
+    make_point,
+    points_text,
+    read_points,
+    read_summary,
+    refuse_shared_folders,
+    title,
+    varied,
+)
+from lrexp.grid.resume import UNDONE, numbered_as, set_aside, sweep_folder
+
+LAUNCHER = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
+CASES_COPY = "cases.yaml"  # in the sweep's folder
+
+
+@dataclass
+class Request:
+    """What a command line with -m asks for."""
+
+    config: DictConfig  # composed for the sweep as a whole
+    overrides: list[str]  # without cases
+    cases: Cases | None
+    started: Started | None = None  # the sweep that is to go on
+    folder: Path | None = None  # and where it is
+
+    @property
+    def ours(self) -> bool:
+        """Whether our launcher runs it."""
+        return self.config.hydra.launcher._target_ == LAUNCHER
+
+    @property
+    def command(self) -> list[str]:
+        """Overrides that ask for the same grid."""
+        cases = [f"{GROUP}={self.cases.name}"] if self.cases else []
+        task: Any = OmegaConf.to_container(self.config.hydra.overrides.task, resolve=False)
+        return [*cases, *task]
+
+
+def read_request(
+    loader: Any, config_name: str, overrides: Sequence[str], folders: Sequence[Path]
+) -> Request:
+    """Compose what all points have in common, and find what the grid is made of.
+
+    A sweep that is resumed without naming its grid again is the one that was started.
+
+    Args:
+        loader: composes.
+        config_name: the primary config.
+        overrides: of the command line.
+        folders: of YAML files, where cases are looked for.
+
+    Raises:
+        UserError: for what cannot be composed, and launcher settings that cannot be used.
+    """
+
+    def compose(given: Sequence[str]) -> DictConfig:
+        return loader.load_configuration(
+            config_name, [*given, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN
+        )
+
+    rest, name = take_cases(overrides)
+    request = Request(compose(rest), rest, None)
+    launcher = request.config.hydra.launcher
+    if request.ours:
+        check_launcher(launcher)
+        if launcher.resume:
+            request.folder = sweep_folder(launcher.resume)
+            request.started = read_points(request.folder)
+    if request.started and request.folder and not request.config.hydra.overrides.task and not name:
+        command, name = take_cases(request.started.command)
+        request.overrides = [*rest, *command]
+        request.config = compose(request.overrides)
+        if name:  # the file as it was then
+            copy = read_cases(str(request.folder / CASES_COPY), folders)
+            request.cases = replace(copy, name=name)
+    elif name:
+        request.cases = read_cases(name, folders)
+    return request
+
+
+def compose_points(loader: Any, request: Request, sweeper: BasicSweeper) -> list[Point]:
+    """Every point, composed once and checked; in a resumed sweep under its old number.
+
+    Raises:
+        UserError: for the first point that cannot be used, and for a grid that has changed.
+    """
+    config = request.config
+    task: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    arguments = [*(f"{k}={v}" for k, v in sweeper.params.items()), *task]
+    points: list[Point] = []
+    for case, overrides in cross(request.cases, arguments, loader):
+        try:
+            composed = loader.load_sweep_config(config, overrides)
+        except ConfigError as error:
+            raise _in_case(error, request, case, overrides) from error
+        points.append(make_point(len(points), overrides, composed, case))
+    refuse_shared_folders(points)
+    if request.started:
+        allowed = config.hydra.launcher.allow_changed_grid
+        points = numbered_as(request.started, points, allowed)
+    return points
+
+
+def find_equal_points(loader: Any, request: Request, points: Sequence[Point]) -> None:
+    """Note in every point that trains like an earlier one which that is.
+
+    Raises:
+        UserError: for the first point whose network, plan or schedule cannot be built.
+    """
+    if not request.ours or not _all_train(points):
+        return
+    from lrexp.grid.equal import UnbuildableError, find_equal
+
+    try:
+        equal = find_equal(points)
+    except UnbuildableError as problem:
+        point = problem.point
+        error = loader.placed(problem.error, point.overrides)
+        raise _in_case(error, request, point.case, point.overrides) from problem
+    for point in points:
+        point.same_as = equal.get(point.num)
+
+
+def _all_train(points: Sequence[Point]) -> bool:
+    return all(point.settings["task.name"] == "train" for point in points)
+
+
+def _in_case(
+    error: ConfigError, request: Request, case: str, overrides: Sequence[str]
+) -> ConfigError:
+    if request.cases is None:
+        return error
+    return in_case(error, case, request.cases, own_overrides(request.cases, case, overrides))
+
+
+def run_sweep(
+    request: Request,
+    points: Sequence[Point],
+    sweeper: Any,
+    hydra_context: HydraContext,
+    task_function: TaskFunction,
+    board: Leaderboard,
+) -> None:
+    """Run the points in the sweep's folder, or let the sweeper choose them.
+
+    Args:
+        request: of the command line.
+        points: composed and checked; none when the sweeper chooses them.
+        sweeper: set up.
+        hydra_context: of this command.
+        task_function: runs one composed config.
+        board: of the sweep's folder; it is up to date however this ends.
+    """
+    setup_globals()
+    launcher, folder = sweeper.launcher, board.folder
+    if not isinstance(sweeper, BasicSweeper):
+        launcher.board = board
+        sweeper.sweep(arguments=request.command)
+        return
+    board.points = _with_former(points, request)
+    _write_grid(folder, board.points, request)
+    if not request.ours:
+        size = sweeper.max_batch_size or len(points)
+        for first in range(0, len(points), size):
+            batch = points[first : first + size]
+            try:
+                _launch(launcher, batch)
+            finally:
+                _look_up(board, batch)
+        return
+    _look_up(board, board.points)
+    undone = ("failed",) if request.config.hydra.launcher.only == "failed" else UNDONE
+    todo = [p for p in points if p.same_as is None and board.status(p.num) in undone]
+    for point in todo if request.started else ():
+        set_aside(folder, point)
+    for line in _notes(request, points, todo):
+        print(line, flush=True)
+    executor = EXECUTORS[request.config.hydra.launcher.executor]
+    Grid(board, hydra_context, task_function, executor).run(todo)
+
+
+def _look_up(board: Leaderboard, points: Sequence[Point]) -> None:
+    """Bring the board up to date from the summaries of points."""
+    for point in points:
+        board.take(point.num, read_summary(board.folder / point.folder))
+    board.write()
+
+
+def _launch(launcher: Any, batch: Sequence[Point]) -> None:
+    """Run points through a launcher that is not ours; exceptions are in their summaries."""
+    for returned in launcher.launch([p.overrides for p in batch], initial_job_idx=batch[0].num):
+        if returned.status != JobStatus.COMPLETED:
+            print(f"failed  {' '.join(returned.overrides)}: {returned._return_value}")
+
+
+def _with_former(points: Sequence[Point], request: Request) -> list[Point]:
+    """The points, and those of the sweep's start that are no longer asked for."""
+    nums = {point.num for point in points}
+    former = request.started.points if request.started else []
+    both = [*points, *(point for point in former if point.num not in nums)]
+    return sorted(both, key=lambda point: point.num)
+
+
+def _write_grid(folder: Path, points: Sequence[Point], request: Request) -> None:
+    """What a sweep folder says about its grid before a point has run."""
+    from lrexp.record.files import write_atomically
+
+    saved = request.config.copy()
+    if request.cases:
+        saved.hydra.overrides.task = request.command
+        copy = folder / CASES_COPY
+        if not copy.exists() or not os.path.samefile(request.cases.file, copy):
+            shutil.copyfile(request.cases.file, copy)
+    OmegaConf.save(saved, folder / "multirun.yaml")
+    write_atomically(folder / POINTS, points_text(points, request.command))
+
+
+def _notes(request: Request, points: Sequence[Point], todo: Sequence[Point]) -> list[str]:
+    """What people should know before the first point starts."""
+    lines = []
+    if request.cases:
+        task: Any = OmegaConf.to_container(request.config.hydra.overrides.task, resolve=False)
+        lines += [f"note   {line}" for line in overruled(request.cases, task)]
+    keys = varied(points)
+    for point in points:
+        if point.same_as is not None:
+            named = title(point, keys)
+            lines.append(f"equal  {point.num} {named} trains as {point.same_as} does: runs once")
+    if request.started:
+        done = len(points) - len(todo) - sum(p.same_as is not None for p in points)
+        lines.append(f"resume {done} points are done, {len(todo)} to run")
+    return lines
+
+
+def closing_lines(board: Leaderboard) -> list[str]:
+    """The last lines of a sweep: the leaderboard, what failed, where everything is."""
+    lines, folder = [], board.folder
+    shown = shown_path(folder)
+    if board.points and _all_train(board.points):
+        lines += ["", *leaderboard_lines(board.board())]
+        failed = board.with_status("failed")
+        for point, error in failed:
+            lines.append(f"failed {point.folder}: {error}")
+        undone = [p for p in board.points if p.same_as is None and board.status(p.num) in UNDONE]
+        if undone and (folder / POINTS).is_file():
+            count = f"{len(undone)} of {len(board.points)} points have no result"
+            lines.append(f"{count}; run them with: lrexp -m hydra.launcher.resume={shown}")
+    if any(folder.glob("*/wandb/offline-run-*")):
+        pattern = os.path.join(shown, "*", "wandb", "offline-run-*")
+        lines.append(f"wandb  offline; upload with: wandb sync {pattern}")
+    return [*lines, f"sweep  {shown}"]

@@ -1,0 +1,39 @@
+"""Composes the points of a grid as the command does, without running them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lrexp.grid.points import Point
+
+
+@contextmanager
+def composing() -> Iterator[Any]:
+    """A function from the overrides of a command line with -m to its points."""
+    from hydra import version
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.utils import setup_globals
+
+    from lrexp.compose import CONFIG_NAME, CheckedLoader
+
+    version.setbase("1.3")
+    setup_globals()
+    loader = CheckedLoader()
+    # The plugins that Hydra has just loaded, not earlier copies of them.
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    from lrexp.grid.sweep import compose_points, find_equal_points, read_request
+
+    def composed(*overrides: str, equal: bool = False) -> list[Point]:
+        request = read_request(loader, CONFIG_NAME, overrides, loader.folders)
+        request.config.run_id = "abcdefgh"
+        request.config.hydra.sweep.dir = "sweep"
+        points = compose_points(loader, request, BasicSweeper(None, {}))
+        if equal:
+            find_equal_points(loader, request, points)
+        return points
+
+    yield composed
+    GlobalHydra.instance().clear()

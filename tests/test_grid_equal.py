@@ -1,0 +1,72 @@
+"""Points that would train alike are found before they train."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from grid_points import composing
+
+PER_LAYER = ["lr_policy=per_layer", "lr_policy.rules=[{match: '*', lr: 0.05}]"]
+
+
+@pytest.fixture(scope="module")
+def same() -> Iterator[Callable[..., Any]]:
+    """A function from overrides to what every point of the grid runs as."""
+    with composing() as points:
+        yield lambda *overrides: [p.same_as for p in points(*overrides, equal=True)]
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        "optimizer.lr=0.1,0.02",  # every rate is absolute
+        "lr_policy.default.scale=1,2",  # a rule takes every parameter before
+        "name=a,b",
+    ],
+)
+def test_a_key_that_changes_nothing_runs_once(same: Callable[..., Any], axis: str) -> None:
+    assert same(*PER_LAYER, axis, "seed=1,2") == [None, None, 0, 1]
+
+
+def test_equal_schedules_are_equal_however_they_are_written(same: Callable[..., Any]) -> None:
+    # 1,079 images in batches of 16 are 68 steps an epoch, 1,020 in 15 epochs
+    assert same("scheduler.warmup=0.2,'3 epochs','204 steps'") == [None, 0, 0]
+    assert same("scheduler=step", "scheduler.gamma=1,0.5") == [None, None]
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        *("seed=1,2", "data.seed=1,2", "optimizer.lr=0.1,0.2", "optimizer.weight_decay=0,1e-4"),
+        *("optimizer.momentum=0.9,0.8", "scheduler=constant,cosine", "data.batch_size=16,32"),
+        *("trainer.epochs=5,6", "model.hidden=50,51", "lr_policy=uniform,layerwise_decay"),
+        *("trainer.monitor=val/loss,val/accuracy", "loss.label_smoothing=0,0.1"),
+        *("scheduler.warmup='203 steps','204 steps'", "model=simple_cnn,mlp", "optimizer=sgd,adam"),
+    ],
+)
+def test_what_may_change_a_result_runs_twice(same: Callable[..., Any], axis: str) -> None:
+    assert same(axis) == [None, None]
+
+
+def test_a_measured_rate_depends_on_the_base_rate(same: Callable[..., Any]) -> None:
+    assert same("lr_policy=auto_rgn", "optimizer.lr=0.1,0.2") == [None, None]
+
+
+def test_where_the_schedule_is_not_known_both_run(same: Callable[..., Any]) -> None:
+    estimated = ["data.classes=[0,1]", "scheduler.warmup=0.2,'3 epochs'"]
+    assert same(*estimated) == [None, None]
+    assert same("data.classes=[0,1]", "seed=1,1") == [None, 0]
+
+
+def test_it_takes_little_time_per_point() -> None:
+    from lrexp.grid.equal import find_equal
+
+    with composing() as points:
+        found = points("cases=policies", "optimizer.lr=0.01,0.02,0.05")
+    find_equal(found[:1])  # imports
+    started = time.process_time()
+    assert find_equal(found) == {}
+    assert (time.process_time() - started) / len(found) < 0.06  # about 0.01 on an idle machine

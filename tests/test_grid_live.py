@@ -1,0 +1,75 @@
+"""A grid on the terminal."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+
+from rich.console import Console
+
+from lrexp.grid.live import GridView, OncePerGrid, duration
+from lrexp.record import RunInfo
+
+INFO = RunInfo(
+    folder=Path("x"),
+    run_id="abcdefgh",
+    title="lr=0.1",
+    sweep="s",
+    config={},
+    config_id="",
+    steps=10,
+    monitor="val/accuracy",
+    opening=["model  m", "note   odd", "leaks  few"],
+)
+BEST = {"epoch": 3, "val/loss": 0.5, "val/accuracy": 0.75}
+ROW = BEST | {"gap/loss": 0, "gap/loss_se": 1, "train_eval/loss": 1, "perf/epoch_s": 1, "lr/a": 1}
+
+
+def run(view: GridView) -> None:
+    for num in range(2):
+        view.begin(num, "lr=0.1")
+        view.recorder(num, INFO, lambda: 5).row(dict(ROW))
+        OncePerGrid(view, num).filter(
+            logging.LogRecord("x", logging.WARNING, "", 0, "odd rates", None, None)
+        )
+        view.end(num, {"status": "finished", "best": BEST})
+    view.begin(2, "lr=0.2")
+    view.end(2, {"status": "failed", "error": "OSError: full\nmore", "best": {}})
+
+
+def test_piped_output_has_a_line_per_point_as_it_ends() -> None:
+    out = io.StringIO()
+    view = GridView(3, Console(file=out))
+    with view.shown():
+        run(view)
+    lines = out.getvalue().splitlines()
+    assert "\x1b" not in out.getvalue()
+    assert len(lines) == 6
+    assert lines[:3] == ["note   odd", "leaks  few", "WARNING: point 0: odd rates"]
+    assert lines[3].split()[:4] == ["1/3", "0", "lr=0.1", "finished"]
+    assert "val/accuracy 0.75 in epoch 3" in lines[3]
+    assert "left)" in lines[3]
+    assert "failed  OSError: full" in lines[5]
+    assert "left)" not in lines[5]
+
+
+def test_a_terminal_shows_running_points_and_the_whole() -> None:
+    out = io.StringIO()
+    view = GridView(3, Console(file=out, force_terminal=True, width=100))
+    with view.shown():
+        view.begin(0, "lr=0.1")
+        view.recorder(0, INFO, lambda: 5).row(dict(ROW))
+        shown = Console(file=io.StringIO(), width=100)
+        shown.print(view._picture())
+        picture = shown.file.getvalue()  # type: ignore[attr-defined]
+        view.end(0, {"status": "finished", "best": BEST})
+    assert "0 lr=0.1" in picture
+    assert "epoch 3" in picture
+    assert "val/accuracy 0.75" in picture
+    assert "0/3 points" in picture
+    assert "finished" in out.getvalue()
+
+
+def test_durations_are_short() -> None:
+    assert [duration(s) for s in (0.4, 59.6, 200, 7500)] == ["0s", "1m 00s", "3m 20s", "2h 05m"]
