@@ -1,0 +1,1 @@
+"""Many points of a grid in one session."""
