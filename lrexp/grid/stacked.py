@@ -32,7 +32,7 @@ from lrexp.train import Row, TakesRows, Trainer
 
 log = logging.getLogger(__name__)
 
-TRIAL_TOLERANCE = 1e-3  # of a norm, between one step alone and stacked; float32 gives about 1e-6
+TRIAL_TOLERANCE = 1e-4  # of a norm, between a step alone and stacked, the network in float64
 
 
 class StackedTrainer:
@@ -116,7 +116,11 @@ class StackedTrainer:
         self._losses = vmap(first.loss, in_dims=(0, 0))
         self._losses_of_shared = vmap(first.loss, in_dims=(0, None))
         limits = [trainer.settings.clip_grad_norm or math.inf for trainer in going]
-        self._clip = None if math.inf == min(limits) else torch.tensor(limits, device=device)
+        self._clip = (
+            None
+            if min(limits) == math.inf
+            else torch.tensor(limits, dtype=next(first.model.parameters()).dtype, device=device)
+        )
         names = going[0].stats.names
         self._stats_order = [  # of each member: where its tensors are among the first one's
             torch.tensor([names.index(name) for name in trainer.stats.names], device=device)
@@ -241,7 +245,6 @@ def shared(trainer: Trainer) -> Hashable:
     generator = torch.Generator().manual_seed(0)
     labels = train.labels[:1024]
     logits = torch.randn(len(labels), len(data.class_names), generator=generator)
-    dtype = next(model.parameters()).dtype
     return (
         repr(model),
         tuple((name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors),
@@ -253,7 +256,7 @@ def shared(trainer: Trainer) -> Hashable:
         (len(experiment.schedule), experiment.steps_per_epoch, settings.limit_train_batches),
         (type(experiment.optimizer).__name__, flavour(experiment.optimizer)),
         tuple(sorted(frozen)),
-        float(experiment.loss(logits.to(experiment.device, dtype), labels)),
+        float(experiment.loss(logits.to(experiment.device), labels)),
         str(experiment.device),
         (trainer.epoch, trainer.step),
     )
@@ -297,11 +300,15 @@ def probe(trainer: Trainer) -> str | None:
 
 
 def _trial(trainer: Trainer, epoch: int) -> str | None:
-    """What differs between a step of two stacked networks and a step of each alone, in an epoch."""
+    """What differs between a step of two stacked networks and a step of each alone, in an epoch.
+
+    In float64, so that what a network makes of rounding is not taken for a difference.
+    """
     experiment, train = trainer.experiment, trainer.experiment.dataset.train
     chosen = np.arange(min(trainer.batch_size, len(train)))
     images, labels = next(train.batches(chosen, len(chosen)))
-    stacked = [copy.deepcopy(experiment.model) for _ in range(2)]
+    images = images.double()
+    stacked = [copy.deepcopy(experiment.model).double() for _ in range(2)]
     for model in stacked:
         set_trainable(model, experiment.plan, epoch)
         model.train()
@@ -313,18 +320,22 @@ def _trial(trainer: Trainer, epoch: int) -> str | None:
     both.follow_freezing()
     logits = both(images)
     trained = {name: w for name, w in both.weights.items() if w.requires_grad}
-    losses = vmap(experiment.loss, in_dims=(0, None))(logits, labels)
+    losses = vmap(experiment.loss, in_dims=(0, None))(logits.float(), labels)
     gradients = _gradients(losses.sum(), trained)
     for k, model in enumerate(alone):
         own = model(images)
         tensors = dict(model.named_parameters())
         own_gradients = _gradients(
-            experiment.loss(own, labels), {name: tensors[name] for name in trained}
+            experiment.loss(own.float(), labels), {name: tensors[name] for name in trained}
         )
         pairs = [
             ("logits", logits[k], own),
             ("gradients", _flat(gradients, k), _flat(own_gradients)),
-            ("buffers", _flat(dict(stacked[k].named_buffers())), _flat(dict(model.named_buffers()))),
+            (
+                "buffers",
+                _flat(dict(stacked[k].named_buffers())),
+                _flat(dict(model.named_buffers())),
+            ),
         ]
         for what, found, expected in pairs:
             far = (found - expected).norm() <= TRIAL_TOLERANCE * expected.norm()
@@ -352,7 +363,7 @@ def _feeds(trainers: Sequence[Trainer]) -> tuple[list[Split], list[np.ndarray], 
 def _clipped(gradients: Mapping[str, Tensor], norms: Tensor, limits: Tensor) -> dict[str, Tensor]:
     """Each member's gradient scaled down to its own limit, as clip_grad_norm_ does."""
     factors = (limits / (norms + 1e-6)).clamp(max=1.0)  # (K,)
-    factors = torch.where(limits.isinf(), 1.0, factors).to(norms.dtype)
+    factors = torch.where(limits.isinf(), 1.0, factors)
     return {
         name: gradient * factors.view(-1, *(1,) * (gradient.ndim - 1))
         for name, gradient in gradients.items()
@@ -373,7 +384,7 @@ def _gradients(loss: Tensor, weights: Mapping[str, Tensor]) -> dict[str, Tensor]
 def _flat(tensors: Mapping[str, Tensor], k: int | None = None) -> Tensor:
     """Tensors, or their k-th members, as one vector in order of names."""
     chosen = [tensors[name] if k is None else tensors[name][k] for name in sorted(tensors)]
-    return torch.cat([torch.zeros(1), *(t.detach().reshape(-1).float().cpu() for t in chosen)])
+    return torch.cat([torch.zeros(1), *(t.detach().reshape(-1).double().cpu() for t in chosen)])
 
 
 def _uses_momentum(experiment: Experiment) -> bool:

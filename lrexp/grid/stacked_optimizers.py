@@ -116,9 +116,7 @@ def _rmsprop_coefficients(h: Numbers, step: np.ndarray) -> dict[str, np.ndarray]
 
 
 _SGD = Rule(("momentum",), ("momentum_buffer",), False, _sgd_coefficients, _sgd)
-_ADAM = Rule(
-    ("beta1", "beta2", "eps"), ("exp_avg", "exp_avg_sq"), True, _adam_coefficients, _adam
-)
+_ADAM = Rule(("beta1", "beta2", "eps"), ("exp_avg", "exp_avg_sq"), True, _adam_coefficients, _adam)
 _RMSPROP = Rule(
     ("momentum", "alpha", "eps"),
     ("square_avg", "momentum_buffer"),
@@ -204,7 +202,9 @@ class StackedOptimizer:
         """
         first = "beta1" if "beta1" in self._rule.hyperparameters else "momentum"
         shape = (steps, len(self._weights), len(self._optimizers))
-        found = {key: np.empty(shape) for key in ("lr", "weight_decay", *self._rule.hyperparameters)}
+        found = {
+            key: np.empty(shape) for key in ("lr", "weight_decay", *self._rule.hyperparameters)
+        }
         for k, (optimizer, set_them) in enumerate(zip(self._optimizers, set_rates, strict=True)):
             groups, of = optimizer.param_groups, self._group_of[k]
             rates = []
