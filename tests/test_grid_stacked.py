@@ -17,7 +17,7 @@ from torch import nn
 from lrexp.build import build, build_plateau, build_rates
 from lrexp.checkpoint import load_checkpoint
 from lrexp.draws import draw
-from lrexp.grid.stacked import StackedTrainer, probe, shared
+from lrexp.grid.stacked import StackedTrainer, member_bytes, probe, shared
 from lrexp.models import layer_map
 from lrexp.train import Row, Trainer
 
@@ -431,7 +431,11 @@ class Remembering(NormNet):
         (NormNet, ("lr_policy=auto_rgn",), "measures its rates"),
         (NormNet, ("optimizer=muon",), "MuonWithAdamW has no stacked step"),
         (NormNet, ("optimizer=nadam",), "NAdam has no stacked step"),
-        (NormNet, ("optimizer=torch", "optimizer.name=Adam", "optimizer.args.amsgrad=true"), "amsgrad"),
+        (
+            NormNet,
+            ("optimizer=torch", "optimizer.name=Adam", "optimizer.args.amsgrad=true"),
+            "amsgrad",
+        ),
     ],
 )  # fmt: skip
 def test_what_cannot_be_stacked_is_found_and_said(
@@ -472,6 +476,15 @@ def test_our_networks_can_be_stacked(default: Make, model: str) -> None:
 def test_dropout_that_stays_off_may_be_stacked(default: Make) -> None:
     assert probe(default("model=mlp", "model.dropout=0.0")) is None
     assert "random" in (probe(default("model=mlp", "model.dropout=0.2")) or "nothing")
+
+
+def test_memory_of_a_member_grows_with_its_batch_and_its_optimizer(make: Make) -> None:
+    plain, large, adam = (
+        member_bytes(make(o)) for o in ("seed=0", "data.batch_size=160", "optimizer=adam")
+    )
+    weights = sum(p.nbytes for p in make("seed=0").experiment.model.parameters())
+    assert adam - plain == pytest.approx(weights, rel=0.5)
+    assert 8 < large / plain < 12  # of 16 and 160 images, nearly all of it
 
 
 @pytest.mark.slow

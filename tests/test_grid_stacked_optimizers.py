@@ -133,7 +133,10 @@ def run(
         first, trains = epoch * STEPS, SHAPES.keys() - frozen(epoch)
         stacked.prepare(
             STEPS,
-            [lambda i, o=o, k=k: prepared(o, k, first + i) for k, o in enumerate(linked)],
+            [
+                lambda i, o=o, k=k, first=first: prepared(o, k, first + i)
+                for k, o in enumerate(linked)
+            ],
             trains,
         )
         for i in range(STEPS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -62,4 +63,4 @@ def _parts(members: Sequence[T], count: int) -> list[list[T]]:
     """So many stretches of a list, the first ones longer by one where it does not divide evenly."""
     size, rest = divmod(len(members), count)
     ends = [i * size + min(i, rest) for i in range(count + 1)]
-    return [list(members[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [list(members[a:b]) for a, b in itertools.pairwise(ends)]

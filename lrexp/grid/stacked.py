@@ -24,7 +24,7 @@ from torch.func import vmap
 from lrexp.build import Experiment
 from lrexp.data.dataset import Split
 from lrexp.grid.stacked_model import StackedModel, detach_from_stack, stacked_batches
-from lrexp.grid.stacked_optimizers import StackedOptimizer, flavour, refused
+from lrexp.grid.stacked_optimizers import RULES, StackedOptimizer, flavour, refused
 from lrexp.metrics import RunningTrain
 from lrexp.optim import set_trainable
 from lrexp.optimizers import averages_weights
@@ -156,6 +156,7 @@ class StackedTrainer:
                 losses = self._losses(logits, labels)
             gradients = _gradients(losses.sum(), trained)
             measured = stats_every and i % stats_every == 0
+            before: list[Tensor] = []
             if measured or self._clip is not None:
                 norms = _norms(gradients.values()).norm(dim=0)  # (K,)
                 if measured:
@@ -165,7 +166,7 @@ class StackedTrainer:
                 if self._clip is not None:
                     gradients = _clipped(gradients, norms, self._clip)
             optimizer.step(i, gradients)
-            if measured and before:
+            if before:
                 now = [model.weights[name].detach() for name in first.stats.names]
                 moved = [x - was for x, was in zip(now, before, strict=True)]
                 ratios = _norms(moved) / _norms(before)  # (tensors, K)
@@ -297,6 +298,31 @@ def probe(trainer: Trainer) -> str | None:
             )
         return f"the network cannot be stacked: {said}"
     return None
+
+
+def member_bytes(trainer: Trainer) -> int:
+    """About the memory a member takes on a stack: weights, their state, a step's activations.
+
+    What a step of the network alone keeps for its backward, counted, and as much again for what
+    comes and goes; for the weights themselves two gradients and the tensors of the optimizer.
+    """
+    experiment, train = trainer.experiment, trainer.experiment.dataset.train
+    model = copy.deepcopy(experiment.model).train()
+    chosen = np.arange(min(trainer.batch_size, len(train)))
+    images, labels = next(train.batches(chosen, len(chosen)))
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        loss = experiment.loss(model(images), labels)
+    del loss
+    weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    copies = 3 + len(RULES[type(experiment.optimizer)].state)
+    return images.nbytes + 2 * sum(kept.values()) + copies * weights
 
 
 def _trial(trainer: Trainer, epoch: int) -> str | None:

@@ -65,7 +65,7 @@ def _adam(
     c: Mapping[str, Any],
     decoupled: bool,
 ) -> None:
-    """m = β₁m + (1−β₁)g;  v = β₂v + (1−β₂)g²;  w −= lr/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε).
+    """m = β₁m + (1−β₁)g;  v = β₂v + (1−β₂)g²;  w −= lr/(1−β₁ᵗ) m / (√v/√(1−β₂ᵗ) + ε).
 
     Before it g += λw, or decoupled w *= 1 − lr λ.
     """
@@ -236,7 +236,7 @@ class StackedOptimizer:
             if name not in self._state:
                 self._begin(name)
             ones = (1,) * (weight.ndim - 1)
-            c = {k: v if isinstance(v, float) else v[j].view(-1, *ones) for k, v in now.items()}
+            c = {k: v[j].view(-1, *ones) if isinstance(v, Tensor) else v for k, v in now.items()}
             self._rule.step(weight, gradients[name], self._state[name], c, self._flavour)
             self._count[name] += 1
 
@@ -252,7 +252,7 @@ class StackedOptimizer:
         self._count[name] = int(own[0].get("step", 0))
         momentum = any(self._uses_momentum)
         self._state[name] = {
-            key: torch.stack([state[key] if key in state else zeros for state in own])
+            key: torch.stack([state.get(key, zeros) for state in own])
             for key in self._rule.state
             if key != "momentum_buffer" or momentum
         }
@@ -285,14 +285,14 @@ def _column(values: np.ndarray, like: Tensor) -> list[float] | Tensor:
 
 def _add_product(target: Tensor, tensor: Tensor, factor: Coefficient) -> None:
     """target += tensor × factor, in place."""
-    if isinstance(factor, float):
-        target.add_(tensor, alpha=factor)
-    else:
+    if isinstance(factor, Tensor):
         target.addcmul_(tensor, factor)
+    else:
+        target.add_(tensor, alpha=factor)
 
 
 def _with_decay(gradient: Tensor, weight: Tensor, decay: Coefficient) -> Tensor:
     """gradient + weight × decay."""
-    if isinstance(decay, float):
-        return gradient.add(weight, alpha=decay) if decay else gradient
-    return torch.addcmul(gradient, weight, decay)
+    if isinstance(decay, Tensor):
+        return torch.addcmul(gradient, weight, decay)
+    return gradient.add(weight, alpha=decay) if decay else gradient
