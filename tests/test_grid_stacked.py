@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +32,7 @@ SHORT = (
     "data.leak_check=skip",
 )
 Make = Callable[..., Trainer]
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -410,16 +414,24 @@ class Branching(NormNet):
         return logits if logits.sum().item() > 0 else -logits
 
 
-class Remembering(NormNet):
-    """Has a tensor that is no buffer, which moves with the batches."""
+class Scaled(NormNet):
+    """Has a setting that neither its shapes nor its description shows."""
+
+    made = 0
 
     def __init__(self, dtype: torch.dtype):
         super().__init__(dtype)
-        self.seen = torch.zeros((), dtype=dtype)
+        Scaled.made += 1
+        self.scale = Scaled.made
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.seen = self.seen + 1
-        return super().forward(images) * (1 + 0.1 * self.seen)
+        return self.scale * super().forward(images)
+
+
+def test_networks_that_only_look_alike_are_not_stacked(make: Make) -> None:
+    trainers = [make(net=Scaled), make(net=Scaled)]
+    with pytest.raises(ValueError, match="one function"):
+        StackedTrainer(trainers)
 
 
 @pytest.mark.parametrize(
@@ -485,6 +497,15 @@ def test_memory_of_a_member_grows_with_its_batch_and_its_optimizer(make: Make) -
     weights = sum(p.nbytes for p in make("seed=0").experiment.model.parameters())
     assert adam - plain == pytest.approx(weights, rel=0.5)
     assert 8 < large / plain < 12  # of 16 and 160 images, nearly all of it
+
+
+def test_freed_memory_can_be_kept_where_the_c_library_is_glibc() -> None:
+    # In a process of its own, since it holds for a whole one.
+    code = "from lrexp.grid.allocator import keep_freed_memory; print(keep_freed_memory())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(platform.libc_ver()[0] == "glibc")
 
 
 @pytest.mark.slow

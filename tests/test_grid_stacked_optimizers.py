@@ -137,7 +137,6 @@ def run(
                 lambda i, o=o, k=k, first=first: prepared(o, k, first + i)
                 for k, o in enumerate(linked)
             ],
-            trains,
         )
         for i in range(STEPS):
             found = {name: g for name, g in gradients(first + i).items() if name in trains}
@@ -185,7 +184,7 @@ def test_state_that_the_members_have_is_taken_up(kind: str) -> None:
                 own_step(optimizer, k, gradients(step))
     stacked, weights = stack(linked)
     each = [lambda i, o=o, k=k: set_rates(o, k, rates, i) for k, o in enumerate(linked)]
-    stacked.prepare(STEPS, each, SHAPES.keys())
+    stacked.prepare(STEPS, each)
     for i in range(STEPS):
         for k, optimizer in enumerate(lone):
             set_rates(optimizer, k, rates, i)
@@ -199,7 +198,7 @@ def test_a_member_that_is_not_finite_changes_nothing_for_the_others() -> None:
         ends = []
         for poison in (False, True):
             stacked, weights = stack(members(kind))
-            stacked.prepare(STEPS, [lambda i: None] * 3, SHAPES.keys())
+            stacked.prepare(STEPS, [lambda i: None] * 3)
             for i in range(STEPS):
                 found = gradients(i)
                 if poison and i == 3:

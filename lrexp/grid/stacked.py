@@ -32,6 +32,7 @@ from lrexp.train import Row, TakesRows, Trainer
 
 log = logging.getLogger(__name__)
 
+CHECK_TOLERANCE = 1e-2  # of the norm of a few logits in float32, which differ by rounding alone
 TRIAL_TOLERANCE = 1e-4  # of a norm, between a step alone and stacked, the network in float64
 
 
@@ -43,7 +44,8 @@ class StackedTrainer:
             nothing against any of them.
 
     Raises:
-        ValueError: when they differ in what members must share (see `shared`).
+        ValueError: when they differ in what members must share (see `shared`), or a network makes
+            something else of an image when it stands in the stack.
     """
 
     def __init__(self, trainers: Sequence[Trainer]):
@@ -51,6 +53,8 @@ class StackedTrainer:
             raise ValueError("members of one stack must share model, data, steps and frozen set")
         self._members = list(trainers)
         self._going: list[Trainer] = []  # those on the stack
+        if len(trainers) > 1:
+            self._check_members()
 
     def run(
         self, records: Sequence[TakesRows], checkpoints: Sequence[Path | None]
@@ -92,6 +96,19 @@ class StackedTrainer:
         finally:
             self._stack([])
         return failures
+
+    def _check_members(self) -> None:
+        """Stack them and see that every network still says what it said by itself."""
+        split = self._members[0].experiment.dataset.train_eval
+        images, _ = next(split.batches(np.arange(min(8, len(split))), 8))
+        models = [trainer.experiment.model.eval() for trainer in self._members]
+        with torch.no_grad():
+            alone = [model(images) for model in models]
+            self._stack(self._members)
+            for own, found in zip(alone, self._model(images), strict=True):
+                if (own - found).norm() > CHECK_TOLERANCE * own.norm():
+                    self._stack([])
+                    raise ValueError("members of one stack must be networks of one function")
 
     def _stack(self, going: list[Trainer]) -> None:
         """Stack these members, and give those that leave the stack their own memory."""
@@ -142,7 +159,7 @@ class StackedTrainer:
         running = _Running(len(trainers), feed_of is None)
         steps = -(-len(orders[0]) // first.batch_size)
         rates = [lambda i, t=trainer: t.set_rates(start + i) for trainer in trainers]
-        optimizer.prepare(steps, rates, trained.keys())
+        optimizer.prepare(steps, rates)
         stats_every = first.settings.stats_every
         batches = stacked_batches(splits, orders, first.batch_size, first.epoch)
         for i, (images, labels) in enumerate(batches):  # (F, B, C, H, W), (F, B) of F feeds

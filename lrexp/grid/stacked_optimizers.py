@@ -8,7 +8,7 @@ that it stays what is saved, and what a run goes on from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,15 +190,12 @@ class StackedOptimizer:
             if any(self._own_states(name)):
                 self._begin(name)
 
-    def prepare(
-        self, steps: int, set_rates: Sequence[Callable[[int], None]], trains: Set[str]
-    ) -> None:
+    def prepare(self, steps: int, set_rates: Sequence[Callable[[int], None]]) -> None:
         """Tabulate what the coming steps need.
 
         Args:
             steps: how many.
             set_rates: gives each member's optimizer its rates and momentum for the i-th of them.
-            trains: names of the parameters that move.
         """
         first = "beta1" if "beta1" in self._rule.hyperparameters else "momentum"
         shape = (steps, len(self._weights), len(self._optimizers))
@@ -217,10 +214,9 @@ class StackedOptimizer:
                     values[:, :, k] = table[:, of, int(key == first)]
                 else:
                     values[:, :, k] = np.array([_number(group, key) for group in groups])[of]
-        counts = np.array(list(self._count.values()))[:, None]
-        moves = np.array([name in trains for name in self._weights])[:, None]
-        number = counts + moves * np.arange(1, steps + 1)[:, None, None]  # (steps, parameters, 1)
-        table = self._rule.coefficients(found, np.maximum(number, 1))
+        made = np.array(list(self._count.values()))[:, None]
+        number = made + np.arange(1, steps + 1)[:, None, None]  # (steps, parameters, 1)
+        table = self._rule.coefficients(found, number)
         like = next(iter(self._weights.values()))
         self._table = {
             key: _column(np.broadcast_to(values, shape), like) for key, values in table.items()
