@@ -156,6 +156,7 @@ PACKS: dict[str, tuple[tuple[str, ...], list[tuple[str, ...]]]] = {
         [
             ("optimizer.lr=0.1",),
             ("optimizer.lr=0.02", "lr_policy=layerwise_decay"),
+            ("lr_policy=per_layer", "lr_policy.rules=[{match: 're:(mid|hidden)', scale: 0.1}]"),
             ("scheduler=cosine", "optimizer.weight_decay=0.01"),
             ("optimizer.momentum=0", "lr_policy=discriminative"),
             ("scheduler=one_cycle", "optimizer.momentum=0.5"),
