@@ -21,7 +21,7 @@ def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
 
 
 def _alone(value: Any) -> Any:
-    """The value with copies of tensors that are a part of a larger one, which would be saved too."""
+    """The value, with copies of tensors that are part of a larger one: it would be saved whole."""
     if isinstance(value, dict):
         return {key: _alone(inner) for key, inner in value.items()}
     if isinstance(value, list):
