@@ -14,10 +14,21 @@ def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_suffix(f".{os.getpid()}.tmp")
     try:
-        torch.save(state, fresh)
+        torch.save(_alone(state), fresh)
         fresh.replace(file)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _alone(value: Any) -> Any:
+    """The value, with copies of tensors that are part of a larger one: it would be saved whole."""
+    if isinstance(value, dict):
+        return {key: _alone(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_alone(inner) for inner in value]
+    if isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() > value.nbytes:
+        return value.clone()
+    return value
 
 
 def load_checkpoint(file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -341,13 +341,14 @@ class StepStats:
     def __init__(self, model: nn.Module, plan: Plan):
         tensors = dict(model.named_parameters())
         wanted = [
-            (group, tensors[row.name])
+            (group, row.name)
             for group, rows in plan.groups.items()
             for row in rows
             if len(row.shape) >= 2 and not row.frozen
         ]
         self._group_of = [group for group, _ in wanted]
-        self._tensors = [tensor for _, tensor in wanted]
+        self.names = [name for _, name in wanted]  # of the tensors whose steps are measured
+        self._tensors = [tensors[name] for name in self.names]
         self._ratios: list[Tensor] = []  # each (tensors,)
         self._grad_norms: list[Tensor] = []  # each ()
 
@@ -355,7 +356,7 @@ class StepStats:
     def before(self, trained: list[Tensor]) -> list[Tensor]:
         """Note the gradient norm of the parameters that train; returns copies of the weights."""
         gradients = [p.grad for p in trained if p.grad is not None]
-        self._grad_norms.append(torch.linalg.vector_norm(_norms(gradients)))
+        self.add_gradient(torch.linalg.vector_norm(_norms(gradients)))
         return [tensor.clone() for tensor in self._tensors]
 
     @torch.no_grad()
@@ -364,7 +365,15 @@ class StepStats:
         if not before:
             return
         steps = [now - was for now, was in zip(self._tensors, before, strict=True)]
-        self._ratios.append(_norms(steps) / _norms(before))
+        self.add_ratios(_norms(steps) / _norms(before))
+
+    def add_gradient(self, norm: Tensor) -> None:
+        """Note a gradient's norm ()."""
+        self._grad_norms.append(norm)
+
+    def add_ratios(self, ratios: Tensor) -> None:
+        """Note a step's update ratios (tensors,), in the order of `names`."""
+        self._ratios.append(ratios)
 
     def medians(self) -> dict[str, float]:
         """`update_ratio/<group>` and `grad_norm` since the last call; nothing if never measured."""
@@ -447,9 +456,9 @@ class Drift:
     """How far each group's weights are from where they started: ‖w − w₀‖ / ‖w₀‖ over the group."""
 
     def __init__(self, model: nn.Module, plan: Plan):
-        tensors = {name: p.detach() for name, p in model.named_parameters()}
+        tensors = dict(model.named_parameters())
         self._now = {g: [tensors[r.name] for r in rows] for g, rows in plan.groups.items()}
-        self._start = {g: [t.clone() for t in now] for g, now in self._now.items()}
+        self._start = {g: [p.detach().clone() for p in now] for g, now in self._now.items()}
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:

@@ -94,7 +94,7 @@ class Trainer:
         self.diverged = False
         self._lowest_loss, self._highest_accuracy = Best(), Best()
         self._drift = Drift(experiment.model, experiment.plan)
-        self._stats = StepStats(experiment.model, experiment.plan)
+        self.stats = StepStats(experiment.model, experiment.plan)
         self._factors = experiment.plan.factors(
             len(experiment.schedule), experiment.steps_per_epoch
         )  # g(t) of the groups that have one
@@ -107,70 +107,116 @@ class Trainer:
         After every epoch a row goes to `record`, and `last.pt` and, when it got better, `best.pt`
         to the folder `checkpoints`. With no epoch to train the model is evaluated as it is.
         """
-        while self._goes_on():
-            row = self._evaluated(self._train_epoch() if self.experiment.schedule else {})
-            if self.experiment.plateau:
-                self.experiment.plateau.see(row)
-            self.rows.append(row)
-            record.row(row)
-            if checkpoints is not None:
-                save_checkpoint(checkpoints / "last.pt", self.state())
-                if self.best.epoch == self.epoch:
-                    weights = {"model": self.experiment.model.state_dict(), "epoch": self.epoch}
-                    weights["class_names"] = list(self.experiment.dataset.class_names)
-                    save_checkpoint(checkpoints / "best.pt", weights)
+        data, batch = self.experiment.dataset, self.settings.eval_batch_size
+        while self.goes_on:
+            started = time.perf_counter()
+            seen = self._train_epoch() if self.experiment.schedule else {}
+            train_eval, val = (
+                logits_of(self.experiment.model, split, batch)
+                for split in (data.train_eval, data.val)
+            )
+            self.end_epoch(seen, train_eval, val, started, record, checkpoints)
 
     def _train_epoch(self) -> Row:
         """One epoch of steps; returns what was seen on the way."""
         model, optimizer = self.experiment.model, self.experiment.optimizer
         train, settings = self.experiment.dataset.train, self.settings
-        schedule, base_lr = self.experiment.schedule, self.experiment.base_lr
-        momenta, plateau = self.experiment.momenta, self.experiment.plateau
-        set_trainable(model, self.experiment.plan, finished_epochs=self.epoch)
-        self._measure_scales()
-        model.train()
-        use_training_weights(optimizer)
-        self.epoch += 1
+        self.begin_epoch()
         running, first, started = RunningTrain(), self.step, time.perf_counter()
-        order = self._order()
+        order = self.order()
         batches = train.batches(order, self.batch_size, self.epoch)
         seeds = self._dropout_seeds(-(-len(order) // self.batch_size))
         for (images, labels), seed in zip(batches, seeds, strict=True):  # (B, C, H, W), (B,)
             self._dropout.manual_seed(seed)
-            s = schedule[self.step] * (plateau.s if plateau else 1.0)
-            g = {group: table[self.step] for group, table in self._factors.items()}
-            set_rates(optimizer, base_lr, s, g)
-            if momenta:
-                set_momentum(optimizer, momenta[self.step])
+            self.set_rates(self.step)
             logits = model(images)  # (B, classes)
             loss = self.experiment.loss(logits, labels)
             optimizer.zero_grad()
             loss.backward()
             measured = settings.stats_every and (self.step - first) % settings.stats_every == 0
-            before = self._stats.before(trained_parameters(optimizer)) if measured else None
+            before = self.stats.before(trained_parameters(optimizer)) if measured else None
             if settings.clip_grad_norm:
                 torch.nn.utils.clip_grad_norm_(
                     trained_parameters(optimizer), settings.clip_grad_norm
                 )
             optimizer.step()
             if before is not None:
-                self._stats.after(before)
+                self.stats.after(before)
             running.add(loss, logits, labels)
             self.step += 1
-        train_loss, train_accuracy, images_seen = running.means()  # waits for the device
-        elapsed_s = time.perf_counter() - started
+        seen = self.seen(running, started)
         if averages_weights(optimizer):
             use_averaged_weights(optimizer)
             recalibrate_batchnorm(model, self._recalibration_images())
+        return seen
+
+    def begin_epoch(self) -> None:
+        """Freeze and unfreeze for the coming epoch, and put the model into training mode."""
+        model, optimizer = self.experiment.model, self.experiment.optimizer
+        set_trainable(model, self.experiment.plan, finished_epochs=self.epoch)
+        self._measure_scales()
+        model.train()
+        use_training_weights(optimizer)
+        self.epoch += 1
+
+    def set_rates(self, step: int) -> None:
+        """Give every parameter group its rate, and its momentum where that cycles, for a step."""
+        experiment, plateau = self.experiment, self.experiment.plateau
+        s = experiment.schedule[step] * (plateau.s if plateau else 1.0)
+        g = {group: table[step] for group, table in self._factors.items()}
+        set_rates(experiment.optimizer, experiment.base_lr, s, g)
+        if experiment.momenta:
+            set_momentum(experiment.optimizer, experiment.momenta[step])
+
+    def seen(self, running: RunningTrain, started: float) -> Row:
+        """What an epoch's steps showed: loss and accuracy on the way, last rates, sizes of steps.
+
+        Args:
+            running: over the epoch's batches.
+            started: time.perf_counter() before the first of them.
+        """
+        train_loss, train_accuracy, images_seen = running.means()  # waits for the device
+        elapsed_s = time.perf_counter() - started
         return {
             "train/loss": train_loss,
             "train/accuracy": train_accuracy,
-            **{f"lr/{group['name']}": group["lr"] for group in optimizer.param_groups},
+            **{f"lr/{g['name']}": g["lr"] for g in self.experiment.optimizer.param_groups},
             **{f"lr_scale/{name}": scale for name, scale in self._measured().items()},
-            **self._stats.medians(),
+            **self.stats.medians(),
             "perf/examples_per_s": images_seen / elapsed_s,
-            "perf/epoch_s": elapsed_s,
         }
+
+    def end_epoch(
+        self,
+        seen: Row,
+        train_eval: Tensor,
+        val: Tensor,
+        started: float,
+        record: TakesRows,
+        checkpoints: Path | None,
+    ) -> None:
+        """Judge an epoch, record its row and keep its state.
+
+        Args:
+            seen: by its steps.
+            train_eval: (n, classes) logits of that split after it.
+            val: likewise.
+            started: time.perf_counter() before the first step.
+            record: takes the row.
+            checkpoints: folder for the state.
+        """
+        row = self._evaluated(seen, train_eval, val)
+        row["perf/epoch_s"] = time.perf_counter() - started
+        if self.experiment.plateau:
+            self.experiment.plateau.see(row)
+        self.rows.append(row)
+        record.row(row)
+        if checkpoints is not None:
+            save_checkpoint(checkpoints / "last.pt", self.state())
+            if self.best.epoch == self.epoch:
+                weights = {"model": self.experiment.model.state_dict(), "epoch": self.epoch}
+                weights["class_names"] = list(self.experiment.dataset.class_names)
+                save_checkpoint(checkpoints / "best.pt", weights)
 
     def _measure_scales(self) -> None:
         """Set anew the scale of every group whose plan says that it is measured."""
@@ -192,14 +238,11 @@ class Trainer:
         groups = measured_groups(self.experiment.optimizer, self.experiment.plan)
         return {name: group["lr_scale"] for name, group in groups.items()}
 
-    def _evaluated(self, seen: Row) -> Row:
+    def _evaluated(self, seen: Row, train_eval: Tensor, val_logits: Tensor) -> Row:
         """The epoch's full row: evaluation on the weights as they are, the gap, overfitting."""
-        started = time.perf_counter()
-        data, batch = self.experiment.dataset, self.settings.eval_batch_size
-        te, val = (
-            evaluate(logits_of(self.experiment.model, split, batch), split.labels)
-            for split in (data.train_eval, data.val)
-        )
+        data = self.experiment.dataset
+        te = evaluate(train_eval, data.train_eval.labels)
+        val = evaluate(val_logits, data.val.labels)
         known = (len(data.train), data.val.groups, data.train_eval.groups)
         gap_loss, gap_loss_se = gap(val.losses, te.losses, *known)
         gap_accuracy, gap_accuracy_se = gap(1 - val.correct, 1 - te.correct, *known)
@@ -218,11 +261,10 @@ class Trainer:
             row["gap/loss_running"] = val.loss - seen["train/loss"]
         row |= self._drift.measure()
         row |= {k: v for k, v in seen.items() if k not in row}
-        row["perf/epoch_s"] = seen.get("perf/epoch_s", 0.0) + time.perf_counter() - started
         self._judge(row)
         return row
 
-    def _order(self) -> np.ndarray:
+    def order(self) -> np.ndarray:
         """Positions in the training split as the epoch's steps take them, (n,) int64."""
         order = draws.order(self.seed, "order", self.experiment.dataset.train.ids, self.epoch)
         left = len(self.experiment.schedule) - self.step
@@ -272,7 +314,9 @@ class Trainer:
         ):
             self.best.epoch, self.best.value = self.epoch, value
 
-    def _goes_on(self) -> bool:
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is an epoch to come, or nothing was evaluated yet."""
         if not self.rows and not self.epoch:
             return True
         patience, since_best = self.settings.patience, self.epoch - self.best.epoch

@@ -87,7 +87,7 @@ def measure(overrides: list[str], epochs: int) -> tuple[dict[str, float], int]:
     batches = []
     for _ in range(epochs):
         plan.epoch += 1
-        order = torch.from_numpy(plan._order()).to(plan.experiment.device)
+        order = torch.from_numpy(plan.order()).to(plan.experiment.device)
         batches.append(list(order.split(plan.batch_size)))
     images, steps = plan.experiment.dataset.train.images, sum(map(len, batches))
     spent = dict.fromkeys(jobs, 0.0)

@@ -402,7 +402,7 @@ def test_schedule_free_evaluates_and_saves_the_average_and_trains_beside_it(
     data = shadow.experiment.dataset
     for shadow.epoch in (1, 2):
         optimizer.train()  # type: ignore[attr-defined]
-        for images, labels in data.train.batches(shadow._order(), shadow.batch_size):
+        for images, labels in data.train.batches(shadow.order(), shadow.batch_size):
             optimizer.zero_grad()
             loss(model(images), labels).backward()
             optimizer.step()

@@ -391,7 +391,7 @@ def test_every_epoch_takes_every_image_once_in_another_order(prepare: Train) -> 
     trainer = prepare()
     epochs = []
     for trainer.epoch in (1, 2):
-        order, train = trainer._order(), trainer.experiment.dataset.train
+        order, train = trainer.order(), trainer.experiment.dataset.train
         assert [len(x) for x, _ in train.batches(order, 16)] == [16] * 67 + [7]
         epochs.append(order.tolist())
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(1079))

@@ -1,0 +1,96 @@
+"""Several equal networks as one: their weights along a member dimension, one forward for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from lrexp.data.dataset import Split
+
+
+class StackedModel:
+    """K networks of one architecture.
+
+    Their weights and buffers are stacked into tensors (K, ...), and the networks' own become views
+    of them: whoever looks at a network sees its weights as they are now.
+
+    Args:
+        models: the networks, in the same mode at every forward.
+    """
+
+    def __init__(self, models: Sequence[nn.Module]):
+        self._models = list(models)
+        self.weights = _stack([dict(model.named_parameters()) for model in models])
+        self._buffers = _stack([dict(model.named_buffers()) for model in models])
+
+    def follow_freezing(self) -> None:
+        """Take gradients of what the networks take gradients of."""
+        for name, parameter in self._models[0].named_parameters():
+            self.weights[name].requires_grad_(parameter.requires_grad)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (K, B, classes) of images (K, B, C, H, W), or (B, C, H, W) for all.
+
+        BatchNorm moves the statistics of every network in training mode.
+        """
+
+        def logits(weights: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+            return functional_call(self._models[0], (weights, buffers), (x,))
+
+        own = 0 if images.ndim == 5 else None
+        return vmap(logits, in_dims=(0, 0, own))(self.weights, self._buffers, images)
+
+    @torch.inference_mode()
+    def logits_of(self, split: Split, batch_size: int) -> Tensor:
+        """(K, n, classes) logits in eval mode."""
+        for model in self._models:
+            model.eval()
+        batches = split.batches(np.arange(len(split)), batch_size)
+        return torch.cat([self(images) for images, _ in batches], dim=1)
+
+
+def _stack(tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors by name, (K, ...) each; those given become views of them."""
+    stacked = {name: torch.stack([own[name].detach() for own in tensors]) for name in tensors[0]}
+    for k, own in enumerate(tensors):
+        for name, tensor in own.items():
+            tensor.data = stacked[name][k]
+    return stacked
+
+
+def detach_from_stack(model: nn.Module) -> None:
+    """Give a network that was stacked its own memory again."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+
+
+def stacked_batches(
+    splits: Sequence[Split], orders: Sequence[np.ndarray], batch_size: int, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (F, B, C, H, W) and labels (F, B) for F feeds, the last batch smaller.
+
+    Args:
+        splits: of each feed: the same images, augmented each in its own way.
+        orders: of each feed: (n,) positions in its split.
+        batch_size: B.
+        epoch: augment as in that epoch.
+    """
+    first, order = splits[0], np.stack(orders)  # (F, n)
+    blocks = [order[:, i : i + batch_size] for i in range(0, order.shape[1], batch_size)]
+    positions = np.concatenate([block.ravel() for block in blocks])
+    together = len(splits) * batch_size
+    chosen = torch.from_numpy(positions).to(first.labels.device)
+    labels = first.labels.index_select(0, chosen).split(together)
+    pixels = first.pixels.batches(first.rows[positions], together)
+    for block, images, truth in zip(blocks, pixels, labels, strict=True):
+        images = images.unflatten(0, block.shape)
+        if first.augment is not None:
+            images = torch.stack([
+                split.augment(part, split.ids[own], epoch) if split.augment else part
+                for split, part, own in zip(splits, images, block, strict=True)
+            ])  # fmt: skip
+        yield first.normalize(images), truth.unflatten(0, block.shape)
