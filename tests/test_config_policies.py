@@ -98,6 +98,7 @@ RATES = "optimizer.lr=0.1,0.01"
 SMOKE = ("experiment=smoke", "trainer.max_steps=1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "hint"),
     [
@@ -120,7 +121,8 @@ def test_other_sweeps_are_none_of_its_business() -> None:
     from hydra.core.utils import setup_globals
     from hydra.types import RunMode
 
-    from lrexp.compose import CONFIG_NAME, CheckedLoader, refuse_moot_rates
+    from lrexp.compose import CONFIG_NAME, CheckedLoader
+    from lrexp.grid.moot_rates import refuse_moot_rates
 
     setup_globals()
     loader = CheckedLoader()

@@ -289,7 +289,7 @@ def test_groups_are_checked_beside_further_test_sets(tmp_path: Path) -> None:
     assert not len(made.leaks.twins["more"])
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_image_that_breaks_while_streaming_is_one_error_without_a_traceback(
     workers: int, tmp_path: Path
 ) -> None:

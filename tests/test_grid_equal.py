@@ -61,6 +61,7 @@ def test_where_the_schedule_is_not_known_both_run(same: Callable[..., Any]) -> N
     assert same("data.classes=[0,1]", "seed=1,1") == [None, 0]
 
 
+@pytest.mark.slow
 def test_it_takes_little_time_per_point() -> None:
     from lrexp.grid.equal import find_equal
 

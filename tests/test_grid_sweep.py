@@ -126,6 +126,7 @@ def test_a_points_own_lines_are_in_its_log(whole: tuple[Path, str]) -> None:
     assert "gap " in log
 
 
+@pytest.mark.slow
 def test_what_failed_alone_is_run_again(whole: tuple[Path, str], tmp_path: Path) -> None:
     sweep, _ = whole
     before = {name: found["run_id"] for name, found in summaries(sweep).items()}
@@ -142,6 +143,7 @@ def test_what_failed_alone_is_run_again(whole: tuple[Path, str], tmp_path: Path)
     ]
 
 
+@pytest.mark.slow
 def test_another_grid_is_refused_unless_allowed(whole: tuple[Path, str], tmp_path: Path) -> None:
     sweep, _ = whole
     grid = ["-m", *SMOKE, "seed=1,0,2", *GRID, f"hydra.launcher.resume={sweep}"]
@@ -168,9 +170,8 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize(
-    "sent", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_sweep_is_finished_as_if_it_never_stopped(sent: int, tmp_path: Path) -> None:
     grid = ["-m", *SMOKE, "seed=0,1,2", "trainer.epochs=60"]
     first = start(tmp_path, *grid, "hydra.sweep.dir=stopped")
@@ -250,6 +251,7 @@ ConfigStore.instance().store(
 '''
 
 
+@pytest.mark.slow
 def test_other_sweepers_choose_points_as_they_go(tmp_path: Path) -> None:
     (tmp_path / "hydra_plugins").mkdir()
     (tmp_path / "hydra_plugins" / "chooser.py").write_text(CHOOSER)  # found from this folder
@@ -267,6 +269,7 @@ def test_other_sweepers_choose_points_as_they_go(tmp_path: Path) -> None:
     assert "this sweeper chooses points as it goes" in said
 
 
+@pytest.mark.slow
 def test_hydras_own_launcher_still_works_and_has_a_board(tmp_path: Path) -> None:
     arguments = ["-m", *SMOKE, "hydra/launcher=basic", "loss=cross_entropy,bce"]
     returned, said = run(tmp_path, *arguments, "hydra.sweep.dir=sweep")
@@ -276,6 +279,7 @@ def test_hydras_own_launcher_still_works_and_has_a_board(tmp_path: Path) -> None
     assert "epoch  train loss" in said
 
 
+@pytest.mark.slow
 def test_a_sweep_of_cases_says_so_in_its_files_and_equal_points_run_once(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "moot:\n  lr_policy: per_layer\n  lr_policy.rules: [[{match: '*', lr: 0.05}]]\n"

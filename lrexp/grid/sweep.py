@@ -29,6 +29,7 @@ from lrexp.grid.cases import (
 from lrexp.grid.executors import EXECUTORS
 from lrexp.grid.launcher import Grid, check_launcher
 from lrexp.grid.leaderboard import Leaderboard, leaderboard_lines
+from lrexp.grid.moot_rates import refuse_moot_rates
 from lrexp.grid.points import (
     POINTS,
     Point,
@@ -44,6 +45,7 @@ from lrexp.grid.points import (
 from lrexp.grid.resume import UNDONE, numbered_as, set_aside, sweep_folder
 
 LAUNCHER = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
+MAY_BE_ABSOLUTE = ("per_layer", "discriminative", "ulmfit")  # policies that can state every rate
 CASES_COPY = "cases.yaml"  # in the sweep's folder
 
 
@@ -129,6 +131,9 @@ def compose_points(loader: Any, request: Request, sweeper: BasicSweeper) -> list
             raise _in_case(error, request, case, overrides) from error
         points.append(make_point(len(points), overrides, composed, case))
     refuse_shared_folders(points)
+    if request.ours and request.cases is None:
+        rated = [p for p in points if p.settings.get("lr_policy.name") in MAY_BE_ABSOLUTE]
+        refuse_moot_rates([point.config for point in rated])
     if request.started:
         allowed = config.hydra.launcher.allow_changed_grid
         points = numbered_as(request.started, points, allowed)
