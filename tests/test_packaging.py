@@ -93,3 +93,14 @@ def test_a_checkout_is_found_from_any_folder(tmp_path: Path) -> None:
         PYTHONPATH=str(ROOT),
     )
     assert str(ROOT / "conf") in shown
+
+
+def test_the_image_gets_everything_that_the_wheel_is_made_of() -> None:
+    import tomllib
+
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    parts = [*wheel["targets"]["wheel"]["packages"], *wheel["targets"]["wheel"]["force-include"]]
+    assert len(parts) >= 3
+    copied = (ROOT / "Dockerfile").read_text()
+    for part in parts:
+        assert f"COPY {part} /src/{part}\n" in copied

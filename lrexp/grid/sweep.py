@@ -131,7 +131,7 @@ def compose_points(loader: Any, request: Request, sweeper: BasicSweeper) -> list
             raise _in_case(error, request, case, overrides) from error
         points.append(make_point(len(points), overrides, composed, case))
     refuse_shared_folders(points)
-    if request.ours and request.cases is None:
+    if request.cases is None:
         rated = [p for p in points if p.settings.get("lr_policy.name") in MAY_BE_ABSOLUTE]
         refuse_moot_rates([point.config for point in rated])
     if request.started:
