@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from grid_points import composing
 
+from lrexp.errors import ConfigError
+
 PER_LAYER = ["lr_policy=per_layer", "lr_policy.rules=[{match: '*', lr: 0.05}]"]
 
 
@@ -22,13 +24,17 @@ def same() -> Iterator[Callable[..., Any]]:
 @pytest.mark.parametrize(
     "axis",
     [
-        "optimizer.lr=0.1,0.02",  # every rate is absolute
         "lr_policy.default.scale=1,2",  # a rule takes every parameter before
         "name=a,b",
     ],
 )
 def test_a_key_that_changes_nothing_runs_once(same: Callable[..., Any], axis: str) -> None:
     assert same(*PER_LAYER, axis, "seed=1,2") == [None, None, 0, 1]
+
+
+def test_a_base_rate_that_no_parameter_follows_is_refused(same: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match=r"optimizer\.lr=0\.02.*changes nothing"):
+        same(*PER_LAYER, "optimizer.lr=0.1,0.02")
 
 
 def test_equal_schedules_are_equal_however_they_are_written(same: Callable[..., Any]) -> None:

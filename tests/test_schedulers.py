@@ -145,7 +145,7 @@ PER_EPOCH_ORACLES: dict[str, Callable[[Any], LRScheduler]] = {
 }
 
 
-@pytest.mark.parametrize("name", PER_EPOCH)
+@pytest.mark.parametrize("name", sorted(PER_EPOCH))
 def test_per_epoch_schedules_are_torchs_own_moved_once_an_epoch(name: str) -> None:
     per_epoch, epochs = 4, 11
     ours = table(name, per_epoch * epochs)
