@@ -28,15 +28,13 @@ MNIST = "experiment=mnist_simple_cnn data.root=DATA/mnist data.download=false"
 SLOW = "lr_policy=per_layer lr_policy.rules=[{layers:backbone,scale:0.02}]"
 ROWS = {
     "traffic_signs, everything at 0.1": f"{SIGNS} {RESNET20}",
-    "traffic_signs, layerwise_decay": f"{SIGNS} {RESNET20} lr_policy=layerwise_decay",
     "traffic_signs, backbone at 0.002": f"{SIGNS} {RESNET20} {SLOW}",
-    "traffic_signs, freeze_backbone": f"{SIGNS} {RESNET20} lr_policy=freeze_backbone",
     "traffic_signs, from scratch": SIGNS,
+    "mnist_simple_cnn": MNIST,
+    "mnist_simple_cnn, momentum 0.9": f"{MNIST} optimizer.momentum=0.9",
     "hymenoptera, everything at 0.003": f"{PHOTOS} {SQUEEZENET}",
     "hymenoptera, freeze_backbone": f"{PHOTOS} {SQUEEZENET} lr_policy=freeze_backbone",
     "hymenoptera, from scratch": PHOTOS,
-    "mnist_simple_cnn": MNIST,
-    "mnist_simple_cnn, momentum 0.9": f"{MNIST} optimizer.momentum=0.9",
 }
 
 
