@@ -30,6 +30,8 @@ class Point:
     composed: bytes  # the pickled config with its hydra section
     case: str = ""
     same_as: int | None = None  # number of an earlier point that trains alike: runs in its place
+    alike: str | None = None  # points with the same text may train together; None: not known
+    note: str = ""  # for its log: why it is run as it is
 
     @property
     def config(self) -> DictConfig:

@@ -26,8 +26,7 @@ from lrexp.grid.cases import (
     read_cases,
     take_cases,
 )
-from lrexp.grid.executors import EXECUTORS
-from lrexp.grid.launcher import Grid, check_launcher
+from lrexp.grid.launcher import Grid
 from lrexp.grid.leaderboard import Leaderboard, leaderboard_lines
 from lrexp.grid.moot_rates import refuse_moot_rates
 from lrexp.grid.points import (
@@ -43,6 +42,7 @@ from lrexp.grid.points import (
     varied,
 )
 from lrexp.grid.resume import UNDONE, numbered_as, set_aside, sweep_folder
+from lrexp.grid.settings import read_settings
 
 LAUNCHER = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
 MAY_BE_ABSOLUTE = ("per_layer", "discriminative", "ulmfit")  # policies that can state every rate
@@ -98,7 +98,7 @@ def read_request(
     request = Request(compose(rest), rest, None)
     launcher = request.config.hydra.launcher
     if request.ours:
-        check_launcher(launcher)
+        read_settings(launcher)
         if launcher.resume:
             request.folder = sweep_folder(launcher.resume)
             request.started = read_points(request.folder)
@@ -214,8 +214,8 @@ def run_sweep(
         set_aside(folder, point)
     for line in _notes(request, points, todo):
         print(line, flush=True)
-    executor = EXECUTORS[request.config.hydra.launcher.executor]
-    Grid(board, hydra_context, task_function, executor).run(todo)
+    settings = read_settings(request.config.hydra.launcher)
+    Grid(board, hydra_context, task_function, settings).run(todo)
 
 
 def _look_up(board: Leaderboard, points: Sequence[Point]) -> None:
