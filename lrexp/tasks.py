@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import os
@@ -458,7 +457,6 @@ def _with_normalization(resolved: DictConfig, dataset: Any) -> DictConfig:
     if isinstance(given, DictConfig):
         return resolved
     found = {"mean": dataset.mean, "std": dataset.std, "chosen": given}
-    resolved = copy.deepcopy(resolved)
     OmegaConf.update(resolved, "data.normalize", found, force_add=True)
     return resolved
 

@@ -39,7 +39,7 @@ class Estimate:
     def largest(self) -> int:
         """Members of a pack, the faster way."""
         faster = self.stacked is not None and self.serial < CLEARLY * self.stacked
-        return self.kind.largest if faster else 1
+        return min(self.kind.largest, len(self.kind.points)) if faster else 1
 
     @property
     def seconds(self) -> float:
@@ -52,7 +52,8 @@ class Estimate:
         """How they are run and why, in figures."""
         rates = f"serial {self.serial:,.0f}"
         if self.stacked is not None:
-            rates += f", {self.kind.largest} stacked {self.stacked:,.0f}"
+            together = min(self.kind.largest, len(self.kind.points))
+            rates += f", {together} stacked {self.stacked:,.0f}"
         chosen = f"stacked, {self.largest} together" if self.largest > 1 else "serial"
         return f"auto   {self.kind.named}: {chosen} (member-steps/s: {rates})"
 

@@ -43,17 +43,17 @@ class Jobs:
     def together(self, points: Sequence[Point]) -> Ended:
         """Run points that train together where their networks allow it, the rest one by one.
 
-        Their jobs are nested, the first one outermost: all are open while they train, each has its
-        own Hydra files, log and records, and they are concluded in turn.
+        Their jobs are nested, the last one outermost: all are open while they train, each has its
+        own Hydra files, log and records, and they are concluded in turn, the first one first.
         """
         members: list[_Member] = []
         ended: Ended = []
 
         def enter(following: Sequence[Point]) -> None:
             if not following:
-                self._train(members)
+                self._train(members[::-1])
                 return
-            point, *rest = following
+            *rest, point = following
             opened = False
 
             def task(config: DictConfig) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
@@ -21,13 +21,15 @@ from lrexp.grid import workers
 from lrexp.grid.executors import Ended, Session, run_pack
 from lrexp.grid.isolation import undisturbed
 from lrexp.grid.jobs import Jobs, out_of_memory
-from lrexp.grid.live import PointRecorder
 from lrexp.grid.packing import halves
 from lrexp.grid.points import Point, make_point, read_summary
 from lrexp.grid.resume import set_aside
 from lrexp.grid.settings import LauncherSettings
 from lrexp.grid.workers import Place, Say, Work, Workers
-from lrexp.record import RunInfo
+
+if TYPE_CHECKING:
+    from lrexp.grid.live import PointRecorder
+    from lrexp.record import RunInfo
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +114,7 @@ def run_packs(packs: Sequence[list[Point]], running: Workers, session: Session) 
             waiting = again([by_num[n] for n in short], "there was not enough memory")
             yield from ((by_num[n], returned) for n, returned in ended if by_num[n] not in waiting)
         elif isinstance(event, workers.Died):
-            error = RuntimeError(f"its worker {event.cause}")
+            error = RuntimeError(f"worker {event.cause}")
             found = {p.num: read_summary(session.folder / p.folder) for p in event.piece.points}
             lost = [p for p in event.piece.points if found[p.num]["status"] not in DONE]
             waiting = again(lost, str(error))
@@ -213,6 +215,8 @@ class RemoteView:
 
     def recorder(self, num: int, info: RunInfo, steps_done: Callable[[], int]) -> PointRecorder:
         """What takes the rows of a point that has begun."""
+        from lrexp.grid.live import PointRecorder
+
         self._say(("describe", num, list(info.opening), info.steps, info.monitor))
         return PointRecorder(info, lambda row: self._say(("row", num, dict(row))))
 
