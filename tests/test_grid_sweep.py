@@ -19,6 +19,7 @@ from conftest import ROOT
 
 SMOKE = ["experiment=smoke", "trainer.device=cpu"]
 GRID = ["model=mlp", "model.dropout=0.2", "data.augment=basic", "optimizer.lr=0.05,0.1"]
+SERIAL = "hydra.launcher.executor=serial"
 BROKEN = """
 import sys
 import lrexp.build, lrexp.train
@@ -88,7 +89,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """An uninterrupted sweep of 4 points, after a fifth that left a mess behind, and its output."""
     base = tmp_path_factory.mktemp("whole")
     code = BROKEN.format(fails="yes", error="MemoryError('no room')")
-    arguments = ["-m", *SMOKE, "seed=1,0,2", *GRID, "hydra.sweep.dir=sweep"]
+    arguments = ["-m", *SMOKE, "seed=1,0,2", *GRID, "hydra.sweep.dir=sweep", SERIAL]
     returned, said = run(base, *arguments, code=code)
     assert returned == 1, said
     return base / "sweep", said

@@ -54,6 +54,7 @@ SUMMARY_KEYS = {
     "plan_hash",
     "frozen_proof",
     "executor",
+    "members",
     "device",
     "timings",
     "parameters",

@@ -31,8 +31,8 @@ class _Running:
     def __init__(self, num: int, title: str):
         self.num, self.title, self.started = num, title, time.monotonic()
         self.monitor, self.steps = "val/loss", 0
-        self.steps_done: Callable[[], int] = lambda: 0
         self.row: Mapping[str, float] = {}
+        self.steps_done: Callable[[], float] = lambda: self.row.get("step", 0)  # as of its last row
 
     @property
     def share(self) -> float:
@@ -95,10 +95,7 @@ class GridView:
 
     def row(self, num: int, row: Mapping[str, float]) -> None:
         """A point's latest epoch."""
-        point = self._running[num]
-        point.row = row
-        if point.steps_done() < row["step"]:  # it runs in another program
-            point.steps_done = lambda: int(row["step"])
+        self._running[num].row = row
 
     def end(self, num: int, summary: Mapping[str, Any]) -> None:
         """A point ended, in whatever way."""
