@@ -262,13 +262,7 @@ class Workers:
                     main=_main_package(),
                     patience_s=self._patience_s,
                 )
-                context = multiprocessing.get_context("forkserver")
-                process = context.Process(target=_work_in_worker, args=(theirs, setting))
-                process.start()
-            except EOFError as error:
-                ours.close()
-                names = ", ".join(self._preload)
-                raise RuntimeError(f"the fork server ended while it imported {names}") from error
+                process = _fork(theirs, setting)
             except BaseException:
                 ours.close()
                 raise
@@ -418,7 +412,8 @@ def _start_server(preload: tuple[str, ...], places: tuple[Place, ...]) -> None:
     SIGTERM do not reach it: it ends when nobody is left who could ask it for a worker.
     """
     threads = {place.threads for place in places}
-    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__, *preload])
+    modules = [__name__, *preload, "lrexp.grid.fork_server"]
+    multiprocessing.get_context("forkserver").set_forkserver_preload(modules)
     resource_tracker.ensure_running()  # it unblocks signals, so it comes first
     path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
     given = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
@@ -430,6 +425,26 @@ def _start_server(preload: tuple[str, ...], places: tuple[Place, ...]) -> None:
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _fork(line: socket.socket, setting: _Setting) -> Any:
+    """A new worker. When the fork server has ended, another one is started for it.
+
+    It may have ended while it imported: the new one imports nothing, so that the worker does and
+    tells what is wrong.
+    """
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=_work_in_worker, args=(line, setting))
+    for pause_s in (0.1, 1.0, None):
+        try:
+            process.start()
+            break
+        except (EOFError, ConnectionError):
+            if pause_s is None:
+                raise
+            context.set_forkserver_preload([__name__])
+            time.sleep(pause_s)  # until its end is known
+    return process
 
 
 @contextmanager
