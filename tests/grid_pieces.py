@@ -173,13 +173,13 @@ def show(say: Say, text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def torch_threads(say: Say) -> tuple[int, int, int]:
-    """What torch says, how many OpenMP threads came into being by a large sum, and cores used."""
+def torch_threads(say: Say) -> tuple[int, int]:
+    """What torch says, and how many threads came into being by a large sum."""
     import torch
 
     before = len(os.listdir("/proc/self/task"))
     torch.ones(2_000_000).add(1).sum()
-    return torch.get_num_threads(), len(os.listdir("/proc/self/task")) - before, os.getpid()
+    return torch.get_num_threads(), len(os.listdir("/proc/self/task")) - before
 
 
 def start_with_tensor(tensor: Any, place: Place) -> Work:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,19 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+def parent_of(pid: int | str) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            if parent_of(name) == pid and is_alive(int(name)):
+                found.append(int(name))
+    return found
 
 
 def gone(pids: Iterable[int], within_s: float) -> bool:
@@ -99,11 +113,16 @@ def test_one_worker_takes_the_pieces_in_order_and_starts_once(tmp_path: Path) ->
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_no_worker_starts_without_a_piece_for_it(tmp_path: Path) -> None:
-    start, places = grid_pieces.counting(tmp_path), [Place()] * 5
-    assert len(set(results(run(("whoami",), ("whoami",), places=places, start=start)))) <= 2
-    assert len(list(tmp_path.iterdir())) <= 2
-    assert run(places=places, start=start) == []
+def test_no_worker_starts_without_a_piece_for_it() -> None:
+    with Workers(grid_pieces.start, [Place()] * 5, QUICK) as workers:
+        assert list(workers.events()) == []
+        for seconds in (0.2, 0.3):
+            workers.put(("sleep", seconds))
+        (begun, *_) = workers.events()
+        assert isinstance(begun, Begun)
+        server = parent_of(begun.pid)
+        assert len(children_of(server)) == 2
+    assert children_of(server) == []
 
 
 def test_workers_work_at_the_same_time() -> None:
@@ -145,6 +164,13 @@ def test_what_a_killed_worker_had_said_arrives() -> None:
     assert isinstance(one, Said)
     assert isinstance(two, Said)
     assert (one.message, len(two.message)) == ("one", 1_000_000)
+
+
+def test_what_a_killed_worker_had_said_is_read_to_the_end(monkeypatch: Any) -> None:
+    monkeypatch.setattr("lrexp.grid.workers.READ_BYTES", 100)
+    (_, *said, died) = run(("kill", 9, *[b"x" * 10_000] * 10))
+    assert isinstance(died, Died)
+    assert [event.message for event in said if isinstance(event, Said)] == [b"x" * 10_000] * 10
 
 
 def test_half_a_message_of_a_killed_worker_blocks_nobody() -> None:
@@ -299,13 +325,12 @@ def test_a_worker_that_does_not_stop_is_killed() -> None:
 
 def test_the_loss_of_the_fork_server_costs_the_pieces_being_worked_on() -> None:
     with Workers(grid_pieces.start, [Place()], QUICK) as workers:
-        workers.put(("sleep", 60))
+        workers.put(("ignore_signals",))
         workers.put(("double", 4))
         events = workers.events()
-        begun = next(events)
+        (begun, _) = (next(events), next(events))
         assert isinstance(begun, Begun)
-        server = Path(f"/proc/{begun.pid}/stat").read_text().rsplit(")", 1)[1].split()[1]
-        os.kill(int(server), signal.SIGKILL)
+        os.kill(parent_of(begun.pid), signal.SIGKILL)
         (died, _, ended) = events
         assert isinstance(died, Died)
         assert died.cause == "its fork server was killed"
@@ -492,7 +517,7 @@ sys.path.append(sys.argv[1])
 import grid_pieces
 from lrexp.grid.workers import *
 if __name__ == "__main__":
-    with Workers(grid_pieces.start, [Place()], ["of_the_path", "grid_pieces"]) as workers:
+    with Workers(grid_pieces.start, [Place()], ["grid_pieces"]) as workers:
         workers.put(("is_imported_by",))
         _, ended = workers.events()
     print(*ended.result, os.getpid())
@@ -500,16 +525,14 @@ if __name__ == "__main__":
 
 
 def test_the_server_searches_modules_where_the_program_does(tmp_path: Path) -> None:
-    (tmp_path / "path").mkdir()
-    (tmp_path / "path" / "of_the_path.py").touch()
     (tmp_path / "cwd").mkdir()
     for name in ("random", "grid_pieces", "lrexp"):  # must not be taken for ours
         (tmp_path / "cwd" / f"{name}.py").write_text("raise SystemExit('the wrong one')")
     (tmp_path / "program.py").write_text(SEARCHING)
     done = subprocess.run(
-        [sys.executable, tmp_path / "program.py", tmp_path / "path"],
+        [sys.executable, tmp_path / "program.py", HERE],
         cwd=tmp_path / "cwd",
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)])},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=30,
@@ -518,6 +541,16 @@ def test_the_server_searches_modules_where_the_program_does(tmp_path: Path) -> N
     assert done.stderr == ""
     importer, worker, parent = done.stdout.split()
     assert len({importer, worker, parent}) == 3
+
+
+def test_the_server_does_not_take_down_what_it_imported(tmp_path: Path) -> None:
+    (tmp_path / "heavy.py").write_text("import atexit; atexit.register(print, 'taken down')")
+    code = f"import sys; sys.path.append({str(tmp_path)!r})" + PRINTING.replace(
+        '["grid_pieces"]', '["grid_pieces", "heavy"]'
+    )
+    out, err = program(code).communicate(timeout=20)
+    assert [line.split()[0] for line in out.splitlines()] == ["hello", "done"]
+    assert err == "hello\n"
 
 
 TENSORS = """
@@ -540,7 +573,7 @@ began = time.perf_counter()
 results(grid_pieces.start, [Place()], ("whoami",))
 print(f"start: the server and a worker {cold:.2f} s, a worker {time.perf_counter() - began:.3f} s")
 for threads in (1, 3):
-    print("threads", *results(grid_pieces.start, [Place(None, threads)], ("torch_threads",))[0][:2])
+    print("threads", *results(grid_pieces.start, [Place(None, threads)], ("torch_threads",))[0])
 names = set(os.listdir("/dev/shm"))
 tensor = torch.zeros(2)
 start = partial(grid_pieces.start_with_tensor, tensor)
