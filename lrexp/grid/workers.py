@@ -133,6 +133,7 @@ class Workers:
         # Only this thread touches workers and lines: a signal, which interrupts the main thread
         # wherever it is, can neither lose a worker nor tear a message.
         self._thread = threading.Thread(target=self._serve, name="workers", daemon=True)
+        self._ended = threading.Event()  # Thread.join takes an interrupted wait for the end
 
     def __enter__(self) -> Workers:
         _start_server(self._preload, self._places)
@@ -183,11 +184,11 @@ class Workers:
             if self._stop_at is None:
                 self._stop_at = time.monotonic() + self._patience_s
             self._wake()
-            self._join()
+            self._wait_until_ended()
         except BaseException:
             self._stop_at = 0.0
             self._wake()
-            self._join()
+            self._wait_until_ended()
             raise
         left: list[Event] = []
         with suppress(Empty):
@@ -198,9 +199,9 @@ class Workers:
         self._events.put(None)
         return left
 
-    def _join(self) -> None:
+    def _wait_until_ended(self) -> None:
         if self._thread.ident is not None:
-            self._thread.join()
+            self._ended.wait()
 
     def _wake(self) -> None:
         with suppress(OSError):  # full: it will wake anyway; closed: nobody is there to wake
@@ -223,6 +224,7 @@ class Workers:
                 worker.process.kill()
         finally:
             self._events.put(None)
+            self._ended.set()
 
     def _assign(self) -> None:
         """Give waiting pieces to idle workers, then to new ones."""
@@ -260,13 +262,7 @@ class Workers:
                     main=_main_package(),
                     patience_s=self._patience_s,
                 )
-                context = multiprocessing.get_context("forkserver")
-                process = context.Process(target=_work_in_worker, args=(theirs, setting))
-                process.start()
-            except EOFError as error:
-                ours.close()
-                names = ", ".join(self._preload)
-                raise RuntimeError(f"the fork server ended while it imported {names}") from error
+                process = _fork(theirs, setting)
             except BaseException:
                 ours.close()
                 raise
@@ -416,7 +412,8 @@ def _start_server(preload: tuple[str, ...], places: tuple[Place, ...]) -> None:
     SIGTERM do not reach it: it ends when nobody is left who could ask it for a worker.
     """
     threads = {place.threads for place in places}
-    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__, *preload])
+    modules = [__name__, *preload, "lrexp.grid.fork_server"]
+    multiprocessing.get_context("forkserver").set_forkserver_preload(modules)
     resource_tracker.ensure_running()  # it unblocks signals, so it comes first
     path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
     given = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
@@ -428,6 +425,26 @@ def _start_server(preload: tuple[str, ...], places: tuple[Place, ...]) -> None:
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _fork(line: socket.socket, setting: _Setting) -> Any:
+    """A new worker. When the fork server has ended, another one is started for it.
+
+    It may have ended while it imported: the new one imports nothing, so that the worker does and
+    tells what is wrong.
+    """
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=_work_in_worker, args=(line, setting))
+    for pause_s in (0.1, 1.0, None):
+        try:
+            process.start()
+            break
+        except (EOFError, ConnectionError):
+            if pause_s is None:
+                raise
+            context.set_forkserver_preload([__name__])
+            time.sleep(pause_s)  # until its end is known
+    return process
 
 
 @contextmanager
