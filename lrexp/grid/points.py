@@ -30,6 +30,7 @@ class Point:
     composed: bytes  # the pickled config with its hydra section
     case: str = ""
     same_as: int | None = None  # number of an earlier point that trains alike: runs in its place
+    former: bool = False  # a changed grid went on without it
 
     @property
     def config(self) -> DictConfig:
@@ -118,6 +119,7 @@ def points_text(points: Sequence[Point], command: Sequence[str]) -> str:
             "folder": p.folder,
             "case": p.case,
             "same_as": p.same_as,
+            "former": p.former,
             "overrides": p.overrides,
             "differs": {k: v for k, v in p.settings.items() if k not in base or base[k] != v},
             "lacks": [key for key in base if key not in p.settings],
@@ -159,7 +161,8 @@ def _started(row: Mapping[str, Any], first: Mapping[str, Any]) -> Point:
     settings = {key: value for key, value in first.items() if key not in row["lacks"]}
     settings |= row["differs"]
     num, overrides, folder = row["num"], row["overrides"], row["folder"]
-    return Point(num, overrides, settings, folder, b"", row["case"], row["same_as"])
+    former = row.get("former", False)  # of a sweep that was started before there were any
+    return Point(num, overrides, settings, folder, b"", row["case"], row["same_as"], former)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
