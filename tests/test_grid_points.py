@@ -104,3 +104,16 @@ def test_two_points_in_one_folder_are_refused(points: Callable[..., Any]) -> Non
     found[1].folder = found[0].folder
     with pytest.raises(ConfigError, match="several points into one folder"):
         refuse_shared_folders(found)
+    found[0].folder, found[1].folder = "a/0", "a/./0"
+    with pytest.raises(ConfigError, match="several points into one folder"):
+        refuse_shared_folders(found)
+
+
+@pytest.mark.parametrize("folder", [".", "", "a/.."])
+def test_a_point_in_the_folder_of_its_sweep_is_refused(
+    points: Callable[..., Any], folder: str
+) -> None:
+    found = points("seed=1")
+    found[0].folder = folder
+    with pytest.raises(ConfigError, match="the sweep's own folder"):
+        refuse_shared_folders(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,9 +70,12 @@ def flat(section: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def refuse_shared_folders(points: Sequence[Point]) -> None:
-    """Raise ConfigError when two points would write to one folder."""
-    if len({point.folder for point in points}) < len(points):
-        folders = [point.folder for point in points]
+    """Raise ConfigError when two points would write to one folder, or one to the sweep's own."""
+    folders = [os.path.normpath(point.folder) for point in points]
+    if "." in folders:
+        problem, hint = "puts a point into the sweep's own folder", "keep ${hydra.job.num} in it"
+        raise ConfigError("hydra.sweep.subdir", problem, hint, ".")
+    if len(set(folders)) < len(points):
         twice = next(name for name in folders if folders.count(name) > 1)
         problem = "puts several points into one folder"
         raise ConfigError("hydra.sweep.subdir", problem, "keep ${hydra.job.num} in it", twice)
