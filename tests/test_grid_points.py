@@ -71,6 +71,15 @@ def test_every_point_has_its_own_run_id_and_number(points: Callable[..., Any]) -
     assert varied(found) == ["seed", "optimizer.lr"]
 
 
+def test_a_point_is_named_by_what_was_swept(points: Callable[..., Any]) -> None:
+    same = ["optimizer.lr=1e-3", "lr_policy=per_layer", "lr_policy.rules=[{match: '*', lr: 0.05}]"]
+    assert [p.folder for p in points(*same, "seed=1,2")] == ["0_seed_1", "1_seed_2"]
+    found = points(*same[1:], "seed=1", "trainer.epochs=1,2")
+    assert [p.config.hydra.job.override_dirname for p in found] == [
+        *("trainer.epochs=1", "trainer.epochs=2")
+    ]
+
+
 def test_points_are_told_apart_in_few_words() -> None:
     assert in_short({"lr_policy": "ulmfit", "optimizer.lr": "0.1", "x": None}) == "ulmfit lr=0.1"
     assert in_short({"a.decay": "1", "b.decay": "2"}) == "a.decay=1 b.decay=2"
