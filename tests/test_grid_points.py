@@ -17,6 +17,7 @@ from lrexp.grid.points import (
     in_short,
     points_text,
     read_points,
+    read_summary,
     refuse_shared_folders,
     varied,
 )
@@ -106,6 +107,13 @@ def test_a_folder_of_no_sweep_cannot_be_read(tmp_path: Path, text: str | None) -
         (tmp_path / POINTS).write_text(text)
     with pytest.raises(UserError, match=POINTS):
         read_points(tmp_path)
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "null"])
+def test_a_summary_that_cannot_be_read_is_none(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "summary.json").write_text(text)
+    assert read_summary(tmp_path)["status"] == "missing"
 
 
 def test_two_points_in_one_folder_are_refused(points: Callable[..., Any]) -> None:

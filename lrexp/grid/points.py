@@ -172,6 +172,7 @@ def _started(row: Mapping[str, Any], first: Mapping[str, Any]) -> Point:
 def read_summary(folder: Path) -> dict[str, Any]:
     """summary.json of a point; only a status when there is none that can be read."""
     try:
-        return json.loads((folder / SUMMARY).read_text("utf-8"))
+        found = json.loads((folder / SUMMARY).read_text("utf-8"))
     except (OSError, ValueError):
-        return {"status": NEVER_STARTED, "error": None}
+        found = None
+    return found if isinstance(found, dict) else {"status": NEVER_STARTED, "error": None}
