@@ -616,6 +616,49 @@ def test_a_preload_that_breaks_is_named_for_every_piece(tmp_path: Path) -> None:
     assert err.count("ZeroDivisionError") == 1, "the server says it too"
 
 
+ROUND_AND_ROUND = """
+import grid_pieces, signal
+from lrexp.errors import Terminated
+from lrexp.grid.workers import *
+def terminate(*_): raise Terminated
+signal.signal(signal.SIGTERM, terminate)
+try:
+    print("up", flush=True)
+    while True:
+        with Workers(grid_pieces.start, [Place()] * 3, ["grid_pieces"], 2.0) as workers:
+            for i in range(30):
+                workers.put(("maybe_be_killed", i, 0.2))
+            assert sum(isinstance(event, (Ended, Died)) for event in workers.events()) == 30
+except (KeyboardInterrupt, Terminated):
+    print("out", flush=True)
+"""
+
+
+def in_session(leader: int) -> list[int]:
+    found = []
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with suppress(OSError):
+            if os.getsid(pid) == leader and is_alive(pid):
+                found.append(pid)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_program_stopped_at_any_moment_ends_cleanly_and_alone(number: int) -> None:
+    draw = random.Random(number)
+    for _ in range(15):
+        started = program(ROUND_AND_ROUND)
+        assert started.stdout
+        assert started.stdout.readline() == "up\n"
+        time.sleep(draw.uniform(0, 0.5))
+        os.kill(started.pid, number)
+        out, err = started.communicate(timeout=10)
+        if number != signal.SIGKILL:
+            assert (out, err) == ("out\n", "")
+        wait_for(lambda leader=started.pid: not in_session(leader), within_s=5)
+
+
 def test_workers_need_a_place() -> None:
     with pytest.raises(ValueError, match="at least one place"):
         Workers(partial(grid_pieces.start), [])

@@ -128,17 +128,22 @@ class Workers:
         self._events: SimpleQueue[Event | BaseException | None] = SimpleQueue()
         self._unfinished = 0  # pieces put whose end `events` has not told
         self._stop_at: float | None = None  # when those still alive are killed, by time.monotonic
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_write.setblocking(False)
+        self._bell: list[socket.socket] = []  # rung by writing into the first, heard at the last
         # Only this thread touches workers and lines: a signal, which interrupts the main thread
         # wherever it is, can neither lose a worker nor tear a message.
         self._thread = threading.Thread(target=self._serve, name="workers", daemon=True)
         self._ended = threading.Event()  # Thread.join takes an interrupted wait for the end
 
     def __enter__(self) -> Workers:
-        _start_server(self._preload, self._places)
-        atexit.register(self.stop)
-        self._thread.start()
+        try:
+            self._bell.extend(socket.socketpair())
+            self._bell[0].setblocking(False)
+            _start_server(self._preload, self._places)
+            atexit.register(self.stop)
+            self._thread.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -146,8 +151,8 @@ class Workers:
             self.stop()
         finally:
             atexit.unregister(self.stop)
-            self._wake_read.close()
-            self._wake_write.close()
+            for end in self._bell:
+                end.close()
 
     def put(self, piece: Any) -> None:
         """Let a worker do `piece`, after those put before. It is pickled when its turn comes."""
@@ -171,7 +176,7 @@ class Workers:
             yield event
 
     def stop(self) -> list[Event]:
-        """End all workers; pieces that wait are dropped.
+        """End all workers; pieces that no worker has begun are dropped.
 
         Those that work get a SIGTERM, which raises `Terminated` in them unless the work itself
         handles it. After `patience_s` they are killed; so they are at once when the waiting here is
@@ -205,7 +210,8 @@ class Workers:
 
     def _wake(self) -> None:
         with suppress(OSError):  # full: it will wake anyway; closed: nobody is there to wake
-            self._wake_write.send(b"\0")
+            for end in self._bell[:1]:
+                end.send(b"\0")
 
     # What follows runs in the thread.
 
@@ -283,15 +289,15 @@ class Workers:
         if self._stop_at is not None:
             timeout = max(self._stop_at - time.monotonic(), 0.0) or 1.0
         with selectors.DefaultSelector() as selector:
-            selector.register(self._wake_read, selectors.EVENT_READ)
+            selector.register(self._bell[-1], selectors.EVENT_READ)
             for worker in self._workers.values():
                 selector.register(worker.process.sentinel, selectors.EVENT_READ)
                 if not worker.lost:
                     writing = selectors.EVENT_WRITE if worker.unsent else 0
                     selector.register(worker.line, selectors.EVENT_READ | writing)
             ready = {key.fileobj: events for key, events in selector.select(timeout)}
-        if self._wake_read in ready:
-            self._wake_read.recv(4096)
+        if self._bell[-1] in ready:
+            self._bell[-1].recv(4096)
         for worker in list(self._workers.values()):
             events = ready.get(worker.line, 0)
             if events & selectors.EVENT_WRITE:
@@ -317,9 +323,11 @@ class Workers:
             if kind == "said":
                 self._events.put(Said(piece, place, content))
                 continue
-            worker.piece, worker.begun, worker.proven = NOTHING, False, True
-            ended = {"error": content} if kind == "raised" else {"result": content}
-            self._events.put(Ended(piece, place, **ended))
+            begun, worker.begun = worker.begun, False
+            worker.piece, worker.proven = NOTHING, True
+            if begun or self._stop_at is None:
+                ended = {"error": content} if kind == "raised" else {"result": content}
+                self._events.put(Ended(piece, place, **ended))
 
     def _bury(self, worker: _Worker) -> None:
         """A worker is gone: read what it had sent, and say what became of its piece."""
@@ -520,7 +528,6 @@ def _work_in_worker(line: socket.socket, setting: _Setting) -> None:
 
     while (data := here.next_piece()) is not None:
         message = _outcome(started, data, here)
-        here.working = False
         sys.stdout.flush()
         sys.stderr.flush()
         here.send(*message)
@@ -529,10 +536,13 @@ def _work_in_worker(line: socket.socket, setting: _Setting) -> None:
 def _outcome(started: Callable[[], Work], data: bytes, here: _Here) -> tuple[str, bytes, str]:
     """Work on one piece. Returns the message that says what came of it."""
     try:
-        work = started()
-        here.send("begun")
-        result = work(pickle.loads(data), here.say)
-        here.working = False  # too late to stop it
+        try:
+            here.begin()
+            work = started()
+            here.send("begun")
+            result = work(pickle.loads(data), here.say)
+        finally:
+            here.working = False
         try:
             payload = bytes(ForkingPickler.dumps(result))
         except Exception as error:
@@ -540,7 +550,6 @@ def _outcome(started: Callable[[], Work], data: bytes, here: _Here) -> tuple[str
             raise RuntimeError(f"{problem}: {_in_words(error)}") from error
         return "returned", payload, f"a result of type {type(result).__name__}"
     except BaseException as error:
-        here.working = False
         with suppress(Exception):
             error.add_note("".join(traceback.format_exception(error)))
         text = _in_words(error)
@@ -576,13 +585,14 @@ class _Here:
 
     def next_piece(self) -> bytes | None:
         """The next piece, pickled; None when there will be no more."""
-        data = self._pieces.get()
+        return self._pieces.get()
+
+    def begin(self) -> None:
+        """From now on signals to stop raise an exception, once, until `working` is false."""
         self.working = True
         self._asked()  # what came while idle is forgotten
-        if self._ended or data is None:
-            self.working = False
-            return None
-        return data
+        if self._ended:
+            raise Terminated
 
     def say(self, message: Any) -> None:
         """Send `message` to the parent. Returns when it is on its way."""
@@ -596,6 +606,7 @@ class _Here:
 
     def _on_signal(self, number: int, _: object) -> None:
         if self.working:  # an idle worker ends with its line
+            self.working = False
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     def _asked(self) -> bool:
