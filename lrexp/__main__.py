@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 import traceback
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # ± on a terminal without it is no reason to fail
             stream.reconfigure(errors="replace")
+    logging.raiseExceptions = os.environ.get("HYDRA_FULL_ERROR") == "1"  # of a log on a full disk
     try:
         return _dispatch(argv)
     except UserError as error:
@@ -193,14 +195,15 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
     link_latest(folder)
     callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
     try:
-        with signals_stop():
+        with signals_stop() as task.asked:
             run_sweep(request, points, sweeper, context, task, board)
     except Exception as error:
         return _report(error, 1)
     finally:
         claim.release()
         callbacks.on_multirun_end(config=config, config_name=CONFIG_NAME)
-        print("\n".join(closing_lines(board)))
+        with suppress(OSError):
+            print("\n".join(closing_lines(board)))
     return 1 if board.with_status("failed") else 0
 
 
@@ -211,6 +214,7 @@ class _Points:
         self.datasets: Datasets | None = None  # from the first point on
         self.view: Any = None  # lrexp.grid.live.GridView, while our launcher runs
         self.executor = "serial"  # of lrexp.grid.executors
+        self.asked: list[type[BaseException]] = []  # signals that want the sweep to stop
 
     def __call__(self, composed: DictConfig) -> float:
         return _job(composed, self)

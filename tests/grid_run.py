@@ -64,7 +64,12 @@ def running(folder: Path, say: Callable[[], str]) -> Iterator[Callable[..., Ran]
     handlers, level = logging.root.handlers[:], logging.root.level
     count = iter(range(1000))
 
-    def run(executor: str, *overrides: str, settings: dict[str, Any] | None = None) -> Ran:
+    def run(
+        executor: str,
+        *overrides: str,
+        settings: dict[str, Any] | None = None,
+        asked: Sequence[type[BaseException]] = (),
+    ) -> Ran:
         sweep = folder / f"sweep{next(count)}"
         with composing() as points:
             composed = points(
@@ -75,7 +80,9 @@ def running(folder: Path, say: Callable[[], str]) -> Iterator[Callable[..., Ran]
         board.points = composed
         context = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
         chosen = LauncherSettings(executor=executor, **(settings or {}))
-        ended = Grid(board, context, _Points(), chosen).run(_once(composed))
+        task = _Points()
+        task.asked = list(asked)
+        ended = Grid(board, context, task, chosen).run(_once(composed))
         return Ran(composed, ended, sweep, say())
 
     yield run

@@ -12,6 +12,7 @@ import torch
 from grid_run import Ran, running
 from hydra.core.utils import JobStatus
 
+from lrexp.errors import Terminated
 from lrexp.grid.choice import Estimate
 from lrexp.grid.executors import Kind, kinds
 from lrexp.grid.points import Point
@@ -174,6 +175,12 @@ def test_a_diverging_member_ends_alone(run: Run) -> None:
     assert [ran.summary(num)["status"] for num in range(3)] == ["finished", "diverged", "finished"]
     assert ran.ended[1].return_value == float("inf")
     assert "diverged" in ran.said
+
+
+def test_a_signal_whose_exception_was_lost_stops_the_sweep(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(Terminated):
+        run("serial", "seed=0,1", asked=[Terminated])
+    assert len(list(tmp_path.glob("sweep0/*/summary.json"))) == 1
 
 
 def test_auto_does_not_time_what_is_short(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,6 +228,27 @@ sys.exit(code)
     assert len(summaries(tmp_path / "sweep")) == 300
 
 
+@pytest.mark.slow
+def test_output_that_nobody_reads_stops_no_sweep(tmp_path: Path) -> None:
+    grid = ["-m", *SMOKE, "logger=none", "seed=0,1,2", "hydra.sweep.dir=sweep"]
+    sweep = start(tmp_path, *grid)
+    assert sweep.stdout
+    sweep.stdout.readline()
+    sweep.stdout.close()
+    assert sweep.wait(timeout=60) == 0
+    found = summaries(tmp_path / "sweep")
+    assert [summary["status"] for summary in found.values()] == ["finished"] * 3
+
+
+@pytest.mark.slow
+def test_a_plan_that_cannot_be_made_is_said_and_counts(tmp_path: Path) -> None:
+    grid = ["-m", "experiment=smoke", "task=plan", "lr_policy=surgical", "lr_policy.block=0,99"]
+    returned, said = run(tmp_path, *grid, "hydra.sweep.dir=sweep")
+    assert returned == 1, said
+    assert "failed 1_lr_policy.block_99: ConfigError: lr_policy.block=99" in said
+    assert "by lowest" not in said
+
+
 CHOOSER = '''
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins

@@ -61,9 +61,7 @@ class Grid:
         """
         keep_freed_memory()
         if not self._own or any(p.settings["task.name"] != "train" for p in points):
-            jobs = Jobs(self._hydra_context, self._task, lambda point: None)
-            with small_collections():
-                return {p.num: ended for p, ended in serial(points, Session(jobs, self._task))}
+            return self._run_unseen(points)
         from lrexp.grid.live import GridView
 
         ended: dict[int, JobReturn] = {}
@@ -88,11 +86,26 @@ class Grid:
                     del running[point.num]
                     view.end(point.num, self._take(point, returned))
                     self.board.write()
+                    if self._task.asked:  # an exception of a signal was lost in a destructor
+                        raise self._task.asked[-1]
         finally:
             for point in running.values():  # the sweep is stopped
                 self._take(point, None)
             self.board.write()
             self._task.view = None
+        return ended
+
+    def _run_unseen(self, points: Sequence[Point]) -> dict[int, JobReturn]:
+        """Run points that are not for ranking: plans, and functions that are not lrexp's."""
+        ended = {}
+        jobs = Jobs(self._hydra_context, self._task, lambda point: None)
+        with small_collections():
+            for point, returned in serial(points, Session(jobs, self._task)):
+                ended[point.num] = returned
+                if self._own:
+                    self._take(point, returned)
+        if self._own:
+            self.board.write()
         return ended
 
     def _take(self, point: Point, returned: JobReturn | None) -> dict[str, Any]:

@@ -126,7 +126,10 @@ class GridView:
             self._print(f"{level}: point {num}: {message}")
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        try:
+            self._console.print(line, markup=False)
+        except (OSError, SystemExit):  # nobody reads the output: no reason to stop
+            self._console.quiet = True
 
     def _left(self) -> float:
         """Seconds until the last point ends, if the rest takes as long as what was."""

@@ -31,9 +31,9 @@ class Point:
     composed: bytes  # the pickled config with its hydra section
     case: str = ""
     same_as: int | None = None  # number of an earlier point that trains alike: runs in its place
+    former: bool = False  # a changed grid went on without it
     alike: str | None = None  # points with the same text may train together; None: not known
     note: str = ""  # for its log: why it is run as it is
-    former: bool = False  # a changed grid went on without it
 
     @property
     def config(self) -> DictConfig:

@@ -200,6 +200,9 @@ def run_sweep(
     _write_grid(folder, board.points, request)
     if not request.ours:
         size = sweeper.max_batch_size or len(points)
+        if size < 1:
+            key, hint = "hydra.sweeper.max_batch_size", "at least 1"
+            raise ConfigError(key, "is too small", hint, size)
         for first in range(0, len(points), size):
             batch = points[first : first + size]
             try:
@@ -277,13 +280,13 @@ def closing_lines(board: Leaderboard) -> list[str]:
     shown = shown_path(folder)
     if board.points and _all_train(board.points):
         lines += ["", *leaderboard_lines(board.board())]
-        failed = board.with_status("failed")
-        for point, error in failed:
-            lines.append(f"failed {point.folder}: {error}")
-        undone = [p for p in board.points if p.same_as is None and board.status(p.num) in UNDONE]
-        if undone and (folder / POINTS).is_file():
-            count = f"{len(undone)} of {len(board.points)} points have no result"
-            lines.append(f"{count}; run them with: lrexp -m hydra.launcher.resume={shown}")
+    for point, error in board.with_status("failed"):
+        lines.append(f"failed {point.folder}: {error}")
+    asked = [point for point in board.points if not point.former]
+    undone = [p for p in asked if p.same_as is None and board.status(p.num) in UNDONE]
+    if undone and (folder / POINTS).is_file():
+        count = f"{len(undone)} of {len(asked)} points have no result"
+        lines.append(f"{count}; run them with: lrexp -m hydra.launcher.resume={shown}")
     if any(folder.glob("*/wandb/offline-run-*")):
         pattern = os.path.join(shown, "*", "wandb", "offline-run-*")
         lines.append(f"wandb  offline; upload with: wandb sync {pattern}")
