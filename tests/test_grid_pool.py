@@ -179,6 +179,38 @@ sys.exit(main(sys.argv[1:]))
     assert [(s["executor"], s["members"]) for s in found] == [("pool", 2)] * 4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("rate", "executor"), [(1e9, "pool"), (0.0, "serial")])
+def test_auto_takes_a_pool_only_when_it_measures_faster(
+    tmp_path: Path, rate: float, executor: str
+) -> None:
+    code = f"""
+import sys
+from lrexp.grid import choice
+choice.POOL_START_S = -1000
+measure = choice.measure_pool
+def measured(*arguments):
+    assert measure(*arguments) > 0
+    return {rate}
+choice.measure_pool = measured
+from lrexp.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+    arguments = ["-m", *SMOKE, "seed=0,1", "hydra.launcher.workers=2", "hydra.sweep.dir=sweep"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("taken" if rate else "not taken") in done.stdout
+    found = [summary(point) for point in sorted((tmp_path / "sweep").glob("?_seed_?"))]
+    assert [s["executor"] for s in found] == [executor] * 2
+
+
 def test_cores_are_shared_by_the_workers_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lrexp.grid.pool.cores", lambda: 8)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

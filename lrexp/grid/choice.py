@@ -21,7 +21,7 @@ TIMED = 0.005  # likewise: what the timed steps of one way take
 LEAST_S, MOST_S = 0.02, 0.1  # limits of that
 LOOK_STEPS = 30  # finding out whether points can be stacked takes as long as so many steps
 CLONE_S = 0.005  # to copy a member for timing
-STACKED_STEPS = 6  # of every member, at least, while stacking is timed
+STACKED_STEPS = 10  # of every member, at least, while stacking is timed
 POOL_START_S = 4.0  # until workers train
 LINES = 6  # on the terminal
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,7 +11,8 @@ from dataclasses import replace
 from lrexp.grid.stacked import StackedTrainer
 from lrexp.train import Trainer
 
-WARM_STEPS, TIMED_STEPS = 2, 4  # at least
+WARM_STEPS = 2
+TIMED_STEPS = 4  # at least
 
 
 def clones(trainer: Trainer, seeds: Sequence[int]) -> list[Trainer]:
@@ -51,16 +53,20 @@ def stacked_steps_per_s(trainers: Sequence[Trainer], at_least_s: float) -> float
 def _steps_per_s(
     trainers: Sequence[Trainer], epoch: Callable[[], object], at_least_s: float
 ) -> float:
-    """Member-steps per second: of the longest of a few epochs, each longer than the last."""
-    steps = WARM_STEPS
-    while True:
+    """Member-steps per second, the better of two timings: what disturbs one makes it slower."""
+
+    def timed(steps: int) -> float:
+        """Seconds per step."""
         for trainer in trainers:
             trainer.epoch = trainer.step = 0
             trainer.settings.limit_train_batches = steps
         started = time.perf_counter()
         epoch()
-        elapsed = time.perf_counter() - started
-        done = trainers[0].step
-        if done < steps or (steps > WARM_STEPS and elapsed >= 0.7 * at_least_s):
-            return sum(trainer.step for trainer in trainers) / elapsed
-        steps = max(steps + TIMED_STEPS, min(8 * steps, round(steps * at_least_s / elapsed)))
+        return (time.perf_counter() - started) / trainers[0].step
+
+    step_s = timed(WARM_STEPS)
+    best = math.inf
+    for _ in range(2):
+        step_s = timed(max(TIMED_STEPS, round(at_least_s / min(step_s, best))))
+        best = min(best, step_s)
+    return len(trainers) / best
