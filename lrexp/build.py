@@ -299,9 +299,14 @@ class Datasets:
         return replace(dataset, train=train)
 
     def in_memory(self) -> Datasets:
-        """Those whose images all lie in memory; the others hold worker processes."""
+        """Those that other programs can share: whose images all lie in the CPU's memory."""
         kept = Datasets()
-        kept._held = {key: held for key, held in self._held.items() if _all_in_memory(held)}
+        kept._held = {
+            key: held
+            for key, held in self._held.items()
+            if held.train.labels.device.type == "cpu"
+            and all(split.pixels.in_memory for split in _splits(held))
+        }
         return kept
 
     def _make_room(self, device: torch.device) -> None:
@@ -324,10 +329,6 @@ def _pixel_bytes(dataset: Dataset) -> int:
     """Bytes of all pixels that are held in memory; a byte per value."""
     splits = [s for s in _splits(dataset) if s.pixels.in_memory]
     return sum(len(s) * math.prod(s.pixels.shape) for s in splits)
-
-
-def _all_in_memory(dataset: Dataset) -> bool:
-    return all(split.pixels.in_memory for split in _splits(dataset))
 
 
 def _splits(dataset: Dataset) -> list[Split]:

@@ -16,8 +16,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from lrexp.grid.pool import places
-from lrexp.grid.settings import LauncherSettings
+from lrexp.errors import ConfigError
+from lrexp.grid.points import Point
+from lrexp.grid.pool import check_gpus, places
+from lrexp.grid.settings import LauncherSettings, read_settings
 from lrexp.grid.workers import Place
 
 SMOKE = ["experiment=smoke", "trainer.device=cpu", "logger=none"]
@@ -223,6 +225,47 @@ def test_every_gpu_has_as_many_workers_as_asked_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("lrexp.grid.pool.cores", lambda: 8)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert places(LauncherSettings(), []) == [Place("0", 4), Place("1", 4)]
-    chosen = LauncherSettings(gpus=[1, 3], jobs_per_gpu=2)
-    assert places(chosen, []) == [Place("1", 2), Place("3", 2)] * 2
+    points = [Point(0, [], {"trainer.device": "auto"}, "p", b"")]
+    assert places(LauncherSettings(), points) == [Place("0", 4), Place("1", 4)]
+    chosen = LauncherSettings(gpus=[1], jobs_per_gpu=2)
+    assert places(chosen, points) == [Place("1", 4)] * 2
+    points[0].settings["trainer.device"] = "cpu"
+    assert places(LauncherSettings(), points) == [Place(None, 1)] * 8
+    points[0].settings["trainer.device"] = "cuda:1"  # the user's own choice stays
+    assert {place.device for place in places(LauncherSettings(), points)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "said"),
+    [
+        ("auto", [0, 2], "names a GPU that is not on this machine"),
+        ("cuda:1", [0], "does not go with trainer.device=cuda:1"),
+        ("cpu", [0], "does not go with trainer.device=cpu"),
+    ],
+)
+def test_gpus_that_cannot_be_used_are_refused(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: list[int], said: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    points = [Point(0, [], {"trainer.device": device}, "p", b"")]
+    with pytest.raises(ConfigError, match=said):
+        check_gpus(LauncherSettings(gpus=gpus), points)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("executor", "stack"),
+        ("members", 0),
+        ("members", 1000),
+        ("workers", 0),
+        ("retries", -1),
+        ("jobs_per_gpu", 0),
+        ("gpus", []),
+        ("gpus", [1, 1]),
+        ("only", "failed"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(setting: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"hydra.launcher.{setting}"):
+        read_settings(LauncherSettings(**{setting: value}))

@@ -16,6 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import flag_override
 
+from lrexp.errors import ConfigError
 from lrexp.folder import SUMMARY, new_run_id
 from lrexp.grid import workers
 from lrexp.grid.executors import Ended, Session, run_pack
@@ -54,13 +55,32 @@ def places(settings: LauncherSettings, points: Sequence[Point]) -> list[Place]:
     """Where workers run: on which GPU, or None for the CPU, and with how many threads."""
     import torch
 
-    cpu_only = {"cpu"} == {point.settings.get("trainer.device") for point in points}
-    if settings.gpus or (torch.cuda.is_available() and not cpu_only):
+    check_gpus(settings, points)
+    devices = {str(point.settings.get("trainer.device")) for point in points}
+    if torch.cuda.is_available() and devices <= {"auto", "cuda"}:
         gpus = settings.gpus or range(torch.cuda.device_count())
         threads = max(1, cores() // (len(gpus) * settings.jobs_per_gpu))
         return [Place(str(gpu), threads) for _ in range(settings.jobs_per_gpu) for gpu in gpus]
     count = settings.workers or cores()
     return [Place(None, max(1, cores() // count))] * count
+
+
+def check_gpus(settings: LauncherSettings, points: Sequence[Point]) -> None:
+    """Raise ConfigError for GPUs that the pool cannot use."""
+    if settings.gpus is None:
+        return
+    import torch
+
+    key, given = "hydra.launcher.gpus", settings.gpus
+    device = next((str(p.settings.get("trainer.device")) for p in points), "auto")
+    if device not in ("auto", "cuda"):
+        raise ConfigError(
+            key, f"does not go with trainer.device={device}", "trainer.device=cuda", given
+        )
+    there = torch.cuda.device_count()
+    if max(given) >= there:
+        hint = f"those that are there: {list(range(there))}" if there else "leave it out"
+        raise ConfigError(key, "names a GPU that is not on this machine", hint, given)
 
 
 def cores() -> int:
@@ -186,8 +206,10 @@ def start_worker(task: Any, hydra_context: HydraContext | None, place: Place) ->
     from hydra._internal.callbacks import Callbacks
     from hydra.core.utils import setup_globals
 
-    if place.device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = place.device  # before anything looks for GPUs
+    if place.device is not None:  # before anything looks for GPUs
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpu = visible.split(",")[int(place.device)] if visible else place.device
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     version.setbase("1.3")
     setup_globals()
     from lrexp import build

@@ -149,7 +149,9 @@ def find_equal_points(loader: Any, request: Request, points: Sequence[Point]) ->
     if not request.ours or not _all_train(points):
         return
     from lrexp.grid.equal import UnbuildableError, find_equal
+    from lrexp.grid.pool import check_gpus
 
+    check_gpus(read_settings(request.config.hydra.launcher), points)
     try:
         equal = find_equal(points)
     except UnbuildableError as problem:
