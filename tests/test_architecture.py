@@ -25,6 +25,7 @@ ROOMS = [
     {"policies"},
     {"plan"},
     {"models", "data"},
+    {"resume"},
     {"config", "folder", "draws", "signals"},
     {"mistakes"},
     {"schema"},
@@ -32,7 +33,17 @@ ROOMS = [
 ]
 LINE = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
 BESIDE = {("__main__", "compose"), ("__main__", "help")}  # allowed on one line
-LIGHT = ("__main__", "compose", "config", "mistakes", "schema", "folder", "errors", "help")
+LIGHT = (
+    "__main__",
+    "compose",
+    "config",
+    "mistakes",
+    "schema",
+    "folder",
+    "errors",
+    "help",
+    "resume",
+)
 HEAVY = {"torch", "torchvision", "wandb", "datasets"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
