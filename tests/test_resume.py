@@ -23,11 +23,11 @@ from lrexp.signals import signals_stop, whole
 from lrexp.train import Row, Trainer
 
 SMALL = (
-    "model=mlp", "model.dropout=0.2", "trainer.device=cpu", "data.leak_check=skip",
+    "trainer.device=cpu", "data.leak_check=skip",
     "trainer.epochs=4", "trainer.limit_train_batches=5", "trainer.stats_every=2",
     "data.batch_size=64",
 )  # fmt: skip
-COMMAND = (*SMALL, "logger=none", "trainer.resume=auto")
+COMMAND = ("model=mlp", "model.dropout=0.2", *SMALL, "logger=none", "trainer.resume=auto")
 OPTIONS = {
     **{name: [f"optimizer={name}"] for name in (
         "adam", "adamw", "lamb", "lion", "muon", "nadam", "radam", "adagrad", "adafactor",
@@ -71,7 +71,8 @@ def prepare(compose: Any) -> Callable[..., Trainer]:
     """A function from overrides to a trainer that has not trained yet."""
 
     def prepared(*overrides: str) -> Trainer:
-        config = compose(*SMALL, *overrides)
+        model = () if "model=cifar_resnet" in overrides else ("model=mlp", "model.dropout=0.2")
+        config = compose(*model, *SMALL, *overrides)
         return Trainer(build(config), config.trainer, config.data.batch_size, config.seed)
 
     return prepared
