@@ -264,7 +264,8 @@ def _run(
         )
         callbacks.on_run_end(config=config, config_name=CONFIG_NAME, job_return=done)
     finally:
-        started = _state_of(claim.folder / SUMMARY) != before
+        gone = not claim.folder.is_dir()  # somebody removed it
+        started = gone or _state_of(claim.folder / SUMMARY) != before
         if started or stopped:
             claim.release()
         else:

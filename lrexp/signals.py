@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from lrexp.errors import Terminated
 
@@ -14,6 +14,7 @@ ONCE_S = 1.0  # a signal repeated so soon is the same wish: a wrapper passed it 
 
 _inside = 0  # how many `whole` are open
 _waiting: list[type[BaseException]] = []  # until the last of them ends
+_raised_at = -ONCE_S  # time.monotonic() of the last one that stopped something
 
 
 @contextmanager
@@ -25,16 +26,14 @@ def signals_stop() -> Iterator[list[type[BaseException]]]:
     """
     asked: list[type[BaseException]] = []
     kinds = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}
-    raised_at = -ONCE_S
 
     def stop(number: int, _: Any) -> None:
-        nonlocal raised_at
         asked.append(kinds[signal.Signals(number)])
-        if _inside:
-            _waiting.append(asked[-1])
-        elif time.monotonic() - raised_at >= ONCE_S:
-            raised_at = time.monotonic()
-            raise asked[-1]
+        if time.monotonic() - _raised_at < ONCE_S:
+            return
+        _waiting.append(asked[-1])
+        if not _inside:
+            _raise_first()
 
     try:
         before = {number: signal.signal(number, stop) for number in kinds}
@@ -58,5 +57,16 @@ def whole() -> Iterator[None]:
     finally:
         _inside -= 1
         if not _inside and _waiting:
-            stop, _waiting[:] = _waiting[0], []
-            raise stop
+            _raise_first()
+
+
+def answered() -> None:
+    """Forget the signals that wait: what was done meanwhile is what they asked for."""
+    _waiting.clear()
+
+
+def _raise_first() -> NoReturn:
+    global _raised_at
+    first, _raised_at = _waiting[0], time.monotonic()
+    _waiting.clear()
+    raise first

@@ -18,7 +18,7 @@ from lrexp.config import config_id
 from lrexp.errors import OutOfMemoryError, Terminated, UserError, out_of_memory
 from lrexp.folder import link_latest, resume_command
 from lrexp.schema import MONITORS, Config, Wandb, option_of
-from lrexp.signals import signals_stop, whole
+from lrexp.signals import answered, signals_stop, whole
 
 if TYPE_CHECKING:
     from lrexp.build import Datasets
@@ -252,6 +252,7 @@ class Training:
             with whole():
                 self._keep_state()
                 self._summarise({"status": "interrupted"})
+                answered()  # whoever asked again meanwhile asked for this
             self._recorders.finish(self._summary)
             raise
         except Exception as error:

@@ -50,6 +50,7 @@ OPTIONS = {
     )},
     "lp_ft": ["lr_policy=lp_ft", "lr_policy.head_epochs=1"],
 }  # fmt: skip
+QUICK = ("adam", "auto_rgn", "averaged batchnorm", "freezeout", "muon", "patience", "plateau")
 POINTS = {
     "within an epoch": 8,  # of 20 steps, 5 an epoch
     "before an edge": 5,
@@ -137,7 +138,10 @@ def stopped(trainer: Trainer, file: Path) -> dict[str, Any]:
 # --- The same bits --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("option", sorted(OPTIONS))
+@pytest.mark.parametrize(
+    "option",
+    [pytest.param(o, marks=() if o in QUICK else pytest.mark.slow) for o in sorted(OPTIONS)],
+)
 def test_a_run_stopped_in_a_step_ends_with_the_bits_of_one_that_was_not(
     prepare: Callable[..., Trainer], tmp_path: Path, option: str
 ) -> None:

@@ -46,9 +46,9 @@ class JsonlRecorder:
         first = len(self._waiting.splitlines()) == 1
         try:
             self._file.seek(self._length)
-            if self._file.write(self._waiting) < len(self._waiting):  # the disk took a part of it
-                self._file.seek(self._length)
-                self._file.write(self._waiting)  # says why
+            left = self._waiting
+            while left:  # a disk that fills up takes a part first
+                left = left[self._file.write(left) :]
         except OSError as error:
             if first:
                 log.warning("metrics.jsonl cannot be written, tried again later: %s", error)
