@@ -126,6 +126,12 @@
     (r) => `M${-1.25 * r},${-0.45 * r}h${0.8 * r}v${-0.8 * r}h${0.9 * r}v${0.8 * r}h${0.8 * r}v${0.9 * r}h${-0.8 * r}v${0.8 * r}h${-0.9 * r}v${-0.8 * r}h${-0.8 * r}Z`,
   ];
 
+  /** What has gone over an edge: an arrow head that points there. */
+  const EDGED = {
+    top: (r) => `M0,${-r}L${r},${r * 0.8}H${-r}Z`,
+    bottom: (r) => `M0,${r}L${r},${-r * 0.8}H${-r}Z`,
+  };
+
   /** What stands for a series in a legend or at the cursor. */
   function sample(parts) {
     const node = svg("svg", { width: 22, height: 12, "aria-hidden": "true", class: `s${parts[0].colour}` });
@@ -134,7 +140,7 @@
     }
     for (const one of parts) {
       if (one.kind === "line" || one.kind === "step") node.append(svg("path", { d: "M1,6H21", class: `line s d${one.dash}` }));
-      if (one.kind === "dots") node.append(svg("path", { d: MARKERS[one.marker](4), transform: "translate(11 6)", class: "dot s" }));
+      if (one.kind === "dots" && !one.ring && !one.edge) node.append(svg("path", { d: MARKERS[one.marker](4), transform: "translate(11 6)", class: "dot s" }));
     }
     return node;
   }
@@ -240,7 +246,7 @@
       const every = [], across = [];
       for (const one of series) {
         const floor = this.log ? 0 : -Infinity;
-        for (const list of [one.y, one.low, one.high]) if (list) for (const value of list) if (isNumber(value) && value > floor) every.push(value);
+        if (!one.edge) for (const list of [one.y, one.low, one.high]) if (list) for (const value of list) if (isNumber(value) && value > floor) every.push(value);
         const xs = spec.xs[one.x];
         if (one.kind === "area" || one.kind === "dots" || xs.length < 3) across.push(...xs);
         else { across.push(xs[0], xs[xs.length - 1]); if (spec.x.log) across.push(...xs); }
@@ -248,7 +254,7 @@
       for (const rule of spec.rules) every.push(rule.y);
       for (const mark of spec.marks) across.push(mark.x);
       if (this.log) { // a band that reaches down to zero does not stretch the axis
-        const lines = series.flatMap((one) => (one.y || []).filter((value) => isNumber(value) && value > 0));
+        const lines = series.flatMap((one) => (one.edge ? [] : one.y || []).filter((value) => isNumber(value) && value > 0));
         const least = Math.min(...lines) / 2;
         for (let i = 0; i < every.length; i++) if (every[i] < least) every[i] = least;
       }
@@ -264,7 +270,8 @@
       const py = scale(bottom, top, area.bottom, area.top, this.log);
       const whole = !spec.x.log && spec.xs.every((xs) => xs.every(Number.isInteger));
       const xCount = Math.max(2, Math.floor((area.right - area.left) / (spec.compact ? 46 : 64)));
-      const xTicks = spec.x.log ? logTicks(left, right, xCount) : linearTicks(left, right, xCount, whole);
+      const given = spec.x.ticks.map((value) => ({ value, label: shown(value, false, 4).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "") }));
+      const xTicks = given.length ? given : spec.x.log ? logTicks(left, right, xCount) : linearTicks(left, right, xCount, whole);
       Object.assign(this, { px, py, area });
 
       const id = `clip${charts.indexOf(this)}`;
@@ -315,9 +322,12 @@
 
     place(one, i, list = one.y) {
       const x = this.spec.xs[one.x][i], y = list[i];
-      if (!isNumber(y) || (this.px.log && x <= 0)) return null;
-      if (this.log && y <= 0) return list === one.y ? null : [this.px(x), this.area.bottom + 4];
-      return [this.px(x), this.py(y)];
+      if (this.px.log && x <= 0) return null;
+      const across = this.px(x) + (one.shift || 0);
+      if (one.edge) return [across, one.edge === "top" ? this.area.top : this.area.bottom - 4];
+      if (!isNumber(y)) return null;
+      if (this.log && y <= 0) return list === one.y ? null : [across, this.area.bottom + 4];
+      return [across, this.py(y)];
     }
 
     line(one) {
@@ -358,6 +368,19 @@
       const found = [];
       for (let i = 0; i < one.y.length; i++) {
         const at = this.place(one, i);
+        if (at && one.edge) {
+          found.push(svg("path", { d: EDGED[one.edge](radius + 1), transform: `translate(${at[0].toFixed(1)} ${at[1].toFixed(1)})`, class: `dot edge s s${one.colour}${one.links && one.links[i] ? " link" : ""}${one.faint ? " faint" : ""}`, "data-series": one.name }));
+          continue;
+        }
+        if (at && one.ring) {
+          found.push(svg("circle", { cx: at[0].toFixed(1), cy: at[1].toFixed(1), r: 9, class: `ring s s${one.colour}`, "data-series": one.name }));
+          if (one.texts && one.texts[i]) {
+            const half = textWidth(one.texts[i]) / 2 + 2;
+            const above = at[1] + 26 > this.area.bottom;
+            found.push(svg("text", { x: clamp(at[0], this.area.left + half, Math.max(this.area.left + half, this.area.right - half)), y: at[1] + (above ? -16 : 25), "text-anchor": "middle", class: "mark halo strong", "data-series": one.name }, one.texts[i]));
+          }
+          continue;
+        }
         if (at) found.push(svg("path", { d: MARKERS[one.marker](radius), transform: `translate(${at[0].toFixed(1)} ${at[1].toFixed(1)})`, class: `dot s s${one.colour}${one.links && one.links[i] ? " link" : ""}${one.faint ? " faint" : ""}`, "data-series": one.name }));
       }
       return found;
@@ -420,12 +443,13 @@
       }
       if (!best) { this.clear(); return; }
       const [one, i, at] = best;
-      this.over.replaceChildren(svg("path", { d: MARKERS[one.kind === "dots" ? one.marker : 0](6), transform: `translate(${at[0]} ${at[1]})`, class: `dot s s${one.colour}` }));
+      this.over.replaceChildren(svg("path", { d: one.edge ? EDGED[one.edge](7) : MARKERS[one.kind === "dots" ? one.marker : 0](6), transform: `translate(${at[0]} ${at[1]})`, class: `dot s s${one.colour}` }));
       this.target = one.links && one.links[i] ? one.links[i] : null;
       this.plot.style.cursor = this.target ? "pointer" : "";
       const label = one.labels && one.labels[i] ? [html("b", {}, one.labels[i])] : [html("b", {}, one.name)];
       const band = one.low && isNumber(one.low[i]) && isNumber(one.high[i]) ? ` ± ${this.format((one.high[i] - one.low[i]) / 2, 2)}` : "";
-      const rows = [[this.spec.x.label || "x", shown(this.spec.xs[one.x][i], false, 4)], [this.spec.y.label || "y", this.format(one.y[i], 4) + band]];
+      const rows = [[this.spec.x.label || "x", shown(this.spec.xs[one.x][i], false, 4)]];
+      if (isNumber(one.y[i])) rows.push([this.spec.y.label || "y", this.format(one.y[i], 4) + band]);
       const lines = rows.map(([name, text]) => html("div", {}, html("i", {}), html("span", {}, name), html("em", {}, text)));
       const key = label[0].textContent === one.name ? [] : [html("div", {}, sample([one]), html("span", {}, one.name), html("em", {}))];
       const opens = this.target ? [html("span", { class: "quiet" }, "click opens its report")] : [];
@@ -457,6 +481,7 @@
       const flat = spec.values.flat().filter((value) => isNumber(value) && (!spec.log || value > 0));
       this.low = flat.length ? flat.reduce((a, b) => Math.min(a, b)) : 0;
       this.high = flat.length ? flat.reduce((a, b) => Math.max(a, b)) : 1;
+      if (spec.between) [this.low, this.high] = spec.between;
       if (!flat.length) return;
       const ramp = html("i", spec.reverse ? { class: "reverse" } : {});
       this.legend.append(html("span", { class: "ramp" }, spec.label || "", " ", this.format(this.low), ramp, this.format(this.high), spec.log ? "log" : ""));
