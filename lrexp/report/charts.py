@@ -40,9 +40,13 @@ class Series:
     faint: bool = False  # one of many: thin and pale
     hidden: bool = False  # shown only when its legend entry is switched on
     quiet: bool = False  # drawn, but not listed at the cursor
-    shift: float = 0.0  # pixels to the right, so that dots of several series at one x stay apart
-    edge: Literal["", "top", "bottom"] = ""  # dots stand at that edge of the plot, whatever their y
-    ring: bool = False  # dots are open circles around what they mark
+    shift: float = 0.0  # places to the right: keeps dots of several series at one x apart
+    edge: Literal["", "top", "bottom"] = (
+        ""  # dots pile up at that edge of the plot, whatever their y
+    )
+    shape: Literal["marker", "ring", "cross", "arrow"] = (
+        "marker"  # of dots; an arrow is for an edge
+    )
     texts: Sequence[str] = ()  # per dot: what is written beside it
 
 
@@ -133,8 +137,10 @@ def xy_chart(
         for key in ("low", "high", "labels", "links", "texts"):
             if values := getattr(one, key):
                 spec[key] = [values[i] for i in kept]
-        spec |= {key: True for key in ("faint", "hidden", "quiet", "ring") if getattr(one, key)}
+        spec |= {key: True for key in ("faint", "hidden", "quiet") if getattr(one, key)}
         spec |= {key: getattr(one, key) for key in ("shift", "edge") if getattr(one, key)}
+        if one.shape != "marker":
+            spec["shape"] = one.shape
         drawn.append(spec)
     return _figure(
         title,

@@ -73,7 +73,7 @@
   function logTicks(low, high, count) {
     const decades = Math.log10(high / low);
     if (decades < 0.7) return linearTicks(low, high, count, false).filter((tick) => tick.value > 0);
-    const factors = decades <= 1.5 ? [1, 2, 3, 5, 7] : decades <= 3 && count >= 4 ? [1, 2, 5] : [1];
+    const factors = decades <= 1.5 ? [1, 2, 3, 5, 7] : decades <= 3 && count >= 4 ? [1, 2, 5] : decades <= 2 ? [1, 3] : [1];
     const every = factors.length > 1 ? 1 : Math.max(1, Math.ceil(decades / count));
     const ticks = [];
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++) {
@@ -126,11 +126,13 @@
     (r) => `M${-1.25 * r},${-0.45 * r}h${0.8 * r}v${-0.8 * r}h${0.9 * r}v${0.8 * r}h${0.8 * r}v${0.9 * r}h${-0.8 * r}v${0.8 * r}h${-0.9 * r}v${-0.8 * r}h${-0.8 * r}Z`,
   ];
 
-  /** What has gone over an edge: an arrow head that points there. */
-  const EDGED = {
-    top: (r) => `M0,${-r}L${r},${r * 0.8}H${-r}Z`,
-    bottom: (r) => `M0,${r}L${r},${-r * 0.8}H${-r}Z`,
-  };
+  /** The outline of a dot of a series: its marker, or an arrow over an edge. */
+  function outline(one, r) {
+    if (one.kind !== "dots") return MARKERS[0](r);
+    if (one.shape === "arrow") return one.edge === "top" ? `M0,${-r}L${r},${r * 0.8}H${-r}Z` : `M0,${r}L${r},${-r * 0.8}H${-r}Z`;
+    if (one.shape === "cross") return `M${-r},${-r}L${r},${r}M${-r},${r}L${r},${-r}`;
+    return MARKERS[one.marker](r);
+  }
 
   /** What stands for a series in a legend or at the cursor. */
   function sample(parts) {
@@ -140,7 +142,7 @@
     }
     for (const one of parts) {
       if (one.kind === "line" || one.kind === "step") node.append(svg("path", { d: "M1,6H21", class: `line s d${one.dash}` }));
-      if (one.kind === "dots" && !one.ring && !one.edge) node.append(svg("path", { d: MARKERS[one.marker](4), transform: "translate(11 6)", class: "dot s" }));
+      if (one.kind === "dots" && !one.shape) node.append(svg("path", { d: MARKERS[one.marker](4), transform: "translate(11 6)", class: "dot s" }));
     }
     return node;
   }
@@ -241,7 +243,7 @@
 
     render(width) {
       const { spec } = this;
-      const series = this.visible();
+      const series = this.visible().sort((a, b) => Boolean(b.faint) - Boolean(a.faint)); // pale ones lie below
       const height = spec.height + (spec.compact ? 22 : 40);
       const every = [], across = [];
       for (const one of series) {
@@ -266,13 +268,18 @@
       let yTicks = this.log ? logTicks(bottom, top, yCount + 1) : spec.y.percent ? linearTicks(100 * bottom, 100 * top, yCount).map((tick) => ({ value: tick.value / 100, label: `${tick.label} %` })) : linearTicks(bottom, top, yCount, false);
       area.left = Math.max(26, ...yTicks.map((tick) => textWidth(tick.label) + 10)) + (spec.y.label ? 20 : 0);
       area.right = width - 12;
-      const px = scale(left, right, area.left, area.right, spec.x.log);
+      const widest = Math.max(0, ...series.map((one) => Math.abs(one.shift || 0))); // places to either side
+      const room = Math.min(10 * widest, (area.right - area.left) / 12);
+      const px = scale(left, right, area.left + room, area.right - room, spec.x.log);
       const py = scale(bottom, top, area.bottom, area.top, this.log);
       const whole = !spec.x.log && spec.xs.every((xs) => xs.every(Number.isInteger));
       const xCount = Math.max(2, Math.floor((area.right - area.left) / (spec.compact ? 46 : 64)));
       const given = spec.x.ticks.map((value) => ({ value, label: shown(value, false, 4).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "") }));
       const xTicks = given.length ? given : spec.x.log ? logTicks(left, right, xCount) : linearTicks(left, right, xCount, whole);
-      Object.assign(this, { px, py, area });
+      const sites = widest > 0 ? [...new Set(series.filter((one) => one.shift).flatMap((one) => spec.xs[one.x]))].map(px).sort((a, b) => a - b) : [];
+      const closest = Math.min(Infinity, ...sites.slice(1).map((x, i) => x - sites[i]));
+      const step = Math.min(10, room / (widest || 1), (0.8 * closest) / (1 + 2 * widest)); // pixels between places side by side
+      Object.assign(this, { px, py, area, step });
 
       const id = `clip${charts.indexOf(this)}`;
       const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": spec.title });
@@ -323,8 +330,11 @@
     place(one, i, list = one.y) {
       const x = this.spec.xs[one.x][i], y = list[i];
       if (this.px.log && x <= 0) return null;
-      const across = this.px(x) + (one.shift || 0);
-      if (one.edge) return [across, one.edge === "top" ? this.area.top : this.area.bottom - 4];
+      const across = this.px(x) + (one.shift || 0) * this.step;
+      if (one.edge) { // those at one x pile up
+        const pile = 10 * Math.min(8, this.spec.xs[one.x].slice(0, i).filter((other) => other === x).length);
+        return [across, one.edge === "top" ? this.area.top + 4 + pile : this.area.bottom - 8 - pile];
+      }
       if (!isNumber(y)) return null;
       if (this.log && y <= 0) return list === one.y ? null : [across, this.area.bottom + 4];
       return [across, this.py(y)];
@@ -368,11 +378,7 @@
       const found = [];
       for (let i = 0; i < one.y.length; i++) {
         const at = this.place(one, i);
-        if (at && one.edge) {
-          found.push(svg("path", { d: EDGED[one.edge](radius + 1), transform: `translate(${at[0].toFixed(1)} ${at[1].toFixed(1)})`, class: `dot edge s s${one.colour}${one.links && one.links[i] ? " link" : ""}${one.faint ? " faint" : ""}`, "data-series": one.name }));
-          continue;
-        }
-        if (at && one.ring) {
+        if (at && one.shape === "ring") {
           found.push(svg("circle", { cx: at[0].toFixed(1), cy: at[1].toFixed(1), r: 9, class: `ring s s${one.colour}`, "data-series": one.name }));
           if (one.texts && one.texts[i]) {
             const half = textWidth(one.texts[i]) / 2 + 2;
@@ -381,7 +387,7 @@
           }
           continue;
         }
-        if (at) found.push(svg("path", { d: MARKERS[one.marker](radius), transform: `translate(${at[0].toFixed(1)} ${at[1].toFixed(1)})`, class: `dot s s${one.colour}${one.links && one.links[i] ? " link" : ""}${one.faint ? " faint" : ""}`, "data-series": one.name }));
+        if (at) found.push(svg("path", { d: outline(one, radius), transform: `translate(${at[0].toFixed(1)} ${at[1].toFixed(1)})`, class: `${one.shape === "cross" ? "cross" : "dot"} s s${one.colour}${one.links && one.links[i] ? " link" : ""}${one.faint ? " faint" : ""}`, "data-series": one.name }));
       }
       return found;
     }
@@ -443,7 +449,7 @@
       }
       if (!best) { this.clear(); return; }
       const [one, i, at] = best;
-      this.over.replaceChildren(svg("path", { d: one.edge ? EDGED[one.edge](7) : MARKERS[one.kind === "dots" ? one.marker : 0](6), transform: `translate(${at[0]} ${at[1]})`, class: `dot s s${one.colour}` }));
+      this.over.replaceChildren(svg("path", { d: outline(one, 6), transform: `translate(${at[0]} ${at[1]})`, class: `${one.shape === "cross" ? "cross" : "dot"} s s${one.colour}` }));
       this.target = one.links && one.links[i] ? one.links[i] : null;
       this.plot.style.cursor = this.target ? "pointer" : "";
       const label = one.labels && one.labels[i] ? [html("b", {}, one.labels[i])] : [html("b", {}, one.name)];
