@@ -23,6 +23,7 @@ from lrexp.report.sweep import (
     SEED,
     Sweep,
     SweepPoint,
+    finite,
     in_short,
     rate_of,
     swept_keys,
@@ -326,11 +327,11 @@ def _heat_map(
         if one.group != group:
             continue
         settings = one.points[0].settings
-        x, y = settings.get(x_key), settings.get(y_key)
-        if not (_is_number(x) and _is_number(y)):
+        x, y = finite(settings.get(x_key)), finite(settings.get(y_key))
+        if x is None or y is None:
             continue
-        several |= (float(x), float(y)) in cells
-        cells.setdefault((float(x), float(y)), one)  # the best comes first
+        several |= (x, y) in cells
+        cells.setdefault((x, y), one)  # the best comes first
     xs, ys = (tuple(sorted({place[i] for place in cells})) for i in (0, 1))
     if len(xs) < 2 or len(ys) < 2:
         return None
@@ -341,9 +342,5 @@ def _heat_map(
 def _numbers_of(points: Sequence[SweepPoint], key: str) -> bool:
     """Whether a key has at least two values, all of them numbers."""
     values = [p.settings[key] for p in points if key in p.chosen and key in p.settings]
-    return len(set(map(str, values))) > 1 and all(map(_is_number, values))
-
-
-def _is_number(value: Any) -> bool:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and math.isfinite(value)
+    known = [finite(value) for value in values]
+    return None not in known and len(set(known)) > 1

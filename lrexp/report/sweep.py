@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from lrexp.folder import SUMMARY
+from lrexp.report.read import read_overrides, read_rows, read_summary
 from lrexp.schema import GROUPS, MONITORS
 
 POINTS = "points.json"
@@ -48,7 +49,7 @@ class SweepPoint:
     why: str = ""  # what went wrong, one line
     best: Mapping[str, float] = field(default_factory=dict)  # the row of the best epoch
     test: Mapping[str, float] = field(default_factory=dict)
-    rows: tuple[Mapping[str, float], ...] = ()  # epoch, the monitor and the gap of every epoch
+    rows: tuple[Mapping[str, float], ...] = ()  # epoch and monitor
     total_s: float = math.nan
     report: bool = False  # whether its own report lies in its folder
 
@@ -142,15 +143,14 @@ def rate_of(settings: Mapping[str, Any]) -> tuple[float | None, bool]:
     It is optimizer.lr, or the highest of the rates when every one of them is absolute: lr_low and
     lr_high both given, or rules with a rate for everything that trains.
     """
-    low, high = settings.get("lr_policy.lr_low"), settings.get("lr_policy.lr_high")
-    own = [rate for rate in (low, high) if _positive(rate)]
-    if len(own) == 2:
-        return max(map(float, own)), True
+    low, high = (finite(settings.get(f"lr_policy.lr_{end}")) for end in ("low", "high"))
+    if low and high:
+        return max(low, high), True
     rules = settings.get("lr_policy.rules")
     if isinstance(rules, list) and (ruled := _absolute_rates(rules)):
         return max(ruled), True
-    rate = settings.get(RATE)
-    return (float(rate), False) if _positive(rate) else (None, False)
+    rate = finite(settings.get(RATE))
+    return (rate, False) if rate and rate > 0 else (None, False)
 
 
 def _absolute_rates(rules: Sequence[Any]) -> list[float]:
@@ -161,12 +161,14 @@ def _absolute_rates(rules: Sequence[Any]) -> list[float]:
     everything = bool(selected & {"*", "re:", "re:.*"}) or selected >= {"head", "backbone"}
     if not everything or not all(rule.get("lr") or rule.get("frozen") for rule in rules):
         return []
-    return [float(rule["lr"]) for rule in rules if _positive(rule.get("lr"))]
+    return [rate for rule in rules if (rate := finite(rule.get("lr"))) and rate > 0]
 
 
-def _positive(value: Any) -> bool:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and math.isfinite(value) and value > 0
+def finite(value: Any) -> float | None:
+    """A setting's value as a number; None when it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 def _read_grid(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
@@ -212,14 +214,13 @@ def _found_runs(folder: Path) -> Iterator[dict[str, Any]]:
     taken = {num for num, _ in numbered if num >= 0}
     distinct = len(taken) == len(found)
     for place, (num, name) in enumerate(sorted(numbered)):
-        overrides = _read_yaml(folder / name / ".hydra" / "overrides.yaml")
         config = _read_yaml(folder / name / "config.yaml")
         yield {
             "num": num if distinct else place,
             "folder": name,
             "case": "",
             "same_as": None,
-            "overrides": tuple(map(str, overrides)) if isinstance(overrides, list) else (),
+            "overrides": tuple(read_overrides(folder / name)),
             "settings": dict(_flat(config)) if isinstance(config, dict) else {},
         }
 
@@ -255,79 +256,47 @@ def _read_point(folder: Path, row: Mapping[str, Any], monitor: str) -> SweepPoin
     if row["same_as"] is not None:
         return SweepPoint(**row, status=EQUAL, why=f"trains as point {row['same_as']} does")
     run = folder / row["folder"]
-    try:
-        summary = json.loads((run / SUMMARY).read_text("utf-8"))
-        status = str(summary["status"])
-        best, test = _numbers(summary.get("best")), _numbers(summary.get("test"))
-        timings = _numbers(summary.get("timings"))
-        why = str(summary.get("error") or "").strip()
-    except FileNotFoundError:
-        if not (run / "metrics.jsonl").is_file():
-            return SweepPoint(**row)
-        status, best, test, timings, why = DAMAGED, {}, {}, {}, f"it has no {SUMMARY}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        status, best, test, timings = DAMAGED, {}, {}, {}
-        why = f"{SUMMARY} cannot be read: {_said(error)}"
-    rows, torn = _read_rows(run / "metrics.jsonl", monitor)
-    if status not in KNOWN:
-        status, why = DAMAGED, why or f"{SUMMARY} has the unknown status {status!r}"
-    if status == FINISHED and not math.isfinite(best.get(monitor, math.nan)):
+    said: list[str] = []
+    rows = read_rows(run, said)
+    unread: list[str] = []
+    summary = read_summary(run, unread)
+    if not (run / SUMMARY).exists() and not rows:
+        return SweepPoint(**row)
+    status, why = str(summary.get("status")), str(summary.get("error") or "").strip()
+    best = _numbers(summary["best"])
+    if unread or status not in KNOWN:
+        why = unread[0] if unread else f"{SUMMARY} has the unknown status {status!r}"
+        status = DAMAGED
+    elif status == FINISHED and not math.isfinite(best.get(monitor, math.nan)):
         status, why = DAMAGED, f"it finished without a number for {monitor}"
-    if status == RUNNING:
+    elif status == RUNNING:
         why = f"running, or killed after {_epochs(rows)}"
-    elif status == INTERRUPTED:
-        why = why or f"stopped after {_epochs(rows)}"
-    elif status == DIVERGED:
-        why = why or f"diverged after {_epochs(rows)}"
-    elif torn and not why:
-        why = f"{torn} rows of metrics.jsonl cannot be read"
+    elif status in (INTERRUPTED, DIVERGED):
+        word = "stopped" if status == INTERRUPTED else "diverged"
+        why = why or f"{word} after {_epochs(rows)}"
     return SweepPoint(
         **row,
         status=status,
-        why=(why.splitlines() or [""])[0],
+        why=(why or " ".join(said)).splitlines()[0] if why or said else "",
         best=best,
-        test=test,
-        rows=rows,
-        total_s=timings.get("total_s", math.nan),
+        test=_numbers(summary["test"]),
+        rows=tuple(_numbers({key: one.get(key) for key in ("epoch", monitor)}) for one in rows),
+        total_s=_numbers(summary["timings"]).get("total_s", math.nan),
         report=(run / "report.html").is_file(),
     )
-
-
-def _read_rows(file: Path, monitor: str) -> tuple[tuple[dict[str, float], ...], int]:
-    """Epoch, monitor and gap of every row that can be read, and how many cannot."""
-    try:
-        lines = file.read_text("utf-8", errors="replace").splitlines()
-    except OSError:
-        return (), 0
-    rows, torn = {}, 0
-    for line in lines:
-        try:
-            row = json.loads(line)
-            epoch = int(row["epoch"])
-            rows[epoch] = {
-                "epoch": float(epoch),
-                **{key: float(row[key]) for key in {monitor, GAP} if key in row},
-            }
-        except (ValueError, KeyError, TypeError):
-            torn += bool(line.strip())
-    return tuple(rows[epoch] for epoch in sorted(rows)), torn
 
 
 def _epochs(rows: Sequence[Any]) -> str:
     return "1 epoch" if len(rows) == 1 else f"{len(rows)} epochs"
 
 
-def _numbers(section: Any) -> dict[str, float]:
-    """The numbers of a strict JSON object, "NaN" and the infinities too."""
-    found = {}
-    for key, value in (section or {}).items():
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            continue
-        try:
-            found[key] = float(value)
-        except ValueError:
-            continue
-    return found
+def _numbers(section: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a section, non-finite ones too."""
+    return {
+        key: float(value)
+        for key, value in section.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
 def _read_yaml(file: Path) -> Any:

@@ -11,7 +11,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from lrexp import __version__
@@ -72,6 +72,8 @@ from lrexp.report.sweep import (
 REPORT = "report.html"
 MOST_SHOWN = 8  # groups drawn from the start; the others wait in the legend
 MOST_CURVES = 36  # of one small chart
+ALL_CURVES = 480  # of all of them
+MOST_CHARTS = 24  # small ones
 MOST_EPOCHS = 60  # of one curve in a small chart
 MOST_ROWS = 60  # configurations of a dot chart
 STYLES = 8  # colours of the charts
@@ -139,8 +141,8 @@ def headline(sweep: Sweep, ranked: Sequence[Configuration]) -> tuple[str, list[s
     word, _ = compared_by(sweep)
     value = _value(sweep, best.worth)
     found = groups(ranked)
-    rivals = [g.best for g in found[1:]] if len(found) > 1 else list(ranked[1:])
-    rivals = [one for one in rivals if one.worth.n]
+    others = [group.best for group in found[1:] if group.best.worth.n]
+    rivals = others or [one for one in ranked[1:] if one.worth.n]
     rates = len({one.rate for one in ranked}) > 1  # otherwise it goes without saying
     over = f" over {best.worth.n} seeds" if best.worth.n > 1 else ", one seed"
     if not rivals:
@@ -152,7 +154,7 @@ def headline(sweep: Sweep, ranked: Sequence[Configuration]) -> tuple[str, list[s
     title = f"{_named(best, rates)} has the {lowest} {sweep.monitor}: {value}"
     rival = rivals[0]
     ahead = difference(best, rival, sweep.sign)
-    next_one = f"the next {word}" if len(found) > 1 else "the next configuration"
+    next_one = f"the next {word}" if others else "the next configuration"
     return title, [_comparison(sweep, ahead, f"{next_one}, {_named(rival, rates)}", rival), ends]
 
 
@@ -201,8 +203,8 @@ def _named(one: Configuration, with_rate: bool) -> str:
     name = " ".join(filter(None, (one.group, one.variant)))
     if one.rate is None or not with_rate:
         return name
-    rate = f"lr {one.rate:g}"
-    return f"{name} (its own rates, up to {one.rate:g})" if one.own_rate else f"{name} at {rate}"
+    rate = f"lr {one.rate:.4g}"
+    return f"{name} (its own rates, up to {one.rate:.4g})" if one.own_rate else f"{name} at {rate}"
 
 
 def _percent(sweep: Sweep) -> bool:
@@ -289,9 +291,9 @@ def _rates_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
     edge = "top" if sweep.sign == 1 else "bottom"
     parts = ["Dots are seeds, lines their means, rings the best of each."]
     if any(point.status == DIVERGED for point in sweep.tried):
-        parts.append(
-            f"A cross at the {edge} edge is a seed that diverged; means leave it out (dashed)."
-        )
+        parts.append(f"A cross at the {edge} edge is a seed that diverged, which no mean contains.")
+    if any(one.worth.n and not _whole(one) for one in ranked):
+        parts.append("Lines to means of fewer seeds are dashed.")
     if any(one.variant for one in ranked):
         parts.append("Pale: other settings of the same.")
     if any(one.own_rate for one in ranked):
@@ -320,6 +322,12 @@ def _rate_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
         low, high, log = _axis(values, key, _percent(sweep) and key != GAP)
         clipped = low > min(values) or high < max(values)
         room = 0.06 * (high - low)
+        if not clipped:
+            between = None
+        elif log:
+            between = (low * (low / high) ** 0.06, high * (high / low) ** 0.06)
+        else:
+            between = (max(low - room, 0.9 * low) if low > 0 else low - room, high + room)
         is_monitor = key == sweep.monitor
         made.append(
             xy_chart(
@@ -333,9 +341,7 @@ def _rate_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
                 y_percent=_percent(sweep) and is_monitor,
                 y_zero=key == GAP,
                 log_button=min(values) > 0 and is_monitor and not _percent(sweep),
-                y_range=(max(low - room, 0.9 * low) if low > 0 else low - room, high + room)
-                if clipped
-                else None,
+                y_range=between,
                 hover="nearest",
                 height=420 if is_monitor else 280,
                 note=note if is_monitor else _gap_note(sweep),
@@ -354,15 +360,17 @@ def _gap_note(sweep: Sweep) -> str:
 def _axis(values: Sequence[float], key: str, share: bool) -> tuple[float, float, bool]:
     """From where to where values are drawn in place, and whether on a logarithmic axis.
 
-    A loss that spans more than a factor of ten is drawn by its logarithm, whole. On a linear axis
-    values more than three times the middle 80 % away from it go to the edge.
+    A loss that spans more than a factor of ten is drawn by its logarithm; what is more than a
+    thousand times the best goes to the edge. On a linear axis that is what lies further from the
+    middle half of the values than six times its width.
     """
     if key != GAP and not share and min(values) > 0 and max(values) > 10 * min(values):
-        return min(values), max(values), True
+        low = min(values)
+        return low, max(value for value in values if value <= 1000 * low), True
     ordered = sorted(values)
-    tenth = (len(ordered) - 1) // 10
-    low, high = ordered[tenth], ordered[-1 - tenth]
-    room = 3 * (high - low)
+    quarter = (len(ordered) - 1) // 4
+    low, high = ordered[quarter], ordered[-1 - quarter]
+    room = 6 * (high - low)
     if share or room == 0:
         return ordered[0], ordered[-1], False
     inside = [value for value in ordered if low - room <= value <= high + room]
@@ -383,76 +391,80 @@ def _rate_series(
     visible = [name for name in shown if name not in late]
     made: list[Series] = []
     rings: list[Series] = []
-    seen: set[str] = set()
-    for line in drawn:
-        first = line.group not in seen
-        seen.add(line.group)
-        style = shown.index(line.group)
-        place = visible.index(line.group) - (len(visible) - 1) / 2 if line.group in visible else 0
-        common = {
+    for place, line in enumerate(drawn):
+        leads = all(line.group != other.group for other in drawn[:place])
+        style = {
             "name": line.group,
-            "colour": style,
-            "marker": style,
+            "colour": shown.index(line.group),
+            "marker": shown.index(line.group),
             "hidden": line.group in late,
-            "faint": not first,
-            "shift": place,
+            "faint": not leads,  # other settings of the same group
+            "shift": visible.index(line.group) - (len(visible) - 1) / 2
+            if line.group in visible
+            else 0.0,
         }
-        placed = [c for c in line.configurations if c.rate is not None]
-        known = [(c, _spread_of(c, key)) for c in placed]
-        known = [(c, s) for c, s in known if s.n]
-        for solid in (True, False):
-            xs, ys, labels = [], [], []
-            for i, (c, s) in enumerate(known):
-                whole = _whole(c)
-                beside = any(not _whole(known[j][0]) for j in (i - 1, i + 1) if 0 <= j < len(known))
-                xs.append(c.rate)
-                ys.append(s.mean if whole or not solid else None)
-                if not solid and whole and not beside:
-                    ys[-1] = None
-                labels.append(_mean_label(c, s, share))
-            if any(y is not None for y in ys):
-                made.append(
-                    Series(
-                        x=xs, y=ys, labels=labels, dash=0 if solid else 1, quiet=not solid, **common
-                    )
-                )
-        dots = [(c, p) for c in placed for p in _finished(c, key)]
-        inside = [(c, p) for c, p in dots if between[0] <= p.best[key] <= between[1]]
-        made.append(_dots(inside, key, kind="dots", **common))
-        for edge in ("top", "bottom"):
-            top = edge == "top"
-            beyond = [
-                (c, p)
-                for c, p in dots
-                if (p.best[key] > between[1] if top else p.best[key] < between[0])
-            ]
-            if beyond:
-                made.append(_dots(beyond, key, kind="dots", edge=edge, shape="arrow", **common))
-        diverged = [(c, p) for c in placed for p in c.points if p.status == DIVERGED]
-        if diverged:
-            made.append(_dots(diverged, "", kind="dots", edge=worst, shape="cross", **common))
-        if first and known:
-            ring = next(((c, s) for c, s in known if c.rank == min(k.rank for k, _ in known)), None)
-            if ring and not late & {line.group}:
-                c, s = ring
-                text = f"{c.group} {_shown(s.mean, share)}" if c.rank == 1 else ""
-                rings.append(
-                    Series(
-                        x=[c.rate], y=[s.mean], kind="dots", shape="ring", quiet=True,
-                        texts=[text] if text else (), **common,
-                    )
-                )  # fmt: skip
+        placed = [(c.rate, c) for c in line.configurations if c.rate is not None]
+        known = [(rate, c) for rate, c in placed if _spread_of(c, key).n]
+        made += _mean_lines(known, key, share, style)
+        made += _seed_dots(placed, key, between, worst, style)
+        if leads and known and line.group not in late:
+            rate, best = min(known, key=lambda pair: pair[1].rank)
+            mean = _spread_of(best, key).mean
+            texts = [f"{best.group} {_shown(mean, share)}"] if best.rank == 1 else []
+            ring: dict[str, Any] = {"kind": "dots", "shape": "ring", "quiet": True, "texts": texts}
+            rings.append(Series(x=[rate], y=[mean], **ring, **style))
     return [*made, *rings]
 
 
-def _dots(pairs: Sequence[tuple[Configuration, SweepPoint]], key: str, **style: object) -> Series:
-    return Series(
-        x=[c.rate for c, _ in pairs if c.rate is not None],
-        y=[p.best.get(key, math.nan) for _, p in pairs],
-        labels=[_point_label(c, p, key) for c, p in pairs],
-        links=[_target(p) for _, p in pairs],
-        **style,  # type: ignore[arg-type]
-    )
+def _mean_lines(
+    known: Sequence[tuple[float, Configuration]], key: str, share: bool, style: dict[str, Any]
+) -> list[Series]:
+    """Means by rate: a solid line through those of all seeds, dashed to those of some."""
+    rates = [rate for rate, _ in known]
+    means = [_spread_of(c, key).mean for _, c in known]
+    labels = [_mean_label(c, _spread_of(c, key), share) for _, c in known]
+    whole = [_whole(c) for _, c in known]
+    solid = [mean if all_of_it else None for mean, all_of_it in zip(means, whole, strict=True)]
+    beside = [not all(whole[max(0, i - 1) : i + 2]) for i in range(len(known))]
+    dashed = [mean if partly else None for mean, partly in zip(means, beside, strict=True)]
+    made = []
+    if any(whole):
+        made.append(Series(x=rates, y=solid, labels=labels, dash=0, **style))
+    if any(beside):
+        made.append(Series(x=rates, y=dashed, labels=labels, dash=1, **style))
+    return made
+
+
+def _seed_dots(
+    placed: Sequence[tuple[float, Configuration]],
+    key: str,
+    between: tuple[float, float],
+    worst: str,
+    style: dict[str, Any],
+) -> list[Series]:
+    """Every seed: in its place, as an arrow beyond the axis, or as a cross where it diverged."""
+    low, high = between
+    found = [(rate, c, p) for rate, c in placed for p in _finished(c, key)]
+    diverged = [(rate, c, p) for rate, c in placed for p in c.points if p.status == DIVERGED]
+    sets: list[tuple[list[Any], dict[str, Any]]] = [
+        ([one for one in found if low <= one[2].best[key] <= high], {}),
+        ([one for one in found if one[2].best[key] > high], {"edge": "top", "shape": "arrow"}),
+        ([one for one in found if one[2].best[key] < low], {"edge": "bottom", "shape": "arrow"}),
+        (diverged, {"edge": worst, "shape": "cross"}),
+    ]
+    return [
+        Series(
+            x=[rate for rate, _, _ in some],
+            y=[p.best.get(key) if p.status == FINISHED else None for _, _, p in some],
+            kind="dots",
+            labels=[_point_label(c, p) for _, c, p in some],
+            links=[_target(p) for _, _, p in some],
+            **how,
+            **style,
+        )
+        for some, how in sets
+        if some
+    ]
 
 
 def _spread_of(one: Configuration, key: str) -> Spread:
@@ -484,7 +496,7 @@ def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{counts[s]} {_status_words(s)}" for s in STATUSES[1:] if counts[s])
 
 
-def _point_label(one: Configuration, point: SweepPoint, key: str) -> str:
+def _point_label(one: Configuration, point: SweepPoint) -> str:
     seed = f", seed {point.seed}" if len(one.points) > 1 else ""
     said = point.why if point.status != FINISHED else f"epoch {point.best.get('epoch', 0):.0f}"
     status = "" if point.status == FINISHED else f"{point.status}: "
@@ -532,7 +544,7 @@ def _dot_rows(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
         dots = [
             element(
                 "a", "", class_="dot", style=at(p.best[sweep.monitor]), href=_href(p),
-                title=f"{_point_label(one, p, sweep.monitor)}: "
+                title=f"{_point_label(one, p)}: "
                 f"{_shown(p.best[sweep.monitor], share, 4)}",
             )
             for p in _finished(one, sweep.monitor)
@@ -604,9 +616,10 @@ def _group_table(sweep: Sweep, found: Sequence[Group], word: str) -> Html:
     rows = []
     for place, group in enumerate(found):
         best = group.best
-        rate = Cell("–") if best.rate is None else Cell(f"{best.rate:g}", best.rate)
-        if best.own_rate:
-            rate = Cell(f"{best.rate:g} (own)", best.rate, "the highest of its own rates")
+        known = best.rate is not None and best.worth.n > 0
+        rate = Cell(f"{best.rate:.4g}", best.rate) if known else Cell("–")
+        if known and best.own_rate:
+            rate = Cell(f"{best.rate:.4g} (own)", best.rate, "the highest of its own rates")
         worth = _value(sweep, best.worth) if best.worth.n else "–"
         missing = group.points - group.counts[FINISHED]
         rows.append(
@@ -621,18 +634,18 @@ def _group_table(sweep: Sweep, found: Sequence[Group], word: str) -> Html:
                 Cell(plus_minus(best.gap.mean, best.gap.std), best.gap.mean),
                 *([Cell(_accuracy(best.test), best.test.mean)] * tests),
                 Cell(str(group.tries), group.tries, f"{group.points} points"),
-                *([Cell(_counted(group.counts) or "–", missing)] * unfinished),
+                *([Cell(_wrapped(_counted(group.counts)), missing)] * unfinished),
             ]
         )
     return table(columns, rows, caption=f"every {word} at its best", tall=True)
 
 
 def _edge_cell(group: Group) -> Cell:
-    between = f"{group.rates[0]:g} … {group.rates[-1]:g}" if group.rates else ""
+    between = f"{group.rates[0]:.4g} … {group.rates[-1]:.4g}" if group.rates else ""
     tried = f"{len(group.rates)} rates tried, {between}"
     if group.unstable_from is not None:
-        tried += f"; diverges at {group.unstable_from:g}"
-    match group.edge:
+        tried += f"; diverges at {group.unstable_from:.4g}"
+    match group.edge if group.best.worth.n else "":
         case "lower":
             return Cell("lowest: try lower", "lower", tried, "bad")
         case "upper":
@@ -640,7 +653,7 @@ def _edge_cell(group: Group) -> Cell:
         case "inside":
             return Cell("inside", "inside", tried)
         case _:
-            return Cell("one rate", "one")
+            return Cell("one rate" if group.best.worth.n else "–")
 
 
 def _behind(sweep: Sweep, best: Configuration, other: Configuration, place: int) -> Cell:
@@ -716,7 +729,7 @@ def _leaderboard(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
                 Cell(number(one.gap.mean), one.gap.mean),
                 *([Cell(percent(one.test.mean), one.test.mean)] * tests),
                 one.worth.n,
-                *([Cell(_counted(one.counts), len(one.points) - one.counts[FINISHED])] * bad),
+                *([Cell(_wrapped(_counted(one.counts)), -one.counts[FINISHED])] * bad),
                 Cell(_run_links(one.points), one.points[0].num),
             ]
         )  # fmt: skip
@@ -788,8 +801,8 @@ def _heat_figure(
     several = "Each cell is the best of those that share its two settings." if one.several else ""
     return heat_map(
         one.group,
-        [f"{y:g}" for y in reversed(one.ys)],
-        [f"{x:g}" for x in one.xs],
+        [f"{y:.3g}" for y in reversed(one.ys)],
+        [f"{x:.3g}" for x in one.xs],
         [[c.worth.mean if c and c.worth.n else None for c in row] for row in rows],
         x_label=_axis_name(one.x_key),
         y_label=_axis_name(one.y_key),
@@ -811,13 +824,23 @@ def _axis_name(key: str) -> str:
 def _curves_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
     counts = Counter[str]()
     for one in ranked:
-        counts[one.group] += sum(bool(p.rows) for p in one.points)
-    said = f"{sweep.monitor} over epochs, a line per point; the best configuration stands out."
-    if any(count > MOST_CURVES for count in counts.values()):
-        said += f" At most {MOST_CURVES} points each are drawn, evenly from best to worst"
-        long = any(len(p.rows) > MOST_EPOCHS for p in sweep.tried)
-        said += f", at {MOST_EPOCHS} epochs each." if long else "."
-    return said
+        counts[one.group] += sum(len(p.rows) > 1 for p in one.points)
+    drawn, word = +counts, compared_by(sweep)[0]
+    parts = [f"{sweep.monitor} over epochs, a line per point; the best configuration stands out."]
+    if len(drawn) > MOST_CHARTS:
+        parts.append(f"Drawn are the best {MOST_CHARTS} of {_plural(len(drawn), word)}.")
+    most = _most_curves(len(drawn))
+    if any(count > most for count in drawn.values()):
+        parts.append(f"To keep this page small, at most {most} points of each are drawn, evenly")
+        parts.append("from best to worst.")
+    if any(len(p.rows) > MOST_EPOCHS for p in sweep.tried):
+        parts.append(f"Of longer runs {MOST_EPOCHS} epochs are drawn.")
+    return " ".join(parts)
+
+
+def _most_curves(charts: int) -> int:
+    """Of each small chart, when there are so many."""
+    return min(MOST_CURVES, ALL_CURVES // max(1, min(charts, MOST_CHARTS)))
 
 
 def _curves(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
@@ -827,7 +850,9 @@ def _curves(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
         drawn = [(one, p) for p in one.points if len(p.rows) > 1]
         by_group.setdefault(one.group, []).extend(drawn)
     names = list(by_group)
-    kept = {name: _evenly(pairs, MOST_CURVES) for name, pairs in by_group.items() if pairs}
+    drawn = {name: pairs for name, pairs in by_group.items() if pairs}
+    most = _most_curves(len(drawn))
+    kept = {name: _evenly(drawn[name], most) for name in list(drawn)[:MOST_CHARTS]}
     values = [
         row[sweep.monitor]
         for pairs in kept.values()
@@ -859,7 +884,7 @@ def _curves(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
             x_range=(0.5 if last < 10 else 0.0, last + (0.5 if last < 10 else 0.0)),
             y_range=bounds,
             hover="nearest",
-            height=150,
+            height=150 if len(kept) > 1 else 260,
             legend=False,
             compact=True,
         )
@@ -900,17 +925,16 @@ def _unfinished(sweep: Sweep) -> Html:
     )
     rows = [
         [
-            p.num,
+            Cell(element("a", str(p.num), href=_href(p)), p.num),
             Cell(badge(p.status), p.status),
             in_short({key: p.chosen.get(key) for key in keys}) or p.folder,
-            Cell(element("span", p.why or "–", class_="why"), p.why),
-            Cell(element("a", p.folder, href=_href(p)), p.folder),
+            Cell(_wrapped(p.why), p.why),
         ]
         for p in bad
     ]
-    columns = [Column("point", number=True), "status", "configuration", "why", "folder"]
+    columns = [Column("point", number=True), "status", "configuration", "why"]
     parts = (
-        [table(columns, rows, search=len(rows) > 12, caption="points without a result")]
+        [table(columns, rows, search=len(rows) > 12, caption="points that did not finish")]
         if rows
         else []
     )
@@ -953,6 +977,11 @@ def _origin(sweep: Sweep) -> Html:
     ]
     parts.append(definitions(pairs))
     return join(*parts)
+
+
+def _wrapped(text: str) -> Html:
+    """Text of a cell that may take several lines."""
+    return element("span", text or "–", class_="why")
 
 
 def _plural_points(count: int) -> str:
