@@ -291,6 +291,39 @@ def difference(better: Configuration, other: Configuration, sign: int) -> Differ
     return Difference(mean, _t95(n - 1) * math.sqrt(a.std**2 / a.n + b.std**2 / b.n), 0)
 
 
+def is_share(key: str) -> bool:
+    """Whether a metric lies between 0 and 1 and is read in percent."""
+    return "loss" not in key
+
+
+def finished(one: Configuration, key: str) -> list[SweepPoint]:
+    """The points that finished and have a number for a metric of their best epoch."""
+    found = [p for p in one.points if p.status == FINISHED]
+    return [p for p in found if math.isfinite(p.best.get(key, math.nan))]
+
+
+def limits(key: str, values: Sequence[float]) -> tuple[float, float, bool]:
+    """From where to where an axis shows values in place, and whether it is logarithmic.
+
+    A loss that spans more than a factor of ten is drawn by its logarithm; what is more than a
+    thousand times the best goes to the edge. On a linear axis that is what lies further from the
+    middle half of the values than six times its width. Shares are shown whole.
+    """
+    ordered = sorted(values)
+    low, high = ordered[0], ordered[-1]
+    if is_share(key):
+        return low, high, False
+    if not key.startswith(("gap/", "overfit/")) and 0 < low < high / 10:
+        return low, max(value for value in ordered if value <= 1000 * low), True
+    quarter = (len(ordered) - 1) // 4
+    first, last = ordered[quarter], ordered[-1 - quarter]
+    room = 6 * (last - first)
+    if room == 0:
+        return low, high, False
+    inside = [value for value in ordered if first - room <= value <= last + room]
+    return inside[0], inside[-1], False
+
+
 def _t95(df: int) -> float:
     """Student's t that 95 % of draws stay within; beyond 10 degrees to 0.002."""
     return T95[df - 1] if df <= len(T95) else 1.96 + 2.45 / (df - 0.8)

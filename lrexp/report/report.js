@@ -535,7 +535,8 @@
         node.style.fill = part <= 0.5 ? `color-mix(in oklab, var(--heat1) ${200 * part}%, var(--heat0))` : `color-mix(in oklab, var(--heat2) ${200 * part - 100}%, var(--heat1))`;
         root.append(node);
       }
-      if (spec.numbers && down >= 14) {
+      const longest = spec.numbers ? Math.max(0, ...spec.values.flat().filter(isNumber).map((value) => textWidth(this.format(value)))) : 0;
+      if (spec.numbers && down >= 14 && (spec.square || longest <= across - 2)) { // all or none
         for (let r = 0; r < nr; r++) for (let c = 0; c < nc; c++) {
           const value = spec.values[r][c], part = this.strength(value);
           if (part === null || (spec.square && value === 0)) continue;

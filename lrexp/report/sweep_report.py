@@ -48,9 +48,12 @@ from lrexp.report.ranking import (
     compared_by,
     configurations,
     difference,
+    finished,
     groups,
     has_rate_axis,
     heat_maps,
+    is_share,
+    limits,
     lines,
 )
 from lrexp.report.sweep import (
@@ -207,14 +210,9 @@ def _named(one: Configuration, with_rate: bool) -> str:
     return f"{name} (its own rates, up to {one.rate:.4g})" if one.own_rate else f"{name} at {rate}"
 
 
-def _percent(sweep: Sweep) -> bool:
-    """Whether the monitor is a share."""
-    return "loss" not in sweep.monitor
-
-
 def _value(sweep: Sweep, worth: Spread) -> str:
     """A mean with its standard deviation."""
-    if not _percent(sweep):
+    if not is_share(sweep.monitor):
         return plus_minus(worth.mean, worth.std) if worth.n > 1 else number(worth.mean, 4)
     if worth.n > 1:
         return f"{100 * worth.mean:.1f} ± {100 * worth.std:.1f} %"
@@ -222,7 +220,7 @@ def _value(sweep: Sweep, worth: Spread) -> str:
 
 
 def _plain(sweep: Sweep, value: float) -> str:
-    if not _percent(sweep):
+    if not is_share(sweep.monitor):
         return number(value, 2)
     return f"{100 * value:.1f} points".replace("-", "−")
 
@@ -316,10 +314,10 @@ def _rate_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
     for key, name in ((sweep.monitor, f"best {sweep.monitor}"), (GAP, "gap at the best epoch")):
         if key == GAP and sweep.monitor == GAP:
             continue
-        values = [p.best[key] for one in ranked for p in _finished(one, key)]
+        values = [p.best[key] for one in ranked for p in finished(one, key)]
         if not values:
             continue
-        low, high, log = _axis(values, key, _percent(sweep) and key != GAP)
+        low, high, log = limits(key, values)
         clipped = low > min(values) or high < max(values)
         room = 0.06 * (high - low)
         if not clipped:
@@ -338,9 +336,9 @@ def _rate_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
                 x_log=True,
                 x_ticks=rates if len(rates) <= 14 else (),
                 y_log=log,
-                y_percent=_percent(sweep) and is_monitor,
+                y_percent=is_share(key),
                 y_zero=key == GAP,
-                log_button=min(values) > 0 and is_monitor and not _percent(sweep),
+                log_button=min(values) > 0 and is_monitor and not is_share(sweep.monitor),
                 y_range=between,
                 hover="nearest",
                 height=420 if is_monitor else 280,
@@ -357,26 +355,6 @@ def _gap_note(sweep: Sweep) -> str:
     )
 
 
-def _axis(values: Sequence[float], key: str, share: bool) -> tuple[float, float, bool]:
-    """From where to where values are drawn in place, and whether on a logarithmic axis.
-
-    A loss that spans more than a factor of ten is drawn by its logarithm; what is more than a
-    thousand times the best goes to the edge. On a linear axis that is what lies further from the
-    middle half of the values than six times its width.
-    """
-    if key != GAP and not share and min(values) > 0 and max(values) > 10 * min(values):
-        low = min(values)
-        return low, max(value for value in values if value <= 1000 * low), True
-    ordered = sorted(values)
-    quarter = (len(ordered) - 1) // 4
-    low, high = ordered[quarter], ordered[-1 - quarter]
-    room = 6 * (high - low)
-    if share or room == 0:
-        return ordered[0], ordered[-1], False
-    inside = [value for value in ordered if low - room <= value <= high + room]
-    return inside[0], inside[-1], False
-
-
 def _rate_series(
     sweep: Sweep,
     drawn: Sequence[Line],
@@ -386,7 +364,7 @@ def _rate_series(
     between: tuple[float, float],
 ) -> list[Series]:
     """Mean lines, seeds as dots, what went over the edge, and a ring at the best of each group."""
-    share = _percent(sweep) and key == sweep.monitor
+    share = is_share(key)
     worst = "bottom" if sweep.sign == -1 and key == sweep.monitor else "top"
     visible = [name for name in shown if name not in late]
     made: list[Series] = []
@@ -444,7 +422,7 @@ def _seed_dots(
 ) -> list[Series]:
     """Every seed: in its place, as an arrow beyond the axis, or as a cross where it diverged."""
     low, high = between
-    found = [(rate, c, p) for rate, c in placed for p in _finished(c, key)]
+    found = [(rate, c, p) for rate, c in placed for p in finished(c, key)]
     diverged = [(rate, c, p) for rate, c in placed for p in c.points if p.status == DIVERGED]
     sets: list[tuple[list[Any], dict[str, Any]]] = [
         ([one for one in found if low <= one[2].best[key] <= high], {}),
@@ -469,11 +447,6 @@ def _seed_dots(
 
 def _spread_of(one: Configuration, key: str) -> Spread:
     return one.gap if key == GAP else one.worth
-
-
-def _finished(one: Configuration, key: str) -> list[SweepPoint]:
-    found = [p for p in one.points if p.status == FINISHED]
-    return [p for p in found if math.isfinite(p.best.get(key, math.nan))]
 
 
 def _whole(one: Configuration) -> bool:
@@ -532,7 +505,7 @@ def _dot_rows(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
     low, high = min(values), max(values)
     room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
     low, high = low - room, high + room
-    share = _percent(sweep)
+    share = is_share(sweep.monitor)
     names = list(dict.fromkeys(one.group for one in ranked))
 
     def at(value: float) -> str:
@@ -547,7 +520,7 @@ def _dot_rows(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
                 title=f"{_point_label(one, p)}: "
                 f"{_shown(p.best[sweep.monitor], share, 4)}",
             )
-            for p in _finished(one, sweep.monitor)
+            for p in finished(one, sweep.monitor)
         ]  # fmt: skip
         mean = None
         if one.worth.n > 1:
@@ -660,7 +633,7 @@ def _behind(sweep: Sweep, best: Configuration, other: Configuration, place: int)
     if place == 0 or not other.worth.n or not best.worth.n:
         return Cell("–")
     ahead = difference(best, other, sweep.sign)
-    scale = 100 if _percent(sweep) else 1
+    scale = 100 if is_share(sweep.monitor) else 1
     if math.isnan(ahead.margin):
         return Cell(number(scale * ahead.mean, 2), ahead.mean, "one seed: no interval")
     said = plus_minus(scale * ahead.mean, scale * ahead.margin)
@@ -700,7 +673,7 @@ def _leaderboard(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
     ]
     tests = any(one.test.n for one in ranked)
     bad = any(not _whole(one) for one in ranked)
-    share = _percent(sweep)
+    share = is_share(sweep.monitor)
     spread = any(one.worth.n > 1 for one in ranked)
     columns = [
         Column("#", number=True),
@@ -779,7 +752,7 @@ def _heat_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
     values = [c.worth.mean for m in maps for row in m.cells for c in row if c and c.worth.n]
     if not values:
         return Html("")
-    share = _percent(sweep)
+    share = is_share(sweep.monitor)
     log = not share and min(values) > 0 and max(values) > 10 * min(values)
     bounds = (min(values), max(values))
     return grid(*(_heat_figure(sweep, one, bounds, log, share) for one in maps), narrowest=380)
@@ -862,8 +835,8 @@ def _curves(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
     ]
     if not values:
         return Html("")
-    share = _percent(sweep)
-    low, high, log = _axis(values, sweep.monitor, share)
+    share = is_share(sweep.monitor)
+    low, high, log = limits(sweep.monitor, values)
     if log:  # what blows up before it diverges would flatten all others
         high = min(high, 100 * low)
         bounds = (low / 1.15, high * 1.15)
