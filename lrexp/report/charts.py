@@ -13,7 +13,8 @@ COLOURS = 8  # --c0 … --c7 in report.css, for light and dark pages
 DASHES = 4
 MARKERS = 6
 MOST_POINTS = 1000  # of one line
-MOST_COLUMNS = 200  # of a heat map
+MOST_COLUMNS = 200  # of a heat map over epochs
+MOST_CELLS = 12_000
 
 Values = Sequence[float | None]
 
@@ -212,7 +213,8 @@ def heat_map(
         links: (rows, columns) relative paths that a click opens.
         note: under the figure.
     """
-    kept = _thinned(len(columns), MOST_COLUMNS) if cursor else range(len(columns))
+    most = min(MOST_COLUMNS, max(20, MOST_CELLS // max(1, len(rows))))
+    kept = _thinned(len(columns), most) if cursor else range(len(columns))
     spec: dict[str, Any] = {
         "kind": "heat",
         "title": title,

@@ -123,6 +123,27 @@ def read_overrides(folder: Path) -> list[str]:
     return [str(one) for one in found] if isinstance(found, list) else []
 
 
+def read_choices(folder: Path) -> tuple[dict[str, Any], list[Path], str]:
+    """From .hydra/hydra.yaml: option by config group, folders of the user's own options, and the
+    folder the command was given in; empty where they are not known."""
+    found = read_yaml(folder / ".hydra" / "hydra.yaml")
+    try:
+        runtime = found["hydra"]["runtime"]
+        own = [
+            Path(source["path"])
+            for source in runtime["config_sources"]
+            if source["schema"] == "file" and source["provider"] != "main"
+        ]
+        return dict(runtime["choices"]), own, str(runtime["cwd"])
+    except (KeyError, TypeError, ValueError):
+        return {}, [], ""
+
+
+def read_yaml(file: Path) -> Any:
+    """What a YAML file holds; None when it is missing or unreadable."""
+    return _read(file, _yaml, None, [])
+
+
 def read_table(file: Path, notes: list[str]) -> list[dict[str, str]]:
     """A CSV file as rows by heading; empty when it is missing or unreadable."""
     if not file.exists():

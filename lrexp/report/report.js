@@ -490,7 +490,8 @@
       if (spec.between) [this.low, this.high] = spec.between;
       if (!flat.length) return;
       const ramp = html("i", spec.reverse ? { class: "reverse" } : {});
-      this.legend.append(html("span", { class: "ramp" }, spec.label || "", " ", this.format(this.low), ramp, this.format(this.high), spec.log ? "log" : ""));
+      const words = [spec.label, this.format(this.low), ramp, this.format(this.high), spec.log ? "log scale" : ""];
+      this.legend.append(html("span", { class: "ramp" }, ...words.filter(Boolean).map((word) => (word === ramp ? ramp : html("span", {}, word)))));
     }
 
     format(value) { return shown(value, this.spec.percent); }
@@ -520,19 +521,17 @@
       const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": spec.title });
       const id = `none${charts.indexOf(this)}`;
       root.append(svg("defs", {}, svg("pattern", { id, width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, svg("line", { x1: 0, x2: 0, y1: 0, y2: 6, class: "hatch" }))));
-      root.append(svg("rect", { x: area.left, y: area.top, width: right - area.left, height: area.bottom - area.top, fill: `url(#${id})` }));
       const seam = across > 9 && down > 9 ? 1 : 0; // a line of paper between large cells
       const levels = new Map();
       for (let r = 0; r < nr; r++) for (let c = 0; c < nc; c++) {
         const part = this.strength(spec.values[r][c]);
-        if (part === null) continue;
-        const level = Math.round(part * 40);
+        const level = part === null ? -1 : Math.round(part * 40); // -1: hatched
         const x = area.left + c * across, y = area.top + r * down;
         levels.set(level, (levels.get(level) || "") + `M${x.toFixed(2)},${y.toFixed(2)}h${(across - seam + (seam ? 0 : 0.4)).toFixed(2)}v${(down - seam + (seam ? 0 : 0.4)).toFixed(2)}h${-(across - seam + (seam ? 0 : 0.4)).toFixed(2)}Z`);
       }
       for (const [level, path] of levels) {
-        const part = level / 40, node = svg("path", { d: path });
-        node.style.fill = part <= 0.5 ? `color-mix(in oklab, var(--heat1) ${200 * part}%, var(--heat0))` : `color-mix(in oklab, var(--heat2) ${200 * part - 100}%, var(--heat1))`;
+        const part = level / 40, node = svg("path", { d: path, fill: `url(#${id})` });
+        if (level >= 0) node.style.fill = part <= 0.5 ? `color-mix(in oklab, var(--heat1) ${200 * part}%, var(--heat0))` : `color-mix(in oklab, var(--heat2) ${200 * part - 100}%, var(--heat1))`;
         root.append(node);
       }
       const longest = spec.numbers ? Math.max(0, ...spec.values.flat().filter(isNumber).map((value) => textWidth(this.format(value)))) : 0;
