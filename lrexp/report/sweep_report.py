@@ -75,6 +75,7 @@ from lrexp.report.sweep import (
 REPORT = "report.html"
 MOST_SHOWN = 8  # groups drawn from the start; the others wait in the legend
 MOST_CURVES = 36  # of one small chart
+ARROWS = "Arrows point at dots beyond the axis."
 ALL_CURVES = 480  # of all of them
 MOST_CHARTS = 24  # small ones
 MOST_EPOCHS = 60  # of one curve in a small chart
@@ -121,8 +122,12 @@ def sweep_page(sweep: Sweep) -> str:
         Section("Not finished", _unfinished(sweep), ""),
         Section("How it was made", _origin(sweep)),
     ]
-    footer = f"lrexp {__version__} · one file, no network"
-    return page(f"{title} · {sweep.folder.name}", head, sections, footer)
+    again = element("code", "python -m lrexp.report FOLDER")
+    footer = join(
+        f"lrexp {__version__} · made from the files of this sweep folder alone · ", again,
+        " makes it anew, with plots/.",
+    )  # fmt: skip
+    return _without_home(page(f"{title} · {sweep.folder.name}", head, sections, footer))
 
 
 # ---- words
@@ -327,6 +332,7 @@ def _rate_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
         else:
             between = (max(low - room, 0.9 * low) if low > 0 else low - room, high + room)
         is_monitor = key == sweep.monitor
+        said = note if is_monitor else _gap_note(sweep)
         made.append(
             xy_chart(
                 f"Learning rate against {name}",
@@ -342,7 +348,7 @@ def _rate_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
                 y_range=between,
                 hover="nearest",
                 height=420 if is_monitor else 280,
-                note=note if is_monitor else _gap_note(sweep),
+                note=" ".join([said, *[ARROWS] * clipped]).strip(),
             )
         )
     return grid(*made, narrowest=900)
@@ -388,7 +394,7 @@ def _rate_series(
         if leads and known and line.group not in late:
             rate, best = min(known, key=lambda pair: pair[1].rank)
             mean = _spread_of(best, key).mean
-            texts = [f"{best.group} {_shown(mean, share)}"] if best.rank == 1 else []
+            texts = [f"{best.group} {_shown(mean, share)}"] if best.rank == 1 and key != GAP else []
             ring: dict[str, Any] = {"kind": "dots", "shape": "ring", "quiet": True, "texts": texts}
             rings.append(Series(x=[rate], y=[mean], **ring, **style))
     return [*made, *rings]
@@ -931,7 +937,7 @@ def _origin(sweep: Sweep) -> Html:
         parts.append(element("p", "The command that made it:"))
         parts.append(code_block(f"lrexp -m {shlex.join(sweep.command)}"))
     undone = [p for p in sweep.tried if p.status not in (FINISHED, DIVERGED)]
-    where = _from_home(shown_path(sweep.folder))
+    where = shlex.quote(_without_home(shown_path(sweep.folder)))
     if undone and sweep.resumable:
         count = _plural_points(len(undone))
         parts.append(element("p", f"{count} no result. To run them:"))
@@ -961,7 +967,7 @@ def _plural_points(count: int) -> str:
     return "1 point has" if count == 1 else f"{count} points have"
 
 
-def _from_home(path: str) -> str:
-    """A path without the name of the user's home folder."""
-    home = os.path.expanduser("~")
-    return f"~{path[len(home) :]}" if path.startswith(f"{home}/") else path
+def _without_home(text: str) -> str:
+    """A text without the name of the user's home folder."""
+    home = os.path.expanduser("~").rstrip("/")
+    return text.replace(f"{home}/", "~/") if home.startswith("/") else text
