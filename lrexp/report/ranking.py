@@ -281,14 +281,14 @@ def difference(better: Configuration, other: Configuration, sign: int) -> Differ
     both = [seed for seed in mine if seed in theirs]
     if len(both) > 1:
         paired = spread(sign * (theirs[seed] - mine[seed]) for seed in both)
-        margin = _t95(paired.n - 1) * paired.std / math.sqrt(paired.n)
+        margin = t95(paired.n - 1) * paired.std / math.sqrt(paired.n)
         return Difference(paired.mean, margin, paired.n)
     a, b = better.worth, other.worth
     mean = sign * (b.mean - a.mean)
     n = min(a.n, b.n)
     if n < 2:
         return Difference(mean, math.nan, 0)
-    return Difference(mean, _t95(n - 1) * math.sqrt(a.std**2 / a.n + b.std**2 / b.n), 0)
+    return Difference(mean, t95(n - 1) * math.sqrt(a.std**2 / a.n + b.std**2 / b.n), 0)
 
 
 def is_share(key: str) -> bool:
@@ -324,7 +324,7 @@ def limits(key: str, values: Sequence[float]) -> tuple[float, float, bool]:
     return inside[0], inside[-1], False
 
 
-def _t95(df: int) -> float:
+def t95(df: int) -> float:
     """Student's t that 95 % of draws stay within; beyond 10 degrees to 0.002."""
     return T95[df - 1] if df <= len(T95) else 1.96 + 2.45 / (df - 0.8)
 
