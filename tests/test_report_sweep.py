@@ -411,6 +411,20 @@ def test_a_heat_map_holds_the_mean_at_every_pair(tmp_path: Path) -> None:
     assert means == [[pytest.approx(0.6), 1.5], [pytest.approx(1.6), 2.5]]
 
 
+def test_a_cell_of_a_heat_map_is_the_best_of_those_that_share_it(tmp_path: Path) -> None:
+    axes = {"lr_policy": "ab", "optimizer.lr": (0.1, 1.0), "lr_policy.decay": (0.5, 0.9),
+            "scheduler": ("constant", "cosine")}  # fmt: skip
+    worse = {"constant": 0.0, "cosine": 1.0}
+    sweep = read_sweep(write_sweep(tmp_path, axes, lambda c: outcome(1 + worse[c["scheduler"]])))
+    maps = heat_maps(sweep, configurations(sweep))
+    assert [one.group for one in maps] == ["a", "b"]
+    cells = [cell for row in maps[0].cells for cell in row if cell]
+    assert maps[0].several
+    assert [(cell.worth.mean, cell.variant) for cell in cells] == [
+        (1.0, f"decay={decay} constant") for decay in (0.5, 0.5, 0.9, 0.9)
+    ]
+
+
 def test_there_is_no_heat_map_without_two_numbers(folder: Path) -> None:
     sweep = read_sweep(folder)
     assert heat_maps(sweep, configurations(sweep)) == []
