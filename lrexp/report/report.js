@@ -329,7 +329,7 @@
         const [x, y] = at.map((value) => value.toFixed(1));
         if (!before) {
           path += `M${x},${y}`;
-          if (i + 1 >= count || !this.place(one, i + 1)) alone += MARKERS[0](2.6).replace("M-2.6,0", `M${(at[0] - 2.6).toFixed(1)},${y}`);
+          if (i + 1 >= count || !this.place(one, i + 1)) alone += MARKERS[0](4).replace("M-4,0", `M${(at[0] - 4).toFixed(1)},${y}`);
         } else path += one.kind === "step" ? `H${x}V${y}` : `L${x},${y}`;
         before = at;
       }
@@ -340,8 +340,12 @@
     }
 
     between(one) {
-      let path = "", run = [];
+      let path = "", run = [], alone = "";
       const close = () => {
+        if (run.length === 1) { // no band, but its height
+          const [x, high] = this.place(one, run[0], one.high), low = this.place(one, run[0], one.low)[1];
+          alone += `M${x - 5},${high}h10m-5,0V${low}m-5,0h10`;
+        }
         if (run.length > 1) path += "M" + run.map((i) => this.place(one, i, one.high).map((v) => v.toFixed(1))).join("L") + "L" + run.reverse().map((i) => this.place(one, i, one.low).map((v) => v.toFixed(1))).join("L") + "Z";
         run = [];
       };
@@ -350,7 +354,9 @@
         else close();
       }
       close();
-      return svg("path", { d: path, class: `${one.kind === "area" ? "area" : "band"} s s${one.colour}`, "data-series": one.name });
+      const group = svg("g", { "data-series": one.name, class: `s${one.colour}` }, svg("path", { d: path, class: `${one.kind === "area" ? "area" : "band"} s` }));
+      if (alone && one.kind !== "area") group.append(svg("path", { d: alone, class: "whisker" }));
+      return group;
     }
 
     dots(one) {
