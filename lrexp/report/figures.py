@@ -84,12 +84,14 @@ def blank(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
     """A figure with one pair of axes, drawn without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.grid(axis="y", alpha=0.25, linewidth=0.5)
     axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     return figure, axes
 
 
@@ -195,7 +197,7 @@ def _moves(run: Run, prefix: str, label: str) -> Figure | None:
         [[np.nan if v is None else v for v in row] for row in values], 0
     )
     cells = np.ma.masked_invalid(cells)
-    figure, axes = blank(height=min(8.0, max(1.6, 0.9 + 0.16 * len(groups))))
+    figure, axes = blank(height=min(8.0, max(2.0, 0.9 + 0.16 * len(groups))))
     axes.grid(visible=False)
     shown = axes.imshow(
         cells, aspect="auto", cmap="cividis", origin="lower", interpolation="nearest",
@@ -205,7 +207,7 @@ def _moves(run: Run, prefix: str, label: str) -> Figure | None:
     every = max(1, len(groups) // 40)
     axes.set_yticks(range(0, len(groups), every), groups[::every], fontsize=6)
     axes.set(xlabel="epoch")
-    figure.colorbar(shown, ax=axes, label=label)
+    figure.colorbar(shown, ax=axes, label=label).ax.tick_params(which="both", labelsize=6)
     return figure
 
 

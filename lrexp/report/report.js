@@ -258,7 +258,8 @@
       const area = { top: spec.marks.some((mark) => mark.label) ? 20 : 8, bottom: height - (spec.x.label ? 40 : 22) };
       const yCount = Math.max(2, Math.round((area.bottom - area.top) / 52));
       let yTicks = this.log ? logTicks(bottom, top, yCount + 1) : spec.y.percent ? linearTicks(100 * bottom, 100 * top, yCount).map((tick) => ({ value: tick.value / 100, label: `${tick.label} %` })) : linearTicks(bottom, top, yCount, false);
-      area.left = Math.max(26, ...yTicks.map((tick) => textWidth(tick.label) + 10)) + (spec.y.label ? 20 : 0);
+      const least = spec.compact || width < 480 ? 26 : 46; // charts above each other begin alike
+      area.left = Math.max(least, ...yTicks.map((tick) => textWidth(tick.label) + 10)) + (spec.y.label ? 20 : 0);
       area.right = width - 12;
       const px = scale(left, right, area.left, area.right, spec.x.log);
       const py = scale(bottom, top, area.bottom, area.top, this.log);

@@ -108,6 +108,22 @@ def layer_charts(run: Run) -> Html:
     charts = [_rate_chart(run, groups)]
     if rows:
         x, marks = epochs_of(rows), _marks(run)
+        norm = column(rows, "grad_norm")
+        if any(v is not None for v in norm):
+            positive = [v for v in norm if v is not None and v > 0]
+            charts.append(
+                xy_chart(
+                    "Gradient norm",
+                    [Series("gradient norm", x, norm, colour=0)],
+                    x_label="epoch",
+                    y_label="‖g‖",
+                    y_log=_wide(positive),
+                    x_range=_x_range(rows),
+                    cursor=CURSOR,
+                    marks=marks,
+                    note="Median over the measured steps of an epoch.",
+                )
+            )
         for title, prefix, label, note in (
             ("Update ratio", "update_ratio", "‖Δw‖ / ‖w‖",
              "Size of one step relative to the weights, median over tensors and measured steps."),
@@ -149,22 +165,6 @@ def layer_charts(run: Run) -> Html:
                         note=f"{note} The head is at the top.",
                     )
                 )
-        norm = column(rows, "grad_norm")
-        if any(v is not None for v in norm):
-            positive = [v for v in norm if v is not None and v > 0]
-            charts.append(
-                xy_chart(
-                    "Gradient norm",
-                    [Series("gradient norm", x, norm, colour=0)],
-                    x_label="epoch",
-                    y_label="‖g‖",
-                    y_log=_wide(positive),
-                    x_range=_x_range(rows),
-                    cursor=CURSOR,
-                    marks=marks,
-                    note="Median over the measured steps of an epoch.",
-                )
-            )
     shown = [chart for chart in charts if chart]
     return grid(*shown) if shown else Html("")
 

@@ -57,6 +57,7 @@ FILE = "report.html"
 MOST_ROWS = 300  # epochs in the table
 MOST_TENSORS = 600
 MOST_CLASSES = 60  # of a confusion matrix that is drawn; of more, only the most frequent mix-ups
+SPOKEN_CLASSES = 25  # up to so many every cell has a sentence of its own
 LOG_LINES = 60
 
 
@@ -102,8 +103,9 @@ def run_page(run: Run) -> str:
         element("p", _section(run, "headline", _headline).body, class_="headline"),
         notes([without_home(str(error))] if error else [], "error"),
         _section(run, "figures", _facts).body,
-        notes([*remarks(run), *run.notes], "warning"),
-        notes(leak_remarks(run)),
+        _section(run, "remarks", lambda run: notes(remarks(run), "warning")).body,
+        _section(run, "copies", lambda run: notes(leak_remarks(run))).body,
+        notes(run.notes, "warning"),
     )
     version = run.environment.get("lrexp")
     footer = f"lrexp {version or ''} · made from the files of this run folder alone · "
@@ -273,13 +275,15 @@ def _confusions(run: Run) -> Html:
         if len(names) <= MOST_CLASSES:
             right = sum(row[i] for i, row in enumerate(counts) if i < len(row))
             total = sum(map(sum, counts))
-            labels = [
-                [
-                    f"{n} of {sum(row)} images of {t} called {p}"
-                    for p, n in zip(names, row, strict=True)
+            labels = []
+            if len(names) <= SPOKEN_CLASSES:
+                labels = [
+                    [
+                        f"{n} of {sum(row)} images of {t} called {p}"
+                        for p, n in zip(names, row, strict=True)
+                    ]
+                    for t, row in zip(true, counts, strict=True)
                 ]
-                for t, row in zip(true, counts, strict=True)
-            ]
             made.append(
                 heat_map(
                     f"Confusion on {split}",
