@@ -308,7 +308,7 @@
         edge = middle + half;
         root.append(svg("text", { x: middle, y: area.top - 8, "text-anchor": "middle", class: `mark${bad} halo` }, mark.label));
       }
-      this.over = svg("g");
+      this.over = svg("g", { class: "over" });
       root.append(this.over);
       this.plot.replaceChildren(root);
       this.svg = root;
@@ -537,7 +537,7 @@
         const y = (area.top + area.bottom) / 2;
         root.append(svg("text", { x: 12, y, "text-anchor": "middle", transform: `rotate(-90 12 ${y})` }, spec.y.label));
       }
-      this.over = svg("g");
+      this.over = svg("g", { class: "over" });
       root.append(this.over);
       this.plot.replaceChildren(root);
       this.svg = root;
