@@ -60,7 +60,7 @@ def write_wrong_images(
     fresh = file.with_name(f".{file.stem}.{os.getpid()}.tmp.npz")
     np.savez_compressed(
         fresh,
-        images=_small(pixels).permute(0, 2, 3, 1).numpy(),
+        images=_small(pixels, split.normalize.white).permute(0, 2, 3, 1).numpy(),
         item=np.array([split.name(int(i)) for i in split.ids[chosen]]),
         true=np.array(true),
         predicted=np.array(predicted),
@@ -74,12 +74,20 @@ def write_wrong_images(
 
 def _named(row: Tensor, class_names: Sequence[str]) -> str:
     """The classes of a row of booleans."""
-    return ", ".join(class_names[i] for i in row.nonzero()[:, 0].tolist()) or "none"
+    places: list[int] = row.nonzero()[:, 0].tolist()
+    return ", ".join(class_names[i] for i in places) or "none"
 
 
-def _small(pixels: Tensor) -> Tensor:
-    """(k, 1 or 3, h, w) uint8 of (k, C, H, W) uint8; of other channels the first or first three."""
+def _small(pixels: Tensor, white: int) -> Tensor:
+    """(k, 1 or 3, h, w) uint8 of (k, C, H, W) uint8; of other channels the first or first three.
+
+    Args:
+        pixels: of the images.
+        white: the pixel value that becomes 255.
+    """
     pixels = pixels[:, : 3 if pixels.shape[1] >= 3 else 1]
+    if white != 255:
+        pixels = (pixels.float() * (255 / white)).round().clamp(0, 255).to(torch.uint8)
     height, width = pixels.shape[-2:]
     if max(height, width) <= SIDE:
         return pixels

@@ -84,6 +84,9 @@ def read_summary(folder: Path, notes: list[str]) -> dict[str, Any]:
     for section in ("best", "last", "test", "gap", "timings", "parameters", "data"):
         if not isinstance(found.get(section), dict):
             found[section] = {}
+    for section in ("leaks", "frozen_proof"):
+        if not isinstance(found.get(section), dict):
+            found[section] = None
     for section in ("verdicts", "worst_classes"):
         if not isinstance(found.get(section), list):
             found[section] = []

@@ -266,7 +266,8 @@
       const area = { top: spec.marks.some((mark) => mark.label) ? 20 : 8, bottom: height - (spec.x.label ? 40 : 22) };
       const yCount = Math.max(2, Math.round((area.bottom - area.top) / 52));
       let yTicks = this.log ? logTicks(bottom, top, yCount + 1) : spec.y.percent ? linearTicks(100 * bottom, 100 * top, yCount).map((tick) => ({ value: tick.value / 100, label: `${tick.label} %` })) : linearTicks(bottom, top, yCount, false);
-      area.left = Math.max(26, ...yTicks.map((tick) => textWidth(tick.label) + 10)) + (spec.y.label ? 20 : 0);
+      const least = spec.compact || width < 480 ? 26 : 46; // charts above each other begin alike
+      area.left = Math.max(least, ...yTicks.map((tick) => textWidth(tick.label) + 10)) + (spec.y.label ? 20 : 0);
       area.right = width - 12;
       const widest = Math.max(0, ...series.map((one) => Math.abs(one.shift || 0))); // places to either side
       const room = Math.min(10 * widest, (area.right - area.left) / 12);
@@ -321,7 +322,7 @@
         edge = middle + half;
         root.append(svg("text", { x: middle, y: area.top - 8, "text-anchor": "middle", class: `mark${bad} halo` }, mark.label));
       }
-      this.over = svg("g");
+      this.over = svg("g", { class: "over" });
       root.append(this.over);
       this.plot.replaceChildren(root);
       this.svg = root;
@@ -349,7 +350,7 @@
         const [x, y] = at.map((value) => value.toFixed(1));
         if (!before) {
           path += `M${x},${y}`;
-          if (i + 1 >= count || !this.place(one, i + 1)) alone += MARKERS[0](2.6).replace("M-2.6,0", `M${(at[0] - 2.6).toFixed(1)},${y}`);
+          if (i + 1 >= count || !this.place(one, i + 1)) alone += MARKERS[0](4).replace("M-4,0", `M${(at[0] - 4).toFixed(1)},${y}`);
         } else path += one.kind === "step" ? `H${x}V${y}` : `L${x},${y}`;
         before = at;
       }
@@ -360,8 +361,12 @@
     }
 
     between(one) {
-      let path = "", run = [];
+      let path = "", run = [], alone = "";
       const close = () => {
+        if (run.length === 1) { // no band, but its height
+          const [x, high] = this.place(one, run[0], one.high), low = this.place(one, run[0], one.low)[1];
+          alone += `M${x - 5},${high}h10m-5,0V${low}m-5,0h10`;
+        }
         if (run.length > 1) path += "M" + run.map((i) => this.place(one, i, one.high).map((v) => v.toFixed(1))).join("L") + "L" + run.reverse().map((i) => this.place(one, i, one.low).map((v) => v.toFixed(1))).join("L") + "Z";
         run = [];
       };
@@ -370,7 +375,9 @@
         else close();
       }
       close();
-      return svg("path", { d: path, class: `${one.kind === "area" ? "area" : "band"} s s${one.colour}`, "data-series": one.name });
+      const group = svg("g", { "data-series": one.name, class: `s${one.colour}` }, svg("path", { d: path, class: `${one.kind === "area" ? "area" : "band"} s` }));
+      if (alone && one.kind !== "area") group.append(svg("path", { d: alone, class: "whisker" }));
+      return group;
     }
 
     dots(one) {
@@ -562,7 +569,7 @@
         const y = (area.top + area.bottom) / 2;
         root.append(svg("text", { x: 12, y, "text-anchor": "middle", transform: `rotate(-90 12 ${y})` }, spec.y.label));
       }
-      this.over = svg("g");
+      this.over = svg("g", { class: "over" });
       root.append(this.over);
       this.plot.replaceChildren(root);
       this.svg = root;

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lrexp.record.files import write_atomically
-from lrexp.record.words import gap_in_words, leak_effect_in_words, overfit_in_words
-from lrexp.report.charts import Bar, Mark, Rule, Series, bar_chart, heat_map, xy_chart
+from lrexp.report.charts import Bar, bar_chart, heat_map
 from lrexp.report.defaults import changes, flat
 from lrexp.report.page import (
     Cell,
@@ -24,6 +22,7 @@ from lrexp.report.page import (
     definitions,
     details,
     element,
+    escaped,
     facts,
     grid,
     join,
@@ -37,22 +36,29 @@ from lrexp.report.page import (
 )
 from lrexp.report.pixels import png
 from lrexp.report.read import PlanRow, Run, read_choices, read_run, read_table
-from lrexp.schema import MONITORS
+from lrexp.report.run_curves import layer_charts, learning_charts
+from lrexp.report.run_words import (
+    as_number,
+    as_rate,
+    duration,
+    headline,
+    is_share,
+    key_figures,
+    leak_remarks,
+    metric_text,
+    option_of_group,
+    remarks,
+    setting_words,
+    settings_of,
+    without_home,
+)
 
 FILE = "report.html"
-CURSOR = "epoch"  # the charts over epochs share it
-MOST_LINES = 8  # groups drawn as lines; more are a heat map
 MOST_ROWS = 300  # epochs in the table
 MOST_TENSORS = 600
 MOST_CLASSES = 60  # of a confusion matrix that is drawn; of more, only the most frequent mix-ups
-MOST_SCORES = 2_000_000  # numbers in predictions.parquet that are read for one standard error
+SPOKEN_CLASSES = 25  # up to so many every cell has a sentence of its own
 LOG_LINES = 60
-STYLES: dict[str, dict[str, Any]] = {
-    "train": {"colour": 6, "dash": 2},
-    "train_eval": {"colour": 0, "dash": 1},
-    "val": {"colour": 1, "dash": 0},
-}
-TRAIN, TRAIN_EVAL, VAL = STYLES.values()
 
 
 def write_run_report(folder: Path) -> Path:
@@ -73,364 +79,60 @@ def write_run_report(folder: Path) -> Path:
 def run_page(run: Run) -> str:
     """The whole report as HTML."""
     name = str(run.config.get("name") or run.summary.get("name") or run.folder.name)
-    policy = _chosen(run, "lr_policy")
+    policy = option_of_group(run, "lr_policy")
     title = f"{name} · {policy}" if policy else name
-    over = [badge(run.status), _rate_words(run), run.folder.name]
+    sections = [
+        _section(run, title, build)
+        for title, build in (
+            ("Learning", learning_charts),
+            ("Rates and layers", layer_charts),
+            ("Plan", _plan),
+            ("Results", _results),
+            ("Mistakes", _mistakes),
+            ("Epochs", _epochs),
+            ("Configuration", _configuration),
+            ("Environment", _environment),
+            ("Log", _log),
+        )
+    ]
+    over = [badge(run.status), setting_words(run), run.folder.name]
+    error = run.summary.get("error")
     head = join(
         element("p", *(element("span", part) for part in over if part), class_="over"),
         element("h1", title),
-        element("p", headline(run), class_="headline"),
-        notes([_home(str(run.summary["error"]))] if run.summary.get("error") else [], "error"),
-        facts(_figures(run)) if run.rows else None,
-        notes(_remarks(run), "warning"),
+        element("p", _section(run, "headline", _headline).body, class_="headline"),
+        notes([without_home(str(error))] if error else [], "error"),
+        _section(run, "figures", _facts).body,
+        _section(run, "remarks", lambda run: notes(remarks(run), "warning")).body,
+        _section(run, "copies", lambda run: notes(leak_remarks(run))).body,
+        notes(run.notes, "warning"),
     )
-    sections = [
-        Section("Learning", _learning(run)),
-        Section("Rates and layers", _layers(run)),
-        Section("Plan", _plan(run), _plan_words(run)),
-        Section("Results", _results(run)),
-        Section("Mistakes", _mistakes(run)),
-        Section("Epochs", _epochs(run)),
-        Section("Configuration", _configuration(run)),
-        Section("Environment", _environment(run)),
-        Section("Log", _log(run)),
-    ]
     version = run.environment.get("lrexp")
     footer = f"lrexp {version or ''} · made from the files of this run folder alone · "
     again = element("code", "python -m lrexp.report FOLDER")
     return page(title, head, sections, join(footer, again, " makes it anew, with plots/."))
 
 
-# ---- what came out, in words and figures
-
-
-def headline(run: Run) -> str:
-    """The run in a few sentences: the policy, its best, the gap, whether it overfits, the test."""
-    best, last, policy = run.summary["best"], run.summary["last"], _chosen(run, "lr_policy")
-    if not run.summary.get("status"):
-        return "summary.json cannot be read; this report shows what the other files hold."
-    parts = [_ending(run)]
-    if best:
-        monitor = _monitor(run)
-        better = "lowest" if MONITORS.get(monitor) == "min" else "highest"
-        value = _metric(monitor, best.get(monitor), _monitor_se(run))
-        accuracy = best.get("val/accuracy")
-        also = "" if monitor == "val/accuracy" or accuracy is None else (
-            f" (val accuracy {_metric('val/accuracy', accuracy, _accuracy_se(run, accuracy))})"
-        )  # fmt: skip
-        with_policy = f"With lr_policy={policy}, " if policy else ""
-        what = (
-            f"{monitor} was {better} in epoch {best.get('epoch')}{_of_epochs(run)}: {value}{also}."
-        )
-        parts.append(with_policy + what if with_policy else what[0].upper() + what[1:])
-        if {"gap/loss", "gap/loss_se"} <= best.keys():
-            parts.append(f"The gap there is {gap_in_words(best)}.")
-        parts.append(_overfit_sentence(best, last))
-    test = run.summary["test"]
-    if "accuracy" in test:
-        accuracy = test["accuracy"]
-        images = test.get("images")
-        se = _binomial_se(accuracy, images)
-        on = f" on {images:,} images never used for any choice" if images else ""
-        parts.append(f"Test accuracy is {_metric('test/accuracy', accuracy, se)}{on}.")
-    return " ".join(part for part in parts if part)
-
-
-def _ending(run: Run) -> str:
-    """How the run ended, where that is not simply its end."""
-    done, status = len([row for row in run.rows if row["epoch"] > 0]), run.status
-    epochs = f"{done} epoch{'s' * (done != 1)}"
-    last = run.summary["last"].get("epoch", run.rows[-1]["epoch"] if run.rows else 0)
-    if status == "diverged":
-        return (
-            f"Diverged in epoch {last}: the loss is no longer a finite number; a lower optimizer.lr"
-            " or a scheduler.warmup usually helps."
-        )
-    if status == "failed":
-        return (
-            f"The run failed after {epochs}."
-            if done
-            else "The run failed before its first epoch ended."
-        )
-    if status == "interrupted":
-        held = "checkpoints/last.pt holds the state after the last of them" if done else ""
-        return f"Interrupted after {epochs}{'; ' * bool(held)}{held}."
-    if status == "running":
-        return f"The run goes on, or was killed: {epochs} so far."
-    if not done:
-        return "Nothing was trained: the network as it was built."
-    return ""
-
-
-def _overfit_sentence(best: Mapping[str, Any], last: Mapping[str, Any]) -> str:
-    keys = {"overfit/loss", "overfit/loss_se", "overfit/accuracy", "overfit/accuracy_se"}
-    if not (keys <= last.keys() and "train_eval/loss" in last and "train_eval/loss" in best):
-        return ""
-    if not math.isfinite(last["overfit/loss"]) or not last.get("epoch"):
-        return ""
-    if words := overfit_in_words(dict(best), dict(last)):
-        return words[0].upper() + words[1:] + "."
-    rise, se = last["overfit/loss"], last["overfit/loss_se"]
-    if rise <= 0:
-        return "Val loss was at its best in the last epoch: no sign of overfitting."
-    return (
-        f"No overfitting beyond noise: val loss ends {plus_minus(rise, se)} above its best"
-        " (paired over images)."
-    )
-
-
-def _figures(run: Run) -> list[tuple[str, Any, Any]]:
-    """The row of figures under the headline."""
-    best, last, test = run.summary["best"], run.summary["last"], run.summary["test"]
-    monitor, found = _monitor(run), []
-    if best:
-        value = _metric(monitor, best.get(monitor), _monitor_se(run))
-        found.append((f"Best {monitor}", value, f"epoch {best.get('epoch')}{_of_epochs(run)}"))
-        accuracy = best.get("val/accuracy")
-        if monitor != "val/accuracy" and accuracy is not None:
-            se = _accuracy_se(run, accuracy)
-            images = _images(run, "val")
-            found.append(("Val accuracy there", _metric("accuracy", accuracy, se), images))
-    if "accuracy" in test:
-        se = _binomial_se(test["accuracy"], test.get("images"))
-        images = f"{test['images']:,} images" if test.get("images") else ""
-        found.append(("Test accuracy", _metric("accuracy", test["accuracy"], se), images))
-    if "gap/loss" in best:
-        gap = plus_minus(best["gap/loss"], best.get("gap/loss_se"))
-        found.append(("Gap at the best epoch", gap, "val − train-eval loss"))
-    if "overfit/loss" in last and last.get("epoch"):
-        rise = plus_minus(last["overfit/loss"], last.get("overfit/loss_se"))
-        found.append(("Val loss above its best", rise, f"at the end, epoch {last.get('epoch')}"))
-    parameters, timings = run.summary["parameters"], run.summary["timings"]
-    if "total" in parameters:
-        part = parameters.get("trainable")
-        share = "all train" if part == parameters["total"] else f"{number(part)} train"
-        found.append(("Parameters", number(parameters["total"]), share))
-    if "train_s" in timings:
-        found.append(("Training took", _duration(timings["train_s"]), run.summary.get("device")))
-    return found
-
-
-def _remarks(run: Run) -> list[Any]:
-    """Verdicts and what else one should know before believing the figures."""
-    said = []
-    for verdict in run.summary["verdicts"]:
-        if isinstance(verdict, dict) and verdict.get("kind") != "diverged":  # the headline says it
-            advice = verdict.get("advice")
-            said.append(f"{verdict.get('message')}{': ' * bool(advice)}{advice or ''}")
+def _section(run: Run, title: str, build: Callable[[Run], Html]) -> Section:
+    """One part of the page. What a damaged file makes impossible is left out and noted."""
     try:
-        twins = leak_effect_in_words(run.summary)
-    except (KeyError, TypeError):
-        twins = ""
-    if twins:
-        said.append(f"Near or exact copies across splits: {twins}")
-    proof = run.summary.get("frozen_proof") or {}
-    if proof.get("identical") is False:
-        said.append("Frozen tensors changed while training: this should never happen.")
-    return said + run.notes
+        return Section(title, build(run))
+    except Exception as error:  # files may hold anything: no part may cost the others
+        run.notes.append(f"{title}: left out, {type(error).__name__}: {error}")
+        return Section(title, Html(""))
 
 
-# ---- curves
+def _headline(run: Run) -> Html:
+    kept = headline(run).replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%")  # on one line
+    return escaped(kept)
 
 
-def _learning(run: Run) -> Html:
-    rows = run.rows
-    if not rows:
-        return notes(["No epoch was finished: there is nothing to draw."])
-    x, marks = _epochs_of(rows), _marks(run)
-    common: dict[str, Any] = {
-        "x_label": "epoch", "cursor": CURSOR, "marks": marks, "x_range": _x_range(rows),
-    }  # fmt: skip
-    train, train_eval, val = (_column(rows, f"{s}/loss") for s in ("train", "train_eval", "val"))
-    se = _column(rows, "gap/loss_se")
-    losses = [v for v in (*train, *train_eval, *val) if v is not None and v > 0]
-    wide = bool(losses) and max(losses) > 100 * min(losses)
-    series = [Series("gap", x, kind="area", low=train_eval, high=val, colour=1, quiet=True)]
-    if any(v is not None for v in train):
-        series.append(Series("train, running", x, train, **TRAIN))
-    series += [
-        Series("train-eval", x, train_eval, **TRAIN_EVAL),
-        Series("val", x, val, low=_less(val, se), high=_more(val, se), **VAL),
-    ]
-    loss = xy_chart(
-        "Loss", series, y_label="loss", log_button=True, y_log=wide, **common,
-        note="train-eval and val: the same weights, mode and transforms, after the epoch; the shade"
-        " between them is the gap, the band its ± 1 standard error. train: over the epoch's batches,"
-        " as optimised.",
-    )  # fmt: skip
-    gap = _column(rows, "gap/loss")
-    running = _column(rows, "gap/loss_running")
-    gaps = [
-        Series("val − train-eval", x, gap, low=_less(gap, se), high=_more(gap, se), **VAL),
-        Series("val − train, running", x, running, hidden=True, **TRAIN),
-    ]
-    gap_chart = xy_chart(
-        "Gap", gaps, y_label="loss", rules=[Rule(0)], y_zero=True, **common,
-        note="± 1 standard error. What stays within two of them is noise; the rest is overfitting or"
-        " a difference between the splits.",
-    )  # fmt: skip
-    charts = [loss, gap_chart]
-    labels: dict[str, Any] = {"colour": 2, "dash": 3}
-    accuracies = [
-        Series(name, x, _column(rows, key), **style)
-        for name, key, style in (
-            ("train, running", "train/accuracy", TRAIN),
-            ("train-eval", "train_eval/accuracy", TRAIN_EVAL),
-            ("val", "val/accuracy", VAL),
-            ("val, single labels", "val/label_accuracy", labels),
-        )
-        if any(key in row for row in rows)
-    ]
-    if accuracies:
-        charts.append(
-            xy_chart("Accuracy", accuracies, y_label="accuracy", y_percent=True, **common)
-        )
-    rise, rise_se = _column(rows, "overfit/loss"), _column(rows, "overfit/loss_se")
-    if any(v is not None for v in rise) and len(rows) > 1:
-        overfit = Series("val loss above its best", x, rise, low=_less(rise, rise_se),
-                         high=_more(rise, rise_se), **VAL)  # fmt: skip
-        charts.append(
-            xy_chart(
-                "Overfitting",
-                [overfit],
-                y_label="loss",
-                rules=[Rule(0)],
-                y_zero=True,
-                **common,
-                note="Val loss minus its best so far, ± 1 standard error paired over images."
-                " Overfitting is claimed where this, not the gap, clears two of them.",
-            )  # fmt: skip
-        )
-    monitor = _monitor(run)
-    drawn = {"train/loss", "train_eval/loss", "val/loss", "gap/loss", "overfit/loss",
-             "train/accuracy", "train_eval/accuracy", "val/accuracy"}  # fmt: skip
-    values = _column(rows, monitor)
-    if monitor not in drawn and any(v is not None for v in values):
-        series = [Series(monitor, x, values, **VAL)]
-        charts.append(
-            xy_chart("Monitor", series, y_label=monitor, y_percent=_is_share(monitor), **common)
-        )
-    return grid(*charts)
-
-
-def _layers(run: Run) -> Html:
-    rows, groups = run.rows, _groups(run)
-    charts = [_rates(run, groups)]
-    if rows:
-        x, marks = _epochs_of(rows), _marks(run)
-        for title, prefix, label, note in (
-            ("Update ratio", "update_ratio", "‖Δw‖ / ‖w‖",
-             "Size of one step relative to the weights, median over tensors and measured steps."),
-            ("Drift", "drift", "‖w − w₀‖ / ‖w₀‖", "How far the weights are from where they began."),
-        ):  # fmt: skip
-            named = [g for g in groups if any(f"{prefix}/{g}" in row for row in rows)]
-            values = [_column(rows, f"{prefix}/{g}") for g in named]
-            found = [v for line in values for v in line if v is not None]
-            if not found:
-                continue
-            log = min(found, default=0) >= 0 and max(found) > 0
-            if len(named) == 1:
-                line = Series(named[0], x, values[0], colour=0)
-                charts.append(
-                    xy_chart(
-                        title,
-                        [line],
-                        x_label="epoch",
-                        y_label=label,
-                        y_log=log and prefix == "update_ratio",
-                        y_zero=prefix == "drift",
-                        x_range=_x_range(rows),
-                        cursor=CURSOR,
-                        marks=marks,
-                        note=note,
-                    )  # fmt: skip
-                )
-            else:
-                charts.append(
-                    heat_map(
-                        title,
-                        named[::-1],
-                        x,
-                        values[::-1],
-                        x_label="epoch",
-                        value_label=label,
-                        log=log,
-                        cursor=CURSOR,
-                        note=f"{note} The head is at the top.",
-                    )  # fmt: skip
-                )
-        norm = _column(rows, "grad_norm")
-        if any(v is not None for v in norm):
-            positive = [v for v in norm if v is not None and v > 0]
-            charts.append(
-                xy_chart(
-                    "Gradient norm",
-                    [Series("gradient norm", x, norm, colour=0)],
-                    x_label="epoch",
-                    y_label="‖g‖",
-                    y_log=_wide(positive),
-                    x_range=_x_range(rows),
-                    cursor=CURSOR,
-                    marks=marks,
-                    note="Median over the measured steps of an epoch.",
-                )  # fmt: skip
-            )
-    shown = [chart for chart in charts if chart]
-    return grid(*shown) if shown else Html("")
-
-
-def _rates(run: Run, groups: Sequence[str]) -> Html:
-    """The rate of every group over the steps."""
-    rows = run.rows
-    moving = _section(run, "scheduler").get("name") == "plateau" or any(
-        row.measured for row in run.plan
-    )
-    planned = [] if moving else read_table(run.folder / "schedule.csv", run.notes)
-    per_epoch = _steps_per_epoch(run, planned)
-    if planned and per_epoch and len(groups) <= MOST_LINES:
-        x = [(int(line["step"]) + 1) / per_epoch for line in planned]
-        series = [
-            Series(group, x, [_float(line.get(f"lr/{group}")) for line in planned], kind="line")
-            for group in groups
-            if f"lr/{group}" in planned[0]
-        ]
-        note = "Step by step, as planned: base rate × scale × g(t) × s(t)."
-    elif rows:
-        x = _epochs_of(rows)
-        known = [group for group in groups if any(f"lr/{group}" in row for row in rows)]
-        if len(known) > MOST_LINES:
-            values = [_column(rows, f"lr/{group}", zero_is_gap=True) for group in known]
-            return heat_map(
-                "Learning rate by group", known[::-1], x, values[::-1], x_label="epoch",
-                value_label="rate", log=True, cursor=CURSOR,
-                note="At the epoch's last step; the head is at the top. Hatched: frozen.",
-            )  # fmt: skip
-        series = [
-            Series(group, x, _column(rows, f"lr/{group}", zero_is_gap=True), kind="line")
-            for group in known
-        ]
-        note = "At each epoch's last step."
-    else:
-        return Html("")
-    values = [v for one in series for v in one.y if v is not None and v > 0]
-    if not values:
-        return Html("")
-    marks = _marks(run)
-    if rows and per_epoch and planned and rows[-1]["step"] < int(planned[-1]["step"]) + 1:
-        marks = [*marks, Mark(rows[-1]["epoch"], "ended")]
-    return xy_chart(
-        "Learning rate by group", series, x_label="epoch", y_label="rate", y_zero=True,
-        log_button=True, y_log=_wide(values), cursor=CURSOR, marks=marks, note=note,
-    )  # fmt: skip
-
-
-# ---- the plan
+def _facts(run: Run) -> Html:
+    return facts(key_figures(run)) if run.rows else Html("")
 
 
 def _plan_words(run: Run) -> str:
-    if not run.plan:
-        return ""
-    base = _section(run, "optimizer").get("lr")
+    base = settings_of(run, "optimizer").get("lr")
     proof = run.summary.get("frozen_proof") or {}
     frozen = proof.get("tensors")
     same = (
@@ -438,13 +140,12 @@ def _plan_words(run: Run) -> str:
         if frozen and proof.get("identical")
         else ""
     )
-    return (
-        f"Base rate {number(base)}; a layer's rate is base × scale, before schedule and g(t).{same}"
-    )
+    rate = f"Base rate {as_rate(base)}; a layer's rate is base × scale, before schedule and g(t)."
+    return rate + same
 
 
 def _plan(run: Run) -> Html:
-    plan, base = run.plan, _section(run, "optimizer").get("lr")
+    plan, base = run.plan, settings_of(run, "optimizer").get("lr")
     if not plan or not isinstance(base, int | float):
         return Html("")
     layers: dict[tuple[int, str], list[PlanRow]] = {}
@@ -460,13 +161,13 @@ def _plan(run: Run) -> Html:
     cells = [
         [
             Cell(element("code", row.name), row.name),
-            Cell(row.shape and "×".join(map(str, row.shape)) or "1", row.size),
+            Cell("×".join(map(str, row.shape)) or "1", row.size),
             Cell(row.layer_name, row.layer),
             row.group,
             f"{row.source}{', head' if row.head else ''}",
             Cell("–" if row.frozen else "measured" if row.measured else number(row.lr_scale, 4),
                  0.0 if row.frozen else row.lr_scale),
-            Cell("–" if row.frozen else number(base * row.lr_scale),
+            Cell("–" if row.frozen else as_rate(base * row.lr_scale),
                  0.0 if row.frozen else base * row.lr_scale),
             Cell("–" if row.frozen else number(row.weight_decay), row.weight_decay),
             Cell(_span(row), float(row.trainable_from), mark="quiet" if row.frozen else ""),
@@ -477,6 +178,7 @@ def _plan(run: Run) -> Html:
     more = f" (the first {MOST_TENSORS}; plan.csv has all)" if len(plan) > MOST_TENSORS else ""
     log = bool(lengths) and max(lengths) > 50 * min(lengths)
     return join(
+        element("p", _plan_words(run), class_="lead"),
         bar_chart(
             "Rate by layer, from the input to the head", bars, log=log,
             note="Bar lengths are logarithmic." if log else "",
@@ -495,8 +197,8 @@ def _bar(name: str, rows: Sequence[PlanRow], base: float) -> Bar:
     when = "" if spans == ["always"] else f" · trains {', '.join(spans)}"
     part = f" · {sum(r.size for r in trained):,} of them train" if len(trained) < len(rows) else ""
     if any(row.measured for row in trained):
-        return Bar(name, rates[-1], f"{number(rates[-1])} at most", f"{size}{when} · measured")
-    text = number(rates[-1]) if len(rates) == 1 else f"{number(rates[0])} … {number(rates[-1])}"
+        return Bar(name, rates[-1], f"{as_rate(rates[-1])} at most", f"{size}{when} · measured")
+    text = as_rate(rates[-1]) if len(rates) == 1 else f"{as_rate(rates[0])} … {as_rate(rates[-1])}"
     return Bar(name, rates[-1], text, f"{size}{when}{part}")
 
 
@@ -508,9 +210,6 @@ def _span(row: PlanRow) -> str:
     if last is None:
         return "always" if first == 1 else f"from epoch {first}"
     return f"in epoch {first}" if first == last else f"epochs {first} to {last}"
-
-
-# ---- results and mistakes
 
 
 def _results(run: Run) -> Html:
@@ -542,7 +241,10 @@ def _results(run: Run) -> Html:
                     part["images"] = sizes[split]
     heads = ["metric", *(Column(name, number=True) for name, _ in columns)]
     cells = [
-        [metric.replace("_", " "), *(Cell(_value(metric, part.get(metric))) for _, part in columns)]
+        [
+            metric.replace("_", " "),
+            *(Cell(metric_text(metric, part.get(metric))) for _, part in columns),
+        ]
         for metric in metrics
     ]
     return table(heads, cells, sortable=False, tall=True)
@@ -573,13 +275,15 @@ def _confusions(run: Run) -> Html:
         if len(names) <= MOST_CLASSES:
             right = sum(row[i] for i, row in enumerate(counts) if i < len(row))
             total = sum(map(sum, counts))
-            labels = [
-                [
-                    f"{n} of {sum(row)} images of {t} called {p}"
-                    for p, n in zip(names, row, strict=True)
+            labels = []
+            if len(names) <= SPOKEN_CLASSES:
+                labels = [
+                    [
+                        f"{n} of {sum(row)} images of {t} called {p}"
+                        for p, n in zip(names, row, strict=True)
+                    ]
+                    for t, row in zip(true, counts, strict=True)
                 ]
-                for t, row in zip(true, counts, strict=True)
-            ]
             made.append(
                 heat_map(
                     f"Confusion on {split}",
@@ -593,7 +297,7 @@ def _confusions(run: Run) -> Html:
                     square=True,
                     labels=labels,
                     note=f"{right:,} of {total:,} right, on the diagonal.",
-                )  # fmt: skip
+                )
             )
         else:
             shown = [[t, p, n] for n, t, p in pairs[:40]]
@@ -623,11 +327,11 @@ def _wrong_images(run: Run) -> Html:
             items.append(
                 element(
                     "li",
-                    element("img", src=f"data:image/png;base64,{source}", alt=words, loading="lazy",
+                    element("img", src=f"data:image/png;base64,{source}", alt=words,
                             class_="small" if max(image.shape[:2]) < 40 else None),
-                    element("span", element("b", said), sure, title="predicted"),
+                    element("span", "taken for ", element("b", said), sure),
                     element("span", f"is {true}{left}", class_="quiet"),
-                    element("span", _home(str(found["item"][i])), class_="quiet"),
+                    element("span", without_home(str(found["item"][i])), class_="quiet"),
                 )
             )  # fmt: skip
     except Exception as error:  # whatever a damaged archive raises
@@ -648,7 +352,7 @@ def _per_class(run: Run) -> Html:
     if not lines:
         return Html("")
     names = [name for name in lines[0] if name not in ("split", "class")]
-    ranked = sorted(lines, key=lambda line: _float(line.get("f1")) or 0.0)[:MOST_ROWS]
+    ranked = sorted(lines, key=lambda line: as_number(line.get("f1")) or 0.0)[:MOST_ROWS]
     kept = lines if len(lines) <= MOST_ROWS else ranked
     heads = ["split", "class", *(Column(name.replace("_", " "), number=True) for name in names)]
     cells = [
@@ -662,14 +366,11 @@ def _per_class(run: Run) -> Html:
 
 
 def _class_cell(name: str, text: str | None) -> Cell:
-    value = _float(text)
+    value = as_number(text)
     if value is None:
         return Cell("–")
     whole = name in ("images", "predicted", "found")
     return Cell(number(int(value)) if whole else percent(value), value)
-
-
-# ---- tables
 
 
 def _epochs(run: Run) -> Html:
@@ -708,9 +409,9 @@ def _row_cell(key: str, row: Mapping[str, Any]) -> Cell:
     sort = float(value) if isinstance(value, int | float) else None
     if value is None:
         return Cell("–")
-    if se is not None and not _is_share(key):
+    if se is not None and not is_share(key):
         return Cell(plus_minus(value, se), sort)
-    return Cell(_value(key, value, se), sort)
+    return Cell(metric_text(key, value, se), sort)
 
 
 def _configuration(run: Run) -> Html:
@@ -731,7 +432,7 @@ def _configuration(run: Run) -> Html:
     else:
         parts.append(element("p", "Not known: .hydra/ is missing.", class_="quiet"))
     text = "\n".join(f"{key}: {_plain(value)}" for key, value in flat(run.config).items())
-    parts.append(details("Every setting, as it ran", code_block(_home(text))))
+    parts.append(details("Every setting, as it ran", code_block(without_home(text))))
     return join(*parts)
 
 
@@ -747,7 +448,7 @@ def _command(run: Run) -> Html:
             override = f"{key}={settings[key]}"
         words.append(override)
     line = " ".join(shlex.quote(word) for word in words)
-    target = _section(run, "model").get("target")
+    target = settings_of(run, "model").get("target")
     if isinstance(target, str):
         line = f"LREXP_ALLOW_TARGETS={shlex.quote(target.partition('.')[0])} {line}"
     commit, changed = run.environment.get("commit"), run.environment.get("diff_hash")
@@ -757,13 +458,15 @@ def _command(run: Run) -> Html:
     if changed:
         code += f", with uncommitted changes (hash {changed})"
     lines = [f"cd {shlex.quote(cwd)}", line] if cwd else [line]
-    under = "The same command on the same code, machine type and thread count gives the same bits on CPU."
+    under = "On CPU the same code, machine type and thread count give the same bits."
     ran = f" It ran {code}." if code else ""
     if not run.overrides and not (run.folder / ".hydra" / "overrides.yaml").exists():
         under = (
             "What was typed is not known (.hydra/overrides.yaml is missing); this is the default."
         )
-    return join(code_block(_home("\n".join(lines))), element("p", under, ran, class_="under"))
+    return join(
+        code_block(without_home("\n".join(lines))), element("p", under, ran, class_="under")
+    )
 
 
 def _environment(run: Run) -> Html:
@@ -776,7 +479,7 @@ def _environment(run: Run) -> Html:
         ("device", found.get("gpu") or found.get("device")),
         (
             "CPU",
-            f"{found.get('cpu')}, {found.get('cpu_count')} cores, {found.get('threads')} threads",
+            f"{found.get('cpu')}, {found.get('cpu_count')} cores, threads: {found.get('threads')}",
         ),
         ("system", found.get("os")),
         ("Python", found.get("python")),
@@ -795,7 +498,7 @@ def _environment(run: Run) -> Html:
         pairs.append(
             (
                 "time",
-                ", ".join(f"{k.removesuffix('_s')} {_duration(v)}" for k, v in timings.items()),
+                ", ".join(f"{k.removesuffix('_s')} {duration(v)}" for k, v in timings.items()),
             )
         )
     sizes = run.summary["data"].get("images")
@@ -803,10 +506,9 @@ def _environment(run: Run) -> Html:
         pairs.append(("images", ", ".join(f"{number(n)} {name}" for name, n in sizes.items())))
     links = [
         name
-        for name in ("config.yaml", "plan.csv", "metrics.jsonl", "summary.json", "predictions.parquet",
-                     "lrexp.log")
+        for name in ("config.yaml", "plan.csv", "metrics.jsonl", "summary.json", "lrexp.log")
         if (run.folder / name).exists()
-    ]  # fmt: skip
+    ]
     if links:
         parts = [join(", " if i else "", link(name, name)) for i, name in enumerate(links)]
         pairs.append(("files", join(*parts)))
@@ -822,238 +524,12 @@ def _log(run: Run) -> Html:
     except OSError:
         return Html("")
     text = "\n".join(line[:500] for line in lines[-LOG_LINES:])
-    return code_block(_home(text)) if text else Html("")
-
-
-# ---- parts
-
-
-def _section(run: Run, name: str) -> dict[str, Any]:
-    found = run.config.get(name)
-    return found if isinstance(found, dict) else {}
-
-
-def _chosen(run: Run, group: str) -> str:
-    return str(_section(run, group).get("name") or "")
-
-
-def _monitor(run: Run) -> str:
-    return str(_section(run, "trainer").get("monitor") or "val/loss")
-
-
-def _of_epochs(run: Run) -> str:
-    done = run.rows[-1]["epoch"] if run.rows else 0
-    return f" of {done}" if done > 1 else ""
-
-
-def _rate_words(run: Run) -> str:
-    optimizer, model, data = (_section(run, name) for name in ("optimizer", "model", "data"))
-    if not (optimizer and model and data):
-        return ""
-    return (
-        f"{model.get('name')} on {data.get('name')}, {optimizer.get('name')} at"
-        f" {number(optimizer.get('lr'))}, {_chosen(run, 'scheduler')}, seed {run.config.get('seed')}"
-    )
-
-
-def _images(run: Run, split: str) -> str:
-    sizes = run.summary["data"].get("images")
-    count = sizes.get(split) if isinstance(sizes, dict) else None
-    return f"{count:,} images" if isinstance(count, int) else ""
-
-
-def _binomial_se(share: Any, images: Any) -> float | None:
-    """√(p(1−p)/n): the standard error of a share of n images."""
-    if not isinstance(share, int | float) or not isinstance(images, int) or not images:
-        return None
-    return math.sqrt(share * (1 - share) / images) if 0 <= share <= 1 else None
-
-
-def _grouped(run: Run) -> bool:
-    """Images of one group are alike: errors that take them for independent are too small."""
-    return bool(_section(run, "data").get("group_by"))
-
-
-def _accuracy_se(run: Run, accuracy: Any) -> float | None:
-    sizes = run.summary["data"].get("images")
-    images = sizes.get("val") if isinstance(sizes, dict) else None
-    return None if _grouped(run) else _binomial_se(accuracy, images)
-
-
-def _monitor_se(run: Run) -> float | None:
-    """The standard error of the monitor at the best epoch, where the files tell."""
-    monitor, best = _monitor(run), run.summary["best"]
-    if monitor == "val/accuracy":
-        return _accuracy_se(run, best.get(monitor))
-    if monitor in ("gap/loss", "gap/accuracy", "overfit/loss", "overfit/accuracy"):
-        return best.get(f"{monitor}_se")
-    if monitor == "val/loss" and not _grouped(run):
-        return _val_loss_se(run.folder, best.get(monitor))
-    return None
-
-
-def _val_loss_se(folder: Path, loss: Any) -> float | None:
-    """s/√n of the per-image losses −ln p(label) of the best weights; None where the files cannot
-    tell, or their mean is not the loss that was recorded."""
-    try:
-        import numpy as np
-        import pyarrow.parquet as pq
-
-        file = pq.ParquetFile(folder / "predictions.parquet")
-        counts = file.metadata
-        if (
-            sum(counts.row_group(i).column(4).num_values for i in range(counts.num_row_groups))
-            > MOST_SCORES
-        ):
-            return None
-        found = file.read(["split", "label", "scores"])
-        labels = np.asarray(found["label"].to_numpy())
-        val = np.asarray(found["split"].to_numpy()) == "val"
-        scores = found["scores"].combine_chunks().flatten().to_numpy().reshape(len(labels), -1)
-        if labels.ndim != 1 or labels.dtype == object:  # several labels per image
-            return None
-        right = scores[np.arange(len(labels)), labels][val].astype(np.float64)
-        losses = -np.log(np.maximum(right, 1e-45))
-    except Exception:  # a damaged or foreign file: the error is not known
-        return None
-    if (
-        len(losses) < 2
-        or not isinstance(loss, float)
-        or abs(losses.mean() - loss) > 1e-3 * max(1, loss)
-    ):
-        return None
-    return float(losses.std(ddof=1) / math.sqrt(len(losses)))
-
-
-def _is_share(name: str) -> bool:
-    return "accuracy" in name or name.rpartition("/")[2] in (
-        "f1_macro",
-        "f1",
-        "precision",
-        "recall",
-    )
-
-
-def _metric(name: str, value: Any, se: float | None) -> str:
-    """A metric with its error where that is known: `0.172 ± 0.037`, `95.0 ± 1.2 %`."""
-    if _is_share(name):
-        if se and isinstance(value, int | float) and math.isfinite(value):
-            return f"{100 * value:.1f} ± {100 * se:.1f} %"
-        return percent(value)
-    return plus_minus(value, se) if se else number(value)
-
-
-def _value(name: str, value: Any, se: float | None = None) -> str:
-    if name.startswith("overfit/accuracy") or name.startswith("gap/accuracy"):
-        return _metric(name, value, se).replace(" %", " points")
-    if name == "images":
-        return number(value)
-    return _metric(name, value, se) if _is_share(name) else number(value, 4)
-
-
-def _duration(seconds: Any) -> str:
-    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
-        return "–"
-    if seconds < 60:
-        return f"{number(float(seconds), 2)} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def _column(
-    rows: Sequence[Mapping[str, Any]], key: str, zero_is_gap: bool = False
-) -> list[float | None]:
-    """A metric over the rows; what is missing or not finite is None."""
-    return [
-        None
-        if not isinstance(value := row.get(key), int | float)
-        or not math.isfinite(value)
-        or (zero_is_gap and value == 0)
-        else float(value)
-        for row in rows
-    ]
-
-
-def _less(values: Sequence[float | None], errors: Sequence[float | None]) -> list[float | None]:
-    return [None if v is None or e is None else v - e for v, e in zip(values, errors, strict=True)]
-
-
-def _more(values: Sequence[float | None], errors: Sequence[float | None]) -> list[float | None]:
-    return [None if v is None or e is None else v + e for v, e in zip(values, errors, strict=True)]
-
-
-def _epochs_of(rows: Sequence[Mapping[str, Any]]) -> list[float]:
-    return [float(row["epoch"]) for row in rows]
-
-
-def _x_range(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
-    first, last = rows[0]["epoch"], rows[-1]["epoch"]
-    return (first - 0.5, last + 0.5) if first == last else None
-
-
-def _marks(run: Run) -> list[Mark]:
-    """Best epoch, and where the loss stopped being a number."""
-    marks, rows, best = [], run.rows, run.summary["best"].get("epoch")
-    if isinstance(best, int) and len(rows) > 1:
-        marks.append(Mark(best, f"best {best}"))
-    keys = ("train_eval/loss", "val/loss")
-    bad = [r["epoch"] for r in rows if not all(_finite(r.get(key)) for key in keys)]
-    if bad:
-        marks.append(Mark(bad[0], "diverged", "bad"))
-    return marks
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _wide(values: Sequence[float]) -> bool:
-    """Whether a linear axis would hide most of it."""
-    return bool(values) and max(values) > 50 * min(values)
-
-
-def _groups(run: Run) -> list[str]:
-    """Parameter groups that have rows, from the input to the head."""
-    planned = [row.group for row in sorted(run.plan, key=lambda row: row.layer)]
-    prefixes = ("lr", "drift", "update_ratio")
-    measured = [
-        key.partition("/")[2]
-        for row in run.rows
-        for key in row
-        if key.partition("/")[0] in prefixes
-    ]
-    found = set(measured) or set(planned)
-    return [group for group in dict.fromkeys([*planned, *measured]) if group in found]
-
-
-def _steps_per_epoch(run: Run, planned: Sequence[Mapping[str, str]]) -> float:
-    for row in run.rows:
-        if row["epoch"] and isinstance(row.get("step"), int | float):
-            return row["step"] / row["epoch"]
-    epochs = _section(run, "trainer").get("epochs")
-    if planned and isinstance(epochs, int) and epochs:
-        return (int(planned[-1]["step"]) + 1) / epochs
-    return 0.0
-
-
-def _float(text: Any) -> float | None:
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) else None
+    return code_block(without_home(text)) if text else Html("")
 
 
 def _plain(value: Any) -> str:
     if value is None:
-        return "null"
+        return "–"
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _home(text: str) -> str:
-    """Without the name of the home folder: reports are passed on."""
-    home = os.path.expanduser("~")
-    return text.replace(home, "~") if len(home) > 3 else text
