@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from synthetic_sweep import large_sweep, outcome, went_wrong, write_sweep
 
+from lrexp.report.__main__ import main
 from lrexp.report.ranking import configurations
 from lrexp.report.sweep import read_sweep
 from lrexp.report.sweep_plots import write_sweep_plots
@@ -254,6 +255,23 @@ def test_no_figures_without_results(tmp_path: Path) -> None:
     write_sweep(tmp_path, {"seed": (0, 1)}, lambda c: None)
     assert write_sweep_plots(tmp_path) == []
     assert not (tmp_path / "plots").exists()
+
+
+@pytest.mark.parametrize("kept", ["points.json", "multirun.yaml"])
+def test_the_command_rebuilds_report_and_figures(
+    folder: Path, kept: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if kept == "multirun.yaml":  # of a sweeper that chose its points as it went
+        (folder / "points.json").unlink()
+        (folder / kept).write_text("hydra: {overrides: {task: [a=1]}}")
+    assert main([str(folder)]) == 0
+    assert "report.html, " in capsys.readouterr().out
+    assert (folder / "report.html").is_file()
+    assert (folder / "plots" / "curves.svg").is_file()
+    assert 'href="plots"' in (folder / "report.html").read_text()
+    shutil.rmtree(folder / "plots")
+    assert main([str(folder), "--no-plots"]) == 0
+    assert not (folder / "plots").exists()
 
 
 # ---- a real sweep

@@ -30,7 +30,7 @@ from lrexp.report.sweep import (
 )
 
 Edge = Literal["lower", "upper", "inside", "one"]
-OWN_RATES = ("lr_policy.lr_low", "lr_policy.lr_high", "lr_policy.rules")
+HIGHEST = "lr_policy.lr_high"
 T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # Student's t, 1 to 10 d.f.
 
 
@@ -194,8 +194,8 @@ def _configuration(
     rate, own = rate_of(first.settings)
     group, chosen = _group_name(first, by), first.chosen
     rest = [k for k in keys if k not in (RATE, by) and (group, k) in varied]
-    if own:
-        rest = [key for key in rest if key not in OWN_RATES]
+    if own:  # that is the axis
+        rest = [key for key in rest if key != HIGHEST]
     finished = [p for p in points if p.status == FINISHED]
     values = tuple(p.best[monitor] for p in finished)
     return Configuration(

@@ -260,12 +260,15 @@
         const least = Math.min(...lines) / 2;
         for (let i = 0; i < every.length; i++) if (every[i] < least) every[i] = least;
       }
-      const [bottom, top] = ends(every, { ...spec.y, log: this.log }, 0.06);
+      const written = series.some((one) => one.texts); // below the lowest dot, too
+      const [bottom, top] = ends(every, { ...spec.y, log: this.log }, written ? 0.1 : 0.06);
       const dotted = series.some((one) => one.kind === "dots");
       const [left, right] = ends(across, spec.x, dotted ? 0.05 : 0.012);
       const area = { top: spec.marks.some((mark) => mark.label) ? 20 : 8, bottom: height - (spec.x.label ? 40 : 22) };
       const yCount = Math.max(2, Math.round((area.bottom - area.top) / 52));
-      let yTicks = this.log ? logTicks(bottom, top, yCount + 1) : spec.y.percent ? linearTicks(100 * bottom, 100 * top, yCount).map((tick) => ({ value: tick.value / 100, label: `${tick.label} %` })) : linearTicks(bottom, top, yCount, false);
+      const ticks = (count) => this.log ? logTicks(bottom, top, count + 1) : spec.y.percent ? linearTicks(100 * bottom, 100 * top, count).map((tick) => ({ value: tick.value / 100, label: `${tick.label} %` })) : linearTicks(bottom, top, count, false);
+      let yTicks = ticks(yCount);
+      if (yTicks.length < 2) yTicks = ticks(2 * yCount); // one label says nothing about the scale
       const least = spec.compact || width < 480 ? 26 : 46; // charts above each other begin alike
       area.left = Math.max(least, ...yTicks.map((tick) => textWidth(tick.label) + 10)) + (spec.y.label ? 20 : 0);
       area.right = width - 12;

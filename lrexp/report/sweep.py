@@ -93,6 +93,11 @@ class Sweep:
         """The points that stand for themselves: none that runs as an earlier one."""
         return tuple(point for point in self.points if point.same_as is None)
 
+    @property
+    def unfinished(self) -> tuple[SweepPoint, ...]:
+        """The points that should have finished and have not."""
+        return tuple(point for point in self.tried if point.status != FINISHED)
+
 
 def read_sweep(folder: Path) -> Sweep:
     """Everything a sweep report shows, from the files of a sweep's folder.

@@ -119,7 +119,7 @@ def sweep_page(sweep: Sweep) -> str:
         Section("Leaderboard", _leaderboard(sweep, ranked), _board_lead(sweep, ranked)),
         Section("Two settings", _heat_figures(sweep, ranked), _heat_lead(sweep)),
         Section("Curves", _curves(sweep, ranked), _curves_lead(sweep, ranked)),
-        Section("Not finished", _unfinished(sweep), ""),
+        Section("Not finished" if sweep.unfinished else "Equal points", _unfinished(sweep)),
         Section("How it was made", _origin(sweep)),
     ]
     again = element("code", "python -m lrexp.report FOLDER")
@@ -298,7 +298,7 @@ def _rates_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
     if any(one.worth.n and not _whole(one) for one in ranked):
         parts.append("Lines to means of fewer seeds are dashed.")
     if any(one.variant for one in ranked):
-        parts.append("Pale: other settings of the same.")
+        parts.append(f"Pale: other settings of the same {compared_by(sweep)[0]}.")
     if any(one.own_rate for one in ranked):
         parts.append("Whoever sets rates of its own stands at its highest.")
     return " ".join(parts)
@@ -407,6 +407,8 @@ def _mean_lines(
     rates = [rate for rate, _ in known]
     means = [_spread_of(c, key).mean for _, c in known]
     labels = [_mean_label(c, _spread_of(c, key), share) for _, c in known]
+    if all(_spread_of(c, key).n == 1 for _, c in known):  # the dots say it all
+        labels, style = [], style | {"quiet": True}
     whole = [_whole(c) for _, c in known]
     solid = [mean if all_of_it else None for mean, all_of_it in zip(means, whole, strict=True)]
     beside = [not all(whole[max(0, i - 1) : i + 2]) for i in range(len(known))]
@@ -670,7 +672,7 @@ def _leaderboard(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
     cases = word == "case"
     swept = [key for key in swept_keys(sweep.points) if key != "seed"]
     given = Counter(key for one in ranked for key in one.points[0].chosen)
-    keys = [key for key in swept if 2 * given[key] >= len(ranked)]
+    keys = [key for key in swept if key == RATE or 2 * given[key] >= len(ranked)]
     rest = [key for key in swept if key not in keys]  # those that few have share a column
     ends = [key.rpartition(".")[2] for key in keys]
     heads = [
@@ -899,7 +901,7 @@ def _unfinished(sweep: Sweep) -> Html:
     keys = swept_keys(sweep.points)
     order = {status: place for place, status in enumerate(STATUSES)}
     bad = sorted(
-        (p for p in sweep.tried if p.status not in (FINISHED, MISSING)),
+        (p for p in sweep.unfinished if p.status != MISSING),
         key=lambda p: (order[p.status], p.num),
     )
     rows = [
