@@ -385,7 +385,7 @@ def test_hovering_names_the_point_and_its_value(browser: Any, folder: Path) -> N
     assert "uniform lr=0.01, seed 0: epoch 2" in tip
     assert "0.5" in tip
     point_at(seen.page, crosses.nth(0))
-    assert "seed 0: diverged: diverged after 3 epochs" in figure.locator(".tip").inner_text()
+    assert "seed 0: diverged after 3 epochs" in figure.locator(".tip").inner_text()
     top = figure.locator(".plot > svg").bounding_box()["y"]
     assert crosses.nth(0).bounding_box()["y"] - top < 20, "at the upper edge"
     assert seen.complaints == []

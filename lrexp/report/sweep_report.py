@@ -444,7 +444,7 @@ def _seed_dots(
             y=[p.best.get(key) if p.status == FINISHED else None for _, _, p in some],
             kind="dots",
             labels=[_point_label(c, p) for _, c, p in some],
-            links=[_target(p) for _, _, p in some],
+            links=[_href(p) or "" for _, _, p in some],
             **how,
             **style,
         )
@@ -480,8 +480,7 @@ def _counted(counts: Counter[str]) -> str:
 def _point_label(one: Configuration, point: SweepPoint) -> str:
     seed = f", seed {point.seed}" if len(one.points) > 1 else ""
     said = point.why if point.status != FINISHED else f"epoch {point.best.get('epoch', 0):.0f}"
-    status = "" if point.status == FINISHED else f"{point.status}: "
-    return f"{one.name}{seed}: {status}{said}"
+    return f"{one.name}{seed}: {said}"
 
 
 def _target(point: SweepPoint) -> str:
@@ -871,7 +870,7 @@ def _curves(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
         )
         for name, pairs in kept.items()
     ]
-    return grid(*charts, narrowest=230)
+    return grid(*charts, narrowest=270)
 
 
 def _curve(monitor: str, one: Configuration, point: SweepPoint, style: int, best: bool) -> Series:
