@@ -45,10 +45,13 @@ def main(argv: list[str] | None = None) -> int:
         runs = inside if asked.runs else []
     failed = sum(not _write_run(run, not asked.no_plots) for run in runs)
     if sweep:  # last, so that it links to reports that are there
+        from lrexp.report.sweep_plots import write_sweep_plots
         from lrexp.report.sweep_report import write_sweep_report
 
         try:
-            print(f"report {shown_path(write_sweep_report(folder))}")
+            drawn = [] if asked.no_plots else write_sweep_plots(folder)
+            line = f"report {shown_path(write_sweep_report(folder))}"
+            print(f"{line}, {len(drawn)} files in plots/" if drawn else line)
         except OSError as error:
             failed += 1
             print(f"error: {shown_path(folder)}: {error}", file=sys.stderr)

@@ -41,6 +41,14 @@ class Series:
     faint: bool = False  # one of many: thin and pale
     hidden: bool = False  # shown only when its legend entry is switched on
     quiet: bool = False  # drawn, but not listed at the cursor
+    shift: float = 0.0  # places to the right: keeps dots of several series at one x apart
+    edge: Literal["", "top", "bottom"] = (
+        ""  # dots pile up at that edge of the plot, whatever their y
+    )
+    shape: Literal["marker", "ring", "cross", "arrow"] = (
+        "marker"  # of dots; an arrow is for an edge
+    )
+    texts: Sequence[str] = ()  # per dot: what is written beside it
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,7 @@ def xy_chart(
     y_log: bool = False,
     y_zero: bool = False,
     y_percent: bool = False,
+    x_ticks: Sequence[float] = (),
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
     log_button: bool = False,
@@ -93,6 +102,7 @@ def xy_chart(
         y_log: likewise, from the start.
         y_zero: the axis holds 0.
         y_percent: shares as percentages.
+        x_ticks: where the axis has labels; round numbers otherwise.
         x_range: from and to, where the data should not decide (charts side by side).
         y_range: likewise.
         log_button: offer to switch the y axis.
@@ -125,17 +135,20 @@ def xy_chart(
             "dash": ((style + style // COLOURS) if one.dash is None else one.dash) % DASHES,
             "marker": ((style + style // COLOURS) if one.marker is None else one.marker) % MARKERS,
         }
-        for key in ("low", "high", "labels", "links"):
+        for key in ("low", "high", "labels", "links", "texts"):
             if values := getattr(one, key):
                 spec[key] = [values[i] for i in kept]
         spec |= {key: True for key in ("faint", "hidden", "quiet") if getattr(one, key)}
+        spec |= {key: getattr(one, key) for key in ("shift", "edge") if getattr(one, key)}
+        if one.shape != "marker":
+            spec["shape"] = one.shape
         drawn.append(spec)
     return _figure(
         title,
         {
             "kind": "xy",
             "title": title,
-            "x": {"label": x_label, "log": x_log, "range": x_range},
+            "x": {"label": x_label, "log": x_log, "range": x_range, "ticks": x_ticks},
             "y": {
                 "label": y_label,
                 "log": y_log,
@@ -174,6 +187,7 @@ def heat_map(
     reverse: bool = False,
     square: bool = False,
     cursor: str = "",
+    between: tuple[float, float] | None = None,
     labels: Sequence[Sequence[str]] = (),
     links: Sequence[Sequence[str]] = (),
     note: str = "",
@@ -194,6 +208,7 @@ def heat_map(
         reverse: the lowest value gets the strongest colour (where less is better).
         square: cells as high as wide, for a confusion matrix.
         cursor: charts with the same word share their cursor; columns are then numbers.
+        between: the values of the lightest and the strongest colour, for maps side by side.
         labels: (rows, columns) texts that stand for the value at the pointer.
         links: (rows, columns) relative paths that a click opens.
         note: under the figure.
@@ -215,6 +230,7 @@ def heat_map(
         "reverse": reverse,
         "square": square,
         "cursor": cursor,
+        "between": between,
     }
     for key, texts in (("labels", labels), ("links", links)):
         if texts:

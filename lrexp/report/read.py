@@ -156,7 +156,8 @@ def read_table(file: Path, notes: list[str]) -> list[dict[str, str]]:
 
 def is_sweep(folder: Path) -> bool:
     """Whether the folder is that of a grid."""
-    return any((folder / name).exists() for name in ("points.json", "leaderboard.json"))
+    marks = ("points.json", "leaderboard.json", "multirun.yaml")
+    return any((folder / name).exists() for name in marks)
 
 
 def is_run(folder: Path) -> bool:

@@ -73,7 +73,7 @@
   function logTicks(low, high, count) {
     const decades = Math.log10(high / low);
     if (decades < 0.7) return linearTicks(low, high, count, false).filter((tick) => tick.value > 0);
-    const factors = decades <= 1.5 ? [1, 2, 3, 5, 7] : decades <= 3 && count >= 4 ? [1, 2, 5] : [1];
+    const factors = decades <= 1.5 ? [1, 2, 3, 5, 7] : decades <= 3 && count >= 4 ? [1, 2, 5] : decades <= 2 ? [1, 3] : [1];
     const every = factors.length > 1 ? 1 : Math.max(1, Math.ceil(decades / count));
     const ticks = [];
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++) {
@@ -126,6 +126,14 @@
     (r) => `M${-1.25 * r},${-0.45 * r}h${0.8 * r}v${-0.8 * r}h${0.9 * r}v${0.8 * r}h${0.8 * r}v${0.9 * r}h${-0.8 * r}v${0.8 * r}h${-0.9 * r}v${-0.8 * r}h${-0.8 * r}Z`,
   ];
 
+  /** The outline of a dot of a series: its marker, or an arrow over an edge. */
+  function outline(one, r) {
+    if (one.kind !== "dots") return MARKERS[0](r);
+    if (one.shape === "arrow") return one.edge === "top" ? `M0,${-r}L${r},${r * 0.8}H${-r}Z` : `M0,${r}L${r},${-r * 0.8}H${-r}Z`;
+    if (one.shape === "cross") return `M${-r},${-r}L${r},${r}M${-r},${r}L${r},${-r}`;
+    return MARKERS[one.marker](r);
+  }
+
   /** What stands for a series in a legend or at the cursor. */
   function sample(parts) {
     const node = svg("svg", { width: 22, height: 12, "aria-hidden": "true", class: `s${parts[0].colour}` });
@@ -134,7 +142,7 @@
     }
     for (const one of parts) {
       if (one.kind === "line" || one.kind === "step") node.append(svg("path", { d: "M1,6H21", class: `line s d${one.dash}` }));
-      if (one.kind === "dots") node.append(svg("path", { d: MARKERS[one.marker](4), transform: "translate(11 6)", class: "dot s" }));
+      if (one.kind === "dots" && !one.shape) node.append(svg("path", { d: MARKERS[one.marker](4), transform: "translate(11 6)", class: "dot s" }));
     }
     return node;
   }
@@ -235,12 +243,12 @@
 
     render(width) {
       const { spec } = this;
-      const series = this.visible();
+      const series = this.visible().sort((a, b) => Boolean(b.faint) - Boolean(a.faint)); // pale ones lie below
       const height = spec.height + (spec.compact ? 22 : 40);
       const every = [], across = [];
       for (const one of series) {
         const floor = this.log ? 0 : -Infinity;
-        for (const list of [one.y, one.low, one.high]) if (list) for (const value of list) if (isNumber(value) && value > floor) every.push(value);
+        if (!one.edge) for (const list of [one.y, one.low, one.high]) if (list) for (const value of list) if (isNumber(value) && value > floor) every.push(value);
         const xs = spec.xs[one.x];
         if (one.kind === "area" || one.kind === "dots" || xs.length < 3) across.push(...xs);
         else { across.push(xs[0], xs[xs.length - 1]); if (spec.x.log) across.push(...xs); }
@@ -248,25 +256,34 @@
       for (const rule of spec.rules) every.push(rule.y);
       for (const mark of spec.marks) across.push(mark.x);
       if (this.log) { // a band that reaches down to zero does not stretch the axis
-        const lines = series.flatMap((one) => (one.y || []).filter((value) => isNumber(value) && value > 0));
+        const lines = series.flatMap((one) => (one.edge ? [] : one.y || []).filter((value) => isNumber(value) && value > 0));
         const least = Math.min(...lines) / 2;
         for (let i = 0; i < every.length; i++) if (every[i] < least) every[i] = least;
       }
-      const [bottom, top] = ends(every, { ...spec.y, log: this.log }, 0.06);
+      const written = series.some((one) => one.texts); // below the lowest dot, too
+      const [bottom, top] = ends(every, { ...spec.y, log: this.log }, written ? 0.1 : 0.06);
       const dotted = series.some((one) => one.kind === "dots");
       const [left, right] = ends(across, spec.x, dotted ? 0.05 : 0.012);
       const area = { top: spec.marks.some((mark) => mark.label) ? 20 : 8, bottom: height - (spec.x.label ? 40 : 22) };
       const yCount = Math.max(2, Math.round((area.bottom - area.top) / 52));
-      let yTicks = this.log ? logTicks(bottom, top, yCount + 1) : spec.y.percent ? linearTicks(100 * bottom, 100 * top, yCount).map((tick) => ({ value: tick.value / 100, label: `${tick.label} %` })) : linearTicks(bottom, top, yCount, false);
+      const ticks = (count) => this.log ? logTicks(bottom, top, count + 1) : spec.y.percent ? linearTicks(100 * bottom, 100 * top, count).map((tick) => ({ value: tick.value / 100, label: `${tick.label} %` })) : linearTicks(bottom, top, count, false);
+      let yTicks = ticks(yCount);
+      if (yTicks.length < 2) yTicks = ticks(2 * yCount); // one label says nothing about the scale
       const least = spec.compact || width < 480 ? 26 : 46; // charts above each other begin alike
       area.left = Math.max(least, ...yTicks.map((tick) => textWidth(tick.label) + 10)) + (spec.y.label ? 20 : 0);
       area.right = width - 12;
-      const px = scale(left, right, area.left, area.right, spec.x.log);
+      const widest = Math.max(0, ...series.map((one) => Math.abs(one.shift || 0))); // places to either side
+      const room = Math.min(10 * widest, (area.right - area.left) / 12);
+      const px = scale(left, right, area.left + room, area.right - room, spec.x.log);
       const py = scale(bottom, top, area.bottom, area.top, this.log);
       const whole = !spec.x.log && spec.xs.every((xs) => xs.every(Number.isInteger));
       const xCount = Math.max(2, Math.floor((area.right - area.left) / (spec.compact ? 46 : 64)));
-      const xTicks = spec.x.log ? logTicks(left, right, xCount) : linearTicks(left, right, xCount, whole);
-      Object.assign(this, { px, py, area });
+      const given = spec.x.ticks.map((value) => ({ value, label: shown(value, false, 4).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "") }));
+      const xTicks = given.length ? given : spec.x.log ? logTicks(left, right, xCount) : linearTicks(left, right, xCount, whole);
+      const sites = widest > 0 ? [...new Set(series.filter((one) => one.shift).flatMap((one) => spec.xs[one.x]))].map(px).sort((a, b) => a - b) : [];
+      const closest = Math.min(Infinity, ...sites.slice(1).map((x, i) => x - sites[i]));
+      const step = Math.min(10, room / (widest || 1), (0.8 * closest) / (1 + 2 * widest)); // pixels between places side by side
+      Object.assign(this, { px, py, area, step });
 
       const id = `clip${charts.indexOf(this)}`;
       const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": spec.title });
@@ -316,9 +333,15 @@
 
     place(one, i, list = one.y) {
       const x = this.spec.xs[one.x][i], y = list[i];
-      if (!isNumber(y) || (this.px.log && x <= 0)) return null;
-      if (this.log && y <= 0) return list === one.y ? null : [this.px(x), this.area.bottom + 4];
-      return [this.px(x), this.py(y)];
+      if (this.px.log && x <= 0) return null;
+      const across = this.px(x) + (one.shift || 0) * this.step;
+      if (one.edge) { // those at one x pile up
+        const pile = 10 * Math.min(8, this.spec.xs[one.x].slice(0, i).filter((other) => other === x).length);
+        return [across, one.edge === "top" ? this.area.top + 4 + pile : this.area.bottom - 8 - pile];
+      }
+      if (!isNumber(y)) return null;
+      if (this.log && y <= 0) return list === one.y ? null : [across, this.area.bottom + 4];
+      return [across, this.py(y)];
     }
 
     line(one) {
@@ -365,7 +388,16 @@
       const found = [];
       for (let i = 0; i < one.y.length; i++) {
         const at = this.place(one, i);
-        if (at) found.push(svg("path", { d: MARKERS[one.marker](radius), transform: `translate(${at[0].toFixed(1)} ${at[1].toFixed(1)})`, class: `dot s s${one.colour}${one.links && one.links[i] ? " link" : ""}${one.faint ? " faint" : ""}`, "data-series": one.name }));
+        if (at && one.shape === "ring") {
+          found.push(svg("circle", { cx: at[0].toFixed(1), cy: at[1].toFixed(1), r: 9, class: `ring s s${one.colour}`, "data-series": one.name }));
+          if (one.texts && one.texts[i]) {
+            const half = textWidth(one.texts[i]) / 2 + 2;
+            const above = at[1] + 26 > this.area.bottom;
+            found.push(svg("text", { x: clamp(at[0], this.area.left + half, Math.max(this.area.left + half, this.area.right - half)), y: at[1] + (above ? -16 : 25), "text-anchor": "middle", class: "mark halo strong", "data-series": one.name }, one.texts[i]));
+          }
+          continue;
+        }
+        if (at) found.push(svg("path", { d: outline(one, radius), transform: `translate(${at[0].toFixed(1)} ${at[1].toFixed(1)})`, class: `${one.shape === "cross" ? "cross" : "dot"} s s${one.colour}${one.links && one.links[i] ? " link" : ""}${one.faint ? " faint" : ""}`, "data-series": one.name }));
       }
       return found;
     }
@@ -427,12 +459,13 @@
       }
       if (!best) { this.clear(); return; }
       const [one, i, at] = best;
-      this.over.replaceChildren(svg("path", { d: MARKERS[one.kind === "dots" ? one.marker : 0](6), transform: `translate(${at[0]} ${at[1]})`, class: `dot s s${one.colour}` }));
+      this.over.replaceChildren(svg("path", { d: outline(one, 6), transform: `translate(${at[0]} ${at[1]})`, class: `${one.shape === "cross" ? "cross" : "dot"} s s${one.colour}` }));
       this.target = one.links && one.links[i] ? one.links[i] : null;
       this.plot.style.cursor = this.target ? "pointer" : "";
       const label = one.labels && one.labels[i] ? [html("b", {}, one.labels[i])] : [html("b", {}, one.name)];
       const band = one.low && isNumber(one.low[i]) && isNumber(one.high[i]) ? ` ± ${this.format((one.high[i] - one.low[i]) / 2, 2)}` : "";
-      const rows = [[this.spec.x.label || "x", shown(this.spec.xs[one.x][i], false, 4)], [this.spec.y.label || "y", this.format(one.y[i], 4) + band]];
+      const rows = [[this.spec.x.label || "x", shown(this.spec.xs[one.x][i], false, 4)]];
+      if (isNumber(one.y[i])) rows.push([this.spec.y.label || "y", this.format(one.y[i], 4) + band]);
       const lines = rows.map(([name, text]) => html("div", {}, html("i", {}), html("span", {}, name), html("em", {}, text)));
       const key = label[0].textContent === one.name ? [] : [html("div", {}, sample([one]), html("span", {}, one.name), html("em", {}))];
       const opens = this.target ? [html("span", { class: "quiet" }, "click opens its report")] : [];
@@ -464,6 +497,7 @@
       const flat = spec.values.flat().filter((value) => isNumber(value) && (!spec.log || value > 0));
       this.low = flat.length ? flat.reduce((a, b) => Math.min(a, b)) : 0;
       this.high = flat.length ? flat.reduce((a, b) => Math.max(a, b)) : 1;
+      if (spec.between) [this.low, this.high] = spec.between;
       if (!flat.length) return;
       const ramp = html("i", spec.reverse ? { class: "reverse" } : {});
       const words = [spec.label, this.format(this.low), ramp, this.format(this.high), spec.log ? "log scale" : ""];
@@ -510,7 +544,8 @@
         if (level >= 0) node.style.fill = part <= 0.5 ? `color-mix(in oklab, var(--heat1) ${200 * part}%, var(--heat0))` : `color-mix(in oklab, var(--heat2) ${200 * part - 100}%, var(--heat1))`;
         root.append(node);
       }
-      if (spec.numbers && down >= 14) {
+      const longest = spec.numbers ? Math.max(0, ...spec.values.flat().filter(isNumber).map((value) => textWidth(this.format(value)))) : 0;
+      if (spec.numbers && down >= 14 && (spec.square || longest <= across - 2)) { // all or none
         for (let r = 0; r < nr; r++) for (let c = 0; c < nc; c++) {
           const value = spec.values[r][c], part = this.strength(value);
           if (part === null || (spec.square && value === 0)) continue;
