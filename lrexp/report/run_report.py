@@ -35,7 +35,7 @@ from lrexp.report.page import (
     table,
 )
 from lrexp.report.pixels import png
-from lrexp.report.read import PlanRow, Run, read_choices, read_run, read_table
+from lrexp.report.read import PlanRow, Run, is_sweep, read_choices, read_run, read_table
 from lrexp.report.run_curves import layer_charts, learning_charts
 from lrexp.report.run_words import (
     as_number,
@@ -316,6 +316,11 @@ def _wrong_images(run: Run) -> Html:
     """The pictures that the run kept."""
     file = run.folder / "wrong_images.npz"
     if not file.exists():
+        if is_sweep(run.folder.parent) and (run.folder / "confusion.csv").exists():
+            words = (
+                "Points of a grid keep no pictures; the same command alone keeps the most wrong."
+            )
+            return element("p", words, class_="under")
         return Html("")
     try:
         import numpy as np
