@@ -227,6 +227,8 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
         words = overfit_in_words(best, summary["last"]) or unfinished_in_words(summary, info)
         lines += [f"       {words}"] if words else []
     lines.append(f"run    {shown_path(info.folder)}")
+    if (report := info.folder / "report.html").is_file():
+        lines.append(f"report {shown_path(report)}")
     return lines
 
 

@@ -63,8 +63,8 @@ def _write_run(folder: Path, plots: bool) -> bool:
     try:
         line = f"report {shown_path(write_run_report(folder))}"
         drawn = write_run_figures(folder) if plots else []
-    except OSError as error:
-        print(f"error: {shown_path(folder)}: {error}", file=sys.stderr)
+    except Exception as error:  # one damaged run must not cost the others
+        print(f"error: {shown_path(folder)}: {type(error).__name__}: {error}", file=sys.stderr)
         return False
     print(f"{line}, {len(drawn)} files in plots/" if drawn else line)
     return True

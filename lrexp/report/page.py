@@ -40,6 +40,7 @@ class Column:
     title: str
     number: bool = False  # aligned to the right
     hint: str = ""  # shown when the pointer rests on the heading
+    screen_only: bool = False  # left out in print, where a page is only so wide
 
 
 @dataclass(frozen=True)
@@ -291,13 +292,17 @@ def package_text(name: str) -> str:
 
 def _heading(column: Column, sortable: bool) -> Html:
     shown = element("button", column.title, type="button") if sortable else column.title
-    kind = "number" if column.number else None
+    kind = " ".join(_kinds(column)) or None
     return element("th", shown, scope="col", class_=kind, title=column.hint or None)
+
+
+def _kinds(column: Column) -> list[str]:
+    return ["number"] * column.number + ["screen"] * column.screen_only
 
 
 def _cell(value: Any, column: Column) -> Html:
     cell = value if isinstance(value, Cell) else _plain_cell(value)
-    kinds = [*(["number"] if column.number else []), *([cell.mark] if cell.mark else [])]
+    kinds = [*_kinds(column), *([cell.mark] if cell.mark else [])]
     sort = cell.sort
     if isinstance(sort, float) and not math.isfinite(sort):
         sort = None

@@ -63,7 +63,7 @@
     const largest = Math.max(Math.abs(low), Math.abs(high));
     const label = (value) => {
       if (Math.abs(value) < step * 1e-6) return "0";
-      if (largest >= 1e6 || largest < 1e-3) return value.toExponential(1).replace("e+", "e").replace(".0e", "e").replace("-", "−");
+      if (largest >= 1e6 || largest < 1e-3) return value.toExponential(2).replace("e+", "e").replace(/\.?0+e/, "e").replace("-", "−");
       return value.toLocaleString("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: decimals }).replace("-", "−");
     };
     return ticks.map((value) => ({ value, label: label(value) }));

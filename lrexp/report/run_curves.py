@@ -58,7 +58,7 @@ def learning_charts(run: Run) -> Html:
         note="± 1 standard error. What stays within two of them is noise; the rest is overfitting"
         " or a difference between the splits.",
     )  # fmt: skip
-    charts = [loss, gap_chart]
+    charts = [loss, *([gap_chart] if any(v is not None for v in gap) else [])]
     labels: dict[str, Any] = {"colour": 2, "dash": 3}
     accuracies = [
         Series(name, x, column(rows, key), **style)

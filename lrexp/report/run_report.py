@@ -35,7 +35,7 @@ from lrexp.report.page import (
     table,
 )
 from lrexp.report.pixels import png
-from lrexp.report.read import PlanRow, Run, read_choices, read_run, read_table
+from lrexp.report.read import PlanRow, Run, is_sweep, read_choices, read_run, read_table
 from lrexp.report.run_curves import layer_charts, learning_charts
 from lrexp.report.run_words import (
     as_number,
@@ -46,6 +46,7 @@ from lrexp.report.run_words import (
     key_figures,
     leak_remarks,
     metric_text,
+    monitor_of,
     option_of_group,
     remarks,
     setting_words,
@@ -58,6 +59,11 @@ MOST_ROWS = 300  # epochs in the table
 MOST_TENSORS = 600
 MOST_CLASSES = 60  # of a confusion matrix that is drawn; of more, only the most frequent mix-ups
 SPOKEN_CLASSES = 25  # up to so many every cell has a sentence of its own
+# columns of the table of epochs that fit on paper
+PRINTED = {
+    "train/loss", "train_eval/loss", "val/loss", "gap/loss", "overfit/loss", "train_eval/accuracy",
+    "val/accuracy",
+}  # fmt: skip
 LOG_LINES = 60
 
 
@@ -310,6 +316,11 @@ def _wrong_images(run: Run) -> Html:
     """The pictures that the run kept."""
     file = run.folder / "wrong_images.npz"
     if not file.exists():
+        if is_sweep(run.folder.parent) and (run.folder / "confusion.csv").exists():
+            words = (
+                "Points of a grid keep no pictures; the same command alone keeps the most wrong."
+            )
+            return element("p", words, class_="under")
         return Html("")
     try:
         import numpy as np
@@ -323,7 +334,7 @@ def _wrong_images(run: Run) -> Html:
             said, true = str(found["predicted"][i]), str(found["true"][i])
             sure = f" {percent(score, 0)}" if math.isfinite(score) else ""
             left = f" {percent(true_score, 0)}" if math.isfinite(true_score) else ""
-            words = f"{true} taken for {said}"
+            words, item = f"{true} taken for {said}", without_home(str(found["item"][i]))
             items.append(
                 element(
                     "li",
@@ -331,7 +342,7 @@ def _wrong_images(run: Run) -> Html:
                             class_="small" if max(image.shape[:2]) < 40 else None),
                     element("span", "taken for ", element("b", said), sure),
                     element("span", f"is {true}{left}", class_="quiet"),
-                    element("span", without_home(str(found["item"][i])), class_="quiet"),
+                    element("span", item.rpartition("/")[2], class_="quiet", title=item),
                 )
             )  # fmt: skip
     except Exception as error:  # whatever a damaged archive raises
@@ -391,7 +402,11 @@ def _epochs(run: Run) -> Html:
         and not key.endswith("_se")
         and key.split("/")[0] not in ("lr", "lr_scale", "drift", "update_ratio")
     ]
-    heads = [Column("epoch", number=True), *(Column(key, number=True) for key in shown)]
+    printed = {*PRINTED, monitor_of(run)}
+    heads = [
+        Column("epoch", number=True),
+        *(Column(key, number=True, screen_only=key not in printed) for key in shown),
+    ]
     cells = [
         [
             Cell(f"{row['epoch']} best" if row["epoch"] == best else row["epoch"], row["epoch"],
@@ -431,7 +446,10 @@ def _configuration(run: Run) -> Html:
         parts.append(element("p", "Nothing: this is the default run.", class_="quiet"))
     else:
         parts.append(element("p", "Not known: .hydra/ is missing.", class_="quiet"))
-    text = "\n".join(f"{key}: {_plain(value)}" for key, value in flat(run.config).items())
+    text = "\n".join(
+        f"{key}: {'null' if value is None else _plain(value)}"
+        for key, value in flat(run.config).items()
+    )
     parts.append(details("Every setting, as it ran", code_block(without_home(text))))
     return join(*parts)
 
@@ -528,7 +546,7 @@ def _log(run: Run) -> Html:
 
 
 def _plain(value: Any) -> str:
-    if value is None:
+    if value is None or value == "???":  # what Hydra calls a setting without a default
         return "–"
     if isinstance(value, bool):
         return str(value).lower()

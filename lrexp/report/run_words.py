@@ -42,7 +42,7 @@ def headline(run: Run) -> str:
     if "accuracy" in test:
         accuracy = test["accuracy"]
         images = test.get("images")
-        se = _binomial_se(accuracy, images)
+        se = None if _grouped(run) else _binomial_se(accuracy, images)
         on = f" on {images:,} images never used for any choice" if images else ""
         parts.append(f"Test accuracy is {_metric('test/accuracy', accuracy, se)}{on}.")
     return " ".join(part for part in parts if part)
@@ -83,6 +83,8 @@ def _overfit_sentence(best: Mapping[str, Any], last: Mapping[str, Any]) -> str:
     if words := overfit_in_words(dict(best), dict(last)):
         return words[0].upper() + words[1:] + "."
     rise, se = last["overfit/loss"], last["overfit/loss_se"]
+    if last["epoch"] < 2:
+        return ""
     if rise <= 0:
         return "Val loss was at its best in the last epoch: no sign of overfitting."
     return (
@@ -104,7 +106,7 @@ def key_figures(run: Run) -> list[tuple[str, Any, Any]]:
             images = _images(run, "val")
             found.append(("Val accuracy there", _metric("accuracy", accuracy, se), images))
     if "accuracy" in test:
-        se = _binomial_se(test["accuracy"], test.get("images"))
+        se = None if _grouped(run) else _binomial_se(test["accuracy"], test.get("images"))
         images = f"{test['images']:,} images" if test.get("images") else ""
         found.append(("Test accuracy", _metric("accuracy", test["accuracy"], se), images))
     if is_finite(best.get("gap/loss")):
@@ -129,7 +131,8 @@ def remarks(run: Run) -> list[Any]:
     for verdict in run.summary["verdicts"]:
         if isinstance(verdict, dict) and verdict.get("kind") != "diverged":  # the headline says it
             advice = verdict.get("advice")
-            said.append(f"{verdict.get('message')}{': ' * bool(advice)}{advice or ''}")
+            line = f"{verdict.get('message')}{': ' * bool(advice)}{advice or ''}"
+            said.append(line[:1].upper() + line[1:])
     proof = run.summary.get("frozen_proof") or {}
     if proof.get("identical") is False:
         said.append("Frozen tensors changed while training: this should never happen.")
