@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from lrexp.report.charts import Series, heat_map, xy_chart
-from lrexp.report.page import Html, element, grid
+from lrexp.report.page import Html, element, grid, join
 from lrexp.report.ranking import (
     Configuration,
     HeatMap,
@@ -103,7 +103,7 @@ def rate_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
                 note=" ".join([said, *[ARROWS] * clipped]).strip(),
             )
         )
-    return grid(*made, narrowest=900)
+    return join(*made)
 
 
 def _gap_note(sweep: Sweep) -> str:
