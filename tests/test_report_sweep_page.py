@@ -21,7 +21,8 @@ from lrexp.report.__main__ import main
 from lrexp.report.ranking import configurations
 from lrexp.report.sweep import read_sweep
 from lrexp.report.sweep_plots import write_sweep_plots
-from lrexp.report.sweep_report import headline, write_sweep_report
+from lrexp.report.sweep_report import write_sweep_report
+from lrexp.report.sweep_words import headline
 
 ROOT = Path(__file__).parent.parent
 RATES = (0.01, 0.03, 0.1, 0.3)
@@ -132,7 +133,7 @@ def test_what_went_wrong_is_listed_with_its_reason(tmp_path: Path) -> None:
     assert "1 never started: 2 seed=2." in text
     assert "diverged after 3 epochs" in text
     assert "running, or killed after 3 epochs" in text
-    assert "3 points have no result. To run them:" in text
+    assert "3 points have no result. To run what is missing:" in text
     assert "lrexp -m hydra.launcher.resume=" in text
     assert "The command that made it: lrexp -m seed=0,1,2,3,4" in text
 
@@ -146,7 +147,7 @@ def test_damage_costs_the_point_and_not_the_page(folder: Path) -> None:
     (folder / "leaderboard.json").write_text('{"configurations": 3}')
     text = said(folder)
     assert "leaderboard.json cannot be read" in text
-    assert "1 points have damaged files" in text
+    assert "1 point has damaged files" in text
     assert "2 never started" in text
 
 
@@ -385,7 +386,7 @@ def test_hovering_names_the_point_and_its_value(browser: Any, folder: Path) -> N
     assert "uniform lr=0.01, seed 0: epoch 2" in tip
     assert "0.5" in tip
     point_at(seen.page, crosses.nth(0))
-    assert "seed 0: diverged: diverged after 3 epochs" in figure.locator(".tip").inner_text()
+    assert "seed 0: diverged after 3 epochs" in figure.locator(".tip").inner_text()
     top = figure.locator(".plot > svg").bounding_box()["y"]
     assert crosses.nth(0).bounding_box()["y"] - top < 20, "at the upper edge"
     assert seen.complaints == []

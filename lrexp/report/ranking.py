@@ -61,6 +61,15 @@ class Configuration:
     rank: int = 0  # 1 is best
 
     @property
+    def whole(self) -> bool:
+        """Whether every one of its points finished."""
+        return self.counts[FINISHED] == len(self.points)
+
+    def over_seeds(self, key: str) -> Spread:
+        """Of the gap, or of the monitor."""
+        return self.gap if key == GAP else self.worth
+
+    @property
     def seeds(self) -> dict[Any, float]:
         """The monitor's best by seed, of the finished points."""
         finished = [p for p in self.points if p.status == FINISHED]

@@ -142,6 +142,7 @@
     }
     for (const one of parts) {
       if (one.kind === "line" || one.kind === "step") node.append(svg("path", { d: "M1,6H21", class: `line s d${one.dash}` }));
+      if (one.kind === "dots" && parts.length === 1 && one.shape && one.shape !== "ring") node.append(svg("path", { d: outline(one, 4), transform: "translate(11 6)", class: `${one.shape === "cross" ? "cross" : "dot"} s` }));
       if (one.kind === "dots" && !one.shape) node.append(svg("path", { d: MARKERS[one.marker](4), transform: "translate(11 6)", class: "dot s" }));
     }
     return node;
@@ -465,10 +466,10 @@
       const label = one.labels && one.labels[i] ? [html("b", {}, one.labels[i])] : [html("b", {}, one.name)];
       const band = one.low && isNumber(one.low[i]) && isNumber(one.high[i]) ? ` ± ${this.format((one.high[i] - one.low[i]) / 2, 2)}` : "";
       const rows = [[this.spec.x.label || "x", shown(this.spec.xs[one.x][i], false, 4)]];
-      if (isNumber(one.y[i])) rows.push([this.spec.y.label || "y", this.format(one.y[i], 4) + band]);
+      if (isNumber(one.y[i])) rows.push([this.spec.y.label || "value", this.format(one.y[i], 4) + band]);
       const lines = rows.map(([name, text]) => html("div", {}, html("i", {}), html("span", {}, name), html("em", {}, text)));
       const key = label[0].textContent === one.name ? [] : [html("div", {}, sample([one]), html("span", {}, one.name), html("em", {}))];
-      const opens = this.target ? [html("span", { class: "quiet" }, "click opens its report")] : [];
+      const opens = this.target ? [html("span", { class: "quiet" }, `click opens its ${this.target.endsWith("/") ? "folder" : "report"}`)] : [];
       this.showTip(at[0], at[1], [...label, ...key, ...lines, ...opens]);
     }
 
@@ -595,7 +596,7 @@
       this.plot.style.cursor = this.target ? "pointer" : "";
       const text = spec.labels ? spec.labels[r][c] : this.format(spec.values[r][c]);
       const place = spec.labels ? [] : [html("span", { class: "quiet" }, `${spec.x.label ? `${spec.x.label} ` : ""}${typeof spec.columns[c] === "number" ? shown(spec.columns[c], false, 4) : spec.columns[c]}`)];
-      const opens = this.target ? [html("span", { class: "quiet" }, "click opens its report")] : [];
+      const opens = this.target ? [html("span", { class: "quiet" }, `click opens its ${this.target.endsWith("/") ? "folder" : "report"}`)] : [];
       const lines = spec.labels ? [html("b", {}, text)] : [html("b", {}, spec.rows[r]), html("div", {}, html("i", {}), html("span", {}, spec.label || "value"), html("em", {}, text))];
       this.showTip(area.left + (c + 0.5) * across, area.top + (r + 0.5) * down, [...lines, ...place, ...opens]);
     }

@@ -20,7 +20,7 @@ from lrexp.report.ranking import (
     limits,
     lines,
 )
-from lrexp.report.sweep import DIVERGED, FINISHED, GAP, RATE, Sweep, read_sweep
+from lrexp.report.sweep import DIVERGED, GAP, RATE, Sweep, read_sweep
 
 COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#4a525e", "#7a4fb5",
@@ -142,10 +142,10 @@ def _rate_line(
 ) -> None:
     colour, marker = COLOURS[style % len(COLOURS)], MARKERS[style % len(MARKERS)]
     placed = [(aside * one.rate, one) for one in line.configurations if one.rate is not None]
-    known = [(r, one, (one.gap if key == GAP else one.worth).mean) for r, one in placed]
+    known = [(r, one, one.over_seeds(key).mean) for r, one in placed]
     known = [(r, one, mean) for r, one, mean in known if math.isfinite(mean)]
     pale = 1.0 if leads else 0.3
-    whole = [one.counts[FINISHED] == len(one.points) for _, one, _ in known]
+    whole = [one.whole for _, one, _ in known]
     for i, (first, second) in enumerate(itertools.pairwise(known)):
         axes.plot(
             [first[0], second[0]],
