@@ -28,8 +28,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run whose layers start one after the other, on a schedule that moves."""
     folder = tmp_path_factory.mktemp("trained")
     done = subprocess.run(
-        [sys.executable, "-m", "lrexp", *SMALL, "lr_policy=gradual_unfreeze", "scheduler=cosine",
-         "scheduler.warmup=0.2", "trainer.epochs=4", "name=with_report"],
+        [sys.executable, "-m", "lrexp", *SMALL, "lr_policy=gradual_unfreeze",
+         "lr_policy.rewarmup=2.5", "scheduler=cosine", "scheduler.warmup=0.2", "trainer.epochs=4",
+         "name=with_report"],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
         timeout=120, check=False,
     )  # fmt: skip
