@@ -53,8 +53,8 @@ STYLE: dict[Any, Any] = {
 def write_sweep_plots(folder: Path) -> list[Path]:
     """Write the figures of a sweep into its folder plots/, each as PNG (300 dpi) and SVG.
 
-    They are lr_monitor and lr_gap (where rates were swept), curves, and heat_map_1 … where two
-    numbers were. At most the best 8 groups are drawn.
+    They are lr_monitor and lr_gap (where rates were swept), curves, and heat_map_1 … for every two
+    numbers that were swept. At most the best 8 groups are drawn.
 
     Returns:
         The files; none when no point has a result.
@@ -77,24 +77,31 @@ def write_sweep_plots(folder: Path) -> list[Path]:
                 figures["lr_gap"] = _rate_figure(sweep, shown, GAP)
         if any(len(p.rows) > 1 for one in shown for p in one.points):
             figures["curves"] = _curves(sweep, shown)
-        for place, one in enumerate(heat_maps(sweep, shown), 1):
-            figures[f"heat_map_{place}"] = _heat_map(sweep, one)
+        pairs: dict[tuple[str, str], list[HeatMap]] = {}
+        for one in heat_maps(sweep, shown):
+            pairs.setdefault((one.x_key, one.y_key), []).append(one)
+        for place, maps in enumerate(pairs.values(), 1):
+            figures[f"heat_map_{place}"] = _heat_maps(sweep, maps)
         files = []
         for name, figure in figures.items():
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # laid out once, for both files
             for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
                 files.append(plots / f"{name}.{ending}")
-                figure.savefig(files[-1], metadata=metadata, bbox_inches="tight")
+                figure.savefig(files[-1], metadata=metadata)
     return files
 
 
-def _figure(height_in: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
-    """A figure and its axes (rows, columns), which share their scales."""
+def _figure(
+    height_in: float, rows: int = 1, columns: int = 1, shared: bool = True
+) -> tuple[Any, Any]:
+    """A figure and its axes (rows, columns), with or without common scales."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
 
 
 def _rate_figure(sweep: Sweep, ranked: Sequence[Configuration], key: str) -> Any:
@@ -125,7 +132,7 @@ def _rate_figure(sweep: Sweep, ranked: Sequence[Configuration], key: str) -> Any
         axes.set_xticks([], minor=True)
     axes.set_xlabel("learning rate")
     axes.set_ylabel(f"{key} (%)" if factor == 100 else key)
-    axes.legend(loc="best", ncols=1 if len(names) < 5 else 2)
+    figure.legend(loc="outside upper center", ncols=4)
     return figure
 
 
@@ -235,36 +242,48 @@ def _curves(sweep: Sweep, ranked: Sequence[Configuration]) -> Any:
     return figure
 
 
-def _heat_map(sweep: Sweep, one: HeatMap) -> Any:
+def _heat_maps(sweep: Sweep, maps: Sequence[HeatMap]) -> Any:
+    """Maps of the same two settings side by side, with one scale of colours."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm, Normalize
 
-    figure, all_axes = _figure(1.0 + 0.28 * len(one.ys))
-    axes = all_axes[0][0]
-    table = [[c.worth.mean if c and c.worth.n else math.nan for c in row] for row in one.cells]
-    known = [value for row in table for value in row if math.isfinite(value)]
-    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    columns = min(3, len(maps))
+    rows = -(-len(maps) // columns)
+    height_in = 0.5 + rows * (0.6 + 0.28 * max(len(one.ys) for one in maps))
+    figure, all_axes = _figure(height_in, rows, columns, shared=False)
+    means = [c.worth.mean for one in maps for row in one.cells for c in row if c and c.worth.n]
+    low, high = (min(means), max(means)) if means else (0.0, 1.0)
     factor = _share_factor(sweep.monitor)
     log = factor == 1 and low > 0 and high > 10 * low
     norm = (LogNorm if log else Normalize)(factor * low, factor * high)
-    colours = "viridis" if sweep.sign == -1 else "viridis_r"  # the better, the lighter
-    shown = [[factor * value for value in row] for row in table]
-    image = axes.imshow(shown, origin="lower", aspect="auto", cmap=colours, norm=norm)
-    for y, row in enumerate(shown):
-        for x, value in enumerate(row):
-            if not math.isfinite(value):
-                axes.text(x, y, "×", ha="center", va="center", color="#888888")
-            elif len(one.xs) <= 12:
-                red, green, blue, _ = image.cmap(image.norm(value))
-                bright = 0.3 * red + 0.59 * green + 0.11 * blue > 0.5
-                colour = "black" if bright else "white"
-                axes.text(x, y, f"{value:.3g}", ha="center", va="center", color=colour, fontsize=6)
-    axes.grid(visible=False)
-    axes.set_xticks(range(len(one.xs)), [f"{x:.3g}" for x in one.xs])
-    axes.set_yticks(range(len(one.ys)), [f"{y:.3g}" for y in one.ys])
-    axes.set_xlabel("learning rate" if one.x_key == RATE else one.x_key)
-    axes.set_ylabel(one.y_key)
-    axes.set_title(one.group)
-    figure.colorbar(image, ax=axes, label=sweep.monitor + (" (%)" if factor == 100 else ""))
+    best_is_light = "viridis" if sweep.sign == -1 else "viridis_r"
+    scale: Any = ScalarMappable(norm, colormaps[best_is_light])
+    places = list(all_axes.flat)
+    for axes, one in zip(places, maps, strict=False):
+        table = [[c.worth.mean if c and c.worth.n else math.nan for c in row] for row in one.cells]
+        shown = [[factor * value for value in row] for row in table]
+        axes.imshow(shown, origin="lower", aspect="auto", cmap=scale.cmap, norm=norm)
+        with_numbers = len(one.xs) * columns <= 16
+        for y, row in enumerate(shown):
+            for x, value in enumerate(row):
+                if not math.isfinite(value):
+                    axes.text(x, y, "×", ha="center", va="center", color="#888888")
+                elif with_numbers:
+                    red, green, blue, _ = scale.to_rgba(value)
+                    ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+                    axes.text(x, y, f"{value:.3g}", ha="center", va="center", color=ink, fontsize=6)
+        axes.grid(visible=False)
+        every = -(-len(one.xs) * columns // 11)  # labels that have room
+        axes.set_xticks(range(0, len(one.xs), every), [f"{x:.3g}" for x in one.xs[::every]])
+        axes.set_yticks(range(len(one.ys)), [f"{y:.3g}" for y in one.ys])
+        axes.set_title(one.group)
+    for spare in places[len(maps) :]:
+        spare.set_visible(False)
+    figure.supxlabel("learning rate" if maps[0].x_key == RATE else maps[0].x_key, fontsize=8)
+    figure.supylabel(maps[0].y_key, fontsize=8)
+    label = sweep.monitor + (" (%)" if factor == 100 else "")
+    figure.colorbar(scale, ax=places[: len(maps)], label=label)
     return figure
 
 
