@@ -227,6 +227,15 @@ def test_a_divergence_is_marked(opened: Any, tmp_path: Path) -> None:
     assert chart(page, "Loss").locator("text.bad").text_content() == "diverged"
 
 
+def test_a_tap_shows_values_until_something_else_is_tapped(opened: Any, report: Path) -> None:
+    page = opened(report, viewport={"width": 420, "height": 900}, has_touch=True)
+    chart(page, "Gap").locator(".plot").tap()
+    assert "epoch" in chart(page, "Gap").locator(".tip").inner_text()
+    assert "epoch" in chart(page, "Accuracy").locator(".tip").inner_text()
+    page.locator("h1").tap()
+    assert page.locator(".tip:visible").count() == 0
+
+
 def test_print_shows_what_is_folded_away(opened: Any, report: Path) -> None:
     page = opened(report)
     folded = page.get_by_text("stem.weight")

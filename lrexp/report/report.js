@@ -175,11 +175,15 @@
       this.plot.setAttribute("role", "group");
       this.plot.setAttribute("aria-label", `${this.spec.title}: chart, arrow keys move the cursor`);
       this.plot.addEventListener("pointermove", (event) => this.point(event));
-      this.plot.addEventListener("pointerdown", (event) => this.point(event));
-      this.plot.addEventListener("pointerleave", () => this.leave());
+      this.plot.addEventListener("pointerdown", (event) => {
+        const before = this.target;
+        this.point(event);
+        this.ready = event.pointerType !== "touch" || (before && before === this.target); // a second tap opens
+      });
+      this.plot.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") this.leave(); });
       this.plot.addEventListener("blur", () => this.leave());
       this.plot.addEventListener("keydown", (event) => this.key(event));
-      this.plot.addEventListener("click", () => { if (this.target) location.href = this.target; });
+      this.plot.addEventListener("click", () => { if (this.target && this.ready) location.href = this.target; });
       this.fillLegend();
       if (!this.legend.children.length) this.legend.remove();
     }
