@@ -18,6 +18,7 @@ ROOMS = [
     {"__main__", "compose", "help"},
     {"tasks"},
     {"grid"},
+    {"report"},
     {"train"},
     {"build"},
     {"preview", "record"},
