@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 import traceback
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,7 +17,11 @@ from lrexp.errors import ConfigError, Terminated, UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from lrexp.build import Datasets
     from lrexp.compose import CheckedLoader
+    from lrexp.schema import Config
+    from lrexp.tasks import Launch, Training
+    from lrexp.train import Trainer
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # ± on a terminal without it is no reason to fail
             stream.reconfigure(errors="replace")
+    logging.raiseExceptions = os.environ.get("HYDRA_FULL_ERROR") == "1"  # of a log on a full disk
     try:
         return _dispatch(argv)
     except UserError as error:
@@ -164,7 +171,7 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
         report_lines,
         run_sweep,
     )
-    from lrexp.tasks import signals_stop
+    from lrexp.signals import signals_stop
 
     request = read_request(loader, CONFIG_NAME, overrides, loader.folders)
     config = request.config
@@ -189,14 +196,15 @@ def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
     link_latest(folder)
     callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
     try:
-        with signals_stop():
+        with signals_stop() as task.asked:
             run_sweep(request, points, sweeper, context, task, board)
     except Exception as error:
         return _report(error, 1)
     finally:
         claim.release()
         callbacks.on_multirun_end(config=config, config_name=CONFIG_NAME)
-        print("\n".join([*closing_lines(board), *report_lines(board)]))
+        with suppress(OSError):
+            print("\n".join([*closing_lines(board), *report_lines(board)]))
     return 1 if board.with_status("failed") else 0
 
 
@@ -204,38 +212,95 @@ class _Points:
     """The task of a sweep's points. Those that run in one program share their data."""
 
     def __init__(self) -> None:
-        self.datasets: Any = None  # lrexp.build.Datasets, from the first point on
+        self.datasets: Datasets | None = None  # from the first point on
         self.view: Any = None  # lrexp.grid.live.GridView, while our launcher runs
+        self.executor = "serial"  # of lrexp.grid.executors
+        self.asked: list[type[BaseException]] = []  # signals that want the sweep to stop
 
     def __call__(self, composed: DictConfig) -> float:
         return _job(composed, self)
 
+    def open(self, composed: DictConfig, asked: list[type[BaseException]]) -> Training:
+        """A point's run, built but not trained; see `lrexp.tasks.open_training`."""
+        from lrexp.tasks import open_training
+
+        return open_training(*_checked(composed, self), asked)
+
+    def trainer(self, composed: DictConfig) -> Trainer:
+        """What would train a point, outside of any run."""
+        from lrexp.tasks import build_trainer
+
+        return build_trainer(_read(composed), self.shared_data())
+
+    def load_data(self, composed: DictConfig) -> None:
+        """Read a point's data for those to come. That they cannot be had, its run will say."""
+        from lrexp.build import choose_device
+
+        config = _read(composed)
+        with suppress(Exception):
+            self.shared_data().get(config, choose_device(config.trainer.device))
+
+    def for_worker(self) -> _Points:
+        """The same for a worker program, with the data that lie in memory."""
+        points = _Points()
+        points.executor, points.datasets = "pool", self.shared_data().in_memory()
+        return points
+
+    def shared_data(self) -> Datasets:
+        """The data of the points so far."""
+        from lrexp.build import Datasets
+
+        if self.datasets is None:
+            self.datasets = Datasets()
+        return self.datasets
+
+
+def _read(composed: DictConfig) -> Config:
+    """A composed point as it is read."""
+    from omegaconf import flag_override
+
+    from lrexp.config import check
+
+    with flag_override(composed, ["struct", "readonly"], False):
+        del composed["hydra"]
+    return check(composed)[1]
+
 
 def _job(composed: DictConfig, points: _Points | None = None) -> float:
     """What Hydra runs: one checked config in one run folder. Returns the best monitored value."""
+    from lrexp.tasks import TASKS
+
+    resolved, config, launch = _checked(composed, points)
+    return TASKS[config.task.name](resolved, config, launch)
+
+
+def _checked(composed: DictConfig, points: _Points | None) -> tuple[DictConfig, Config, Launch]:
+    """A config as it is saved and as it is read, and where it runs."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
     from lrexp.config import check
-    from lrexp.tasks import TASKS, Launch
+    from lrexp.tasks import Launch
 
     hydra: Any = HydraConfig.get()
-    resolved, config = check(composed)
     in_sweep = hydra.mode == RunMode.MULTIRUN
-    if points and points.datasets is None:
-        from lrexp.build import Datasets
-
-        points.datasets = Datasets()
-    launch = Launch(
-        folder=Path(hydra.runtime.output_dir),
-        overrides=list(OmegaConf.to_container(hydra.overrides.task)),  # type: ignore[arg-type]
-        title=hydra.job.override_dirname.replace(",", " ") if in_sweep else "",
-        sweep=Path(hydra.sweep.dir).name if in_sweep else None,
-        datasets=points and points.datasets,
-        terminal=partial(points.view.recorder, hydra.job.num) if points and points.view else None,
+    resolved, config = check(composed)
+    return (
+        resolved,
+        config,
+        Launch(
+            folder=Path(hydra.runtime.output_dir),
+            overrides=list(OmegaConf.to_container(hydra.overrides.task)),  # type: ignore[arg-type]
+            title=hydra.job.override_dirname.replace(",", " ") if in_sweep else "",
+            sweep=Path(hydra.sweep.dir).name if in_sweep else None,
+            datasets=points and points.shared_data(),
+            executor=points.executor if points else "serial",
+            terminal=partial(points.view.recorder, hydra.job.num)
+            if points and points.view
+            else None,
+        ),
     )
-    return TASKS[config.task.name](resolved, config, launch)
 
 
 def _refuse_flags(message: str) -> NoReturn:

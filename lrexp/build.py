@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from lrexp.config import duration
 from lrexp.data import SOURCES, Augment, Chosen, Dataset, Source, choose, make_dataset
-from lrexp.data.dataset import class_positions
+from lrexp.data.dataset import Split, class_positions
 from lrexp.data.feeding import free_bytes, shape_of_first
 from lrexp.data.source import TEST, TRAIN
 from lrexp.data.sources import STATED_CLASS_NAMES
@@ -298,6 +298,17 @@ class Datasets:
         train = replace(dataset.train, augment=_augment(config))
         return replace(dataset, train=train)
 
+    def in_memory(self) -> Datasets:
+        """Those that other programs can share: whose images all lie in the CPU's memory."""
+        kept = Datasets()
+        kept._held = {
+            key: held
+            for key, held in self._held.items()
+            if held.train.labels.device.type == "cpu"
+            and all(split.pixels.in_memory for split in _splits(held))
+        }
+        return kept
+
     def _make_room(self, device: torch.device) -> None:
         held = {key: _pixel_bytes(dataset) for key, dataset in self._held.items()}
         while held and (sum(held.values()) > free_bytes(device) / 4 or len(held) >= self.LIMIT):
@@ -316,9 +327,13 @@ def _data_key(config: Config, device: torch.device) -> str:
 
 def _pixel_bytes(dataset: Dataset) -> int:
     """Bytes of all pixels that are held in memory; a byte per value."""
-    splits = [dataset.train, dataset.val, dataset.test, *dataset.eval_sets.values()]
-    counts = [len(s) * math.prod(s.pixels.shape) for s in splits if s and s.pixels.in_memory]
-    return sum(counts)
+    splits = [s for s in _splits(dataset) if s.pixels.in_memory]
+    return sum(len(s) * math.prod(s.pixels.shape) for s in splits)
+
+
+def _splits(dataset: Dataset) -> list[Split]:
+    every = (dataset.train, dataset.val, dataset.test, *dataset.eval_sets.values())
+    return [split for split in every if split is not None]
 
 
 def _augment(config: Config) -> Augment | None:

@@ -57,6 +57,7 @@ class CheckedLoader(ConfigLoaderImpl):
         super().__init__(path)
         self._points: dict[tuple[str, ...], bytes] = {}  # pickled
         self._bases: dict[tuple[str, ...], bytes] = {}
+        self._commons: dict[tuple[str, ...], set[str]] = {}
 
     def load_configuration(
         self,
@@ -82,7 +83,7 @@ class CheckedLoader(ConfigLoaderImpl):
         key = tuple(sweep_overrides)
         if key not in self._points:
             point = self._composed_point(master_config, sweep_overrides)
-            common = set(OmegaConf.to_container(master_config.hydra.overrides.task))  # type: ignore[arg-type]
+            common = self._common(list(master_config.hydra.overrides.task))
             swept = [override for override in sweep_overrides if override not in common]
             with flag_override(point, ["struct", "readonly"], False):
                 point.hydra.sweep.dir = master_config.hydra.sweep.dir
@@ -92,6 +93,15 @@ class CheckedLoader(ConfigLoaderImpl):
         point = pickle.loads(self._points[key])  # several times faster than a deep copy
         point.run_id = new_run_id()
         return point
+
+    def _common(self, typed: list[str]) -> set[str]:
+        """Overrides that every point has, as they were typed and as Hydra's sweeper writes them."""
+        if tuple(typed) not in self._commons:
+            parsed = OverridesParser.create(config_loader=self).parse_overrides(typed)
+            single = [override for override in parsed if not override.is_sweep_override()]
+            written = {f"{o.get_key_element()}={o.get_value_element_as_str()}" for o in single}
+            self._commons[tuple(typed)] = written | set(typed)
+        return self._commons[tuple(typed)]
 
     def _composed_point(self, master_config: DictConfig, overrides: list[str]) -> DictConfig:
         """As Hydra composes it. Points that choose the same options share that part of the work."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +18,13 @@ from lrexp.config import config_id
 from lrexp.errors import Terminated
 from lrexp.folder import link_latest
 from lrexp.schema import MONITORS, Config, Wandb, option_of
+from lrexp.signals import signals_stop
 
 if TYPE_CHECKING:
+    from lrexp.build import Datasets
     from lrexp.record import RunInfo
     from lrexp.record.wandb import WandbRecorder
+    from lrexp.train import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ class Launch:
     overrides: list[str]
     title: str  # readable name of a point, empty for a single run
     sweep: str | None  # name of the sweep's folder
-    datasets: Any = None  # lrexp.build.Datasets, of the points before
+    datasets: Datasets | None = None  # of the points before
+    executor: str = "serial"  # of lrexp.grid.executors
     # what takes a point's rows for the terminal: (RunInfo, steps done so far) → recorder
     terminal: Callable[[Any, Callable[[], int]], Any] | None = None
 
@@ -53,35 +55,53 @@ def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
         UserError: when the experiment cannot be built; nothing has been recorded then.
         Exception: what made the run fail; summary.json has the cause.
     """
-    started = time.perf_counter()
     with signals_stop() as asked:
-        from lrexp.build import build
-        from lrexp.train import Trainer
+        run = open_training(resolved, config, launch, asked)
+        with run.recorded():
+            run.trainer.run(run, run.checkpoints)
+        return run.value
 
-        try:
-            experiment = build(config, launch.datasets)
-        except Exception as error:
-            if launch.sweep:  # a point keeps its folder, and says why it has no result
-                _write(launch.folder, _blank_summary(resolved, config) | _failure(error))
-            raise
-        resolved = _with_normalization(resolved, experiment.dataset)
-        trainer = Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
-        run = _Run(resolved, config, launch, trainer, started, asked)
-        try:
-            run.start()
-            trainer.run(run, launch.folder / "checkpoints")
-            run.conclude()
-        except (KeyboardInterrupt, Terminated):
-            run.finish({"status": "interrupted"})
-            raise
-        except Exception as error:
-            log.info("the run failed", exc_info=error)
-            run.finish(_failure(error))
-            raise
-        run.finish({"status": "diverged" if trainer.diverged else "finished"})
-    if trainer.diverged or trainer.best.epoch < 0:
-        return math.inf if MONITORS[config.trainer.monitor] == "min" else -math.inf
-    return trainer.best.value
+
+def open_training(
+    resolved: DictConfig, config: Config, launch: Launch, asked: list[type[BaseException]]
+) -> Training:
+    """Build what a run trains, ready to start.
+
+    Args:
+        resolved: the config as it is saved.
+        config: the same, checked.
+        launch: where it runs.
+        asked: of `signals_stop`.
+
+    Raises:
+        UserError: when the experiment cannot be built; of a point the summary says so.
+    """
+    started = time.perf_counter()
+    try:
+        trainer = build_trainer(config, launch.datasets)
+    except Exception as error:
+        if launch.sweep:  # a point keeps its folder, and says why it has no result
+            _write(launch.folder, _blank_summary(resolved, config, launch) | _failure(error))
+        raise
+    resolved = _with_normalization(resolved, trainer.experiment.dataset)
+    return Training(resolved, config, launch, trainer, started, asked)
+
+
+def build_trainer(config: Config, datasets: Datasets | None) -> Trainer:
+    """What trains a config.
+
+    Args:
+        config: of the run.
+        datasets: of the runs before.
+
+    Raises:
+        UserError: when the experiment cannot be built.
+    """
+    from lrexp.build import build
+    from lrexp.train import Trainer
+
+    experiment = build(config, datasets)
+    return Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
 
 
 def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
@@ -107,7 +127,7 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
         other = read_plan(Path(against).expanduser().read_text()) if against else None
     except Exception as error:
         if launch.sweep:  # a point keeps its folder, and says why it has no result
-            _write(launch.folder, _blank_summary(resolved, config) | _failure(error))
+            _write(launch.folder, _blank_summary(resolved, config, launch) | _failure(error))
         raise
     folder = launch.folder
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(resolved))
@@ -143,7 +163,7 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
     say(f"run    {os.path.relpath(folder)}: plan.csv, schedule.csv, rates.png")
     _write(
         folder,
-        _blank_summary(resolved, config)
+        _blank_summary(resolved, config, launch)
         | {
             "status": "finished",
             "plan_hash": shown.plan.hash,
@@ -159,27 +179,73 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
 TASKS: dict[str, Callable[[DictConfig, Config, Launch], float]] = {"train": train, "plan": plan}
 
 
-class _Run:
-    """The records of one training run: its files, its recorders, its summary."""
+class Training:
+    """One training run: its trainer, its files, its recorders, its summary.
+
+    Its epochs may be trained by whoever has it, alone or together with other runs.
+    """
 
     def __init__(
         self,
         resolved: DictConfig,
         config: Config,
         launch: Launch,
-        trainer: Any,
+        trainer: Trainer,
         started: float,
         asked: list[type[BaseException]],
     ):
         from lrexp.record import Recorders
 
         self._resolved, self._config, self._launch = resolved, config, launch
-        self._trainer, self._folder = trainer, launch.folder
+        self.trainer, self._folder = trainer, launch.folder
+        self.checkpoints = launch.folder / "checkpoints"
         self._started, self._train_started = started, time.perf_counter()
         self._asked = asked  # signals that want the run to stop
         self._test: dict[str, Any] = {}
-        self._summary = _blank_summary(resolved, config)
+        self._summary = _blank_summary(resolved, config, launch)
         self._recorders = Recorders()
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Start the records; conclude and close them according to how the training in it ends."""
+        try:
+            self.start()
+            yield
+            self.conclude()
+        except (KeyboardInterrupt, Terminated):
+            self.finish({"status": "interrupted"})
+            raise
+        except Exception as error:
+            log.info("the run failed", exc_info=error)
+            self.finish(_failure(error))
+            raise
+        self.finish({"status": "diverged" if self.trainer.diverged else "finished"})
+
+    @property
+    def value(self) -> float:
+        """The best of trainer.monitor; the worst there is when the run diverged."""
+        if self.trainer.diverged or self.trainer.best.epoch < 0:
+            return math.inf if MONITORS[self._config.trainer.monitor] == "min" else -math.inf
+        return self.trainer.best.value
+
+    @property
+    def executor(self) -> str:
+        """What runs it."""
+        return self._launch.executor
+
+    def trained_by(self, executor: str, members: int) -> None:
+        """Note what trains it, and how many runs train together."""
+        self._summary |= {"executor": executor, "members": members}
+
+    def renew(self) -> None:
+        """Build the trainer anew, as far as its last recorded epoch."""
+        from lrexp.checkpoint import load_checkpoint
+
+        recorded = bool(self.trainer.rows)
+        device = self.trainer.experiment.device
+        self.trainer = build_trainer(self._config, self._launch.datasets)
+        if recorded:
+            self.trainer.load_state(load_checkpoint(self.checkpoints / "last.pt", device))
 
     def start(self) -> None:
         """Write what is known before the first step, and start the recorders."""
@@ -192,7 +258,7 @@ class _Run:
         from lrexp.record.files import environment, strict_json, write_atomically
         from lrexp.record.jsonl import JsonlRecorder
 
-        config, launch, trainer, folder = self._config, self._launch, self._trainer, self._folder
+        config, launch, trainer, folder = self._config, self._launch, self.trainer, self._folder
         experiment = trainer.experiment
         plain: Any = OmegaConf.to_container(self._resolved)
         write_atomically(folder / "config.yaml", OmegaConf.to_yaml(self._resolved))
@@ -248,7 +314,7 @@ class _Run:
         wandb = self._wandb(config.logger, info)
         where = wandb.where if wandb and not launch.sweep else None  # a sweep says it once
         terminal = launch.terminal or (lambda info, steps: ConsoleRecorder(info, steps, where))
-        self._recorders.add("terminal", lambda: terminal(info, lambda: trainer.step))
+        self._recorders.add("terminal", lambda: terminal(info, lambda: self.trainer.step))
         self._train_started = time.perf_counter()
 
     def row(self, row: dict[str, float]) -> None:
@@ -262,11 +328,11 @@ class _Run:
         from lrexp.checkpoint import load_checkpoint
         from lrexp.record.predictions import write_confusion, write_per_class, write_predictions
 
-        self._summary["frozen_proof"] = self._trainer.frozen_proof()
-        best = self._folder / "checkpoints" / "best.pt"
-        if self._trainer.best.epoch < 0:
+        self._summary["frozen_proof"] = self.trainer.frozen_proof()
+        best = self.checkpoints / "best.pt"
+        if self.trainer.best.epoch < 0:
             return
-        experiment = self._trainer.experiment
+        experiment = self.trainer.experiment
         experiment.model.load_state_dict(load_checkpoint(best, experiment.device)["model"])
         data = experiment.dataset
         splits = {"val": data.val}
@@ -320,7 +386,7 @@ class _Run:
         """The pixels that the report shows: it is made from files alone."""
         from lrexp.record.wrong_images import write_wrong_images
 
-        names = self._trainer.experiment.dataset.class_names
+        names = self.trainer.experiment.dataset.class_names
         file = self._folder / "wrong_images.npz"
         try:
             write_wrong_images(file, name, split, logits, found.losses, found.correct, names)
@@ -329,7 +395,7 @@ class _Run:
 
     def finish(self, outcome: dict[str, Any]) -> None:
         """Write the final summary with the outcome (status, error), then tell the recorders."""
-        rows, best_epoch = self._trainer.rows, self._trainer.best.epoch
+        rows, best_epoch = self.trainer.rows, self.trainer.best.epoch
         best = next((row for row in rows if row["epoch"] == best_epoch), {})
         last = rows[-1] if rows else {}
         now = time.perf_counter()
@@ -355,7 +421,7 @@ class _Run:
         self._recorders.finish(self._summary)
 
     def _verdicts(self) -> list[dict[str, Any]]:
-        plan, verdicts = self._trainer.experiment.plan, []
+        plan, verdicts = self.trainer.experiment.plan, []
         if plan.frozen_random:
             verdicts.append(
                 {
@@ -366,13 +432,13 @@ class _Run:
                     "advice": "load a pretrained network with model.weights, or train everything",
                 }
             )
-        if self._trainer.diverged:
+        if self.trainer.diverged:
             verdicts.append(
                 {
                     "kind": "diverged",
                     "severity": "error",
                     "message": "the loss is no longer a finite number",
-                    "evidence": {"epoch": self._trainer.epoch},
+                    "evidence": {"epoch": self.trainer.epoch},
                     "advice": "lower optimizer.lr or set scheduler.warmup",
                 }
             )
@@ -412,7 +478,6 @@ def _with_normalization(resolved: DictConfig, dataset: Any) -> DictConfig:
     if isinstance(given, DictConfig):
         return resolved
     found = {"mean": dataset.mean, "std": dataset.std, "chosen": given}
-    resolved = copy.deepcopy(resolved)
     OmegaConf.update(resolved, "data.normalize", found, force_add=True)
     return resolved
 
@@ -423,7 +488,7 @@ def _data_lines(dataset: Any) -> list[str]:
     return [*(f"note   {note}" for note in dataset.notes), *(f"leaks  {line}" for line in leaks)]
 
 
-def _blank_summary(resolved: DictConfig, config: Config) -> dict[str, Any]:
+def _blank_summary(resolved: DictConfig, config: Config, launch: Launch) -> dict[str, Any]:
     """summary.json of a run that has just started."""
     return {
         "status": "running",
@@ -441,7 +506,8 @@ def _blank_summary(resolved: DictConfig, config: Config) -> dict[str, Any]:
         "verdicts": [],
         "plan_hash": None,
         "frozen_proof": None,
-        "executor": "serial",
+        "executor": launch.executor,
+        "members": 1,
         "device": None,
         "timings": {},
         "parameters": {},
@@ -470,29 +536,3 @@ def _write_report(folder: Path) -> None:
     except Exception as error:
         log.warning("report.html could not be written: %s", error)
         log.info("the report", exc_info=error)  # the file alone shows the traceback
-
-
-@contextmanager
-def signals_stop() -> Iterator[list[type[BaseException]]]:
-    """Turn Ctrl-C into `KeyboardInterrupt` and SIGTERM into `Terminated`, and keep a list of them.
-
-    Python drops an exception that a signal happens to raise inside a destructor; whoever looks at
-    the list now and then stops all the same.
-    """
-    asked: list[type[BaseException]] = []
-    kinds = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}
-
-    def stop(number: int, _: Any) -> None:
-        asked.append(kinds[signal.Signals(number)])
-        raise asked[-1]
-
-    try:
-        before = {number: signal.signal(number, stop) for number in kinds}
-    except ValueError:  # not the main thread: whoever owns it handles signals
-        yield asked
-        return
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -110,14 +110,14 @@ class Trainer:
         data, batch = self.experiment.dataset, self.settings.eval_batch_size
         while self.goes_on:
             started = time.perf_counter()
-            seen = self._train_epoch() if self.experiment.schedule else {}
+            seen = self.train_epoch() if self.experiment.schedule else {}
             train_eval, val = (
                 logits_of(self.experiment.model, split, batch)
                 for split in (data.train_eval, data.val)
             )
             self.end_epoch(seen, train_eval, val, started, record, checkpoints)
 
-    def _train_epoch(self) -> Row:
+    def train_epoch(self) -> Row:
         """One epoch of steps; returns what was seen on the way."""
         model, optimizer = self.experiment.model, self.experiment.optimizer
         train, settings = self.experiment.dataset.train, self.settings

@@ -99,7 +99,7 @@ def measure(overrides: list[str], epochs: int) -> tuple[dict[str, float], int]:
             bare(job.experiment, images, batches)
         else:
             for _ in range(epochs):
-                job._train_epoch()
+                job.train_epoch()
 
     for name in jobs:
         train(name)

@@ -103,8 +103,8 @@ def measure(configs: list[Config]) -> tuple[float, float, float]:
         return seconds(device, epoch)
 
     jobs: dict[str, Callable[[], float]] = {
-        "serial": lambda: run(alone, lambda: [trainer._train_epoch() for trainer in alone]),
-        "stacked": lambda: run(together, stack._train_epoch),
+        "serial": lambda: run(alone, lambda: [trainer.train_epoch() for trainer in alone]),
+        "stacked": lambda: run(together, stack.train_epoch),
     }
     spent = dict.fromkeys(jobs, 0.0)
     for job in jobs.values():

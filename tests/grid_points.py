@@ -29,7 +29,8 @@ def composing() -> Iterator[Any]:
     def composed(*overrides: str, equal: bool = False) -> list[Point]:
         request = read_request(loader, CONFIG_NAME, overrides, loader.folders)
         request.config.run_id = "abcdefgh"
-        request.config.hydra.sweep.dir = "sweep"
+        if not any(o.startswith("hydra.sweep.dir=") for o in overrides):
+            request.config.hydra.sweep.dir = "sweep"
         points = compose_points(loader, request, BasicSweeper(None, {}))
         if equal:
             find_equal_points(loader, request, points)

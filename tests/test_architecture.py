@@ -26,7 +26,7 @@ ROOMS = [
     {"policies"},
     {"plan"},
     {"models", "data"},
-    {"config", "folder", "draws"},
+    {"config", "folder", "draws", "signals"},
     {"mistakes"},
     {"schema"},
     {"errors"},

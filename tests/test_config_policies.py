@@ -138,6 +138,7 @@ def test_other_sweeps_are_none_of_its_business() -> None:
     refuse_moot_rates(points(*(["lr_policy=discriminative", *rate] for rate in rates)))
     refuse_moot_rates(points([*fixed, "seed=0"], [*fixed, "seed=1"]))
     refuse_moot_rates(points([*fixed, *rates[0]], ["lr_policy=uniform", *rates[1]]))
+    refuse_moot_rates(points(fixed, fixed))  # the same point twice: no rate is swept
     with pytest.raises(ConfigError):
         refuse_moot_rates(points(*(fixed + rate for rate in rates)))
     GlobalHydra.instance().clear()

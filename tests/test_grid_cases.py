@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,46 @@ def test_values_are_written_as_hydra_reads_them(cases: Any) -> None:
     assert len(cross(found, [], None)) == 4
 
 
+@pytest.mark.parametrize("text", ["re:(conv|hidden).*", "/tmp/my files/ü", "it's", "a=b", "x#y"])
+def test_text_that_hydra_could_not_read_bare_is_quoted(cases: Any, text: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    found = cases(json.dumps({"a": {"x": text, "y": [text, 1], "z": [[{"match": text}]]}}))
+    overrides = [each for _, each in cross(found, [], None)]
+    assert len(overrides) == 2
+    values = [o.value() for o in OverridesParser.create().parse_overrides(overrides[0])]
+    assert values == [text, text, [{"match": text}]]
+
+
+def test_an_added_setting_of_a_case_is_not_crossed_with_the_command_line(cases: Any) -> None:
+    found = cases("a: {+x: [1, 2]}\nb: {y: 2}\n")
+    for typed in ("+x=7", "++x=7", "x=7"):
+        assert cross(found, [typed], None) == [
+            ("a", ["+x=1"]),
+            ("a", ["+x=2"]),
+            ("b", ["y=2", typed]),
+        ]
+        said = f"case a has +x=1,2: {typed} is for the other cases"
+        assert overruled(found, [typed]) == [said]
+
+
+def test_a_range_without_steps_is_no_axis(cases: Any, points: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match="is no list of values") as caught:
+        points("optimizer.lr=interval(0.1,0.2)")
+    assert caught.value.place == "the command line: optimizer.lr=interval(0.1,0.2)"
+    with pytest.raises(ConfigError, match=r"mine\.yaml, case a: x=interval\(0,1\)"):
+        cross(cases("a: {x: 'interval(0,1)'}"), [], None)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("a: {x: 1}\na: {x: 2}", "line 2: a is there twice"),
+        ("1: {x: 1}\n'1': {x: 2}", "line 2: 1 is there twice"),
+        ("a: {x: 1, x: 2}", "x is there twice"),
+        ("a: {x: [[{match: b, match: c}]]}", "match is there twice"),
+        ("a: {hydra/launcher: basic}", "hydra/launcher belongs to the command line"),
+        ("a: {+hydra.x: 1}", "hydra.x belongs to the command line"),
         ("", "holds no cases"),
         ("[a]", "holds no cases"),
         ("a: 3", "case a: holds no settings"),
@@ -97,6 +135,7 @@ def test_an_axis_that_cannot_be_read_names_file_and_case(cases: Any) -> None:
 def test_cases_are_given_once_and_need_many_runs() -> None:
     assert take_cases(["seed=1", "cases=a", "x=2"]) == (["seed=1", "x=2"], "a")
     assert take_cases(["seed=1"]) == (["seed=1"], None)
+    assert take_cases(["cases='my cases.yaml'"]) == ([], "my cases.yaml")
     for wrong in (["cases=a", "cases=b"], ["cases="], ["cases"], ["cases=a,b"], ["cases=null"]):
         with pytest.raises(ConfigError, match="file of cases"):
             take_cases(wrong)

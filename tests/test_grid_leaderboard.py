@@ -122,6 +122,34 @@ def test_the_files_are_strict_and_say_the_same(tmp_path: Path) -> None:
     assert board.status(5) == "missing"
 
 
+def test_former_points_of_other_settings_are_no_tries_of_a_configuration() -> None:
+    def tried(num: int, seed: int, epochs: int, former: bool = False) -> Point:
+        found = point(num, "optimizer.lr=0.1", f"seed={seed}", former=former)
+        found.settings |= {"seed": seed, "data.seed": seed, "trainer.epochs": epochs}
+        return found
+
+    losses = {i: summary(loss) for i, loss in enumerate([0.5, 0.4, 0.2, 0.3, 0.1])}
+    edited = [tried(0, 0, 5, True), tried(1, 1, 5, True), tried(2, 0, 9), tried(3, 1, 9)]
+    board = leaderboard(edited, losses)
+    assert [row["points"] for row in board["configurations"]] == [[2, 3], [0, 1]]
+    assert [row["former"] for row in board["configurations"]] == [False, True]
+    assert leaderboard_lines(board)[2].split()[1:3] == ["former", "all"]
+    more_seeds = [*edited, tried(4, 2, 9, True)]  # once asked for, with the same settings
+    board = leaderboard(more_seeds, losses)
+    assert [row["points"] for row in board["configurations"]] == [[2, 3, 4], [0, 1]]
+
+
+def test_a_full_disk_stops_no_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(file: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lrexp.grid.leaderboard.write_atomically", full)
+    Leaderboard(tmp_path).write()
+    assert "the leaderboard could not be written: [Errno 28] No space left" in caplog.text
+
+
 def test_the_table_fits_into_100_columns() -> None:
     grid = [point(i, f"lr_policy.rules=[{'x' * 200}{i}]", "seed=1") for i in range(30)]
     lines = leaderboard_lines(leaderboard(grid, {i: summary(0.1 * i) for i in range(30)}))

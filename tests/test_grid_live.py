@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from lrexp.grid.live import GridView, OncePerGrid, duration
@@ -69,6 +71,33 @@ def test_a_terminal_shows_running_points_and_the_whole() -> None:
     assert "val/accuracy 0.75" in picture
     assert "0/3 points" in picture
     assert "finished" in out.getvalue()
+
+
+def test_time_left_counts_what_running_points_have_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    view = GridView(4, Console(file=io.StringIO()))
+    for num in range(4):
+        view.begin(num, f"seed={num}")
+        view.describe(num, [], 10, "val/accuracy")
+    assert math.isinf(view._left())
+    now = 110.0
+    for num in range(4):
+        view.row(num, ROW | {"step": 5})  # half of the work in 10 s
+    assert view._left() == pytest.approx(10)
+    view.end(0, {"status": "finished", "best": {}})  # 2.5 of 4
+    assert view._left() == pytest.approx(10 / 2.5 * 1.5)
+
+
+def test_a_large_pack_does_not_fill_the_terminal() -> None:
+    view = GridView(64, Console(file=io.StringIO()))
+    for num in range(64):
+        view.begin(num, f"seed={num}")
+    shown = Console(file=io.StringIO(), width=100)
+    shown.print(view._picture())
+    lines = shown.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) < 25
+    assert any("and 48 more" in line for line in lines)
 
 
 def test_durations_are_short() -> None:

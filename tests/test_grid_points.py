@@ -17,6 +17,7 @@ from lrexp.grid.points import (
     in_short,
     points_text,
     read_points,
+    read_summary,
     refuse_shared_folders,
     varied,
 )
@@ -71,6 +72,15 @@ def test_every_point_has_its_own_run_id_and_number(points: Callable[..., Any]) -
     assert varied(found) == ["seed", "optimizer.lr"]
 
 
+def test_a_point_is_named_by_what_was_swept(points: Callable[..., Any]) -> None:
+    same = ["optimizer.lr=1e-3", "lr_policy=per_layer", "lr_policy.rules=[{match: '*', lr: 0.05}]"]
+    assert [p.folder for p in points(*same, "seed=1,2")] == ["0_seed_1", "1_seed_2"]
+    found = points(*same[1:], "seed=1", "trainer.epochs=1,2")
+    assert [p.config.hydra.job.override_dirname for p in found] == [
+        *("trainer.epochs=1", "trainer.epochs=2")
+    ]
+
+
 def test_points_are_told_apart_in_few_words() -> None:
     assert in_short({"lr_policy": "ulmfit", "optimizer.lr": "0.1", "x": None}) == "ulmfit lr=0.1"
     assert in_short({"a.decay": "1", "b.decay": "2"}) == "a.decay=1 b.decay=2"
@@ -99,8 +109,28 @@ def test_a_folder_of_no_sweep_cannot_be_read(tmp_path: Path, text: str | None) -
         read_points(tmp_path)
 
 
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "null"])
+def test_a_summary_that_cannot_be_read_is_none(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "summary.json").write_text(text)
+    assert read_summary(tmp_path)["status"] == "missing"
+
+
 def test_two_points_in_one_folder_are_refused(points: Callable[..., Any]) -> None:
     found = points("seed=1,2")
     found[1].folder = found[0].folder
     with pytest.raises(ConfigError, match="several points into one folder"):
+        refuse_shared_folders(found)
+    found[0].folder, found[1].folder = "a/0", "a/./0"
+    with pytest.raises(ConfigError, match="several points into one folder"):
+        refuse_shared_folders(found)
+
+
+@pytest.mark.parametrize("folder", [".", "", "a/.."])
+def test_a_point_in_the_folder_of_its_sweep_is_refused(
+    points: Callable[..., Any], folder: str
+) -> None:
+    found = points("seed=1")
+    found[0].folder = folder
+    with pytest.raises(ConfigError, match="the sweep's own folder"):
         refuse_shared_folders(found)

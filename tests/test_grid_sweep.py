@@ -19,6 +19,7 @@ from conftest import ROOT
 
 SMOKE = ["experiment=smoke", "trainer.device=cpu"]
 GRID = ["model=mlp", "model.dropout=0.2", "data.augment=basic", "optimizer.lr=0.05,0.1"]
+SERIAL = "hydra.launcher.executor=serial"
 BROKEN = """
 import sys
 import lrexp.build, lrexp.train
@@ -88,7 +89,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """An uninterrupted sweep of 4 points, after a fifth that left a mess behind, and its output."""
     base = tmp_path_factory.mktemp("whole")
     code = BROKEN.format(fails="yes", error="MemoryError('no room')")
-    arguments = ["-m", *SMOKE, "seed=1,0,2", *GRID, "hydra.sweep.dir=sweep"]
+    arguments = ["-m", *SMOKE, "seed=1,0,2", *GRID, "hydra.sweep.dir=sweep", SERIAL]
     returned, said = run(base, *arguments, code=code)
     assert returned == 1, said
     return base / "sweep", said
@@ -205,7 +206,8 @@ def test_a_stopped_sweep_is_finished_as_if_it_never_stopped(sent: int, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_large_grid_runs_in_bounded_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("executor", ["serial", "stacked"])
+def test_a_large_grid_runs_in_bounded_memory(tmp_path: Path, executor: str) -> None:
     code = """
 import resource, sys
 from lrexp.grid.leaderboard import Leaderboard
@@ -220,11 +222,33 @@ print("peaks", peaks[20], peaks[-1])
 sys.exit(code)
 """
     seeds = f"seed={','.join(map(str, range(300)))}"
-    returned, said = run(tmp_path, "-m", *SMOKE, seeds, "hydra.sweep.dir=sweep", code=code)
+    grid = ["-m", *SMOKE, seeds, f"hydra.launcher.executor={executor}", "hydra.sweep.dir=sweep"]
+    returned, said = run(tmp_path, *grid, code=code)
     assert returned == 0, said
     early, late = map(float, said.splitlines()[-1].split()[1:])
-    assert late - early < 60, said.splitlines()[-1]  # MB
+    assert late - early < 100, said.splitlines()[-1]  # MB
     assert len(summaries(tmp_path / "sweep")) == 300
+
+
+@pytest.mark.slow
+def test_output_that_nobody_reads_stops_no_sweep(tmp_path: Path) -> None:
+    grid = ["-m", *SMOKE, "logger=none", "seed=0,1,2", "hydra.sweep.dir=sweep"]
+    sweep = start(tmp_path, *grid)
+    assert sweep.stdout
+    sweep.stdout.readline()
+    sweep.stdout.close()
+    assert sweep.wait(timeout=60) == 0
+    found = summaries(tmp_path / "sweep")
+    assert [summary["status"] for summary in found.values()] == ["finished"] * 3
+
+
+@pytest.mark.slow
+def test_a_plan_that_cannot_be_made_is_said_and_counts(tmp_path: Path) -> None:
+    grid = ["-m", "experiment=smoke", "task=plan", "lr_policy=surgical", "lr_policy.block=0,99"]
+    returned, said = run(tmp_path, *grid, "hydra.sweep.dir=sweep")
+    assert returned == 1, said
+    assert "failed 1_lr_policy.block_99: ConfigError: lr_policy.block=99" in said
+    assert "by lowest" not in said
 
 
 CHOOSER = '''

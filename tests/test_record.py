@@ -54,6 +54,7 @@ SUMMARY_KEYS = {
     "plan_hash",
     "frozen_proof",
     "executor",
+    "members",
     "device",
     "timings",
     "parameters",
@@ -238,7 +239,7 @@ def test_a_diverged_run_is_worth_the_worst_value_whatever_it_had_before(
 def test_a_signal_whose_exception_is_lost_stops_the_run_at_the_next_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = Trainer._train_epoch
+    measure = Trainer.train_epoch
 
     def loses_a_signal(trainer: Trainer) -> dict[str, float]:
         if trainer.epoch == 1:
@@ -247,7 +248,7 @@ def test_a_signal_whose_exception_is_lost_stops_the_run_at_the_next_epoch(
                 time.sleep(1)
         return measure(trainer)
 
-    monkeypatch.setattr(Trainer, "_train_epoch", loses_a_signal)
+    monkeypatch.setattr(Trainer, "train_epoch", loses_a_signal)
     run = tmp_path / "run"
     assert main(["experiment=smoke", "trainer.epochs=5", f"hydra.run.dir={run}"]) == 143
     assert strict((run / "summary.json").read_text())["status"] == "interrupted"

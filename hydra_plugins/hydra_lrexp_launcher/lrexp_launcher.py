@@ -4,6 +4,7 @@
 # that are text: no `from __future__ import annotations` here.
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
@@ -11,16 +12,14 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from lrexp.grid.settings import LauncherSettings
+
 
 @dataclass
-class LrexpLauncherConf:
+class LrexpLauncherConf(LauncherSettings):
     """Settings under `hydra.launcher`."""
 
     _target_: str = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
-    executor: str = "serial"  # serial: one point after the other
-    resume: str | None = None  # a sweep's folder, or latest: run what it has not finished
-    only: str | None = None  # failed: of a resumed sweep run the failed points alone
-    allow_changed_grid: bool = False  # resume although the grid is not the one that was started
 
 
 ConfigStore.instance().store(
@@ -31,12 +30,9 @@ ConfigStore.instance().store(
 class LrexpLauncher(Launcher):
     """Hands the points over to lrexp.grid."""
 
-    def __init__(
-        self, executor: str, resume: str | None, only: str | None, allow_changed_grid: bool
-    ):
+    def __init__(self, **settings: Any):
         super().__init__()
-        self.executor, self.resume = executor, resume
-        self.only, self.allow_changed_grid = only, allow_changed_grid
+        self.settings = LauncherSettings(**settings)
         self.board = None  # lrexp.grid.leaderboard.Leaderboard of the points so far
 
     def setup(

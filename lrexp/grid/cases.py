@@ -46,7 +46,7 @@ def take_cases(overrides: Sequence[str]) -> tuple[list[str], str | None]:
     rest = [o for o in overrides if o not in given]
     if not given:
         return rest, None
-    name = given[0].partition("=")[2]
+    name = re.sub(r"""^(['"])(.*)\1$""", r"\2", given[0].partition("=")[2])  # Hydra's quotes
     if len(given) > 1 or not name or "," in name or name == "null":
         problem = "is one file of cases" if name else "names no file of cases"
         raise ConfigError(GROUP, problem, "write cases=NAME or cases=FILE.yaml", " ".join(given))
@@ -84,7 +84,8 @@ def read_cases(name: str, folders: Sequence[Path]) -> Cases:
             raise ConfigError(GROUP, "there is no such file", hint, name)
         file = found[name]
     try:
-        content = yaml.safe_load(file.read_text("utf-8"))
+        text = file.read_text("utf-8")
+        content = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: {' '.join(str(error).split())}") from error
     except OSError as error:
@@ -92,6 +93,7 @@ def read_cases(name: str, folders: Sequence[Path]) -> Cases:
     hint = "write NAME: {KEY: VALUE, KEY: [VALUE, VALUE]}"
     if not isinstance(content, dict) or not content:
         raise ConfigError("", f"{file}: holds no cases", hint)
+    _refuse_twice(file, yaml.compose(text, Loader=yaml.SafeLoader))
     axes = {}
     for case, settings in content.items():
         if not isinstance(settings, dict) or not settings:
@@ -113,13 +115,13 @@ def cross(cases: Cases | None, common: Sequence[str], loader: Any) -> list[tuple
         return [("", overrides) for overrides in _product(common, loader)]
     points = []
     for case, axes in cases.axes.items():
-        own = {axis.partition("=")[0] for axis in axes}
-        others = [o for o in common if o.lstrip("+~").partition("=")[0] not in own]
+        own = {_key(axis) for axis in axes}
+        others = [o for o in common if _key(o) not in own]
         try:
             points += [(case, overrides) for overrides in _product([*axes, *others], loader)]
+        except ConfigError as error:
+            raise in_case(error, case, cases, axes) from error
         except Exception as error:
-            if isinstance(error, UserError):
-                raise
             said = str(error).splitlines()[0]
             problem = f"an axis cannot be read: {said}"
             raise ConfigError("", f"{cases.shown}, case {case}: {problem}") from error
@@ -128,11 +130,11 @@ def cross(cases: Cases | None, common: Sequence[str], loader: Any) -> list[tuple
 
 def overruled(cases: Cases, common: Sequence[str]) -> list[str]:
     """A line per override of the command line that a case makes otherwise."""
-    given = {o.lstrip("+~").partition("=")[0]: o for o in common}
+    given = {_key(o): o for o in common}
     lines = []
     for case, axes in cases.axes.items():
         for axis in axes:
-            override = given.get(axis.partition("=")[0])
+            override = given.get(_key(axis))
             if override not in (None, axis):
                 lines.append(f"case {case} has {axis}: {override} is for the other cases")
     return lines
@@ -161,14 +163,41 @@ def _product(arguments: Sequence[str], loader: Any) -> list[list[str]]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
+    for override in parsed:
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            key, _, value = str(override.input_line).partition("=")
+            problem, hint = "is no list of values", "write A,B,C or range(START,STOP,STEP)"
+            place = f"the command line: {override.input_line}"
+            raise ConfigError(key, problem, hint, value, place)
     return BasicSweeper.split_arguments(parsed, None)[0]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _refuse_twice(file: Path, node: Any) -> None:
+    """Raise ConfigError for a name that is given twice: YAML would drop the first one unsaid."""
+    from yaml import MappingNode, SequenceNode
+
+    if isinstance(node, SequenceNode):
+        for item in node.value:
+            _refuse_twice(file, item)
+    if isinstance(node, MappingNode):
+        names = []
+        for key, inner in node.value:
+            if key.value in names:
+                line = key.start_mark.line + 1
+                raise ConfigError("", f"{file}, line {line}: {key.value} is there twice")
+            names.append(key.value)
+            _refuse_twice(file, inner)
 
 
 def _override(file: Path, case: str, key: Any, value: Any) -> str:
     """One setting of a case as Hydra reads it on a command line."""
     if not isinstance(key, str) or not re.fullmatch(r"[+]{0,2}[A-Za-z_][\w./@-]*", key):
         raise ConfigError("", f"{file}, case {case}: {key!r} is no setting")
-    if key.startswith("hydra.") or key.lstrip("+") == GROUP:
+    if re.match(r"hydra([./@]|$)", key.lstrip("+")) or key.lstrip("+") == GROUP:
         raise ConfigError("", f"{file}, case {case}: {key} belongs to the command line")
     if isinstance(value, list):
         if not value:
@@ -178,7 +207,7 @@ def _override(file: Path, case: str, key: Any, value: Any) -> str:
 
 
 def _written(value: Any) -> str:
-    """A value as Hydra's grammar has it; text is left as it is typed."""
+    """A value as Hydra's grammar has it; text is left as it is typed where Hydra can read it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -187,4 +216,19 @@ def _written(value: Any) -> str:
         return f"[{','.join(map(_written, value))}]"
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{_written(inner)}" for key, inner in value.items()) + "}"
-    return str(value)
+    return _readable(value) if isinstance(value, str) else str(value)
+
+
+def _readable(text: str) -> str:
+    """Text in quotes where Hydra cannot read it without: `re:(a|b)`, letters beyond ASCII."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Quote, QuotedString
+    from hydra.errors import HydraException
+
+    if re.fullmatch(r"[A-Za-z0-9_.:/@+ -]*", text) or re.match(r"\w*\(|['\"\[{]", text):
+        return text  # plain, or Hydra's own syntax, whose mistakes are its user's to see
+    try:
+        OverridesParser.create().parse_override(f"key={text}")
+    except HydraException:
+        return QuotedString(text, Quote.single).with_quotes()
+    return text

@@ -1,4 +1,4 @@
-"""Which points of a grid would train alike, found before any of them trains."""
+"""Which points of a grid would train alike, and which may train together, before any trains."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ from lrexp.schema import Config, LibraryOptimizer, ReduceOnPlateau
 
 # Sections that only decide the plan and the schedule, which are compared instead of them.
 RATES = ("lr_policy", "scheduler")
+# What members of a stack may differ in, besides.
+PER_MEMBER = {
+    "optimizer": ("lr", "weight_decay", "momentum", "betas", "alpha", "eps"),
+    "trainer": ("monitor", "patience", "clip_grad_norm"),
+}
 MAX_STEPS = 100_000  # a longer schedule is compared by its settings: its table takes too long
 
 
@@ -37,6 +42,8 @@ def find_equal(points: Sequence[Point]) -> dict[int, int]:
     plan, its absolute rates and the schedule's table are compared (to 12 digits), built for a
     network without values. What cannot be built so is compared setting by setting.
 
+    Every point also learns what points that may train together have in common (`Point.alike`).
+
     Raises:
         UnbuildableError: for a point whose network, plan or schedule cannot be built.
     """
@@ -45,16 +52,16 @@ def find_equal(points: Sequence[Point]) -> dict[int, int]:
     shared: dict[str, Any] = {}
     with _quiet():
         for point in points:
-            key = _training(point, shared)
-            if key in first:
-                equal[point.num] = first[key]
+            training, point.alike = _compared(point, shared)
+            if training in first:
+                equal[point.num] = first[training]
             else:
-                first[key] = point.num
+                first[training] = point.num
     return equal
 
 
-def _training(point: Point, shared: dict[str, Any]) -> str:
-    """All that a point's training depends on, as text."""
+def _compared(point: Point, shared: dict[str, Any]) -> tuple[str, str]:
+    """All that a point's training depends on, as text; and what it shares with a stack."""
     composed = point.config
     with flag_override(composed, ["struct", "readonly"], False):
         del composed["hydra"]
@@ -67,13 +74,21 @@ def _training(point: Point, shared: dict[str, Any]) -> str:
         raise UnbuildableError(point, error) from error
     except Exception:  # it will say so when it runs
         rates = None
+    together = {key: value for key, value in settings.items() if key not in ("seed", "logger")}
+    for section, keys in PER_MEMBER.items():
+        together[section] = {k: v for k, v in settings[section].items() if k not in keys}
     if rates is not None:
         for section in RATES:
-            del settings[section]
+            del settings[section], together[section]
         if not isinstance(config.optimizer, LibraryOptimizer):
             del settings["optimizer"]["lr"]
         del settings["optimizer"]["weight_decay"]
-    return json.dumps([settings, rates], sort_keys=True, default=str)
+    frozen = rates and [(r["name"], r["trainable_from"], r["trainable_until"]) for r in rates[0]]
+    return _as_text([settings, rates]), _as_text([together, frozen])
+
+
+def _as_text(values: Any) -> str:
+    return json.dumps(values, sort_keys=True, default=str)
 
 
 def _rates(config: Config, shared: dict[str, Any]) -> Any:

@@ -1,33 +1,170 @@
 """Ways to run the points of a grid: points in, what came of each out, as soon as it ends.
 
-An executor is a function of the points and a `RunPoint` that runs one of them in this program. It
-yields every point once, in whatever order they end; exceptions of a point are in what it yields,
-those that stop the sweep (KeyboardInterrupt, Terminated) pass through.
+An executor is a function of the points and the `Session` that runs them. It yields every point
+once, in whatever order they end; exceptions of a point are in what it yields, those that stop the
+sweep (KeyboardInterrupt, Terminated) pass through.
 """
 
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
+from hydra.types import HydraContext
 
 from lrexp.grid.isolation import undisturbed
+from lrexp.grid.jobs import Jobs
+from lrexp.grid.packing import Point as Packed
+from lrexp.grid.packing import pack
 from lrexp.grid.points import Point
+from lrexp.grid.settings import MOST_MEMBERS, LauncherSettings
 
-RunPoint = Callable[[Point], JobReturn]
+if TYPE_CHECKING:
+    import torch
+
+    from lrexp.train import Trainer
+
+log = logging.getLogger(__name__)
+
+MEMORY = 0.6  # of what is free, for the members of a pack
 Ended = Iterator[tuple[Point, JobReturn]]
-Executor = Callable[[Sequence[Point], RunPoint], Ended]
 
 
-def serial(points: Sequence[Point], run: RunPoint) -> Ended:
+@dataclass(frozen=True)
+class Session:
+    """What points are run with."""
+
+    jobs: Jobs
+    task: Any  # of lrexp's own points: see `lrexp.__main__`
+    settings: LauncherSettings = field(default_factory=LauncherSettings)
+    view: Any = None  # lrexp.grid.live.GridView
+    folder: Path = Path()  # the sweep's
+    hydra_context: HydraContext | None = None
+
+    def say(self, line: str) -> None:
+        """Tell people about the grid as a whole."""
+        log.info(line)
+        self.view.say(line)
+
+
+Executor = Callable[[Sequence[Point], Session], Ended]
+
+
+def serial(points: Sequence[Point], session: Session) -> Ended:
     """One after the other in this program, each to the same bits as by itself."""
-    for i, point in enumerate(points):
+    return in_turn([[point] for point in points], session)
+
+
+def stacked(points: Sequence[Point], session: Session) -> Ended:
+    """Those that can be stacked in packs that train together, pack after pack; the rest serially.
+
+    Packs are as large as memory allows, at most `hydra.launcher.members`.
+    """
+    packs: list[list[Point]] = []
+    for points_alike in kinds(points):
+        kind = inspect(points_alike, session)
+        if kind.reason:
+            session.say(f"note   {kind.reason}")
+            for point in points_alike:
+                point.note = kind.reason
+        packs += kind.packs()
+    return in_turn(packs, session)
+
+
+def in_turn(packs: Sequence[Sequence[Point]], session: Session) -> Ended:
+    """Run packs in this program, a pack of one by itself."""
+    for i, points in enumerate(packs):
         with undisturbed():
-            ended = run(point)
+            ended = run_pack(points, session.jobs)
         if not i:
             gc.freeze()  # what the first point imported: see `small_collections`
-        yield point, ended
+        yield from ended
 
 
-EXECUTORS: dict[str, Executor] = {"serial": serial}
+def run_pack(points: Sequence[Point], jobs: Jobs) -> list[tuple[Point, JobReturn]]:
+    """Run points together, or one by itself."""
+    if len(points) == 1:
+        return [(points[0], jobs.alone(points[0]))]
+    return jobs.together(points)
+
+
+def kinds(points: Sequence[Point]) -> list[list[Point]]:
+    """The points by what those that may train together have in common, in order."""
+    alike: dict[Any, list[Point]] = {}
+    for point in points:
+        alike.setdefault(point.alike or ("alone", point.num), []).append(point)
+    return list(alike.values())
+
+
+@dataclass
+class Kind:
+    """Points that may train together, and what is known of them after a look at one."""
+
+    points: list[Point]
+    trainer: Trainer | None = None  # of the first one, not trained; None: it cannot be built
+    reason: str = ""  # why they have to train one by one
+    largest: int = 1  # members of a pack at most
+
+    @property
+    def named(self) -> str:
+        """`points 0-15`, or `points 0, 2, 4 and 9 more`."""
+        nums = sorted(point.num for point in self.points)
+        if len(nums) == 1:
+            return f"point {nums[0]}"
+        if nums == list(range(nums[0], nums[-1] + 1)):
+            return f"points {nums[0]}-{nums[-1]}"
+        first = ", ".join(map(str, nums[:3]))
+        return f"points {first}" if len(nums) <= 3 else f"points {first} and {len(nums) - 3} more"
+
+    def packs(self, largest: int | None = None) -> list[list[Point]]:
+        """The points in packs of equal sizes, but for one point."""
+        largest = min(self.largest, largest or self.largest)
+        known = [Packed("alike", 1, _feed(point)) for point in self.points]
+        return [[self.points[i] for i in part] for part in pack(known, len(known), largest)]
+
+
+def inspect(points: list[Point], session: Session) -> Kind:
+    """What the first of some points says about training them together."""
+    if len(points) == 1:
+        return Kind(points)
+    kind = look(points, session)
+    return try_stacking(kind, session) if kind.trainer else kind
+
+
+def look(points: list[Point], session: Session) -> Kind:
+    """Build the first of some points; it is left to its run to say why it cannot be built."""
+    try:
+        return Kind(points, session.task.trainer(points[0].config))
+    except Exception as error:
+        log.info("point %d cannot be looked at", points[0].num, exc_info=error)
+        return Kind(points)
+
+
+def try_stacking(kind: Kind, session: Session) -> Kind:
+    """Find out whether points can be stacked, and how many fit into memory."""
+    from lrexp.grid.stacked import member_bytes, probe
+
+    assert kind.trainer is not None
+    if reason := probe(kind.trainer):
+        return replace(kind, reason=f"{kind.named} train one by one: {reason}")
+    bytes_each = member_bytes(kind.trainer)
+    most = session.settings.members or MOST_MEMBERS
+    fit = int(MEMORY * free_bytes(kind.trainer.experiment.device)) // max(1, bytes_each)
+    return replace(kind, largest=max(1, min(most, fit)))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device."""
+    from lrexp.data.feeding import free_bytes
+
+    return free_bytes(device)
+
+
+def _feed(point: Point) -> Any:
+    """Points with the same see the same batches."""
+    return point.settings.get("seed")

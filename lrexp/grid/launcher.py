@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
 
-from lrexp.errors import ConfigError, did_you_mean
-from lrexp.grid.executors import EXECUTORS, Executor
+from lrexp.grid.allocator import keep_freed_memory
+from lrexp.grid.choice import auto
+from lrexp.grid.executors import Executor, Session, serial, stacked
 from lrexp.grid.isolation import small_collections
+from lrexp.grid.jobs import Jobs
 from lrexp.grid.leaderboard import Leaderboard
 from lrexp.grid.points import Point, make_point, read_summary, title, varied
+from lrexp.grid.pool import pool
+from lrexp.grid.settings import LauncherSettings, read_settings
 
 log = logging.getLogger(__name__)
 
-ONLY = ("failed",)
 
-
-def check_launcher(settings: Any) -> None:
-    """Raise ConfigError for a setting under `hydra.launcher` that cannot be used."""
-    for name, allowed in (("executor", EXECUTORS), ("only", ONLY)):
-        value = settings[name]
-        if value not in allowed and not (name == "only" and value is None):
-            hint = did_you_mean(str(value), allowed)
-            raise ConfigError(f"hydra.launcher.{name}", "is not one of the choices", hint, value)
-    for name in ("only", "allow_changed_grid"):
-        if settings[name] and not settings.resume:
-            hint = "hydra.launcher.resume=SWEEP or latest"
-            problem = "is for a sweep that is resumed"
-            raise ConfigError(f"hydra.launcher.{name}", problem, hint, settings[name])
+EXECUTORS: dict[str, Executor] = {
+    "auto": auto,
+    "serial": serial,
+    "stacked": stacked,
+    "pool": pool,
+}
 
 
 class Grid:
@@ -44,7 +39,7 @@ class Grid:
         hydra_context: of this command.
         task_function: runs one composed config. When it has an attribute `view`, it is one of
             lrexp's own: its points are shown and ranked. Any other function is simply called.
-        executor: see `executors`.
+        settings: of the launcher.
     """
 
     def __init__(
@@ -52,9 +47,9 @@ class Grid:
         board: Leaderboard,
         hydra_context: HydraContext,
         task_function: TaskFunction,
-        executor: Executor,
+        settings: LauncherSettings,
     ):
-        self.board, self._executor = board, executor
+        self.board, self._settings = board, settings
         self._hydra_context = hydra_context
         self._task: Any = task_function
         self._own = hasattr(task_function, "view")
@@ -64,75 +59,62 @@ class Grid:
 
         The leaderboard is written as points end. What stops the sweep passes through.
         """
+        keep_freed_memory()
         if not self._own or any(p.settings["task.name"] != "train" for p in points):
-            with small_collections():
-                return {point.num: ended for point, ended in self._executor(points, self._run)}
+            return self._run_unseen(points)
         from lrexp.grid.live import GridView
 
         ended: dict[int, JobReturn] = {}
         keys = varied(self.board.points)
         view = GridView(len(points))
         self._task.view = view
-        begun: list[Point] = []
+        running: dict[int, Point] = {}
 
-        def run(point: Point) -> JobReturn:
-            begun.append(point)
+        def begin(point: Point) -> None:
+            running[point.num] = point
             view.begin(point.num, title(point, keys) or point.folder)
-            return self._run(point)
 
+        jobs = Jobs(self._hydra_context, self._task, begin)
+        session = Session(
+            jobs, self._task, self._settings, view, self.board.folder, self._hydra_context
+        )
         try:
             with small_collections(), view.shown():
-                for point, returned in self._executor(points, run):
+                for point, returned in EXECUTORS[self._settings.executor](points, session):
                     returned.cfg = returned.hydra_cfg = None  # a large grid would fill memory
                     ended[point.num] = returned
-                    begun.remove(point)
+                    del running[point.num]
                     view.end(point.num, self._take(point, returned))
                     self.board.write()
+                    if self._task.asked:  # an exception of a signal was lost in a destructor
+                        raise self._task.asked[-1]
         finally:
-            for point in begun:  # the sweep is stopped
+            for point in running.values():  # the sweep is stopped
                 self._take(point, None)
             self.board.write()
             self._task.view = None
         return ended
 
-    def _run(self, point: Point) -> JobReturn:
-        """One point in this program, as Hydra runs a job."""
-        config = point.config
-        try:
-            return run_job(
-                task_function=self._guarded(point),
-                config=config,
-                job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-                hydra_context=self._hydra_context,
-            )
-        except Exception as error:  # its folder could not be written, or a callback failed
-            log.info("point %d", point.num, exc_info=error)
-            returned = JobReturn(overrides=point.overrides, status=JobStatus.FAILED)
-            returned.return_value = error
-            return returned
-
-    def _guarded(self, point: Point) -> Callable[[DictConfig], Any]:
-        def task(config: DictConfig) -> Any:
-            if self._own and self._task.view is not None:
-                from lrexp.grid.live import OncePerGrid
-
-                for handler in logging.root.handlers:
-                    if type(handler) is logging.StreamHandler:
-                        handler.addFilter(OncePerGrid(self._task.view, point.num))
-            try:
-                return self._task(config)
-            except SystemExit as error:
-                raise RuntimeError(f"something in it called exit({error.code})") from error
-
-        return task
+    def _run_unseen(self, points: Sequence[Point]) -> dict[int, JobReturn]:
+        """Run points that are not for ranking: plans, and functions that are not lrexp's."""
+        ended = {}
+        jobs = Jobs(self._hydra_context, self._task, lambda point: None)
+        with small_collections():
+            for point, returned in serial(points, Session(jobs, self._task)):
+                ended[point.num] = returned
+                if self._own:
+                    self._take(point, returned)
+        if self._own:
+            self.board.write()
+        return ended
 
     def _take(self, point: Point, returned: JobReturn | None) -> dict[str, Any]:
         """The summary of a point that ended, also when it could not write one."""
         summary = read_summary(self.board.folder / point.folder)
         if returned is not None and returned.status == JobStatus.FAILED:
             error = returned._return_value
-            summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+            said = summary.get("error") or f"{type(error).__name__}: {error}"
+            summary |= {"status": "failed", "error": said}
         self.board.take(point.num, summary)
         return summary
 
@@ -154,8 +136,8 @@ def launch(
     folder.mkdir(parents=True, exist_ok=True)
     if launcher.board is None:
         launcher.board = Leaderboard(folder)
-    executor = EXECUTORS[launcher.executor]
-    grid = Grid(launcher.board, launcher.hydra_context, launcher.task_function, executor)
+    settings = read_settings(launcher.settings)
+    grid = Grid(launcher.board, launcher.hydra_context, launcher.task_function, settings)
     loader = launcher.hydra_context.config_loader
     points = [
         make_point(num, overrides, loader.load_sweep_config(launcher.config, list(overrides)))

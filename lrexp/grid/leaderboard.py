@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import logging
 import math
 import statistics
 from collections import Counter
@@ -14,6 +16,8 @@ from typing import Any
 from lrexp.grid.points import NEVER_STARTED, Point, in_short, title, varied
 from lrexp.record.files import strict_json, write_atomically
 from lrexp.schema import MONITORS
+
+log = logging.getLogger(__name__)
 
 SEED = "seed"  # its points are tries of one configuration
 ALSO = ("test/loss", "test/accuracy", "gap/loss")  # shown, never sorted by
@@ -29,7 +33,8 @@ def leaderboard(
     A row has the mean and the sample standard deviation over its finished seeds of the monitor's
     best value, and of test and gap at that epoch; the standard deviation is NaN for one seed.
     Configurations with a diverged or failed point come after all others. Points that train like an
-    earlier one count there alone, and are named.
+    earlier one count there alone, and are named. A row of points that a changed grid no longer asks
+    for is `former`.
 
     Args:
         points: of the sweep, partly run or not at all.
@@ -43,12 +48,8 @@ def leaderboard(
     for point in points:
         if point.same_as is not None:
             twins.setdefault(point.same_as, []).append(point.num)
-    rows: dict[tuple[Any, ...], list[Point]] = {}
-    for point in points:
-        if point.same_as is None:
-            chosen = point.chosen
-            rows.setdefault((point.case, *(chosen.get(key) for key in keys)), []).append(point)
-    table = [_row(tries, keys, monitor, summaries, twins) for tries in rows.values()]
+    rows = _configurations([point for point in points if point.same_as is None], keys)
+    table = [_row(tries, keys, monitor, summaries, twins) for tries in rows]
 
     def worth(row: dict[str, Any]) -> tuple[bool, bool, float]:
         bad = row["status"]["diverged"] + row["status"]["failed"] > 0
@@ -70,6 +71,32 @@ def leaderboard(
     }
 
 
+def _configurations(points: Sequence[Point], keys: Sequence[str]) -> list[list[Point]]:
+    """Points by what was swept but the seed.
+
+    A former point that was asked for in the same words may have run with other settings, from a
+    file that has been edited since. It is a try of the same configuration only if it agrees with
+    the present points in all that these have in common.
+    """
+    rows: dict[tuple[Any, ...], list[Point]] = {}
+    for point in points:
+        chosen = point.chosen
+        rows.setdefault((point.case, *(chosen.get(key) for key in keys)), []).append(point)
+    found: list[list[Point]] = []
+    for tries in rows.values():
+        if not any(point.former for point in tries):
+            found.append(tries)
+            continue
+        present = [p.settings for p in tries if not p.former] or [tries[0].settings]
+        common = [k for k in present[0] if all(s.get(k) == present[0][k] for s in present)]
+        parts: dict[str, list[Point]] = {}
+        for point in tries:
+            told = [point.settings.get(key) for key in common if key != SEED]
+            parts.setdefault(json.dumps(told, default=str), []).append(point)
+        found += parts.values()
+    return found
+
+
 def _row(
     tries: list[Point],
     keys: Sequence[str],
@@ -88,6 +115,7 @@ def _row(
         values.setdefault(name, [float(value) for value in measured if value is not None])
     return {
         "case": tries[0].case,
+        "former": all(p.former for p in tries),
         "settings": {key: tries[0].chosen.get(key) for key in keys},
         "status": {status: counts[status] for status in STATUSES},
         **{name: _mean_and_std([float(v) for v in some]) for name, some in values.items()},
@@ -140,6 +168,7 @@ def leaderboard_lines(board: Mapping[str, Any], at_most: int = 20) -> list[str]:
     table = [["", monitor, "± std", "test acc", "gap", "seeds"]]
     for row in rows:
         named = in_short(row["settings"]) or "all"
+        named = f"former {named}" if row["former"] else named
         bad = [f"{count} {name}" for name, count in row["status"].items() if count]
         all_finished = row["status"]["finished"] == len(row["points"])
         table.append(
@@ -206,11 +235,14 @@ class Leaderboard:
         return leaderboard(self.points, self._summaries)
 
     def write(self) -> None:
-        """Both files; each is replaced as a whole."""
+        """Both files; each is replaced as a whole. A full disk is a warning and stops no sweep."""
         board = self.board()
         text = strict_json(board, indent=1)
-        write_atomically(self.folder / "leaderboard.json", text + "\n")
-        write_atomically(self.folder / "leaderboard.csv", leaderboard_csv(board))
+        try:
+            write_atomically(self.folder / "leaderboard.json", text + "\n")
+            write_atomically(self.folder / "leaderboard.csv", leaderboard_csv(board))
+        except OSError as error:
+            log.warning("the leaderboard could not be written: %s", error)
 
 
 def _as_numbers(row: Mapping[str, Any]) -> dict[str, Any]:

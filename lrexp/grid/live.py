@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -20,6 +22,7 @@ from lrexp.record.console import closing_lines, epoch_line, heading_line
 log = logging.getLogger(__name__)
 
 TITLE = 44  # characters of a point's title
+LINES = 16  # of running points
 
 
 class _Running:
@@ -28,8 +31,13 @@ class _Running:
     def __init__(self, num: int, title: str):
         self.num, self.title, self.started = num, title, time.monotonic()
         self.monitor, self.steps = "val/loss", 0
-        self.steps_done: Callable[[], int] = lambda: 0
         self.row: Mapping[str, float] = {}
+        self.steps_done: Callable[[], float] = lambda: self.row.get("step", 0)  # as of its last row
+
+    @property
+    def share(self) -> float:
+        """Of its steps, how many are done, 0 to 1."""
+        return min(1.0, self.steps_done() / self.steps) if self.steps else 0.0
 
 
 class GridView:
@@ -74,12 +82,20 @@ class GridView:
 
     def recorder(self, num: int, info: RunInfo, steps_done: Callable[[], int]) -> PointRecorder:
         """What takes the rows of a point that has begun."""
-        for line in info.opening:
+        self.describe(num, info.opening, info.steps, info.monitor)
+        self._running[num].steps_done = steps_done
+        return PointRecorder(info, partial(self.row, num))
+
+    def describe(self, num: int, opening: Sequence[str], steps: int, monitor: str) -> None:
+        """What a point that has begun says of itself."""
+        for line in opening:
             if line.startswith(("note ", "leaks ")):
                 self.say(line)
-        point = self._running[num]
-        point.steps, point.monitor, point.steps_done = info.steps, info.monitor, steps_done
-        return PointRecorder(info, point)
+        self._running[num].steps, self._running[num].monitor = steps, monitor
+
+    def row(self, num: int, row: Mapping[str, float]) -> None:
+        """A point's latest epoch."""
+        self._running[num].row = row
 
     def end(self, num: int, summary: Mapping[str, Any]) -> None:
         """A point ended, in whatever way."""
@@ -110,16 +126,21 @@ class GridView:
             self._print(f"{level}: point {num}: {message}")
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        try:
+            self._console.print(line, markup=False)
+        except (OSError, SystemExit):  # nobody reads the output: no reason to stop
+            self._console.quiet = True
 
     def _left(self) -> float:
         """Seconds until the last point ends, if the rest takes as long as what was."""
         elapsed = time.monotonic() - self._started
-        return elapsed / max(1, self._done) * (self._total - self._done)
+        done = self._done + sum(point.share for point in self._running.values())
+        return elapsed / done * (self._total - done) if done else math.inf
 
     def _picture(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))
-        for point in list(self._running.values()):
+        running = list(self._running.values())
+        for point in running[:LINES]:
             done = min(point.steps_done(), point.steps)
             epoch = f"epoch {point.row['epoch']:.0f}" if point.row else "starts"
             value = point.row.get(point.monitor)
@@ -129,12 +150,15 @@ class GridView:
                 Text(epoch),
                 Text("" if value is None else f"{point.monitor} {value:.4g}"),
             )
-        left = duration(self._left()) if self._done else "?"
+        if len(running) > LINES:
+            table.add_row(Text(f"and {len(running) - LINES} more"), "", "", "")
+        left = self._left()
+        said = "?" if math.isinf(left) else duration(left)
         whole = Table.grid(padding=(0, 2))
         whole.add_row(
             Text(f"{self._done}/{self._total} points"),
             ProgressBar(total=self._total, completed=self._done, width=40),
-            Text(f"{left} left"),
+            Text(f"{said} left"),
         )
         return Group(table, whole)
 
@@ -142,14 +166,14 @@ class GridView:
 class PointRecorder:
     """Takes the rows of one point: for the live view, and into its log file."""
 
-    def __init__(self, info: RunInfo, point: _Running):
-        self._info, self._point = info, point
+    def __init__(self, info: RunInfo, take: Callable[[Mapping[str, float]], None]):
+        self._info, self._take = info, take
         for line in (*info.opening, heading_line(info.monitor)):
             log.info(line)
 
     def row(self, row: dict[str, float]) -> None:
         """One epoch."""
-        self._point.row = row
+        self._take(row)
         log.info(epoch_line(row, self._info.monitor))
 
     def finish(self, summary: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, flag_override
@@ -18,7 +19,7 @@ def refuse_moot_rates(points: list[DictConfig]) -> None:
     Raises:
         ConfigError: for the first two points of which that is true.
     """
-    seen: list[dict[Any, Any]] = []
+    seen: dict[str, Any] = {}  # the rest of a point's settings → its optimizer.lr
     for point in points:
         plain = copy.copy(point)
         with flag_override(plain, ["struct", "readonly"], False):
@@ -28,10 +29,10 @@ def refuse_moot_rates(points: list[DictConfig]) -> None:
         del resolved["run_id"]
         if not _all_absolute(policy):
             continue
-        if resolved in seen:
+        rest = json.dumps(resolved, sort_keys=True, default=str)
+        if seen.setdefault(rest, given) != given:
             problem = f"changes nothing: every rate of lr_policy={policy['name']} is absolute"
             raise ConfigError("optimizer.lr", problem, "sweep the policy's own rates", given)
-        seen.append(resolved)
 
 
 def _all_absolute(policy: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ class Point:
     composed: bytes  # the pickled config with its hydra section
     case: str = ""
     same_as: int | None = None  # number of an earlier point that trains alike: runs in its place
+    former: bool = False  # a changed grid went on without it
+    alike: str | None = None  # points with the same text may train together; None: not known
+    note: str = ""  # for its log: why it is run as it is
 
     @property
     def config(self) -> DictConfig:
@@ -68,9 +72,12 @@ def flat(section: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def refuse_shared_folders(points: Sequence[Point]) -> None:
-    """Raise ConfigError when two points would write to one folder."""
-    if len({point.folder for point in points}) < len(points):
-        folders = [point.folder for point in points]
+    """Raise ConfigError when two points would write to one folder, or one to the sweep's own."""
+    folders = [os.path.normpath(point.folder) for point in points]
+    if "." in folders:
+        problem, hint = "puts a point into the sweep's own folder", "keep ${hydra.job.num} in it"
+        raise ConfigError("hydra.sweep.subdir", problem, hint, ".")
+    if len(set(folders)) < len(points):
         twice = next(name for name in folders if folders.count(name) > 1)
         problem = "puts several points into one folder"
         raise ConfigError("hydra.sweep.subdir", problem, "keep ${hydra.job.num} in it", twice)
@@ -118,6 +125,7 @@ def points_text(points: Sequence[Point], command: Sequence[str]) -> str:
             "folder": p.folder,
             "case": p.case,
             "same_as": p.same_as,
+            "former": p.former,
             "overrides": p.overrides,
             "differs": {k: v for k, v in p.settings.items() if k not in base or base[k] != v},
             "lacks": [key for key in base if key not in p.settings],
@@ -159,12 +167,14 @@ def _started(row: Mapping[str, Any], first: Mapping[str, Any]) -> Point:
     settings = {key: value for key, value in first.items() if key not in row["lacks"]}
     settings |= row["differs"]
     num, overrides, folder = row["num"], row["overrides"], row["folder"]
-    return Point(num, overrides, settings, folder, b"", row["case"], row["same_as"])
+    former = row.get("former", False)  # of a sweep that was started before there were any
+    return Point(num, overrides, settings, folder, b"", row["case"], row["same_as"], former)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """summary.json of a point; only a status when there is none that can be read."""
     try:
-        return json.loads((folder / SUMMARY).read_text("utf-8"))
+        found = json.loads((folder / SUMMARY).read_text("utf-8"))
     except (OSError, ValueError):
-        return {"status": NEVER_STARTED, "error": None}
+        found = None
+    return found if isinstance(found, dict) else {"status": NEVER_STARTED, "error": None}

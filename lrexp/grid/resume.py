@@ -37,7 +37,8 @@ def sweep_folder(name: str) -> Path:
 def numbered_as(started: Started, points: Sequence[Point], allow_changed: bool) -> list[Point]:
     """The points with the numbers and folders that they had when the sweep was started.
 
-    New points come after all others.
+    New points come after all others. Those of the start that are no longer asked for become former
+    ones, which are not missed when the sweep is resumed again.
 
     Args:
         started: what the sweep's folder says.
@@ -58,13 +59,16 @@ def numbered_as(started: Started, points: Sequence[Point], allow_changed: bool) 
             _renumber(point, first.num, first.folder)
         else:
             new.append(point)
-    gone = [point for rest in old.values() for point in rest]
+    dropped = [point for rest in old.values() for point in rest]
+    gone = [point for point in dropped if not point.former]
     if (new or gone) and not allow_changed:
         said = "\n  ".join(changes(gone, new, varied(points), varied(started.points)))
         raise UserError(
             f"the grid is not the one this sweep was started with:\n  {said}\n"
             "  hydra.launcher.allow_changed_grid=true goes on all the same"
         )
+    for point in gone:
+        point.former = True
     following = max(point.num for point in started.points) + 1
     for num, point in enumerate(new, following):
         _renumber(point, num, None)
@@ -108,12 +112,12 @@ def set_aside(folder: Path, point: Point) -> None:
     left = folder / point.folder
     if not left.exists():
         return
-    kept = folder / EARLIER
-    kept.mkdir(exist_ok=True)
+    kept = folder / EARLIER / point.folder
+    kept.parent.mkdir(parents=True, exist_ok=True)  # hydra.sweep.subdir may have several levels
     attempt = 1
-    while (kept / f"{point.folder}.{attempt}").exists():
+    while kept.with_name(f"{kept.name}.{attempt}").exists():
         attempt += 1
-    left.rename(kept / f"{point.folder}.{attempt}")
+    left.rename(kept.with_name(f"{kept.name}.{attempt}"))
 
 
 def _identity(point: Point) -> str:

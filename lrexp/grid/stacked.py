@@ -12,7 +12,8 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -88,7 +89,7 @@ class StackedTrainer:
                     continue
                 self._stack([self._members[k] for k in going])
                 started = time.perf_counter()
-                seen = self._train_epoch()
+                seen = self.train_epoch()
                 train_eval, val = self._evaluate()
                 for i, k in enumerate(going):
                     end = partial(self._members[k].end_epoch, seen[i], train_eval[i], val[i])
@@ -96,6 +97,15 @@ class StackedTrainer:
         finally:
             self._stack([])
         return failures
+
+    @contextmanager
+    def stacked(self) -> Iterator[None]:
+        """Keep all members on the stack meanwhile, for whoever trains single epochs."""
+        self._stack(self._members)
+        try:
+            yield
+        finally:
+            self._stack([])
 
     def _check_members(self) -> None:
         """Stack them and see that every network still says what it said by itself."""
@@ -144,8 +154,8 @@ class StackedTrainer:
             for trainer in going
         ]
 
-    def _train_epoch(self) -> list[Row]:
-        """One epoch of steps, if there are any; returns what each member saw on the way."""
+    def train_epoch(self) -> list[Row]:
+        """One epoch of steps of those on the stack; returns what each saw on the way."""
         trainers, model, optimizer = self._going, self._model, self._optimizer
         if not trainers[0].experiment.schedule:
             return [{} for _ in trainers]

@@ -27,8 +27,7 @@ from lrexp.grid.cases import (
     read_cases,
     take_cases,
 )
-from lrexp.grid.executors import EXECUTORS
-from lrexp.grid.launcher import Grid, check_launcher
+from lrexp.grid.launcher import Grid
 from lrexp.grid.leaderboard import Leaderboard, leaderboard_lines
 from lrexp.grid.moot_rates import refuse_moot_rates
 from lrexp.grid.points import (
@@ -44,6 +43,7 @@ from lrexp.grid.points import (
     varied,
 )
 from lrexp.grid.resume import UNDONE, numbered_as, set_aside, sweep_folder
+from lrexp.grid.settings import read_settings
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def read_request(
     request = Request(compose(rest), rest, None)
     launcher = request.config.hydra.launcher
     if request.ours:
-        check_launcher(launcher)
+        read_settings(launcher)
         if launcher.resume:
             request.folder = sweep_folder(launcher.resume)
             request.started = read_points(request.folder)
@@ -152,7 +152,9 @@ def find_equal_points(loader: Any, request: Request, points: Sequence[Point]) ->
     if not request.ours or not _all_train(points):
         return
     from lrexp.grid.equal import UnbuildableError, find_equal
+    from lrexp.grid.pool import check_gpus
 
+    check_gpus(read_settings(request.config.hydra.launcher), points)
     try:
         equal = find_equal(points)
     except UnbuildableError as problem:
@@ -203,6 +205,9 @@ def run_sweep(
     _write_grid(folder, board.points, request)
     if not request.ours:
         size = sweeper.max_batch_size or len(points)
+        if size < 1:
+            key, hint = "hydra.sweeper.max_batch_size", "at least 1"
+            raise ConfigError(key, "is too small", hint, size)
         for first in range(0, len(points), size):
             batch = points[first : first + size]
             try:
@@ -217,8 +222,8 @@ def run_sweep(
         set_aside(folder, point)
     for line in _notes(request, points, todo):
         print(line, flush=True)
-    executor = EXECUTORS[request.config.hydra.launcher.executor]
-    Grid(board, hydra_context, task_function, executor).run(todo)
+    settings = read_settings(request.config.hydra.launcher)
+    Grid(board, hydra_context, task_function, settings).run(todo)
 
 
 def _look_up(board: Leaderboard, points: Sequence[Point]) -> None:
@@ -280,13 +285,13 @@ def closing_lines(board: Leaderboard) -> list[str]:
     shown = shown_path(folder)
     if board.points and _all_train(board.points):
         lines += ["", *leaderboard_lines(board.board())]
-        failed = board.with_status("failed")
-        for point, error in failed:
-            lines.append(f"failed {point.folder}: {error}")
-        undone = [p for p in board.points if p.same_as is None and board.status(p.num) in UNDONE]
-        if undone and (folder / POINTS).is_file():
-            count = f"{len(undone)} of {len(board.points)} points have no result"
-            lines.append(f"{count}; run them with: lrexp -m hydra.launcher.resume={shown}")
+    for point, error in board.with_status("failed"):
+        lines.append(f"failed {point.folder}: {error}")
+    asked = [point for point in board.points if not point.former]
+    undone = [p for p in asked if p.same_as is None and board.status(p.num) in UNDONE]
+    if undone and (folder / POINTS).is_file():
+        count = f"{len(undone)} of {len(asked)} points have no result"
+        lines.append(f"{count}; run them with: lrexp -m hydra.launcher.resume={shown}")
     if any(folder.glob("*/wandb/offline-run-*")):
         pattern = os.path.join(shown, "*", "wandb", "offline-run-*")
         lines.append(f"wandb  offline; upload with: wandb sync {pattern}")

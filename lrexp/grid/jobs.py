@@ -1,0 +1,218 @@
+"""Points run in this program, as Hydra runs a job: by itself, or several that train together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, run_job
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from lrexp.grid.packing import halves
+from lrexp.grid.points import Point
+from lrexp.signals import signals_stop
+
+log = logging.getLogger(__name__)
+
+Ended = list[tuple[Point, JobReturn]]
+
+
+class Jobs:
+    """Runs points in this program, whatever becomes of each.
+
+    What stops a sweep (KeyboardInterrupt, Terminated) passes through.
+
+    Args:
+        hydra_context: of the command.
+        task: runs one composed config. One of lrexp's own also has `view`, `executor` and `open`
+            (see `lrexp.__main__`); any other function is simply called.
+        begin: is told of every point before it starts.
+    """
+
+    def __init__(self, hydra_context: HydraContext, task: Any, begin: Callable[[Point], None]):
+        self._hydra_context, self._task, self.begin = hydra_context, task, begin
+
+    def alone(self, point: Point) -> JobReturn:
+        """Run one point."""
+        return self._run(point, self._task)
+
+    def together(self, points: Sequence[Point]) -> Ended:
+        """Run points that train together where their networks allow it, the rest one by one.
+
+        Their jobs are nested, the last one outermost: all are open while they train, each has its
+        own Hydra files, log and records, and they are concluded in turn, the first one first.
+        """
+        members: list[_Member] = []
+        ended: Ended = []
+
+        def enter(following: Sequence[Point]) -> None:
+            if not following:
+                self._train(members[::-1])
+                return
+            *rest, point = following
+            opened = False
+
+            def task(config: DictConfig) -> float:
+                nonlocal opened
+                run = self._task.open(config, asked)
+                with run.recorded():
+                    member = _Member(run)
+                    members.append(member)
+                    opened = True
+                    try:
+                        enter(rest)
+                    finally:
+                        member.switch_log()
+                    if member.failure is not None:
+                        raise member.failure
+                return run.value
+
+            ended.append((point, self._run(point, task)))
+            if not opened:  # it could not be built; the others can
+                enter(rest)
+
+        with signals_stop() as asked:
+            enter(points)
+        for member in members:
+            member.close_log()
+        return ended
+
+    def _run(self, point: Point, task: Callable[[DictConfig], Any]) -> JobReturn:
+        self.begin(point)
+
+        def guarded(config: DictConfig) -> Any:
+            self._say_warnings_once(point)
+            if point.note:
+                log.info(point.note)
+            try:
+                return task(config)
+            except SystemExit as error:
+                raise RuntimeError(f"something in it called exit({error.code})") from error
+
+        try:
+            return run_job(
+                task_function=guarded,
+                config=point.config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+                hydra_context=self._hydra_context,
+            )
+        except Exception as error:  # its folder could not be written, or a callback failed
+            log.info("point %d", point.num, exc_info=error)
+            returned = JobReturn(overrides=point.overrides, status=JobStatus.FAILED)
+            returned.return_value = error
+            return returned
+
+    def _say_warnings_once(self, point: Point) -> None:
+        if getattr(self._task, "view", None) is None:
+            return
+        from lrexp.grid.live import OncePerGrid
+
+        for handler in logging.root.handlers:
+            if type(handler) is logging.StreamHandler:
+                handler.addFilter(OncePerGrid(self._task.view, point.num))
+
+    def _train(self, members: Sequence[_Member]) -> None:
+        """Train members to their end, those together that can be; notes what made one fail."""
+        from lrexp.grid.stacked import shared
+
+        alike: dict[Any, list[_Member]] = {}
+        for member in members:
+            alike.setdefault(shared(member.run.trainer), []).append(member)
+        for group in alike.values():
+            self._train_alike(group)
+
+    def _train_alike(self, group: Sequence[_Member]) -> None:
+        from lrexp.grid.stacked import StackedTrainer
+
+        if len(group) == 1:
+            _train_alone(group[0])
+            return
+        executor = "stacked" if self._task.executor == "serial" else self._task.executor
+        for member in group:
+            member.run.trained_by(executor, len(group))
+            with member.own_log():
+                log.info("trains together with %d other runs", len(group) - 1)
+        try:
+            trainers = [member.run.trainer for member in group]
+            checkpoints = [member.run.checkpoints for member in group]
+            failures = StackedTrainer(trainers).run(group, checkpoints)
+        except Exception as error:
+            reason = "there was not enough memory" if out_of_memory(error) else f"{error}"
+            parts = halves(group) if out_of_memory(error) else [[member] for member in group]
+            log.warning("%d runs could not train together: %s", len(group), reason)
+            log.info("training together", exc_info=error)
+        else:
+            for member, failure in zip(group, failures, strict=True):
+                member.failure = failure
+            return
+        for member in group:
+            member.renew()
+        for part in parts:
+            self._train_alike([member for member in part if member.failure is None])
+
+
+class _Member:
+    """One of several runs whose jobs are open at a time. Its rows go into its own log."""
+
+    def __init__(self, run: Any):
+        self.run = run
+        self.failure: Exception | None = None
+        self._handlers = logging.root.handlers[:]
+        self._hydra = HydraConfig.instance().cfg
+
+    def row(self, row: dict[str, float]) -> None:
+        """Record one epoch."""
+        with self.own_log():
+            self.run.row(row)
+
+    def renew(self) -> None:
+        """Build its trainer anew, as far as its last recorded epoch."""
+        try:
+            self.run.renew()
+        except Exception as error:
+            self.failure = error
+
+    @contextmanager
+    def own_log(self) -> Iterator[None]:
+        """Log to its file meanwhile."""
+        handlers, hydra = logging.root.handlers[:], HydraConfig.instance().cfg
+        self.switch_log()
+        try:
+            yield
+        finally:
+            logging.root.handlers[:] = handlers
+            HydraConfig.instance().cfg = hydra
+
+    def switch_log(self) -> None:
+        """Log to its file from now on. Configuring the next job's log closed it: it opens again."""
+        logging.root.handlers[:] = self._handlers
+        HydraConfig.instance().cfg = self._hydra
+
+    def close_log(self) -> None:
+        """Close its file."""
+        for handler in self._handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
+
+
+def _train_alone(member: _Member) -> None:
+    run = member.run
+    run.trained_by(run.executor, 1)
+    try:
+        run.trainer.run(member, run.checkpoints)
+    except Exception as error:
+        member.failure = error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the device or in the program."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -1,0 +1,97 @@
+"""Runs the points of a command line with -m in this program, in a folder of their own."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from grid_points import composing
+from hydra._internal.callbacks import Callbacks
+from hydra.core.utils import JobReturn
+from hydra.types import HydraContext
+
+from lrexp.__main__ import _Points
+from lrexp.grid.launcher import Grid
+from lrexp.grid.leaderboard import Leaderboard
+from lrexp.grid.points import Point
+from lrexp.grid.settings import LauncherSettings
+
+FAST = ("experiment=smoke", "trainer.device=cpu", "data.leak_check=skip")
+Setup = Callable[[_Points], None]
+
+
+@dataclass
+class Ran:
+    """What came of a grid."""
+
+    points: list[Point]
+    ended: dict[int, JobReturn]
+    folder: Path
+    said: str = ""
+
+    def summary(self, num: int) -> dict[str, Any]:
+        """summary.json of a point."""
+        return json.loads((self.of(num) / "summary.json").read_text())
+
+    def rows(self, num: int) -> list[dict[str, Any]]:
+        """All rows of a point but how long they took."""
+        lines = map(json.loads, (self.of(num) / "metrics.jsonl").read_text().splitlines())
+        return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in lines]
+
+    def log(self, num: int) -> str:
+        """lrexp.log of a point."""
+        return (self.of(num) / "lrexp.log").read_text()
+
+    def weights(self, num: int) -> dict[str, torch.Tensor]:
+        """Of the last epoch."""
+        file = self.of(num) / "checkpoints" / "last.pt"
+        return torch.load(file, weights_only=True)["model"]
+
+    def of(self, num: int) -> Path:
+        """A point's folder."""
+        return self.folder / self.points[num].folder
+
+
+@contextmanager
+def running(folder: Path, say: Callable[[], str]) -> Iterator[Callable[..., Ran]]:
+    """A function from an executor and overrides to what came of the grid, run below `folder`."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    count = iter(range(1000))
+
+    def run(
+        executor: str,
+        *overrides: str,
+        settings: dict[str, Any] | None = None,
+        asked: Sequence[type[BaseException]] = (),
+    ) -> Ran:
+        sweep = folder / f"sweep{next(count)}"
+        with composing() as points:
+            composed = points(
+                *FAST, "logger=none", f"hydra.sweep.dir={sweep}", *overrides, equal=True
+            )
+        sweep.mkdir()
+        board = Leaderboard(sweep)
+        board.points = composed
+        context = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
+        chosen = LauncherSettings(executor=executor, **(settings or {}))
+        task = _Points()
+        task.asked = list(asked)
+        ended = Grid(board, context, task, chosen).run(_once(composed))
+        return Ran(composed, ended, sweep, say())
+
+    yield run
+    for handler in logging.root.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.close()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+def _once(points: Sequence[Point]) -> list[Point]:
+    return [point for point in points if point.same_as is None]

@@ -1,0 +1,243 @@
+"""Executors: every way of running a grid gives each point its own run, undisturbed by others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from grid_run import Ran, running
+from hydra.core.utils import JobStatus
+
+from lrexp.errors import Terminated
+from lrexp.grid.choice import Estimate
+from lrexp.grid.executors import Kind, kinds
+from lrexp.grid.points import Point
+from lrexp.grid.stacked import StackedTrainer
+
+Run = Callable[..., Ran]
+LONGER = ("trainer.epochs=3", "trainer.limit_train_batches=8")
+RATES = "optimizer.lr=0.02,0.05"
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    threads = torch.get_num_threads()
+    with running(tmp_path, lambda: capsys.readouterr().out) as function:
+        yield function
+    torch.set_num_threads(threads)
+
+
+def assert_close_runs(one: Ran, other: Ran, num: int, tolerance: float) -> None:
+    """Equal rows and weights, up to rounding."""
+    ours, theirs = one.rows(num), other.rows(num)
+    assert [row.keys() for row in ours] == [row.keys() for row in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        assert a == pytest.approx(b, rel=tolerance, abs=tolerance)
+    for name, tensor in one.weights(num).items():
+        torch.testing.assert_close(tensor, other.weights(num)[name], rtol=tolerance, atol=tolerance)
+
+
+def test_stacked_points_are_runs_of_their_own(run: Run) -> None:
+    grid = (*LONGER, RATES, "seed=0,1", "lr_policy=uniform,layerwise_decay")
+    together, alone = run("stacked", *grid), run("serial", *grid)
+    assert together.ended.keys() == alone.ended.keys() == set(range(8))
+    for point in together.points:
+        assert_close_runs(together, alone, point.num, 1e-3)
+        summary, expected = together.summary(point.num), alone.summary(point.num)
+        assert (summary["executor"], summary["members"]) == ("stacked", 8)
+        assert (expected["executor"], expected["members"]) == ("serial", 1)
+        for key in ("status", "run_id", "seed", "plan_hash", "config_id"):
+            assert summary[key] == expected[key] or key == "run_id"
+        assert summary["test"]["loss"] == pytest.approx(expected["test"]["loss"], rel=1e-3)
+        ours = together.ended[point.num].return_value
+        assert ours == pytest.approx(alone.ended[point.num].return_value, rel=1e-3)
+        for name in ("plan.csv", ".hydra/overrides.yaml"):
+            files = (together.of(point.num) / name, alone.of(point.num) / name)
+            assert files[0].read_text().replace("sweep0", "sweep1") == files[1].read_text()
+        assert "trains together with 7 other runs" in together.log(point.num)
+
+
+def test_a_members_lines_are_in_its_own_log(run: Run) -> None:
+    ran = run("stacked", *LONGER, "seed=0,1,2")
+    for num in range(3):
+        log = ran.log(num)
+        epochs = [line for line in log.splitlines() if "lrexp.grid.live:     " in line]
+        values = [f"{row['train/loss']:.4f}" for row in ran.rows(num)]
+        assert len(epochs) >= 3
+        assert all(value in line for value, line in zip(values, epochs, strict=False))
+        assert log.count("best   epoch") == 1
+
+
+def test_members_that_share_too_little_are_stacked_apart(run: Run) -> None:
+    ran = run("stacked", *LONGER, RATES, "lr_policy=uniform,freeze_backbone", "model=simple_cnn")
+    members = [ran.summary(num)["members"] for num in range(4)]
+    assert members == [2, 2, 2, 2]
+    assert {ran.summary(num)["frozen_proof"]["identical"] for num in range(4)} == {True}
+
+
+def test_what_cannot_be_stacked_runs_serially_and_says_why(run: Run) -> None:
+    ran = run("stacked", *LONGER, RATES, "model=mlp", "model.dropout=0.5")
+    assert "points 0-1 train one by one: the network draws random numbers" in ran.said
+    for num in (0, 1):
+        summary = ran.summary(num)
+        assert (summary["status"], summary["executor"]) == ("finished", "serial")
+        assert "train one by one" in ran.log(num)
+
+
+def test_packs_are_no_larger_than_asked_for(run: Run) -> None:
+    ran = run("stacked", *LONGER, "seed=0,1,2,3,4", settings={"members": 3})
+    assert sorted(ran.summary(num)["members"] for num in range(5)) == [2, 2, 3, 3, 3]
+
+
+def broken_stack(monkeypatch: pytest.MonkeyPatch, error: Exception, largest: int) -> list[int]:
+    """Stacks of more than `largest` members fail in their second epoch. Returns sizes tried."""
+    tried: list[int] = []
+    epoch = StackedTrainer.train_epoch
+    trainers_of = StackedTrainer.__init__
+
+    def init(self: Any, trainers: Any) -> None:
+        tried.append(len(trainers))
+        trainers_of(self, trainers)
+
+    def train_epoch(self: Any) -> Any:
+        if len(self._members) > largest and self._members[0].epoch == 1:
+            raise error
+        return epoch(self)
+
+    monkeypatch.setattr(StackedTrainer, "__init__", init)
+    monkeypatch.setattr(StackedTrainer, "train_epoch", train_epoch)
+    return tried
+
+
+def test_a_pack_that_does_not_fit_is_halved_and_goes_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = (*LONGER, "seed=0,1,2,3")
+    alone = run("serial", *grid)
+    tried = broken_stack(monkeypatch, torch.OutOfMemoryError("no room"), 1)
+    ran = run("stacked", *grid)
+    assert tried == [4, 2, 2]
+    for num in range(4):
+        assert_close_runs(ran, alone, num, 1e-3)  # three rows, none twice
+        assert ran.summary(num)["members"] == 1
+    assert "could not train together: there was not enough memory" in ran.log(0)
+
+
+def test_a_pack_that_fails_trains_one_by_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = broken_stack(monkeypatch, ValueError("odd"), 0)
+    ran = run("stacked", *LONGER, "seed=0,1,2")
+    assert tried == [3]
+    assert [ran.summary(num)["status"] for num in range(3)] == ["finished"] * 3
+    assert [len(ran.rows(num)) for num in range(3)] == [3] * 3
+
+
+def test_a_member_that_cannot_be_built_or_recorded_fails_alone(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lrexp.build
+    from lrexp.tasks import Training
+
+    build, row = lrexp.build.build, Training.row
+
+    def breaks(config: Any, datasets: Any = None) -> Any:
+        if config.seed == 1 and datasets.built:
+            raise MemoryError("no room for this one")
+        return build(config, datasets)
+
+    def disk_is_full(self: Any, values: Any) -> None:
+        if self._config.seed == 2 and values["epoch"] == 2:
+            raise OSError("No space left on device")
+        row(self, values)
+
+    monkeypatch.setattr(lrexp.build, "build", breaks)
+    monkeypatch.setattr(Training, "row", disk_is_full)
+    ran = run("stacked", *LONGER, "seed=0,1,2,3")
+    statuses = [ran.summary(num)["status"] for num in range(4)]
+    assert statuses == ["finished", "failed", "failed", "finished"]
+    assert ran.summary(1)["error"] == "MemoryError: no room for this one"
+    assert ran.summary(2)["error"] == "OSError: No space left on device"
+    assert [ran.ended[num].status == JobStatus.FAILED for num in range(4)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    board = json.loads((ran.folder / "leaderboard.json").read_text())
+    assert board["configurations"][0]["status"]["failed"] == 2
+
+
+def test_a_diverging_member_ends_alone(run: Run) -> None:
+    ran = run("stacked", *LONGER, "optimizer.lr=0.02,1e6,0.05")
+    assert [ran.summary(num)["status"] for num in range(3)] == ["finished", "diverged", "finished"]
+    assert ran.ended[1].return_value == float("inf")
+    assert "diverged" in ran.said
+
+
+def test_a_signal_whose_exception_was_lost_stops_the_sweep(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(Terminated):
+        run("serial", "seed=0,1", asked=[Terminated])
+    assert len(list(tmp_path.glob("sweep0/*/summary.json"))) == 1
+
+
+def test_auto_does_not_time_what_is_short(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = broken_stack(monkeypatch, ValueError("odd"), 0)
+    ran = run("auto", "seed=0,1,2")
+    assert tried == []
+    assert "auto   " not in ran.said
+    assert {ran.summary(num)["executor"] for num in range(3)} == {"serial"}
+
+
+def test_auto_stacks_what_trains_faster_together(run: Run) -> None:
+    grid = ("trainer.epochs=20", "trainer.limit_train_batches=null")
+    ran = run("auto", *grid, "optimizer.lr=0.01,0.02,0.03,0.04", "seed=0,1")
+    assert "auto   points 0-7: " in ran.said
+    assert "8 stacked " in ran.said
+    chosen = "stacked, 8 together" in ran.said
+    assert {ran.summary(num)["executor"] for num in range(8)} == {"stacked" if chosen else "serial"}
+    assert "member-steps/s" in ran.log(3)
+
+
+def kind(count: int, largest: int = 64) -> Kind:
+    points = [Point(num, [], {"seed": 0}, f"p{num}", b"", alike="same") for num in range(count)]
+    return Kind(points, largest=largest)
+
+
+@pytest.mark.parametrize(
+    ("serial", "stacked", "members"), [(100, 500, 16), (100, 105, 1), (100, 80, 1), (100, None, 1)]
+)
+def test_stacking_is_taken_only_where_it_is_clearly_faster(
+    serial: float, stacked: float | None, members: int
+) -> None:
+    estimate = Estimate(kind(16), 50, serial, stacked)
+    assert estimate.largest == members
+    assert estimate.seconds == 800 / (stacked if members > 1 and stacked else serial)
+
+
+def test_packs_hold_every_point_once_and_no_more_than_fit() -> None:
+    packs = kind(10, largest=4).packs()
+    assert sorted(p.num for part in packs for p in part) == list(range(10))
+    assert [len(part) for part in packs] == [4, 3, 3]
+
+
+def test_only_points_that_are_known_to_be_alike_may_train_together() -> None:
+    points = kind(4).points
+    points[1].alike, points[2].alike = "other", None
+    assert [[p.num for p in found] for found in kinds(points)] == [[0, 3], [1], [2]]
+
+
+def test_auto_survives_points_that_cannot_be_built(run: Run, monkeypatch: Any) -> None:
+    import lrexp.build
+
+    def never(config: Any, datasets: Any = None) -> Any:
+        raise RuntimeError("nothing can be built")
+
+    monkeypatch.setattr(lrexp.build, "build", never)
+    for executor in ("auto", "stacked", "serial"):
+        ran = run(executor, "seed=0,1")
+        assert [ran.summary(num)["error"] for num in (0, 1)] == [
+            "RuntimeError: nothing can be built"
+        ] * 2

@@ -1,0 +1,54 @@
+"""A sweep that goes on: what is out of its way, and which points it still asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grid_points import composing
+
+from lrexp.errors import UserError
+from lrexp.grid.points import POINTS, Point, points_text, read_points
+from lrexp.grid.resume import numbered_as, set_aside
+
+
+@pytest.fixture
+def points() -> Iterator[Callable[..., Any]]:
+    with composing() as function:
+        yield function
+
+
+@pytest.mark.parametrize("name", ["0_seed_0", "a/b/0"])
+def test_every_attempt_at_a_point_is_kept(tmp_path: Path, name: str) -> None:
+    point = Point(0, [], {}, name, b"")
+    for attempt in (1, 2):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "lrexp.log").write_text(str(attempt))
+        set_aside(tmp_path, point)
+        assert not (tmp_path / name).exists()
+    for attempt in (1, 2):
+        kept = tmp_path / "earlier" / f"{name}.{attempt}" / "lrexp.log"
+        assert kept.read_text() == str(attempt)
+
+
+def test_points_that_a_changed_grid_dropped_are_not_missed_again(
+    points: Callable[..., Any], tmp_path: Path
+) -> None:
+    def saved(found: list[Point]) -> Any:
+        (tmp_path / POINTS).write_text(points_text(found, []))
+        return read_points(tmp_path)
+
+    started = saved(points("seed=0,1"))
+    with pytest.raises(UserError, match="no longer there: seed=0"):
+        numbered_as(started, points("seed=1,2"), False)
+    found = numbered_as(started, points("seed=1,2"), True)
+    assert [p.former for p in started.points] == [True, False]
+    started = saved([started.points[0], *found])
+    again = numbered_as(started, points("seed=1,2"), False)
+    assert [(p.num, p.settings["seed"]) for p in again] == [(1, 1), (2, 2)]
+    back = numbered_as(started, points("seed=0,1,2"), False)  # asked for once more
+    assert [(p.num, p.former) for p in back] == [(0, False), (1, False), (2, False)]
+    with pytest.raises(UserError, match="no longer there: seed=2"):
+        numbered_as(started, points("seed=1"), False)
