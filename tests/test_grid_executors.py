@@ -93,8 +93,10 @@ def test_packs_are_no_larger_than_asked_for(run: Run) -> None:
     assert sorted(ran.summary(num)["members"] for num in range(5)) == [2, 2, 3, 3, 3]
 
 
-def broken_stack(monkeypatch: pytest.MonkeyPatch, error: Exception, largest: int) -> list[int]:
-    """Stacks of more than `largest` members fail in their second epoch. Returns sizes tried."""
+def broken_stack(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, largest: int, after: int = 1
+) -> list[int]:
+    """Stacks of more than `largest` members fail after so many epochs. Returns sizes tried."""
     tried: list[int] = []
     epoch = StackedTrainer.train_epoch
     trainers_of = StackedTrainer.__init__
@@ -104,7 +106,7 @@ def broken_stack(monkeypatch: pytest.MonkeyPatch, error: Exception, largest: int
         trainers_of(self, trainers)
 
     def train_epoch(self: Any) -> Any:
-        if len(self._members) > largest and self._members[0].epoch == 1:
+        if len(self._members) > largest and self._going[0].epoch == after:
             raise error
         return epoch(self)
 
@@ -125,6 +127,37 @@ def test_a_pack_that_does_not_fit_is_halved_and_goes_on(
         assert_close_runs(ran, alone, num, 1e-3)  # three rows, none twice
         assert ran.summary(num)["members"] == 1
     assert "could not train together: there was not enough memory" in ran.log(0)
+
+
+def test_halves_still_train_together_when_one_of_them_has_come_to_its_end(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = broken_stack(monkeypatch, torch.OutOfMemoryError("no room"), 3, after=2)
+    ran = run("stacked", *LONGER, "optimizer.lr=1e6,0.01,0.02,0.03,0.04,0.05")
+    assert tried == [6, 2, 3]
+    assert [len(ran.rows(num)) for num in range(6)] == [1, 3, 3, 3, 3, 3]
+    assert [ran.summary(num)["members"] for num in range(1, 6)] == [2, 2, 3, 3, 3]
+    assert ran.summary(0)["status"] == "diverged"
+
+
+def test_a_member_that_failed_stays_failed_when_its_pack_does_not_fit(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lrexp.tasks import Training
+
+    row = Training.row
+
+    def disk_is_full(self: Any, values: Any) -> None:
+        if self._config.seed == 2 and values["epoch"] == 1:
+            raise OSError("No space left on device")
+        row(self, values)
+
+    monkeypatch.setattr(Training, "row", disk_is_full)
+    broken_stack(monkeypatch, torch.OutOfMemoryError("no room"), 3)
+    ran = run("stacked", *LONGER, "seed=0,1,2,3")
+    assert [ran.summary(num)["status"] == "finished" for num in range(4)] == [1, 1, 0, 1]
+    assert ran.summary(2)["error"] == "OSError: No space left on device"
+    assert [len(ran.rows(num)) for num in (0, 1, 3)] == [3, 3, 3]
 
 
 def test_a_pack_that_fails_trains_one_by_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
