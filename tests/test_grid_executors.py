@@ -13,6 +13,7 @@ from grid_run import Ran, running
 from hydra.core.utils import JobStatus
 
 from lrexp.errors import Terminated
+from lrexp.grid import choice, executors
 from lrexp.grid.choice import Estimate
 from lrexp.grid.executors import Kind, kinds
 from lrexp.grid.points import Point
@@ -222,6 +223,34 @@ def test_auto_does_not_time_what_is_short(run: Run, monkeypatch: pytest.MonkeyPa
     assert tried == []
     assert "auto   " not in ran.said
     assert {ran.summary(num)["executor"] for num in range(3)} == {"serial"}
+
+
+def test_auto_times_few_of_many_points_that_cannot_train_together(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = looked_at(monkeypatch)
+    run("auto", "model.hidden=20,21,22,23,24,25,26,27")
+    assert looked == [0, 2, 4, 6]
+
+
+def test_auto_looks_once_at_short_points_that_differ_in_what_is_frozen(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = looked_at(monkeypatch)
+    run("auto", "lr_policy=uniform,freeze_backbone,bias_norm_only", "seed=0,1")
+    assert looked == [0]
+
+
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of the points that `auto` builds to time them."""
+    nums: list[int] = []
+
+    def look(points: list[Point], session: Any) -> Kind:
+        nums.append(points[0].num)
+        return executors.look(points, session)
+
+    monkeypatch.setattr(choice, "look", look)
+    return nums
 
 
 def test_auto_stacks_what_trains_faster_together(run: Run) -> None:
