@@ -72,11 +72,10 @@ def _run(args: argparse.Namespace) -> int:
             f"dashboards need wandb-workspaces: {error}\n  pip install 'lrexp[dashboards]'"
         ) from None
     if args.save:
-        from lrexp.record.wandb_file import has_login
+        from lrexp.record.wandb_file import why_offline
 
-        if not has_login():
-            hint = "`wandb login` stores one, or set WANDB_API_KEY; --json FILE needs none"
-            raise UserError(f"W&B has no login here\n  {hint}")
+        if why := why_offline():
+            raise UserError(f"nothing was saved: {why}\n  --json FILE needs no login")
     sweep = _sweep_folder(args.report) if args.report else None
     if sweep:
         built: Any = report(args.entity, args.project, sweep)
@@ -243,10 +242,10 @@ def report(entity: str, project: str, sweep: Path) -> Any:
                 entity=entity,
                 project=project,
                 name=policy,
-                filters=[
+                filters=expr.And(
                     expr.Metric("Group") == sweep.name,
                     expr.Config("lr_policy.name") == policy,
-                ],
+                ),
                 run_settings={run: wr.RunSettings(color=color) for run in runs},
             )
         )

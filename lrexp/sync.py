@@ -91,7 +91,7 @@ def unsynced(folder: Path) -> list[Path]:
 
 def _checked(file: Path, again: bool) -> Upload:
     """Whether a file can be sent as it is."""
-    from lrexp.record.wandb_file import artifact_files, uploading
+    from lrexp.record.wandb_file import artifact_files, goes_on, is_offline, uploading
 
     wanted = list(artifact_files(file))
     base = _base(file, [path for path, _ in wanted])
@@ -103,6 +103,12 @@ def _checked(file: Path, again: bool) -> Upload:
         return Upload(file, base, problem)
     if _in_use(file):
         return Upload(file, base, "it is still being written")
+    if not is_offline(file) and goes_on(file) and not again:
+        problem = (
+            "it is the later part of a continued run and was sent in part; sent once more, rows"
+            " may be there twice: look at the run on W&B, then use --again"
+        )
+        return Upload(file, base, problem)
     for path, size in wanted:
         found = base / path
         if not found.is_file():
@@ -157,13 +163,10 @@ def _upload(uploads: list[Upload]) -> list[Upload]:
     """Send runs through the client; returns those that it did not send, and why."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from lrexp.record.wandb_file import has_login, mark_synced, synced, uploading
+    from lrexp.record.wandb_file import mark_synced, synced, uploading, why_offline
 
-    if not has_login():
-        raise UserError(
-            "W&B has no login here\n  `wandb login` stores one, or set WANDB_API_KEY"
-            " (and WANDB_BASE_URL for a server of your own)"
-        )
+    if why := why_offline():
+        raise UserError(f"nothing was uploaded: {why}")
     left: list[Upload] = []
     columns = (TextColumn("uploads"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, transient=True) as progress:

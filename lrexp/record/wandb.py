@@ -18,7 +18,15 @@ from lrexp.errors import Terminated
 from lrexp.folder import shown_path
 from lrexp.plan import read_plan
 from lrexp.record import RunInfo
-from lrexp.record.wandb_file import has_login, last_epoch, mark_synced, mark_unsent, runs_below
+from lrexp.record.wandb_file import (
+    NO_LOGIN,
+    clear_unsent,
+    last_epoch,
+    mark_synced,
+    mark_unsent,
+    runs_below,
+    why_offline,
+)
 from lrexp.schema import Wandb
 
 log = logging.getLogger(__name__)
@@ -82,8 +90,8 @@ class WandbRecorder:
         while len(_closing) >= AT_ONCE:
             _closing.pop(0).join()
         _closing[:] = [thread for thread in _closing if thread.is_alive()]
-        if mode == "online":
-            mode = self._reachable(wandb, own)
+        if mode in ("auto", "online"):
+            mode = _reachable(own.base_url, mode)
         plan = read_plan((info.folder / "plan.csv").read_text(encoding="utf-8"))
         size = 4 * sum(math.prod(row.shape) for row in plan.rows) if self._artifacts else 0
         timeouts = {"init_timeout": max(1.0, START_S - (time.monotonic() - started))}
@@ -109,6 +117,8 @@ class WandbRecorder:
         offline = f"offline; upload with: {self._sync}"
         self.where = offline if self._run.offline else self._run.url  # None when disabled
         self._logged = -1  # the last epoch that W&B has
+        if not self._run.offline and not self._run.disabled:
+            mark_unsent(self._folder)  # until it is closed: a killed program cannot say it
         self._plan = plan
         if self._run.offline:
             self._log_plan()
@@ -151,38 +161,23 @@ class WandbRecorder:
         try:
             self._run.finish(exit_code=code)
         except TimeoutError:
-            mark_unsent(self._folder)
             log.warning("W&B did not take every row in time; send the rest with: %s", self._sync)
         except Exception as error:  # in a thread nobody else would say it
             log.warning("W&B run %s was not closed: %s", self._id, error)
         else:
+            clear_unsent(self._folder)
             # the client's own logs name the home folder, and nobody needs them when all went well
             shutil.rmtree(self._folder / "logs", ignore_errors=True)
         finally:
             _open.discard(self._id)
-
-    def _reachable(self, wandb: Any, own: Any) -> str:
-        """`online` when the server answers and takes the key, else `offline` and a warning."""
-        if time.monotonic() < _not_before.get(own.base_url, 0):
-            return "offline"
-        if _open:  # another run of this program is online, or was tried
-            return "online"
-        try:
-            if wandb.login(prompt=False, verify=True):
-                return "online"
-        except wandb.Error as error:
-            _offline_from_now(own.base_url, error)
-            return "offline"
-        _offline_from_now(own.base_url, f"no key for {own.base_url}; `wandb login` stores one")
-        return "offline"
 
     def _take_up(self, earlier: list[dict[str, float]], files: list[Path]) -> None:
         """Find out which rows W&B has, and send it those that it lacks."""
         if self._run.offline:
             self._logged = max((last_epoch(file) for file in files), default=-1)
         else:
-            if self._run.resumed:
-                self._logged = int(self._run.summary.get("epoch", -1))
+            if self._run.resumed:  # epoch k is row k; the summary may be ahead of the rows
+                self._logged = int(self._run.starting_step)
             for file in files:  # what they hold and W&B lacks is sent from here
                 mark_synced(file)
         for row in earlier:
@@ -267,7 +262,7 @@ def without_home(value: Any) -> Any:
 
 
 def _mode(asked: str, clients: str) -> str:
-    """`online`, `offline` or `disabled`, by the user's variable, the config, the settings file."""
+    """By the user's variable, the config, the client's settings file; auto is still open."""
     own = os.environ.get("WANDB_MODE")
     if own:
         return own if own in ("offline", "disabled") else "online"
@@ -275,7 +270,17 @@ def _mode(asked: str, clients: str) -> str:
         return asked
     if clients in ("offline", "disabled"):
         return clients
-    return "online" if has_login() else "offline"
+    return "auto"
+
+
+def _reachable(server: str, mode: str) -> str:
+    """`online` when the server takes the login, else `offline`, with a warning if there is one."""
+    if time.monotonic() < _not_before.get(server, 0):
+        return "offline"
+    why = why_offline()
+    if why and (why != NO_LOGIN or mode == "online"):
+        _offline_from_now(server, why)
+    return "offline" if why else "online"
 
 
 def _artifacts(asked: str, info: RunInfo) -> str | None:
@@ -308,6 +313,7 @@ def _quiet(in_sweep: bool, timeouts: dict[str, float]) -> dict[str, Any]:
         "x_graphql_timeout_seconds": 5,
         "x_file_transfer_retry_max": 2,
         "x_file_transfer_retry_wait_max_seconds": 2,
+        "x_file_stream_transmit_interval": 5,  # the server is 5 s behind, not 15
         "x_transaction_log_flush_interval": 1,  # a killed run loses a second of rows, not 15
         **timeouts,
     }

@@ -17,6 +17,7 @@ from typing import Any
 BLOCK = 32768
 FRAME = struct.Struct("<IHB")
 WHOLE, FIRST, LAST = 1, 2, 4
+NO_LOGIN = "there is no login; `wandb login` stores one, or set WANDB_API_KEY"
 
 
 def runs_below(folder: Path, run_id: str = "*") -> list[Path]:
@@ -49,12 +50,18 @@ def records(file: Path) -> Iterator[Any]:
             yield pb.Record.FromString(whole)
 
 
-def has_login() -> bool:
-    """Whether the client has a key or a token for its server; nobody is asked for one."""
+def why_offline() -> str:
+    """What keeps the client from sending: NO_LOGIN, or why the server does not take the login.
+
+    Empty when it can. Nobody is asked for a login. The client asks the server once per program.
+    """
     import wandb
 
     wandb.setup(settings=wandb.Settings(silent=True, x_disable_viewer=True))
-    return bool(wandb.login(prompt=False, verify=False))
+    try:
+        return "" if wandb.login(prompt=False, verify=True) else NO_LOGIN
+    except wandb.Error as error:
+        return str(error).splitlines()[0]
 
 
 def last_epoch(file: Path) -> int:
@@ -110,6 +117,18 @@ def mark_synced(file: Path) -> None:
 
 
 def mark_unsent(folder: Path) -> None:
-    """Say that the server lacks rows of the online run in a folder of the client's."""
+    """Say that the server may lack rows of the online run in a folder of the client's."""
     for file in folder.glob("run-*.wandb"):
         unsent(file).touch()
+
+
+def clear_unsent(folder: Path) -> None:
+    """Say that the server has every row of the online run in a folder of the client's."""
+    for file in folder.glob("run-*.wandb"):
+        unsent(file).unlink(missing_ok=True)
+
+
+def goes_on(file: Path) -> bool:
+    """Whether a file holds the later part of an online run that was continued."""
+    runs = (record.run for record in records(file) if record.WhichOneof("record_type") == "run")
+    return any(run.resumed or run.starting_step for run in runs)
