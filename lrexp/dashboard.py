@@ -230,6 +230,7 @@ def report(entity: str, project: str, sweep: Path) -> Any:
     """
     import wandb_workspaces.reports.v2 as wr
     from wandb_workspaces import expr
+    from wandb_workspaces.reports.v2.interface import Report, Runset, RunSettings
 
     board = json.loads((sweep / "leaderboard.json").read_text(encoding="utf-8"))
     monitor = board["monitor"]
@@ -238,27 +239,25 @@ def report(entity: str, project: str, sweep: Path) -> Any:
     for i, (policy, runs) in enumerate(by_policy.items()):
         color = COLORS[i % len(COLORS)]
         runsets.append(
-            wr.Runset(
-                entity=entity,
-                project=project,
+            Runset(  # of the report's own project: naming it again would need a login
                 name=policy,
                 filters=expr.And(
                     expr.Metric("Group") == sweep.name,
                     expr.Config("lr_policy.name") == policy,
                 ),
-                run_settings={run: wr.RunSettings(color=color) for run in runs},
+                run_settings={run: RunSettings(color=color) for run in runs},
             )
         )
     policy_key = wr.Config("lr_policy.name")
     blocks: list[Any] = [
         wr.H1(text="Conclusions"),
-        wr.UnorderedList(items=conclusions(board)),
+        wr.UnorderedList(items=list[Any](conclusions(board))),
         wr.H1(text="Leaderboard"),
         wr.MarkdownBlock(text="\n".join(leaderboard_table(board))),
     ]
     for name, panels in _sections(policy_key, monitor)[:4]:
         blocks += [wr.H1(text=name), wr.PanelGrid(runsets=runsets, panels=panels)]
-    return wr.Report(
+    return Report(
         project=project,
         entity=entity,
         title=f"lrexp sweep {sweep.name}"[:128],

@@ -99,7 +99,7 @@ class WandbRecorder:
             bool(info.sweep), timeouts | {"finish_timeout": FINISH_S + size / BYTES_PER_S}
         )
         try:
-            self._run = wandb.init(**arguments, mode=mode, settings=wandb.Settings(**quiet))
+            self._run = wandb.init(**arguments | {"mode": mode}, settings=wandb.Settings(**quiet))
         except wandb.Error as error:
             if mode != "online" or _open:
                 raise
@@ -108,7 +108,9 @@ class WandbRecorder:
             for leftover in info.folder.glob(f"wandb/run-*-{self._id}"):
                 if leftover not in [file.parent for file in earlier_files]:
                     shutil.rmtree(leftover, ignore_errors=True)
-            self._run = wandb.init(**arguments, mode="offline", settings=wandb.Settings(**quiet))
+            self._run = wandb.init(
+                **arguments | {"mode": "offline"}, settings=wandb.Settings(**quiet)
+            )
         _open.add(self._id)
         self._folder = Path(self._run.settings.sync_dir)
         self._run.define_metric("epoch")

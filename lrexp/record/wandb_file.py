@@ -30,8 +30,9 @@ def runs_below(folder: Path, run_id: str = "*") -> list[Path]:
 
 def records(file: Path) -> Iterator[Any]:
     """Every whole record; a torn tail, which a killed run leaves, is left out."""
-    import wandb.proto.wandb_internal_pb2 as pb
+    from wandb.proto import wandb_internal_pb2
 
+    protocol: Any = wandb_internal_pb2  # made at run time: type checkers see nothing in it
     data = file.read_bytes()
     position, whole = FRAME.size, b""
     while position + FRAME.size <= len(data):
@@ -47,7 +48,7 @@ def records(file: Path) -> Iterator[Any]:
         position += size
         whole = piece if kind in (WHOLE, FIRST) else whole + piece
         if kind in (WHOLE, LAST):
-            yield pb.Record.FromString(whole)
+            yield protocol.Record.FromString(whole)
 
 
 def why_offline() -> str:
