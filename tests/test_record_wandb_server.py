@@ -129,6 +129,7 @@ def test_an_agent_of_a_wandb_sweep_drives_lrexp(tmp_path: Path) -> None:
         "lr_policy": {"values": ["uniform"]},
         "optimizer.lr": {"values": [0.1, 0.03]},
         "experiment": {"value": "smoke"},
+        "logger": {"value": "wandb"},
     }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
     with WandbStub() as server, (tmp_path / "output.txt").open("w") as output:

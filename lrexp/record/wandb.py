@@ -77,7 +77,7 @@ class WandbRecorder:
             "project": None if own.project else settings.project,
             "entity": None if own.entity else settings.entity,
             "group": _unless("WANDB_RUN_GROUP", settings.group or info.sweep),
-            "name": _unless("WANDB_NAME", without_home(info.title)),
+            "name": _unless("WANDB_NAME", without_home(_title(info))),
             "notes": _unless("WANDB_NOTES", settings.notes),
             "tags": [tag[:64] for tag in (*plain_names.values(), *tags)],  # W&B takes no longer one
             "job_type": _unless("WANDB_JOB_TYPE", job_type),
@@ -99,8 +99,9 @@ class WandbRecorder:
         quiet = _quiet(
             bool(info.sweep), timeouts | {"finish_timeout": FINISH_S + size / BYTES_PER_S}
         )
+        arguments |= {"mode": mode, "settings": wandb.Settings(**quiet)}
         try:
-            self._run = wandb.init(**arguments | {"mode": mode}, settings=wandb.Settings(**quiet))
+            self._run = wandb.init(**arguments)
         except wandb.Error as error:
             if mode != "online" or _open:
                 raise
@@ -109,9 +110,8 @@ class WandbRecorder:
             for leftover in info.folder.glob(f"wandb/run-*-{self._id}"):
                 if leftover not in [file.parent for file in earlier_files]:
                     shutil.rmtree(leftover, ignore_errors=True)
-            self._run = wandb.init(
-                **arguments | {"mode": "offline"}, settings=wandb.Settings(**quiet)
-            )
+            arguments["mode"] = "offline"
+            self._run = wandb.init(**arguments)
         _open.add(self._id)
         self._folder = Path(self._run.settings.sync_dir)
         self._run.define_metric("epoch")
@@ -267,6 +267,12 @@ def without_home(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_home(item) for item in value]
     return value.replace(home, "~") if isinstance(value, str) else value
+
+
+def _title(info: RunInfo) -> str:
+    """The run's title without its id, which W&B shows by itself."""
+    words = [word for word in info.title.split(" ") if not word.startswith("run_id=")]
+    return " ".join(words) or info.config["name"]
 
 
 def _mode(asked: str, clients: str) -> str:
