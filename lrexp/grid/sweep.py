@@ -293,8 +293,7 @@ def closing_lines(board: Leaderboard) -> list[str]:
         count = f"{len(undone)} of {len(asked)} points have no result"
         lines.append(f"{count}; run them with: lrexp -m hydra.launcher.resume={shown}")
     if any(folder.glob("*/wandb/offline-run-*")):
-        pattern = os.path.join(shown, "*", "wandb", "offline-run-*")
-        lines.append(f"wandb  offline; upload with: wandb sync {pattern}")
+        lines.append(f"wandb  offline; upload with: python -m lrexp.sync {shown}")
     return [*lines, f"sweep  {shown}"]
 
 
