@@ -199,7 +199,7 @@ def test_a_run_on_a_disk_that_fills_up_fails_plainly_and_goes_on_when_there_is_r
     assert summary_of(folder)["status"] == "finished"
 
 
-def test_a_run_that_cannot_write_its_predictions_is_finished_all_the_same(
+def test_a_run_that_cannot_write_predictions_and_report_is_finished_all_the_same(
     small_disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lrexp.tasks import Training
@@ -216,6 +216,7 @@ def test_a_run_that_cannot_write_its_predictions_is_finished_all_the_same(
         assert main([*COMMAND, f"hydra.run.dir={folder}"]) == 0
     said = capsys.readouterr()
     assert "what the best weights predict could not be written: [Errno 28]" in said.err
+    assert "report.html could not be written: [Errno 28]" in said.err
     assert "test   loss" in said.out
     assert not [*folder.glob("*predictions*"), *folder.glob(".*.tmp")]
     assert summary_of(folder)["status"] == "finished"

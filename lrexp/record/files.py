@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,13 @@ def strict_json(value: Any, indent: int | None = None) -> str:
 def write_atomically(file: Path, text: str) -> None:
     """Replace a file's content as a whole: a reader sees the old text or the new one."""
     fresh = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(file)
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(file)
+    except OSError:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
