@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ ONCE_S = 1.0  # a signal repeated so soon is the same wish: a wrapper passed it 
 
 _inside = 0  # how many `whole` are open
 _waiting: list[type[BaseException]] = []  # until the last of them ends
-_raised_at = -ONCE_S  # time.monotonic() of the last one that stopped something
+_raised_at = -math.inf  # time.monotonic() of the last one that stopped something
 
 
 @contextmanager
@@ -24,7 +25,9 @@ def signals_stop() -> Iterator[list[type[BaseException]]]:
     Python drops an exception that a signal happens to raise inside a destructor; whoever looks at
     the list now and then stops all the same.
     """
+    global _raised_at
     asked: list[type[BaseException]] = []
+    _raised_at = -math.inf
     kinds = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}
 
     def stop(number: int, _: Any) -> None:
