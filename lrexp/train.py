@@ -377,6 +377,11 @@ class Trainer:
             and not (patience and self.best.epoch >= 0 and since_best >= patience)
         )
 
+    def rewind(self) -> None:
+        """Count epochs and steps from 0 again, with the weights as they are."""
+        self.epoch = self.step = 0
+        self._current = None
+
     def forget_best(self) -> None:
         """Let the best epoch be one of those to come: the weights of the one so far are lost."""
         self.best.epoch, self.best.value = -1, math.nan
