@@ -36,7 +36,10 @@ OPTIONS = {
     )},
     "timm": ["optimizer=timm", "optimizer.name=adamp"],
     "torch": ["optimizer=torch", "optimizer.name=Adamax"],
-    "plateau": ["scheduler=plateau", "scheduler.patience=0", "scheduler.factor=0.3"],
+    "plateau": [
+        "scheduler=plateau", "scheduler.patience=0", "scheduler.factor=0.3",
+        "scheduler.threshold=0.5",  # nothing is good enough: a lower rate after every epoch
+    ],
     "one_cycle": ["scheduler=one_cycle"],
     "clipping": ["trainer.clip_grad_norm=0.5", "scheduler=cosine", "scheduler.warmup=0.3"],
     "patience": ["trainer.patience=1", "optimizer.lr=3", "optimizer.momentum=0"],
