@@ -51,7 +51,8 @@ def stopped_run(folder: Path, changed_data: bool = False) -> Stopped | None:
     """
     if (folder / "multirun.yaml").exists():
         raise UserError(f"{folder} holds a sweep, not a run\n  hydra.launcher.resume goes on there")
-    if not (folder / SUMMARY).exists():
+    began = (folder / "config.yaml").exists() or (folder / "checkpoints").exists()
+    if not began or not (folder / SUMMARY).exists():  # stopped before it had written anything
         return None
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))

@@ -648,9 +648,9 @@ def _write(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def _write_report(folder: Path) -> None:
-    from lrexp.report.run_report import write_run_report
-
     try:
+        from lrexp.report.run_report import write_run_report
+
         write_run_report(folder)
     except Exception as error:
         log.warning("report.html could not be written: %s", error)

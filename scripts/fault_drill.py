@@ -183,7 +183,11 @@ def survive(
                 slowest_s = max(slowest_s, time.monotonic() - sent)
         stopped += code != 0
         last = folder / "checkpoints" / "last.pt"
-        if kind == "last.pt cut" and (folder / "checkpoints" / "previous.pt").exists():
+        if (
+            kind == "last.pt cut"
+            and (folder / "checkpoints" / "previous.pt").exists()
+            and json.loads((folder / "summary.json").read_text())["status"] != "finished"
+        ):
             os.truncate(last, int(draw.random() * last.stat().st_size))
         problems += unreadable(folder)
         if code not in (0, 130, 143, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):

@@ -438,12 +438,32 @@ def test_a_sweep_or_a_damaged_summary_is_not_gone_on_with(
     (folder / "multirun.yaml").touch()
     assert run()[0] == 2
     (folder / "multirun.yaml").unlink()
+    (folder / "checkpoints").mkdir()
     (folder / "summary.json").write_text('{"status": "runn')
     assert run()[0] == 2
     said = capsys.readouterr().err
     assert "holds a sweep" in said
     assert "summary.json cannot be read" in said
-    assert [p.name for p in folder.iterdir()] == ["summary.json"]
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoints", "summary.json"]
+
+
+def test_a_run_stopped_before_it_had_written_its_config_starts_anew(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lrexp.tasks
+
+    _, whole_run = run(name="whole")
+
+    def stop(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lrexp.tasks.Training, "start", stop)
+        code, folder = run()
+    assert (code, summary_of(folder)["status"]) == (143, "interrupted")
+    assert not (folder / "config.yaml").exists()
+    assert run()[0] == 0
+    assert same_outcome(folder, whole_run)
 
 
 def test_a_run_that_died_before_its_first_state_starts_anew_under_its_id(run: Run) -> None:
