@@ -25,15 +25,17 @@ ROOMS = [
     {"policies"},
     {"plan"},
     {"models", "data"},
+    {"targets"},
     {"config", "saved", "folder", "draws", "signals"},
     {"mistakes"},
-    {"schema"},
+    {"schema", "redact"},
     {"errors"},
 ]
 LINE = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
 BESIDE = {("__main__", "compose"), ("__main__", "help")}  # allowed on one line
 LIGHT = (
-    *("__main__", "compose", "config", "saved", "mistakes", "schema", "folder", "errors", "help"),
+    *("__main__", "compose", "config", "saved", "targets", "mistakes", "schema", "folder"),
+    *("errors", "redact", "help"),
 )
 HEAVY = {"torch", "torchvision", "wandb", "datasets"}
 FILES = sorted(PACKAGE.rglob("*.py"))
