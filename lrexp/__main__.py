@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lrexp.errors import ConfigError, Terminated, UserError
+from lrexp.errors import ConfigError, Terminated, UserError, in_words
 from lrexp.redact import redacted
 
 if TYPE_CHECKING:
@@ -314,7 +314,7 @@ def _report(error: BaseException, code: int) -> int:
     elif isinstance(error, UserError):
         print(f"error: {redacted(str(error))}", file=sys.stderr)
     else:
-        print(f"error: {type(error).__name__}: {redacted(str(error))}", file=sys.stderr)
+        print(f"error: {redacted(in_words(error))}", file=sys.stderr)
         print("  set HYDRA_FULL_ERROR=1 to see where it came from", file=sys.stderr)
     return code
 
