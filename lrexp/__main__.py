@@ -106,6 +106,10 @@ def _dispatch(argv: list[str]) -> int:
             return _sweep(loader, args.overrides)
         else:
             return _single(loader, args.overrides)
+    except Exception as error:  # what is only shown is composed by Hydra alone
+        if isinstance(error, UserError) or not shown:
+            raise
+        raise loader.explain(error, args.overrides) from error
     finally:
         GlobalHydra.instance().clear()
     return 0

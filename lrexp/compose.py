@@ -9,12 +9,13 @@ import copy
 import os
 import pickle
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.default_element import ResultDefault
@@ -52,8 +53,12 @@ class _BoundedRepository(ConfigRepository):
 
     def load_config(self, config_path: str) -> Any:
         source = self._find_object_source(config_path, ObjectType.CONFIG)
-        if isinstance(source, FileConfigSource) and source.path != str(conf_folder()):
-            read_yaml_text(Path(source.path) / source._normalize_file_name(config_path))
+        if source and source.scheme() == "file" and source.path != str(conf_folder()):
+            file = Path(source.path) / source._normalize_file_name(config_path)
+            text = read_yaml_text(file)
+            with suppress(yaml.YAMLError):  # which Hydra says below
+                if isinstance(yaml.compose(text, Loader=yaml.SafeLoader), yaml.SequenceNode):
+                    raise ConfigError("", f"{file}: holds a list where settings belong")
         return super().load_config(config_path)
 
 
@@ -92,7 +97,7 @@ class CheckedLoader(ConfigLoaderImpl):
         except ConfigError:
             raise
         except Exception as error:  # Hydra raises ValueError and others for bad input too
-            raise self._explain(error, overrides) from error
+            raise self.explain(error, overrides) from error
         self._check_hydra(config, overrides)
         return config
 
@@ -174,7 +179,7 @@ class CheckedLoader(ConfigLoaderImpl):
             self.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
             self._apply_overrides_to_config(parsed, point)
         except Exception as error:
-            raise self._explain(error, overrides) from error
+            raise self.explain(error, overrides) from error
         point.hydra.overrides.task = overrides
         return point
 
@@ -258,7 +263,7 @@ class CheckedLoader(ConfigLoaderImpl):
             raise self.placed(ConfigError(key, "names no folder"), overrides)
         return Path(name).expanduser().resolve()
 
-    def _explain(self, error: Exception, overrides: list[str]) -> ConfigError:
+    def explain(self, error: Exception, overrides: list[str]) -> ConfigError:
         """Hydra's and OmegaConf's exceptions as one message of ours."""
         if isinstance(error, MissingConfigException) and error.missing_cfg_file:
             group, _, option = error.missing_cfg_file.rpartition("/")

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from lrexp.config import config_id
 from lrexp.errors import Terminated, in_words
 from lrexp.folder import link_latest
+from lrexp.redact import redacted
 from lrexp.saved import read_saved_config
 from lrexp.schema import MONITORS, Config, Wandb, option_of
 from lrexp.signals import signals_stop
@@ -496,7 +497,7 @@ def _blank_summary(resolved: DictConfig, config: Config, launch: Launch) -> dict
 
 
 def _failure(error: Exception) -> dict[str, Any]:
-    return {"status": "failed", "error": in_words(error)}
+    return {"status": "failed", "error": redacted(in_words(error))}
 
 
 def _write(folder: Path, summary: dict[str, Any]) -> None:

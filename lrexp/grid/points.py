@@ -174,6 +174,8 @@ def _refuse_foreign(file: Path, started: Started) -> None:
             raise TypeError("a point needs a number and a folder")
         if os.path.isabs(point.folder) or ".." in Path(point.folder).parts:
             raise UserError(f"{file}: {point.folder} lies outside of the sweep's folder")
+    if not isinstance(started.command, list):
+        raise TypeError("the command is a list of overrides")
     for override in started.command:
         if re.match(r"[+~]*hydra[./@=]", override):
             raise UserError(f"{file}: {override} is no setting of an experiment")
