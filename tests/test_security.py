@@ -207,7 +207,7 @@ BUILT: dict[str, tuple[list[str], str]] = {
         "Python function",
     ),
     "a pickle as parquet": (["data=hf", "data.path=evil.parquet"], "evil.parquet"),
-    "a bomb as image": (["data=csv", "data.path=bomb.csv"], "bomb.png"),
+    "a bomb as image": (["data=csv", "data.path=bomb.csv"], "images can be read"),
 }
 
 # With packages that the user has allowed, but wrong kinds in them: a function, a class of another
