@@ -180,8 +180,9 @@ def _typed(group: str, section: dict[Any, Any], schema: type) -> DictConfig:
             _check_args(f"{group}.args", value)
         try:
             typed = OmegaConf.merge(typed, {key: value})
-            if get_type_hints(schema)[key] == list[str] and not all(
-                isinstance(item, str) for item in value
+            of_text = get_type_hints(schema)[key] in (list[str], list[str] | None)
+            if (
+                of_text and value and not all(isinstance(item, str) for item in value)
             ):  # OmegaConf would turn anything into text
                 raise wrong_type(f"{group}.{key}", value)
         except OmegaConfBaseException as error:

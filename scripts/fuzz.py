@@ -1,6 +1,7 @@
 """Inputs that nobody would type: how many ran, and which were answered badly.
 
-    python scripts/fuzz.py [--lines 500] [--files 500] [--damages 2000] [--seed 0] [--seconds 600]
+    python scripts/fuzz.py [--lines 500] [--files 500] [--damages 2000] [--reports 300]
+        [--seed 0] [--seconds 600]
 
 Needs hypothesis. Command lines and YAML files go through lrexp's own main() in one program, in a
 folder of their own; files of a run are cut and changed byte by byte and read. Prints a table of
@@ -83,11 +84,28 @@ def kinds(arguments: argparse.Namespace) -> Iterator[tuple[str, int, Any, Callab
         each = arguments.damages // len(fuzzing.DAMAGED)
         yield f"damaged {name}", each, fuzzing.damages, judge_damage
         fuzzing.restore(folder, originals)
+    (sweep := Path("sweep")).mkdir()
+    fuzzing.make_sweep(sweep)
+    places = [(folder, name) for name in fuzzing.REPORTED]
+    places += [(sweep, name) for name in fuzzing.REPORTED_SWEEP]
+    for place, name in places:
+        original = (place / name).read_bytes()
+
+        def judge_report(
+            damage: Any, place: Path = place, name: str = name, original: bytes = original
+        ) -> str:
+            (place / name).write_bytes(fuzzing.damaged(original, *damage))
+            return fuzzing.report_complaint(place)
+
+        each = arguments.reports // len(places)
+        yield f"reports, damaged {name}", each, fuzzing.damages, judge_report
+        (place / name).write_bytes(original)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("lines", 500), ("files", 500), ("damages", 2000), ("seed", 0)):
+    counts = {"lines": 500, "files": 500, "damages": 2000, "reports": 300, "seed": 0}
+    for name, default in counts.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--seconds", type=float, default=600.0, help="stop after so long")
     arguments = parser.parse_args()
@@ -102,7 +120,7 @@ def main() -> int:
             ran, found = run(count, strategy, random_seed, until, judge)
             bad = sum(map(len, found.values()))
             took_s = time.monotonic() - started
-            print(f"{kind:<28} {ran:>6} inputs {bad:>4} bad answers {took_s:>7.1f} s", flush=True)
+            print(f"{kind:<36} {ran:>6} inputs {bad:>4} bad answers {took_s:>7.1f} s", flush=True)
             for values in found.values():
                 value, said = min(values, key=lambda pair: len(repr(pair[0])))
                 print(f"    {len(values)} × {said}\n        {value!r:.400}", flush=True)

@@ -225,7 +225,8 @@ def make_run(folder: Path) -> None:
     row = {"num": 0, "folder": "0_x", "case": "", "same_as": None, "overrides": ["seed=0"]}
     row |= {"differs": {"seed": 0}, "lacks": []}
     points = {"command": ["seed=0,1"], "first": {"seed": 0}, "points": [row]}
-    (folder / "points.json").write_text(json.dumps(points))
+    (folder / "of_sweep").mkdir()
+    (folder / "of_sweep" / "points.json").write_text(json.dumps(points))
 
 
 def read_damaged(folder: Path, name: str) -> None:
@@ -246,15 +247,15 @@ def read_damaged(folder: Path, name: str) -> None:
         read_plan((folder / name).read_text(errors="replace"))
     elif name == "summary.json":
         read_summary(folder)
-    elif name == "points.json":
-        read_points(folder)
+    elif name == "of_sweep/points.json":
+        read_points(folder / "of_sweep")
     else:
         for header_only in (False, True):
             read_weights(str(folder / name), header_only)
 
 
 DAMAGED = [
-    *("config.yaml", "plan.csv", "summary.json", "points.json", "w.safetensors", "w.pt"),
+    *("config.yaml", "plan.csv", "summary.json", "of_sweep/points.json", "w.safetensors", "w.pt"),
     *("checkpoints/best.pt", "checkpoints/last.pt"),
 ]
 
@@ -273,3 +274,33 @@ def damage_complaint(folder: Path, name: str) -> str:
         return f"{type(error).__name__}: {error!s:.200}"
     took_s = time.perf_counter() - started
     return f"took {took_s:.1f} s" if took_s > SECONDS else ""
+
+
+REPORTED = ["config.yaml", "environment.json", "metrics.jsonl", "plan.csv", "summary.json"]
+REPORTED_SWEEP = ["leaderboard.json", "points.json"]
+
+
+def report_complaint(folder: Path) -> str:
+    """What is wrong with how the report of a damaged run or sweep is made, or nothing."""
+    from lrexp.report.__main__ import main
+
+    out, err, started = io.StringIO(), io.StringIO(), time.perf_counter()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main([str(folder), "--no-plots"])
+    except BaseException as error:  # reported with the damage that led to it
+        return f"{type(error).__name__}: {error!s:.200}"
+    said, took_s = err.getvalue(), time.perf_counter() - started
+    if code not in (0, 1, 2) or (code and not said.startswith("error: ")) or "Traceback" in said:
+        return f"ended with {code}: {said[:200]}"
+    if said.count("\n") > LINES or len(said) > CHARACTERS:
+        return f"says {len(said)} characters"
+    return f"took {took_s:.1f} s" if took_s > SECONDS else ""
+
+
+def make_sweep(folder: Path) -> None:
+    """A sweep's folder with two points."""
+    line = ["-m", "logger=none", "trainer.epochs=1", "trainer.limit_train_batches=1"]
+    line += ["data.limit=20", "trainer.stats_every=0", "seed=0,1", f"hydra.sweep.dir={folder}"]
+    found = answer([*line, "hydra.launcher.executor=serial"])
+    assert found.code == 0, found

@@ -96,6 +96,25 @@ def test_damaged_files_of_a_run(run_folder: Path, name: str) -> None:
         (run_folder / name).write_bytes(original)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(fuzzing.REPORTED))
+def test_reports_of_damaged_runs(run_folder: Path, name: str) -> None:
+    original = (run_folder / name).read_bytes()
+
+    @settings(max_examples=8, **FEW)
+    @given(fuzzing.damages)
+    @example((0.5, []))
+    @example((0.0, []))
+    def each(damage: Any) -> None:
+        (run_folder / name).write_bytes(fuzzing.damaged(original, *damage))
+        assert fuzzing.report_complaint(run_folder) == ""
+
+    try:
+        each()
+    finally:
+        (run_folder / name).write_bytes(original)
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -463,6 +463,25 @@ def test_wrong_kinds_in_allowed_packages_are_refused(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"hostile_package", "hostile_package/__init__.py"}
 
 
+def test_a_pickle_in_the_cache_of_pretrained_weights_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lrexp.models.pretrained import pretrained_weights, torchvision_weights
+
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    url = torchvision_weights("squeezenet1_1").url
+    torch.save({"weight": Evil()}, cache / url.rpartition("/")[2])
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="Weights only load failed"):
+        pretrained_weights("torchvision", "squeezenet1_1", {})
+    assert not (tmp_path / "pwned").exists()
+    assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
 CALLBACKS = """
 from hydra.experimental.callback import Callback
 
