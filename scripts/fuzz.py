@@ -35,6 +35,8 @@ import fuzzing  # noqa: E402  after the path is known
 
 def run(count: int, strategy: Any, seed: int, until: float, judge: Callable[[Any], str]) -> Any:
     """Judge so many inputs, or as many as there is time for: (how many ran, complaint → inputs)."""
+    if not count:
+        return 0, {}
     ran, found = itertools.count(), collections.defaultdict[str, list[Any]](list)
 
     @hypothesis.seed(seed)

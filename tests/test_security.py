@@ -19,6 +19,7 @@ from conftest import ROOT
 
 from lrexp.errors import ConfigError, UserError
 from lrexp.grid.points import read_points
+from lrexp.record.files import write_atomically
 from lrexp.redact import redacted, secret_in
 from lrexp.saved import MAX_BYTES, read_saved_config, read_yaml_text, refuse_writing
 
@@ -577,6 +578,14 @@ def test_no_secret_is_written_or_shown(lrexp: Any, tmp_path: Path) -> None:
         assert secret not in done.stdout + done.stderr
         holders = [f.name for f, content in written.items() if secret.encode() in content]
         assert not holders, (secret, holders)
+
+
+def test_files_of_a_run_are_written_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    write_atomically(tmp_path / "environment.json", f'{{"a": "{SECRET}"}}')
+    assert (tmp_path / "environment.json").read_text() == '{"a": "***"}'
 
 
 def test_secrets_are_told_from_other_values(monkeypatch: pytest.MonkeyPatch) -> None:
