@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lrexp.errors import ConfigError, Terminated, UserError
+from lrexp.errors import ConfigError, Terminated, UserError, in_words
+from lrexp.redact import redacted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -105,6 +106,10 @@ def _dispatch(argv: list[str]) -> int:
             return _sweep(loader, args.overrides)
         else:
             return _single(loader, args.overrides)
+    except Exception as error:  # what is only shown is composed by Hydra alone
+        if isinstance(error, UserError) or not shown:
+            raise
+        raise loader.explain(error, args.overrides) from error
     finally:
         GlobalHydra.instance().clear()
     return 0
@@ -312,9 +317,9 @@ def _report(error: BaseException, code: int) -> int:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
     elif isinstance(error, UserError):
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redacted(str(error))}", file=sys.stderr)
     else:
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"error: {redacted(in_words(error))}", file=sys.stderr)
         print("  set HYDRA_FULL_ERROR=1 to see where it came from", file=sys.stderr)
     return code
 

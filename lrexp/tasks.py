@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config import config_id
-from lrexp.errors import Terminated
+from lrexp.errors import Terminated, in_words
 from lrexp.folder import link_latest
+from lrexp.redact import redacted
+from lrexp.saved import read_saved_config
 from lrexp.schema import MONITORS, Config, Wandb, option_of
 from lrexp.signals import signals_stop
 
@@ -460,7 +462,7 @@ def _changed_settings(other: Path, resolved: DictConfig) -> list[str]:
     """What decides rates beside the plan and differs from the config in another run's folder."""
     if not (other / "config.yaml").is_file():
         return []
-    theirs = OmegaConf.load(other / "config.yaml")
+    theirs = OmegaConf.create(read_saved_config(other))
     lines: list[str] = []
     for section in ("optimizer", "scheduler", "trainer.epochs", "trainer.max_steps"):
         was, now = (OmegaConf.select(config, section) for config in (theirs, resolved))
@@ -516,7 +518,7 @@ def _blank_summary(resolved: DictConfig, config: Config, launch: Launch) -> dict
 
 
 def _failure(error: Exception) -> dict[str, Any]:
-    return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+    return {"status": "failed", "error": redacted(in_words(error))}
 
 
 def _write(folder: Path, summary: dict[str, Any]) -> None:

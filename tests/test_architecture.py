@@ -26,15 +26,17 @@ ROOMS = [
     {"policies"},
     {"plan"},
     {"models", "data"},
-    {"config", "folder", "draws", "signals"},
+    {"targets"},
+    {"config", "saved", "folder", "draws", "signals"},
     {"mistakes"},
-    {"schema"},
+    {"schema", "redact"},
     {"errors"},
 ]
 LINE = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
 BESIDE = {("__main__", "compose"), ("__main__", "help")}  # allowed on one line
 LIGHT = ("__main__", "compose", "config", "mistakes", "schema", "folder", "errors", "help")
 LIGHT = (*LIGHT, "sync", "dashboard")
+LIGHT = (*LIGHT, "saved", "targets", "redact")
 HEAVY = {"torch", "torchvision", "wandb", "datasets"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
