@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from lrexp.errors import Terminated
+
+ONCE_S = 1.0  # a signal repeated so soon is the same wish: a wrapper passed it on as well
+
+_inside = 0  # how many `whole` are open
+_waiting: list[type[BaseException]] = []  # until the last of them ends
+_raised_at = -math.inf  # time.monotonic() of the last one that stopped something
 
 
 @contextmanager
@@ -17,12 +25,18 @@ def signals_stop() -> Iterator[list[type[BaseException]]]:
     Python drops an exception that a signal happens to raise inside a destructor; whoever looks at
     the list now and then stops all the same.
     """
+    global _raised_at
     asked: list[type[BaseException]] = []
+    _raised_at = -math.inf
     kinds = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}
 
     def stop(number: int, _: Any) -> None:
         asked.append(kinds[signal.Signals(number)])
-        raise asked[-1]
+        if time.monotonic() - _raised_at < ONCE_S:
+            return
+        _waiting.append(asked[-1])
+        if not _inside:
+            _raise_first()
 
     try:
         before = {number: signal.signal(number, stop) for number in kinds}
@@ -34,3 +48,28 @@ def signals_stop() -> Iterator[list[type[BaseException]]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """What is in it is done as a whole: a signal that arrives meanwhile stops the run after it."""
+    global _inside
+    _inside += 1
+    try:
+        yield
+    finally:
+        _inside -= 1
+        if not _inside and _waiting:
+            _raise_first()
+
+
+def answered() -> None:
+    """Forget the signals that wait: what was done meanwhile is what they asked for."""
+    _waiting.clear()
+
+
+def _raise_first() -> NoReturn:
+    global _raised_at
+    first, _raised_at = _waiting[0], time.monotonic()
+    _waiting.clear()
+    raise first

@@ -26,6 +26,7 @@ ROOMS = [
     {"policies"},
     {"plan"},
     {"models", "data"},
+    {"resume"},
     {"targets"},
     {"config", "saved", "folder", "draws", "signals"},
     {"mistakes"},
@@ -35,8 +36,9 @@ ROOMS = [
 LINE = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
 BESIDE = {("__main__", "compose"), ("__main__", "help")}  # allowed on one line
 LIGHT = ("__main__", "compose", "config", "mistakes", "schema", "folder", "errors", "help")
-LIGHT = (*LIGHT, "sync", "dashboard")
-LIGHT = (*LIGHT, "saved", "targets", "redact")
+    {"resume"},
+    {"targets"},
+    {"config", "saved", "folder", "draws", "signals"},
 HEAVY = {"torch", "torchvision", "wandb", "datasets"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -241,18 +241,18 @@ def test_a_signal_whose_exception_is_lost_stops_the_run_at_the_next_epoch(
 ) -> None:
     measure = Trainer.train_epoch
 
-    def loses_a_signal(trainer: Trainer) -> dict[str, float]:
+    def loses_a_signal(trainer: Trainer, checkpoints: Path) -> dict[str, float]:
         if trainer.epoch == 1:
             with contextlib.suppress(BaseException):  # as Python does in a destructor
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(1)
-        return measure(trainer)
+        return measure(trainer, checkpoints)
 
     monkeypatch.setattr(Trainer, "train_epoch", loses_a_signal)
     run = tmp_path / "run"
     assert main(["experiment=smoke", "trainer.epochs=5", f"hydra.run.dir={run}"]) == 143
     assert strict((run / "summary.json").read_text())["status"] == "interrupted"
-    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2  # its epoch's, no other
 
 
 def test_an_interrupt_before_the_first_step_is_on_record(

@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,13 @@ def write_atomically(file: Path, text: str) -> None:
     Secrets of the environment that the text holds are left out.
     """
     fresh = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    fresh.write_text(redacted(text), encoding="utf-8")
-    fresh.replace(file)
+    try:
+        fresh.write_text(redacted(text), encoding="utf-8")
+        fresh.replace(file)
+    except OSError:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

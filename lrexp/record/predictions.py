@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,13 @@ def write_predictions(
     )
     table = table.replace_schema_metadata({"class_names": json.dumps(list(class_names))})
     fresh = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    pq.write_table(table, fresh)
-    fresh.replace(file)
+    try:
+        pq.write_table(table, fresh)
+        fresh.replace(file)
+    except OSError:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise
 
 
 def _lists(rows: np.ndarray) -> Any:
