@@ -7,7 +7,8 @@ import logging
 import os
 import sys
 import traceback
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lrexp.errors import ConfigError, Terminated, UserError
 
 if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
     from omegaconf import DictConfig
 
     from lrexp.build import Datasets
@@ -25,10 +27,15 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line.
+    """Run one command line; see `answer`."""
+    return answer(_dispatch, argv)
+
+
+def answer(dispatch: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
+    """Have a command line answered by `dispatch`, and say on the terminal what went wrong.
 
     Returns:
-        The exit code: 0 done (a diverged run too), 1 a run failed, 2 a mistake in the request,
+        Its exit code: 0 done (a diverged run too), 1 a run failed, 2 a mistake in the request,
         130 interrupted from the keyboard, 143 terminated.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -37,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     logging.raiseExceptions = os.environ.get("HYDRA_FULL_ERROR") == "1"  # of a log on a full disk
     try:
-        return _dispatch(argv)
+        return dispatch(argv)
     except UserError as error:
         return _report(error, 2)
     except (KeyboardInterrupt, Terminated) as stop:
@@ -49,7 +56,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def command() -> None:
     """Entry point of the installed `lrexp` command."""
-    code = main()
+    leave(main())
+
+
+def leave(code: int) -> NoReturn:
+    """End the program."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:  # nobody reads the output any more; Python would complain at its exit
@@ -69,26 +80,19 @@ def _dispatch(argv: list[str]) -> int:
         print(f"lrexp {__version__}")
         return 0
 
-    from hydra import version
-    from hydra._internal.hydra import Hydra
     from hydra._internal.utils import get_args_parser
-    from hydra.core.global_hydra import GlobalHydra
 
     from lrexp.compose import CONFIG_NAME, CheckedLoader
     from lrexp.grid.cases import refuse_cases, take_cases
 
     parser = get_args_parser()
-    parser.error = _refuse_flags
+    parser.error = refuse_flags
     args = parser.parse_intermixed_args(argv)
     if args.experimental_rerun or args.config_path or args.config_name:
         raise UserError("--experimental-rerun, --config-path and --config-name are not supported")
-    version.setbase("1.3")
     loader = CheckedLoader(args.config_dir)
-    GlobalHydra.instance().clear()
-    hydra = Hydra("lrexp", loader)
-    GlobalHydra.instance().initialize(hydra)
     shown = args.hydra_help or args.info is not None or args.cfg
-    try:
+    with hydra_of(loader) as hydra:
         if shown and (without := take_cases(args.overrides)[0]) != args.overrides:
             if not args.multirun:
                 refuse_cases(args.overrides)
@@ -102,28 +106,64 @@ def _dispatch(argv: list[str]) -> int:
         elif args.cfg:
             hydra.show_cfg(CONFIG_NAME, args.overrides, args.cfg, args.package, args.resolve)
         elif args.multirun:
-            return _sweep(loader, args.overrides)
+            return run_sweep_of(loader, args.overrides)
         else:
             return _single(loader, args.overrides)
-    finally:
-        GlobalHydra.instance().clear()
     return 0
 
 
+@contextmanager
+def hydra_of(loader: CheckedLoader) -> Iterator[Hydra]:
+    """Hydra, set up for one command line."""
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    version.setbase("1.3")
+    GlobalHydra.instance().clear()
+    hydra = Hydra("lrexp", loader)
+    GlobalHydra.instance().initialize(hydra)
+    try:
+        yield hydra
+    finally:
+        GlobalHydra.instance().clear()
+
+
 def _single(loader: CheckedLoader, given: list[str]) -> int:
-    from hydra._internal.callbacks import Callbacks
-    from hydra.core.utils import run_job
-    from hydra.types import HydraContext, RunMode
+    from hydra.types import RunMode
 
     from lrexp.compose import CONFIG_NAME
-    from lrexp.folder import SUMMARY, Claim, new_run_id
     from lrexp.grid.cases import refuse_cases, take_cases
 
     overrides, _ = take_cases(given)
     config = loader.load_configuration(CONFIG_NAME, overrides, RunMode.RUN)
     if config.hydra.mode == RunMode.MULTIRUN:
-        return _sweep(loader, given)
+        return run_sweep_of(loader, given)
     refuse_cases(given)
+    return run_single(loader, config, overrides)
+
+
+def run_single(loader: CheckedLoader, config: DictConfig, overrides: list[str]) -> int:
+    """Check a composed config, claim its run folder, and run it there.
+
+    Args:
+        loader: that composed it.
+        config: as composed; its hydra.run.dir is the run folder afterwards.
+        overrides: of the command line.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: for a mistake that is found before anything was built.
+    """
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.utils import run_job
+    from hydra.types import HydraContext
+
+    from lrexp.compose import CONFIG_NAME
+    from lrexp.folder import SUMMARY, Claim, new_run_id
+
     loader.check(config, overrides)
     config.run_id = config.run_id or new_run_id()
     claim = Claim(loader.folder(config, "hydra.run.dir", overrides))
@@ -153,7 +193,7 @@ def _single(loader: CheckedLoader, given: list[str]) -> int:
     return 0
 
 
-def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
+def run_sweep_of(loader: CheckedLoader, overrides: list[str]) -> int:
     """Compose and check every point, then run them in the sweep's folder."""
     from hydra._internal.callbacks import Callbacks
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -302,7 +342,7 @@ def _checked(composed: DictConfig, points: _Points | None) -> tuple[DictConfig, 
     )
 
 
-def _refuse_flags(message: str) -> NoReturn:
+def refuse_flags(message: str) -> NoReturn:
     raise UserError(f"{message}\n  lrexp --help and lrexp --hydra-help list the flags")
 
 
