@@ -25,14 +25,16 @@ ROOMS = [
     {"policies"},
     {"plan"},
     {"models", "data"},
-    {"config", "folder", "draws", "signals"},
+    {"config", "saved", "folder", "draws", "signals"},
     {"mistakes"},
     {"schema"},
     {"errors"},
 ]
 LINE = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
 BESIDE = {("__main__", "compose"), ("__main__", "help")}  # allowed on one line
-LIGHT = ("__main__", "compose", "config", "mistakes", "schema", "folder", "errors", "help")
+LIGHT = (
+    *("__main__", "compose", "config", "saved", "mistakes", "schema", "folder", "errors", "help"),
+)
 HEAVY = {"torch", "torchvision", "wandb", "datasets"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
