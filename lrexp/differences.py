@@ -9,16 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from lrexp.errors import ConfigError, UserError
+from lrexp.errors import UserError
 from lrexp.folder import SUMMARY
 from lrexp.plan import Plan, read_plan
+from lrexp.saved import CONFIG, read_saved_config
 
-CONFIG = "config.yaml"
-CONFIG_BYTES = 1_000_000  # a config of ours has a few thousand
 WEIGHTS = ("checkpoints/last.pt", "last.pt", "checkpoints/best.pt", "best.pt")  # artifacts: flat
 # Settings that do not decide what a run computes: names, where it runs and is recorded, how images
 # reach the device. Where data and weights lie does not either: their fingerprints say what they are.
@@ -124,7 +119,7 @@ def read_run(name: str) -> SavedRun:
         if points:
             hint = f"it is a sweep: give one of its points: {', '.join(points[:8])}{many}"
         raise UserError(f"{path} has no {CONFIG}\n  {hint}")
-    config = read_config(file)
+    config = read_saved_config(file)
     if folder is None and file.name == CONFIG and _is_of(file.parent, config):
         folder = file.parent
     if folder is None:
@@ -139,39 +134,6 @@ def read_run(name: str) -> SavedRun:
         rows=_read_rows(folder / "metrics.jsonl"),
         plan=read_plan(plan.read_text(encoding="utf-8")) if plan.is_file() else None,
     )
-
-
-def read_config(file: Path) -> dict[str, Any]:
-    """The plain values of a saved config.yaml.
-
-    Raises:
-        ConfigError: when it is no such file, or has anything that would still have to be resolved.
-    """
-
-    def refuse(problem: str, key: str = "", given: object = "", hint: str = "") -> ConfigError:
-        return ConfigError(key, problem, hint, given, str(file))
-
-    try:
-        if file.stat().st_size > CONFIG_BYTES:
-            raise refuse(f"is larger than {CONFIG_BYTES:,} bytes: this is no config of a run")
-        text = file.read_text(encoding="utf-8")
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise refuse("has aliases (*), which a saved config never has")
-        config = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except UnicodeDecodeError:
-        raise refuse("is no text in UTF-8") from None
-    except OSError as error:
-        raise refuse(f"cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise refuse(f"cannot be read as YAML: {reason[:200]}") from error
-    if not isinstance(config, dict) or not config:
-        raise refuse("holds no settings")
-    for key, value in flat(config).items():
-        if "${" in str(value) or "${" in key:
-            hint = "a run's own config.yaml has none left (that in .hydra/ is not the one)"
-            raise refuse("is an interpolation", key, value, hint)
-    return {str(key): value for key, value in config.items()}
 
 
 def flat(section: Any, prefix: str = "") -> dict[str, Any]:

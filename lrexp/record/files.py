@@ -33,9 +33,6 @@ PACKAGES = (
 )
 # What of the environment decides which kernels run, and how; recorded where it is set.
 VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
     "MKL_CBWR",
     "ATEN_CPU_CAPABILITY",
     "ONEDNN_MAX_CPU_ISA",
@@ -91,7 +88,7 @@ def environment(device: Any, threads: int, fingerprints: dict[str, str]) -> dict
         "lrexp": lrexp.__version__,
         "commit": code.commit,
         "diff_hash": hashlib.sha256(code.diff).hexdigest()[:16] if code.diff else None,
-        "code_hash": code.source_hash,
+        "code_hash": source_hash(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in (*PACKAGES, *_users_packages())},
         "os": platform.platform(),
@@ -153,31 +150,35 @@ def _users_packages() -> list[str]:
     return sorted(name for name in names if _version(name) is not None)
 
 
+@functools.cache
+def source_hash() -> str:
+    """16 hex digits over the package's Python files, in a checkout and in a wheel alike."""
+    package, digest = Path(lrexp.__file__).resolve().parent, hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class _CodeVersion:
     commit: str | None  # of a checkout; None in a wheel
     diff: bytes  # what no commit has, new files included; empty in a wheel
-    source_hash: str  # of the package's files themselves
 
 
 @functools.cache  # that of the code as it was imported
 def _code_version() -> _CodeVersion:
-    package = Path(lrexp.__file__).resolve().parent
-    digest, root = hashlib.sha256(), package.parent
-    for file in sorted(package.rglob("*.py")):
-        digest.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes())
-    source_hash = digest.hexdigest()[:16]
+    root = Path(lrexp.__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return _CodeVersion(None, b"", source_hash)
+        return _CodeVersion(None, b"")
     try:
         commit = _git(root, "rev-parse", "HEAD").decode().strip()
         diff = _git(root, "diff", "--no-ext-diff", "HEAD", "--", *CODE)
         new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *CODE)
     except (OSError, subprocess.SubprocessError):
-        return _CodeVersion(None, b"", source_hash)
+        return _CodeVersion(None, b"")
     for name in sorted(filter(None, new.decode(errors="surrogateescape").split("\0"))):
         diff += _as_new_file(root, name)
-    return _CodeVersion(commit, diff, source_hash)
+    return _CodeVersion(commit, diff)
 
 
 def _as_new_file(root: Path, name: str) -> bytes:
