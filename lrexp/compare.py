@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 WIDTH = 100
+PREDICTIONS = "predictions.parquet"
 MOST = {"config": 12, "plan": 4, "env": 8, "curves": 8}  # lines of each part
 OTHERWISE_TOLD = ("name", "run_id")  # settings that say nothing of what differs
 DESCRIPTION = """\
@@ -68,9 +69,7 @@ def comparison(a: SavedRun, b: SavedRun) -> list[str]:
     lines = [*_names(a, b), "", *_outcome(a, b, monitor)]
     lines += [line for part in (_noise(a, b, monitor), _curves(a, b)) for line in part]
     changes = [
-        change
-        for change in config_changes(a.config, b.config)
-        if change[0] not in OTHERWISE_TOLD
+        change for change in config_changes(a.config, b.config) if change[0] not in OTHERWISE_TOLD
     ]
     lines += ["", *_part("config", change_lines(changes, MOST["config"]), "the same settings")]
     if a.plan is None or b.plan is None:
@@ -103,15 +102,15 @@ def _part(title: str, lines: Sequence[str], otherwise: str) -> list[str]:
     """Lines under a title, folded to the screen."""
     found: list[str] = []
     for line in lines or [otherwise]:
-        found += textwrap.wrap(line, WIDTH - 8, subsequent_indent="  ") or [""]
+        found += textwrap.wrap(
+            line, WIDTH - 8, subsequent_indent="  ", drop_whitespace=True, break_on_hyphens=False
+        ) or [""]
     return [f"{title if i == 0 else '':<8}{line}" for i, line in enumerate(found)]
 
 
 def _monitor(a: SavedRun, b: SavedRun) -> str:
     """What decides in both; val/loss where they disagree."""
-    found = {
-        str((run.config.get("trainer") or {}).get("monitor", "val/loss")) for run in (a, b)
-    }
+    found = {str((run.config.get("trainer") or {}).get("monitor", "val/loss")) for run in (a, b)}
     monitor = found.pop() if len(found) == 1 else "val/loss"
     return monitor if monitor in MONITORS else "val/loss"
 
@@ -227,7 +226,7 @@ def _by_image(file: Path, split: str) -> _Predicted | None:
 
     try:
         table = pq.read_table(file)
-        of_split = table.filter(pa.compute.equal(table["split"], split)).sort_by("id")
+        of_split = table.filter(np.array(table["split"].to_pylist()) == split).sort_by("id")
         labels = np.array(of_split["label"].to_pylist())
         scores = np.array(of_split["scores"].to_pylist(), dtype=np.float64)
         images = list(zip(of_split["id"].to_pylist(), of_split["item"].to_pylist(), strict=True))
@@ -262,7 +261,9 @@ def _noise(a: SavedRun, b: SavedRun, monitor: str) -> list[str]:
     lines = [f"{said}, by {abs(values[1] - values[0]):.4g}"]
     if a.folder is None or b.folder is None:
         return ["", *_part("better", lines, "")]
-    pairs = paired_differences(*(run.folder / "predictions.parquet" for run in (a, b) if run.folder))
+    pairs = paired_differences(
+        *(run.folder / "predictions.parquet" for run in (a, b) if run.folder)
+    )
     if not pairs:
         lines.append("how much of it is noise is not known: no predictions on the same images")
     for pair in pairs:
@@ -287,27 +288,34 @@ def _curves(a: SavedRun, b: SavedRun) -> list[str]:
     lines = ["", *_part("curves", _curve_summary(curves, a, b), "")]
     for letter, epochs in zip("AB", alone, strict=True):
         if epochs:
-            lines += [f"{'':<8}only {letter} has epochs {epochs[0]} to {epochs[-1]}"]
+            lines.append(f"{'':<8}only {letter} has epochs {epochs[0]} to {epochs[-1]}")
     return lines
 
 
 def _curve_summary(curves: list[CurveDifference], a: SavedRun, b: SavedRun) -> list[str]:
     if not curves:
         return ["equal bit for bit in every epoch that both have (speed aside)"]
-    main = [d for d in curves if d.metric.partition("/")[0] in MAIN]
-    first = min(d.first_epoch for d in curves)
-    head = f"{len(curves)} metrics differ, first in epoch {first}; largest differences:"
-    listed = sorted(main or curves, key=lambda d: d.metric)[: MOST["curves"]]
-    return [
-        head,
-        *(
-            f"{d.metric}: {d.largest:.4g} in epoch {d.epoch} ({d.was:.5g} → {d.now:.5g})"
-            for d in listed
-        ),
+    measured = [{key for row in run.rows for key in row} for run in (a, b)]
+    common = [d for d in curves if d.metric in measured[0] & measured[1]]
+    lines = []
+    if common:
+        first = min(d.first_epoch for d in common)
+        lines = [f"{len(common)} metrics differ, first in epoch {first}; largest differences:"]
+    place = {metric: i for i, metric in enumerate(FIRST)}
+    listed = sorted(common, key=lambda d: place.get(d.metric, len(FIRST)))[: MOST["curves"]]
+    lines += [
+        f"{d.metric:<20} {d.largest:>10.4g} in epoch {d.epoch} ({d.was:.5g} → {d.now:.5g})"
+        for d in listed
     ]
+    for letter, own, other in (("A", *measured), ("B", *reversed(measured))):
+        if lone := sorted(own - other):
+            more = f" and {len(lone) - 6} more" if len(lone) > 6 else ""
+            lines.append(f"only {letter} has {', '.join(lone[:6])}{more}")
+    return lines
 
 
-MAIN = ("train", "val", "gap", "lr")  # metrics that are shown first
+# curves that are shown before others
+FIRST = ("val/loss", "val/accuracy", "train_eval/loss", "train/loss", "gap/loss", "grad_norm")
 
 
 if __name__ == "__main__":

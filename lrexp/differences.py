@@ -16,7 +16,7 @@ from lrexp.saved import CONFIG, read_saved_config
 
 WEIGHTS = ("checkpoints/last.pt", "last.pt", "checkpoints/best.pt", "best.pt")  # artifacts: flat
 # Settings that do not decide what a run computes: names, where it runs and is recorded, how images
-# reach the device. Where data and weights lie does not either: their fingerprints say what they are.
+# reach the device. Where data and weights lie does not either: fingerprints say what they are.
 UNDECIDING = (
     "name",
     "run_id",
@@ -145,7 +145,7 @@ def flat(section: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def config_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """Settings that differ; a plan's config has `normalize` as it was chosen, a run's the numbers."""
+    """Settings that differ. The config of a plan has `normalize` as chosen, a run's the numbers."""
     ours, theirs = _comparable(was, now), _comparable(now, was)
     keys = dict.fromkeys([*ours, *theirs])
     return [
@@ -174,7 +174,7 @@ def environment_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[
         ]
         pairs = [(key, ours.get(key), theirs.get(key)) for key in of_section]
         found += [(k, a or None, b or None) for k, a, b in pairs if (a or None) != (b or None)]
-    return found
+    return [(k, a and a[:10], b and b[:10]) if k == "commit" else (k, a, b) for k, a, b in found]
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def curve_differences(
             continue
         for metric in dict.fromkeys([*row, *other]):
             a, b = number(row.get(metric)), number(other.get(metric))
-            if metric.startswith("perf/") or repr(a) == repr(b):
+            if metric.startswith("perf/") or repr(a) == repr(b):  # NaN is NaN here
                 continue
             largest = abs(b - a) if math.isfinite(a) and math.isfinite(b) else math.inf
             before = found.get(metric)

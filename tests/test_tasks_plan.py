@@ -19,7 +19,6 @@ from lrexp.config import ConfigError
 from lrexp.plan import difference_lines, read_plan
 from lrexp.preview import (
     Preview,
-
     draw_rates,
     layer_lines,
     layer_table,
