@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import os
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from lrexp.build import Datasets
     from lrexp.compose import CheckedLoader
+    from lrexp.folder import Claim
+    from lrexp.resume import Stopped
     from lrexp.schema import Config
     from lrexp.tasks import Launch, Training
     from lrexp.train import Trainer
@@ -39,12 +42,35 @@ def answer(dispatch: Callable[[list[str]], int], argv: list[str] | None = None) 
         130 interrupted from the keyboard, 143 terminated.
     """
     argv = sys.argv[1:] if argv is None else argv
+    return _guarded(lambda: dispatch(argv))
+
+
+def continue_run(
+    folder: Path, resolved: DictConfig, overrides: list[str], changed_data: bool = False
+) -> int:
+    """Go on with a stopped run in its folder, from its last checkpoint.
+
+    Args:
+        folder: of the run, absolute.
+        resolved: its saved config with `overrides` on top, without a `hydra` section. What differs
+            from the saved one is shown; what cannot change in a run is an error.
+        overrides: as typed.
+        changed_data: go on although data or first weights are others than the checkpoint's.
+
+    Returns:
+        The exit code, as `main`; every mistake has been said.
+    """
+    return _guarded(lambda: _continue(folder, resolved, overrides, changed_data))
+
+
+def _guarded(run: Callable[[], int]) -> int:
+    """The exit code of a command; what stopped it has been said."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # ± on a terminal without it is no reason to fail
             stream.reconfigure(errors="replace")
     logging.raiseExceptions = os.environ.get("HYDRA_FULL_ERROR") == "1"  # of a log on a full disk
     try:
-        return dispatch(argv)
+        return run()
     except UserError as error:
         return _report(error, 2)
     except (KeyboardInterrupt, Terminated) as stop:
@@ -157,22 +183,111 @@ def run_single(loader: CheckedLoader, config: DictConfig, overrides: list[str]) 
     Raises:
         UserError: for a mistake that is found before anything was built.
     """
+    from lrexp.folder import Claim, new_run_id
+
+    loader.check(config, overrides)
+    may_go_on = config.trainer.resume == "auto" and config.task.name == "train"
+    claim = Claim(loader.folder(config, "hydra.run.dir", overrides), resumed=may_go_on)
+    stopped = None
+    if may_go_on:
+        try:
+            stopped = _same_run(claim.folder, config)
+        except UserError:
+            claim.release()
+            raise
+        if stopped and stopped.status in ("finished", "diverged"):
+            claim.release()
+            print(f"{claim.folder} holds this run, and it is {stopped.status}: nothing to do")
+            return 0
+    config.run_id = stopped.run_id if stopped else config.run_id or new_run_id()
+    return _run(loader, config, overrides, claim, stopped)
+
+
+def _same_run(folder: Path, composed: DictConfig) -> Stopped | None:
+    """The run of the same settings that a folder holds, None when it holds none.
+
+    Raises:
+        UserError: when it holds something else.
+    """
+    from lrexp.resume import changes_since, refuse_any, stopped_run
+
+    stopped = stopped_run(folder)
+    if stopped is not None:
+        refuse_any(folder, changes_since(folder, _without_hydra(composed)))
+        if composed.run_id not in (None, stopped.run_id):
+            raise UserError(f"{folder} holds run {stopped.run_id}, not {composed.run_id}")
+    return stopped
+
+
+def _without_hydra(composed: DictConfig) -> DictConfig:
+    """A composed config as it is saved."""
+    from omegaconf import flag_override
+
+    from lrexp.config import check
+
+    plain = copy.copy(composed)
+    with flag_override(plain, ["struct", "readonly"], False):
+        del plain["hydra"]
+    return check(plain)[0]
+
+
+def _continue(folder: Path, resolved: DictConfig, overrides: list[str], changed_data: bool) -> int:
+    from dataclasses import replace
+
+    from hydra import version
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    from lrexp.compose import CONFIG_NAME, CheckedLoader
+    from lrexp.config import check
+    from lrexp.folder import Claim
+    from lrexp.resume import change_lines, changes_since, refuse_what_must_stay, stopped_run
+
+    if not folder.is_dir() or (stopped := stopped_run(folder, changed_data)) is None:
+        raise UserError(f"{folder} holds no run that could go on")
+    resolved = check(resolved)[0]
+    if resolved.task.name != "train":
+        raise UserError(f"{folder} holds a plan, which has nothing to go on with")
+    changes = changes_since(folder, resolved)
+    refuse_what_must_stay(changes)
+    stopped = replace(stopped, changes=change_lines(changes))
+    version.setbase("1.3")
+    GlobalHydra.instance().clear()
+    loader = CheckedLoader()
+    try:
+        composed = loader.load_configuration(CONFIG_NAME, [], RunMode.RUN)
+        config = OmegaConf.create({**resolved, "run_id": stopped.run_id, "hydra": composed.hydra})
+        config.hydra.overrides.task = overrides
+        return _run(loader, config, overrides, Claim(folder, resumed=True), stopped)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _run(
+    loader: CheckedLoader,
+    config: DictConfig,
+    overrides: list[str],
+    claim: Claim,
+    stopped: Stopped | None,
+) -> int:
+    """Run one config in a claimed folder, or go on there with the run that was stopped."""
     from hydra._internal.callbacks import Callbacks
     from hydra.core.utils import run_job
     from hydra.types import HydraContext
 
     from lrexp.compose import CONFIG_NAME
-    from lrexp.folder import SUMMARY, Claim, new_run_id
+    from lrexp.folder import SUMMARY
 
-    loader.check(config, overrides)
-    config.run_id = config.run_id or new_run_id()
-    claim = Claim(loader.folder(config, "hydra.run.dir", overrides))
     config.hydra.run.dir = str(claim.folder)
+    if stopped:
+        config.hydra.output_subdir = None  # .hydra/ stays as the run's start wrote it
+    before = _state_of(claim.folder / SUMMARY)
     try:
         callbacks = Callbacks(config)
         callbacks.on_run_start(config=config, config_name=CONFIG_NAME)
         done = run_job(
-            task_function=_job,
+            task_function=partial(_job, stopped=stopped),
             config=config,
             job_dir_key="hydra.run.dir",
             job_subdir_key=None,
@@ -180,8 +295,8 @@ def run_single(loader: CheckedLoader, config: DictConfig, overrides: list[str]) 
         )
         callbacks.on_run_end(config=config, config_name=CONFIG_NAME, job_return=done)
     finally:
-        started = (claim.folder / SUMMARY).exists()
-        if started:
+        started = _state_of(claim.folder / SUMMARY) != before
+        if started or stopped:
             claim.release()
         else:
             claim.undo()
@@ -191,6 +306,15 @@ def run_single(loader: CheckedLoader, config: DictConfig, overrides: list[str]) 
         mistake = isinstance(error, UserError) and not started
         return _report(error, 2 if mistake else 1)
     return 0
+
+
+def _state_of(file: Path) -> tuple[int, int] | None:
+    """What changes with every writing of a file; None when there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def run_sweep_of(loader: CheckedLoader, overrides: list[str]) -> int:
@@ -305,15 +429,19 @@ def _read(composed: DictConfig) -> Config:
     return check(composed)[1]
 
 
-def _job(composed: DictConfig, points: _Points | None = None) -> float:
+def _job(
+    composed: DictConfig, points: _Points | None = None, stopped: Stopped | None = None
+) -> float:
     """What Hydra runs: one checked config in one run folder. Returns the best monitored value."""
     from lrexp.tasks import TASKS
 
-    resolved, config, launch = _checked(composed, points)
+    resolved, config, launch = _checked(composed, points, stopped)
     return TASKS[config.task.name](resolved, config, launch)
 
 
-def _checked(composed: DictConfig, points: _Points | None) -> tuple[DictConfig, Config, Launch]:
+def _checked(
+    composed: DictConfig, points: _Points | None, stopped: Stopped | None = None
+) -> tuple[DictConfig, Config, Launch]:
     """A config as it is saved and as it is read, and where it runs."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -338,6 +466,7 @@ def _checked(composed: DictConfig, points: _Points | None) -> tuple[DictConfig, 
             terminal=partial(points.view.recorder, hydra.job.num)
             if points and points.view
             else None,
+            stopped=stopped,
         ),
     )
 

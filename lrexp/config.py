@@ -103,14 +103,18 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
     return typed, config
 
 
+NO_PART_OF_ID = ("checkpoint_every_steps", "resume")  # of trainer: they change no number
+
+
 def config_id(config: DictConfig) -> str:
-    """12 hex digits that equal configs share whatever their seed, name and logger.
+    """12 hex digits that equal configs share whatever their seed, name, logger and checkpoints.
 
     A saved config has the numbers that `data.normalize` came to, and the same id all the same.
     """
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     kept = {k: v for k, v in plain.items() if k not in ("seed", "name", "run_id", "logger")}
+    kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k not in NO_PART_OF_ID}
     normalize = kept["data"]["normalize"]
     if isinstance(normalize, dict) and normalize.get("chosen"):  # numbers found by that choice
         kept["data"] = kept["data"] | {"normalize": normalize["chosen"]}

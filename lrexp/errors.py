@@ -52,6 +52,17 @@ class Terminated(BaseException):
     """SIGTERM arrived. Like KeyboardInterrupt it is no Exception, so that nothing swallows it."""
 
 
+class OutOfMemoryError(UserError):
+    """Memory ran out; its text says in which step and what to set."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the device or in the program."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 class ConfigError(UserError):
     """A setting that cannot be used.
 

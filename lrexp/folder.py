@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import string
+from contextlib import suppress
 from pathlib import Path
 
 from lrexp.errors import UserError
@@ -89,12 +90,13 @@ class Claim:
 
     def release(self) -> None:
         """Give the folder free and remove the lock file."""
-        (self.folder / LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may have become unwritable meanwhile
+            (self.folder / LOCK).unlink(missing_ok=True)
         os.close(self._lock)
 
     def undo(self) -> None:
         """Remove what came into the folder since the claim, for a command that never began."""
-        for path in self.folder.iterdir():
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
             if path.name in self._before or path.name == LOCK:
                 continue
             if path.is_dir() and not path.is_symlink():
@@ -140,3 +142,8 @@ def shown_path(folder: Path) -> str:
     """A folder as a user would type it: relative when it lies below the working directory."""
     relative = os.path.relpath(folder)
     return relative if not relative.startswith("..") else str(folder)
+
+
+def resume_command(folder: Path) -> str:
+    """What a user types to go on with a run that was stopped."""
+    return f"python -m lrexp.rerun {shown_path(folder)} --resume"

@@ -303,7 +303,7 @@ class RunningTrain:
 
     def __init__(self) -> None:
         self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._sums: list[Tensor] = []  # each (3,): loss × images, correct, images
+        self._reduced: list[Tensor] = []  # each (3, k): loss × images, correct, images of batches
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Note one batch: its scalar loss, (B, classes) logits, and labels as in `evaluate`."""
@@ -313,9 +313,17 @@ class RunningTrain:
 
     def means(self) -> tuple[float, float, int]:
         """Mean loss and accuracy per image, and the number of images."""
-        self._reduce()
-        loss, correct, images = torch.stack(self._sums).sum(0).tolist()
+        loss, correct, images = self.state().sum(1).tolist()
         return loss / images, correct / images, int(images)
+
+    def state(self) -> Tensor:
+        """(3, batches so far): of each its loss × images, its images that are right, its images."""
+        self._reduce()
+        return torch.cat(self._reduced, dim=1) if self._reduced else torch.zeros(3, 0)
+
+    def load_state(self, state: Tensor) -> None:
+        """Go on from `state()`."""
+        self._batches, self._reduced = [], [state] if state.numel() else []
 
     def _reduce(self) -> None:
         if not self._batches:
@@ -323,10 +331,10 @@ class RunningTrain:
         losses, logits, labels = zip(*self._batches, strict=True)
         double = torch.float32 if losses[0].device.type == "mps" else torch.float64
         sizes = torch.tensor([len(x) for x in labels], dtype=double, device=losses[0].device)
-        loss = (torch.stack(losses).to(double) * sizes).sum()
         truth = torch.cat(labels)
-        correct = all_right(predictions(torch.cat(logits), truth), truth).sum().to(double)
-        self._sums.append(torch.stack([loss, correct, sizes.sum()]))
+        right = all_right(predictions(torch.cat(logits), truth), truth).to(double).cumsum(0)
+        correct = right[sizes.long().cumsum(0) - 1].diff(prepend=right.new_zeros(1))
+        self._reduced.append(torch.stack([torch.stack(losses).to(double) * sizes, correct, sizes]))
         self._batches.clear()
 
 
@@ -388,6 +396,17 @@ class StepStats:
             found["grad_norm"] = _median(torch.stack(self._grad_norms).tolist())
         self._ratios, self._grad_norms = [], []
         return found
+
+    def state(self) -> dict[str, Tensor]:
+        """What was noted since the last call of `medians`."""
+        noted = {"ratios": self._ratios, "grad_norms": self._grad_norms}
+        return {name: torch.stack(values) for name, values in noted.items() if values}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state()`."""
+        self._ratios, self._grad_norms = (
+            list(state[name]) if name in state else [] for name in ("ratios", "grad_norms")
+        )
 
 
 def relative_gradient_norms(

@@ -9,7 +9,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrexp.__main__ import answer, hydra_of, leave, refuse_flags, run_single, run_sweep_of
+from lrexp.__main__ import (
+    answer,
+    continue_run,
+    hydra_of,
+    leave,
+    refuse_flags,
+    run_single,
+    run_sweep_of,
+)
 from lrexp.differences import (
     Change,
     CurveDifference,
@@ -71,14 +79,27 @@ def _dispatch(argv: list[str]) -> int:
     parser.add_argument(
         "--check", action="store_true", help="compare every number with the saved one's"
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a stopped run, in its own folder"
+    )
+    parser.add_argument(
+        "--changed-data",
+        action="store_true",
+        help="with --resume: go on although data or weights have changed since",
+    )
     parser.add_argument("-m", "--multirun", action="store_true", help="a grid around the saved run")
     parser.add_argument("--config-dir", "-cd", help="folder of your own YAML files")
     parser.error = refuse_flags  # type: ignore[method-assign]
     args = parser.parse_intermixed_args(argv)
 
+    asked = [flag for flag in ("check", "resume", "multirun") if getattr(args, flag)]
+    if len(asked) > 1:
+        raise UserError(f"--{asked[0]} and --{asked[1]} exclude each other")
+    if args.changed_data and not args.resume:
+        raise UserError("--changed-data goes with --resume")
     saved = read_run(args.run)
-    if args.check and args.multirun:
-        raise UserError("--check is of one run, and -m asks for several")
+    if args.resume and saved.folder is None:
+        raise UserError(f"{saved.file} is a config alone: --resume goes on in a run folder")
     if args.check:
         _refuse_uncheckable(saved)
     from hydra.types import RunMode
@@ -93,9 +114,17 @@ def _dispatch(argv: list[str]) -> int:
             return run_sweep_of(loader, overrides)
         refuse_cases(overrides)
         config = loader.load_configuration(CONFIG_NAME, overrides, RunMode.RUN)
+        if args.resume:
+            config.run_id = config.run_id or saved.config.get("run_id")
         if config.hydra.mode == RunMode.MULTIRUN:
             raise UserError("hydra.mode=MULTIRUN: write -m for a grid around the saved run")
         loader.check(config, overrides)
+        if args.resume:
+            if hydra := [override for override in overrides if override.startswith("hydra.")]:
+                raise UserError(f"{hydra[0]}: a run goes on in its own folder, as it was started")
+            assert saved.folder is not None
+            resolved = _resolved(config)
+            return continue_run(saved.folder, resolved, overrides, args.changed_data)
         changes = _config_changes(saved, loader, config)
         for line in [*_opening(saved), *_config_lines(saved, loader, changes)]:
             print(line, flush=True)
@@ -136,10 +165,9 @@ def _opening(saved: SavedRun) -> list[str]:
 
 def _config_changes(saved: SavedRun, loader: SavedLoader, config: DictConfig) -> list[Change]:
     """What overrides have changed in the saved config."""
-    from lrexp.config import check
+    from omegaconf import OmegaConf
 
-    plain = _without_hydra(config)
-    now: Any = _container(check(plain)[0])
+    now: Any = OmegaConf.to_container(_resolved(config))
     return [
         change
         for change in config_changes(saved.config, now)
@@ -147,19 +175,16 @@ def _config_changes(saved: SavedRun, loader: SavedLoader, config: DictConfig) ->
     ]
 
 
-def _without_hydra(config: DictConfig) -> DictConfig:
+def _resolved(composed: DictConfig) -> DictConfig:
+    """A composed config as a run saves it."""
     from omegaconf import flag_override
 
-    plain = copy.copy(config)
+    from lrexp.config import check
+
+    plain = copy.copy(composed)
     with flag_override(plain, ["struct", "readonly"], False):
         del plain["hydra"]
-    return plain
-
-
-def _container(config: DictConfig) -> Any:
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_container(config)
+    return check(plain)[0]
 
 
 def _edited(saved: SavedRun) -> bool:

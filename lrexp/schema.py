@@ -487,6 +487,8 @@ class Trainer:
     train_eval_limit: int = number(at_least=2)
     eval_batch_size: int = number(at_least=1)
     stats_every: int = number(at_least=0)
+    checkpoint_every_steps: int | None = number(at_least=1)
+    resume: str = choice("never", "auto")
 
 
 @dataclass

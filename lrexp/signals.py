@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from lrexp.errors import Terminated
+
+ONCE_S = 1.0  # a signal repeated so soon is the same wish: a wrapper passed it on as well
+
+_inside = 0  # how many `whole` are open
+_waiting: list[type[BaseException]] = []  # until the last of them ends
 
 
 @contextmanager
@@ -19,10 +25,16 @@ def signals_stop() -> Iterator[list[type[BaseException]]]:
     """
     asked: list[type[BaseException]] = []
     kinds = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}
+    raised_at = -ONCE_S
 
     def stop(number: int, _: Any) -> None:
+        nonlocal raised_at
         asked.append(kinds[signal.Signals(number)])
-        raise asked[-1]
+        if _inside:
+            _waiting.append(asked[-1])
+        elif time.monotonic() - raised_at >= ONCE_S:
+            raised_at = time.monotonic()
+            raise asked[-1]
 
     try:
         before = {number: signal.signal(number, stop) for number in kinds}
@@ -34,3 +46,17 @@ def signals_stop() -> Iterator[list[type[BaseException]]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """What is in it is done as a whole: a signal that arrives meanwhile stops the run after it."""
+    global _inside
+    _inside += 1
+    try:
+        yield
+    finally:
+        _inside -= 1
+        if not _inside and _waiting:
+            stop, _waiting[:] = _waiting[0], []
+            raise stop

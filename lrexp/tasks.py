@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config import config_id
-from lrexp.errors import Terminated
-from lrexp.folder import link_latest
+from lrexp.errors import OutOfMemoryError, Terminated, UserError, out_of_memory
+from lrexp.folder import link_latest, resume_command
 from lrexp.schema import MONITORS, Config, Wandb, option_of
-from lrexp.signals import signals_stop
+from lrexp.signals import signals_stop, whole
 
 if TYPE_CHECKING:
     from lrexp.build import Datasets
     from lrexp.record import RunInfo
     from lrexp.record.wandb import WandbRecorder
+    from lrexp.resume import Stopped
     from lrexp.train import Trainer
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Launch:
     executor: str = "serial"  # of lrexp.grid.executors
     # what takes a point's rows for the terminal: (RunInfo, steps done so far) → recorder
     terminal: Callable[[Any, Callable[[], int]], Any] | None = None
+    stopped: Stopped | None = None  # the run in the folder that goes on
 
 
 def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
@@ -74,7 +76,8 @@ def open_training(
         asked: of `signals_stop`.
 
     Raises:
-        UserError: when the experiment cannot be built; of a point the summary says so.
+        UserError: when the experiment cannot be built, or cannot go on from the state that it was
+            stopped in; of a point the summary says so.
     """
     started = time.perf_counter()
     try:
@@ -84,7 +87,10 @@ def open_training(
             _write(launch.folder, _blank_summary(resolved, config, launch) | _failure(error))
         raise
     resolved = _with_normalization(resolved, trainer.experiment.dataset)
-    return Training(resolved, config, launch, trainer, started, asked)
+    run = Training(resolved, config, launch, trainer, started, asked)
+    if launch.stopped:
+        run.take_up(launch.stopped)
+    return run
 
 
 def build_trainer(config: Config, datasets: Datasets | None) -> Trainer:
@@ -204,6 +210,36 @@ class Training:
         self._test: dict[str, Any] = {}
         self._summary = _blank_summary(resolved, config, launch)
         self._recorders = Recorders()
+        self._earlier_s = 0.0  # that earlier attempts trained
+        self._opening: list[str] = []  # what it goes on from
+
+    def take_up(self, stopped: Stopped) -> None:
+        """Go on where a run in this folder was stopped; from the start if it had saved no state.
+
+        Nothing is written.
+
+        Raises:
+            UserError: when there is nothing left to do, every state is damaged, or plan or data are
+                others than then.
+        """
+        from lrexp.checkpoint import load_last
+
+        trainer = self.trainer
+        state = load_last(self.checkpoints, trainer.experiment.device)
+        if state is None:
+            self._opening = ["resume from the start: no state was saved"]
+        else:
+            trainer.load_state(state, bool(stopped.changes), stopped.changed_data)
+            self._opening = [f"resume from epoch {trainer.epoch}, step {trainer.step}"]
+        if stopped.status in ("finished", "diverged") and not trainer.goes_on:
+            raise UserError(
+                f"{self._folder} is {stopped.status} after epoch {trainer.epoch}\n"
+                "  nothing is left to train; a larger trainer.epochs adds epochs"
+            )
+        self._opening += [f"change {line}" for line in stopped.changes]
+        self._earlier_s = sum(row["perf/epoch_s"] for row in trainer.rows)
+        point = {"epoch": trainer.epoch, "step": trainer.step, "changes": stopped.changes}
+        self._summary["resumed"] = [*stopped.resumed, point]
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -213,13 +249,21 @@ class Training:
             yield
             self.conclude()
         except (KeyboardInterrupt, Terminated):
-            self.finish({"status": "interrupted"})
+            with whole():
+                self._keep_state()
+                self._summarise({"status": "interrupted"})
+            self._recorders.finish(self._summary)
             raise
         except Exception as error:
             log.info("the run failed", exc_info=error)
-            self.finish(_failure(error))
-            raise
+            told = self._in_words(error)
+            self.finish(_failure(told))
+            if told is error:
+                raise
+            raise told from error
         self.finish({"status": "diverged" if self.trainer.diverged else "finished"})
+        with suppress(OSError):  # nobody goes on from there any more
+            (self.checkpoints / "previous.pt").unlink(missing_ok=True)
 
     @property
     def value(self) -> float:
@@ -247,6 +291,59 @@ class Training:
         if recorded:
             self.trainer.load_state(load_checkpoint(self.checkpoints / "last.pt", device))
 
+    def _keep_state(self) -> None:
+        """Save the state of a run that is stopped within an epoch. A sweep runs its points anew."""
+        if not self.trainer.within_epoch or self._launch.sweep:
+            return
+        try:
+            self.trainer.save(self.checkpoints)
+        except OSError as error:
+            log.warning("the state within this epoch could not be saved: %s", error)
+
+    def _in_words(self, error: Exception) -> Exception:
+        """An error as people should read it: what to do when memory or disk ran out."""
+        trainer, config = self.trainer, self._config
+        if out_of_memory(error):
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            key, size = "trainer.eval_batch_size", config.trainer.eval_batch_size
+            where = f"evaluating epoch {trainer.epoch}"
+            if trainer.in_step:
+                key, size = "data.batch_size", config.data.batch_size
+                where = f"step {trainer.step + 1} (epoch {trainer.epoch})"
+            hint = f"set {key}={size // 2}" if size > 1 else "take a smaller network or images"
+            return OutOfMemoryError(f"out of memory in {where} with {key}={size}: {said}\n  {hint}")
+        if isinstance(error, OSError) and str(self.checkpoints) in str(error.filename):
+            name = Path(str(error.filename)).name
+            kept = (self.checkpoints / "last.pt").exists()
+            saved = f"once that is mended: {resume_command(self._folder)}"
+            saved = saved if kept else "no state was saved before"
+            return UserError(f"checkpoints/{name}: {error.strerror}\n  {saved}")
+        return error
+
+    def _restore_best(self) -> None:
+        """Make best.pt what the state says it is; without it the best epoch is one to come."""
+        from lrexp.checkpoint import load_checkpoint
+
+        trainer = self.trainer
+        for leftover in (*self.checkpoints.glob("*.tmp"), *self._folder.glob(".*.tmp")):
+            leftover.unlink(missing_ok=True)  # of a killed program
+        if trainer.best.epoch < 0:
+            return
+        trainer.save_best(self.checkpoints)
+        try:
+            found = load_checkpoint(self.checkpoints / "best.pt")["epoch"]
+        except Exception as error:  # whatever a reader makes of bytes that nobody wrote
+            log.info("best.pt", exc_info=error)
+            found = None
+        if found != trainer.best.epoch:
+            holds = f"of epoch {found}" if found is not None else "damaged or gone"
+            log.warning(
+                "checkpoints/best.pt is %s, not of epoch %d: the best epoch will be one of those to"
+                " come",
+                *(holds, trainer.best.epoch),
+            )
+            trainer.forget_best()
+
     def start(self) -> None:
         """Write what is known before the first step, and start the recorders."""
         import torch
@@ -260,6 +357,8 @@ class Training:
 
         config, launch, trainer, folder = self._config, self._launch, self.trainer, self._folder
         experiment = trainer.experiment
+        if launch.stopped:
+            self._restore_best()
         plain: Any = OmegaConf.to_container(self._resolved)
         write_atomically(folder / "config.yaml", OmegaConf.to_yaml(self._resolved))
         write_atomically(folder / "plan.csv", experiment.plan.to_csv())
@@ -288,23 +387,27 @@ class Training:
         info = RunInfo(
             folder=folder,
             run_id=str(config.run_id),
-            title=launch.title or " ".join(launch.overrides) or config.name,
+            title=launch.title or " ".join(_first_overrides(launch)) or config.name,
             sweep=launch.sweep,
             config=plain,
             config_id=self._summary["config_id"],
             steps=len(experiment.schedule),
             monitor=config.trainer.monitor,
-            opening=opening_lines(
-                config.model.name,
-                weights_name(config.model),
-                config.data.name,
-                experiment.plan,
-                experiment.base_lr,
-                experiment.dataset.sizes,
-                _data_lines(experiment.dataset),
-            ),
+            opening=[
+                *opening_lines(
+                    config.model.name,
+                    weights_name(config.model),
+                    config.data.name,
+                    experiment.plan,
+                    experiment.base_lr,
+                    experiment.dataset.sizes,
+                    _data_lines(experiment.dataset),
+                ),
+                *self._opening,
+            ],
+            earlier=list(trainer.rows) if launch.stopped else None,
         )
-        self._recorders.add("metrics.jsonl", lambda: JsonlRecorder(folder))
+        self._recorders.add("metrics.jsonl", lambda: JsonlRecorder(folder, trainer.rows))
         wandb = self._wandb(config.logger, info)
         where = wandb.where if wandb and not launch.sweep else None  # a sweep says it once
         terminal = launch.terminal or (lambda info, steps: ConsoleRecorder(info, steps, where))
@@ -312,10 +415,10 @@ class Training:
         self._train_started = time.perf_counter()
 
     def row(self, row: dict[str, float]) -> None:
-        """Record one epoch, or stop here if a signal's own exception was lost."""
+        """Record one epoch; stop after it if a signal's own exception was lost."""
+        self._recorders.row(row)
         if self._asked:
             raise self._asked[-1]
-        self._recorders.row(row)
 
     def conclude(self) -> None:
         """Once training is over: test on the best weights, and save what they predict."""
@@ -378,6 +481,11 @@ class Training:
 
     def finish(self, outcome: dict[str, Any]) -> None:
         """Write the final summary with the outcome (status, error), then tell the recorders."""
+        with whole():
+            self._summarise(outcome)
+        self._recorders.finish(self._summary)
+
+    def _summarise(self, outcome: dict[str, Any]) -> None:
         rows, best_epoch = self.trainer.rows, self.trainer.best.epoch
         best = next((row for row in rows if row["epoch"] == best_epoch), {})
         last = rows[-1] if rows else {}
@@ -394,12 +502,11 @@ class Training:
             "verdicts": self._verdicts(),
             "timings": {
                 "startup_s": self._train_started - self._started,
-                "train_s": now - self._train_started,
-                "total_s": now - self._started,
+                "train_s": self._earlier_s + now - self._train_started,
+                "total_s": self._earlier_s + now - self._started,
             },
         }
         _write(self._folder, self._summary)
-        self._recorders.finish(self._summary)
 
     def _verdicts(self) -> list[dict[str, Any]]:
         plan, verdicts = self.trainer.experiment.plan, []
@@ -435,6 +542,14 @@ class Training:
             return WandbRecorder(settings, self._config.task.name, info)
 
         return self._recorders.add("W&B", start)
+
+
+def _first_overrides(launch: Launch) -> list[str]:
+    """Those that the run was started with, if it goes on: its title stays."""
+    file = launch.folder / ".hydra" / "overrides.yaml"
+    if launch.stopped is None or not file.is_file():
+        return launch.overrides
+    return [str(override) for override in OmegaConf.load(file)]
 
 
 def _changed_settings(other: Path, resolved: DictConfig) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lrexp import draws
 from lrexp.build import Experiment
-from lrexp.checkpoint import save_checkpoint
+from lrexp.checkpoint import BEST, LAST, save_checkpoint
 from lrexp.errors import UserError
 from lrexp.metrics import (
     Drift,
@@ -50,6 +50,7 @@ from lrexp.optimizers import (
 from lrexp.plan import read_plan
 from lrexp.schema import MONITORS
 from lrexp.schema import Trainer as Settings
+from lrexp.signals import whole
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,16 @@ class TakesRows(Protocol):
 
 
 @dataclass
+class Epoch:
+    """The epoch that is being trained: where it began, and what its steps have shown so far."""
+
+    first_step: int
+    running: RunningTrain = field(default_factory=RunningTrain)
+    started: float = field(default_factory=time.perf_counter)
+    seen: Row | None = None  # once its last step is done
+
+
+@dataclass
 class Best:
     """The best so far of one metric: when, how good, and image by image."""
 
@@ -75,8 +86,9 @@ class Best:
 class Trainer:
     """Trains an experiment epoch by epoch.
 
-    `state()` after any epoch holds all that the rest of the run depends on; `load_state()` on a
-    freshly built trainer of the same config goes on from there, on CPU to the same bits.
+    `state()` between any two steps holds all that the rest of the run depends on; `load_state()` on
+    a freshly built trainer of the same config goes on from there, on CPU to the same bits. A signal
+    that is to stop the run is heard between steps, never in one (see `lrexp.signals`).
 
     Args:
         experiment: what to train; its model is changed in place.
@@ -92,6 +104,7 @@ class Trainer:
         self.rows: list[Row] = []
         self.best = Best()  # by trainer.monitor
         self.diverged = False
+        self._current: Epoch | None = None
         self._lowest_loss, self._highest_accuracy = Best(), Best()
         self._drift = Drift(experiment.model, experiment.plan)
         self.stats = StepStats(experiment.model, experiment.plan)
@@ -104,51 +117,59 @@ class Trainer:
     def run(self, record: TakesRows, checkpoints: Path | None = None) -> None:
         """Train to the end of the schedule, a divergence, or the end of patience.
 
-        After every epoch a row goes to `record`, and `last.pt` and, when it got better, `best.pt`
-        to the folder `checkpoints`. With no epoch to train the model is evaluated as it is.
+        After every epoch `last.pt` and, when it got better, `best.pt` go to the folder
+        `checkpoints`, and a row to `record`. With no epoch to train the model is evaluated as it
+        is.
         """
         data, batch = self.experiment.dataset, self.settings.eval_batch_size
         while self.goes_on:
-            started = time.perf_counter()
-            seen = self.train_epoch() if self.experiment.schedule else {}
+            started = self._current.started if self._current else time.perf_counter()
+            seen = self.train_epoch(checkpoints) if self.experiment.schedule else {}
             train_eval, val = (
                 logits_of(self.experiment.model, split, batch)
                 for split in (data.train_eval, data.val)
             )
             self.end_epoch(seen, train_eval, val, started, record, checkpoints)
 
-    def train_epoch(self) -> Row:
-        """One epoch of steps; returns what was seen on the way."""
+    def train_epoch(self, checkpoints: Path | None = None) -> Row:
+        """One epoch of steps, or what is left of it; returns what was seen on the way."""
         model, optimizer = self.experiment.model, self.experiment.optimizer
         train, settings = self.experiment.dataset.train, self.settings
-        self.begin_epoch()
-        running, first, started = RunningTrain(), self.step, time.perf_counter()
-        order = self.order()
+        with whole():
+            epoch = self._begun()
+        if epoch.seen is not None:
+            return epoch.seen
+        first, every = epoch.first_step, settings.checkpoint_every_steps
+        order = self.order()[(self.step - first) * self.batch_size :]
         batches = train.batches(order, self.batch_size, self.epoch)
         seeds = self._dropout_seeds(-(-len(order) // self.batch_size))
         for (images, labels), seed in zip(batches, seeds, strict=True):  # (B, C, H, W), (B,)
-            self._dropout.manual_seed(seed)
-            self.set_rates(self.step)
-            logits = model(images)  # (B, classes)
-            loss = self.experiment.loss(logits, labels)
-            optimizer.zero_grad()
-            loss.backward()
-            measured = settings.stats_every and (self.step - first) % settings.stats_every == 0
-            before = self.stats.before(trained_parameters(optimizer)) if measured else None
-            if settings.clip_grad_norm:
-                torch.nn.utils.clip_grad_norm_(
-                    trained_parameters(optimizer), settings.clip_grad_norm
-                )
-            optimizer.step()
-            if before is not None:
-                self.stats.after(before)
-            running.add(loss, logits, labels)
-            self.step += 1
-        seen = self.seen(running, started)
-        if averages_weights(optimizer):
-            use_averaged_weights(optimizer)
-            recalibrate_batchnorm(model, self._recalibration_images())
-        return seen
+            with whole():
+                self._dropout.manual_seed(seed)
+                self.set_rates(self.step)
+                logits = model(images)  # (B, classes)
+                loss = self.experiment.loss(logits, labels)
+                optimizer.zero_grad()
+                loss.backward()
+                measured = settings.stats_every and (self.step - first) % settings.stats_every == 0
+                before = self.stats.before(trained_parameters(optimizer)) if measured else None
+                if settings.clip_grad_norm:
+                    torch.nn.utils.clip_grad_norm_(
+                        trained_parameters(optimizer), settings.clip_grad_norm
+                    )
+                optimizer.step()
+                if before is not None:
+                    self.stats.after(before)
+                epoch.running.add(loss, logits, labels)
+                self.step += 1
+                if checkpoints is not None and every and self.step % every == 0:
+                    self.save(checkpoints)
+        with whole():
+            if averages_weights(optimizer):
+                use_averaged_weights(optimizer)
+                recalibrate_batchnorm(model, self._recalibration_images())
+            epoch.seen = self.seen(epoch.running, epoch.started)
+        return epoch.seen
 
     def begin_epoch(self) -> None:
         """Freeze and unfreeze for the coming epoch, and put the model into training mode."""
@@ -158,6 +179,17 @@ class Trainer:
         model.train()
         use_training_weights(optimizer)
         self.epoch += 1
+
+    def _begun(self) -> Epoch:
+        """The coming epoch, or the one that a state from its middle belongs to."""
+        if self._current is None:
+            self.begin_epoch()
+            self._current = Epoch(self.step)
+        elif self._current.seen is None:
+            set_trainable(self.experiment.model, self.experiment.plan, self.epoch - 1)
+            self.experiment.model.train()
+            use_training_weights(self.experiment.optimizer)
+        return self._current
 
     def set_rates(self, step: int) -> None:
         """Give every parameter group its rate, and its momentum where that cycles, for a step."""
@@ -205,18 +237,35 @@ class Trainer:
             record: takes the row.
             checkpoints: folder for the state.
         """
-        row = self._evaluated(seen, train_eval, val)
-        row["perf/epoch_s"] = time.perf_counter() - started
-        if self.experiment.plateau:
-            self.experiment.plateau.see(row)
-        self.rows.append(row)
-        record.row(row)
-        if checkpoints is not None:
-            save_checkpoint(checkpoints / "last.pt", self.state())
-            if self.best.epoch == self.epoch:
-                weights = {"model": self.experiment.model.state_dict(), "epoch": self.epoch}
-                weights["class_names"] = list(self.experiment.dataset.class_names)
-                save_checkpoint(checkpoints / "best.pt", weights)
+        with whole():
+            row = self._evaluated(seen, train_eval, val)
+            row["perf/epoch_s"] = time.perf_counter() - started
+            if self.experiment.plateau:
+                self.experiment.plateau.see(row)
+            self.rows.append(row)
+            self._current = None
+            if checkpoints is not None:
+                self.save(checkpoints)
+                self.save_best(checkpoints)
+            record.row(row)
+
+    def save(self, checkpoints: Path) -> None:
+        """Write the state to last.pt.
+
+        Raises:
+            OSError: when it cannot be written.
+        """
+        save_checkpoint(checkpoints / LAST, self.state())
+
+    def save_best(self, checkpoints: Path) -> None:
+        """Write the weights to best.pt if they are those of the best epoch so far.
+
+        After last.pt: whoever goes on from there can do it again.
+        """
+        if self._current is None and self.best.epoch == self.epoch:
+            weights = {"model": self.experiment.model.state_dict(), "epoch": self.epoch}
+            weights["class_names"] = list(self.experiment.dataset.class_names)
+            save_checkpoint(checkpoints / BEST, weights)
 
     def _measure_scales(self) -> None:
         """Set anew the scale of every group whose plan says that it is measured."""
@@ -267,7 +316,8 @@ class Trainer:
     def order(self) -> np.ndarray:
         """Positions in the training split as the epoch's steps take them, (n,) int64."""
         order = draws.order(self.seed, "order", self.experiment.dataset.train.ids, self.epoch)
-        left = len(self.experiment.schedule) - self.step
+        first = self._current.first_step if self._current else self.step
+        left = len(self.experiment.schedule) - first
         steps = min(self.settings.limit_train_batches or left, left)
         return order[: steps * self.batch_size]
 
@@ -317,7 +367,7 @@ class Trainer:
     @property
     def goes_on(self) -> bool:
         """Whether there is an epoch to come, or nothing was evaluated yet."""
-        if not self.rows and not self.epoch:
+        if self._current is not None or not (self.rows or self.epoch):
             return True
         patience, since_best = self.settings.patience, self.epoch - self.best.epoch
         return (
@@ -325,6 +375,20 @@ class Trainer:
             and not self.diverged
             and not (patience and self.best.epoch >= 0 and since_best >= patience)
         )
+
+    def forget_best(self) -> None:
+        """Let the best epoch be one of those to come: the weights of the one so far are lost."""
+        self.best.epoch, self.best.value = -1, math.nan
+
+    @property
+    def within_epoch(self) -> bool:
+        """Whether an epoch has begun that is not recorded yet."""
+        return self._current is not None
+
+    @property
+    def in_step(self) -> bool:
+        """Whether steps are being made, and not evaluations."""
+        return self._current is not None and self._current.seen is None
 
     def state(self) -> dict[str, Any]:
         """All that the rest of the run depends on but the config and the files it names.
@@ -351,19 +415,36 @@ class Trainer:
             },
             "frozen_before": self._frozen_before,
             "plateau": self.experiment.plateau and self.experiment.plateau.state(),
+            "fingerprints": self._fingerprints(),
+            "current": self._current
+            and {
+                "first_step": self._current.first_step,
+                "running": self._current.running.state(),
+                "stats": self.stats.state(),
+                "elapsed_s": time.perf_counter() - self._current.started,
+                "seen": self._current.seen,
+            },
         }
 
-    def load_state(self, state: dict[str, Any], allow_plan_change: bool = False) -> None:
+    def load_state(
+        self,
+        state: dict[str, Any],
+        allow_plan_change: bool = False,
+        allow_data_change: bool = False,
+    ) -> None:
         """Take up a state of the same config, on a trainer that has not trained yet.
 
         Args:
             state: from `state()`.
             allow_plan_change: go on under another plan than the state's; the difference is logged.
                 What no longer trains loses its optimizer state, what newly trains starts without.
+            allow_data_change: go on with other data, or from other first weights, than the state's.
 
         Raises:
-            UserError: when the state's plan differs and that is not allowed, with the difference.
+            UserError: when the state's plan or data differ and that is not allowed, with the
+                difference.
         """
+        self._check_fingerprints(state["fingerprints"], allow_data_change)
         model, optimizer = self.experiment.model, self.experiment.optimizer
         changes = read_plan(state["plan"]).diff(self.experiment.plan)
         if changes:
@@ -384,8 +465,15 @@ class Trainer:
             best.epoch, best.value = saved["epoch"], saved["value"]
             best.per_image = saved["per_image"].cpu().numpy().copy()
         self._frozen_before = self._frozen_hash() if changes else state["frozen_before"]
-        if self.experiment.plateau:
+        if self.experiment.plateau and state["plateau"]:
             self.experiment.plateau.load_state(state["plateau"])
+        self._current = None
+        if current := state["current"]:
+            self._current = Epoch(current["first_step"])
+            self._current.running.load_state(current["running"])
+            self._current.started -= current["elapsed_s"]
+            self._current.seen = current["seen"]
+            self.stats.load_state(current["stats"])
 
     def frozen_proof(self) -> dict[str, Any]:
         """Hashes of what never trains, tensors and buffers, before training and now."""
@@ -397,6 +485,23 @@ class Trainer:
             "after": after,
             "identical": before == after,
         }
+
+    def _fingerprints(self) -> dict[str, str]:
+        """Of the files that the run depends on."""
+        found = {"data": self.experiment.dataset.fingerprint}
+        weights = self.experiment.weights_fingerprint
+        return found | ({"weights": weights} if weights else {})
+
+    def _check_fingerprints(self, then: dict[str, str], allow_change: bool) -> None:
+        now = self._fingerprints()
+        changed = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+        if not changed:
+            return
+        lines = [f"{name}: {then.get(name)} → {now.get(name)}" for name in changed]
+        said = "\n  ".join([f"{' and '.join(changed)} changed since the checkpoint", *lines])
+        if not allow_change:
+            raise UserError(f"{said}\n  python -m lrexp.rerun RUN --resume --changed-data goes on")
+        log.warning(said)
 
     def _frozen_hash(self) -> str:
         return tensor_hash(frozen_state(self.experiment.model, self.experiment.plan))

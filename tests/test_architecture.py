@@ -25,6 +25,7 @@ ROOMS = [
     {"policies"},
     {"plan"},
     {"models", "data"},
+    {"resume"},
     {"config", "saved", "folder", "draws", "signals"},
     {"mistakes"},
     {"schema"},
@@ -41,7 +42,7 @@ BESIDE = {  # allowed on one line
     ("compare", "__main__"),
 }
 LIGHT = (
-    *("rerun", "recompose", "compare", "differences"),
+    *("rerun", "recompose", "compare", "differences", "resume"),
     *("__main__", "compose", "config", "saved", "mistakes", "schema", "folder", "errors", "help"),
 )
 HEAVY = {"torch", "torchvision", "wandb", "datasets"}

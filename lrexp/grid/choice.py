@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from lrexp.errors import out_of_memory
 from lrexp.grid.executors import Ended, Kind, Session, in_turn, kinds, look, try_stacking
-from lrexp.grid.jobs import out_of_memory
 from lrexp.grid.points import Point
 from lrexp.grid.pool import measure_pool, opened, places, run_packs
 

@@ -12,6 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from lrexp.errors import out_of_memory
 from lrexp.grid.packing import halves
 from lrexp.grid.points import Point
 from lrexp.signals import signals_stop
@@ -207,12 +208,3 @@ def _train_alone(member: _Member) -> None:
         run.trainer.run(member, run.checkpoints)
     except Exception as error:
         member.failure = error
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the device or in the program."""
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

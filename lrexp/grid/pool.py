@@ -16,12 +16,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import flag_override
 
-from lrexp.errors import ConfigError
+from lrexp.errors import ConfigError, out_of_memory
 from lrexp.folder import SUMMARY, new_run_id
 from lrexp.grid import workers
 from lrexp.grid.executors import Ended, Session, run_pack
 from lrexp.grid.isolation import undisturbed
-from lrexp.grid.jobs import Jobs, out_of_memory
+from lrexp.grid.jobs import Jobs
 from lrexp.grid.packing import halves
 from lrexp.grid.points import Point, make_point, read_summary
 from lrexp.grid.resume import set_aside

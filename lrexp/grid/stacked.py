@@ -297,6 +297,8 @@ def probe(trainer: Trainer) -> str | None:
     puts the network into. The trainer is left as it was.
     """
     experiment = trainer.experiment
+    if trainer.settings.checkpoint_every_steps:
+        return "trainer.checkpoint_every_steps saves the state of a single run"
     if experiment.plan.measured:
         return "the policy measures its rates in the run, member by member"
     if averages_weights(experiment.optimizer):

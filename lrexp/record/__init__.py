@@ -24,6 +24,8 @@ class RunInfo:
     steps: int
     monitor: str
     opening: list[str]  # lines that say what is about to be trained
+    # rows of the epochs before, when a run goes on from its checkpoint; None for one that begins
+    earlier: list[dict[str, float]] | None = None
 
 
 class Recorder(Protocol):

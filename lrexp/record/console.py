@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lrexp.folder import shown_path
+from lrexp.folder import resume_command, shown_path
 from lrexp.plan import Plan, Row
 from lrexp.record import RunInfo
 from lrexp.schema import MONITORS
@@ -190,14 +190,17 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
     """The last lines of a run: status, best epoch, test, the gap in words, the folder."""
     lines = []
     best, status = summary["best"], summary["status"]
+    saved, held = (
+        (info.folder / "checkpoints" / "last.pt").exists(),
+        "checkpoints/last.pt holds the state",
+    )
     if status == "diverged":
         lines.append(
             f"diverged in epoch {summary['last']['epoch']}: the loss is no longer a finite number;"
             " a lower optimizer.lr or a scheduler.warmup usually helps"
         )
     elif status == "interrupted":
-        held = "checkpoints/last.pt holds the state after the last full epoch"
-        lines.append(f"interrupted; {held if summary['last'] else 'no epoch was finished'}")
+        lines.append(f"interrupted; {held if saved else 'no state was saved yet'}")
     elif summary["last"].get("step", info.steps) < info.steps and status == "finished":
         lines.append(
             f"stopped after epoch {summary['last']['epoch']}:"
@@ -226,6 +229,8 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
         words = overfit_in_words(best, summary["last"]) or unfinished_in_words(summary, info)
         lines += [f"       {words}"] if words else []
     lines.append(f"run    {shown_path(info.folder)}")
+    if status in ("interrupted", "failed") and saved and not info.sweep:
+        lines.append(f"resume {resume_command(info.folder)}")
     return lines
 
 

@@ -2,23 +2,61 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lrexp.record.files import strict_json
+from lrexp.record.files import strict_json, write_atomically
+
+log = logging.getLogger(__name__)
 
 
 class JsonlRecorder:
-    """Appends each row as a line of strict JSON and flushes it at once."""
+    """Appends each row as a line of strict JSON and flushes it at once.
 
-    def __init__(self, folder: Path):
-        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+    What cannot be written, on a full disk, is tried again with every row that follows.
+
+    Args:
+        folder: of the run.
+        earlier: rows of the epochs before; whatever else the file holds is dropped, such as a line
+            that was cut off or an epoch that is trained again.
+    """
+
+    def __init__(self, folder: Path, earlier: Sequence[dict[str, float]] = ()):
+        path = folder / "metrics.jsonl"
+        text = "".join(_line(row) for row in earlier)
+        write_atomically(path, text)
+        self._file = path.open("r+b", buffering=0)
+        self._length = len(text.encode())  # of what is whole
+        self._waiting = b""
 
     def row(self, row: dict[str, float]) -> None:
         """Append one epoch."""
-        self._file.write(strict_json(row) + "\n")
-        self._file.flush()
+        self._waiting += _line(row).encode()
+        self._write()
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Close the file."""
+        if self._waiting:
+            self._write()
         self._file.close()
+
+    def _write(self) -> None:
+        first = len(self._waiting.splitlines()) == 1
+        try:
+            self._file.seek(self._length)
+            if self._file.write(self._waiting) < len(self._waiting):  # the disk took a part of it
+                self._file.seek(self._length)
+                self._file.write(self._waiting)  # says why
+        except OSError as error:
+            if first:
+                log.warning("metrics.jsonl cannot be written, tried again later: %s", error)
+            self._file.truncate(self._length)
+            return
+        self._length += len(self._waiting)
+        self._waiting = b""
+
+
+def _line(row: dict[str, float]) -> str:
+    return strict_json(row) + "\n"
