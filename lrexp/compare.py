@@ -261,9 +261,7 @@ def _noise(a: SavedRun, b: SavedRun, monitor: str) -> list[str]:
     lines = [f"{said}, by {abs(values[1] - values[0]):.4g}"]
     if a.folder is None or b.folder is None:
         return ["", *_part("better", lines, "")]
-    pairs = paired_differences(
-        *(run.folder / "predictions.parquet" for run in (a, b) if run.folder)
-    )
+    pairs = paired_differences(a.folder / PREDICTIONS, b.folder / PREDICTIONS)
     if not pairs:
         lines.append("how much of it is noise is not known: no predictions on the same images")
     for pair in pairs:

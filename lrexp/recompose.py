@@ -160,6 +160,8 @@ class SavedLoader(CheckedLoader):
             structured = isinstance(inner, DictConfig) and OmegaConf.get_type(inner) is not dict
             if structured and isinstance(value, dict):
                 self._fill(inner, value, f"{prefix}.{key}")
+            elif isinstance(value, list):  # items take their schema in a merge alone
+                default.merge_with({key: value})
             else:
                 default[key] = value
         for key in default:

@@ -142,9 +142,9 @@ def _dispatch(argv: list[str]) -> int:
         print(line)
     if not args.check:
         return 0
-    verdict, lines = check(saved, again)
+    code, lines = verdict(saved, again)
     print("\n".join(lines))
-    return verdict
+    return code
 
 
 def _refuse_uncheckable(saved: SavedRun) -> None:
@@ -275,7 +275,7 @@ def _data_lines(saved: SavedRun, again: SavedRun) -> list[str]:
     return lines
 
 
-def check(saved: SavedRun, again: SavedRun) -> tuple[int, list[str]]:
+def verdict(saved: SavedRun, again: SavedRun) -> tuple[int, list[str]]:
     """What a rerun of the same config came to, against the run itself.
 
     Returns:
