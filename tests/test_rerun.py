@@ -24,6 +24,7 @@ from lrexp.__main__ import hydra_of, main
 from lrexp.compose import CONFIG_NAME, CheckedLoader
 from lrexp.config import check
 from lrexp.errors import ConfigError
+from lrexp.folder import conf_folder
 from lrexp.recompose import SavedLoader
 
 GOLDEN = Path(__file__).parent / "golden_run"
@@ -256,20 +257,33 @@ def test_groups_are_selected_on_top_of_saved_values(compose: Callable[..., Any])
 
 
 OPTIONS = {
-    "lr_policy": ("per_layer", "layerwise_decay", "discriminative"),
-    "scheduler": ("torch", "one_cycle"),
-    "optimizer": ("torch", "muon"),
-    "data": ("synthetic",),
+    group: sorted(file.stem for file in (conf_folder() / group).glob("*.yaml"))
+    for group in ("lr_policy", "scheduler", "optimizer", "loss", "trainer", "logger", "model")
 }
 NEEDS = {
     "lr_policy=per_layer": ("lr_policy.rules=[{match: 'conv.*', scale: 0.1}]",),
     "scheduler=torch": ("scheduler.name=StepLR", "scheduler.args={step_size: 2}"),
     "optimizer=torch": ("optimizer.name=NAdam", "optimizer.args.eps=1e-9"),
+    "optimizer=timm": ("optimizer.name=lamb",),
+    "scheduler=inverse_sqrt": ("scheduler.warmup=0.1",),
+    "model=torchvision": ("model.name=resnet18",),
+    "model=timm": ("model.name=resnet18",),
+    "model=custom": ("model.target=mypkg.nets.Net",),
 }
 
 
-@pytest.mark.parametrize("chosen", [f"{g}={o}" for g, found in OPTIONS.items() for o in found])
-def test_a_saved_config_is_rebuilt_as_it_is(chosen: str) -> None:
+QUICK = ("lr_policy=per_layer", "optimizer=torch", "scheduler=torch")
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        pytest.param(chosen, marks=() if chosen in QUICK else pytest.mark.slow)
+        for chosen in (f"{group}={option}" for group in OPTIONS for option in OPTIONS[group])
+    ],
+)
+def test_a_saved_config_is_rebuilt_as_it_is(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LREXP_ALLOW_TARGETS", "mypkg")
     config = resolved(CheckedLoader(), chosen, *NEEDS.get(chosen, ()), "seed=3", "name=mine")
     loader = SavedLoader(saved_of(config), Path("config.yaml"))
     assert OmegaConf.to_yaml(resolved(loader)) == OmegaConf.to_yaml(config)
@@ -297,7 +311,10 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("override", sorted(WRONG))
+@pytest.mark.parametrize(
+    "override",
+    [pytest.param(o, marks=pytest.mark.slow if i % 2 else ()) for i, o in enumerate(sorted(WRONG))],
+)
 def test_overrides_are_as_strict_as_on_the_command_line(
     override: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
