@@ -567,12 +567,14 @@ def test_changes_that_no_commit_has_are_saved_with_the_run(tmp_path: Path) -> No
     def facts() -> dict[str, Any]:
         subprocess.run(
             [sys.executable, "-c", code, str(folder)],
+            cwd=checkout,
             env={**os.environ, "PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"},
             check=True,
         )
         return json.loads((folder / "environment.json").read_text())
 
     clean = facts()
+    assert clean["commit"], clean
     assert clean["diff_hash"] is None
     assert not (folder / "code.diff").exists()
     with (checkout / "lrexp/errors.py").open("a") as file:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -238,22 +239,23 @@ def test_an_artifact_is_checked_by_its_weights(
     assert "identical: best weights: equal bit for bit" in capsys.readouterr().out
 
 
-def test_groups_are_selected_on_top_of_saved_values(compose: Callable[..., Any]) -> None:
+def test_groups_are_selected_on_top_of_saved_values() -> None:
     saved = saved_of(resolved(CheckedLoader(), "trainer.epochs=7", "model=mlp", "optimizer.lr=0.3"))
     saved["data"]["normalize"] = {"mean": [0.3], "std": [0.9], "chosen": "auto"}
-    config = again(saved, "lr_policy=freeze_backbone", "lr_policy.unfreeze_last=1")
+    on_saved = partial(resolved, SavedLoader(saved, Path("config.yaml")))
+    config = on_saved("lr_policy=freeze_backbone", "lr_policy.unfreeze_last=1")
     fresh = resolved(CheckedLoader(), "lr_policy=freeze_backbone", "lr_policy.unfreeze_last=1")
     assert config.lr_policy == fresh.lr_policy
     rest = {key: value for key, value in saved_of(config).items() if key != "lr_policy"}
     assert rest == {key: value for key, value in saved.items() if key != "lr_policy"}
-    frozen_out = again(saved, "lr_policy=freezeout")
+    frozen_out = on_saved("lr_policy=freezeout")
     assert frozen_out.lr_policy.epochs == 7  # ${trainer.epochs}, of the saved trainer
-    recipe = again(saved, "experiment=finetune_digits")
+    recipe = on_saved("experiment=finetune_digits")
     assert recipe.model.name == "mlp"
     assert recipe.data.classes == [5, 6, 7, 8, 9]
     assert recipe.name == "finetune_digits"
-    assert again(saved, "experiment=smoke").trainer.epochs == 2  # it chooses another trainer
-    assert again(saved, "experiment=finetune_digits", "data.limit=50").data.limit == 50
+    assert on_saved("experiment=smoke").trainer.epochs == 2  # it chooses another trainer
+    assert on_saved("experiment=finetune_digits", "data.limit=50").data.limit == 50
 
 
 OPTIONS = {
