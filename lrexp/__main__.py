@@ -332,6 +332,7 @@ def run_sweep_of(loader: CheckedLoader, overrides: list[str]) -> int:
         compose_points,
         find_equal_points,
         read_request,
+        report_lines,
         run_sweep,
     )
     from lrexp.signals import signals_stop
@@ -367,7 +368,7 @@ def run_sweep_of(loader: CheckedLoader, overrides: list[str]) -> int:
         claim.release()
         callbacks.on_multirun_end(config=config, config_name=CONFIG_NAME)
         with suppress(OSError):
-            print("\n".join(closing_lines(board)))
+            print("\n".join([*closing_lines(board), *report_lines(board)]))
     return 1 if board.with_status("failed") else 0
 
 

@@ -40,6 +40,9 @@ Grids (-m): every combination of the values, and files of cases with axes of the
   lrexp -m cases=policies optimizer.lr=0.02,0.05 seed=0,1,2      (or cases=FILE.yaml)
 {cases}
   lrexp -m hydra.launcher.resume=latest    finish a sweep that was stopped, or failed in part
+  lrexp -m hydra.launcher.executor=serial ...     one after the other, to the bits of single runs;
+                                           stacked: together, pool: in worker programs; auto
+                                           (the default) times them and takes the fastest
 
 Look before you run:
   lrexp task=plan             who would learn how fast (add overrides): a table and a picture

@@ -505,6 +505,7 @@ class Wandb:
     tags: list[str] = MISSING
     notes: str | None = MISSING
     mode: str = choice("auto", "online", "offline", "disabled")
+    artifacts: str = choice("auto", "best", "last", "none")
 
 
 @dataclass

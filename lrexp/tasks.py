@@ -252,7 +252,7 @@ class Training:
             with whole():
                 self._keep_state()
                 self._summarise({"status": "interrupted"})
-            self._recorders.finish(self._summary)
+            self._close()
             raise
         except Exception as error:
             log.info("the run failed", exc_info=error)
@@ -349,7 +349,7 @@ class Training:
         import torch
 
         from lrexp.models import weights_name
-        from lrexp.preview import parameter_counts
+        from lrexp.preview import parameter_counts, planned_rates
         from lrexp.record import RunInfo
         from lrexp.record.console import ConsoleRecorder, opening_lines
         from lrexp.record.files import environment, write_atomically, write_environment
@@ -362,6 +362,12 @@ class Training:
         plain: Any = OmegaConf.to_container(self._resolved)
         write_atomically(folder / "config.yaml", OmegaConf.to_yaml(self._resolved))
         write_atomically(folder / "plan.csv", experiment.plan.to_csv())
+        if experiment.schedule and not launch.sweep:  # for the report's curves step by step
+            schedule = planned_rates(
+                *(experiment.plan, experiment.base_lr, experiment.schedule),
+                experiment.steps_per_epoch,
+            )
+            write_atomically(folder / "schedule.csv", schedule)
         fingerprints = {"data": experiment.dataset.fingerprint}
         if experiment.weights_fingerprint:
             fingerprints["weights"] = experiment.weights_fingerprint
@@ -478,12 +484,25 @@ class Training:
                 write_confusion(self._folder / "confusion.csv", confusions, data.class_names)
         except OSError as error:
             log.warning("what the best weights predict could not be written: %s", error)
+        if not self._launch.sweep:
+            self._keep_wrong_images(last, splits[last], logits[last], found[last])
+
+    def _keep_wrong_images(self, name: str, split: Any, logits: Any, found: Any) -> None:
+        """The pixels that the report shows: it is made from files alone."""
+        from lrexp.record.wrong_images import write_wrong_images
+
+        names = self.trainer.experiment.dataset.class_names
+        file = self._folder / "wrong_images.npz"
+        try:
+            write_wrong_images(file, name, split, logits, found.losses, found.correct, names)
+        except Exception as error:  # an image that cannot be read again is no reason to fail
+            log.warning("the most wrong images could not be kept: %s", error)
 
     def finish(self, outcome: dict[str, Any]) -> None:
         """Write the final summary with the outcome (status, error), then tell the recorders."""
         with whole():
             self._summarise(outcome)
-        self._recorders.finish(self._summary)
+        self._close()
 
     def _summarise(self, outcome: dict[str, Any]) -> None:
         rows, best_epoch = self.trainer.rows, self.trainer.best.epoch
@@ -507,6 +526,12 @@ class Training:
             },
         }
         _write(self._folder, self._summary)
+
+    def _close(self) -> None:
+        """Write the report, and tell the recorders that it is over."""
+        if not self._launch.sweep:
+            _write_report(self._folder)
+        self._recorders.finish(self._summary)
 
     def _verdicts(self) -> list[dict[str, Any]]:
         plan, verdicts = self.trainer.experiment.plan, []
@@ -623,3 +648,13 @@ def _write(folder: Path, summary: dict[str, Any]) -> None:
         write_summary(folder, summary)
     except OSError as error:
         log.warning("summary.json could not be written: %s", error)
+
+
+def _write_report(folder: Path) -> None:
+    from lrexp.report.run_report import write_run_report
+
+    try:
+        write_run_report(folder)
+    except Exception as error:
+        log.warning("report.html could not be written: %s", error)
+        log.info("the report", exc_info=error)  # the file alone shows the traceback

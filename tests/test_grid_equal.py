@@ -67,6 +67,24 @@ def test_where_the_schedule_is_not_known_both_run(same: Callable[..., Any]) -> N
     assert same("data.classes=[0,1]", "seed=1,1") == [None, 0]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["lr_policy=uniform,layerwise_decay", "scheduler=constant,cosine"], 1),
+        (["lr_policy=uniform,freeze_backbone"], 2),
+        (["lr_policy=auto_rgn,uniform"], 2),  # one that measures is no judge of the other
+        (["scheduler=one_cycle", "scheduler.momentum=[0.9,0.0],[0.9,0.8],null"], 2),
+        (["data.augment=none,basic", "data.seed=0,1"], 4),
+    ],
+)
+def test_points_that_one_of_them_can_stand_for_may_train_together(
+    overrides: list[str], expected: int
+) -> None:
+    with composing() as points:
+        found = points(*overrides, equal=True)
+    assert len({point.alike for point in found}) == expected
+
+
 @pytest.mark.slow
 def test_it_takes_little_time_per_point() -> None:
     from lrexp.grid.equal import find_equal

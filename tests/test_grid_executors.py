@@ -13,6 +13,7 @@ from grid_run import Ran, running
 from hydra.core.utils import JobStatus
 
 from lrexp.errors import Terminated
+from lrexp.grid import choice, executors
 from lrexp.grid.choice import Estimate
 from lrexp.grid.executors import Kind, kinds
 from lrexp.grid.points import Point
@@ -93,8 +94,10 @@ def test_packs_are_no_larger_than_asked_for(run: Run) -> None:
     assert sorted(ran.summary(num)["members"] for num in range(5)) == [2, 2, 3, 3, 3]
 
 
-def broken_stack(monkeypatch: pytest.MonkeyPatch, error: Exception, largest: int) -> list[int]:
-    """Stacks of more than `largest` members fail in their second epoch. Returns sizes tried."""
+def broken_stack(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, largest: int, after: int = 1
+) -> list[int]:
+    """Stacks of more than `largest` members fail after so many epochs. Returns sizes tried."""
     tried: list[int] = []
     epoch = StackedTrainer.train_epoch
     trainers_of = StackedTrainer.__init__
@@ -104,7 +107,7 @@ def broken_stack(monkeypatch: pytest.MonkeyPatch, error: Exception, largest: int
         trainers_of(self, trainers)
 
     def train_epoch(self: Any) -> Any:
-        if len(self._members) > largest and self._members[0].epoch == 1:
+        if len(self._members) > largest and self._going[0].epoch == after:
             raise error
         return epoch(self)
 
@@ -125,6 +128,37 @@ def test_a_pack_that_does_not_fit_is_halved_and_goes_on(
         assert_close_runs(ran, alone, num, 1e-3)  # three rows, none twice
         assert ran.summary(num)["members"] == 1
     assert "could not train together: there was not enough memory" in ran.log(0)
+
+
+def test_halves_still_train_together_when_one_of_them_has_come_to_its_end(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = broken_stack(monkeypatch, torch.OutOfMemoryError("no room"), 3, after=2)
+    ran = run("stacked", *LONGER, "optimizer.lr=1e6,0.01,0.02,0.03,0.04,0.05")
+    assert tried == [6, 2, 3]
+    assert [len(ran.rows(num)) for num in range(6)] == [1, 3, 3, 3, 3, 3]
+    assert [ran.summary(num)["members"] for num in range(1, 6)] == [2, 2, 3, 3, 3]
+    assert ran.summary(0)["status"] == "diverged"
+
+
+def test_a_member_that_failed_stays_failed_when_its_pack_does_not_fit(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lrexp.tasks import Training
+
+    row = Training.row
+
+    def disk_is_full(self: Any, values: Any) -> None:
+        if self._config.seed == 2 and values["epoch"] == 1:
+            raise OSError("No space left on device")
+        row(self, values)
+
+    monkeypatch.setattr(Training, "row", disk_is_full)
+    broken_stack(monkeypatch, torch.OutOfMemoryError("no room"), 3)
+    ran = run("stacked", *LONGER, "seed=0,1,2,3")
+    assert [ran.summary(num)["status"] == "finished" for num in range(4)] == [1, 1, 0, 1]
+    assert ran.summary(2)["error"] == "OSError: No space left on device"
+    assert [len(ran.rows(num)) for num in (0, 1, 3)] == [3, 3, 3]
 
 
 def test_a_pack_that_fails_trains_one_by_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +223,34 @@ def test_auto_does_not_time_what_is_short(run: Run, monkeypatch: pytest.MonkeyPa
     assert tried == []
     assert "auto   " not in ran.said
     assert {ran.summary(num)["executor"] for num in range(3)} == {"serial"}
+
+
+def test_auto_times_few_of_many_points_that_cannot_train_together(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = looked_at(monkeypatch)
+    run("auto", "model.hidden=20,21,22,23,24,25,26,27")
+    assert looked == [0, 2, 4, 6]
+
+
+def test_auto_looks_once_at_short_points_that_differ_in_what_is_frozen(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = looked_at(monkeypatch)
+    run("auto", "lr_policy=uniform,freeze_backbone,bias_norm_only", "seed=0,1")
+    assert looked == [0]
+
+
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of the points that `auto` builds to time them."""
+    nums: list[int] = []
+
+    def look(points: list[Point], session: Any) -> Kind:
+        nums.append(points[0].num)
+        return executors.look(points, session)
+
+    monkeypatch.setattr(choice, "look", look)
+    return nums
 
 
 def test_auto_stacks_what_trains_faster_together(run: Run) -> None:

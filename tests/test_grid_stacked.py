@@ -124,7 +124,9 @@ def run_stacked(
     trainers: Sequence[Trainer], folders: Sequence[Path | None] | None = None
 ) -> list[Exception | None]:
     count = len(trainers)
-    return StackedTrainer(trainers).run([Silent()] * count, folders or [None] * count)
+    failures: list[Exception | None] = [None] * count
+    StackedTrainer(trainers).run([Silent()] * count, folders or [None] * count, failures)
+    return failures
 
 
 def run_alone(trainers: Sequence[Trainer]) -> None:
@@ -320,7 +322,7 @@ def test_a_member_goes_on_from_its_state_alone_or_stacked_again(
     first, whole, alone, again = ([make(*common, *own) for own in members] for _ in range(4))
     folders = [tmp_path / str(k) for k in range(3)]
     with pytest.raises(KeyboardInterrupt):
-        StackedTrainer(first).run([Silent(), Silent(), Stop()], folders)
+        StackedTrainer(first).run([Silent(), Silent(), Stop()], folders, [None] * 3)
     run_alone(whole)
     # All have a state of epoch 1, the third one no other.
     third = load_checkpoint(folders[2] / "last.pt")
@@ -345,7 +347,8 @@ def test_a_member_that_cannot_record_stops_and_the_others_go_on(make: Make) -> N
             raise OSError("no space left")
 
     trainers = [make(f"optimizer.lr={lr}", "trainer.epochs=3") for lr in (0.01, 0.02, 0.03)]
-    failures = StackedTrainer(trainers).run([Silent(), Full(), Silent()], [None] * 3)
+    failures: list[Exception | None] = [None] * 3
+    StackedTrainer(trainers).run([Silent(), Full(), Silent()], [None] * 3, failures)
     assert [str(f) for f in failures] == ["None", "no space left", "None"]
     assert [len(t.rows) for t in trainers] == [3, 1, 3]
 

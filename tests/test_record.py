@@ -305,7 +305,10 @@ def test_the_run_folder_holds_what_the_design_lists(run: Path) -> None:
         "per_class.csv",
         "plan.csv",
         "predictions.parquet",
+        "report.html",
+        "schedule.csv",
         "summary.json",
+        "wrong_images.npz",
     }
     assert "${" not in (run / "config.yaml").read_text()
 

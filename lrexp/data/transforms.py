@@ -29,6 +29,7 @@ class Normalize:
     def __init__(
         self, mean: Sequence[float], std: Sequence[float], white: int, device: torch.device
     ):
+        self.white = white
         scale = 1 / (white * np.asarray(std, np.float32))[:, None, None]
         shift = (np.asarray(mean, np.float32) / np.asarray(std, np.float32))[:, None, None]
         self._scale, self._shift = (torch.from_numpy(x).to(device) for x in (scale, shift))

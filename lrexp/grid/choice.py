@@ -20,6 +20,7 @@ WORTH = 0.03  # of the time that points train: what looking for another way may 
 TIMED = 0.005  # likewise: what the timed steps of one way take
 LEAST_S, MOST_S = 0.02, 0.1  # limits of that
 LOOK_STEPS = 30  # finding out whether points can be stacked takes as long as so many steps
+LONE = 4  # points of kinds of their own that are timed; they tell whether a pool is worth it
 CLONE_S = 0.005  # to copy a member for timing
 STACKED_STEPS = 10  # of every member, at least, while stacking is timed
 POOL_START_S = 4.0  # until workers train
@@ -65,8 +66,7 @@ def auto(points: Sequence[Point], session: Session) -> Ended:
     that this takes is not looked at.
     """
     started = time.perf_counter()
-    known: dict[str, Estimate] = {}
-    estimates = [_estimate(alike, session, known) for alike in kinds(points)]
+    estimates = _estimates(kinds(points), session)
     seconds = sum(estimate.seconds for estimate in estimates)
     spent = time.perf_counter() - started
     log.info("auto: training takes about %.1f s here; %.2f s for timing", seconds, spent)
@@ -100,17 +100,41 @@ def auto(points: Sequence[Point], session: Session) -> Ended:
     yield from in_turn(_in_order(packs, points), session)
 
 
+def _estimates(alike: Sequence[list[Point]], session: Session) -> list[Estimate]:
+    """What training takes, kind by kind.
+
+    Of many points of kinds of their own only some are timed; the others, which have nothing to
+    choose from, are taken to be like the one before them.
+    """
+    known: dict[str, Estimate] = {}
+    every = -(-sum(len(points) == 1 for points in alike) // LONE)
+    estimates, lone = [], 0
+    latest: Estimate | None = None
+    for points in alike:
+        if len(points) > 1:
+            estimates.append(_estimate(points, session, known))
+        elif latest is None or lone % every == 0:
+            estimates.append(latest := _estimate(points, session, known))
+        else:
+            estimates.append(replace(latest, kind=Kind(points)))
+        lone += len(points) == 1
+    return estimates
+
+
 def _estimate(points: list[Point], session: Session, known: dict[str, Estimate]) -> Estimate:
     """Time ways of training points that may train together.
 
     Args:
         points: of one kind.
         session: that runs them.
-        known: estimates by what points have in common beyond their kind; a single point takes one.
+        known: estimates by what points have in common beyond their kind; those that it cannot pay
+            to look at take one.
     """
     job = _job(points[0])
-    if len(points) == 1 and job in known:
-        return replace(known[job], kind=Kind(points), stacked=None)
+    if job in known:
+        like = replace(known[job], kind=Kind(points), stacked=None)
+        if not _worth_a_look(like):
+            return like
     kind = look(points, session)
     if kind.trainer is None or not kind.trainer.experiment.schedule:
         return Estimate(Kind(points))
@@ -133,8 +157,7 @@ def _timed(kind: Kind, session: Session) -> Estimate:
     steps = len(trainer.experiment.schedule)
     serial = serial_steps_per_s(clones(trainer, seeds[:1])[0], LEAST_S)
     estimate = Estimate(kind, steps, serial)
-    looking_s = (LOOK_STEPS + STACKED_STEPS * count) / serial + CLONE_S * count
-    if count == 1 or looking_s > WORTH * estimate.seconds:
+    if not _worth_a_look(estimate):
         return estimate
     at_least_s = min(max(TIMED * estimate.seconds, LEAST_S), MOST_S)
     kind = try_stacking(kind, session)
@@ -149,6 +172,15 @@ def _timed(kind: Kind, session: Session) -> Estimate:
                 return Estimate(replace(kind, largest=1, reason=reason), steps, serial)
             kind = replace(kind, largest=members // 2)
     return Estimate(kind, steps, serial)
+
+
+def _worth_a_look(serially: Estimate) -> bool:
+    """Whether stacking these points could win back what it takes to find out."""
+    count = len(serially.kind.points)
+    if count == 1 or not serially.serial:
+        return False
+    looking_s = (LOOK_STEPS + STACKED_STEPS * count) / serially.serial + CLONE_S * count
+    return looking_s <= WORTH * serially.seconds
 
 
 def _job(point: Point) -> str:

@@ -83,8 +83,16 @@ def _compared(point: Point, shared: dict[str, Any]) -> tuple[str, str]:
         if not isinstance(config.optimizer, LibraryOptimizer):
             del settings["optimizer"]["lr"]
         del settings["optimizer"]["weight_decay"]
-    frozen = rates and [(r["name"], r["trainable_from"], r["trainable_until"]) for r in rates[0]]
-    return _as_text([settings, rates]), _as_text([together, frozen])
+    return _as_text([settings, rates]), _as_text([together, rates and _of_all(*rates[:2])])
+
+
+def _of_all(rows: Any, tables: Any) -> Any:
+    """Of plan and schedule what members of a stack must share, or decides whether they can be.
+
+    That is what is frozen when, which rates are measured, and whether momentum passes through 0.
+    """
+    keys = ("name", "trainable_from", "trainable_until", "measured")
+    return [[row[key] for key in keys] for row in rows], "0" in tables[1]
 
 
 def _as_text(values: Any) -> str:

@@ -138,23 +138,24 @@ class Jobs:
             member.run.trained_by(executor, len(group))
             with member.own_log():
                 log.info("trains together with %d other runs", len(group) - 1)
+        failures: list[Exception | None] = [None] * len(group)
         try:
             trainers = [member.run.trainer for member in group]
             checkpoints = [member.run.checkpoints for member in group]
-            failures = StackedTrainer(trainers).run(group, checkpoints)
+            StackedTrainer(trainers).run(group, checkpoints, failures)
         except Exception as error:
             reason = "there was not enough memory" if out_of_memory(error) else f"{error}"
             parts = halves(group) if out_of_memory(error) else [[member] for member in group]
             log.warning("%d runs could not train together: %s", len(group), reason)
             log.info("training together", exc_info=error)
         else:
-            for member, failure in zip(group, failures, strict=True):
-                member.failure = failure
-            return
-        for member in group:
-            member.renew()
-        for part in parts:
-            self._train_alike([member for member in part if member.failure is None])
+            parts = []
+        for member, failure in zip(group, failures, strict=True):
+            member.failure = failure
+            if parts and failure is None:
+                member.renew()
+        for part in parts:  # those that have come to their end are no longer like the others
+            self._train([member for member in part if member.failure is None])
 
 
 class _Member:

@@ -58,23 +58,24 @@ class StackedTrainer:
             self._check_members()
 
     def run(
-        self, records: Sequence[TakesRows], checkpoints: Sequence[Path | None]
-    ) -> list[Exception | None]:
+        self,
+        records: Sequence[TakesRows],
+        checkpoints: Sequence[Path | None],
+        failures: list[Exception | None],
+    ) -> None:
         """Train every member to its end, as `Trainer.run` does.
 
         Args:
             records: takes the rows of each member.
             checkpoints: folder for last.pt and best.pt of each member.
-
-        Returns:
-            Of each member what made it fail outside the common steps (a full disk), None if
-            nothing did; the others went on.
+            failures: None for each member; becomes what made it fail outside the common steps
+                (a full disk). The others go on.
 
         Raises:
             Exception: what made a common step fail, such as torch.OutOfMemoryError. Every member
-                is then as far as its last recorded epoch says, and no further to be used.
+                that has not failed is then as far as its last recorded epoch says, and no further
+                to be used.
         """
-        failures: list[Exception | None] = [None] * len(self._members)
         try:
             while going := [
                 k
@@ -96,7 +97,6 @@ class StackedTrainer:
                     failures[k] = _failure_of(partial(end, started, records[k], checkpoints[k]))
         finally:
             self._stack([])
-        return failures
 
     @contextmanager
     def stacked(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ from lrexp.grid.points import (
 )
 from lrexp.grid.resume import UNDONE, numbered_as, set_aside, sweep_folder
 from lrexp.grid.settings import read_settings
+
+log = logging.getLogger(__name__)
 
 LAUNCHER = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
 MAY_BE_ABSOLUTE = ("per_layer", "discriminative", "ulmfit")  # policies that can state every rate
@@ -290,6 +293,18 @@ def closing_lines(board: Leaderboard) -> list[str]:
         count = f"{len(undone)} of {len(asked)} points have no result"
         lines.append(f"{count}; run them with: lrexp -m hydra.launcher.resume={shown}")
     if any(folder.glob("*/wandb/offline-run-*")):
-        pattern = os.path.join(shown, "*", "wandb", "offline-run-*")
-        lines.append(f"wandb  offline; upload with: wandb sync {pattern}")
+        lines.append(f"wandb  offline; upload with: python -m lrexp.sync {shown}")
     return [*lines, f"sweep  {shown}"]
+
+
+def report_lines(board: Leaderboard) -> list[str]:
+    """Write the sweep's report.html, and say where it is or why there is none."""
+    if not board.points or not _all_train(board.points):
+        return []
+    from lrexp.report.sweep_report import write_sweep_report
+
+    try:
+        return [f"report {shown_path(write_sweep_report(board.folder))}"]
+    except Exception as error:  # the sweep itself is done
+        log.info("report of %s", board.folder, exc_info=error)
+        return [f"warning: the report could not be written: {type(error).__name__}: {error}"]

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lrexp.folder import resume_command, shown_path
 from lrexp.plan import Plan, Row
 from lrexp.record import RunInfo
+from lrexp.record.words import compact, gap_in_words, leak_effect_in_words, overfit_in_words
 from lrexp.schema import MONITORS
 
 log = logging.getLogger(__name__)
@@ -172,7 +173,7 @@ def epoch_line(row: dict[str, float], monitor: str = "val/accuracy") -> str:
         monitor: takes the place of the accuracy when no other column shows it.
     """
     rates = [value for key, value in row.items() if key.startswith("lr/")]
-    gap = f"{_compact(row['gap/loss'], 3)} ± {_compact(row['gap/loss_se'], 3)}"
+    gap = f"{compact(row['gap/loss'], 3)} ± {compact(row['gap/loss_se'], 3)}"
     cells = [
         f"{row['epoch']}",
         _number(row.get("train/loss")),
@@ -229,6 +230,8 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
         words = overfit_in_words(best, summary["last"]) or unfinished_in_words(summary, info)
         lines += [f"       {words}"] if words else []
     lines.append(f"run    {shown_path(info.folder)}")
+    if (report := info.folder / "report.html").is_file():
+        lines.append(f"report {shown_path(report)}")
     if status in ("interrupted", "failed") and saved and not info.sweep:
         lines.append(f"resume {resume_command(info.folder)}")
     return lines
@@ -241,20 +244,6 @@ def _result_in_words(result: dict[str, float]) -> str:
         label = f"{100 * result['label_accuracy']:.1f}%"
         accuracy = f"{accuracy} (all labels right; single labels {label})"
     return f"loss {result['loss']:.3f}, {accuracy} on {result['images']:,} images"
-
-
-def leak_effect_in_words(summary: dict[str, Any]) -> str:
-    """Accuracy with and without a twin in the training set; empty when nothing has one."""
-    found = (summary["leaks"] or {}).get("effect")
-    if not found or found["difference"] is None:
-        return ""
-    se = found["difference_se"]
-    error = "" if se is None else f" ± {100 * se:.1f}"
-    return (
-        f"val accuracy {100 * found['accuracy_with_twin']:.1f}% on {found['n_with_twin']:,} images"
-        f" with a twin in train, {100 * found['accuracy_without_twin']:.1f}% on the other"
-        f" {found['n_without_twin']:,} ({100 * found['difference']:+.1f}{error} points)"
-    )
 
 
 def worst_in_words(classes: list[dict[str, Any]]) -> str:
@@ -270,45 +259,6 @@ def worst_in_words(classes: list[dict[str, Any]]) -> str:
         mixed = f", {row['times']:,}{taken} for {row['taken_for']}" if "taken_for" in row else ""
         words.append(f"{row['class']} ({count}{mixed})")
     return f"classes on {classes[0]['split']}: {', '.join(words)}"
-
-
-def gap_in_words(row: dict[str, float]) -> str:
-    """What gap/loss says, in a sentence for someone who never met it."""
-    gap, se = row["gap/loss"], row["gap/loss_se"]
-    measured = f"{_compact(gap, 3)} ± {_compact(se, 3)}:"
-    if not math.isfinite(gap):
-        return f"{measured} cannot be judged, a loss is not a finite number"
-    if math.isnan(se):
-        return f"{measured} how much of it is noise is not known, the images are all of one group"
-    if abs(gap) <= 2 * se:
-        return f"{measured} training and new images have the same loss, within the noise"
-    if gap < 0:
-        return f"{measured} new images do better than training images: the splits differ"
-    return (
-        f"{measured} the loss is higher on new images than on training images;"
-        " part of what was learned does not carry over"
-    )
-
-
-def overfit_in_words(best: dict[str, float], last: dict[str, float]) -> str:
-    """Whether validation got worse after its best epoch, by more than noise; empty if not."""
-    loss, se = last["overfit/loss"], last["overfit/loss_se"]
-    accuracy, accuracy_se = last["overfit/accuracy"], last["overfit/accuracy_se"]
-    if not math.isfinite(loss) or not loss > 2 * se:  # an unknown error shows nothing
-        return ""
-    if accuracy > 2 * accuracy_se:
-        word, sign = "overfits", f"accuracy fell by {100 * accuracy:.1f} points as well"
-    else:
-        word, sign = "grows overconfident", "accuracy holds"
-    rise = f"{_compact(loss, 3)} ± {_compact(se, 3)}"
-    on_train = last["train_eval/loss"] - best["train_eval/loss"]
-    if not on_train < loss / 2:  # no overfitting: what was learned is lost on both sides
-        return (
-            f"by epoch {last['epoch']} it got worse on training images too: val loss is {rise}"
-            f" above its best, train-eval loss {_compact(on_train, 3)} above that of epoch"
-            f" {best['epoch']}; a lower optimizer.lr or a scheduler.warmup usually helps"
-        )
-    return f"by epoch {last['epoch']} it {word}: val loss is {rise} above its best, {sign}"
 
 
 def unfinished_in_words(summary: dict[str, Any], info: RunInfo) -> str:
@@ -327,12 +277,7 @@ def _metric(name: str, row: dict[str, float]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else _compact(value, 4)
-
-
-def _compact(value: float, digits: int) -> str:
-    """Fixed point, or powers of ten where that would burst the column."""
-    return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.1e}"
+    return "-" if value is None else compact(value, 4)
 
 
 def _seconds(elapsed: float) -> str:

@@ -1,0 +1,135 @@
+"""What W&B's client leaves on disk: `.wandb` files, read record by record, and marks beside them.
+
+A `.wandb` file is a LevelDB log: a 7-byte header, then blocks of 32 KiB with framed pieces, each
+`crc32 (4 bytes), length (2), kind (1), data`. A record is one whole piece, or a first, middle and
+last one; it is one of W&B's own protocol buffers. `<file>.synced` is the client's own mark for a
+file that has been uploaded.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+BLOCK = 32768
+FRAME = struct.Struct("<IHB")
+WHOLE, FIRST, LAST = 1, 2, 4
+NO_LOGIN = "there is no login; `wandb login` stores one, or set WANDB_API_KEY"
+
+
+def runs_below(folder: Path, run_id: str = "*") -> list[Path]:
+    """`.wandb` files in a run folder's `wandb/`, the oldest first."""
+    return sorted(
+        folder.glob(f"wandb/*run-*-{run_id}/run-{run_id}.wandb"),
+        key=lambda file: file.parent.name.removeprefix("offline-"),
+    )
+
+
+def records(file: Path) -> Iterator[Any]:
+    """Every whole record; a torn tail, which a killed run leaves, is left out."""
+    from wandb.proto import wandb_internal_pb2
+
+    protocol: Any = wandb_internal_pb2  # made at run time: type checkers see nothing in it
+    data = file.read_bytes()
+    position, whole = FRAME.size, b""
+    while position + FRAME.size <= len(data):
+        left = BLOCK - position % BLOCK
+        if left < FRAME.size:  # too short for another piece: padding
+            position += left
+            continue
+        _crc, size, kind = FRAME.unpack_from(data, position)
+        position += FRAME.size
+        piece = data[position : position + size]
+        if kind == 0 or len(piece) < size:
+            return
+        position += size
+        whole = piece if kind in (WHOLE, FIRST) else whole + piece
+        if kind in (WHOLE, LAST):
+            yield protocol.Record.FromString(whole)
+
+
+def why_offline() -> str:
+    """What keeps the client from sending: NO_LOGIN, or why the server does not take the login.
+
+    Empty when it can. Nobody is asked for a login. The client asks the server once per program.
+    """
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(silent=True, x_disable_viewer=True))
+    try:
+        return "" if wandb.login(prompt=False, verify=True) else NO_LOGIN
+    except wandb.Error as error:
+        return str(error).splitlines()[0]
+
+
+def last_epoch(file: Path) -> int:
+    """The last epoch whose row is in a file; -1 when there is none."""
+    last = -1
+    for record in records(file):
+        if record.WhichOneof("record_type") == "history":
+            for item in record.history.item:
+                if (item.key or ".".join(item.nested_key)) == "epoch":
+                    last = max(last, int(json.loads(item.value_json)))
+    return last
+
+
+def artifact_files(file: Path) -> Iterator[tuple[str, int]]:
+    """Path as it was written down, and size in bytes, of every file that artifacts still need."""
+    for record in records(file):
+        kind = record.WhichOneof("record_type")
+        if kind == "artifact":
+            artifact = record.artifact
+        elif kind == "request" and record.request.WhichOneof("request_type") == "log_artifact":
+            artifact = record.request.log_artifact.artifact
+        else:
+            continue
+        for entry in artifact.manifest.contents:
+            if entry.local_path:
+                yield entry.local_path, entry.size
+
+
+def is_offline(file: Path) -> bool:
+    """Whether nothing of it has been sent while it was written."""
+    return file.parent.name.startswith("offline-")
+
+
+def synced(file: Path) -> Path:
+    """The client's mark for a file that has been uploaded."""
+    return file.with_name(f"{file.name}.synced")
+
+
+def unsent(file: Path) -> Path:
+    """Our mark for an online run that ended before the server had every row."""
+    return file.with_name(f"{file.name}.unsent")
+
+
+def uploading(file: Path) -> Path:
+    """Our mark for a file whose upload was begun."""
+    return file.with_name(f"{file.name}.uploading")
+
+
+def mark_synced(file: Path) -> None:
+    """Say that nothing of a file has to be uploaded any more."""
+    synced(file).touch()
+    unsent(file).unlink(missing_ok=True)
+
+
+def mark_unsent(folder: Path) -> None:
+    """Say that the server may lack rows of the online run in a folder of the client's."""
+    for file in folder.glob("run-*.wandb"):
+        unsent(file).touch()
+
+
+def clear_unsent(folder: Path) -> None:
+    """Say that the server has every row of the online run in a folder of the client's."""
+    for file in folder.glob("run-*.wandb"):
+        unsent(file).unlink(missing_ok=True)
+
+
+def goes_on(file: Path) -> bool:
+    """Whether a file holds the later part of an online run that was continued."""
+    runs = (record.run for record in records(file) if record.WhichOneof("record_type") == "run")
+    return any(run.resumed or run.starting_step for run in runs)
