@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lrexp.errors import ConfigError, Terminated, UserError
+from lrexp.errors import ConfigError, Terminated, UserError, in_words
+from lrexp.redact import redacted
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -187,8 +188,10 @@ def run_single(loader: CheckedLoader, config: DictConfig, overrides: list[str]) 
 
     loader.check(config, overrides)
     may_go_on = config.trainer.resume == "auto" and config.task.name == "train"
+    given = config.run_id
+    config.run_id = fresh = given or new_run_id()  # names the folder
     claim = Claim(loader.folder(config, "hydra.run.dir", overrides), resumed=may_go_on)
-    stopped = None
+    config.run_id, stopped = given, None
     if may_go_on:
         try:
             stopped = _same_run(claim.folder, config)
@@ -199,7 +202,7 @@ def run_single(loader: CheckedLoader, config: DictConfig, overrides: list[str]) 
             claim.release()
             print(f"{claim.folder} holds this run, and it is {stopped.status}: nothing to do")
             return 0
-    config.run_id = stopped.run_id if stopped else config.run_id or new_run_id()
+    config.run_id = stopped.run_id if stopped else fresh
     return _run(loader, config, overrides, claim, stopped)
 
 
@@ -481,9 +484,9 @@ def _report(error: BaseException, code: int) -> int:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
     elif isinstance(error, UserError):
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redacted(str(error))}", file=sys.stderr)
     else:
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"error: {redacted(in_words(error))}", file=sys.stderr)
         print("  set HYDRA_FULL_ERROR=1 to see where it came from", file=sys.stderr)
     return code
 

@@ -131,3 +131,13 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 
 def _plain(name: str) -> str:
     return re.sub(r"[_\-\s]", "", name).casefold()
+
+
+def in_words(error: BaseException) -> str:
+    """An exception as one message; torch's about trainer.deterministic in the user's words."""
+    found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
+    if found:
+        problem = f"{found[1]} has no deterministic form on this device"
+        hint = "trainer.deterministic=false trains without; or choose a model or loss without it"
+        return str(ConfigError("trainer.deterministic", problem, hint, "true"))
+    return f"{type(error).__name__}: {error}"

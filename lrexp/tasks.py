@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config import config_id
-from lrexp.errors import OutOfMemoryError, Terminated, UserError, out_of_memory
+from lrexp.errors import OutOfMemoryError, Terminated, UserError, in_words, out_of_memory
 from lrexp.folder import link_latest, resume_command
+from lrexp.saved import read_saved_config
 from lrexp.schema import MONITORS, Config, Wandb, option_of
 from lrexp.signals import signals_stop, whole
 
@@ -581,7 +582,7 @@ def _changed_settings(other: Path, resolved: DictConfig) -> list[str]:
     """What decides rates beside the plan and differs from the config in another run's folder."""
     if not (other / "config.yaml").is_file():
         return []
-    theirs = OmegaConf.load(other / "config.yaml")
+    theirs = OmegaConf.create(read_saved_config(other))
     lines: list[str] = []
     for section in ("optimizer", "scheduler", "trainer.epochs", "trainer.max_steps"):
         was, now = (OmegaConf.select(config, section) for config in (theirs, resolved))
@@ -638,7 +639,7 @@ def _blank_summary(resolved: DictConfig, config: Config, launch: Launch) -> dict
 
 
 def _failure(error: Exception) -> dict[str, Any]:
-    return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+    return {"status": "failed", "error": in_words(error)}
 
 
 def _write(folder: Path, summary: dict[str, Any]) -> None:

@@ -27,9 +27,10 @@ ROOMS = [
     {"plan"},
     {"models", "data"},
     {"resume"},
+    {"targets"},
     {"config", "saved", "folder", "draws", "signals"},
     {"mistakes"},
-    {"schema"},
+    {"schema", "redact"},
     {"errors"},
 ]
 LINE = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
@@ -44,7 +45,8 @@ BESIDE = {  # allowed on one line
 }
 LIGHT = (
     *("rerun", "recompose", "compare", "differences", "resume", "sync", "dashboard"),
-    *("__main__", "compose", "config", "saved", "mistakes", "schema", "folder", "errors", "help"),
+    *("__main__", "compose", "config", "saved", "targets", "mistakes", "schema", "folder"),
+    *("errors", "redact", "help"),
 )
 HEAVY = {"torch", "torchvision", "wandb", "datasets"}
 FILES = sorted(PACKAGE.rglob("*.py"))

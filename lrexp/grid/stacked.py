@@ -281,6 +281,7 @@ def shared(trainer: Trainer) -> Hashable:
         tuple(_digest(split) for split in (train, data.train_eval, data.val)),
         train.augment is None,
         (trainer.batch_size, settings.eval_batch_size, settings.stats_every),
+        settings.deterministic,
         (len(experiment.schedule), experiment.steps_per_epoch, settings.limit_train_batches),
         (type(experiment.optimizer).__name__, flavour(experiment.optimizer)),
         tuple(sorted(frozen)),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import lrexp
+from lrexp.redact import redacted
 
 PACKAGES = (
     "torch",
@@ -52,9 +53,12 @@ def strict_json(value: Any, indent: int | None = None) -> str:
 
 
 def write_atomically(file: Path, text: str) -> None:
-    """Replace a file's content as a whole: a reader sees the old text or the new one."""
+    """Replace a file's content as a whole: a reader sees the old text or the new one.
+
+    Secrets of the environment that the text holds are left out.
+    """
     fresh = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    fresh.write_text(text, encoding="utf-8")
+    fresh.write_text(redacted(text), encoding="utf-8")
     fresh.replace(file)
 
 
