@@ -72,13 +72,18 @@ def _guarded(run: Callable[[], int]) -> int:
     logging.raiseExceptions = os.environ.get("HYDRA_FULL_ERROR") == "1"  # of a log on a full disk
     try:
         return run()
-    except UserError as error:
-        return _report(error, 2)
-    except (KeyboardInterrupt, Terminated) as stop:
-        print("interrupted", file=sys.stderr)
-        return 130 if isinstance(stop, KeyboardInterrupt) else 143
-    except Exception as error:
-        return _report(error, 1)
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        if stop := _stop_among(error):
+            print("interrupted", file=sys.stderr)
+            return 130 if isinstance(stop, KeyboardInterrupt) else 143
+        return _report(error, 2 if isinstance(error, UserError) else 1)
+
+
+def _stop_among(error: BaseException | None) -> BaseException | None:
+    """The interruption that an error is or came from: what it cuts short may raise its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt | Terminated):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def command() -> None:

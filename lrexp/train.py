@@ -141,8 +141,8 @@ class Trainer:
             return epoch.seen
         first, every = epoch.first_step, settings.checkpoint_every_steps
         order = self.order()[(self.step - first) * self.batch_size :]
-        batches = train.batches(order, self.batch_size, self.epoch)
         seeds = self._dropout_seeds(-(-len(order) // self.batch_size))
+        batches = train.batches(order, self.batch_size, self.epoch) if seeds else ()
         for (images, labels), seed in zip(batches, seeds, strict=True):  # (B, C, H, W), (B,)
             with whole():
                 self._dropout.manual_seed(seed)
@@ -189,6 +189,7 @@ class Trainer:
             set_trainable(self.experiment.model, self.experiment.plan, self.epoch - 1)
             self.experiment.model.train()
             use_training_weights(self.experiment.optimizer)
+            self.set_rates(max(0, self.step - 1))  # the row has the last ones, if no step is left
         return self._current
 
     def set_rates(self, step: int) -> None:

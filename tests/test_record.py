@@ -243,12 +243,12 @@ def test_a_signal_whose_exception_is_lost_stops_the_run_at_the_next_epoch(
 ) -> None:
     measure = Trainer.train_epoch
 
-    def loses_a_signal(trainer: Trainer) -> dict[str, float]:
+    def loses_a_signal(trainer: Trainer, checkpoints: Path) -> dict[str, float]:
         if trainer.epoch == 1:
             with contextlib.suppress(BaseException):  # as Python does in a destructor
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(1)
-        return measure(trainer)
+        return measure(trainer, checkpoints)
 
     monkeypatch.setattr(Trainer, "train_epoch", loses_a_signal)
     run = tmp_path / "run"
