@@ -81,7 +81,11 @@ def _guarded(run: Callable[[], int]) -> int:
 
 def _stop_among(error: BaseException | None) -> BaseException | None:
     """The interruption that an error is or came from: what it cuts short may raise its own."""
+    seen: set[int] = set()
     while error is not None and not isinstance(error, KeyboardInterrupt | Terminated):
+        if id(error) in seen:  # an error may be its own cause: `raise placed(error) from error`
+            return None
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
     return error
 

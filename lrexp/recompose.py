@@ -76,7 +76,8 @@ class SavedLoader(CheckedLoader):
         try:
             refuse_writing(check(plain)[1], typed)
         except ConfigError as error:
-            raise self.placed(error, overrides) from error
+            self.placed(error, overrides)
+            raise
 
     def _groups_chosen(self, overrides: list[str], run_mode: RunMode) -> set[str]:
         """Groups that the overrides, or a file that they choose, take an option of."""
