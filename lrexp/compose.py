@@ -186,10 +186,7 @@ class CheckedLoader(ConfigLoaderImpl):
     def _compose_config_from_defaults_list(self, *arguments: Any, **named: Any) -> DictConfig:
         """Composed, with sections of any keys (`args`, `eval_sets`) free to take new ones."""
         config = super()._compose_config_from_defaults_list(*arguments, **named)
-        for key in (*(f"{group}.args" for group in SCHEMAS), "data.eval_sets", "data.normalize"):
-            section = OmegaConf.select(config, key)
-            if isinstance(section, DictConfig):
-                OmegaConf.set_struct(section, False)
+        open_free_sections(config)
         return config
 
     def get_group_options(self, group_name: str, *arguments: Any, **named: Any) -> list[str]:
@@ -378,6 +375,14 @@ class CheckedLoader(ConfigLoaderImpl):
             except Exception:  # a wrong choice, already on its way to the user
                 continue
         return []
+
+
+def open_free_sections(config: DictConfig) -> None:
+    """Let sections of any keys (`args`, `eval_sets`) take new ones."""
+    for key in (*(f"{group}.args" for group in SCHEMAS), "data.eval_sets", "data.normalize"):
+        section = OmegaConf.select(config, key)
+        if isinstance(section, DictConfig):
+            OmegaConf.set_struct(section, False)
 
 
 def _file_in(said: str) -> str:

@@ -126,7 +126,7 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
 
     from lrexp import preview
     from lrexp.build import build_preview
-    from lrexp.plan import read_plan
+    from lrexp.plan import difference_lines, read_plan
     from lrexp.record.files import write_atomically
 
     try:
@@ -163,7 +163,7 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
     for line in preview.schedule_plot(shown):
         say(line)
     if other is not None:
-        differences = preview.difference_lines(other.diff(shown.plan))
+        differences = difference_lines(other.diff(shown.plan))
         differences += _changed_settings(Path(against).expanduser().parent, resolved)
         say(f"against {against}: {'' if differences else 'the same plan'}".rstrip())
         for line in differences:
@@ -255,7 +255,7 @@ class Training:
                 self._keep_state()
                 self._summarise({"status": "interrupted"})
                 answered()  # whoever asked again meanwhile asked for this
-            self._tell()
+            self._close()
             raise
         except Exception as error:
             log.info("the run failed", exc_info=error)
@@ -355,7 +355,7 @@ class Training:
         from lrexp.preview import parameter_counts, planned_rates
         from lrexp.record import RunInfo
         from lrexp.record.console import ConsoleRecorder, opening_lines
-        from lrexp.record.files import environment, strict_json, write_atomically
+        from lrexp.record.files import environment, write_atomically, write_environment
         from lrexp.record.jsonl import JsonlRecorder
 
         config, launch, trainer, folder = self._config, self._launch, self.trainer, self._folder
@@ -375,7 +375,7 @@ class Training:
         if experiment.weights_fingerprint:
             fingerprints["weights"] = experiment.weights_fingerprint
         facts = environment(experiment.device, torch.get_num_threads(), fingerprints)
-        write_atomically(folder / "environment.json", strict_json(facts, indent=2) + "\n")
+        write_environment(folder, facts)
         leaks = experiment.dataset.leaks
         self._summary |= {
             "verdicts": self._verdicts(),
@@ -432,9 +432,11 @@ class Training:
     def conclude(self) -> None:
         """Once training is over: test on the best weights, and save what they predict."""
         from lrexp.checkpoint import load_checkpoint
+        from lrexp.optim import tensor_hash
         from lrexp.record.predictions import write_confusion, write_per_class, write_predictions
 
         self._summary["frozen_proof"] = self.trainer.frozen_proof()
+        self._summary["weights_hash"] = tensor_hash(self.trainer.experiment.model.state_dict())
         best = self.checkpoints / "best.pt"
         if self.trainer.best.epoch < 0:
             return
@@ -503,12 +505,7 @@ class Training:
         """Write the final summary with the outcome (status, error), then tell the recorders."""
         with whole():
             self._summarise(outcome)
-        self._tell()
-
-    def _tell(self) -> None:
-        if not self._launch.sweep:
-            _write_report(self._folder)
-        self._recorders.finish(self._summary)
+        self._close()
 
     def _summarise(self, outcome: dict[str, Any]) -> None:
         rows, best_epoch = self.trainer.rows, self.trainer.best.epoch
@@ -532,6 +529,12 @@ class Training:
             },
         }
         _write(self._folder, self._summary)
+
+    def _close(self) -> None:
+        """Write the report, and tell the recorders that it is over."""
+        if not self._launch.sweep:
+            _write_report(self._folder)
+        self._recorders.finish(self._summary)
 
     def _verdicts(self) -> list[dict[str, Any]]:
         plan, verdicts = self.trainer.experiment.plan, []
@@ -627,6 +630,7 @@ def _blank_summary(resolved: DictConfig, config: Config, launch: Launch) -> dict
         "verdicts": [],
         "plan_hash": None,
         "frozen_proof": None,
+        "weights_hash": None,  # of the last epoch
         "executor": launch.executor,
         "members": 1,
         "device": None,
