@@ -124,7 +124,9 @@ class Trainer:
         data, batch = self.experiment.dataset, self.settings.eval_batch_size
         while self.goes_on:
             started = self._current.started if self._current else time.perf_counter()
-            seen = self.train_epoch(checkpoints) if self.experiment.schedule else {}
+            seen = self._current.seen if self._current else None  # of an epoch to be evaluated
+            if seen is None:
+                seen = self.train_epoch(checkpoints) if self.experiment.schedule else {}
             train_eval, val = (
                 logits_of(self.experiment.model, split, batch)
                 for split in (data.train_eval, data.val)
@@ -137,8 +139,6 @@ class Trainer:
         train, settings = self.experiment.dataset.train, self.settings
         with whole():
             epoch = self._begun()
-        if epoch.seen is not None:
-            return epoch.seen
         first, every = epoch.first_step, settings.checkpoint_every_steps
         order = self.order()[(self.step - first) * self.batch_size :]
         seeds = self._dropout_seeds(-(-len(order) // self.batch_size))
@@ -182,10 +182,10 @@ class Trainer:
 
     def _begun(self) -> Epoch:
         """The coming epoch, or the one that a state from its middle belongs to."""
-        if self._current is None:
+        if self._current is None or self._current.seen is not None:
             self.begin_epoch()
             self._current = Epoch(self.step)
-        elif self._current.seen is None:
+        else:
             set_trainable(self.experiment.model, self.experiment.plan, self.epoch - 1)
             self.experiment.model.train()
             use_training_weights(self.experiment.optimizer)
@@ -376,11 +376,6 @@ class Trainer:
             and not self.diverged
             and not (patience and self.best.epoch >= 0 and since_best >= patience)
         )
-
-    def rewind(self) -> None:
-        """Count epochs and steps from 0 again, with the weights as they are."""
-        self.epoch = self.step = 0
-        self._current = None
 
     def forget_best(self) -> None:
         """Let the best epoch be one of those to come: the weights of the one so far are lost."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -316,6 +317,8 @@ def test_a_member_goes_on_from_its_state_alone_or_stacked_again(
 
     class Stop:
         def row(self, row: Row) -> None:
+            if row["epoch"] == 1:
+                shutil.copy(folders[2] / "last.pt", tmp_path / "early.pt")
             if row["epoch"] == 2:
                 raise KeyboardInterrupt
 
@@ -324,8 +327,8 @@ def test_a_member_goes_on_from_its_state_alone_or_stacked_again(
     with pytest.raises(KeyboardInterrupt):
         StackedTrainer(first).run([Silent(), Silent(), Stop()], folders, [None] * 3)
     run_alone(whole)
-    # All have a state of epoch 1, the third one no other.
-    third = load_checkpoint(folders[2] / "last.pt")
+    # The third goes on from an earlier state than the others.
+    third = load_checkpoint(tmp_path / "early.pt")
     assert third["epoch"] == 1
     states = [load_checkpoint(folders[k] / "last.pt") for k in range(2)]
     for k, state in enumerate(states):

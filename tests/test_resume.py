@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -55,7 +56,16 @@ POINTS = {
     "within an epoch": 8,  # of 20 steps, 5 an epoch
     "before an edge": 5,
     "behind an edge": 6,
-    "at an epoch's last step": 10,
+    "at an epoch's last @pytest.fixture(autouse=True)
+def _logs_closed() -> Iterator[None]:
+    yield
+    for handler in logging.getLogger().handlers[:]:
+        if isinstance(handler, logging.FileHandler):
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+
+step": 10,
 }
 
 

@@ -93,6 +93,15 @@ def summary_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "summary.json").read_text())
 
 
+@pytest.fixture(autouse=True)
+def _logs_closed() -> Iterator[None]:
+    yield
+    for handler in logging.getLogger().handlers[:]:
+        if isinstance(handler, logging.FileHandler):
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Rows of a run that nothing happened to."""
@@ -111,10 +120,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs the right to mount a small tmpfs")
     yield disk
-    for handler in logging.getLogger().handlers[:]:
-        if isinstance(handler, logging.FileHandler):
-            logging.getLogger().removeHandler(handler)
-            handler.close()
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 

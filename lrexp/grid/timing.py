@@ -58,7 +58,7 @@ def _steps_per_s(
     def timed(steps: int) -> float:
         """Seconds per step."""
         for trainer in trainers:
-            trainer.rewind()
+            trainer.epoch = trainer.step = 0
             trainer.settings.limit_train_batches = steps
         started = time.perf_counter()
         epoch()
