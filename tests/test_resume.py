@@ -56,17 +56,17 @@ POINTS = {
     "within an epoch": 8,  # of 20 steps, 5 an epoch
     "before an edge": 5,
     "behind an edge": 6,
-    "at an epoch's last @pytest.fixture(autouse=True)
+    "at an epoch's last step": 10,
+}
+
+
+@pytest.fixture(autouse=True)
 def _logs_closed() -> Iterator[None]:
     yield
     for handler in logging.getLogger().handlers[:]:
         if isinstance(handler, logging.FileHandler):
             logging.getLogger().removeHandler(handler)
             handler.close()
-
-
-step": 10,
-}
 
 
 @pytest.fixture(autouse=True)
