@@ -8,15 +8,17 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lrexp.errors import ConfigError, Terminated, UserError
+from lrexp.errors import ConfigError, Terminated, UserError, in_words
+from lrexp.redact import redacted
 
 if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
     from omegaconf import DictConfig
 
     from lrexp.build import Datasets
@@ -29,14 +31,19 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line.
+    """Run one command line; see `answer`."""
+    return answer(_dispatch, argv)
+
+
+def answer(dispatch: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
+    """Have a command line answered by `dispatch`, and say on the terminal what went wrong.
 
     Returns:
-        The exit code: 0 done (a diverged run too), 1 a run failed, 2 a mistake in the request,
+        Its exit code: 0 done (a diverged run too), 1 a run failed, 2 a mistake in the request,
         130 interrupted from the keyboard, 143 terminated.
     """
     argv = sys.argv[1:] if argv is None else argv
-    return _guarded(lambda: _dispatch(argv))
+    return _guarded(lambda: dispatch(argv))
 
 
 def continue_run(
@@ -74,14 +81,22 @@ def _guarded(run: Callable[[], int]) -> int:
 
 def _stop_among(error: BaseException | None) -> BaseException | None:
     """The interruption that an error is or came from: what it cuts short may raise its own."""
+    seen: set[int] = set()
     while error is not None and not isinstance(error, KeyboardInterrupt | Terminated):
+        if id(error) in seen:  # an error may be its own cause: `raise placed(error) from error`
+            return None
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
     return error
 
 
 def command() -> None:
     """Entry point of the installed `lrexp` command."""
-    code = main()
+    leave(main())
+
+
+def leave(code: int) -> NoReturn:
+    """End the program."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:  # nobody reads the output any more; Python would complain at its exit
@@ -101,63 +116,96 @@ def _dispatch(argv: list[str]) -> int:
         print(f"lrexp {__version__}")
         return 0
 
-    from hydra import version
-    from hydra._internal.hydra import Hydra
     from hydra._internal.utils import get_args_parser
-    from hydra.core.global_hydra import GlobalHydra
 
     from lrexp.compose import CONFIG_NAME, CheckedLoader
     from lrexp.grid.cases import refuse_cases, take_cases
 
     parser = get_args_parser()
-    parser.error = _refuse_flags
+    parser.error = refuse_flags
     args = parser.parse_intermixed_args(argv)
     if args.experimental_rerun or args.config_path or args.config_name:
         raise UserError("--experimental-rerun, --config-path and --config-name are not supported")
-    version.setbase("1.3")
     loader = CheckedLoader(args.config_dir)
+    shown = args.hydra_help or args.info is not None or args.cfg
+    with hydra_of(loader) as hydra:
+        try:
+            if shown and (without := take_cases(args.overrides)[0]) != args.overrides:
+                if not args.multirun:
+                    refuse_cases(args.overrides)
+                args.overrides = without
+            if args.shell_completion:
+                hydra.shell_completion(CONFIG_NAME, args.overrides)
+            elif args.hydra_help:
+                hydra.hydra_help(CONFIG_NAME, parser, args)
+            elif args.info is not None:
+                hydra.show_info(args.info, CONFIG_NAME, args.overrides)
+            elif args.cfg:
+                hydra.show_cfg(CONFIG_NAME, args.overrides, args.cfg, args.package, args.resolve)
+            elif args.multirun:
+                return run_sweep_of(loader, args.overrides)
+            else:
+                return _single(loader, args.overrides)
+        except Exception as error:  # what is only shown is composed by Hydra alone
+            if isinstance(error, UserError) or not shown:
+                raise
+            raise loader.explain(error, args.overrides) from error
+    return 0
+
+
+@contextmanager
+def hydra_of(loader: CheckedLoader) -> Iterator[Hydra]:
+    """Hydra, set up for one command line."""
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    version.setbase("1.3")
     GlobalHydra.instance().clear()
     hydra = Hydra("lrexp", loader)
     GlobalHydra.instance().initialize(hydra)
-    shown = args.hydra_help or args.info is not None or args.cfg
     try:
-        if shown and (without := take_cases(args.overrides)[0]) != args.overrides:
-            if not args.multirun:
-                refuse_cases(args.overrides)
-            args.overrides = without
-        if args.shell_completion:
-            hydra.shell_completion(CONFIG_NAME, args.overrides)
-        elif args.hydra_help:
-            hydra.hydra_help(CONFIG_NAME, parser, args)
-        elif args.info is not None:
-            hydra.show_info(args.info, CONFIG_NAME, args.overrides)
-        elif args.cfg:
-            hydra.show_cfg(CONFIG_NAME, args.overrides, args.cfg, args.package, args.resolve)
-        elif args.multirun:
-            return _sweep(loader, args.overrides)
-        else:
-            return _single(loader, args.overrides)
+        yield hydra
     finally:
         GlobalHydra.instance().clear()
-    return 0
 
 
 def _single(loader: CheckedLoader, given: list[str]) -> int:
     from hydra.types import RunMode
 
     from lrexp.compose import CONFIG_NAME
-    from lrexp.folder import Claim, new_run_id
     from lrexp.grid.cases import refuse_cases, take_cases
 
     overrides, _ = take_cases(given)
     config = loader.load_configuration(CONFIG_NAME, overrides, RunMode.RUN)
     if config.hydra.mode == RunMode.MULTIRUN:
-        return _sweep(loader, given)
+        return run_sweep_of(loader, given)
     refuse_cases(given)
+    return run_single(loader, config, overrides)
+
+
+def run_single(loader: CheckedLoader, config: DictConfig, overrides: list[str]) -> int:
+    """Check a composed config, claim its run folder, and run it there.
+
+    Args:
+        loader: that composed it.
+        config: as composed; its hydra.run.dir is the run folder afterwards.
+        overrides: of the command line.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: for a mistake that is found before anything was built.
+    """
+    from lrexp.folder import Claim, new_run_id
+
     loader.check(config, overrides)
     may_go_on = config.trainer.resume == "auto" and config.task.name == "train"
+    given = config.run_id
+    config.run_id = fresh = given or new_run_id()  # names the folder
     claim = Claim(loader.folder(config, "hydra.run.dir", overrides), resumed=may_go_on)
-    stopped = None
+    config.run_id, stopped = given, None
     if may_go_on:
         try:
             stopped = _same_run(claim.folder, config)
@@ -168,7 +216,7 @@ def _single(loader: CheckedLoader, given: list[str]) -> int:
             claim.release()
             print(f"{claim.folder} holds this run, and it is {stopped.status}: nothing to do")
             return 0
-    config.run_id = stopped.run_id if stopped else config.run_id or new_run_id()
+    config.run_id = stopped.run_id if stopped else fresh
     return _run(loader, config, overrides, claim, stopped)
 
 
@@ -287,7 +335,7 @@ def _state_of(file: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def _sweep(loader: CheckedLoader, overrides: list[str]) -> int:
+def run_sweep_of(loader: CheckedLoader, overrides: list[str]) -> int:
     """Compose and check every point, then run them in the sweep's folder."""
     from hydra._internal.callbacks import Callbacks
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -442,7 +490,7 @@ def _checked(
     )
 
 
-def _refuse_flags(message: str) -> NoReturn:
+def refuse_flags(message: str) -> NoReturn:
     raise UserError(f"{message}\n  lrexp --help and lrexp --hydra-help list the flags")
 
 
@@ -451,9 +499,9 @@ def _report(error: BaseException, code: int) -> int:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
     elif isinstance(error, UserError):
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redacted(str(error))}", file=sys.stderr)
     else:
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"error: {redacted(in_words(error))}", file=sys.stderr)
         print("  set HYDRA_FULL_ERROR=1 to see where it came from", file=sys.stderr)
     return code
 

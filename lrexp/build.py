@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -54,6 +54,7 @@ from lrexp.optimizers import (
 from lrexp.plan import Plan
 from lrexp.policies import POLICIES
 from lrexp.preview import Preview, shown_steps
+from lrexp.saved import read_saved_config
 from lrexp.schedulers import MOMENTA, SCHEDULES, Plateau, with_warmup
 from lrexp.schema import (
     BUNDLED,
@@ -74,6 +75,10 @@ from lrexp.schema import (
 
 log = logging.getLogger(__name__)
 
+DETERMINISM_COST = (
+    "deterministic algorithms alone: the same bits in every run on the same machine; slower on a"
+    " GPU, and an operation without such a form ends the run. On the CPU they change nothing"
+)
 DEFAULT_THREADS = torch.get_num_threads()
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "simple_cnn": SimpleCNN,
@@ -120,6 +125,7 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
     """
     device = choose_device(config.trainer.device)
     torch.set_num_threads(config.trainer.threads or DEFAULT_THREADS)
+    set_deterministic(config.trainer.deterministic)
     read = build_dataset if datasets is None else datasets.get
     dataset = read(config, device)
     dataset = replace(dataset, notes=(*dataset.notes, *_input_notes(config, dataset)))
@@ -146,6 +152,21 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
         momenta=rates.momenta,
         plateau=build_plateau(config, len(dataset.train)),
     )
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Let torch use only algorithms that give the same bits every time, or leave it as it was.
+
+    On a GPU they are slower, and some operations have none: the step that needs one raises
+    RuntimeError. On the CPU training is deterministic anyway.
+    """
+    if not wanted:
+        return
+    # cuBLAS reads it when it starts; another value that its users chose themselves may hold, too
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 
 def build_preview(config: Config) -> Preview:
@@ -401,14 +422,16 @@ def of_size(data: Data) -> list[int]:
 
 
 def _input_notes(config: Config, dataset: Dataset) -> Iterator[str]:
-    """What weights and images may not have in common."""
+    """What a run with this device should know, and what weights and images may not share."""
+    if config.trainer.deterministic:
+        yield DETERMINISM_COST
     model, normalize = config.model, config.data.normalize
     weights = model.weights or getattr(model, "pretrained", False)
     if not weights or str(model.weights).startswith(BUNDLED):
         return
     if (run := Path(str(model.weights)).expanduser() / "config.yaml").is_file():
-        saved: Any = OmegaConf.to_container(OmegaConf.load(run))
-        theirs, ours = saved["data"], vars(config.data)
+        theirs, ours = read_saved_config(run).get("data"), vars(config.data)
+        theirs = theirs if isinstance(theirs, dict) else {}
         same_images = all(theirs.get(key) == ours.get(key) for key in ("name", "path", "root"))
         moved = [key for key in SPLITTING if theirs.get(key) != ours.get(key)]
         if same_images and moved:

@@ -9,10 +9,13 @@ import copy
 import os
 import pickle
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.default_element import ResultDefault
@@ -33,13 +36,30 @@ from lrexp.config import check, path_settings
 from lrexp.errors import ConfigError, did_you_mean
 from lrexp.folder import conf_folder, new_run_id, point_name
 from lrexp.mistakes import unknown_setting, wrong_type
+from lrexp.redact import secret_in
+from lrexp.saved import read_yaml_text
 from lrexp.schema import GROUPS, SCHEMAS, Config, Rule, store_schemas
+from lrexp.targets import check_hydra_section, check_search_path, values_below
 
 CONFIG_NAME = "config"
 
 # At import, so that they are there too in the worker processes of other launchers.
 store_schemas()
 OmegaConf.register_new_resolver("lrexp.point_name", point_name, replace=True)
+
+
+class _BoundedRepository(ConfigRepository):
+    """Hydra's, which reads no YAML file of a size that no config has."""
+
+    def load_config(self, config_path: str) -> Any:
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if source and source.scheme() == "file" and source.path != str(conf_folder()):
+            file = Path(source.path) / source._normalize_file_name(config_path)
+            text = read_yaml_text(file)
+            with suppress(yaml.YAMLError):  # which Hydra says below
+                if isinstance(yaml.compose(text, Loader=yaml.SafeLoader), yaml.SequenceNode):
+                    raise ConfigError("", f"{file}: holds a list where settings belong")
+        return super().load_config(config_path)
 
 
 class CheckedLoader(ConfigLoaderImpl):
@@ -55,6 +75,7 @@ class CheckedLoader(ConfigLoaderImpl):
             self.folders.insert(0, Path(extra_folder))
             path.prepend("command-line", folder, SearchPathQuery(provider="main"))
         super().__init__(path)
+        self.repository = _BoundedRepository(path)
         self._points: dict[tuple[str, ...], bytes] = {}  # pickled
         self._bases: dict[tuple[str, ...], bytes] = {}
         self._commons: dict[tuple[str, ...], set[str]] = {}
@@ -70,11 +91,47 @@ class CheckedLoader(ConfigLoaderImpl):
         """Compose. Checking waits until a config is a single run's: see `check`."""
         self._refuse(overrides)
         try:
-            return self._load_configuration_impl(
+            config = self._load_configuration_impl(
                 config_name, overrides, run_mode, from_shell, validate_sweep_overrides
             )
+        except ConfigError:
+            raise
         except Exception as error:  # Hydra raises ValueError and others for bad input too
-            raise self._explain(error, overrides) from error
+            raise self.explain(error, overrides) from error
+        self._check_hydra(config, overrides)
+        return config
+
+    def _check_hydra(self, config: DictConfig, overrides: list[str]) -> None:
+        """Refuse what Hydra would run or write for the config, and secrets that would be saved."""
+        section: Any = OmegaConf.to_container(config.hydra, resolve=False)
+        try:
+            check_hydra_section(section)
+        except ConfigError as error:
+            raise self.placed(error, overrides) from error
+        self._refuse_secrets(config)
+
+    def _refuse_secrets(self, config: DictConfig) -> None:
+        """Refuse a config that holds what it must not be saved with. The value is not shown."""
+        plain = OmegaConf.to_container(config, resolve=False)
+        values = [(key, str(v)) for key, v in values_below("", plain) if isinstance(v, str)]
+        if secret_in("\n".join(value for _, value in values)):
+            for key, value in values:
+                if secret := secret_in(value):
+                    problem = f"holds {secret}, which would be saved with the run"
+                    hint = "leave it in the environment"
+                    raise ConfigError(key.lstrip("."), problem, hint)
+
+    def _process_config_searchpath(
+        self, config_name: str | None, parsed_overrides: list[Any], repo: Any
+    ) -> None:
+        """Folders of YAML files that a config adds; packages among them would be imported."""
+        given = [o.value() for o in parsed_overrides if o.get_key_element() == "hydra.searchpath"]
+        loaded = repo.load_config(config_name) if config_name else None
+        if loaded is not None and isinstance(loaded.config, DictConfig):
+            given.append(OmegaConf.select(loaded.config, "hydra.searchpath"))
+        for folders in given:
+            check_search_path(folders)
+        super()._process_config_searchpath(config_name, parsed_overrides, repo)
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
@@ -122,17 +179,14 @@ class CheckedLoader(ConfigLoaderImpl):
             self.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
             self._apply_overrides_to_config(parsed, point)
         except Exception as error:
-            raise self._explain(error, overrides) from error
+            raise self.explain(error, overrides) from error
         point.hydra.overrides.task = overrides
         return point
 
     def _compose_config_from_defaults_list(self, *arguments: Any, **named: Any) -> DictConfig:
         """Composed, with sections of any keys (`args`, `eval_sets`) free to take new ones."""
         config = super()._compose_config_from_defaults_list(*arguments, **named)
-        for key in (*(f"{group}.args" for group in SCHEMAS), "data.eval_sets", "data.normalize"):
-            section = OmegaConf.select(config, key)
-            if isinstance(section, DictConfig):
-                OmegaConf.set_struct(section, False)
+        open_free_sections(config)
         return config
 
     def get_group_options(self, group_name: str, *arguments: Any, **named: Any) -> list[str]:
@@ -183,6 +237,7 @@ class CheckedLoader(ConfigLoaderImpl):
             checked, _ = check(plain)
         except ConfigError as error:
             raise self.placed(error, overrides) from error
+        self._refuse_secrets(checked)
         for key, path in path_settings(checked).items():  # absolute, wherever the job runs
             OmegaConf.update(config, key, path)
         job = config.hydra.job
@@ -205,7 +260,7 @@ class CheckedLoader(ConfigLoaderImpl):
             raise self.placed(ConfigError(key, "names no folder"), overrides)
         return Path(name).expanduser().resolve()
 
-    def _explain(self, error: Exception, overrides: list[str]) -> ConfigError:
+    def explain(self, error: Exception, overrides: list[str]) -> ConfigError:
         """Hydra's and OmegaConf's exceptions as one message of ours."""
         if isinstance(error, MissingConfigException) and error.missing_cfg_file:
             group, _, option = error.missing_cfg_file.rpartition("/")
@@ -320,6 +375,14 @@ class CheckedLoader(ConfigLoaderImpl):
             except Exception:  # a wrong choice, already on its way to the user
                 continue
         return []
+
+
+def open_free_sections(config: DictConfig) -> None:
+    """Let sections of any keys (`args`, `eval_sets`) take new ones."""
+    for key in (*(f"{group}.args" for group in SCHEMAS), "data.eval_sets", "data.normalize"):
+        section = OmegaConf.select(config, key)
+        if isinstance(section, DictConfig):
+            OmegaConf.set_struct(section, False)
 
 
 def _file_in(said: str) -> str:

@@ -184,8 +184,9 @@ def _typed(group: str, section: dict[Any, Any], schema: type) -> DictConfig:
             _check_args(f"{group}.args", value)
         try:
             typed = OmegaConf.merge(typed, {key: value})
-            if get_type_hints(schema)[key] == list[str] and not all(
-                isinstance(item, str) for item in value
+            of_text = get_type_hints(schema)[key] in (list[str], list[str] | None)
+            if (
+                of_text and value and not all(isinstance(item, str) for item in value)
             ):  # OmegaConf would turn anything into text
                 raise wrong_type(f"{group}.{key}", value)
         except OmegaConfBaseException as error:
@@ -241,9 +242,17 @@ def _check_value(key: str, value: Any, metadata: Any) -> None:
             "below": lambda limit, item=item: item < limit,
             "at most": lambda limit, item=item: item <= limit,
         }
-        if not math.isfinite(item) or not all(holds[name](limit) for name, limit in limits.items()):
-            finite = "" if math.isfinite(item) and words else "a finite number "
+        if not _finite(item) or not all(holds[name](limit) for name, limit in limits.items()):
+            finite = "" if _finite(item) and words else "a finite number "
             raise ConfigError(key, f"must be {finite}{words}".rstrip(), given=value)
+
+
+def _finite(value: float) -> bool:
+    """Whether a number is finite as a float, too."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
 
 
 def _check_together(config: Config) -> None:
@@ -278,7 +287,7 @@ def _check_together(config: Config) -> None:
         or (
             isinstance(weights, list)
             and weights
-            and all(type(w) in (int, float) and math.isfinite(w) and w > 0 for w in weights)
+            and all(type(w) in (int, float) and _finite(w) and w > 0 for w in weights)
         )
     ):
         hint = "allowed: balanced, null, or a list of numbers above 0, one per class"
@@ -505,7 +514,7 @@ def _check_normalization(key: str, mean: Any, std: Any, channels: int | None) ->
         numbers = (
             isinstance(values, list)
             and values
-            and all(type(v) in (int, float) and math.isfinite(v) for v in values)
+            and all(type(v) in (int, float) and _finite(v) for v in values)
         )
         if not numbers:
             hint = "a list with a finite number per channel"

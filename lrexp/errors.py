@@ -80,15 +80,19 @@ class ConfigError(UserError):
         self.given, self.place = given, place
 
     def __str__(self) -> str:
-        given = str(self.given)
-        given = given if len(given) <= 100 else f"{given[:97]}..."
-        what = f"{self.key}={given}" if given else self.key
-        lines = [f"{what}: {self.problem}" if what else self.problem]
+        given, key = _short(str(self.given), 100), _short(self.key, 200)
+        what = f"{key}={given}" if given else key
+        problem = _short(self.problem, 1500)
+        lines = [f"{what}: {problem}" if what else problem]
         if self.hint:
             lines.append(f"  {self.hint}")
         if self.place:
-            lines.append(f"  from {self.place}")
+            lines.append(f"  from {_short(self.place, 400)}")
         return "\n".join(lines)
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
@@ -131,3 +135,13 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 
 def _plain(name: str) -> str:
     return re.sub(r"[_\-\s]", "", name).casefold()
+
+
+def in_words(error: BaseException) -> str:
+    """An exception as one message; torch's about trainer.deterministic in the user's words."""
+    found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
+    if found:
+        problem = f"{found[1]} has no deterministic form on this device"
+        hint = "trainer.deterministic=false trains without; or choose a model or loss without it"
+        return str(ConfigError("trainer.deterministic", problem, hint, "true"))
+    return f"{type(error).__name__}: {error}"

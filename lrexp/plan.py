@@ -12,9 +12,12 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from lrexp.errors import UserError
-from lrexp.models.layers import LayerMap, LayerParameter
+
+if TYPE_CHECKING:
+    from lrexp.models.layers import LayerMap, LayerParameter
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,18 @@ def read_plan(text: str) -> Plan:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"line {number} of the plan cannot be read: {error}") from error
     return Plan(tuple(rows))
+
+
+def difference_lines(differences: list[str], most: int = 4) -> list[str]:
+    """Lines of `Plan.diff` with no more than so many parameters named in each."""
+    lines = []
+    for line in differences:
+        names, _, change = line.rpartition(": ")
+        listed = names.split(", ")
+        if len(listed) > most:
+            names = f"{', '.join(listed[: most - 1])} and {len(listed) - most + 1} more"
+        lines.append(f"{names}: {change}")
+    return lines
 
 
 def _cells(row: Row) -> dict[str, str]:

@@ -224,18 +224,6 @@ def draw_rates(preview: Preview, file: Path, title: str) -> None:
     figure.savefig(file, dpi=120)
 
 
-def difference_lines(differences: list[str], most: int = 4) -> list[str]:
-    """Lines of `Plan.diff` with no more than so many parameters named in each."""
-    lines = []
-    for line in differences:
-        names, _, change = line.rpartition(": ")
-        listed = names.split(", ")
-        if len(listed) > most:
-            names = f"{', '.join(listed[: most - 1])} and {len(listed) - most + 1} more"
-        lines.append(f"{names}: {change}")
-    return lines
-
-
 def _line(rows: list[Row], preview: Preview) -> LayerLine:
     row = rows[0]
     rates = [] if row.frozen else [r for r in preview.rates[row.group] if r is not None]

@@ -481,6 +481,7 @@ class Trainer:
     limit_train_batches: int | None = number(at_least=1)
     device: str = MISSING
     threads: int | None = number(at_least=1)
+    deterministic: bool = MISSING
     monitor: str = choice(*MONITORS)
     patience: int | None = number(at_least=1)
     clip_grad_norm: float | None = number(above=0)

@@ -13,6 +13,7 @@ from lrexp.errors import Terminated
 
 ONCE_S = 1.0  # a signal repeated so soon is the same wish: a wrapper passed it on as well
 
+_heard: list[list[type[BaseException]]] = []  # by those under way, the innermost last
 _inside = 0  # how many `whole` are open
 _waiting: list[type[BaseException]] = []  # until the last of them ends
 _raised_at = -math.inf  # time.monotonic() of the last one that stopped something
@@ -23,7 +24,8 @@ def signals_stop() -> Iterator[list[type[BaseException]]]:
     """Turn Ctrl-C into `KeyboardInterrupt` and SIGTERM into `Terminated`, and keep a list of them.
 
     Python drops an exception that a signal happens to raise inside a destructor; whoever looks at
-    the list now and then stops all the same.
+    the list now and then stops all the same. What comes while another of these is open inside is
+    in the lists of both.
     """
     global _raised_at
     asked: list[type[BaseException]] = []
@@ -31,10 +33,12 @@ def signals_stop() -> Iterator[list[type[BaseException]]]:
     kinds = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}
 
     def stop(number: int, _: Any) -> None:
-        asked.append(kinds[signal.Signals(number)])
+        kind = kinds[signal.Signals(number)]
+        for each in _heard:
+            each.append(kind)
         if time.monotonic() - _raised_at < ONCE_S:
             return
-        _waiting.append(asked[-1])
+        _waiting.append(kind)
         if not _inside:
             _raise_first()
 
@@ -43,9 +47,11 @@ def signals_stop() -> Iterator[list[type[BaseException]]]:
     except ValueError:  # not the main thread: whoever owns it handles signals
         yield asked
         return
+    _heard.append(asked)
     try:
         yield asked
     finally:
+        _heard.pop()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config import config_id
-from lrexp.errors import OutOfMemoryError, Terminated, UserError, out_of_memory
+from lrexp.errors import OutOfMemoryError, Terminated, UserError, in_words, out_of_memory
 from lrexp.folder import link_latest, resume_command
+from lrexp.redact import redacted
+from lrexp.saved import read_saved_config
 from lrexp.schema import MONITORS, Config, Wandb, option_of
 from lrexp.signals import answered, signals_stop, whole
 
@@ -124,7 +126,7 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
 
     from lrexp import preview
     from lrexp.build import build_preview
-    from lrexp.plan import read_plan
+    from lrexp.plan import difference_lines, read_plan
     from lrexp.record.files import write_atomically
 
     try:
@@ -161,7 +163,7 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
     for line in preview.schedule_plot(shown):
         say(line)
     if other is not None:
-        differences = preview.difference_lines(other.diff(shown.plan))
+        differences = difference_lines(other.diff(shown.plan))
         differences += _changed_settings(Path(against).expanduser().parent, resolved)
         say(f"against {against}: {'' if differences else 'the same plan'}".rstrip())
         for line in differences:
@@ -253,7 +255,7 @@ class Training:
                 self._keep_state()
                 self._summarise({"status": "interrupted"})
                 answered()  # whoever asked again meanwhile asked for this
-            self._tell()
+            self._close()
             raise
         except Exception as error:
             log.info("the run failed", exc_info=error)
@@ -353,7 +355,7 @@ class Training:
         from lrexp.preview import parameter_counts, planned_rates
         from lrexp.record import RunInfo
         from lrexp.record.console import ConsoleRecorder, opening_lines
-        from lrexp.record.files import environment, strict_json, write_atomically
+        from lrexp.record.files import environment, write_atomically, write_environment
         from lrexp.record.jsonl import JsonlRecorder
 
         config, launch, trainer, folder = self._config, self._launch, self.trainer, self._folder
@@ -373,7 +375,7 @@ class Training:
         if experiment.weights_fingerprint:
             fingerprints["weights"] = experiment.weights_fingerprint
         facts = environment(experiment.device, torch.get_num_threads(), fingerprints)
-        write_atomically(folder / "environment.json", strict_json(facts, indent=2) + "\n")
+        write_environment(folder, facts)
         leaks = experiment.dataset.leaks
         self._summary |= {
             "verdicts": self._verdicts(),
@@ -430,9 +432,11 @@ class Training:
     def conclude(self) -> None:
         """Once training is over: test on the best weights, and save what they predict."""
         from lrexp.checkpoint import load_checkpoint
+        from lrexp.optim import tensor_hash
         from lrexp.record.predictions import write_confusion, write_per_class, write_predictions
 
         self._summary["frozen_proof"] = self.trainer.frozen_proof()
+        self._summary["weights_hash"] = tensor_hash(self.trainer.experiment.model.state_dict())
         best = self.checkpoints / "best.pt"
         if self.trainer.best.epoch < 0:
             return
@@ -501,12 +505,7 @@ class Training:
         """Write the final summary with the outcome (status, error), then tell the recorders."""
         with whole():
             self._summarise(outcome)
-        self._tell()
-
-    def _tell(self) -> None:
-        if not self._launch.sweep:
-            _write_report(self._folder)
-        self._recorders.finish(self._summary)
+        self._close()
 
     def _summarise(self, outcome: dict[str, Any]) -> None:
         rows, best_epoch = self.trainer.rows, self.trainer.best.epoch
@@ -530,6 +529,12 @@ class Training:
             },
         }
         _write(self._folder, self._summary)
+
+    def _close(self) -> None:
+        """Write the report, and tell the recorders that it is over."""
+        if not self._launch.sweep:
+            _write_report(self._folder)
+        self._recorders.finish(self._summary)
 
     def _verdicts(self) -> list[dict[str, Any]]:
         plan, verdicts = self.trainer.experiment.plan, []
@@ -579,7 +584,7 @@ def _changed_settings(other: Path, resolved: DictConfig) -> list[str]:
     """What decides rates beside the plan and differs from the config in another run's folder."""
     if not (other / "config.yaml").is_file():
         return []
-    theirs = OmegaConf.load(other / "config.yaml")
+    theirs = OmegaConf.create(read_saved_config(other))
     lines: list[str] = []
     for section in ("optimizer", "scheduler", "trainer.epochs", "trainer.max_steps"):
         was, now = (OmegaConf.select(config, section) for config in (theirs, resolved))
@@ -625,6 +630,7 @@ def _blank_summary(resolved: DictConfig, config: Config, launch: Launch) -> dict
         "verdicts": [],
         "plan_hash": None,
         "frozen_proof": None,
+        "weights_hash": None,  # of the last epoch
         "executor": launch.executor,
         "members": 1,
         "device": None,
@@ -635,7 +641,7 @@ def _blank_summary(resolved: DictConfig, config: Config, launch: Launch) -> dict
 
 
 def _failure(error: Exception) -> dict[str, Any]:
-    return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+    return {"status": "failed", "error": redacted(in_words(error))}
 
 
 def _write(folder: Path, summary: dict[str, Any]) -> None:

@@ -437,6 +437,18 @@ class Scaled(NormNet):
         return self.scale * super().forward(images)
 
 
+def test_members_that_see_the_same_images_share_them(default: Make) -> None:
+    from lrexp.grid.stacked import _feeds
+
+    axes = (("seed=0", "optimizer.lr=0.01"), ("seed=0", "optimizer.lr=0.02"), ("seed=1",))
+    trainers = [default("data.augment=basic", *own) for own in axes]
+    splits, _, feed_of = _feeds(trainers)
+    assert len(splits) == 2
+    assert feed_of is not None
+    assert feed_of.tolist() == [0, 0, 1]
+    assert _feeds(trainers[:2])[2] is None
+
+
 def test_networks_that_only_look_alike_are_not_stacked(make: Make) -> None:
     trainers = [make(net=Scaled), make(net=Scaled)]
     with pytest.raises(ValueError, match="one function"):

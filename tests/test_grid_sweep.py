@@ -280,6 +280,7 @@ def test_other_sweepers_choose_points_as_they_go(tmp_path: Path) -> None:
     (tmp_path / "hydra_plugins").mkdir()
     (tmp_path / "hydra_plugins" / "chooser.py").write_text(CHOOSER)  # found from this folder
     arguments = ["-m", *SMOKE, "hydra/sweeper=chooser", "hydra.sweep.dir=sweep"]
+    arguments += ["hydra.launcher.executor=stacked"]
     returned, said = run(tmp_path, *arguments)
     assert returned == 0, said
     board = json.loads((tmp_path / "sweep" / "leaderboard.json").read_text())
@@ -288,6 +289,8 @@ def test_other_sweepers_choose_points_as_they_go(tmp_path: Path) -> None:
         {"optimizer.lr": "0.1"},
         {"optimizer.lr": "0.01"},
     ]
+    members = {p["members"] for p in summaries(tmp_path / "sweep").values()}
+    assert members == {2, 1}  # the first batch together
     returned, said = run(tmp_path, "-m", "cases=policies", "hydra/sweeper=chooser")
     assert returned == 2, said
     assert "this sweeper chooses points as it goes" in said

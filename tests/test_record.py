@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from lrexp.__main__ import main
 from lrexp.build import build_dataset
 from lrexp.data import Dataset, Split
 from lrexp.record import Recorders
-from lrexp.record.files import environment, strict_json, write_atomically
+from lrexp.record.files import DIFF_BYTES, environment, strict_json, write_atomically
 from lrexp.record.jsonl import JsonlRecorder
 from lrexp.tasks import Launch, train
 from lrexp.train import Trainer
@@ -53,6 +54,7 @@ SUMMARY_KEYS = {
     "verdicts",
     "plan_hash",
     "frozen_proof",
+    "weights_hash",
     "executor",
     "members",
     "device",
@@ -288,6 +290,7 @@ def test_a_reader_of_our_output_that_goes_away_never_stops_the_run(tmp_path: Pat
 
 def test_the_run_folder_holds_what_the_design_lists(run: Path) -> None:
     files = {str(file.relative_to(run)) for file in run.rglob("*") if file.is_file()}
+    files -= {"code.diff"}  # there when the checkout has changes that no commit has
     assert files == {
         ".hydra/config.yaml",
         ".hydra/hydra.yaml",
@@ -542,3 +545,65 @@ def test_a_diverged_run_is_a_result_in_strict_json(diverged: tuple[Path, str]) -
     assert [verdict["kind"] for verdict in summary["verdicts"]] == ["diverged"]
     assert {rows[-1]["train/loss"], rows[-1]["val/loss"]} & {"NaN", "Infinity"}
     assert summary["last"] == rows[-1]
+
+
+def test_changes_that_no_commit_has_are_saved_with_the_run(tmp_path: Path) -> None:
+    checkout, folder = tmp_path / "checkout", tmp_path / "run"
+    folder.mkdir()
+    ignored = shutil.ignore_patterns("__pycache__", "*.npz", "bundled")
+    shutil.copytree(ROOT / "lrexp", checkout / "lrexp", ignore=ignored)
+
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(["git", "-C", str(checkout), *identity, *arguments], check=True)
+
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "all of it")
+    code = (
+        "import sys, torch\nfrom pathlib import Path\n"
+        "from lrexp.record.files import environment, write_environment\n"
+        "facts = environment(torch.device('cpu'), 1, {'data': 'x'})\n"
+        "write_environment(Path(sys.argv[1]), facts)"
+    )
+
+    def facts() -> dict[str, Any]:
+        subprocess.run(
+            [sys.executable, "-c", code, str(folder)],
+            cwd=checkout,
+            env={**os.environ, "PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"},
+            check=True,
+        )
+        return json.loads((folder / "environment.json").read_text())
+
+    clean = facts()
+    assert clean["commit"], clean
+    assert clean["diff_hash"] is None
+    assert not (folder / "code.diff").exists()
+    with (checkout / "lrexp/errors.py").open("a") as file:
+        file.write("CHANGED = 1\n")
+    (checkout / "lrexp/brand_new.py").write_text("NEW = 1\n" * 20_000)
+    changed = facts()
+    assert changed["commit"] == clean["commit"]
+    assert changed["diff_hash"]
+    assert changed["code_hash"] != clean["code_hash"]
+    diff = (folder / "code.diff").read_text()
+    assert "+CHANGED = 1" in diff
+    assert "+++ b/lrexp/brand_new.py" in diff
+    assert len(diff.encode()) < DIFF_BYTES + 200  # and a line that says how much was left out
+    assert "bytes more" in diff.splitlines()[-1]
+
+
+def test_environment_says_what_decides_which_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MKL_CBWR", "AVX2")
+    facts = environment(torch.device("cpu"), 3, {"data": "x"})
+    assert facts["threads"] == 3
+    assert facts["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+    assert facts["variables"]["MKL_CBWR"] == "AVX2"
+    assert facts["flags"]["deterministic_algorithms"] is False
+    torch.use_deterministic_algorithms(True)
+    try:
+        flags = environment(torch.device("cpu"), 3, {})["flags"]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert flags["deterministic_algorithms"] is True

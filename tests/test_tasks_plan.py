@@ -16,10 +16,9 @@ from rich.console import Console
 
 from lrexp.build import build, build_preview
 from lrexp.config import ConfigError
-from lrexp.plan import read_plan
+from lrexp.plan import difference_lines, read_plan
 from lrexp.preview import (
     Preview,
-    difference_lines,
     draw_rates,
     layer_lines,
     layer_table,

@@ -55,6 +55,7 @@ class Augment:
 
     def __init__(self, kind: str, seed: int):
         self._kind, self._seed = kind, seed
+        self.key = kind, seed  # those with the same change images alike
 
     def draw(
         self, ids: np.ndarray, epoch: int, shape: tuple[int, int, int], device: torch.device

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lrexp.errors import ConfigError, UserError, did_you_mean
+from lrexp.saved import read_yaml_text
 
 GROUP = "cases"
 
@@ -84,12 +85,10 @@ def read_cases(name: str, folders: Sequence[Path]) -> Cases:
             raise ConfigError(GROUP, "there is no such file", hint, name)
         file = found[name]
     try:
-        text = file.read_text("utf-8")
+        text = read_yaml_text(file)
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # of dates that are none, for example
         raise UserError(f"{file}: {' '.join(str(error).split())}") from error
-    except OSError as error:
-        raise ConfigError(GROUP, f"cannot be read: {error.strerror}", given=name) from error
     hint = "write NAME: {KEY: VALUE, KEY: [VALUE, VALUE]}"
     if not isinstance(content, dict) or not content:
         raise ConfigError("", f"{file}: holds no cases", hint)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from omegaconf import flag_override
+from omegaconf import OmegaConf, flag_override
 
 from lrexp.config import check
 from lrexp.errors import ConfigError
@@ -63,6 +63,7 @@ def find_equal(points: Sequence[Point]) -> dict[int, int]:
 def _compared(point: Point, shared: dict[str, Any]) -> tuple[str, str]:
     """All that a point's training depends on, as text; and what it shares with a stack."""
     composed = point.config
+    variables = OmegaConf.to_container(composed.hydra.job.env_set)
     with flag_override(composed, ["struct", "readonly"], False):
         del composed["hydra"]
     _, config = check(composed)
@@ -75,6 +76,7 @@ def _compared(point: Point, shared: dict[str, Any]) -> tuple[str, str]:
     except Exception:  # it will say so when it runs
         rates = None
     together = {key: value for key, value in settings.items() if key not in ("seed", "logger")}
+    together["hydra.job.env_set"] = variables  # of jobs that are open at a time
     for section, keys in PER_MEMBER.items():
         together[section] = {k: v for k, v in settings[section].items() if k not in keys}
     if rates is not None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
-from hydra.types import HydraContext
 
 from lrexp.grid.isolation import undisturbed
 from lrexp.grid.jobs import Jobs
@@ -44,7 +43,6 @@ class Session:
     settings: LauncherSettings = field(default_factory=LauncherSettings)
     view: Any = None  # lrexp.grid.live.GridView
     folder: Path = Path()  # the sweep's
-    hydra_context: HydraContext | None = None
 
     def say(self, line: str) -> None:
         """Tell people about the grid as a whole."""

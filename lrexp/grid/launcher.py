@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 
 from lrexp.grid.allocator import keep_freed_memory
 from lrexp.grid.choice import auto
+from lrexp.grid.equal import UnbuildableError, find_equal
 from lrexp.grid.executors import Executor, Session, serial, stacked
 from lrexp.grid.isolation import small_collections
 from lrexp.grid.jobs import Jobs
@@ -75,15 +77,14 @@ class Grid:
             view.begin(point.num, title(point, keys) or point.folder)
 
         jobs = Jobs(self._hydra_context, self._task, begin)
-        session = Session(
-            jobs, self._task, self._settings, view, self.board.folder, self._hydra_context
-        )
+        session = Session(jobs, self._task, self._settings, view, self.board.folder)
         try:
             with small_collections(), view.shown():
                 for point, returned in EXECUTORS[self._settings.executor](points, session):
                     returned.cfg = returned.hydra_cfg = None  # a large grid would fill memory
                     ended[point.num] = returned
-                    del running[point.num]
+                    if running.pop(point.num, None) is None:  # no worker could begin with it
+                        view.begin(point.num, point.folder)
                     view.end(point.num, self._take(point, returned))
                     self.board.write()
                     if self._task.asked:  # an exception of a signal was lost in a destructor
@@ -144,6 +145,9 @@ def launch(
         for num, overrides in enumerate(job_overrides, first_num)
     ]
     grid.board.points += points
+    if all(point.settings.get("task.name") == "train" for point in points):
+        with suppress(UnbuildableError):  # its run will say so
+            find_equal(points)  # which of them may train together
     returned = grid.run(points)
     configure_log(hydra.hydra_logging, hydra.verbose)
     return [returned[point.num] for point in points]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,12 +155,32 @@ def read_points(folder: Path) -> Started:
     """
     try:
         saved = json.loads((folder / POINTS).read_text("utf-8"))
-        return Started(saved["command"], [_started(row, saved["first"]) for row in saved["points"]])
+        started = Started(
+            saved["command"], [_started(row, saved["first"]) for row in saved["points"]]
+        )
+        _refuse_foreign(folder / POINTS, started)
+        return started
     except FileNotFoundError:
         problem = f"{folder} is no sweep that can be resumed: it has no {POINTS}"
         raise UserError(problem) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder / POINTS} cannot be read: {error}") from error
+
+
+def _refuse_foreign(file: Path, started: Started) -> None:
+    """Refuse what no sweep of ours writes: points elsewhere, and overrides of Hydra itself."""
+    for point in started.points:
+        if not isinstance(point.folder, str) or type(point.num) is not int:
+            raise TypeError("a point needs a number and a folder")
+        if os.path.isabs(point.folder) or ".." in Path(point.folder).parts:
+            raise UserError(f"{file}: {point.folder} lies outside of the sweep's folder")
+    if not isinstance(started.command, list):
+        raise TypeError("the command is a list of overrides")
+    for override in started.command:
+        if re.match(r"[+~]*hydra[./@=]", override):
+            raise UserError(f"{file}: {override} is no setting of an experiment")
+    if not started.points:
+        raise ValueError("it has no points")
 
 
 def _started(row: Mapping[str, Any], first: Mapping[str, Any]) -> Point:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
-from omegaconf import flag_override
+from omegaconf import OmegaConf, flag_override
 
-from lrexp.errors import ConfigError, out_of_memory
-from lrexp.folder import SUMMARY, new_run_id
+from lrexp.errors import ConfigError, Terminated, out_of_memory
+from lrexp.folder import SUMMARY, new_run_id, point_name
 from lrexp.grid import workers
 from lrexp.grid.executors import Ended, Session, run_pack
 from lrexp.grid.isolation import undisturbed
@@ -61,7 +61,8 @@ def places(settings: LauncherSettings, points: Sequence[Point]) -> list[Place]:
         gpus = settings.gpus or range(torch.cuda.device_count())
         threads = max(1, cores() // (len(gpus) * settings.jobs_per_gpu))
         return [Place(str(gpu), threads) for _ in range(settings.jobs_per_gpu) for gpu in gpus]
-    count = settings.workers or cores()
+    named = torch.cuda.is_available() and devices != {"cpu"}  # a GPU of the user's own choice
+    count = settings.jobs_per_gpu if named else settings.workers or cores()
     return [Place(None, max(1, cores() // count))] * count
 
 
@@ -93,14 +94,17 @@ def cores() -> int:
 @contextmanager
 def opened(session: Session, points: Sequence[Point], where: Sequence[Place]) -> Iterator[Workers]:
     """Workers that run points of a session. Data that lie in memory are read here, for all."""
-    if all(place.device is None for place in where):
+    import torch
+
+    devices = {str(point.settings.get("trainer.device")) for point in points}
+    if devices == {"cpu"} or not torch.cuda.is_available():
         needs = ("data.", "model.", "trainer.train_eval_limit", "trainer.device")
         distinct = {
             repr([kv for kv in p.settings.items() if kv[0].startswith(needs)]): p for p in points
         }
         for point in distinct.values():
             session.task.load_data(point.config)
-    start = partial(start_worker, session.task.for_worker(), session.hydra_context)
+    start = partial(start_worker, session.task.for_worker())
     with Workers(start, where, PRELOAD) as running:
         yield running
 
@@ -128,13 +132,14 @@ def run_packs(packs: Sequence[list[Point]], running: Workers, session: Session) 
     for event in running.events():
         if isinstance(event, workers.Said):
             _show(event.message, by_num, session)
-        elif isinstance(event, workers.Ended):
+        elif isinstance(event, workers.Ended) and not _was_stopped(event.error):
             ended = event.result or [(p.num, failed(p, event.error)) for p in event.piece.points]
             short = [n for n, returned in ended if _is_out_of_memory(returned)]
             waiting = again([by_num[n] for n in short], "there was not enough memory")
             yield from ((by_num[n], returned) for n, returned in ended if by_num[n] not in waiting)
-        elif isinstance(event, workers.Died):
-            error = RuntimeError(f"worker {event.cause}")
+        elif isinstance(event, workers.Died | workers.Ended):
+            cause = event.cause if isinstance(event, workers.Died) else "stopped from outside"
+            error = RuntimeError(f"worker {cause}")
             found = {p.num: read_summary(session.folder / p.folder) for p in event.piece.points}
             lost = [p for p in event.piece.points if found[p.num]["status"] not in DONE]
             waiting = again(lost, str(error))
@@ -200,7 +205,7 @@ def measure_pool(running: Workers, points: list[Point], count: int) -> float:
     return sum(rate for _, rate in results)
 
 
-def start_worker(task: Any, hydra_context: HydraContext | None, place: Place) -> Work:
+def start_worker(task: Any, place: Place) -> Work:
     """What a worker does with its pieces; called in the worker."""
     from hydra import version
     from hydra._internal.callbacks import Callbacks
@@ -212,6 +217,7 @@ def start_worker(task: Any, hydra_context: HydraContext | None, place: Place) ->
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     version.setbase("1.3")
     setup_globals()
+    OmegaConf.register_new_resolver("lrexp.point_name", point_name, replace=True)
     from lrexp import build
     from lrexp.grid.allocator import keep_freed_memory
 
@@ -219,9 +225,13 @@ def start_worker(task: Any, hydra_context: HydraContext | None, place: Place) ->
     if place.threads:
         build.DEFAULT_THREADS = place.threads
 
-    context = hydra_context or HydraContext(None, Callbacks())  # type: ignore[arg-type]
+    context: HydraContext | None = None
 
     def work(piece: Any, say: Say) -> Any:
+        nonlocal context
+        if context is None:
+            callbacks = Callbacks(piece.points[0].config)
+            context = HydraContext(None, callbacks)  # type: ignore[arg-type]
         task.view = RemoteView(say)
         jobs = Jobs(context, task, lambda point: say(("begin", point.num)))
         return piece(jobs, task)
@@ -271,6 +281,10 @@ def _done(point: Point) -> JobReturn:
     returned = JobReturn(overrides=point.overrides, status=JobStatus.COMPLETED)
     returned.return_value = None
     return returned
+
+
+def _was_stopped(error: BaseException | None) -> bool:
+    return isinstance(error, KeyboardInterrupt | Terminated)
 
 
 def _is_out_of_memory(returned: JobReturn) -> bool:

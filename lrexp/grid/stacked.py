@@ -281,6 +281,7 @@ def shared(trainer: Trainer) -> Hashable:
         tuple(_digest(split) for split in (train, data.train_eval, data.val)),
         train.augment is None,
         (trainer.batch_size, settings.eval_batch_size, settings.stats_every),
+        settings.deterministic,
         (len(experiment.schedule), experiment.steps_per_epoch, settings.limit_train_batches),
         (type(experiment.optimizer).__name__, flavour(experiment.optimizer)),
         tuple(sorted(frozen)),
@@ -405,7 +406,7 @@ def _feeds(trainers: Sequence[Trainer]) -> tuple[list[Split], list[np.ndarray], 
     Members with the same order and the same augmentation share a feed; None where all do.
     """
     train = {trainer: trainer.experiment.dataset.train for trainer in trainers}
-    keys = [(trainer.seed, id(split.augment)) for trainer, split in train.items()]
+    keys = [(trainer.seed, split.augment and split.augment.key) for trainer, split in train.items()]
     distinct = list(dict.fromkeys(keys))
     firsts = [trainers[keys.index(key)] for key in distinct]
     splits, orders = [train[trainer] for trainer in firsts], [trainer.order() for trainer in firsts]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 
+from lrexp.errors import ConfigError
 from lrexp.models.pretrained import timm_config, torchvision_weights
 from lrexp.models.weights import weights_path
+from lrexp.saved import read_saved_config
 from lrexp.schema import LibraryModel, Model
 
 
@@ -56,13 +56,16 @@ def expected_input(model: Model) -> ExpectedInput | None:
 
 
 def _of_run(file: Path) -> ExpectedInput | None:
-    content: Any = OmegaConf.to_container(OmegaConf.load(file))
-    data = content.get("data", {})
+    data = read_saved_config(file).get("data")
+    data = data if isinstance(data, dict) else {}
     numbers = data.get("normalize")
     numbers = numbers if isinstance(numbers, dict) else data
     if not numbers.get("mean") or not numbers.get("std"):
         return None
+    try:
+        mean, std = (tuple(map(float, numbers[key])) for key in ("mean", "std"))
+    except (TypeError, ValueError) as error:
+        problem = "the run's data.normalize has no usable mean and std"
+        raise ConfigError("model.weights", problem, place=str(file)) from error
     size = data.get("image_size")
-    return ExpectedInput(
-        tuple(numbers["mean"]), tuple(numbers["std"]), size if isinstance(size, int) else None
-    )
+    return ExpectedInput(mean, std, size if isinstance(size, int) else None)

@@ -18,6 +18,9 @@ TAKEN = {
     "weights": "write model.weights or model.pretrained",
     "checkpoint_path": "write model.weights",
     "pretrained": "write model.pretrained",
+    "pretrained_cfg": "it names files and addresses: write model.weights or model.pretrained",
+    "pretrained_cfg_overlay": "it names files and addresses: write model.weights",
+    "cache_dir": "the library has its own place for weights",
     "features_only": "features have no classifier to train",
 }
 # Without auxiliary classifiers, which would make the output in training a tuple.

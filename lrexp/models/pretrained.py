@@ -135,7 +135,7 @@ def _timm(
 def _loaded(name: str, args: dict[str, Any], file: Path, make: Callable[[], Any]) -> nn.Module:
     """What the library makes of a file; the file is named when it cannot be read."""
     try:
-        with _quiet():
+        with _quiet(), _tensors_only():
             return made(name, args, make)
     except ConfigError as error:
         if error.key != "model.args" or args:
@@ -249,6 +249,19 @@ def _unreachable(url: str) -> str:
     thread.start()
     thread.join(REACH_S)
     return found[0]
+
+
+@contextlib.contextmanager
+def _tensors_only() -> Iterator[None]:
+    """torch.load runs no code of a file, whatever the library asks of it."""
+    forced, forbidden = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    before = {name: os.environ.pop(name, None) for name in (forced, forbidden)}
+    os.environ[forced] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[forced]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 @contextlib.contextmanager
