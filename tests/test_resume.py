@@ -580,3 +580,16 @@ def test_checkpoint_settings_do_not_change_a_configs_id(compose: Any) -> None:
     )
     assert config_id(plain) == config_id(saving)
     assert config_id(plain) != config_id(OmegaConf.structured(compose(*SMALL, "trainer.epochs=5")))
+
+
+def test_the_wandb_run_goes_on_without_gap_or_repeat(run: Run) -> None:
+    from wandb_log import read_log
+
+    _, folder = run("logger=wandb", "logger.mode=offline", at=13)
+    assert run("logger=wandb", "logger.mode=offline")[0] == 0
+    files = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    assert len(files) == 2
+    epochs = [[int(row["epoch"]) for row in read_log(file).history] for file in files]
+    assert epochs == [[1, 2], [3, 4]]
+    run_id = summary_of(folder)["run_id"]
+    assert {file.stem.removeprefix("run-") for file in files} == {run_id}
