@@ -210,6 +210,7 @@ def finished(compose: Any, tmp_path: Path) -> Path:
     """A run folder with best.pt, of a network that knows the digits 0-4."""
     config = compose("data.classes=[0,1,2,3,4]", "trainer.epochs=1", "seed=4")
     trainer = Trainer(build(config), config.trainer, config.data.batch_size, config.seed)
+    (tmp_path / "outputs" / "mine").mkdir(parents=True)
     trainer.run(Rows(), tmp_path / "outputs" / "mine" / "checkpoints")
     return tmp_path / "outputs" / "mine"
 
