@@ -181,6 +181,10 @@ def _single(loader: CheckedLoader, given: list[str]) -> int:
     if config.hydra.mode == RunMode.MULTIRUN:
         return run_sweep_of(loader, given)
     refuse_cases(given)
+    for override in overrides:
+        if override.startswith(("hydra.launcher.", "hydra/launcher=", "hydra/sweeper=")):
+            key, _, value = override.partition("=")
+            raise ConfigError(key, "is for grids", "add -m", value)
     return run_single(loader, config, overrides)
 
 

@@ -84,7 +84,10 @@ def _run(args: argparse.Namespace) -> int:
     spec = built._to_model().model_dump(by_alias=True, exclude_none=True)
     if args.json:
         text = json.dumps(spec, indent=1, default=str)
-        Path(args.json).expanduser().write_text(f"{text}\n", encoding="utf-8")
+        try:
+            Path(args.json).expanduser().write_text(f"{text}\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {args.json}: {error.strerror}") from error
         print(f"written to {args.json}")
     elif args.save:
         try:

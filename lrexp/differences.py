@@ -107,8 +107,10 @@ def read_run(name: str) -> SavedRun:
     if name == "latest" and not path.exists():
         path = Path("outputs/latest")
     if not path.exists():
-        hint = "there is no run in outputs/" if name == "latest" else "give a run folder"
-        raise UserError(f"{name}: there is no such run\n  {hint}, a config.yaml, or latest")
+        hint = "give a run folder, a config.yaml, or latest"
+        if name == "latest":
+            hint = "there is no run in outputs/ here; go to where it is, or give its folder"
+        raise UserError(f"{name}: there is no such run\n  {hint}")
     path = path.resolve()
     folder = path if path.is_dir() else None
     file = path / CONFIG if folder else path
@@ -117,7 +119,8 @@ def read_run(name: str) -> SavedRun:
         many = f" and {len(points) - 8} more" if len(points) > 8 else ""
         hint = "give a run folder, or a config.yaml"
         if points:
-            hint = f"it is a sweep: give one of its points: {', '.join(points[:8])}{many}"
+            what = "a sweep" if (path / "multirun.yaml").is_file() else "a folder of runs"
+            hint = f"it is {what}: give one of them: {', '.join(points[:8])}{many}"
         raise UserError(f"{path} has no {CONFIG}\n  {hint}")
     config = read_saved_config(file)
     if folder is None and file.name == CONFIG and _is_of(file.parent, config):

@@ -233,6 +233,12 @@ class Training:
         else:
             trainer.load_state(state, bool(stopped.changes), stopped.changed_data)
             self._opening = [f"resume from epoch {trainer.epoch}, step {trainer.step}"]
+            steps = len(trainer.experiment.schedule)
+            if trainer.step > steps:
+                raise UserError(
+                    f"{self._folder} has trained {trainer.step} steps, and these settings end after"
+                    f" {steps}\n  give more trainer.epochs, or start a new run"
+                )
         if stopped.status in ("finished", "diverged") and not trainer.goes_on:
             raise UserError(
                 f"{self._folder} is {stopped.status} after epoch {trainer.epoch}\n"

@@ -221,7 +221,8 @@ def test_auto_does_not_time_what_is_short(run: Run, monkeypatch: pytest.MonkeyPa
     tried = broken_stack(monkeypatch, ValueError("odd"), 0)
     ran = run("auto", "seed=0,1,2")
     assert tried == []
-    assert "auto   " not in ran.said
+    assert "auto   serial: " in ran.said
+    assert "too little to time other ways" in ran.said
     assert {ran.summary(num)["executor"] for num in range(3)} == {"serial"}
 
 

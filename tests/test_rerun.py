@@ -125,7 +125,7 @@ def test_points_of_a_grid_are_identical_when_run_alone(
     assert rerun.main([str(point), "--check"]) == rerun.IDENTICAL
     assert "equal bit for bit" in capsys.readouterr().out
     assert rerun.main(["sweep"]) == 2
-    assert f"it is a sweep: give one of its points: 0_optimizer.lr_0.05, {point.name}" in (
+    assert f"it is a sweep: give one of them: 0_optimizer.lr_0.05, {point.name}" in (
         capsys.readouterr().err
     )
 

@@ -537,6 +537,8 @@ def test_a_finished_run_goes_on_when_there_is_something_to_train(
     assert "change trainer.epochs: 4 → 6" in capsys.readouterr().out
     assert same_outcome(folder, longer)
     assert OmegaConf.load(folder / "config.yaml").trainer.epochs == 6
+    assert resumed(folder, "trainer.epochs=5") == 2  # less than it has trained
+    assert "has trained 30 steps, and these settings end after 25" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

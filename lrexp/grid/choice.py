@@ -23,6 +23,7 @@ LOOK_STEPS = 30  # finding out whether points can be stacked takes as long as so
 LONE = 4  # points of kinds of their own that are timed; they tell whether a pool is worth it
 CLONE_S = 0.005  # to copy a member for timing
 STACKED_STEPS = 10  # of every member, at least, while stacking is timed
+CPU_MEMBERS = 16  # that are timed together on a CPU, where more bring next to nothing
 POOL_START_S = 4.0  # until workers train
 LINES = 6  # on the terminal
 
@@ -76,6 +77,9 @@ def auto(points: Sequence[Point], session: Session) -> Ended:
             point.note = estimate.kind.reason or estimate.line
     for estimate in timed[:LINES]:
         session.say(estimate.kind.reason or estimate.line)
+    if not timed:
+        shown = f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"
+        session.say(f"auto   serial: {shown} s of training are too little to time other ways")
     where = places(session.settings, points)[: len(points)]
     if len(where) > 1 and POOL_START_S + seconds / len(where) < CLEARLY * seconds:
         with opened(session, points, where) as workers:
@@ -161,6 +165,8 @@ def _timed(kind: Kind, session: Session) -> Estimate:
         return estimate
     at_least_s = min(max(TIMED * estimate.seconds, LEAST_S), MOST_S)
     kind = try_stacking(kind, session)
+    if trainer.experiment.device.type == "cpu":
+        kind = replace(kind, largest=min(kind.largest, CPU_MEMBERS))
     while (members := min(kind.largest, count)) > 1:
         try:
             first = [int(point.settings["seed"]) for point in kind.packs()[0]]
@@ -176,7 +182,7 @@ def _timed(kind: Kind, session: Session) -> Estimate:
 
 def _worth_a_look(serially: Estimate) -> bool:
     """Whether stacking these points could win back what it takes to find out."""
-    count = len(serially.kind.points)
+    count = min(len(serially.kind.points), CPU_MEMBERS)
     if count == 1 or not serially.serial:
         return False
     looking_s = (LOOK_STEPS + STACKED_STEPS * count) / serially.serial + CLONE_S * count

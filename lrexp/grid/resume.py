@@ -65,7 +65,8 @@ def numbered_as(started: Started, points: Sequence[Point], allow_changed: bool) 
         said = "\n  ".join(changes(gone, new, varied(points), varied(started.points)))
         raise UserError(
             f"the grid is not the one this sweep was started with:\n  {said}\n"
-            "  hydra.launcher.allow_changed_grid=true goes on all the same"
+            "  without any other override the sweep goes on as it was;"
+            " hydra.launcher.allow_changed_grid=true goes on all the same"
         )
     for point in gone:
         point.former = True
