@@ -245,10 +245,12 @@ class Trainer:
                 self.experiment.plateau.see(row)
             self.rows.append(row)
             self._current = None
-            if checkpoints is not None:
-                self.save(checkpoints)
-                self.save_best(checkpoints)
-            record.row(row)
+            try:
+                if checkpoints is not None:
+                    self.save(checkpoints)
+                    self.save_best(checkpoints)
+            finally:
+                record.row(row)
 
     def save(self, checkpoints: Path) -> None:
         """Write the state to last.pt.
