@@ -132,12 +132,15 @@ def test_an_agent_of_a_wandb_sweep_drives_lrexp(tmp_path: Path) -> None:
         "logger": {"value": "wandb"},
     }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    # The agent calls `python`, as a user's shell finds it.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
     with WandbStub() as server, (tmp_path / "output.txt").open("w") as output:
         for arguments in (["sweep", "sweep.yaml"], ["agent", "team/lrexp/sw0"]):
             done = subprocess.run(
                 [sys.executable, "-m", "wandb", *arguments],
                 cwd=tmp_path,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **server.environment},
+                env={**environment, **server.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
