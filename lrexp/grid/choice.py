@@ -77,9 +77,6 @@ def auto(points: Sequence[Point], session: Session) -> Ended:
             point.note = estimate.kind.reason or estimate.line
     for estimate in timed[:LINES]:
         session.say(estimate.kind.reason or estimate.line)
-    if not timed:
-        shown = f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"
-        session.say(f"auto   serial: {shown} s of training are too little to time other ways")
     where = places(session.settings, points)[: len(points)]
     if len(where) > 1 and POOL_START_S + seconds / len(where) < CLEARLY * seconds:
         with opened(session, points, where) as workers:
@@ -100,6 +97,9 @@ def auto(points: Sequence[Point], session: Session) -> Ended:
             if faster:
                 yield from run_packs(_in_order(packs, points), workers, session)
                 return
+    elif not timed:
+        shown = f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"
+        session.say(f"auto   serial: {shown} s of training are too little to time other ways")
     packs = [part for e in estimates for part in e.kind.packs(e.largest)]
     yield from in_turn(_in_order(packs, points), session)
 
