@@ -15,7 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks: a second thread 
 
 
 @pytest.fixture(autouse=True)
-def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _no_account(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """No W&B account, settings or error reports of the machine reach a test."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
@@ -25,6 +27,9 @@ def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("PYTHONWARNINGS", "default")
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    yield
+    if "wandb" in sys.modules and (wandb := sys.modules["wandb"]) is not None:
+        wandb.teardown()  # its settings, and the service whose address it leaves in the environment
 
 
 @pytest.fixture

@@ -27,10 +27,11 @@ TEAM = ("--entity", "team", "--project", "p")
 
 def command(module: str, *arguments: str, cwd: Path, **environment: str) -> str:
     """Run a real command; returns its output."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**kept, "PYTHONPATH": str(ROOT), **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
