@@ -72,7 +72,7 @@ def _run(args: argparse.Namespace) -> int:
             f"dashboards need wandb-workspaces: {error}\n  pip install 'lrexp[dashboards]'"
         ) from None
     if args.save:
-        from lrexp.record.wandb_file import why_offline
+        from lrexp.record.wandb_client import why_offline
 
         if why := why_offline():
             raise UserError(f"nothing was saved: {why}\n  --json FILE needs no login")

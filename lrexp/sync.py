@@ -163,7 +163,8 @@ def _upload(uploads: list[Upload]) -> list[Upload]:
     """Send runs through the client; returns those that it did not send, and why."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from lrexp.record.wandb_file import mark_synced, synced, uploading, why_offline
+    from lrexp.record.wandb_client import why_offline
+    from lrexp.record.wandb_file import mark_synced, synced, uploading
 
     if why := why_offline():
         raise UserError(f"nothing was uploaded: {why}")

@@ -10,23 +10,16 @@ import shutil
 import sys
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from lrexp.errors import Terminated
 from lrexp.folder import shown_path
-from lrexp.plan import read_plan
+from lrexp.plan import Row, read_plan
 from lrexp.record import RunInfo
-from lrexp.record.wandb_file import (
-    NO_LOGIN,
-    clear_unsent,
-    last_epoch,
-    mark_synced,
-    mark_unsent,
-    runs_below,
-    why_offline,
-)
+from lrexp.record.wandb_client import NO_LOGIN, prepared, unless_set, why_offline
+from lrexp.record.wandb_file import clear_unsent, last_epoch, mark_synced, mark_unsent, runs_below
 from lrexp.schema import Wandb
 
 log = logging.getLogger(__name__)
@@ -38,7 +31,11 @@ AT_ONCE = 8  # points of a grid whose last rows are on their way while others tr
 BYTES_PER_S = 1e6
 EXIT_CODES = {"finished": 0, "diverged": 0, "interrupted": 130, "failed": 1}
 GROUPING = ("lr_policy", "model", "data", "optimizer", "scheduler")
-MAY_BE_EMPTY = ("trainable_until", "schedule_restart")  # columns of a plan
+# of a plan's columns, by the type of the field
+CELLS = {t.__name__: t for t in (str, int, float, bool)} | {
+    "tuple[int, ...]": str,
+    "int | None": int,
+}
 ARTIFACT_FILES = ("config.yaml", "plan.csv", "environment.json")
 
 _open: set[str] = set()  # ids of runs that this program has not closed yet
@@ -65,7 +62,7 @@ class WandbRecorder:
             del os.environ[name]  # empty means unset; the client would refuse it
         self._info, self._artifacts = info, _artifacts(settings.artifacts, info)
         self._may_wait = info.sweep is None  # a grid's next point need not wait for the last rows
-        own = wandb.setup(settings=wandb.Settings(silent=True, x_disable_viewer=True)).settings
+        own = prepared()
         mode = _mode(settings.mode, own.mode)
         users_tags = os.environ.get("WANDB_TAGS")
         tags = users_tags.split(",") if users_tags else settings.tags
@@ -95,11 +92,12 @@ class WandbRecorder:
             mode = _reachable(own.base_url, mode)
         plan = read_plan((info.folder / "plan.csv").read_text(encoding="utf-8"))
         size = 4 * sum(math.prod(row.shape) for row in plan.rows) if self._artifacts else 0
-        timeouts = {"init_timeout": max(1.0, START_S - (time.monotonic() - started))}
-        quiet = _quiet(
-            bool(info.sweep), timeouts | {"finish_timeout": FINISH_S + size / BYTES_PER_S}
-        )
-        arguments |= {"mode": mode, "settings": wandb.Settings(**quiet)}
+        settings_of_run = {
+            "init_timeout": max(1.0, START_S - (time.monotonic() - started)),
+            "finish_timeout": FINISH_S + size / BYTES_PER_S,
+            "x_disable_stats": bool(info.sweep),  # points share the machine
+        }
+        arguments |= {"mode": mode, "settings": wandb.Settings(**unless_set(settings_of_run))}
         try:
             self._run = wandb.init(**arguments)
         except wandb.Error as error:
@@ -193,21 +191,22 @@ class WandbRecorder:
 
         if self._run.disabled:
             return
-        rows = [asdict(row) | {"shape": "x".join(map(str, row.shape))} for row in self._plan.rows]
+        columns = fields(Row)
         table = wandb.Table(
-            columns=list(rows[0]),
-            data=[list(row.values()) for row in rows],
-            dtype=[type(value) if value is not None else int for value in rows[0].values()],
-            optional=[name in MAY_BE_EMPTY for name in rows[0]],  # said, not guessed: half the time
+            columns=[column.name for column in columns],
+            dtype=[CELLS[str(column.type)] for column in columns],
+            optional=[str(column.type).endswith("None") for column in columns],
         )
+        for row in self._plan.rows:  # not by add_data, which looks into the type of every cell
+            cells = vars(row) | {"shape": "x".join(map(str, row.shape))}
+            table.data.append([cells[column.name] for column in columns])
         # What `run.summary["plan"] = table` does, except that the file goes into the run's folder
         # and not below the home folder, where it could be cleaned away before a sync.
         artifact = InternalArtifact(f"run-{self._id}-plan", "run_table")
-        artifact.add(table, "plan")
-        for entry in artifact.manifest.entries.values():
-            kept = self._folder / "plan.table.json"
-            shutil.move(str(entry.local_path), kept)
-            entry.local_path = _relative(kept)
+        file = self._folder / "plan.table.json"
+        file.write_text(json.dumps(table.to_json(artifact)), encoding="utf-8")
+        artifact.add_file(_relative(file), policy="immutable", skip_cache=True)
+        table._set_artifact_target(artifact, file.name)
         _publish(self._run, artifact, [])
         table.bind_to_run(self._run, "plan", "summary")
         self._run.summary["plan"] = table
@@ -305,36 +304,6 @@ def _artifacts(asked: str, info: RunInfo) -> str | None:
     if asked == "auto":
         return None if info.sweep else "best"
     return None if asked == "none" else asked
-
-
-def _quiet(in_sweep: bool, timeouts: dict[str, float]) -> dict[str, Any]:
-    """How the client behaves, except where the user set its own variable."""
-    settings: dict[str, Any] = {
-        "silent": True,
-        "console": "off",
-        "symlink": False,
-        "host": "",
-        "disable_git": True,  # environment.json has commit and machine, without names and paths
-        "disable_code": True,
-        "disable_job_creation": True,
-        "x_disable_meta": True,
-        "x_disable_machine_info": True,
-        "x_disable_viewer": True,
-        "x_disable_stats": in_sweep,  # points share the machine
-        "x_save_requirements": False,
-        "finish_timeout_raises": True,
-        # with the client's own twenty attempts an artifact would outlast finish_timeout by hours
-        "x_graphql_retry_max": 2,
-        "x_graphql_retry_wait_min_seconds": 0.5,
-        "x_graphql_retry_wait_max_seconds": 2,
-        "x_graphql_timeout_seconds": 5,
-        "x_file_transfer_retry_max": 2,
-        "x_file_transfer_retry_wait_max_seconds": 2,
-        "x_file_stream_transmit_interval": 5,  # the server is 5 s behind, not 15
-        "x_transaction_log_flush_interval": 1,  # a killed run loses a second of rows, not 15
-        **timeouts,
-    }
-    return {k: v for k, v in settings.items() if not os.environ.get(f"WANDB_{k.upper()}")}
 
 
 def _offline_from_now(server: str, why: object) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 BLOCK = 32768
 FRAME = struct.Struct("<IHB")
 WHOLE, FIRST, LAST = 1, 2, 4
-NO_LOGIN = "there is no login; `wandb login` stores one, or set WANDB_API_KEY"
 
 
 def runs_below(folder: Path, run_id: str = "*") -> list[Path]:
@@ -49,20 +48,6 @@ def records(file: Path) -> Iterator[Any]:
         whole = piece if kind in (WHOLE, FIRST) else whole + piece
         if kind in (WHOLE, LAST):
             yield protocol.Record.FromString(whole)
-
-
-def why_offline() -> str:
-    """What keeps the client from sending: NO_LOGIN, or why the server does not take the login.
-
-    Empty when it can. Nobody is asked for a login. The client asks the server once per program.
-    """
-    import wandb
-
-    wandb.setup(settings=wandb.Settings(silent=True, x_disable_viewer=True))
-    try:
-        return "" if wandb.login(prompt=False, verify=True) else NO_LOGIN
-    except wandb.Error as error:
-        return str(error).splitlines()[0]
 
 
 def last_epoch(file: Path) -> int:
