@@ -38,8 +38,8 @@ def test_resnet20_weights_classify_cifar10_as_published(tmp_path: Path) -> None:
 def test_traffic_signs_want_a_pretrained_backbone_and_a_rate_that_moves_it(tmp_path: Path) -> None:
     preset = ("experiment=traffic_signs", "data.path=DATA/gtsrb32")
     slow = ("lr_policy=per_layer", "lr_policy.rules=[{layers: backbone, scale: 0.02}]")
-    good = accuracy_of(tmp_path / "good", *preset, RESNET20)
     fewer = "trainer.epochs=4"  # scripts/transfer_table.py trains all of them for 10
+    good = accuracy_of(tmp_path / "good", *preset, RESNET20, fewer)
     tiny = accuracy_of(tmp_path / "tiny", *preset, RESNET20, *slow, fewer)
     scratch = accuracy_of(tmp_path / "scratch", *preset, fewer)
     assert good >= 75

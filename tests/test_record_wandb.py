@@ -269,9 +269,10 @@ def test_an_unreachable_server_is_one_warning_and_an_offline_run(
     assert (done.code, done.status) == (0, "finished")
     assert len(done.warnings) == 1
     assert "offline" in done.warnings[0]
+    assert "connection refused" in done.warnings[0]  # not that the client was busy asking again
     (file,) = done.folder.glob("wandb/offline-run-*/*.wandb")
     assert file.stat().st_size > 0
-    assert done.elapsed_s < 12
+    assert done.elapsed_s < 30
 
 
 def test_an_online_run_delivers_the_same_rows(
@@ -309,4 +310,4 @@ def test_an_outage_while_training_is_one_warning_and_no_endless_wait(
     assert (done.code, done.status) == (0, "finished")
     assert len(done.warnings) == 1
     assert read_run(done.folder).history == rows_of(done.folder)  # `wandb sync` can send them
-    assert done.elapsed_s < 12
+    assert done.elapsed_s < 30
