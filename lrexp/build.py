@@ -71,6 +71,7 @@ from lrexp.schema import (
     TorchvisionSet,
     Wsd,
     option_of,
+    settings_of,
 )
 
 log = logging.getLogger(__name__)
@@ -220,7 +221,7 @@ class Rates:
 def build_plan(config: Config, layers: LayerMap) -> Plan:
     """What the configured policy decides for every parameter."""
     return POLICIES[option_of(vars(config.lr_policy))](
-        layers, config.optimizer.lr, config.optimizer.weight_decay, **_settings(config.lr_policy)
+        layers, config.optimizer.lr, config.optimizer.weight_decay, **settings_of(config.lr_policy)
     )
 
 
@@ -625,7 +626,7 @@ def build_model(
         ConfigError: when the network cannot be built for the data, or its weights do not fit it.
     """
     kind = MODELS[option_of(vars(config.model))]
-    settings = _settings(config.model)
+    settings = settings_of(config.model)
     weights, strict = settings.pop("weights"), settings.pop("strict")
     order, convention = settings.pop("layers"), settings.pop("convention")
 
@@ -662,7 +663,7 @@ def build_optimizer(config: Config, model: nn.Module, plan: Plan) -> Optimizer:
     if isinstance(config.optimizer, LibraryOptimizer):
         library, name = config.optimizer.library, config.optimizer.name
         return from_library(library, groups, lr, name, config.optimizer.args)
-    settings = _settings(config.optimizer)
+    settings = settings_of(config.optimizer)
     settings.pop("lr")
     settings.pop("weight_decay")
     if "betas" in settings:
@@ -733,7 +734,7 @@ def build_plateau(config: Config, train_size: int) -> Plateau | None:
     if not isinstance(config.scheduler, ReduceOnPlateau):
         return None
     warmup_steps = _warmup_steps(config, *count_steps(config, train_size))
-    settings = _settings(config.scheduler)
+    settings = settings_of(config.scheduler)
     settings.pop("warmup")
     return Plateau(warmup_steps=warmup_steps, **settings)
 
@@ -761,7 +762,7 @@ def _warmup_steps(config: Config, per_epoch: int, steps: int) -> int:
 
 def _schedule_settings(config: Config, per_epoch: int, steps: int) -> dict[str, Any]:
     """The schedule's own settings, lengths of time as steps under their name with `_steps`."""
-    scheduler, settings = config.scheduler, _settings(config.scheduler)
+    scheduler, settings = config.scheduler, settings_of(config.scheduler)
     settings.pop("warmup")
     for setting in ("period", "timescale"):
         if setting in settings:
@@ -865,9 +866,3 @@ def check_monitors(config: Config, classes: int) -> None:
         if monitor is not None and monitor not in there:
             problem, hint = absent[monitor.split("/")[1]], f"here: {', '.join(sorted(there))}"
             raise ConfigError(f"{group}.monitor", problem, hint, monitor)
-
-
-def _settings(option: Any) -> dict[str, Any]:
-    """An option's own settings, nested rules kept as they are: all but what says which it is."""
-    which = "library" if hasattr(option, "library") else "name"
-    return {f.name: getattr(option, f.name) for f in fields(option) if f.name != which}

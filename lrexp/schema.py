@@ -620,6 +620,12 @@ def option_of(section: Mapping[str, Any]) -> str:
     return str(section.get("library", section.get("name")))
 
 
+def settings_of(option: Any) -> dict[str, Any]:
+    """An option's own settings, nested rules kept as they are: all but what says which it is."""
+    which = "library" if hasattr(option, "library") else "name"
+    return {f.name: getattr(option, f.name) for f in fields(option) if f.name != which}
+
+
 def store_schemas() -> None:
     """Put every schema where the first line of each YAML file finds it."""
     from hydra.core.config_store import ConfigStore
