@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
     from omegaconf import DictConfig
 
-    from lrexp.build import Datasets
+    from lrexp.builders.data import Datasets
     from lrexp.compose import CheckedLoader
     from lrexp.folder import Claim
     from lrexp.resume import Stopped
@@ -434,7 +434,7 @@ class _Points:
 
     def shared_data(self) -> Datasets:
         """The data of the points so far."""
-        from lrexp.build import Datasets
+        from lrexp.builders.data import Datasets
 
         if self.datasets is None:
             self.datasets = Datasets()

@@ -23,7 +23,7 @@ from lrexp.schema import MONITORS, Config, Wandb, option_of
 from lrexp.signals import answered, signals_stop, whole
 
 if TYPE_CHECKING:
-    from lrexp.build import Datasets
+    from lrexp.builders.data import Datasets
     from lrexp.record import RunInfo
     from lrexp.record.wandb import WandbRecorder
     from lrexp.resume import Stopped

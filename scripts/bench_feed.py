@@ -32,7 +32,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from lrexp.build import build_dataset, build_model, open_source, stated_data
+from lrexp.builders.data import build_dataset, open_source, stated_data
+from lrexp.builders.model import build_model
 from lrexp.data import Source
 from lrexp.data.source import EncodedImages
 from lrexp.record.files import environment

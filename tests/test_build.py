@@ -12,7 +12,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lrexp.build import build, build_dataset, build_loss, choose_device, count_steps
+from lrexp.build import build, choose_device
+from lrexp.builders.data import build_dataset
+from lrexp.builders.loss import build_loss
+from lrexp.builders.rates import count_steps
 from lrexp.errors import ConfigError
 from lrexp.models import save_weights
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lrexp.build import build_dataset, stated_data
+from lrexp.builders.data import build_dataset, stated_data
 from lrexp.errors import ConfigError, UserError
 from lrexp.models import save_weights
 

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from plain_split import plain_split
 
-from lrexp.build import build, build_dataset, build_loss, check_monitors
+from lrexp.build import build
+from lrexp.builders.data import build_dataset
+from lrexp.builders.loss import build_loss, check_monitors
 from lrexp.data import Dataset
 from lrexp.errors import ConfigError
 

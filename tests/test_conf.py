@@ -63,7 +63,9 @@ def test_every_option_composes_and_builds(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    from lrexp.build import StatedData, build, build_model
+    from lrexp.build import build
+    from lrexp.builders.data import StatedData
+    from lrexp.builders.model import build_model
 
     overrides = [f"{group}={option}", *own_images(group, option, tmp_path)]
     if (group, option) in NEEDS_DOWNLOAD:

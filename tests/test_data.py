@@ -115,7 +115,7 @@ def test_data_seed_moves_every_split() -> None:
 
 
 def test_seed_moves_no_split_and_data_seed_does(compose: Any) -> None:
-    from lrexp.build import build_dataset
+    from lrexp.builders.data import build_dataset
 
     first, reseeded, resplit = (
         ids(build_dataset(compose(*overrides), torch.device("cpu")))

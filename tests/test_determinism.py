@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_feeding import dataset, pictures
 
-from lrexp.build import DETERMINISM_COST, Datasets, build
+from lrexp.build import DETERMINISM_COST, build
+from lrexp.builders.data import Datasets
 from lrexp.data import Augment, Dataset
 from lrexp.data.feeding import Streamed
 from lrexp.errors import in_words

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lrexp import build
-from lrexp.build import Datasets
+from lrexp.build import build
+from lrexp.builders.data import Datasets, build_dataset
 from lrexp.data import Dataset
 from lrexp.train import Trainer
 
@@ -49,7 +49,7 @@ def test_points_that_differ_elsewhere_share_their_data(
 def test_what_the_data_depends_on_keeps_it_apart(compose: Callable[..., Any], other: str) -> None:
     datasets, config = Datasets(), compose(other)
     datasets.get(compose(), CPU)
-    shared, fresh = datasets.get(config, CPU), build.build_dataset(config, CPU)
+    shared, fresh = datasets.get(config, CPU), build_dataset(config, CPU)
     assert datasets.built == 2
     assert torch.equal(batches(shared), batches(fresh))
 
@@ -58,7 +58,7 @@ def test_augmentation_follows_each_points_own_seed(compose: Callable[..., Any]) 
     datasets = Datasets()
     for seed in (0, 1):
         config = compose("data.augment=basic", f"seed={seed}")
-        fresh = build.build_dataset(config, CPU)
+        fresh = build_dataset(config, CPU)
         assert torch.equal(batches(datasets.get(config, CPU)), batches(fresh))
     assert datasets.built == 1
 
@@ -67,7 +67,7 @@ def test_training_changes_nothing_in_shared_data(compose: Callable[..., Any]) ->
     datasets, config = Datasets(), compose("experiment=smoke", "data.augment=basic")
     before = datasets.get(config, CPU)
     kept = [before.val.images.clone(), batches(before), before.train.labels.clone()]
-    experiment = build.build(config, datasets)
+    experiment = build(config, datasets)
     trainer = Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
     trainer.run(type("Nothing", (), {"row": lambda self, row: None})())
     after = datasets.get(config, CPU)
@@ -80,7 +80,7 @@ def test_old_data_makes_room(compose: Callable[..., Any], monkeypatch: pytest.Mo
     datasets = Datasets()
     configs = [compose(f"data.seed={seed}") for seed in range(3)]
     size = 1797 * 64  # bytes of all digits
-    monkeypatch.setattr(build, "free_bytes", lambda device: 4 * 1.5 * size)
+    monkeypatch.setattr("lrexp.builders.data.free_bytes", lambda device: 4 * 1.5 * size)
     for config in configs:
         datasets.get(config, CPU)
     datasets.get(configs[2], CPU)

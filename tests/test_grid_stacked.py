@@ -18,7 +18,8 @@ import pytest
 import torch
 from torch import nn
 
-from lrexp.build import build, build_plateau, build_rates
+from lrexp.build import build
+from lrexp.builders.rates import build_plateau, build_rates
 from lrexp.checkpoint import load_checkpoint
 from lrexp.draws import draw
 from lrexp.grid.stacked import StackedTrainer, member_bytes, probe, shared

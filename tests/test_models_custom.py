@@ -12,7 +12,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-from lrexp.build import build, build_dataset, build_model
+from lrexp.build import build
+from lrexp.builders.data import build_dataset
+from lrexp.builders.model import build_model
 from lrexp.errors import ConfigError
 from lrexp.models import save_weights
 

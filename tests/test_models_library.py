@@ -14,7 +14,9 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from lrexp.build import StatedData, build, build_dataset, build_model
+from lrexp.build import build
+from lrexp.builders.data import StatedData, build_dataset
+from lrexp.builders.model import build_model
 from lrexp.errors import ConfigError
 from lrexp.models import head_names, timm_model, torchvision_model
 from lrexp.schema import option_of

@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models
 
-from lrexp.build import StatedData, build_model
+from lrexp.builders.data import StatedData
+from lrexp.builders.model import build_model
 from lrexp.errors import ConfigError
 from lrexp.models import expected_input, pretrained, pretrained_file, weights_fingerprint
 

@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lrexp.build import StatedData, build, build_model
+from lrexp.build import build
+from lrexp.builders.data import StatedData
+from lrexp.builders.model import build_model
 from lrexp.errors import ConfigError
 from lrexp.models import (
     CifarResNet,

@@ -30,7 +30,7 @@ from omegaconf import OmegaConf
 from plain_split import plain_split
 
 from lrexp.__main__ import main
-from lrexp.build import build_dataset
+from lrexp.builders.data import build_dataset
 from lrexp.data import Dataset, Split
 from lrexp.record import Recorders
 from lrexp.record.files import DIFF_BYTES, environment, strict_json, write_atomically

@@ -19,7 +19,8 @@ from torch.optim import lr_scheduler as their
 from torch.optim.lr_scheduler import LRScheduler
 
 from lrexp import draws
-from lrexp.build import build, build_momenta, build_plateau, build_schedule
+from lrexp.build import build
+from lrexp.builders.rates import build_momenta, build_plateau, build_schedule
 from lrexp.checkpoint import load_checkpoint, save_checkpoint
 from lrexp.errors import ConfigError
 from lrexp.optim import has_momentum, set_momentum, set_rates

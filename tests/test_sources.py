@@ -828,7 +828,7 @@ def test_synthetic_prototypes_are_smooth_and_span_all_greys() -> None:
 
 
 def test_a_config_reaches_its_source(tmp_path: Path, compose: Callable[..., Any]) -> None:
-    from lrexp.build import open_source
+    from lrexp.builders.data import open_source
 
     file = parquet(tmp_path / "t.parquet", label=[0, 1, 0, 1], track=[1, 1, 2, 3])
     source = open_source(compose("data=hf", f"data.path={file}", "data.group_by=track"))

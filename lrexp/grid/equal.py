@@ -103,14 +103,9 @@ def _as_text(values: Any) -> str:
 
 def _rates(config: Config, shared: dict[str, Any]) -> Any:
     """The plan with absolute rates, and what moves them over time; None where it is not known."""
-    from lrexp.build import (
-        build_model,
-        build_momenta,
-        build_plan,
-        build_schedule,
-        count_steps,
-        stated_data,
-    )
+    from lrexp.builders.data import stated_data
+    from lrexp.builders.model import build_model
+    from lrexp.builders.rates import build_momenta, build_plan, build_schedule, count_steps
 
     data = config.data
     if None in (data.num_classes, data.image_shape, data.train_size):

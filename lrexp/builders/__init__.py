@@ -1,0 +1,1 @@
+"""Config in, live objects out: a module for each part of an experiment."""
