@@ -212,7 +212,7 @@ def _config_lines(saved: SavedRun, loader: SavedLoader, changes: list[Change]) -
 
 def _match(saved: SavedRun, loader: SavedLoader, config: DictConfig, overrides: list[str]) -> None:
     """Take as many threads as the run had, and stay on the CPU when it was there."""
-    from lrexp.grid.workers import THREADS
+    from lrexp.grid.in_worker import THREADS
 
     threads, cores = saved.environment.get("threads"), os.cpu_count() or 1
     if type(threads) is int and config.trainer.threads is None and 1 <= threads <= cores:

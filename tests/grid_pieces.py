@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lrexp.errors import Terminated
-from lrexp.grid.workers import LENGTH, Place, Say, Work
+from lrexp.grid.in_worker import LENGTH, Place, Say, Work
 
 IMPORTED_BY = os.getpid()
 

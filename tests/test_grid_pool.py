@@ -17,10 +17,10 @@ import torch
 from conftest import ROOT
 
 from lrexp.errors import ConfigError
+from lrexp.grid.in_worker import Place
 from lrexp.grid.points import Point
 from lrexp.grid.pool import check_gpus, places
 from lrexp.grid.settings import LauncherSettings, read_settings
-from lrexp.grid.workers import Place
 
 SMOKE = ["experiment=smoke", "trainer.device=cpu", "logger=none"]
 POOL = ["hydra.launcher.executor=pool", "hydra.launcher.workers=2"]

@@ -19,7 +19,8 @@ import grid_pieces
 import pytest
 
 from lrexp.errors import Terminated
-from lrexp.grid.workers import Begun, Died, Ended, Event, Place, Said, Workers
+from lrexp.grid.in_worker import Place
+from lrexp.grid.workers import Begun, Died, Ended, Event, Said, Workers
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

@@ -20,13 +20,14 @@ from lrexp.errors import ConfigError, Terminated, out_of_memory
 from lrexp.folder import SUMMARY, new_run_id, point_name
 from lrexp.grid import workers
 from lrexp.grid.executors import Ended, Session, run_pack
+from lrexp.grid.in_worker import Place, Say, Work
 from lrexp.grid.isolation import undisturbed
 from lrexp.grid.jobs import Jobs
 from lrexp.grid.packing import halves
 from lrexp.grid.points import Point, make_point, read_summary
 from lrexp.grid.resume import set_aside
 from lrexp.grid.settings import LauncherSettings
-from lrexp.grid.workers import Place, Say, Work, Workers
+from lrexp.grid.workers import Workers
 
 if TYPE_CHECKING:
     from lrexp.grid.live import PointRecorder
