@@ -1,0 +1,106 @@
+"""What is answered without a run: help, version, settings, completion."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_lines import Lrexp, user_environment
+from conftest import ROOT
+
+CONF = ROOT / "conf"
+GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name not in ("hydra", "schema"))
+HEAVY = ["torch", "torchvision", "wandb", "datasets"]
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["--version"]])
+def test_quick_answers_import_nothing_heavy(flags: list[str], tmp_path: Path) -> None:
+    probe = (
+        "import sys\nfrom lrexp.__main__ import main\ncode = main(sys.argv[1:])\n"
+        f"heavy = [name for name in {HEAVY} if name in sys.modules]\n"
+        "sys.exit(code or ', '.join(heavy) or 0)"
+    )
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", probe, *flags],
+        cwd=tmp_path,
+        env=user_environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time.perf_counter() - started < 3  # about 0.3 s on an idle machine
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_version_is_the_packages(lrexp: Lrexp) -> None:
+    from lrexp import __version__
+
+    assert lrexp("--version").stdout == f"lrexp {__version__}\n"
+
+
+def test_cfg_job_shows_what_an_override_changes(lrexp: Lrexp) -> None:
+    from omegaconf import OmegaConf
+
+    done = lrexp("--cfg", "job", "lr_policy=layerwise_decay", "lr_policy.decay=0.8", "seed=3")
+    shown: Any = OmegaConf.create(done.stdout)
+    assert (shown.lr_policy.name, shown.lr_policy.decay, shown.seed) == ("layerwise_decay", 0.8, 3)
+    assert "hydra" not in shown
+
+
+@pytest.fixture
+def complete(lrexp: Lrexp) -> Callable[[str], list[str]]:
+    """What completion offers for a started command line."""
+
+    def offered(line: str) -> list[str]:
+        done = lrexp("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.split()
+
+    return offered
+
+
+def test_completion_offers_groups_options_and_settings(
+    complete: Callable[[str], list[str]],
+) -> None:
+    assert "lr_policy=" in complete("lrexp lr_pol")
+    options = sorted(f"lr_policy={p.stem}" for p in (CONF / "lr_policy").glob("*.yaml"))
+    assert sorted(complete("lrexp model=mlp lr_policy=")) == options
+    assert "optimizer.momentum=" in complete("lrexp optimizer.")
+
+
+def test_completion_offers_no_schema(complete: Callable[[str], list[str]]) -> None:
+    offered = complete("lrexp ")
+    assert {f"{group}=" for group in GROUPS} <= set(offered)
+    assert not [word for word in offered if word.startswith("schema")]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_script_is_for_the_command(tmp_path: Path, shell: str) -> None:
+    command = tmp_path / "lrexp"  # as pip writes it for [project.scripts]
+    command.write_text(
+        f"#!{sys.executable}\nfrom lrexp.__main__ import command\nraise SystemExit(command())\n"
+    )
+    command.chmod(0o755)
+    done = subprocess.run(
+        ["lrexp", "-sc", f"install={shell}"],
+        env=user_environment(tmp_path) | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^.*complete.* lrexp\b", done.stdout, re.MULTILINE)
+    if shell == "bash" and shutil.which("bash"):
+        assert subprocess.run(["bash", "-n"], input=done.stdout, text=True).returncode == 0
