@@ -19,10 +19,9 @@ import time
 from collections.abc import Callable
 
 import torch
+from bench_loop import compose
 
 from lrexp.build import build
-from lrexp.compose import CONFIG_NAME, CheckedLoader
-from lrexp.config import check
 from lrexp.grid.allocator import keep_freed_memory
 from lrexp.grid.stacked import StackedTrainer, probe
 from lrexp.record.files import environment
@@ -50,21 +49,6 @@ JOBS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     ),
 }
 Members = list[Trainer]
-
-
-def compose(*overrides: str) -> Config:
-    """A checked config, as the command line makes it."""
-    from hydra import version
-    from hydra.core.utils import setup_globals
-    from hydra.types import RunMode
-    from omegaconf import flag_override
-
-    version.setbase("1.3")
-    setup_globals()
-    config = CheckedLoader().load_configuration(CONFIG_NAME, list(overrides), RunMode.RUN)
-    with flag_override(config, ["struct", "readonly"], False):
-        del config["hydra"]
-    return check(config)[1]
 
 
 def wait(device: torch.device) -> None:
