@@ -59,6 +59,29 @@ def compose() -> Iterator[Callable[..., object]]:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: the sums of a test do not depend on the machine's cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def prepare(compose: Callable[..., object]) -> Callable[..., object]:
+    """A function from overrides to a `Trainer` on the CPU that has not trained yet."""
+
+    def prepared(*overrides: str) -> object:
+        from trainers import trainer_of
+
+        return trainer_of(compose("trainer.device=cpu", *overrides))
+
+    return prepared
+
+
+@pytest.fixture
 def lrexp(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """A function that runs `python -m lrexp ARGUMENTS` in a fresh folder, as a user would."""
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from trainers import Silent, trainer_of
 
 from lrexp.build import build
 from lrexp.builders.data import Datasets, build_dataset
 from lrexp.data import Dataset
-from lrexp.train import Trainer
 
 CPU = torch.device("cpu")
 
@@ -68,8 +68,8 @@ def test_training_changes_nothing_in_shared_data(compose: Callable[..., Any]) ->
     before = datasets.get(config, CPU)
     kept = [before.val.images.clone(), batches(before), before.train.labels.clone()]
     experiment = build(config, datasets)
-    trainer = Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
-    trainer.run(type("Nothing", (), {"row": lambda self, row: None})())
+    trainer = trainer_of(config, experiment)
+    trainer.run(Silent())
     after = datasets.get(config, CPU)
     now = [after.val.images, batches(after), after.train.labels]
     assert all(torch.equal(a, b) for a, b in zip(kept, now, strict=True))

@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from trainers import Silent, trainer_of
 
 from lrexp.build import build
 from lrexp.builders.rates import build_plateau, build_rates
@@ -25,6 +26,8 @@ from lrexp.draws import draw
 from lrexp.grid.stacked import StackedTrainer, member_bytes, probe, shared
 from lrexp.models import layer_map
 from lrexp.train import Row, Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 STEPS, EPOCHS = 25, 2  # 50 steps
 SHORT = (
@@ -35,18 +38,6 @@ SHORT = (
 )
 Make = Callable[..., Trainer]
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class Silent:
-    def row(self, row: Row) -> None: ...
 
 
 class NormNet(nn.Module):
@@ -106,18 +97,7 @@ def make(compose: Any) -> Make:
             momenta=rates.momenta,
             plateau=build_plateau(config, size),
         )
-        return Trainer(fresh, config.trainer, config.data.batch_size, config.seed)
-
-    return made
-
-
-@pytest.fixture
-def default(compose: Any) -> Make:
-    """A function from overrides to a trainer of the configured network."""
-
-    def made(*overrides: str) -> Trainer:
-        config = compose("trainer.device=cpu", *overrides)
-        return Trainer(build(config), config.trainer, config.data.batch_size, config.seed)
+        return trainer_of(config, fresh)
 
     return made
 
@@ -438,11 +418,11 @@ class Scaled(NormNet):
         return self.scale * super().forward(images)
 
 
-def test_members_that_see_the_same_images_share_them(default: Make) -> None:
+def test_members_that_see_the_same_images_share_them(prepare: Make) -> None:
     from lrexp.grid.stacked import _feeds
 
     axes = (("seed=0", "optimizer.lr=0.01"), ("seed=0", "optimizer.lr=0.02"), ("seed=1",))
-    trainers = [default("data.augment=basic", *own) for own in axes]
+    trainers = [prepare("data.augment=basic", *own) for own in axes]
     splits, _, feed_of = _feeds(trainers)
     assert len(splits) == 2
     assert feed_of is not None
@@ -501,15 +481,15 @@ def test_a_probe_leaves_the_trainer_as_it_was(make: Make, net: Any, policy: str)
         "torchvision model.name=shufflenet_v2_x0_5",
     ],
 )
-def test_our_networks_can_be_stacked(default: Make, model: str) -> None:
+def test_our_networks_can_be_stacked(prepare: Make, model: str) -> None:
     assert (
-        probe(default(f"model={model.split()[0]}", *model.split()[1:], "data.batch_size=8")) is None
+        probe(prepare(f"model={model.split()[0]}", *model.split()[1:], "data.batch_size=8")) is None
     )
 
 
-def test_dropout_that_stays_off_may_be_stacked(default: Make) -> None:
-    assert probe(default("model=mlp", "model.dropout=0.0")) is None
-    assert "random" in (probe(default("model=mlp", "model.dropout=0.2")) or "nothing")
+def test_dropout_that_stays_off_may_be_stacked(prepare: Make) -> None:
+    assert probe(prepare("model=mlp", "model.dropout=0.0")) is None
+    assert "random" in (probe(prepare("model=mlp", "model.dropout=0.2")) or "nothing")
 
 
 def test_memory_of_a_member_grows_with_its_batch_and_its_optimizer(make: Make) -> None:
@@ -531,9 +511,9 @@ def test_freed_memory_can_be_kept_where_the_c_library_is_glibc() -> None:
 
 
 @pytest.mark.slow
-def test_a_grid_of_16_rates_has_the_results_of_16_runs(default: Make) -> None:
+def test_a_grid_of_16_rates_has_the_results_of_16_runs(prepare: Make) -> None:
     rates = [0.005 * 1.3**k for k in range(16)]
-    stacked, alone = ([default(f"optimizer.lr={lr}") for lr in rates] for _ in range(2))
+    stacked, alone = ([prepare(f"optimizer.lr={lr}") for lr in rates] for _ in range(2))
     run_stacked(stacked)
     run_alone(alone)
     pairs = [(a.rows[-1], b.rows[-1]) for a, b in zip(stacked, alone, strict=True)]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from trainers import trainer_of
 
-from lrexp.build import build
 from lrexp.grid.timing import clones, serial_steps_per_s, stacked_steps_per_s
 from lrexp.train import Trainer
 
@@ -16,7 +16,7 @@ from lrexp.train import Trainer
 @pytest.fixture
 def trainer(compose: Callable[..., Any]) -> Trainer:
     config = compose("experiment=smoke", "trainer.device=cpu", "data.leak_check=skip")
-    return Trainer(build(config), config.trainer, config.data.batch_size, config.seed)
+    return trainer_of(config)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_split import plain_split
 from torch import nn
+from trainers import Silent, trainer_of
 
 from lrexp.build import Experiment, build
 from lrexp.data import Dataset, Split
@@ -35,15 +35,9 @@ from lrexp.optim import param_groups
 from lrexp.policies import uniform
 from lrexp.train import Trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Line(nn.Module):
@@ -85,11 +79,7 @@ def tiny(compose: Any, *overrides: str) -> Trainer:
         optimizer=torch.optim.SGD(param_groups(model, plan, 0.5), lr=0.5),
         schedule=[1.0] * config.trainer.epochs,
     )  # fmt: skip
-    return Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
-
-
-class Silent:
-    def row(self, row: dict[str, float]) -> None: ...
+    return trainer_of(config, experiment)
 
 
 def trained(trainer: Trainer) -> list[dict[str, float]]:
@@ -316,7 +306,7 @@ def test_update_ratio_of_plain_sgd_is_rate_times_gradient_over_weight(compose: A
         "optimizer.momentum=0", "optimizer.lr=0.3", "trainer.max_steps=1", "trainer.stats_every=1",
         "lr_policy=layerwise_decay", "lr_policy.decay=0.5",
     )  # fmt: skip
-    trainer = Trainer(build(config), config.trainer, config.data.batch_size, config.seed)
+    trainer = trainer_of(config)
     model = trainer.experiment.model
     weights = {n: p.detach().clone() for n, p in model.named_parameters()}
     (row,) = trained(trainer)

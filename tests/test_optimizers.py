@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import schedulefree
 import timm.optim
 import torch
 from torch import nn
+from trainers import Silent, Watch, trainer_of
 
 from lrexp.build import build
 from lrexp.checkpoint import load_checkpoint, save_checkpoint
@@ -38,6 +39,8 @@ from lrexp.plan import Plan, Treatment, make_plan
 from lrexp.policies import freeze_backbone, layerwise_decay, uniform
 from lrexp.train import Row, Trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Optimizer = torch.optim.Optimizer
 # option -> the raw class with the settings of its YAML file, made of parameters, rate and decay
 RAW: dict[str, Callable[[Any, float, float], Optimizer]] = {
@@ -58,24 +61,6 @@ RAW: dict[str, Callable[[Any, float, float], Optimizer]] = {
 }
 OPTIONS = [*RAW, "muon"]
 FEW = ("trainer.device=cpu", "data.limit=100", "trainer.limit_train_batches=4")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class Watch:
-    """Calls a function after every epoch, when its row is recorded."""
-
-    def __init__(self, look: Callable[[Row], object] = lambda row: None):
-        self._look = look
-
-    def row(self, row: Row) -> None:
-        self._look(row)
 
 
 class Net(nn.Module):
@@ -102,8 +87,7 @@ def gradients(model: nn.Module, step: int) -> None:
 
 
 def trainer(compose: Any, *overrides: str) -> Trainer:
-    config = compose(*overrides)
-    return Trainer(build(config), config.trainer, config.data.batch_size, config.seed)
+    return trainer_of(compose(*overrides))
 
 
 def exact(rows: list[Row]) -> list[Row]:
@@ -214,7 +198,7 @@ def test_training_continues_to_the_same_bits(option: str, compose: Any, tmp_path
     whole.run(keep)
     resumed = trainer(compose, *overrides)
     resumed.load_state(load_checkpoint(file))
-    resumed.run(Watch())
+    resumed.run(Silent())
     assert len(whole.rows) == 4
     assert exact(resumed.rows) == exact(whole.rows)
     other = resumed.experiment.model.state_dict()
@@ -226,7 +210,7 @@ def test_training_continues_to_the_same_bits(option: str, compose: Any, tmp_path
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_optimizer_learns_the_digits_with_its_defaults(option: str, compose: Any) -> None:
     one = trainer(compose, "trainer.device=cpu", f"optimizer={option}", "trainer.epochs=3")
-    one.run(Watch())
+    one.run(Silent())
     assert one.rows[-1]["val/loss"] < min(2.25, one.rows[0]["val/loss"])  # chance is log(10) = 2.3
 
 
@@ -242,7 +226,7 @@ def test_a_frozen_backbone_is_bit_identical_under_every_optimizer(
     overrides = ["lr_policy=freeze_backbone", "trainer.epochs=2", "optimizer.weight_decay=0.1"]
     one = trainer(compose, *FEW, f"optimizer={option}", *overrides)
     before = {n: t.clone() for n, t in one.experiment.model.state_dict().items()}
-    one.run(Watch())
+    one.run(Silent())
     for name, tensor in one.experiment.model.state_dict().items():
         assert torch.equal(tensor, before[name]) == (not name.startswith("head.")), name
     assert all(name.startswith("head.") for name in state_by_name(one.experiment.optimizer))
@@ -394,7 +378,7 @@ def test_schedule_free_evaluates_and_saves_the_average_and_trains_beside_it(
     overrides = (*FEW, f"optimizer={option}", "optimizer.lr=0.1", "trainer.epochs=2")
     ours = trainer(compose, *overrides)
     shadow = trainer(compose, *overrides)
-    ours.run(Watch(), tmp_path)
+    ours.run(Silent(), tmp_path)
 
     # The authors' own loop on the same batches.
     model, loss = shadow.experiment.model, shadow.experiment.loss
@@ -429,12 +413,12 @@ def with_norms(compose: Any, optimizer: str, *overrides: str) -> Trainer:
     raw = RAW[optimizer](param_groups(model, plan, 0.1), 0.1, 0.0)
     experiment = type(built)(**{**vars(built), "model": model, "layers": layers, "plan": plan,
                                 "optimizer": raw})  # fmt: skip
-    return Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
+    return trainer_of(config, experiment)
 
 
 def test_batchnorm_statistics_belong_to_the_averaged_weights(compose: Any) -> None:
     one = with_norms(compose, "schedulefree_sgd")
-    one.run(Watch())
+    one.run(Silent())
     model = one.experiment.model
     norm: Any = model.get_submodule("norm")
     ours = (norm.running_mean.clone(), norm.running_var.clone())
@@ -445,14 +429,14 @@ def test_batchnorm_statistics_belong_to_the_averaged_weights(compose: Any) -> No
     assert torch.equal(norm.running_var, ours[1])
     assert norm.momentum == 0.1
     plain = with_norms(compose, "sgd")
-    plain.run(Watch())
+    plain.run(Silent())
     assert plain.experiment.model.get_submodule("norm").num_batches_tracked == 12  # of training
 
 
 def test_frozen_batchnorm_is_not_recalibrated(compose: Any) -> None:
     one = with_norms(compose, "schedulefree_adamw", "lr_policy=freeze_backbone")
     before = copy.deepcopy(one.experiment.model.get_submodule("norm").state_dict())
-    one.run(Watch())
+    one.run(Silent())
     after = one.experiment.model.get_submodule("norm").state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert one.frozen_proof()["identical"] is True
@@ -464,7 +448,7 @@ def test_a_model_with_norms_continues_to_the_same_bits_under_schedule_free(compo
     whole.run(Watch(lambda row: states.append(copy.deepcopy(whole.state()))))
     resumed = with_norms(compose, "schedulefree_adamw")
     resumed.load_state(states[0])
-    resumed.run(Watch())
+    resumed.run(Silent())
     assert exact(resumed.rows) == exact(whole.rows)
 
 

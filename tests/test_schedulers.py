@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import lr_scheduler as their
 from torch.optim.lr_scheduler import LRScheduler
+from trainers import Silent, trainer_of
 
 from lrexp import draws
 from lrexp.build import build
@@ -27,7 +28,8 @@ from lrexp.optim import has_momentum, set_momentum, set_rates
 from lrexp.optimizers import OPTIMIZERS
 from lrexp.schedulers import MOMENTA, SCHEDULES, Plateau, with_warmup
 from lrexp.schema import SCHEMAS
-from lrexp.train import Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 OPTIONS = list(SCHEMAS["scheduler"])
 PER_EPOCH = {"step", "multistep", "exponential"}
@@ -57,14 +59,6 @@ def table(
     return SCHEDULES[name](steps, per_epoch, floor=floor, **{**SETTINGS[name], **more})
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def torch_rates(
     make: Callable[..., LRScheduler], lr: float, moves: int, read: str = "lr"
 ) -> list[float]:
@@ -90,14 +84,6 @@ def timm_rates(make: Callable[..., Any], lr: float, moves: int) -> list[float]:
         scheduler.step_update(t)
         rates.append(optimizer.param_groups[0]["lr"])
     return rates
-
-
-class Silent:
-    def row(self, row: dict[str, float]) -> None: ...
-
-
-def trainer_of(config: Any) -> Trainer:
-    return Trainer(build(config), config.trainer, config.data.batch_size, config.seed)
 
 
 # Against torch's classes, run on their own at another rate.

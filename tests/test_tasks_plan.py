@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from trainers import Silent, trainer_of
 
 from lrexp.build import build, build_preview
-from lrexp.config import ConfigError
+from lrexp.errors import ConfigError
 from lrexp.plan import difference_lines, read_plan
 from lrexp.preview import (
     Preview,
@@ -27,15 +28,10 @@ from lrexp.preview import (
     shown_steps,
     total_lines,
 )
-from lrexp.train import Row, Trainer
 
 Compose = Callable[..., Any]
 Lrexp = Callable[..., CompletedProcess[str]]
 FINETUNE = ("experiment=finetune_digits", "trainer.device=cpu")
-
-
-class Silent:
-    def row(self, row: Row) -> None: ...
 
 
 def rows_of(text: str) -> list[dict[str, str]]:
@@ -110,7 +106,7 @@ def test_the_rates_it_shows_are_those_that_training_uses(
 ) -> None:
     config = compose(*FINETUNE, *combination, "trainer.epochs=4")
     shown = build_preview(config)
-    trainer = Trainer(build(config), config.trainer, config.data.batch_size, config.seed)
+    trainer = trainer_of(config)
     trainer.run(Silent())
     assert shown.plan == trainer.experiment.plan
     assert shown.total_steps == trainer.step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from trainers import Silent, Watch, trainer_of
 
 from lrexp import draws
 from lrexp.build import build
@@ -24,40 +25,9 @@ from lrexp.optim import param_groups
 from lrexp.policies import freeze_backbone
 from lrexp.train import Row, Trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Train = Callable[..., Trainer]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class Silent:
-    def row(self, row: Row) -> None: ...
-
-
-class Watch:
-    """Calls a function after every epoch, when its row is recorded."""
-
-    def __init__(self, look: Callable[[Row], None]):
-        self._look = look
-
-    def row(self, row: Row) -> None:
-        self._look(row)
-
-
-@pytest.fixture
-def prepare(compose: Any) -> Train:
-    """A function from overrides to a trainer that has not trained yet."""
-
-    def prepared(*overrides: str) -> Trainer:
-        config = compose("trainer.device=cpu", *overrides)
-        return Trainer(build(config), config.trainer, config.data.batch_size, config.seed)
-
-    return prepared
 
 
 @pytest.fixture
@@ -313,7 +283,7 @@ def test_frozen_backbone_and_its_batchnorm_are_bit_identical_after_training(comp
     plan = freeze_backbone(layers, 0.05, 0.1, decay_bias_norm=True)
     optimizer = torch.optim.SGD(param_groups(model, plan, 0.05), momentum=0.9)
     experiment = replace(built, model=model, layers=layers, plan=plan, optimizer=optimizer)
-    trainer = Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
+    trainer = trainer_of(config, experiment)
     before = weights(trainer)
     trainer.run(Silent())
     after = weights(trainer)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from trainers import trainer_of
 
 from lrexp.build import build
+from lrexp.builders.rates import build_plan
 from lrexp.checkpoint import load_checkpoint, save_checkpoint
 from lrexp.errors import UserError
 from lrexp.metrics import measured_scales, relative_gradient_norms
@@ -21,6 +23,8 @@ from lrexp.models import layer_map
 from lrexp.optim import param_groups, state_by_name
 from lrexp.policies import POLICIES
 from lrexp.train import Row, Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 EPOCHS = 6
 SHORT = (f"trainer.epochs={EPOCHS}", "trainer.limit_train_batches=3", "trainer.stats_every=2")
@@ -32,14 +36,6 @@ EDGES = {
     "freeze_backbone": ("lr_policy.train_norm=true",),
     "surgical": ("lr_policy.block=1",),
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class NormNet(nn.Module):
@@ -75,16 +71,10 @@ def make(compose: Any) -> Make:
         torch.manual_seed(0)
         model = NormNet()
         layers = layer_map(model, "head")
-        lr, decay = config.optimizer.lr, config.optimizer.weight_decay
-        own = {
-            f.name: getattr(config.lr_policy, f.name)
-            for f in fields(config.lr_policy)
-            if f.name != "name"
-        }
-        plan = POLICIES[config.lr_policy.name](layers, lr, decay, **own)
-        optimizer = torch.optim.AdamW(param_groups(model, plan, lr))
+        plan = build_plan(config, layers)
+        optimizer = torch.optim.AdamW(param_groups(model, plan, config.optimizer.lr))
         fresh = replace(experiment, model=model, layers=layers, plan=plan, optimizer=optimizer)
-        return Trainer(fresh, config.trainer, config.data.batch_size, config.seed)
+        return trainer_of(config, fresh)
 
     return made
 
