@@ -95,10 +95,11 @@ def drive(base: Path, cases: list[tuple[str, list[str]]], setup: str = "") -> di
     return json.loads((base / "outcomes.json").read_text())
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """A command line of its own, running in a folder."""
+def start(folder: Path, *arguments: str, code: str = "") -> subprocess.Popen[str]:
+    """A command line of its own, running in a folder; with `code` what that makes of it."""
+    program = ["-c", code] if code else ["-m", "lrexp"]
     return subprocess.Popen(
-        [sys.executable, "-m", "lrexp", *arguments],
+        [sys.executable, *program, *arguments],
         cwd=folder,
         env=user_environment(folder),
         stdout=subprocess.PIPE,
@@ -107,11 +108,20 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+def run(folder: Path, *arguments: str, code: str = "") -> tuple[int, str]:
+    """The exit code of such a command line, and all that it said."""
+    process = start(folder, *arguments, code=code)
+    said = process.communicate(timeout=120)[0]
+    return process.returncode, said
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """What the condition is when it holds."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)
+        time.sleep(0.005)
+    return found
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
@@ -130,3 +140,21 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line, parse_constant=refuse) for line in lines]
+
+
+def rows_but_times(folder: Path) -> list[dict[str, Any]]:
+    """All rows of a run but how long they took."""
+    return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in rows_of(folder)]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Equal rows, plans and weights, to the bit."""
+    import torch
+
+    assert rows_but_times(one) == rows_but_times(other)
+    for name in ("best.pt", "last.pt"):
+        a, b = (torch.load(f / "checkpoints" / name, weights_only=True) for f in (one, other))
+        assert a["model"].keys() == b["model"].keys()
+        for key, tensor in a["model"].items():
+            assert torch.equal(tensor, b["model"][key]), (one, name, key)
+    assert (one / "plan.csv").read_text() == (other / "plan.csv").read_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from command_lines import rows_but_times, summary_of
 from grid_points import composing
 from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobReturn
@@ -37,12 +37,11 @@ class Ran:
 
     def summary(self, num: int) -> dict[str, Any]:
         """summary.json of a point."""
-        return json.loads((self.of(num) / "summary.json").read_text())
+        return summary_of(self.of(num))
 
     def rows(self, num: int) -> list[dict[str, Any]]:
         """All rows of a point but how long they took."""
-        lines = map(json.loads, (self.of(num) / "metrics.jsonl").read_text().splitlines())
-        return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in lines]
+        return rows_but_times(self.of(num))
 
     def log(self, num: int) -> str:
         """lrexp.log of a point."""

@@ -5,16 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from conftest import ROOT
+from command_lines import assert_same_run, rows_but_times, run, start, summary_of, wait_for
 
 from lrexp.errors import ConfigError
 from lrexp.grid.in_worker import Place
@@ -24,50 +19,6 @@ from lrexp.grid.settings import LauncherSettings, read_settings
 
 SMOKE = ["experiment=smoke", "trainer.device=cpu", "logger=none"]
 POOL = ["hydra.launcher.executor=pool", "hydra.launcher.workers=2"]
-
-
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "HYDRA_"))}
-    return subprocess.Popen(
-        [sys.executable, "-m", "lrexp", *arguments],
-        cwd=folder,
-        env=kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "120", "NETRC": os.devnull},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def run(folder: Path, *arguments: str) -> tuple[int, str]:
-    process = start(folder, *arguments)
-    said = process.communicate(timeout=120)[0]
-    return process.returncode, said
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "summary.json").read_text())
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in lines]
-
-
-def assert_same_bits(one: Path, other: Path) -> None:
-    assert rows(one) == rows(other)
-    for name in ("best.pt", "last.pt"):
-        a, b = (torch.load(f / "checkpoints" / name, weights_only=True) for f in (one, other))
-        assert a["model"].keys() == b["model"].keys()
-        for key, tensor in a["model"].items():
-            assert torch.equal(tensor, b["model"][key]), (one, name, key)
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.005)
-    return found
 
 
 def worker_of(point: Path) -> int:
@@ -96,8 +47,8 @@ def test_points_in_a_pool_have_the_bits_of_single_runs(tmp_path: Path) -> None:
     )
     assert returned == 0, said
     point = tmp_path / "sweep" / "3_optimizer.lr_0.1_seed_1"
-    assert_same_bits(point, tmp_path / "single")
-    assert (summary(point)["executor"], summary(point)["members"]) == ("pool", 1)
+    assert_same_run(point, tmp_path / "single")
+    assert (summary_of(point)["executor"], summary_of(point)["members"]) == ("pool", 1)
     log = (point / "lrexp.log").read_text()
     assert "data: shared with an earlier run" in log  # read once, by the program itself
     assert "epoch  train loss" in log
@@ -115,17 +66,17 @@ def test_a_killed_worker_fails_its_own_point_alone(tmp_path: Path, retries: int,
     os.kill(wait_for(lambda: worker_of(point)), sent)
     said = sweep.communicate(timeout=90)[0]
     assert sweep.returncode == 1 - retries, said
-    statuses = [summary(f)["status"] for f in sorted((tmp_path / "sweep").glob("?_seed_?"))]
+    statuses = [summary_of(f)["status"] for f in sorted((tmp_path / "sweep").glob("?_seed_?"))]
     assert statuses == ["finished", "finished" if retries else "failed", "finished"]
     killed = f"worker {'killed by signal 9 (SIGKILL)' if sent == 9 else 'stopped from outside'}"
     if retries:
         assert f"retry  point 1: {killed}" in said
         assert (tmp_path / "sweep" / "earlier" / "1_seed_1.1").is_dir()
-        ids = [summary(f)["run_id"] for f in (point, tmp_path / "sweep/earlier/1_seed_1.1")]
+        ids = [summary_of(f)["run_id"] for f in (point, tmp_path / "sweep/earlier/1_seed_1.1")]
         assert len(set(ids)) == 2
-        assert len(rows(point)) == 60
+        assert len(rows_but_times(point)) == 60
     else:
-        assert summary(point)["error"] == f"RuntimeError: {killed}"
+        assert summary_of(point)["error"] == f"RuntimeError: {killed}"
         assert f"failed 1_seed_1: RuntimeError: {killed}" in said
 
 
@@ -146,12 +97,12 @@ def test_a_stopped_sweep_saves_what_runs_and_is_finished_later(
     # Workers of a killed program save what they run before they end, too.
     alone = executor == "stacked" and sent == signal.SIGKILL
     saved = "running" if alone else "interrupted"
-    wait_for(lambda: summary(folder / "1_seed_1")["status"] == saved, 20)
+    wait_for(lambda: summary_of(folder / "1_seed_1")["status"] == saved, 20)
     returned, said = run(tmp_path, "-m", "hydra.launcher.resume=stopped", *launcher)
     assert returned == 0, said
     found = sorted(folder.glob("?_seed_?"))
-    assert [summary(point)["status"] for point in found] == ["finished"] * 3
-    assert [len(rows(point)) for point in found] == [60] * 3
+    assert [summary_of(point)["status"] for point in found] == ["finished"] * 3
+    assert [len(rows_but_times(point)) for point in found] == [60] * 3
 
 
 @pytest.mark.slow
@@ -168,16 +119,9 @@ from lrexp.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
     arguments = ["-m", *SMOKE, "seed=0,1,2,3", "trainer.epochs=3", *POOL, "hydra.sweep.dir=sweep"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    found = [summary(point) for point in sorted((tmp_path / "sweep").glob("?_seed_?"))]
+    returned, said = run(tmp_path, *arguments, code=code)
+    assert returned == 0, said
+    found = [summary_of(point) for point in sorted((tmp_path / "sweep").glob("?_seed_?"))]
     assert [(s["executor"], s["members"]) for s in found] == [("pool", 2)] * 4
 
 
@@ -199,17 +143,10 @@ from lrexp.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
     arguments = ["-m", *SMOKE, "seed=0,1", "hydra.launcher.workers=2", "hydra.sweep.dir=sweep"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert ("taken" if rate else "not taken") in done.stdout
-    found = [summary(point) for point in sorted((tmp_path / "sweep").glob("?_seed_?"))]
+    returned, said = run(tmp_path, *arguments, code=code)
+    assert returned == 0, said
+    assert ("taken" if rate else "not taken") in said
+    found = [summary_of(point) for point in sorted((tmp_path / "sweep").glob("?_seed_?"))]
     assert [s["executor"] for s in found] == [executor] * 2
 
 

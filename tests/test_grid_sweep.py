@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from conftest import ROOT
+from command_lines import assert_same_run, run, start, wait_for
 
 SMOKE = ["experiment=smoke", "trainer.device=cpu"]
 GRID = ["model=mlp", "model.dropout=0.2", "data.augment=basic", "optimizer.lr=0.05,0.1"]
@@ -39,49 +33,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def environment(folder: Path) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "HYDRA_"))}
-    return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "120", "NETRC": os.devnull}
-
-
-def start(folder: Path, *arguments: str, code: str = "") -> subprocess.Popen[str]:
-    """A command line with its output piped."""
-    program = ["-c", code] if code else ["-m", "lrexp"]
-    return subprocess.Popen(
-        [sys.executable, *program, *arguments],
-        cwd=folder,
-        env=environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def run(folder: Path, *arguments: str, code: str = "") -> tuple[int, str]:
-    process = start(folder, *arguments, code=code)
-    said = process.communicate(timeout=120)[0]
-    return process.returncode, said
-
-
 def summaries(sweep: Path) -> dict[str, dict[str, Any]]:
     files = sweep.glob("*/summary.json")
     return {file.parent.name: json.loads(file.read_text()) for file in files}
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    """All rows of a run but how long they took."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in lines]
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert rows(one) == rows(other)
-    for name in ("best.pt", "last.pt"):
-        a, b = (torch.load(f / "checkpoints" / name, weights_only=True) for f in (one, other))
-        assert a["model"].keys() == b["model"].keys()
-        for key, tensor in a["model"].items():
-            assert torch.equal(tensor, b["model"][key]), (one, name, key)
-    assert (one / "plan.csv").read_text() == (other / "plan.csv").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -162,13 +116,6 @@ def test_another_grid_is_refused_unless_allowed(whole: tuple[Path, str], tmp_pat
     assert nums == set("012345678")
     board = json.loads((sweep / "leaderboard.json").read_text())
     assert [len(row["points"]) for row in board["configurations"]] == [3, 3, 3]
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.005)
 
 
 @pytest.mark.slow
