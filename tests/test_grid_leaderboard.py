@@ -122,6 +122,19 @@ def test_the_files_are_strict_and_say_the_same(tmp_path: Path) -> None:
     assert board.status(5) == "missing"
 
 
+@pytest.mark.parametrize("loss", [math.inf, math.nan])
+def test_a_test_loss_that_is_no_number_stops_no_sweep(tmp_path: Path, loss: float) -> None:
+    board = Leaderboard(tmp_path)
+    board.points = GRID
+    board.take(0, summary(0.4))
+    board.take(1, summary(0.5) | {"test": {"loss": loss, "accuracy": 0.1}})
+    board.write()
+    row = board.board()["configurations"][0]
+    assert row["val/loss"]["mean"] == 0.45
+    assert row["test/loss"]["n"] == 2
+    assert math.isnan(row["test/loss"]["mean"])
+
+
 def test_former_points_of_other_settings_are_no_tries_of_a_configuration() -> None:
     def tried(num: int, seed: int, epochs: int, former: bool = False) -> Point:
         found = point(num, "optimizer.lr=0.1", f"seed={seed}", former=former)

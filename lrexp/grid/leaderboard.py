@@ -126,10 +126,12 @@ def _row(
 
 
 def _mean_and_std(values: Sequence[float]) -> dict[str, float]:
+    """NaN for what values that are no finite numbers do not have: weights may fail on test alone."""
+    finite = all(map(math.isfinite, values))
     return {
         "n": len(values),
-        "mean": statistics.fmean(values) if values else math.nan,
-        "std": statistics.stdev(values) if len(values) > 1 else math.nan,
+        "mean": statistics.fmean(values) if values and finite else math.nan,
+        "std": statistics.stdev(values) if len(values) > 1 and finite else math.nan,
     }
 
 
