@@ -371,7 +371,7 @@ def run_sweep_of(loader: CheckedLoader, overrides: list[str]) -> int:
     )
     points = []
     if isinstance(sweeper, BasicSweeper):
-        points = compose_points(loader, request, sweeper)
+        points = compose_points(loader, request)
         Claim(folder, resumed=request.started is not None).undo()  # before torch is imported
         find_equal_points(loader, request, points)
     elif request.cases or request.started:

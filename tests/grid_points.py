@@ -21,9 +21,6 @@ def composing() -> Iterator[Any]:
     version.setbase("1.3")
     setup_globals()
     loader = CheckedLoader()
-    # The plugins that Hydra has just loaded, not earlier copies of them.
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
     from lrexp.grid.sweep import compose_points, find_equal_points, read_request
 
     def composed(*overrides: str, equal: bool = False) -> list[Point]:
@@ -31,7 +28,7 @@ def composing() -> Iterator[Any]:
         request.config.run_id = "abcdefgh"
         if not any(o.startswith("hydra.sweep.dir=") for o in overrides):
             request.config.hydra.sweep.dir = "sweep"
-        points = compose_points(loader, request, BasicSweeper(None, {}))
+        points = compose_points(loader, request)
         if equal:
             find_equal_points(loader, request, points)
         return points

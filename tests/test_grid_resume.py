@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from grid_points import composing
 
+from lrexp.compose import CONFIG_NAME, CheckedLoader
 from lrexp.errors import UserError
 from lrexp.grid.points import POINTS, Point, points_text, read_points
 from lrexp.grid.resume import numbered_as, set_aside
+from lrexp.grid.sweep import read_request
 
 
 @pytest.fixture
@@ -52,3 +54,26 @@ def test_points_that_a_changed_grid_dropped_are_not_missed_again(
     assert [(p.num, p.former) for p in back] == [(0, False), (1, False), (2, False)]
     with pytest.raises(UserError, match="no longer there: seed=2"):
         numbered_as(started, points("seed=1"), False)
+
+
+PARAMS = "++hydra.sweeper={params: {optimizer.lr: '0.1,0.2', seed: '0,1'}}"
+
+
+def test_the_command_line_wins_over_axes_of_the_sweepers_own(points: Callable[..., Any]) -> None:
+    found = points("experiment=smoke", PARAMS, "seed=5")
+    assert [(p.settings["optimizer.lr"], p.settings["seed"]) for p in found] == [(0.1, 5), (0.2, 5)]
+
+
+def test_axes_of_the_sweepers_own_are_part_of_the_command(
+    points: Callable[..., Any], tmp_path: Path
+) -> None:
+    def request(*overrides: str) -> Any:
+        loader = CheckedLoader()
+        return read_request(loader, CONFIG_NAME, overrides, loader.folders)
+
+    command = request("experiment=smoke", PARAMS).command
+    assert command == ["optimizer.lr=0.1,0.2", "seed=0,1", "experiment=smoke"]
+    (tmp_path / POINTS).write_text(points_text(points("experiment=smoke", PARAMS), command))
+    assert len(points(f"hydra.launcher.resume={tmp_path}")) == 4
+    with pytest.raises(UserError, match="the grid is not the one"):
+        points(f"hydra.launcher.resume={tmp_path}", PARAMS)  # a grid of its own

@@ -126,7 +126,7 @@ def _row(
 
 
 def _mean_and_std(values: Sequence[float]) -> dict[str, float]:
-    """NaN for what values that are no finite numbers do not have: weights may fail on test alone."""
+    """Both NaN when a value is no finite number, as a test loss may be where validation is fine."""
     finite = all(map(math.isfinite, values))
     return {
         "n": len(values),

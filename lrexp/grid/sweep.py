@@ -68,11 +68,21 @@ class Request:
         return self.config.hydra.launcher._target_ == LAUNCHER
 
     @property
+    def task(self) -> list[str]:
+        """Overrides of the command line that are not Hydra's."""
+        return [str(override) for override in self.config.hydra.overrides.task]
+
+    @property
+    def axes(self) -> list[str]:
+        """What a grid is made of: hydra.sweeper.params and the command line, which wins."""
+        params: Any = OmegaConf.select(self.config, "hydra.sweeper.params") or {}
+        typed = {override.lstrip("+~").partition("=")[0] for override in self.task}
+        return [*(f"{k}={v}" for k, v in params.items() if k not in typed), *self.task]
+
+    @property
     def command(self) -> list[str]:
         """Overrides that ask for the same grid."""
-        cases = [f"{GROUP}={self.cases.name}"] if self.cases else []
-        task: Any = OmegaConf.to_container(self.config.hydra.overrides.task, resolve=False)
-        return [*cases, *task]
+        return [*([f"{GROUP}={self.cases.name}"] if self.cases else []), *self.axes]
 
 
 def read_request(
@@ -105,7 +115,7 @@ def read_request(
         if launcher.resume:
             request.folder = sweep_folder(launcher.resume)
             request.started = read_points(request.folder)
-    if request.started and request.folder and not request.config.hydra.overrides.task and not name:
+    if request.started and request.folder and not request.axes and not name:
         command, name = take_cases(request.started.command)
         request.overrides = [*rest, *command]
         request.config = compose(request.overrides)
@@ -117,17 +127,15 @@ def read_request(
     return request
 
 
-def compose_points(loader: Any, request: Request, sweeper: BasicSweeper) -> list[Point]:
+def compose_points(loader: Any, request: Request) -> list[Point]:
     """Every point, composed once and checked; in a resumed sweep under its old number.
 
     Raises:
         UserError: for the first point that cannot be used, and for a grid that has changed.
     """
     config = request.config
-    task: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-    arguments = [*(f"{k}={v}" for k, v in sweeper.params.items()), *task]
     points: list[Point] = []
-    for case, overrides in cross(request.cases, arguments, loader):
+    for case, overrides in cross(request.cases, request.axes, loader):
         try:
             composed = loader.load_sweep_config(config, overrides)
         except ConfigError as error:
@@ -199,7 +207,7 @@ def run_sweep(
     launcher, folder = sweeper.launcher, board.folder
     if not isinstance(sweeper, BasicSweeper):
         launcher.board = board
-        sweeper.sweep(arguments=request.command)
+        sweeper.sweep(arguments=request.task)
         return
     board.points = _with_former(points, request)
     _write_grid(folder, board.points, request)
@@ -253,8 +261,8 @@ def _write_grid(folder: Path, points: Sequence[Point], request: Request) -> None
     from lrexp.record.files import write_atomically
 
     saved = request.config.copy()
+    saved.hydra.overrides.task = request.command
     if request.cases:
-        saved.hydra.overrides.task = request.command
         copy = folder / CASES_COPY
         if not copy.exists() or not os.path.samefile(request.cases.file, copy):
             shutil.copyfile(request.cases.file, copy)
@@ -266,8 +274,7 @@ def _notes(request: Request, points: Sequence[Point], todo: Sequence[Point]) -> 
     """What people should know before the first point starts."""
     lines = []
     if request.cases:
-        task: Any = OmegaConf.to_container(request.config.hydra.overrides.task, resolve=False)
-        lines += [f"note   {line}" for line in overruled(request.cases, task)]
+        lines += [f"note   {line}" for line in overruled(request.cases, request.axes)]
     keys = varied(points)
     for point in points:
         if point.same_as is not None:
