@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,34 @@ def test_what_cannot_be_stacked_runs_serially_and_says_why(run: Run) -> None:
         summary = ran.summary(num)
         assert (summary["status"], summary["executor"]) == ("finished", "serial")
         assert "train one by one" in ran.log(num)
+
+
+@pytest.mark.parametrize("executor", ["stacked", "auto"])
+def test_a_look_at_points_leaves_nothing_behind(
+    run: Run, monkeypatch: pytest.MonkeyPatch, executor: str
+) -> None:
+    import lrexp.build
+    from lrexp.tasks import Training
+
+    start, build, seen = Training.start, lrexp.build.build, {}
+
+    def built(config: Any, datasets: Any = None) -> Any:
+        logging.getLogger("lrexp.build").warning("odd data")
+        return build(config, datasets)
+
+    def started(self: Any) -> None:
+        wanted = self._config.trainer.deterministic
+        seen[wanted] = torch.are_deterministic_algorithms_enabled()
+        start(self)
+
+    monkeypatch.setattr(lrexp.build, "build", built)
+    monkeypatch.setattr(Training, "start", started)
+    before = torch.are_deterministic_algorithms_enabled()
+    ran = run(executor, "trainer.deterministic=true,false", "seed=0,1")
+    assert seen == {True: True, False: before}
+    assert [line for line in ran.said.splitlines() if "odd data" in line] == [
+        "WARNING: point 0: odd data"
+    ]
 
 
 def test_packs_are_no_larger_than_asked_for(run: Run) -> None:

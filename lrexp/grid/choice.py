@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lrexp.errors import out_of_memory
-from lrexp.grid.executors import Ended, Kind, Session, in_turn, kinds, look, try_stacking
+from lrexp.grid.executors import (
+    Ended,
+    Kind,
+    Session,
+    in_turn,
+    kinds,
+    look,
+    try_stacking,
+    warning_on,
+)
+from lrexp.grid.isolation import undisturbed
 from lrexp.grid.points import Point
 from lrexp.grid.pool import measure_pool, opened, places, run_packs
 
@@ -66,6 +76,8 @@ def auto(points: Sequence[Point], session: Session) -> Ended:
     A few steps of each way are timed on the points' own shapes. What could not win back the time
     that this takes is not looked at.
     """
+    if not points:
+        return
     started = time.perf_counter()
     estimates = _estimates(kinds(points), session)
     seconds = sum(estimate.seconds for estimate in estimates)
@@ -139,15 +151,16 @@ def _estimate(points: list[Point], session: Session, known: dict[str, Estimate])
         like = replace(known[job], kind=Kind(points), stacked=None)
         if not _worth_a_look(like):
             return like
-    kind = look(points, session)
-    if kind.trainer is None or not kind.trainer.experiment.schedule:
-        return Estimate(Kind(points))
-    try:
-        estimate = _timed(kind, session)
-    except Exception as error:  # its run will say so
-        log.info("timing failed", exc_info=error)
-        return Estimate(Kind(points))
-    estimate.kind.trainer = None
+    with undisturbed(), warning_on(session.view, points[0].num):
+        kind = look(points, session)
+        if kind.trainer is None or not kind.trainer.experiment.schedule:
+            return Estimate(Kind(points))
+        try:
+            estimate = _timed(kind, session)
+        except Exception as error:  # its run will say so
+            log.info("timing failed", exc_info=error)
+            return Estimate(Kind(points))
+        estimate.kind.trainer = None
     known[job] = estimate
     return estimate
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,8 +131,24 @@ def inspect(points: list[Point], session: Session) -> Kind:
     """What the first of some points says about training them together."""
     if len(points) == 1:
         return Kind(points)
-    kind = look(points, session)
-    return try_stacking(kind, session) if kind.trainer else kind
+    with undisturbed(), warning_on(session.view, points[0].num):
+        kind = look(points, session)
+        return try_stacking(kind, session) if kind.trainer else kind
+
+
+@contextmanager
+def warning_on(view: Any, num: int) -> Iterator[None]:
+    """Say on the view what a point warns of while it is built outside of its run."""
+    from lrexp.grid.live import OncePerGrid
+
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.addFilter(OncePerGrid(view, num))
+    logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
 
 
 def look(points: list[Point], session: Session) -> Kind:

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf, flag_override
 from lrexp.errors import ConfigError, Terminated, out_of_memory
 from lrexp.folder import SUMMARY, new_run_id, point_name
 from lrexp.grid import workers
-from lrexp.grid.executors import Ended, Session, run_pack
+from lrexp.grid.executors import Ended, Session, run_pack, warning_on
 from lrexp.grid.in_worker import Place, Say, Work
 from lrexp.grid.isolation import undisturbed
 from lrexp.grid.jobs import Jobs
@@ -104,7 +104,8 @@ def opened(session: Session, points: Sequence[Point], where: Sequence[Place]) ->
             repr([kv for kv in p.settings.items() if kv[0].startswith(needs)]): p for p in points
         }
         for point in distinct.values():
-            session.task.load_data(point.config)
+            with warning_on(session.view, point.num):
+                session.task.load_data(point.config)
     start = partial(start_worker, session.task.for_worker())
     with Workers(start, where, PRELOAD) as running:
         yield running
@@ -179,7 +180,7 @@ class Measure:
         """This worker, and its member-steps per second."""
         from lrexp.grid.timing import clones, serial_steps_per_s, stacked_steps_per_s
 
-        with undisturbed():
+        with undisturbed(), warning_on(task.view, self.points[0].num):
             seeds = [int(point.settings["seed"]) for point in self.points]
             trainers = clones(task.trainer(self.points[0].config), seeds)
             if self.at is None:
