@@ -19,6 +19,7 @@ from lrexp.grid.choice import Estimate
 from lrexp.grid.executors import Kind, kinds
 from lrexp.grid.points import Point
 from lrexp.grid.stacked import StackedTrainer
+from lrexp.train import Trainer
 
 Run = Callable[..., Ran]
 LONGER = ("trainer.epochs=3", "trainer.limit_train_batches=8")
@@ -157,6 +158,27 @@ def test_a_pack_that_does_not_fit_is_halved_and_goes_on(
         assert_close_runs(ran, alone, num, 1e-3)  # three rows, none twice
         assert ran.summary(num)["members"] == 1
     assert "could not train together: there was not enough memory" in ran.log(0)
+
+
+def test_a_pack_whose_member_finds_no_memory_to_be_judged_in_is_halved(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = (*LONGER, "seed=0,1,2,3")
+    alone = run("serial", *grid)
+    tried = broken_stack(monkeypatch, ValueError("odd"), 4)
+    evaluated = Trainer._evaluated
+
+    def no_room(self: Any, *arguments: Any) -> Any:
+        if tried == [4] and self.epoch == 2 and self.seed == 2:
+            raise torch.OutOfMemoryError("no room")
+        return evaluated(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_evaluated", no_room)
+    ran = run("stacked", *grid)
+    assert tried == [4, 2, 2]  # the first two are an epoch further than the others
+    for num in range(4):
+        assert_close_runs(ran, alone, num, 1e-3)
+        assert ran.summary(num)["status"] == "finished"
 
 
 def test_halves_still_train_together_when_one_of_them_has_come_to_its_end(

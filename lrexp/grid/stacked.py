@@ -24,6 +24,7 @@ from torch.func import vmap
 
 from lrexp.build import Experiment
 from lrexp.data.dataset import Split
+from lrexp.errors import out_of_memory
 from lrexp.grid.stacked_model import StackedModel, detach_from_stack, stacked_batches
 from lrexp.grid.stacked_optimizers import RULES, StackedOptimizer, flavour, refused
 from lrexp.metrics import RunningTrain
@@ -72,9 +73,9 @@ class StackedTrainer:
                 (a full disk). The others go on.
 
         Raises:
-            Exception: what made a common step fail, such as torch.OutOfMemoryError. Every member
-                that has not failed is then as far as its last recorded epoch says, and no further
-                to be used.
+            Exception: what made a common step fail, such as torch.OutOfMemoryError, or that memory
+                ran out while one member was judged. Every member that has not failed is then as far
+                as its last recorded epoch says, and no further to be used.
         """
         try:
             while going := [
@@ -93,8 +94,13 @@ class StackedTrainer:
                 seen = self.train_epoch()
                 train_eval, val = self._evaluate()
                 for i, k in enumerate(going):
-                    end = partial(self._members[k].end_epoch, seen[i], train_eval[i], val[i])
-                    failures[k] = _failure_of(partial(end, started, records[k], checkpoints[k]))
+                    trainer = self._members[k]
+                    end = partial(trainer.end_epoch, seen[i], train_eval[i], val[i])
+                    failure = _failure_of(partial(end, started, records[k], checkpoints[k]))
+                    recorded = trainer.rows and trainer.rows[-1]["epoch"] == trainer.epoch
+                    if failure and out_of_memory(failure) and not recorded:
+                        raise failure  # fewer members may fit
+                    failures[k] = failure
         finally:
             self._stack([])
 
