@@ -89,6 +89,21 @@ def test_time_left_counts_what_running_points_have_done(monkeypatch: pytest.Monk
     assert view._left() == pytest.approx(10 / 2.5 * 1.5)
 
 
+def test_what_is_done_once_does_not_count_for_the_time_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    view = GridView(4, Console(file=io.StringIO()))
+    for num in range(2):
+        view.begin(num, f"seed={num}")
+        now += 7 if num == 0 else 0.5  # data are read for the first point
+        view.describe(num, [], 10, "val/accuracy")
+        now += 1
+        view.end(num, {"status": "finished", "best": {}})
+    assert view._left() == pytest.approx(2.5)
+
+
 def test_a_large_pack_does_not_fill_the_terminal() -> None:
     view = GridView(64, Console(file=io.StringIO()))
     for num in range(64):

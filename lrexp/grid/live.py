@@ -53,7 +53,8 @@ class GridView:
 
     def __init__(self, total: int, console: Console | None = None):
         self._console = console or Console(highlight=False, soft_wrap=True, emoji=False)
-        self._total, self._done, self._started = total, 0, time.monotonic()
+        self._total, self._done = total, 0
+        self._started, self._trains = time.monotonic(), False  # whether any point has begun to
         self._running: dict[int, _Running] = {}
         self._said: set[str] = set()
         self._live: Live | None = None
@@ -87,7 +88,10 @@ class GridView:
         return PointRecorder(info, partial(self.row, num))
 
     def describe(self, num: int, opening: Sequence[str], steps: int, monitor: str) -> None:
-        """What a point that has begun says of itself."""
+        """What a point that is about to train says of itself."""
+        if not self._trains and not self._done:  # what was done once before is no measure
+            self._started = time.monotonic()
+        self._trains = True
         for line in opening:
             if line.startswith(("note ", "leaks ")):
                 self.say(line)
