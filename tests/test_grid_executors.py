@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,11 +17,12 @@ from grid_run import Ran, running
 from hydra.core.utils import JobStatus
 
 from lrexp.errors import Terminated
-from lrexp.grid import choice, executors
+from lrexp.grid import choice, executors, pool
 from lrexp.grid.choice import Estimate
 from lrexp.grid.executors import Kind, kinds
 from lrexp.grid.points import Point
 from lrexp.grid.stacked import StackedTrainer
+from lrexp.grid.workers import Place
 from lrexp.train import Trainer
 
 Run = Callable[..., Ran]
@@ -329,6 +333,43 @@ def test_stacking_is_taken_only_where_it_is_clearly_faster(
     estimate = Estimate(kind(16), 50, serial, stacked)
     assert estimate.largest == members
     assert estimate.seconds == 800 / (stacked if members > 1 and stacked else serial)
+
+
+def test_a_disturbed_timing_does_not_speak_against_serial(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lrexp.grid import timing
+
+    rates = iter([50.0, 100.0])
+    monkeypatch.setattr(timing, "clones", lambda trainer, seeds: [trainer] * len(seeds))
+    monkeypatch.setattr(timing, "serial_steps_per_s", lambda trainer, at_least_s: next(rates))
+    monkeypatch.setattr(timing, "stacked_steps_per_s", lambda trainers, at_least_s: 95.0)
+    monkeypatch.setattr(choice, "try_stacking", lambda kind, session: kind)
+    experiment = SimpleNamespace(schedule=[1.0] * 10_000, device=torch.device("cpu"))
+    timed: Any = replace(kind(16), trainer=cast("Any", SimpleNamespace(experiment=experiment)))
+    estimate = choice._timed(timed, cast("Any", None))
+    assert (estimate.serial, estimate.stacked, estimate.largest) == (100.0, 95.0, 1)
+
+
+def test_a_pool_begins_with_what_takes_longest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+
+    @contextmanager
+    def opened(*arguments: Any) -> Iterator[None]:
+        yield
+
+    def run_packs(packs: Any, workers: Any, session: Any) -> Any:
+        begun.extend(point.num for part in packs for point in part)
+        return executors.in_turn(packs, session)
+
+    for module in (choice, pool):
+        monkeypatch.setattr(module, "opened", opened)
+        monkeypatch.setattr(module, "run_packs", run_packs)
+        monkeypatch.setattr(module, "places", lambda *arguments: [Place(None, 1)] * 2)
+    monkeypatch.setattr(choice, "measure_pool", lambda *arguments: 1e9)
+    monkeypatch.setattr(choice, "POOL_START_S", -1000)
+    for executor in ("pool", "auto"):
+        run(executor, "trainer.epochs=1,3,2", "seed=0,1")
+        assert begun == [2, 3, 4, 5, 0, 1], executor
+        begun.clear()
 
 
 def test_packs_hold_every_point_once_and_no_more_than_fit() -> None:

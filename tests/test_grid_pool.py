@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from command_lines import assert_same_run, rows_but_times, run, start, summary_of, wait_for
@@ -14,8 +16,9 @@ from command_lines import assert_same_run, rows_but_times, run, start, summary_o
 from lrexp.errors import ConfigError
 from lrexp.grid.in_worker import Place
 from lrexp.grid.points import Point
-from lrexp.grid.pool import check_gpus, places
+from lrexp.grid.pool import Measure, check_gpus, measure_pool, places
 from lrexp.grid.settings import LauncherSettings, read_settings
+from lrexp.grid.workers import Ended
 
 SMOKE = ["experiment=smoke", "trainer.device=cpu", "logger=none"]
 POOL = ["hydra.launcher.executor=pool", "hydra.launcher.workers=2"]
@@ -148,6 +151,45 @@ sys.exit(main(sys.argv[1:]))
     assert ("taken" if rate else "not taken") in said
     found = [summary_of(point) for point in sorted((tmp_path / "sweep").glob("?_seed_?"))]
     assert [s["executor"] for s in found] == [executor] * 2
+
+
+@pytest.mark.parametrize(
+    ("rates", "measured"),
+    [
+        ([{1: 0.0, 2: 0.0}, {1: 50.0, 2: 60.0}], 110.0),
+        ([{1: 0.0}, {1: 50.0, 2: 0.0}, {1: 40.0, 2: 60.0}], 100.0),  # 50 was all by itself
+        ([{1: 0.0, 2: 0.0}, {1: 50.0, 2: 0.0}, {1: 0.0, 2: 60.0}], 0.0),
+        ([{1: 0.0, 2: 0.0}, {1: 50.0}], 0.0),  # one failed
+    ],
+)
+def test_only_workers_that_train_at_a_time_measure_a_pool(
+    rates: list[dict[int, float]], measured: float
+) -> None:
+    rounds = iter(rates)
+    asked: list[Measure] = []
+
+    class Running:
+        put = staticmethod(asked.append)
+
+        @staticmethod
+        def events() -> list[Ended]:
+            found = [*next(rounds).items()]
+            found += found[:1] * (len(asked) == 2 and len(found) < 2)  # one did the work of two
+            return [Ended(None, 0, result=result) for result in found]
+
+    running: Any = Running()
+    assert measure_pool(running, [], 2) == measured
+    assert [m.at is None for m in asked[:4]] == [True, True, False, False]
+
+
+def test_a_worker_that_is_ready_too_late_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrexp.grid.timing.clones", lambda trainer, seeds: [trainer])
+    monkeypatch.setattr("lrexp.grid.timing.serial_steps_per_s", lambda trainer, budget_s: 50.0)
+    task: Any = SimpleNamespace(view=None, trainer=lambda config: None)
+    point = Point(0, [], {"seed": 0}, "0", pickle.dumps(None))
+    for late_s, rate in ((0.0, 50.0), (60.0, 0.0)):
+        at = time.monotonic() + 0.2 - late_s
+        assert Measure([point], at)(cast("Any", None), task)[1] == rate
 
 
 def test_cores_are_shared_by_the_workers_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ CLEARLY = 0.9  # of the time of another way: what is chosen instead takes no mor
 WORTH = 0.03  # of the time that points train: what looking for another way may take
 TIMED = 0.005  # likewise: what the timed steps of one way take
 LEAST_S, MOST_S = 0.02, 0.1  # limits of that
-LOOK_STEPS = 30  # finding out whether points can be stacked takes as long as so many steps
+LOOK_STEPS = 40  # finding out whether points can be stacked takes as long as so many steps
 LONE = 4  # points of kinds of their own that are timed; they tell whether a pool is worth it
 CLONE_S = 0.005  # to copy a member for timing
 STACKED_STEPS = 10  # of every member, at least, while stacking is timed
@@ -107,7 +107,7 @@ def auto(points: Sequence[Point], session: Session) -> Ended:
                 f" program does {here:,.0f}: {'taken' if faster else 'not taken'}"
             )
             if faster:
-                yield from run_packs(_in_order(packs, points), workers, session)
+                yield from run_packs(_longest_first(packs, estimates), workers, session)
                 return
     elif not timed:
         shown = f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"
@@ -166,31 +166,39 @@ def _estimate(points: list[Point], session: Session, known: dict[str, Estimate])
 
 
 def _timed(kind: Kind, session: Session) -> Estimate:
-    from lrexp.grid.timing import clones, serial_steps_per_s, stacked_steps_per_s
+    from lrexp.grid.timing import clones, serial_steps_per_s
 
     assert kind.trainer is not None
-    trainer, count = kind.trainer, len(kind.points)
-    seeds = [int(point.settings["seed"]) for point in kind.points]
+    trainer, seed = kind.trainer, int(kind.points[0].settings["seed"])
     steps = len(trainer.experiment.schedule)
-    serial = serial_steps_per_s(clones(trainer, seeds[:1])[0], LEAST_S)
+    serial = serial_steps_per_s(clones(trainer, [seed])[0], LEAST_S)
     estimate = Estimate(kind, steps, serial)
     if not _worth_a_look(estimate):
         return estimate
     at_least_s = min(max(TIMED * estimate.seconds, LEAST_S), MOST_S)
-    kind = try_stacking(kind, session)
+    kind, stacked = _stacked(try_stacking(kind, session), at_least_s)
+    again = serial_steps_per_s(clones(trainer, [seed])[0], LEAST_S)
+    return Estimate(kind, steps, max(serial, again), stacked)  # one may have been disturbed
+
+
+def _stacked(kind: Kind, at_least_s: float) -> tuple[Kind, float | None]:
+    """The kind with packs of a size that fits, and their member-steps per second if they can be."""
+    from lrexp.grid.timing import clones, stacked_steps_per_s
+
+    trainer = kind.trainer
+    assert trainer is not None
     if trainer.experiment.device.type == "cpu":
         kind = replace(kind, largest=min(kind.largest, CPU_MEMBERS))
-    while (members := min(kind.largest, count)) > 1:
+    while (members := min(kind.largest, len(kind.points))) > 1:
         try:
-            first = [int(point.settings["seed"]) for point in kind.packs()[0]]
-            stacked = stacked_steps_per_s(clones(trainer, first), at_least_s)
-            return Estimate(kind, steps, serial, stacked)
+            seeds = [int(point.settings["seed"]) for point in kind.packs()[0]]
+            return kind, stacked_steps_per_s(clones(trainer, seeds), at_least_s)
         except Exception as error:
             if not out_of_memory(error):
                 reason = f"{kind.named} train one by one: {error}"
-                return Estimate(replace(kind, largest=1, reason=reason), steps, serial)
+                return replace(kind, largest=1, reason=reason), None
             kind = replace(kind, largest=members // 2)
-    return Estimate(kind, steps, serial)
+    return kind, None
 
 
 def _worth_a_look(serially: Estimate) -> bool:
@@ -211,3 +219,11 @@ def _job(point: Point) -> str:
 def _in_order(packs: list[list[Point]], points: Sequence[Point]) -> list[list[Point]]:
     order = {point.num: i for i, point in enumerate(points)}
     return sorted(packs, key=lambda part: order[part[0].num])
+
+
+def _longest_first(
+    packs: Sequence[list[Point]], estimates: Sequence[Estimate]
+) -> list[list[Point]]:
+    """So that no worker begins with a long one when the others are done."""
+    each = {p.num: e.seconds / len(e.kind.points) for e in estimates for p in e.kind.points}
+    return sorted(packs, key=lambda part: (-sum(each[p.num] for p in part), part[0].num))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -42,7 +43,8 @@ def find_equal(points: Sequence[Point]) -> dict[int, int]:
     plan, its absolute rates and the schedule's table are compared (to 12 digits), built for a
     network without values. What cannot be built so is compared setting by setting.
 
-    Every point also learns what points that may train together have in common (`Point.alike`).
+    Every point also learns what points that may train together have in common (`Point.alike`),
+    and how long it takes beside others (`Point.work`).
 
     Raises:
         UnbuildableError: for a point whose network, plan or schedule cannot be built.
@@ -52,7 +54,7 @@ def find_equal(points: Sequence[Point]) -> dict[int, int]:
     shared: dict[str, Any] = {}
     with _quiet():
         for point in points:
-            training, point.alike = _compared(point, shared)
+            training, point.alike, point.work = _compared(point, shared)
             if training in first:
                 equal[point.num] = first[training]
             else:
@@ -60,8 +62,8 @@ def find_equal(points: Sequence[Point]) -> dict[int, int]:
     return equal
 
 
-def _compared(point: Point, shared: dict[str, Any]) -> tuple[str, str]:
-    """All that a point's training depends on, as text; and what it shares with a stack."""
+def _compared(point: Point, shared: dict[str, Any]) -> tuple[str, str, float]:
+    """All that a point's training depends on, as text; what it shares with a stack; its work."""
     composed = point.config
     variables = OmegaConf.to_container(composed.hydra.job.env_set)
     with flag_override(composed, ["struct", "readonly"], False):
@@ -85,7 +87,12 @@ def _compared(point: Point, shared: dict[str, Any]) -> tuple[str, str]:
         if not isinstance(config.optimizer, LibraryOptimizer):
             del settings["optimizer"]["lr"]
         del settings["optimizer"]["weight_decay"]
-    return _as_text([settings, rates]), _as_text([together, rates and _of_all(*rates[:2])])
+    work = _work(config.data.batch_size, *rates[:2]) if rates else 0.0
+    return _as_text([settings, rates]), _as_text([together, rates and _of_all(*rates[:2])]), work
+
+
+def _work(batch_size: int, rows: Any, tables: Any) -> float:
+    return len(tables[0]) * batch_size * sum(math.prod(row["shape"]) for row in rows)
 
 
 def _of_all(rows: Any, tables: Any) -> Any:

@@ -34,6 +34,7 @@ class Point:
     same_as: int | None = None  # number of an earlier point that trains alike: runs in its place
     former: bool = False  # a changed grid went on without it
     alike: str | None = None  # points with the same text may train together; None: not known
+    work: float = 0.0  # images × parameters that it trains, where that is known
     note: str = ""  # for its log: why it is run as it is
 
     @property

@@ -48,8 +48,9 @@ def pool(points: Sequence[Point], session: Session) -> Ended:
     `hydra.launcher.workers`, which share the cores.
     """
     where = places(session.settings, points)
+    longest_first = sorted(points, key=lambda point: -point.work)
     with opened(session, points, where[: len(points)]) as running:
-        yield from run_packs([[point] for point in points], running, session)
+        yield from run_packs([[point] for point in longest_first], running, session)
 
 
 def places(settings: LauncherSettings, points: Sequence[Point]) -> list[Place]:
@@ -177,13 +178,13 @@ class Measure:
     budget_s: float = MEASURED_S
 
     def __call__(self, jobs: Jobs, task: Any) -> tuple[int, float]:
-        """This worker, and its member-steps per second."""
+        """This worker, and its member-steps per second; 0 when it got ready too late."""
         from lrexp.grid.timing import clones, serial_steps_per_s, stacked_steps_per_s
 
         with undisturbed(), warning_on(task.view, self.points[0].num):
             seeds = [int(point.settings["seed"]) for point in self.points]
             trainers = clones(task.trainer(self.points[0].config), seeds)
-            if self.at is None:
+            if self.at is None or time.monotonic() > self.at:
                 return os.getpid(), 0.0
             time.sleep(max(0.0, self.at - time.monotonic()))
             if len(trainers) == 1:
@@ -194,17 +195,20 @@ class Measure:
 def measure_pool(running: Workers, points: list[Point], count: int) -> float:
     """Member-steps per second of so many workers at a time, each training these points.
 
-    0 when it cannot be measured: a worker failed, or one did the work of two.
+    0 when it cannot be measured: a worker failed, or they are never ready at a time.
     """
-    for moment in (None, 0.5):
+    for moment in (None, 0.5, 5.0):
         at = None if moment is None else time.monotonic() + moment
         for _ in range(count):
             running.put(Measure(points, at))
         ended = [e for e in running.events() if isinstance(e, workers.Ended | workers.Died)]
         results = [e.result for e in ended if isinstance(e, workers.Ended) and e.result]
-    if len({pid for pid, _ in results}) < count:
-        return 0.0
-    return sum(rate for _, rate in results)
+        if len(results) < count:
+            return 0.0
+        rates = {pid: rate for pid, rate in results if rate}
+        if len(rates) == count:
+            return sum(rates.values())
+    return 0.0
 
 
 def start_worker(task: Any, place: Place) -> Work:
