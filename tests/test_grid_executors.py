@@ -259,6 +259,25 @@ def test_a_member_that_cannot_be_built_or_recorded_fails_alone(
     assert board["configurations"][0]["status"]["failed"] == 2
 
 
+def test_a_point_that_left_no_result_has_failed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lrexp.record import files
+
+    write = files.write_summary
+
+    def disk_is_full(folder: Path, summary: dict[str, Any]) -> None:
+        if summary["seed"] == 1 and summary["status"] == "finished":
+            raise OSError(28, "No space left on device")
+        write(folder, summary)
+
+    monkeypatch.setattr(files, "write_summary", disk_is_full)
+    ran = run("serial", "seed=0,1")
+    assert ran.summary(1)["status"] == "running"
+    board = json.loads((ran.folder / "leaderboard.json").read_text())
+    status = board["configurations"][0]["status"]
+    assert (status["finished"], status["failed"], status["running"]) == (1, 1, 0)
+    assert "failed  it ended, and its summary could not be written" in ran.said
+
+
 def test_a_diverging_member_ends_alone(run: Run) -> None:
     ran = run("stacked", *LONGER, "optimizer.lr=0.02,1e6,0.05")
     assert [ran.summary(num)["status"] for num in range(3)] == ["finished", "diverged", "finished"]

@@ -18,7 +18,7 @@ from lrexp.grid.executors import Executor, Session, serial, stacked
 from lrexp.grid.isolation import small_collections
 from lrexp.grid.jobs import Jobs
 from lrexp.grid.leaderboard import Leaderboard
-from lrexp.grid.points import Point, make_point, read_summary, title, varied
+from lrexp.grid.points import NEVER_STARTED, Point, make_point, read_summary, title, varied
 from lrexp.grid.pool import pool
 from lrexp.grid.settings import LauncherSettings, read_settings
 
@@ -116,6 +116,9 @@ class Grid:
             error = returned._return_value
             said = summary.get("error") or f"{type(error).__name__}: {error}"
             summary |= {"status": "failed", "error": said}
+        elif returned is not None and summary.get("status") in (NEVER_STARTED, "running", None):
+            problem = "it ended, and its summary could not be written: see lrexp.log"
+            summary |= {"status": "failed", "error": problem}
         self.board.take(point.num, summary)
         return summary
 
