@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,20 @@ def same() -> Iterator[Callable[..., Any]]:
 )
 def test_a_key_that_changes_nothing_runs_once(same: Callable[..., Any], axis: str) -> None:
     assert same(*PER_LAYER, axis, "seed=1,2") == [None, None, 0, 1]
+
+
+def test_equal_plans_are_equal_however_they_are_written(
+    same: Callable[..., Any], tmp_path: Path
+) -> None:
+    by_part = "[{layers: head, lr: 0.05}, {layers: backbone, lr: 0.05}]"
+    axis = f"lr_policy.rules=[{{match: '*', lr: 0.05}}],{by_part}"
+    assert same("lr_policy=per_layer", axis, "seed=1,2") == [None, None, 0, 1]
+    (tmp_path / "mine.yaml").write_text(
+        "one: {lr_policy: uniform}\n"
+        "two: {lr_policy: layerwise_decay, lr_policy.decay: 1.0}\n"
+        "three: {lr_policy: layerwise_decay, lr_policy.decay: 0.99}\n"
+    )
+    assert same(f"cases={tmp_path / 'mine.yaml'}") == [None, 0, None]
 
 
 def test_a_base_rate_that_no_parameter_follows_is_refused(same: Callable[..., Any]) -> None:
