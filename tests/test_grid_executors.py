@@ -354,7 +354,10 @@ def test_stacking_is_taken_only_where_it_is_clearly_faster(
     assert estimate.seconds == 800 / (stacked if members > 1 and stacked else serial)
 
 
-def test_a_disturbed_timing_does_not_speak_against_serial(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("count", "stacked"), [(16, 95.0), (1, None)])
+def test_a_disturbed_timing_does_not_speak_against_serial(
+    monkeypatch: pytest.MonkeyPatch, count: int, stacked: float | None
+) -> None:
     from lrexp.grid import timing
 
     rates = iter([50.0, 100.0])
@@ -363,9 +366,9 @@ def test_a_disturbed_timing_does_not_speak_against_serial(monkeypatch: pytest.Mo
     monkeypatch.setattr(timing, "stacked_steps_per_s", lambda trainers, at_least_s: 95.0)
     monkeypatch.setattr(choice, "try_stacking", lambda kind, session: kind)
     experiment = SimpleNamespace(schedule=[1.0] * 10_000, device=torch.device("cpu"))
-    timed: Any = replace(kind(16), trainer=cast("Any", SimpleNamespace(experiment=experiment)))
+    timed: Any = replace(kind(count), trainer=cast("Any", SimpleNamespace(experiment=experiment)))
     estimate = choice._timed(timed, cast("Any", None))
-    assert (estimate.serial, estimate.stacked, estimate.largest) == (100.0, 95.0, 1)
+    assert (estimate.serial, estimate.stacked, estimate.largest) == (100.0, stacked, 1)
 
 
 def test_a_pool_begins_with_what_takes_longest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ WORTH = 0.03  # of the time that points train: what looking for another way may 
 TIMED = 0.005  # likewise: what the timed steps of one way take
 LEAST_S, MOST_S = 0.02, 0.1  # limits of that
 LOOK_STEPS = 40  # finding out whether points can be stacked takes as long as so many steps
+AGAIN_STEPS = 10  # likewise timing a run by itself once more, at least
 LONE = 4  # points of kinds of their own that are timed; they tell whether a pool is worth it
 CLONE_S = 0.005  # to copy a member for timing
 STACKED_STEPS = 10  # of every member, at least, while stacking is timed
@@ -172,11 +173,12 @@ def _timed(kind: Kind, session: Session) -> Estimate:
     trainer, seed = kind.trainer, int(kind.points[0].settings["seed"])
     steps = len(trainer.experiment.schedule)
     serial = serial_steps_per_s(clones(trainer, [seed])[0], LEAST_S)
-    estimate = Estimate(kind, steps, serial)
-    if not _worth_a_look(estimate):
+    estimate, stacked = Estimate(kind, steps, serial), None
+    if _worth_a_look(estimate):
+        at_least_s = min(max(TIMED * estimate.seconds, LEAST_S), MOST_S)
+        kind, stacked = _stacked(try_stacking(kind, session), at_least_s)
+    elif max(2 * LEAST_S, AGAIN_STEPS / serial) > WORTH * estimate.seconds:
         return estimate
-    at_least_s = min(max(TIMED * estimate.seconds, LEAST_S), MOST_S)
-    kind, stacked = _stacked(try_stacking(kind, session), at_least_s)
     again = serial_steps_per_s(clones(trainer, [seed])[0], LEAST_S)
     return Estimate(kind, steps, max(serial, again), stacked)  # one may have been disturbed
 
