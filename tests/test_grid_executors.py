@@ -20,9 +20,9 @@ from lrexp.errors import Terminated
 from lrexp.grid import choice, executors, pool
 from lrexp.grid.choice import Estimate
 from lrexp.grid.executors import Kind, kinds
+from lrexp.grid.in_worker import Place
 from lrexp.grid.points import Point
 from lrexp.grid.stacked import StackedTrainer
-from lrexp.grid.workers import Place
 from lrexp.train import Trainer
 
 Run = Callable[..., Ran]

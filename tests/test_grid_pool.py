@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -187,9 +188,9 @@ def test_a_worker_that_is_ready_too_late_measures_nothing(monkeypatch: pytest.Mo
     monkeypatch.setattr("lrexp.grid.timing.serial_steps_per_s", lambda trainer, budget_s: 50.0)
     task: Any = SimpleNamespace(view=None, trainer=lambda config: None)
     point = Point(0, [], {"seed": 0}, "0", pickle.dumps(None))
-    for late_s, rate in ((0.0, 50.0), (60.0, 0.0)):
-        at = time.monotonic() + 0.2 - late_s
-        assert Measure([point], at)(cast("Any", None), task)[1] == rate
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    for until_s, rate in ((60.0, 50.0), (-1.0, 0.0)):
+        assert Measure([point], time.monotonic() + until_s)(cast("Any", None), task)[1] == rate
 
 
 def test_cores_are_shared_by_the_workers_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
