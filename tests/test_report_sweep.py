@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from synthetic_sweep import outcome, went_wrong, write_sweep
 
 from lrexp.grid.leaderboard import Leaderboard, leaderboard
-from lrexp.grid.points import in_short as launcher_in_short
 from lrexp.grid.points import read_points, read_summary
 from lrexp.report.ranking import (
     compared_by,
@@ -28,7 +27,7 @@ from lrexp.report.ranking import (
     numeric_axes,
     t95,
 )
-from lrexp.report.sweep import in_short, rate_of, read_sweep
+from lrexp.report.sweep import rate_of, read_sweep
 
 LOSSES = {
     ("uniform", 0.01): (0.5, 0.7),
@@ -170,16 +169,6 @@ def test_a_policy_with_rates_of_its_own_stands_at_its_highest(
     given_settings: dict[str, Any], expected: tuple[float | None, bool]
 ) -> None:
     assert rate_of(given_settings) == expected
-
-
-@given(
-    st.dictionaries(
-        st.sampled_from(["lr_policy", "optimizer", "optimizer.lr", "a.lr", "seed", "data.seed"]),
-        st.sampled_from(["x", "0.1", None]),
-    )
-)
-def test_points_are_named_as_in_the_terminal(chosen: dict[str, str | None]) -> None:
-    assert in_short(chosen) == launcher_in_short(chosen)
 
 
 # ---- configurations and their order

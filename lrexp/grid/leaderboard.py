@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrexp.grid.points import NEVER_STARTED, Point, in_short, title, varied
+from lrexp.grid.points import NEVER_STARTED, Point, title, varied
 from lrexp.record.files import strict_json, write_atomically
+from lrexp.record.words import in_short
 from lrexp.schema import MONITORS
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from omegaconf import Container, DictConfig, OmegaConf, flag_override
 
 from lrexp.errors import ConfigError, UserError
 from lrexp.folder import SUMMARY
-from lrexp.schema import GROUPS
+from lrexp.record.words import in_short
 
 POINTS = "points.json"
 NEVER_STARTED = "missing"
@@ -95,21 +95,6 @@ def varied(points: Sequence[Point]) -> list[str]:
 def title(point: Point, keys: Sequence[str]) -> str:
     """What tells a point from the others: see `in_short`."""
     return in_short({key: point.chosen.get(key) for key in keys})
-
-
-def in_short(chosen: Mapping[str, str | None]) -> str:
-    """Overrides as people say them: `layerwise_decay decay=0.5 lr=0.1`.
-
-    An option goes by its name alone, a setting by the last part of its key where no other ends so.
-    """
-    last = [key.rpartition(".")[2] for key in chosen]
-    words = []
-    for key, value in chosen.items():
-        short = key.rpartition(".")[2]
-        name = short if last.count(short) == 1 else key
-        if value is not None:
-            words.append(value if key in GROUPS else f"{name}={value}")
-    return " ".join(words)
 
 
 def points_text(points: Sequence[Point], command: Sequence[str]) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
+
+from lrexp.schema import GROUPS
 
 
 def leak_effect_in_words(summary: dict[str, Any]) -> str:
@@ -62,3 +65,33 @@ def overfit_in_words(best: dict[str, float], last: dict[str, float]) -> str:
 def compact(value: float, digits: int) -> str:
     """Fixed point, or powers of ten where that would burst the column."""
     return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.1e}"
+
+
+def in_short(chosen: Mapping[str, str | None]) -> str:
+    """Overrides as people say them: `layerwise_decay decay=0.5 lr=0.1`.
+
+    An option goes by its name alone, a setting by the last part of its key where no other ends so.
+    """
+    ends = [key.rpartition(".")[2] for key in chosen]
+    words = []
+    for key, value in chosen.items():
+        if value is None:
+            continue
+        end = key.rpartition(".")[2]
+        name = end if ends.count(end) == 1 else key
+        words.append(value if key in GROUPS else f"{name}={value_in_short(value)}")
+    return " ".join(words)
+
+
+def value_in_short(text: str) -> str:
+    """`1e+06` for `1000000.0`: a number with a point in fewer characters, where it stays the same.
+
+    Whole numbers and everything else stay as they were typed.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    short = f"{value:g}"
+    same = "." in text and math.isfinite(value) and float(short) == value
+    return short if same and len(short) < len(text) else text

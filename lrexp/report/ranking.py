@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lrexp.record.words import in_short
 from lrexp.report.sweep import (
     DIVERGED,
     FAILED,
@@ -24,7 +25,6 @@ from lrexp.report.sweep import (
     Sweep,
     SweepPoint,
     finite,
-    in_short,
     rate_of,
     swept_keys,
 )

@@ -18,7 +18,7 @@ import yaml
 
 from lrexp.folder import SUMMARY
 from lrexp.report.read import read_overrides, read_rows, read_summary
-from lrexp.schema import GROUPS, MONITORS
+from lrexp.schema import MONITORS
 
 POINTS = "points.json"
 SEED, RATE, POLICY = "seed", "optimizer.lr", "lr_policy"
@@ -125,21 +125,6 @@ def swept_keys(points: Sequence[SweepPoint]) -> list[str]:
     chosen = [point.chosen for point in points]
     keys = dict.fromkeys(key for one in chosen for key in one)
     return [key for key in keys if len({one.get(key) for one in chosen}) > 1]
-
-
-def in_short(chosen: Mapping[str, str | None]) -> str:
-    """Overrides as people say them: `layerwise_decay decay=0.5 lr=0.1`.
-
-    An option goes by its name alone, a setting by the last part of its key where no other ends so.
-    """
-    ends = [key.rpartition(".")[2] for key in chosen]
-    words = []
-    for key, value in chosen.items():
-        if value is None:
-            continue
-        end = key.rpartition(".")[2]
-        words.append(value if key in GROUPS else f"{end if ends.count(end) == 1 else key}={value}")
-    return " ".join(words)
 
 
 def rate_of(settings: Mapping[str, Any]) -> tuple[float | None, bool]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from lrexp import __version__
 from lrexp.folder import shown_path
 from lrexp.record.files import write_atomically
+from lrexp.record.words import in_short, value_in_short
 from lrexp.report.page import (
     Cell,
     Column,
@@ -54,7 +55,6 @@ from lrexp.report.sweep import (
     STATUSES,
     Sweep,
     SweepPoint,
-    in_short,
     read_sweep,
     swept_keys,
 )
@@ -341,7 +341,7 @@ def _as_number(text: str) -> float | None:
 def _setting(text: str | None, numeric: bool) -> Cell:
     if text is None:
         return Cell("–")
-    return Cell(text, _as_number(text) if numeric else text)
+    return Cell(value_in_short(text), _as_number(text) if numeric else text)
 
 
 def _run_links(points: Sequence[SweepPoint]) -> Html:
