@@ -394,6 +394,41 @@ def test_hovering_names_the_point_and_its_value(browser: Any, folder: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("monitor", ["val/loss", "val/accuracy"])
+def test_what_diverged_lies_beyond_the_axis_and_the_legend_says_so(
+    browser: Any, tmp_path: Path, monitor: str
+) -> None:
+    axes = {"optimizer.lr": (0.1, 1e6), "momentum": (0, 1), "seed": (0, 1)}
+    bad = went_wrong("diverged")
+    write_sweep(
+        tmp_path,
+        axes,
+        lambda c: bad if c["optimizer.lr"] == 1e6 else outcome(0.2 + 0.1 * c["seed"]),
+        monitor=monitor,
+    )
+    seen = Seen(browser, write_sweep_report(tmp_path), 420)
+    figure = seen.page.locator("figure.chart").first
+    assert figure.locator("span.key").all_inner_texts() == ["diverged"]
+    divide = figure.locator("line.divide").bounding_box()["y"]
+
+    def heights(kind: str) -> list[float]:
+        found = figure.locator(f".plot > svg path.{kind}").all()
+        return [(box := one.bounding_box())["y"] + box["height"] / 2 for one in found]
+
+    crosses, dots = heights("cross"), heights("dot")
+    assert len({round(y) for y in crosses}) == 4, "none hides another"
+    up = 1 if monitor == "val/loss" else -1  # the worst end of the axis
+    assert min(up * (divide - y) for y in crosses) > 0
+    assert max(up * (divide - y) for y in dots) < 0
+    plot = figure.locator(".plot > svg").bounding_box()
+    text = figure.locator(".plot > svg text.strong").bounding_box()
+    assert plot["x"] <= text["x"]
+    assert text["x"] + text["width"] <= plot["x"] + plot["width"]
+    assert "1e6" in figure.locator(".plot > svg text").all_text_contents()
+    seen.page.close()
+
+
+@pytest.mark.slow
 def test_the_legend_switches_a_policy_off_and_on(browser: Any, folder: Path) -> None:
     seen = Seen(browser, write_sweep_report(folder))
     figure = seen.page.locator("figure.chart").first

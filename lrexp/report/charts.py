@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ class Series:
     quiet: bool = False  # drawn, but not listed at the cursor
     shift: float = 0.0  # places to the right: keeps dots of several series at one x apart
     edge: Literal["", "top", "bottom"] = (
-        ""  # dots pile up at that edge of the plot, whatever their y
+        ""  # dots pile up beyond that end of the y axis, whatever their y
     )
     shape: Literal["marker", "ring", "cross", "arrow"] = (
         "marker"  # of dots; an arrow is for an edge
@@ -86,6 +86,7 @@ def xy_chart(
     cursor: str = "",
     marks: Sequence[Mark] = (),
     rules: Sequence[Rule] = (),
+    shapes: Mapping[str, str] | None = None,
     note: str = "",
     height: int = 260,
     legend: bool = True,
@@ -110,6 +111,7 @@ def xy_chart(
         cursor: charts with the same word share their cursor; only with `hover="x"`.
         marks: vertical lines.
         rules: horizontal lines.
+        shapes: what a cross or an arrow stands for, in words for the legend.
         note: under the figure.
         height: pixels of the plot.
         legend: with buttons that switch series off and on.
@@ -118,6 +120,7 @@ def xy_chart(
     xs: list[list[float]] = []
     places: dict[tuple[float, ...], int] = {}
     names = list(dict.fromkeys(one.name for one in series))
+    used = {one.shape for one in series}
     drawn = []
     for one in series:
         kept = _thinned(len(one.x), MOST_POINTS) if one.kind != "dots" else range(len(one.x))
@@ -163,6 +166,7 @@ def xy_chart(
             "cursor": cursor,
             "marks": [vars(mark) for mark in marks],
             "rules": [vars(rule) for rule in rules],
+            "shapes": {one: words for one, words in (shapes or {}).items() if one in used},
             "height": height,
             "legend": legend,
             "compact": compact,

@@ -235,6 +235,10 @@
           this.legend.append(key);
         }
       }
+      for (const [shape, words] of Object.entries(this.spec.shapes || {})) {
+        const one = { kind: "dots", shape, colour: 6, edge: this.spec.series.find((other) => other.shape === shape).edge };
+        this.legend.append(html("span", { class: "key" }, sample([one]), html("span", {}, words)));
+      }
       if (this.spec.y.button) {
         const tool = html("button", { type: "button", class: "tool", "aria-pressed": String(this.log) }, "log scale");
         tool.addEventListener("click", () => {
@@ -265,12 +269,14 @@
         const least = Math.min(...lines) / 2;
         for (let i = 0; i < every.length; i++) if (every[i] < least) every[i] = least;
       }
-      const written = series.some((one) => one.texts); // below the lowest dot, too
+      const written = series.some((one) => one.texts); // beside the lowest dot, too
       const [bottom, top] = ends(every, { ...spec.y, log: this.log }, written ? 0.1 : 0.06);
       const dotted = series.some((one) => one.kind === "dots");
       const [left, right] = ends(across, spec.x, dotted ? 0.05 : 0.012);
       const area = { top: spec.marks.some((mark) => mark.label) ? 20 : 8, bottom: height - (spec.x.label ? 40 : 22) };
-      const yCount = Math.max(2, Math.round((area.bottom - area.top) / 52));
+      const strip = this.pileUp(); // outside the axis: what lies there has no place on it
+      const floor = area.bottom - strip.bottom, ceiling = area.top + strip.top;
+      const yCount = Math.max(2, Math.round((floor - ceiling) / 52));
       const ticks = (count) => this.log ? logTicks(bottom, top, count + 1) : spec.y.percent ? linearTicks(100 * bottom, 100 * top, count).map((tick) => ({ value: tick.value / 100, label: `${tick.label} %` })) : linearTicks(bottom, top, count, false);
       let yTicks = ticks(yCount);
       if (yTicks.length < 2) yTicks = ticks(2 * yCount); // one label says nothing about the scale
@@ -280,15 +286,16 @@
       const widest = Math.max(0, ...series.map((one) => Math.abs(one.shift || 0))); // places to either side
       const room = Math.min(10 * widest, (area.right - area.left) / 12);
       const px = scale(left, right, area.left + room, area.right - room, spec.x.log);
-      const py = scale(bottom, top, area.bottom, area.top, this.log);
+      const py = scale(bottom, top, floor, ceiling, this.log);
       const whole = !spec.x.log && spec.xs.every((xs) => xs.every(Number.isInteger));
       const xCount = Math.max(2, Math.floor((area.right - area.left) / (spec.compact ? 46 : 64)));
-      const given = spec.x.ticks.map((value) => ({ value, label: shown(value, false, 4).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "") }));
+      const given = spec.x.ticks.map((value) => ({ value, label: shown(value, false, 4).replace(/(\.\d*?)0+(?=$|e)/, "$1").replace(/\.(?=$|e)/, "") }));
       const xTicks = given.length ? given : spec.x.log ? logTicks(left, right, xCount) : linearTicks(left, right, xCount, whole);
       const sites = widest > 0 ? [...new Set(series.filter((one) => one.shift).flatMap((one) => spec.xs[one.x]))].map(px).sort((a, b) => a - b) : [];
       const closest = Math.min(Infinity, ...sites.slice(1).map((x, i) => x - sites[i]));
       const step = Math.min(10, room / (widest || 1), (0.8 * closest) / (1 + 2 * widest)); // pixels between places side by side
       Object.assign(this, { px, py, area, step });
+      this.spots = written ? series.filter((one) => one.y.length).flatMap((one) => this.covers(one)) : [];
 
       const id = `clip${charts.indexOf(this)}`;
       const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": spec.title });
@@ -299,6 +306,7 @@
         root.append(svg("text", { x: area.left - 8, y: y + 4, "text-anchor": "end" }, tick.label));
       }
       root.append(svg("line", { x1: area.left, x2: area.right, y1: area.bottom, y2: area.bottom, class: "axis" }));
+      for (const y of [strip.top && ceiling, strip.bottom && floor].filter(Boolean)) root.append(svg("line", { x1: area.left, x2: area.right, y1: y, y2: y, class: "divide" }));
       let taken = -Infinity;
       for (const tick of xTicks) {
         const x = px(tick.value), half = textWidth(tick.label) / 2;
@@ -336,12 +344,50 @@
       this.svg = root;
     }
 
+    /** Piles those at one place of an edge; returns how many pixels the piles take at either edge. */
+    pileUp() {
+      this.piles = new Map();
+      const counts = new Map(), strip = { top: 0, bottom: 0 };
+      for (const one of this.visible().filter((other) => other.edge)) {
+        this.piles.set(one, this.spec.xs[one.x].map((x) => {
+          const key = `${one.edge} ${x} ${one.shift || 0}`, below = counts.get(key) || 0;
+          counts.set(key, below + 1);
+          const pile = Math.min(8, below);
+          strip[one.edge] = Math.max(strip[one.edge], 10 * pile + 16);
+          return pile;
+        }));
+      }
+      return strip;
+    }
+
+    /** Places that a series draws on: its dots, or steps along its line. */
+    covers(one) {
+      const places = one.y.map((_, i) => this.place(one, i));
+      if (one.kind === "dots") return places.filter(Boolean);
+      return places.slice(1).flatMap((to, i) => {
+        const from = places[i];
+        if (!from || !to) return [];
+        const steps = Math.ceil(Math.hypot(to[0] - from[0], to[1] - from[1]) / 20);
+        return Array.from({ length: steps }, (_, k) => [0, 1].map((axis) => from[axis] + ((k + 0.5) / steps) * (to[axis] - from[axis])));
+      });
+    }
+
+    /** Where words beside a ring cover the fewest of them. */
+    beside([x, y], width) {
+      const { left, right, top, bottom } = this.area, half = width / 2;
+      const middle = clamp(x, left + half, Math.max(left + half, right - half));
+      const outside = (a, b) => a - half < left || a + half > right || b < top + 12 || b > bottom - 2;
+      const covered = ([a, b]) => (outside(a, b) ? 100 : 0) + this.spots.filter(([p, q]) => Math.abs(p - a) < half + 5 && q > b - 17 && q < b + 8).length;
+      const places = [[middle, y + 25], [middle, y - 16], [x + 16 + half, y + 4], [x - 16 - half, y + 4]];
+      return places.reduce((best, other) => (covered(other) < covered(best) ? other : best));
+    }
+
     place(one, i, list = one.y) {
       const x = this.spec.xs[one.x][i], y = list[i];
       if (this.px.log && x <= 0) return null;
       const across = this.px(x) + (one.shift || 0) * this.step;
-      if (one.edge) { // those at one x pile up
-        const pile = 10 * Math.min(8, this.spec.xs[one.x].slice(0, i).filter((other) => other === x).length);
+      if (one.edge) {
+        const pile = 10 * this.piles.get(one)[i];
         return [across, one.edge === "top" ? this.area.top + 4 + pile : this.area.bottom - 8 - pile];
       }
       if (!isNumber(y)) return null;
@@ -396,9 +442,8 @@
         if (at && one.shape === "ring") {
           found.push(svg("circle", { cx: at[0].toFixed(1), cy: at[1].toFixed(1), r: 9, class: `ring s s${one.colour}`, "data-series": one.name }));
           if (one.texts && one.texts[i]) {
-            const half = textWidth(one.texts[i]) / 2 + 2;
-            const above = at[1] + 26 > this.area.bottom;
-            found.push(svg("text", { x: clamp(at[0], this.area.left + half, Math.max(this.area.left + half, this.area.right - half)), y: at[1] + (above ? -16 : 25), "text-anchor": "middle", class: "mark halo strong", "data-series": one.name }, one.texts[i]));
+            const [x, y] = this.beside(at, 1.1 * textWidth(one.texts[i]) + 4); // bold
+            found.push(svg("text", { x, y, "text-anchor": "middle", class: "mark halo strong", "data-series": one.name }, one.texts[i]));
           }
           continue;
         }

@@ -38,15 +38,14 @@ MOST_CHARTS = 24  # small ones
 MOST_EPOCHS = 60  # of one curve in a small chart
 MOST_ROWS = 60  # configurations of a dot chart
 STYLES = 8  # colours of the charts
-ARROWS = "Arrows point at dots beyond the axis."
+SHAPES = {"cross": "diverged", "arrow": "beyond the axis"}
 T = TypeVar("T")
 
 
 def rates_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
-    edge = "top" if sweep.sign == 1 else "bottom"
     parts = ["Dots are seeds, lines their means, rings the best of each."]
     if any(point.status == DIVERGED for point in sweep.tried):
-        parts.append(f"A cross at the {edge} edge is a seed that diverged, which no mean contains.")
+        parts.append("A cross is a seed that diverged, which has no value and no part in a mean.")
     if any(one.worth.n and not one.whole for one in ranked):
         parts.append("Lines to means of fewer seeds are dashed.")
     if any(one.variant for one in ranked):
@@ -100,7 +99,8 @@ def rate_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
                 y_range=between,
                 hover="nearest",
                 height=420 if is_monitor else 280,
-                note=" ".join([said, *[ARROWS] * clipped]).strip(),
+                shapes=SHAPES,
+                note=said,
             )
         )
     return join(*made)
