@@ -153,7 +153,7 @@ def test_headings_sort_and_missing_values_stay_last(opened: Any, tmp_path: Path)
     rows = [["b", 10.0], ["a", None], ["c", 9.0], ["d", 1e-7]]
     made = join(table(["name", Column("value", number=True)], rows, search=True, caption="some"))
     file = tmp_path / "page.html"
-    file.write_text(page("t", Html(), [Section("Table", made)]))
+    file.write_text(page("t", Html(), [Section("Table", made)], "run"))
     shown = opened(file)
 
     def names() -> str:
@@ -181,7 +181,7 @@ def test_dots_name_themselves_and_open_their_report(opened: Any, tmp_path: Path)
     figure = xy_chart("Dots", series, x_log=True, hover="nearest", x_label="lr", y_label="loss")
     cells = heat_map("Cells", ["r"], ["a", "b"], [[1.0, None]], numbers=True)
     file = tmp_path / "page.html"
-    file.write_text(page("t", Html(), [Section("Dots", join(figure, cells))]))
+    file.write_text(page("t", Html(), [Section("Dots", join(figure, cells))], "run"))
     shown = opened(file)
     dot = chart(shown, "Dots").locator("path.dot.link").first
     dot.hover()

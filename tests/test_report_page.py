@@ -142,7 +142,9 @@ def test_links_are_relative_paths() -> None:
 
 
 def test_a_page_allows_itself_nothing_but_its_own_script() -> None:
-    text = page(EVIL, element("h1", EVIL), [Section("A b", Html("<p>x</p>")), Section("B", Html())])
+    text = page(
+        EVIL, element("h1", EVIL), [Section("A b", Html("<p>x</p>")), Section("B", Html())], "run"
+    )
     found = Parsed(text)
     (policy,) = [
         a["content"] for tag, a in found.tags if a.get("http-equiv") == "Content-Security-Policy"
@@ -161,7 +163,7 @@ def test_a_page_allows_itself_nothing_but_its_own_script() -> None:
 
 
 def test_sections_of_one_name_have_places_of_their_own() -> None:
-    text = page("t", Html(), [Section("Same", Html("1")), Section("Same", Html("2"))])
+    text = page("t", Html(), [Section("Same", Html("1")), Section("Same", Html("2"))], "run")
     assert re.findall('<h2 id="([^"]*)"', text) == ["same", "same-1"]
 
 

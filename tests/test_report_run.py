@@ -149,6 +149,21 @@ def test_a_divergence_is_a_gap_with_a_mark(tmp_path: Path) -> None:
     assert next(one for one in chart["series"] if one["name"] == "val")["y"][2] is None
 
 
+def test_a_run_without_a_finite_loss_says_so_and_shows_what_was_measured(tmp_path: Path) -> None:
+    nothing = {key: "NaN" for key in row(1) if key.endswith(("loss", "loss_running", "_se"))}
+    folder = write_run(tmp_path / "run", status="diverged", rows=[row(1, **nothing)])
+    page = run_page(read_run(folder))
+    assert "Loss" not in charts_of(page)
+    assert "No loss was a finite number in any epoch" in text_of(page)
+    assert re.search(r"loss\s+NaN", text_of(page)), "not a dash, which means not measured"
+
+
+def test_a_member_of_a_stack_says_that_it_did_not_train_alone(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", members=12, device="cpu"))
+    shown = {what: detail for what, _, detail in key_figures(run)}
+    assert shown["Training took"] == "cpu, together with 11 others"
+
+
 def test_the_plan_is_a_bar_per_layer_and_a_table(tmp_path: Path) -> None:
     page = run_page(read_run(write_run(tmp_path / "run")))
     bars = re.findall('<span title="([^"]*)">.*?<span class="value">(.*?)</span>', page)

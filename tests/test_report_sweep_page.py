@@ -138,6 +138,16 @@ def test_what_went_wrong_is_listed_with_its_reason(tmp_path: Path) -> None:
     assert "The command that made it: lrexp -m seed=0,1,2,3,4" in text
 
 
+@pytest.mark.parametrize(("members", "took"), [(4, "8 s"), (1, "26 s")])
+def test_time_of_points_that_trained_together_counts_once(
+    tmp_path: Path, members: int, took: str
+) -> None:
+    timings = {"startup_s": 0.5, "train_s": 6.0, "total_s": 6.5}
+    made = outcome(0.5, timings=timings, members=members)
+    write_sweep(tmp_path, {"seed": range(4)}, lambda c: made)
+    assert f"took {took} summed over the points" in said(tmp_path)
+
+
 def test_damage_costs_the_point_and_not_the_page(folder: Path) -> None:
     runs = sorted(p for p in folder.iterdir() if p.is_dir())
     (runs[0] / "summary.json").write_bytes(b"\xff\xfe\x00")

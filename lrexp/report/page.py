@@ -8,12 +8,15 @@ import hashlib
 import html
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
+
+from lrexp import __version__
 
 VOID = {"br", "img", "input", "meta", "link", "hr", "col"}
 
@@ -136,6 +139,23 @@ def plus_minus(value: Any, error: Any, digits: int = 3) -> str:
     return f"{value:.{decimals}f} ± {error:.{decimals}f}".replace("-", "−")
 
 
+def duration(seconds: Any) -> str:
+    """`6.5 s`, `2 min 22 s`, `3 h 5 min`; what is missing is `–`."""
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        return "–"
+    if seconds < 60:
+        return f"{number(float(seconds), 2)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def without_home(text: str) -> str:
+    """Without the name of the home folder: reports are passed on."""
+    home = os.path.expanduser("~").rstrip("/")
+    return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text) if len(home) > 1 else text
+
+
 def badge(status: str) -> Html:
     """A status (finished, diverged, failed, interrupted, running) as a small label."""
     kind = status if re.fullmatch("[a-z]+", status) else "other"
@@ -228,19 +248,31 @@ def table(
     return element("div", field, inside, class_="table")
 
 
-def page(
-    title: str,
-    head: Html,
-    sections: Sequence[Section],
-    footer: Html | str = "",
-) -> str:
+def head(over: Sequence[Any], title: str, headline: Any, *rest: Html | None) -> Html:
+    """What stands above the sections of a page.
+
+    Args:
+        over: small print over the title, part by part.
+        title: the heading.
+        headline: what came out, in sentences.
+        rest: figures and notes under it.
+    """
+    return join(
+        element("p", *(element("span", part) for part in over if part), class_="over"),
+        element("h1", title),
+        element("p", headline, class_="headline"),
+        *rest,
+    )
+
+
+def page(title: str, top: Html, sections: Sequence[Section], what: str) -> str:
     """The whole file. It asks for nothing from the network, and its own policy forbids it.
 
     Args:
         title: of the window.
-        head: what stands above the sections: heading, headline, figures.
+        top: what stands above the sections: see `head`.
         sections: in order; empty ones are left out.
-        footer: small print.
+        what: the folder it is made from, a run's or a sweep's.
     """
     shown = [s for s in sections if s.body]
     names = _anchors([s.title for s in shown])
@@ -272,12 +304,14 @@ def page(
         element("link", rel="icon", href="data:,"),
         element("style", Html(style)),
     )
+    made = f"lrexp {__version__} · made from the files of this {what} folder alone · "
+    again = element("code", "python -m lrexp.report FOLDER")
     body = join(
-        element("header", head),
+        element("header", top),
         navigation,
         element("noscript", notes(["The charts need JavaScript; tables and text do not."])),
         element("main", *parts),
-        element("footer", footer) if footer else None,
+        element("footer", made, again, " makes it anew, with plots/."),
         element("script", Html(script)),
     )
     document = element("html", element("head", header), element("body", body), lang="en")

@@ -13,6 +13,7 @@ from lrexp.report.run_words import as_number, is_finite, is_share, monitor_of, s
 
 CURSOR = "epoch"  # the charts over epochs share it
 MOST_LINES = 8  # groups drawn as lines; more are a heat map
+NO_LOSS = "No loss was a finite number in any epoch: there is no curve to draw."
 STYLES: dict[str, dict[str, Any]] = {
     "train": {"colour": 6, "dash": 2},
     "train_eval": {"colour": 0, "dash": 1},
@@ -58,7 +59,9 @@ def learning_charts(run: Run) -> Html:
         note="± 1 standard error. What stays within two of them is noise; the rest is overfitting"
         " or a difference between the splits.",
     )  # fmt: skip
-    charts = [loss, *([gap_chart] if any(v is not None for v in gap) else [])]
+    lines = [*train, *train_eval, *val]
+    charts = [loss] if any(v is not None for v in lines) else [notes([NO_LOSS])]
+    charts += [gap_chart] if any(v is not None for v in gap) else []
     labels: dict[str, Any] = {"colour": 2, "dash": 3}
     accuracies = [
         Series(name, x, column(rows, key), **style)

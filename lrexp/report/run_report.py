@@ -21,10 +21,12 @@ from lrexp.report.page import (
     code_block,
     definitions,
     details,
+    duration,
     element,
     escaped,
     facts,
     grid,
+    head,
     join,
     link,
     notes,
@@ -33,6 +35,7 @@ from lrexp.report.page import (
     percent,
     plus_minus,
     table,
+    without_home,
 )
 from lrexp.report.pixels import png
 from lrexp.report.read import PlanRow, Run, is_sweep, read_choices, read_run, read_table
@@ -40,8 +43,8 @@ from lrexp.report.run_curves import layer_charts, learning_charts
 from lrexp.report.run_words import (
     as_number,
     as_rate,
-    duration,
     headline,
+    is_finite,
     is_share,
     key_figures,
     leak_remarks,
@@ -51,7 +54,6 @@ from lrexp.report.run_words import (
     remarks,
     setting_words,
     settings_of,
-    without_home,
 )
 
 FILE = "report.html"
@@ -103,20 +105,17 @@ def run_page(run: Run) -> str:
     ]
     over = [badge(run.status), setting_words(run), run.folder.name]
     error = run.summary.get("error")
-    head = join(
-        element("p", *(element("span", part) for part in over if part), class_="over"),
-        element("h1", title),
-        element("p", _section(run, "headline", _headline).body, class_="headline"),
+    top = head(
+        [part for part in over if part],
+        title,
+        _section(run, "headline", _headline).body,
         notes([without_home(str(error))] if error else [], "error"),
         _section(run, "figures", _facts).body,
         _section(run, "remarks", lambda run: notes(remarks(run), "warning")).body,
         _section(run, "copies", lambda run: notes(leak_remarks(run))).body,
         notes(run.notes, "warning"),
     )
-    version = run.environment.get("lrexp")
-    footer = f"lrexp {version or ''} · made from the files of this run folder alone · "
-    again = element("code", "python -m lrexp.report FOLDER")
-    return page(title, head, sections, join(footer, again, " makes it anew, with plots/."))
+    return page(title, top, sections, "run")
 
 
 def _section(run: Run, title: str, build: Callable[[Run], Html]) -> Section:
@@ -332,8 +331,8 @@ def _wrong_images(run: Run) -> Html:
             source = base64.b64encode(png(image)).decode()
             score, true_score = float(found["score"][i]), float(found["true_score"][i])
             said, true = str(found["predicted"][i]), str(found["true"][i])
-            sure = f" {percent(score, 0)}" if math.isfinite(score) else ""
-            left = f" {percent(true_score, 0)}" if math.isfinite(true_score) else ""
+            sure = f" ({percent(score, 0)})" if math.isfinite(score) else ""
+            left = f" ({percent(true_score, 0)})" if math.isfinite(true_score) else ""
             words, item = f"{true} taken for {said}", without_home(str(found["item"][i]))
             items.append(
                 element(
@@ -424,7 +423,7 @@ def _row_cell(key: str, row: Mapping[str, Any]) -> Cell:
     sort = float(value) if isinstance(value, int | float) else None
     if value is None:
         return Cell("–")
-    if se is not None and not is_share(key):
+    if se is not None and not is_share(key) and is_finite(value):
         return Cell(plus_minus(value, se), sort)
     return Cell(metric_text(key, value, se), sort)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lrexp.record.words import gap_in_words, leak_effect_in_words, overfit_in_words
-from lrexp.report.page import number, percent, plus_minus
+from lrexp.report.page import duration, number, percent, plus_minus
 from lrexp.report.read import Run
 from lrexp.schema import MONITORS
 
@@ -121,7 +120,10 @@ def key_figures(run: Run) -> list[tuple[str, Any, Any]]:
         share = "all train" if part == parameters["total"] else f"{number(part)} train"
         found.append(("Parameters", number(parameters["total"]), share))
     if "train_s" in timings:
-        found.append(("Training took", duration(timings["train_s"]), run.summary.get("device")))
+        others, where = run.summary.get("members"), run.summary.get("device")
+        if isinstance(others, int) and others > 1:
+            where = f"{where}, together with {others - 1} other{'s' * (others > 2)}"
+        found.append(("Training took", duration(timings["train_s"]), where))
     return found
 
 
@@ -275,6 +277,8 @@ def _metric(name: str, value: Any, se: float | None) -> str:
 def metric_text(name: str, value: Any, se: float | None = None) -> str:
     if name.startswith(("overfit/accuracy", "gap/accuracy")):
         return _metric(name, value, se).replace(" %", " points")
+    if isinstance(value, float) and math.isnan(value):
+        return "NaN"  # measured, unlike what is missing
     if name == "images":
         return number(value)
     return _metric(name, value, se) if is_share(name) else number(value, 4)
@@ -283,22 +287,6 @@ def metric_text(name: str, value: Any, se: float | None = None) -> str:
 def is_finite(value: Any) -> bool:
     """Whether something is a number that can be drawn."""
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def duration(seconds: Any) -> str:
-    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
-        return "–"
-    if seconds < 60:
-        return f"{number(float(seconds), 2)} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def without_home(text: str) -> str:
-    """Without the name of the home folder: reports are passed on."""
-    home = os.path.expanduser("~")
-    return text.replace(home, "~") if len(home) > 3 else text
 
 
 def as_number(text: Any) -> float | None:

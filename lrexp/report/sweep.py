@@ -50,7 +50,7 @@ class SweepPoint:
     best: Mapping[str, float] = field(default_factory=dict)  # the row of the best epoch
     test: Mapping[str, float] = field(default_factory=dict)
     rows: tuple[Mapping[str, float], ...] = ()  # epoch and monitor
-    total_s: float = math.nan
+    took_s: float = math.nan  # its share of the time when it trained together with others
     report: bool = False  # whether its own report lies in its folder
 
     @property
@@ -271,9 +271,18 @@ def _read_point(folder: Path, row: Mapping[str, Any], monitor: str) -> SweepPoin
         best=best,
         test=_numbers(summary["test"]),
         rows=tuple(_numbers({key: one.get(key) for key in ("epoch", monitor)}) for one in rows),
-        total_s=_numbers(summary["timings"]).get("total_s", math.nan),
+        took_s=_took(summary),
         report=(run / "report.html").is_file(),
     )
+
+
+def _took(summary: Mapping[str, Any]) -> float:
+    """Seconds for one point: a stack's members each have the whole stack's training time."""
+    timings, members = _numbers(summary["timings"]), summary.get("members")
+    total, train = (timings.get(key, math.nan) for key in ("total_s", "train_s"))
+    if not isinstance(members, int) or members < 2:
+        return total
+    return total - train + train / members
 
 
 def _epochs(rows: Sequence[Any]) -> str:

@@ -6,13 +6,11 @@ Built from the files of the sweep's folder alone.
 from __future__ import annotations
 
 import math
-import os
 import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrexp import __version__
 from lrexp.folder import shown_path
 from lrexp.record.files import write_atomically
 from lrexp.record.words import in_short, value_in_short
@@ -24,8 +22,10 @@ from lrexp.report.page import (
     badge,
     code_block,
     definitions,
+    duration,
     element,
     facts,
+    head,
     join,
     link,
     notes,
@@ -34,6 +34,7 @@ from lrexp.report.page import (
     percent,
     plus_minus,
     table,
+    without_home,
 )
 from lrexp.report.ranking import (
     Configuration,
@@ -99,12 +100,10 @@ def sweep_page(sweep: Sweep) -> str:
     word, _ = compared_by(sweep)
     found = groups(ranked)
     title, sentences = headline(sweep, ranked)
-    head = join(
-        element(
-            "p", element("span", f"sweep {sweep.folder.name}"), _status_badges(sweep), class_="over"
-        ),
-        element("h1", title.replace(" ± ", "\u00a0±\u00a0")),
-        element("p", " ".join(sentences), class_="headline"),
+    top = head(
+        [f"sweep {sweep.folder.name}", _status_badges(sweep)],
+        title.replace(" ± ", "\u00a0±\u00a0"),
+        " ".join(sentences),
         _figures(sweep, ranked, found, word),
         notes([*sweep.notes, *_warnings(sweep)], "warning"),
     )
@@ -120,12 +119,7 @@ def sweep_page(sweep: Sweep) -> str:
         Section("Not finished" if sweep.unfinished else "Equal points", _unfinished(sweep)),
         Section("How it was made", _origin(sweep)),
     ]
-    again = element("code", "python -m lrexp.report FOLDER")
-    footer = join(
-        f"lrexp {__version__} · made from the files of this sweep folder alone · ", again,
-        " makes it anew, with plots/.",
-    )  # fmt: skip
-    return _without_home(page(f"{title} · {sweep.folder.name}", head, sections, footer))
+    return without_home(page(f"{title} · {sweep.folder.name}", top, sections, "sweep"))
 
 
 def _title(word: str) -> str:
@@ -150,23 +144,15 @@ def _figures(
         others.append(f"{equal} equal to others")
     seeds = {point.seed for point in sweep.tried} - {None}
     lowest = "lowest" if sweep.sign == 1 else "highest"
-    took = sum(p.total_s for p in sweep.tried if math.isfinite(p.total_s))
+    took = sum(p.took_s for p in sweep.tried if math.isfinite(p.took_s))
     items = [
         ("points", f"{counts[FINISHED]} / {len(sweep.tried)}", ", ".join(others) or "all finished"),
         ("configurations", str(len(ranked)), plural(len(found), word)),
         ("seeds", str(len(seeds) or "–"), "tries of one configuration" if len(seeds) > 1 else ""),
         ("decided by", sweep.monitor, f"{lowest} is best"),
-        ("trained for", _duration(took), "all points together"),
+        ("took", duration(took), "summed over the points"),
     ]
     return facts(items)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
 
 
 def _warnings(sweep: Sweep) -> list[str]:
@@ -394,7 +380,7 @@ def _origin(sweep: Sweep) -> Html:
         parts.append(element("p", "The command that made it:"))
         parts.append(code_block(f"lrexp -m {shlex.join(sweep.command)}"))
     undone = [p for p in sweep.tried if p.status not in (FINISHED, DIVERGED)]
-    where = shlex.quote(_without_home(shown_path(sweep.folder)))
+    where = shlex.quote(without_home(shown_path(sweep.folder)))
     if undone and sweep.resumable:
         said = f"{_points_have(len(undone))} no result. To run what is missing:"
         parts.append(element("p", said))
@@ -422,9 +408,3 @@ def _wrapped(text: str) -> Html:
 
 def _points_have(count: int) -> str:
     return "1 point has" if count == 1 else f"{count} points have"
-
-
-def _without_home(text: str) -> str:
-    """A text without the name of the user's home folder."""
-    home = os.path.expanduser("~").rstrip("/")
-    return text.replace(f"{home}/", "~/") if home.startswith("/") else text
