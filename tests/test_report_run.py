@@ -141,6 +141,17 @@ def test_heat_maps_go_from_the_head_to_the_input(tmp_path: Path) -> None:
     assert charts["Update ratio"]["log"]
 
 
+def test_a_group_of_several_layers_says_which(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    assert "one group" not in text_of(run_page(read_run(folder))), "every layer is its own"
+    plan = (folder / "plan.csv").read_text().replace("stem,stem,false", "stem,conv,false")
+    (folder / "plan.csv").write_text(plan)
+    page = run_page(read_run(folder))
+    assert "measured together: conv is stem, conv." in text_of(page)
+    for title in ("Drift", "Update ratio"):
+        assert charts_of(page)[title]["rows"] == ["head", "conv (2 layers)"]
+
+
 def test_a_divergence_is_a_gap_with_a_mark(tmp_path: Path) -> None:
     rows = [row(1), row(2), row(3, **{"val/loss": "Infinity", "gap/loss": "NaN"})]
     folder = write_run(tmp_path / "run", status="diverged", rows=rows)

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrexp.report.charts import Mark, Rule, Series, heat_map, xy_chart
-from lrexp.report.page import Html, grid, notes
+from lrexp.report.page import Html, element, grid, join, notes
 from lrexp.report.read import Run, read_table
 from lrexp.report.run_words import as_number, is_finite, is_share, monitor_of, settings_of
 
 CURSOR = "epoch"  # the charts over epochs share it
+MOST_NAMES = 6  # layers of a group, and groups, that are spelled out
 MOST_LINES = 8  # groups drawn as lines; more are a heat map
 NO_LOSS = "No loss was a finite number in any epoch: there is no curve to draw."
 STYLES: dict[str, dict[str, Any]] = {
@@ -107,7 +108,7 @@ def learning_charts(run: Run) -> Html:
 
 def layer_charts(run: Run) -> Html:
     """Rates, sizes of steps and drift by parameter group."""
-    rows, groups = run.rows, groups_of(run)
+    rows, groups, layers = run.rows, groups_of(run), layers_of(run)
     charts = [_rate_chart(run, groups)]
     if rows:
         x, marks = epochs_of(rows), _marks(run)
@@ -158,7 +159,7 @@ def layer_charts(run: Run) -> Html:
                 charts.append(
                     heat_map(
                         title,
-                        named[::-1],
+                        [_row_name(group, layers) for group in named[::-1]],
                         x,
                         values[::-1],
                         x_label="epoch",
@@ -169,7 +170,12 @@ def layer_charts(run: Run) -> Html:
                     )
                 )
     shown = [chart for chart in charts if chart]
-    return grid(*shown) if shown else Html("")
+    lead = _groups_in_words({group: layers.get(group, []) for group in groups})
+    return (
+        join(element("p", lead, class_="lead") if lead else None, grid(*shown))
+        if shown
+        else Html("")
+    )
 
 
 def _rate_chart(run: Run, groups: Sequence[str]) -> Html:
@@ -177,9 +183,11 @@ def _rate_chart(run: Run, groups: Sequence[str]) -> Html:
     rows = run.rows
     series, planned = rate_series(run, groups)
     if len(series) > MOST_LINES and rows:
+        layers = layers_of(run)
         values = [column(rows, f"lr/{group}", zero_is_gap=True) for group in groups]
         return heat_map(
-            "Learning rate by group", groups[::-1], epochs_of(rows), values[::-1],
+            "Learning rate by group", [_row_name(group, layers) for group in groups[::-1]],
+            epochs_of(rows), values[::-1],
             x_label="epoch", value_label="rate", log=True, cursor=CURSOR,
             note="At the epoch's last step; the head is at the top. Hatched: frozen.",
         )  # fmt: skip
@@ -289,6 +297,38 @@ def groups_of(run: Run) -> list[str]:
     ]
     found = set(measured) or set(planned)
     return [group for group in dict.fromkeys([*planned, *measured]) if group in found]
+
+
+def layers_of(run: Run) -> dict[str, list[str]]:
+    """Names of the layers that a group's parameters lie in, from the input to the head."""
+    found: dict[str, list[str]] = {}
+    for row in sorted(run.plan, key=lambda row: row.layer):
+        if row.layer_name not in (names := found.setdefault(row.group, [])):
+            names.append(row.layer_name)
+    return found
+
+
+def _row_name(group: str, layers: Mapping[str, Sequence[str]]) -> str:
+    count = len(layers.get(group, ()))
+    return f"{group} ({count} layers)" if count > 1 else group
+
+
+def _groups_in_words(layers: Mapping[str, Sequence[str]]) -> str:
+    """What the groups of more than one layer hold; empty when every layer has its own."""
+    said = [
+        f"{group} is {', '.join(names)}"
+        if len(names) <= MOST_NAMES
+        else f"{group} is {names[0]} to {names[-1]}, {len(names)} layers"
+        for group, names in layers.items()
+        if len(names) > 1
+    ]
+    if not said:
+        return ""
+    more = f"; and {len(said) - MOST_NAMES} more" if len(said) > MOST_NAMES else ""
+    return (
+        "Layers with equal settings are one group and measured together: "
+        f"{'; '.join(said[:MOST_NAMES])}{more}."
+    )
 
 
 def steps_per_epoch(run: Run, planned: Sequence[Mapping[str, str]]) -> float:
