@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrexp.record.words import in_short, value_in_short
+from lrexp.record.words import brief, in_short, value_in_short
+
+
+def test_of_leaks_the_terminal_has_the_counts() -> None:
+    line = "leaks  exact copies: 2 of 9 val images in train, 1 of 9 in test; a.png = b.png; ..."
+    counts = "leaks  exact copies: 2 of 9 val images in train, 1 of 9 in test"
+    assert brief(line) == f"{counts} (summary.json lists them)"
+    assert brief(counts) == counts
+    assert brief("note   a; b") == "note   a; b"
 
 
 @pytest.mark.parametrize(

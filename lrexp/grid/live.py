@@ -18,6 +18,7 @@ from rich.text import Text
 
 from lrexp.record import RunInfo
 from lrexp.record.console import closing_lines, epoch_line, heading_line
+from lrexp.record.words import brief
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class GridView:
         self._trains = True
         for line in opening:
             if line.startswith(("note ", "leaks ")):
-                self.say(line)
+                self.say(brief(line))
         self._running[num].steps, self._running[num].monitor = steps, monitor
 
     def row(self, num: int, row: Mapping[str, float]) -> None:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lrexp.folder import resume_command, shown_path
 from lrexp.plan import Plan, Row
 from lrexp.record import RunInfo
-from lrexp.record.words import compact, gap_in_words, leak_effect_in_words, overfit_in_words
+from lrexp.record.words import brief, compact, gap_in_words, leak_effect_in_words, overfit_in_words
 from lrexp.schema import MONITORS
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class ConsoleRecorder:
         self._steps_done = steps_done
         self._progress: Progress | None = None
         for line in info.opening:
-            self._line(line)
+            self._line(brief(line))
         self._line(heading_line(info.monitor))
         if self._console.is_terminal and info.steps:
             self._progress = _StepProgress(

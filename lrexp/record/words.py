@@ -9,6 +9,12 @@ from typing import Any
 from lrexp.schema import GROUPS
 
 
+def brief(line: str) -> str:
+    """An opening line for the terminal: of leaks the counts, not the first few images."""
+    counts, cut, _ = line.partition("; ")
+    return f"{counts} (summary.json lists them)" if cut and line.startswith("leaks ") else line
+
+
 def leak_effect_in_words(summary: dict[str, Any]) -> str:
     """Accuracy with and without a twin in the training set; empty when nothing has one."""
     found = (summary["leaks"] or {}).get("effect")
