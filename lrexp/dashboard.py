@@ -229,15 +229,15 @@ def report(entity: str, project: str, sweep: Path) -> Any:
     Every policy is a set of runs of its own, in a colour of its own.
 
     Raises:
-        UserError: when the folder has no leaderboard.
+        UserError: when the folder's leaderboard cannot be read.
     """
     import wandb_workspaces.reports.v2 as wr
     from wandb_workspaces import expr
     from wandb_workspaces.reports.v2.interface import Report, Runset, RunSettings
 
-    board = json.loads((sweep / "leaderboard.json").read_text(encoding="utf-8"))
+    board = _read_board(sweep)
     monitor = board["monitor"]
-    by_policy = _runs_by_policy(sweep)
+    by_policy, group = _runs_by_policy(sweep), _group_of(sweep)
     runsets = []
     for i, (policy, runs) in enumerate(by_policy.items()):
         color = COLORS[i % len(COLORS)]
@@ -245,7 +245,7 @@ def report(entity: str, project: str, sweep: Path) -> Any:
             Runset(  # of the report's own project: naming it again would need a login
                 name=policy,
                 filters=expr.And(
-                    expr.Metric("Group") == sweep.name,
+                    expr.Metric("Group") == group,
                     expr.Config("lr_policy.name") == policy,
                 ),
                 run_settings={run: RunSettings(color=color) for run in runs},
@@ -254,7 +254,7 @@ def report(entity: str, project: str, sweep: Path) -> Any:
     policy_key = wr.Config("lr_policy.name")
     blocks: list[Any] = [
         wr.H1(text="Conclusions"),
-        wr.UnorderedList(items=list[Any](conclusions(board))),
+        wr.UnorderedList(items=list[Any](conclusions(sweep))),
         wr.H1(text="Leaderboard"),
         wr.MarkdownBlock(text="\n".join(leaderboard_table(board))),
     ]
@@ -270,37 +270,22 @@ def report(entity: str, project: str, sweep: Path) -> Any:
     )
 
 
-def conclusions(board: dict[str, Any]) -> list[str]:
-    """What a leaderboard says, in sentences; a difference counts from two standard errors on."""
-    monitor, rows = board["monitor"], board["configurations"]
-    ranked = [row for row in rows if _number(row[monitor]["mean"]) is not None]
-    said = []
-    if ranked:
-        best = ranked[0]
-        said.append(f"Best: {_named(best)} with {monitor} {_mean(best[monitor])}.")
-    if len(ranked) > 1:
-        first, second = ranked[0][monitor], ranked[1][monitor]
-        difference = abs(float(second["mean"]) - float(first["mean"]))
-        parts = [(_number(row["std"]), row["n"]) for row in (first, second)]
-        if any(std is None for std, _ in parts):
-            said.append(
-                f"The next, {_named(ranked[1])}, is {difference:.3g} away; with one seed each it"
-                " cannot be said whether that is more than noise."
-            )
-        else:
-            se = math.sqrt(sum(float(std or 0) ** 2 / n for std, n in parts))
-            word = "more than" if difference > 2 * se else "within"
-            said.append(
-                f"The next, {_named(ranked[1])}, is {difference:.3g} ± {se:.2g} away: {word}"
-                " the noise between seeds."
-            )
-    for status in ("diverged", "failed", "interrupted"):
-        bad = [row for row in rows if row["status"][status]]
-        if bad:
-            names = ", ".join(_named(row) for row in bad[:5])
-            more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-            said.append(f"{status.capitalize()}: {names}{more}.")
-    return said or ["No configuration has finished."]
+def conclusions(sweep: Path) -> list[str]:
+    """What a sweep says: the sentences of its own report.html, and which points went wrong."""
+    from lrexp.record.words import in_short
+    from lrexp.report.ranking import configurations
+    from lrexp.report.sweep import DIVERGED, FAILED, INTERRUPTED, read_sweep, swept_keys
+    from lrexp.report.sweep_words import headline
+
+    read = read_sweep(sweep)
+    title, sentences = headline(read, configurations(read))
+    said, keys = [f"{title}.", *sentences], swept_keys(read.points)
+    for status in (DIVERGED, FAILED, INTERRUPTED):
+        bad = [point for point in read.tried if point.status == status]
+        names = [in_short({key: p.chosen.get(key) for key in keys}) or p.folder for p in bad[:5]]
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        said += [f"{status.capitalize()}: {'; '.join(names)}{more}."] if bad else []
+    return said
 
 
 def leaderboard_table(board: dict[str, Any], at_most: int = 50) -> list[str]:
@@ -373,24 +358,37 @@ def _plain(name: str) -> str:
 
 
 def outline(spec: dict[str, Any]) -> list[str]:
-    """Titles of sections and panels, to look at on a terminal."""
+    """Headings, conclusions and panels of a view or a report, to look at on a terminal."""
+    inner = spec["spec"]
+    if "blocks" not in inner:
+        sections = inner["section"]["panelBankConfig"]["sections"]
+        return [
+            line
+            for section in sections
+            if section["panels"]
+            for line in (section["name"], *map(_panel_in_words, section["panels"]))
+        ]
     lines: list[str] = []
-
-    def walk(node: Any) -> None:
-        if isinstance(node, list):
-            for item in node:
-                walk(item)
-        elif isinstance(node, dict):
-            if "panels" in node and "name" in node:
-                lines.append(str(node["name"]))
-            if "viewType" in node:
-                title = (node.get("config") or {}).get("chartTitle")
-                lines.append(f"  {node['viewType']}{f': {title}' if title else ''}")
-            for value in node.values():
-                walk(value)
-
-    walk(spec)
+    for block in inner["blocks"]:
+        if block["type"] == "heading":
+            lines.append(_text_of(block))
+        elif block["type"] == "list":
+            lines += [f"  {_text_of(item)}" for item in block["children"]]
+        elif block["type"] == "markdown-block":
+            lines += [f"  {line}" for line in block["content"].splitlines()]
+        elif block["type"] == "panel-grid":
+            panels = block["metadata"]["panelBankSectionConfig"]["panels"]
+            lines += map(_panel_in_words, panels)
     return lines
+
+
+def _panel_in_words(panel: dict[str, Any]) -> str:
+    title = (panel.get("config") or {}).get("chartTitle")
+    return f"  {panel['viewType']}{f': {title}' if title else ''}"
+
+
+def _text_of(node: dict[str, Any]) -> str:
+    return node.get("text", "") + "".join(map(_text_of, node.get("children", ())))
 
 
 def _save_view(view: Any) -> str:
@@ -426,6 +424,27 @@ def _sweep_folder(name: str) -> Path:
     return folder
 
 
+def _read_board(sweep: Path) -> dict[str, Any]:
+    file = sweep / "leaderboard.json"
+    try:
+        board = json.loads(file.read_text(encoding="utf-8"))
+        return {"monitor": board["monitor"], "configurations": list(board["configurations"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+
+
+def _group_of(sweep: Path) -> str:
+    """What W&B groups the sweep's runs by: `logger.group`, else the sweep's name."""
+    from omegaconf import OmegaConf
+
+    for file in sorted(sweep.glob("*/config.yaml")):
+        try:
+            return OmegaConf.load(file).logger.group or sweep.name
+        except Exception:  # a damaged point, or one without W&B
+            continue
+    return sweep.name
+
+
 def _runs_by_policy(sweep: Path) -> dict[str, list[str]]:
     """Ids of a sweep's runs by the name of their policy."""
     from omegaconf import OmegaConf
@@ -441,8 +460,9 @@ def _runs_by_policy(sweep: Path) -> dict[str, list[str]]:
 
 
 def _named(row: dict[str, Any]) -> str:
-    settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
-    return settings or "the only configuration"
+    from lrexp.record.words import in_short
+
+    return in_short(row["settings"]) or "the only configuration"
 
 
 def _mean(values: dict[str, Any]) -> str:

@@ -32,7 +32,9 @@ def main(argv: list[str] | None = None) -> int:
         0 when nothing is left, 1 when runs are left, 2 for a mistake in the request.
     """
     parser = argparse.ArgumentParser(prog="python -m lrexp.sync", description=__doc__)
-    parser.add_argument("folder", nargs="?", default="outputs", help="default: outputs")
+    parser.add_argument(
+        "folder", nargs="?", default="outputs", help="of runs, or `latest`; default: outputs"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be uploaded")
     parser.add_argument(
         "--again", action="store_true", help="also runs whose upload was begun and broke off"
@@ -51,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
 def _sync(folder: Path, dry_run: bool, again: bool) -> int:
     from lrexp.folder import shown_path
 
+    if str(folder) == "latest" and not folder.exists():
+        folder = Path("outputs/latest")
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}\n  give a run's, a sweep's, or outputs")
     uploads = [_checked(file, again) for file in unsynced(folder.resolve())]
@@ -64,8 +68,11 @@ def _sync(folder: Path, dry_run: bool, again: bool) -> int:
     left = [] if dry_run or not good else _upload(good)
     for upload in [*bad, *left]:
         print(f"left   {shown_path(upload.file.parent)}: {upload.problem}")
-    done = 0 if dry_run else len(good) - len(left)
-    print(f"{done} uploaded, {len(uploads) - done} left")
+    if dry_run:
+        print(f"{len(good)} to upload, {len(bad)} would be left; nothing was sent")
+    else:
+        done = len(good) - len(left)
+        print(f"{done} uploaded, {len(uploads) - done} left")
     return 1 if bad or left else 0
 
 

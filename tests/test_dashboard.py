@@ -12,11 +12,15 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from synthetic_sweep import outcome, went_wrong, write_sweep
 from wandb_log import WandbLog, read_run
 from wandb_stub import WandbStub
 
-from lrexp.dashboard import conclusions, leaderboard_table, main, names_in
+from lrexp.dashboard import _group_of, conclusions, leaderboard_table, main, names_in, outline
 from lrexp.record import keys
+from lrexp.report.ranking import configurations
+from lrexp.report.sweep import read_sweep
+from lrexp.report.sweep_words import headline
 
 pytest.importorskip("wandb_workspaces", reason="needs the extra `dashboards`")
 
@@ -131,7 +135,7 @@ def test_the_report_has_leaderboard_conclusions_and_a_colour_per_policy(
 ) -> None:
     text = json.dumps(specs["report"], ensure_ascii=False)
     assert "| rank | configuration | val/loss |" in text
-    assert "Best: lr_policy=" in text
+    assert "has the lowest val/loss" in text
     assert sweep.name in text
     for folder in sweep.glob("*_*"):
         if (folder / "summary.json").is_file():
@@ -158,14 +162,49 @@ def board(*means: tuple[float, float | str, int]) -> dict[str, Any]:
     return {"monitor": "val/loss", "configurations": rows}
 
 
-def test_conclusions_claim_a_difference_only_beyond_its_error() -> None:
-    # differences 0.1 with errors √(0.01²/3 + 0.01²/3) = 0.008 and √(2 · 0.1²/3) = 0.08
-    assert "0.1 ± 0.0082 away: more than" in conclusions(board((0.1, 0.01, 3), (0.2, 0.01, 3)))[1]
-    assert "0.1 ± 0.082 away: within" in conclusions(board((0.1, 0.1, 3), (0.2, 0.1, 3)))[1]
-    assert "one seed" in conclusions(board((0.1, "NaN", 1), (0.2, "NaN", 1)))[1]
-    assert leaderboard_table(board((0.1, 0.01, 3)))[2].startswith(
-        "| 1 | optimizer.lr=1 | 0.1 ± 0.01 |"
-    )
+def test_conclusions_are_those_of_the_sweeps_own_report(tmp_path: Path) -> None:
+    def result(chosen: dict[str, Any]) -> dict[str, Any]:
+        if chosen["optimizer.lr"] == 1e6:
+            return went_wrong("diverged")
+        return outcome({"a": 0.1, "b": 0.2}[chosen["lr_policy"]] + 0.05 * chosen["seed"] ** 2)
+
+    axes = {"lr_policy": "ab", "optimizer.lr": (0.1, 1e6), "seed": (0, 1)}
+    said = conclusions(write_sweep(tmp_path, axes, result))
+    read = read_sweep(tmp_path)
+    title, sentences = headline(read, configurations(read))
+    assert said[:3] == [f"{title}.", *sentences]
+    assert said[3].startswith("Diverged: a lr=1e+06 seed=0; a lr=1e+06 seed=1; b ")
+
+
+def test_the_leaderboard_is_a_table() -> None:
+    assert leaderboard_table(board((0.1, 0.01, 3)))[2].startswith("| 1 | lr=1 | 0.1 ± 0.01 |")
+
+
+def test_the_outline_has_headings_and_panels_and_nothing_of_the_client(
+    specs: dict[str, Any],
+) -> None:
+    view, report = (outline(specs[which]) for which in ("view", "report"))
+    assert view[0] == "Which rate, which policy"
+    assert report[0] == "Conclusions"
+    assert "Leaderboard" in report
+    for lines in (view, report):
+        assert any("best val/loss against optimizer.lr" in line for line in lines)
+        assert not {"unused-name", "Hidden Panels", "Report Panels"} & set(lines)
+
+
+def test_the_runs_of_a_report_are_those_of_the_groups_name(tmp_path: Path) -> None:
+    point = tmp_path / "0_x"
+    point.mkdir()
+    (point / "config.yaml").write_text("logger: {group: mine}")
+    assert _group_of(tmp_path) == "mine"
+    (point / "config.yaml").write_text("logger: {group: null}")
+    assert _group_of(tmp_path) == tmp_path.name
+
+
+def test_a_damaged_leaderboard_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "leaderboard.json").write_text("{")
+    assert main([*TEAM, "--report", str(tmp_path)]) == 2
+    assert "leaderboard.json cannot be read" in capsys.readouterr().err
 
 
 def test_without_login_saving_is_refused_and_nothing_asked(

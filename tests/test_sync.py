@@ -102,7 +102,11 @@ def test_without_login_nothing_is_begun(work: Path, capsys: pytest.CaptureFixtur
 
 def test_a_dry_run_lists_and_sends_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--dry-run"]) == 0
-    assert "would upload outputs/smoke/" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "would upload outputs/smoke/" in said
+    assert said.endswith("1 to upload, 0 would be left; nothing was sent\n")
+    assert main(["--dry-run", "latest"]) == 0
+    assert capsys.readouterr().out == said
     assert not uploading(the_file(work)).exists()
 
 
