@@ -247,6 +247,8 @@ def test_figures_are_written_as_png_and_svg(folder: Path) -> None:
     shutil.rmtree(folder)
     write_sweep(folder, axes, bowl)
     files = write_sweep_plots(folder)
+    for name in ("lr_gap", "lr_monitor"):
+        assert ">diverged<" in (folder / "plots" / f"{name}.svg").read_text(), "what a cross means"
     names = ["curves", "heat_map_1", "lr_gap", "lr_monitor"]
     assert sorted(f.name for f in files) == sorted(
         f"{n}.{e}" for n in names for e in ("png", "svg")

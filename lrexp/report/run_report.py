@@ -331,8 +331,8 @@ def _wrong_images(run: Run) -> Html:
             source = base64.b64encode(png(image)).decode()
             score, true_score = float(found["score"][i]), float(found["true_score"][i])
             said, true = str(found["predicted"][i]), str(found["true"][i])
-            sure = f" ({percent(score, 0)})" if math.isfinite(score) else ""
-            left = f" ({percent(true_score, 0)})" if math.isfinite(true_score) else ""
+            sure = f" ({_percent(score)})" if math.isfinite(score) else ""
+            left = f" ({_percent(true_score)})" if math.isfinite(true_score) else ""
             words, item = f"{true} taken for {said}", without_home(str(found["item"][i]))
             items.append(
                 element(
@@ -355,6 +355,10 @@ def _wrong_images(run: Run) -> Html:
                      " label says and the probability it got.", class_="quiet"),
         element("ul", *items, class_="pictures"),
     )  # fmt: skip
+
+
+def _percent(share: float) -> str:
+    return percent(share, 0).replace(" ", "\u00a0")  # on one line
 
 
 def _per_class(run: Run) -> Html:

@@ -119,6 +119,12 @@ def _rate_figure(sweep: Sweep, ranked: Sequence[Configuration], key: str) -> Any
         style = names.index(line.group)
         aside = (rates[-1] / rates[0]) ** (0.007 * (style - (len(names) - 1) / 2))
         _rate_line(axes, line, key, style, aside, (low, high), factor, leads, sweep.sign)
+    bad = any(one.counts[DIVERGED] for one in ranked if one.rate is not None)
+    if bad:
+        axes.plot([], [], linestyle="none", marker="x", color="0.35", label="diverged")
+    for shape, beyond in (("^", max(found) > high), ("v", min(found) < low)):
+        if beyond:
+            axes.plot([], [], linestyle="none", marker=shape, color="0.35", label="beyond the axis")
     axes.set_xscale("log")
     if log:
         axes.set_yscale("log")
