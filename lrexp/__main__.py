@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import logging
 import os
@@ -230,26 +229,16 @@ def _same_run(folder: Path, composed: DictConfig) -> Stopped | None:
     Raises:
         UserError: when it holds something else.
     """
+    from lrexp.compose import without_hydra
+    from lrexp.config import check
     from lrexp.resume import changes_since, refuse_any, stopped_run
 
     stopped = stopped_run(folder)
     if stopped is not None:
-        refuse_any(folder, changes_since(folder, _without_hydra(composed)))
+        refuse_any(folder, changes_since(folder, check(without_hydra(composed))[0]))
         if composed.run_id not in (None, stopped.run_id):
             raise UserError(f"{folder} holds run {stopped.run_id}, not {composed.run_id}")
     return stopped
-
-
-def _without_hydra(composed: DictConfig) -> DictConfig:
-    """A composed config as it is saved."""
-    from omegaconf import flag_override
-
-    from lrexp.config import check
-
-    plain = copy.copy(composed)
-    with flag_override(plain, ["struct", "readonly"], False):
-        del plain["hydra"]
-    return check(plain)[0]
 
 
 def _continue(folder: Path, resolved: DictConfig, overrides: list[str], changed_data: bool) -> int:

@@ -230,11 +230,8 @@ class CheckedLoader(ConfigLoaderImpl):
                 hint = f"write {section}={value}"
                 problem = ConfigError(name, "is set by choosing an option", hint, value)
                 raise self.placed(problem, overrides)
-        plain = copy.copy(config)
-        with flag_override(plain, ["struct", "readonly"], False):
-            del plain["hydra"]
         try:
-            checked, _ = check(plain)
+            checked, _ = check(without_hydra(config))
         except ConfigError as error:
             raise self.placed(error, overrides) from error
         self._refuse_secrets(checked)
@@ -375,6 +372,14 @@ class CheckedLoader(ConfigLoaderImpl):
             except Exception:  # a wrong choice, already on its way to the user
                 continue
         return []
+
+
+def without_hydra(composed: DictConfig) -> DictConfig:
+    """A composed config without Hydra's own section; the one given keeps it."""
+    plain = copy.copy(composed)
+    with flag_override(plain, ["struct", "readonly"], False):
+        del plain["hydra"]
+    return plain
 
 
 def open_free_sections(config: DictConfig) -> None:

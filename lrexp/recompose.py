@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lrexp.compose import CONFIG_NAME, CheckedLoader, open_free_sections
+from lrexp.compose import CONFIG_NAME, CheckedLoader, open_free_sections, without_hydra
 from lrexp.config import check
 from lrexp.errors import ConfigError, did_you_mean
 from lrexp.folder import shown_path
@@ -70,11 +69,8 @@ class SavedLoader(CheckedLoader):
         typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
         if "data" in self._chosen:  # then its root is that of a file in conf/
             typed.add("data.root")
-        plain = copy.copy(config)
-        with flag_override(plain, ["struct", "readonly"], False):
-            del plain["hydra"]
         try:
-            refuse_writing(check(plain)[1], typed)
+            refuse_writing(check(without_hydra(config))[1], typed)
         except ConfigError as error:
             self.placed(error, overrides)
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import sys
 from pathlib import Path
@@ -104,7 +103,8 @@ def _dispatch(argv: list[str]) -> int:
         _refuse_uncheckable(saved)
     from hydra.types import RunMode
 
-    from lrexp.compose import CONFIG_NAME
+    from lrexp.compose import CONFIG_NAME, without_hydra
+    from lrexp.config import check
     from lrexp.grid.cases import refuse_cases
     from lrexp.recompose import SavedLoader
 
@@ -123,7 +123,7 @@ def _dispatch(argv: list[str]) -> int:
             if hydra := [override for override in overrides if override.startswith("hydra.")]:
                 raise UserError(f"{hydra[0]}: a run goes on in its own folder, as it was started")
             assert saved.folder is not None
-            resolved = _resolved(config)
+            resolved = check(without_hydra(config))[0]
             return continue_run(saved.folder, resolved, overrides, args.changed_data)
         changes = _config_changes(saved, loader, config)
         for line in [*_opening(saved), *_config_lines(saved, loader, changes)]:
@@ -167,24 +167,15 @@ def _config_changes(saved: SavedRun, loader: SavedLoader, config: DictConfig) ->
     """What overrides have changed in the saved config."""
     from omegaconf import OmegaConf
 
-    now: Any = OmegaConf.to_container(_resolved(config))
+    from lrexp.compose import without_hydra
+    from lrexp.config import check
+
+    now: Any = OmegaConf.to_container(check(without_hydra(config))[0])
     return [
         change
         for change in config_changes(saved.config, now)
         if change[0] != "run_id" and change[0] not in loader.filled
     ]
-
-
-def _resolved(composed: DictConfig) -> DictConfig:
-    """A composed config as a run saves it."""
-    from omegaconf import flag_override
-
-    from lrexp.config import check
-
-    plain = copy.copy(composed)
-    with flag_override(plain, ["struct", "readonly"], False):
-        del plain["hydra"]
-    return check(plain)[0]
 
 
 def _edited(saved: SavedRun) -> bool:

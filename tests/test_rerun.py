@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -18,11 +17,11 @@ import torch
 import yaml
 from conftest import ROOT
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, OmegaConf
 
 from lrexp import rerun
 from lrexp.__main__ import hydra_of, main
-from lrexp.compose import CONFIG_NAME, CheckedLoader
+from lrexp.compose import CONFIG_NAME, CheckedLoader, without_hydra
 from lrexp.config import check
 from lrexp.errors import ConfigError
 from lrexp.folder import conf_folder
@@ -37,10 +36,7 @@ def resolved(loader: CheckedLoader, *overrides: str) -> DictConfig:
     with hydra_of(loader):
         composed = loader.load_configuration(CONFIG_NAME, list(overrides), RunMode.RUN)
         loader.check(composed, list(overrides))
-        plain = copy.copy(composed)
-        with flag_override(plain, ["struct", "readonly"], False):
-            del plain["hydra"]
-        return check(plain)[0]
+        return check(without_hydra(composed))[0]
 
 
 def saved_of(config: DictConfig) -> dict[str, Any]:
