@@ -7,10 +7,11 @@ import hashlib
 import json
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lrexp.errors import UserError
+from lrexp.errors import UserError, misused
 from lrexp.record.keys import SYSTEM
 
 NAME = "lrexp: rates, gaps, drift"
@@ -51,9 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--save", action="store_true", help="save it on W&B; twice is the same view")
     what.add_argument("--json", metavar="FILE", help="write its specification, no login needed")
-    args = parser.parse_args(argv)
+    parser.error = partial(misused, parser.prog)  # type: ignore[method-assign]
     try:
-        return _run(args)
+        return _run(parser.parse_args(argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import NoReturn
 
 # What other tools call our settings, and how people abbreviate them.
 SYNONYMS = {
@@ -54,6 +55,11 @@ class Terminated(BaseException):
 
 class OutOfMemoryError(UserError):
     """Memory ran out; its text says in which step and what to set."""
+
+
+def misused(command: str, message: str) -> NoReturn:
+    """Refuse arguments of a command, in argparse's words."""
+    raise UserError(f"{message}\n  {command} --help says what it takes")
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -9,9 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from lrexp.errors import UserError
+from lrexp.errors import UserError, misused
 
 QUIET_S = 600  # an upload that marks no run as done for so long is given up
 
@@ -39,8 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--again", action="store_true", help="also runs whose upload was begun and broke off"
     )
-    args = parser.parse_args(argv)
+    parser.error = partial(misused, parser.prog)  # type: ignore[method-assign]
     try:
+        args = parser.parse_args(argv)
         return _sync(Path(args.folder), args.dry_run, args.again)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

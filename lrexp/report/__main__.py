@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
-from lrexp.errors import UserError
+from lrexp.errors import UserError, misused
 from lrexp.folder import shown_path
 from lrexp.report.figures import write_run_figures
 from lrexp.report.read import is_run, is_sweep
@@ -25,8 +26,9 @@ def main(argv: list[str] | None = None) -> int:
         "--runs", action="store_true", help="of a sweep: the reports and plots of its runs as well"
     )
     parser.add_argument("--no-plots", action="store_true", help="no PNG and SVG files in plots/")
-    asked = parser.parse_args(argv)
+    parser.error = partial(misused, parser.prog)  # type: ignore[method-assign]
     try:
+        asked = parser.parse_args(argv)
         folder = _folder(asked.folder)
         sweep = is_sweep(folder)
         if asked.runs and not sweep:
