@@ -187,13 +187,16 @@ def _single(loader: CheckedLoader, given: list[str]) -> int:
     return run_single(loader, config, overrides)
 
 
-def run_single(loader: CheckedLoader, config: DictConfig, overrides: list[str]) -> int:
+def run_single(
+    loader: CheckedLoader, config: DictConfig, overrides: list[str], until: int | None = None
+) -> int:
     """Check a composed config, claim its run folder, and run it there.
 
     Args:
         loader: that composed it.
         config: as composed; its hydra.run.dir is the run folder afterwards.
         overrides: of the command line.
+        until: the epoch to stop after; None: the last one.
 
     Returns:
         The exit code.
@@ -220,7 +223,7 @@ def run_single(loader: CheckedLoader, config: DictConfig, overrides: list[str]) 
             print(f"{claim.folder} holds this run, and it is {stopped.status}: nothing to do")
             return 0
     config.run_id = stopped.run_id if stopped else fresh
-    return _run(loader, config, overrides, claim, stopped)
+    return _run(loader, config, overrides, claim, stopped, until)
 
 
 def _same_run(folder: Path, composed: DictConfig) -> Stopped | None:
@@ -280,6 +283,7 @@ def _run(
     overrides: list[str],
     claim: Claim,
     stopped: Stopped | None,
+    until: int | None = None,
 ) -> int:
     """Run one config in a claimed folder, or go on there with the run that was stopped."""
     from hydra._internal.callbacks import Callbacks
@@ -297,7 +301,7 @@ def _run(
         callbacks = Callbacks(config)
         callbacks.on_run_start(config=config, config_name=CONFIG_NAME)
         done = run_job(
-            task_function=partial(_job, stopped=stopped),
+            task_function=partial(_job, stopped=stopped, until=until),
             config=config,
             job_dir_key="hydra.run.dir",
             job_subdir_key=None,
@@ -442,17 +446,23 @@ def _read(composed: DictConfig) -> Config:
 
 
 def _job(
-    composed: DictConfig, points: _Points | None = None, stopped: Stopped | None = None
+    composed: DictConfig,
+    points: _Points | None = None,
+    stopped: Stopped | None = None,
+    until: int | None = None,
 ) -> float:
     """What Hydra runs: one checked config in one run folder. Returns the best monitored value."""
     from lrexp.tasks import TASKS
 
-    resolved, config, launch = _checked(composed, points, stopped)
+    resolved, config, launch = _checked(composed, points, stopped, until)
     return TASKS[config.task.name](resolved, config, launch)
 
 
 def _checked(
-    composed: DictConfig, points: _Points | None, stopped: Stopped | None = None
+    composed: DictConfig,
+    points: _Points | None,
+    stopped: Stopped | None = None,
+    until: int | None = None,
 ) -> tuple[DictConfig, Config, Launch]:
     """A config as it is saved and as it is read, and where it runs."""
     from hydra.core.hydra_config import HydraConfig
@@ -479,6 +489,7 @@ def _checked(
             if points and points.view
             else None,
             stopped=stopped,
+            until=until,
         ),
     )
 

@@ -81,6 +81,9 @@ def load_last(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any
             log.info("%s", file, exc_info=error)
             damaged.append(f"checkpoints/{file.name} cannot be read ({type(error).__name__})")
             continue
+        if not isinstance(state, dict) or not {"epoch", "step"} <= state.keys():
+            damaged.append(f"checkpoints/{file.name} holds no state of a run")
+            continue
         for problem in damaged:
             log.warning(
                 "%s; going on from checkpoints/%s, epoch %s, step %s",

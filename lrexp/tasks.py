@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -47,6 +48,7 @@ class Launch:
     # what takes a point's rows for the terminal: (RunInfo, steps done so far) → recorder
     terminal: Callable[[Any, Callable[[], int]], Any] | None = None
     stopped: Stopped | None = None  # the run in the folder that goes on
+    until: int | None = None  # stop after this epoch, and leave the rest to whoever goes on
 
 
 def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
@@ -187,6 +189,10 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
 TASKS: dict[str, Callable[[DictConfig, Config, Launch], float]] = {"train": train, "plan": plan}
 
 
+class _FarEnough(BaseException):
+    """The last epoch that was asked for is recorded."""
+
+
 class Training:
     """One training run: its trainer, its files, its recorders, its summary.
 
@@ -231,7 +237,19 @@ class Training:
         if state is None:
             self._opening = ["resume from the start: no state was saved"]
         else:
-            trainer.load_state(state, bool(stopped.changes), stopped.changed_data)
+            try:
+                trainer.load_state(state, bool(stopped.changes), stopped.changed_data)
+            except UserError:
+                raise
+            except Exception as error:  # whatever a state of something else leads to
+                if out_of_memory(error):
+                    raise
+                log.info("the state", exc_info=error)
+                said = (str(error).splitlines() or [""])[0]
+                raise UserError(
+                    f"{self.checkpoints}: the state there is not of this run:"
+                    f" {type(error).__name__}: {said}\n  start a new run"
+                ) from error
             self._opening = [f"resume from epoch {trainer.epoch}, step {trainer.step}"]
             steps = len(trainer.experiment.schedule)
             if trainer.step > steps:
@@ -263,6 +281,9 @@ class Training:
                 answered()  # whoever asked again meanwhile asked for this
             self._close()
             raise
+        except _FarEnough:
+            self.finish({"status": "interrupted"})
+            return
         except Exception as error:
             log.info("the run failed", exc_info=error)
             told = self._in_words(error)
@@ -381,6 +402,8 @@ class Training:
         if experiment.weights_fingerprint:
             fingerprints["weights"] = experiment.weights_fingerprint
         facts = environment(experiment.device, torch.get_num_threads(), fingerprints)
+        if launch.stopped:
+            self._note_environment(facts)
         write_environment(folder, facts)
         leaks = experiment.dataset.leaks
         self._summary |= {
@@ -429,11 +452,26 @@ class Training:
         self._recorders.add("terminal", lambda: terminal(info, lambda: self.trainer.step))
         self._train_started = time.perf_counter()
 
+    def _note_environment(self, facts: dict[str, Any]) -> None:
+        """Say and keep what of code, packages, machine and data is not as the run began under."""
+        from lrexp.differences import change_lines, environment_changes
+
+        try:
+            before = json.loads((self._folder / "environment.json").read_text(encoding="utf-8"))
+            changes = change_lines(environment_changes(before, facts))
+        except (OSError, ValueError, AttributeError):  # a killed start, or a damaged disk
+            return
+        if changes:
+            self._opening += [f"change {line}" for line in changes]
+            self._summary["resumed"][-1]["environment"] = changes
+
     def row(self, row: dict[str, float]) -> None:
-        """Record one epoch; stop after it if a signal's own exception was lost."""
+        """Record one epoch; stop after it if that is asked for or a signal's exception was lost."""
         self._recorders.row(row)
         if self._asked:
             raise self._asked[-1]
+        if self._launch.until is not None and row["epoch"] >= self._launch.until:
+            raise _FarEnough
 
     def conclude(self) -> None:
         """Once training is over: test on the best weights, and save what they predict."""
