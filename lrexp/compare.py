@@ -7,10 +7,11 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrexp.__main__ import answer, leave, refuse_flags
+from lrexp.__main__ import answer, leave
 from lrexp.differences import (
     CurveDifference,
     SavedRun,
@@ -20,9 +21,11 @@ from lrexp.differences import (
     environment_changes,
     lone_epochs,
     number,
+    printable,
     read_run,
+    shown,
 )
-from lrexp.errors import UserError
+from lrexp.errors import UserError, misused
 from lrexp.folder import shown_path
 from lrexp.plan import difference_lines
 from lrexp.schema import MONITORS
@@ -56,10 +59,10 @@ def _dispatch(argv: list[str]) -> int:
     )
     parser.add_argument("a", metavar="RUN_A")
     parser.add_argument("b", metavar="RUN_B")
-    parser.error = refuse_flags  # type: ignore[method-assign]
+    parser.error = partial(misused, parser.prog)  # type: ignore[method-assign]
     args = parser.parse_args(argv)
     a, b = read_run(args.a), read_run(args.b)
-    print("\n".join(comparison(a, b)))
+    print("\n".join(map(printable, comparison(a, b))))
     return 0
 
 
@@ -133,8 +136,7 @@ def _outcome(a: SavedRun, b: SavedRun, monitor: str) -> list[str]:
     of_both("trained parameters", "parameters", "trainable")
     of_both("training, s", "timings", "train_s")
     lines = [f"{'outcome':<8}{'':<24}{'A':>16}{'B':>16}{'B - A':>16}"]
-    states = [str(run.summary.get("status")) for run in (a, b)]
-    lines.append(f"{'':<8}{'status':<24}{states[0]:>16}{states[1]:>16}")
+    lines.append(f"{'':<8}{'status':<24}{a.status:>16}{b.status:>16}")
     for title, was, now in figures:
         if was is None and now is None:
             continue
@@ -157,7 +159,7 @@ def _dig(section: Any, path: Sequence[str]) -> Any:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    return "-" if value is None else str(value)
+    return "-" if value is None else shown(value, 15)
 
 
 @dataclass(frozen=True)
@@ -230,22 +232,35 @@ def _by_image(file: Path, split: str) -> _Predicted | None:
         labels = np.array(of_split["label"].to_pylist())
         scores = np.array(of_split["scores"].to_pylist(), dtype=np.float64)
         images = list(zip(of_split["id"].to_pylist(), of_split["item"].to_pylist(), strict=True))
+        if not images:
+            return None
+        losses, right = _judged(labels, scores)
+        classes = (table.schema.metadata or {}).get(b"class_names", b"").decode()
     except FileNotFoundError:
         return None
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+    except (OSError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
-    if not images:
-        return None
+    return _Predicted(images, classes, labels, losses, right.astype(np.float64))
+
+
+def _judged(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Loss of every image, and whether it is right, (n,) each.
+
+    Args:
+        labels: (n,), or (n, classes) 0 and 1.
+        scores: (n, classes).
+    """
+    import numpy as np
+
     least = float(np.finfo(np.float32).tiny)  # scores are float32: a smaller one is stored as 0
     if labels.ndim == 2:
         of_label = np.where(labels == 1, scores, 1 - scores)
         losses = -np.log(np.maximum(of_label, least)).mean(1)
-        right = ((scores > 0.5) == (labels == 1)).all(1)
-    else:
-        losses = -np.log(np.maximum(scores[np.arange(len(labels)), labels], least))
-        right = scores.argmax(1) == labels
-    classes = (table.schema.metadata or {}).get(b"class_names", b"").decode()
-    return _Predicted(images, classes, labels, losses, right.astype(np.float64))
+        return losses, ((scores > 0.5) == (labels == 1)).all(1)
+    if labels.min() < 0:
+        raise ValueError(f"label {labels.min()}")
+    losses = -np.log(np.maximum(scores[np.arange(len(labels)), labels], least))
+    return losses, scores.argmax(1) == labels
 
 
 def _noise(a: SavedRun, b: SavedRun, monitor: str) -> list[str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lrexp.errors import UserError
-from lrexp.folder import SUMMARY
+from lrexp.folder import SUMMARY, in_use
 from lrexp.plan import Plan, read_plan
 from lrexp.saved import CONFIG, read_saved_config
 
@@ -91,7 +93,22 @@ class SavedRun:
     @property
     def stacked(self) -> bool:
         """Whether it was trained together with other runs, which rounds otherwise."""
-        return self.summary.get("executor") == "stacked" or self.summary.get("members", 1) > 1
+        return self.summary.get("executor") == "stacked" or number(self.summary.get("members")) > 1
+
+    @property
+    def status(self) -> str:
+        """As its summary has it, but `killed` where that says `running` and nobody is at it.
+
+        Of an artifact or a config alone it is `finished`.
+        """
+        status = printable(str(self.summary.get("status", "finished")))
+        gone = status == "running" and self.folder is not None and not in_use(self.folder)
+        return "killed" if gone else status
+
+    @property
+    def whole(self) -> bool:
+        """Whether it came to its end."""
+        return self.status in ("finished", "diverged")
 
 
 def read_run(name: str) -> SavedRun:
@@ -103,10 +120,12 @@ def read_run(name: str) -> SavedRun:
     Raises:
         UserError: when there is none, or its files cannot be read.
     """
-    path = Path(name).expanduser()
-    if name == "latest" and not path.exists():
+    path = Path(name)
+    with suppress(RuntimeError):  # nobody has that home folder: then there is no such run
+        path = path.expanduser()
+    if name == "latest" and not os.path.exists(path):
         path = Path("outputs/latest")
-    if not path.exists():
+    if not os.path.exists(path):
         hint = "give a run folder, a config.yaml, or latest"
         if name == "latest":
             hint = "there is no run in outputs/ here; go to where it is, or give its folder"
@@ -127,7 +146,6 @@ def read_run(name: str) -> SavedRun:
         folder = file.parent
     if folder is None:
         return SavedRun(file, config)
-    plan = folder / "plan.csv"
     return SavedRun(
         file=file,
         config=config,
@@ -135,7 +153,7 @@ def read_run(name: str) -> SavedRun:
         summary=_read_json(folder / SUMMARY),
         environment=_read_json(folder / "environment.json"),
         rows=_read_rows(folder / "metrics.jsonl"),
-        plan=read_plan(plan.read_text(encoding="utf-8")) if plan.is_file() else None,
+        plan=_read_plan(folder / "plan.csv"),
     )
 
 
@@ -233,6 +251,13 @@ def number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
+    except OverflowError:  # a whole number beyond any float
+        return math.inf if value > 0 else -math.inf
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would take for a command: others may have written it."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def shown(value: Any, width: int = 48) -> str:
@@ -240,14 +265,14 @@ def shown(value: Any, width: int = 48) -> str:
     text = "null" if value is None else str(value)
     if isinstance(value, bool):
         text = str(value).lower()
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     half = (width - 3) // 2
     return text if len(text) <= width else f"{text[:half]}...{text[-half:]}"
 
 
 def change_lines(changes: Sequence[Change], most: int = 40) -> list[str]:
     """`key: was → is` for each of so many changes."""
-    lines = [f"{key}: {shown(was)} → {shown(now)}" for key, was, now in changes[:most]]
+    lines = [f"{printable(key)}: {shown(was)} → {shown(now)}" for key, was, now in changes[:most]]
     left = len(changes) - most
     return [*lines, f"and {left} more"] if left > 0 else lines
 
@@ -294,6 +319,20 @@ def _read_json(file: Path) -> dict[str, Any]:
     return found
 
 
+def _read_plan(file: Path) -> Plan | None:
+    """The plan in a file; None when there is no such file.
+
+    Raises:
+        UserError: when it cannot be read.
+    """
+    try:
+        return read_plan(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, UserError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+
+
 def _read_rows(file: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl as far as they are whole: the last one of a killed run is not."""
     try:
@@ -304,7 +343,7 @@ def _read_rows(file: Path) -> list[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             break
         if not isinstance(row, dict) or type(row.get("epoch")) is not int:
             break

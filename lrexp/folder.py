@@ -114,6 +114,22 @@ class Claim:
                 return
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a program holds the folder of a run, or that of the grid around it, now."""
+    for place in (folder, folder.parent):
+        try:
+            lock = os.open(place / LOCK, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(lock)
+    return False
+
+
 def _same_file(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ from lrexp.__main__ import (
     continue_run,
     hydra_of,
     leave,
-    refuse_flags,
     run_single,
     run_sweep_of,
 )
@@ -30,7 +30,7 @@ from lrexp.differences import (
     read_run,
     shown,
 )
-from lrexp.errors import ConfigError, UserError
+from lrexp.errors import ConfigError, UserError, misused
 from lrexp.folder import shown_path
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _dispatch(argv: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("run", metavar="RUN", help="what to run again")
-    parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="KEY=VALUE")
+    parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", default=[], help="KEY=VALUE")
     parser.add_argument(
         "--check", action="store_true", help="compare every number with the saved one's"
     )
@@ -88,7 +88,7 @@ def _dispatch(argv: list[str]) -> int:
     )
     parser.add_argument("-m", "--multirun", action="store_true", help="a grid around the saved run")
     parser.add_argument("--config-dir", "-cd", help="folder of your own YAML files")
-    parser.error = refuse_flags  # type: ignore[method-assign]
+    parser.error = partial(misused, parser.prog)  # type: ignore[method-assign]
     args = parser.parse_intermixed_args(argv)
 
     asked = [flag for flag in ("check", "resume", "multirun") if getattr(args, flag)]
@@ -108,7 +108,8 @@ def _dispatch(argv: list[str]) -> int:
     from lrexp.grid.cases import refuse_cases
     from lrexp.recompose import SavedLoader
 
-    loader, overrides = SavedLoader(saved.config, saved.file, args.config_dir), args.overrides
+    ground = saved.config if args.resume else _begun_anew(saved.config)
+    loader, overrides = SavedLoader(ground, saved.file, args.config_dir), args.overrides
     with hydra_of(loader):
         if args.multirun:
             return run_sweep_of(loader, overrides)
@@ -123,18 +124,26 @@ def _dispatch(argv: list[str]) -> int:
             if hydra := [override for override in overrides if override.startswith("hydra.")]:
                 raise UserError(f"{hydra[0]}: a run goes on in its own folder, as it was started")
             assert saved.folder is not None
+            _match_threads(saved, config)
             resolved = check(without_hydra(config))[0]
             return continue_run(saved.folder, resolved, overrides, args.changed_data)
+        if args.check and config.trainer.resume != "never":
+            raise UserError("trainer.resume=auto: --check trains anew; leave one of them out")
         changes = _config_changes(saved, loader, config)
         for line in [*_opening(saved), *_config_lines(saved, loader, changes)]:
             print(line, flush=True)
         if args.check and (_edited(saved) or any(decides(key) for key, _, _ in changes)):
             print("check  different config: nothing was run")
             return OTHER_CONFIG
-        _match(saved, loader, config, overrides)
+        _match(saved, config)
         for line in _environment_lines(saved, config, loader, overrides):
             print(line, flush=True)
-        code = run_single(loader, config, overrides)
+        until = None
+        if args.check and not saved.whole:
+            until = saved.rows[-1]["epoch"]
+            word = saved.status
+            print(f"check  the run was {word} after epoch {until}: this one stops there too")
+        code = run_single(loader, config, overrides, until)
         if code:
             return code
         again = read_run(config.hydra.run.dir)
@@ -153,14 +162,25 @@ def _refuse_uncheckable(saved: SavedRun) -> None:
             f"{saved.file} came without numbers: --check has nothing to compare with\n"
             "  it needs the run's metrics.jsonl or a checkpoint beside it; leave out --check to run"
         )
+    if not saved.rows and not saved.whole:
+        raise UserError(
+            f"{saved.folder} was {saved.status} before its first epoch had ended:"
+            " --check has nothing to compare with\n  leave out --check to run"
+        )
+
+
+def _begun_anew(config: dict[str, Any]) -> dict[str, Any]:
+    """A saved config for a run of its own, which goes on with nothing that a folder may hold."""
+    trainer = config.get("trainer")
+    if not isinstance(trainer, dict) or trainer.get("resume") != "auto":
+        return config
+    return config | {"trainer": trainer | {"resume": "never"}}
 
 
 def _opening(saved: SavedRun) -> list[str]:
     where = shown_path(saved.folder or saved.file)
-    status = saved.summary.get(
-        "status", "a config alone" if saved.folder is None else "an artifact"
-    )
-    return [f"rerun  {where} ({status})"]
+    status = "a config alone" if saved.folder is None else "an artifact"
+    return [f"rerun  {where} ({saved.status if saved.summary else status})"]
 
 
 def _config_changes(saved: SavedRun, loader: SavedLoader, config: DictConfig) -> list[Change]:
@@ -186,6 +206,8 @@ def _edited(saved: SavedRun) -> bool:
     from lrexp.record.files import source_hash
 
     ran = saved.summary.get("config_id")
+    if "seed" in saved.summary and saved.summary["seed"] != saved.config.get("seed"):
+        return True  # no config_id depends on it
     if ran is None or saved.environment.get("code_hash") != source_hash():
         return False  # another version may number configs otherwise
     return ran != config_id(OmegaConf.create(saved.config))
@@ -201,8 +223,18 @@ def _config_lines(saved: SavedRun, loader: SavedLoader, changes: list[Change]) -
     return lines
 
 
-def _match(saved: SavedRun, loader: SavedLoader, config: DictConfig, overrides: list[str]) -> None:
+def _match(saved: SavedRun, config: DictConfig) -> None:
     """Take as many threads as the run had, and stay on the CPU when it was there."""
+    _match_threads(saved, config)
+    if saved.environment.get("device") == "cpu" and config.trainer.device == "auto":
+        from lrexp.build import choose_device
+
+        if choose_device("auto").type != "cpu":
+            config.trainer.device = "cpu"
+            print("device cpu, where the run was; trainer.device=auto was saved")
+
+
+def _match_threads(saved: SavedRun, config: DictConfig) -> None:
     from lrexp.grid.in_worker import THREADS
 
     threads, cores = saved.environment.get("threads"), os.cpu_count() or 1
@@ -211,12 +243,6 @@ def _match(saved: SavedRun, loader: SavedLoader, config: DictConfig, overrides: 
         torch: Any = sys.modules.get("torch")
         if torch is not None:
             torch.set_num_threads(threads)
-    if saved.environment.get("device") == "cpu" and config.trainer.device == "auto":
-        from lrexp.build import choose_device
-
-        if choose_device("auto").type != "cpu":
-            config.trainer.device = "cpu"
-            print("device cpu, where the run was; trainer.device=auto was saved")
 
 
 def _environment_lines(
@@ -275,18 +301,16 @@ def verdict(saved: SavedRun, again: SavedRun) -> tuple[int, list[str]]:
     """
     curves = curve_differences(saved.rows, again.rows)
     missing, new = lone_epochs(saved.rows, again.rows) if saved.rows else ([], [])
-    whole = saved.summary.get("status", "finished") in ("finished", "diverged")
-    if not whole:  # an interrupted run has fewer epochs, and its weights are of its last one
-        new = []
-    weights = _Weights(saved, again) if whole else None
-    compared = [f"{len(saved.rows)} epochs"] if saved.rows else []
-    compared += [weights.what] if weights and weights.known else []
-    if not whole:
-        compared[0] += f", all that the run had when it was {saved.summary['status']}"
+    weights = _Weights(saved, again)
+    epochs = "1 epoch" if len(saved.rows) == 1 else f"{len(saved.rows)} epochs"
+    if not saved.whole:
+        epochs += f", all that it had when it was {saved.status}"
+    compared = [epochs] if saved.rows else []
+    compared += [weights.what] if weights.known else []
     lines: list[str] = []
     if saved.stacked:
         beyond = [d for d in curves if not within_tolerance(d)]
-        apart = weights.apart() if weights else None
+        apart = weights.apart() if weights.known else None
         good = not beyond and not missing and not new and (apart or 0.0) <= STACKED_WEIGHTS
         stated = f"metrics {STACKED_METRIC:g}, weights {STACKED_WEIGHTS:g} of their norm"
         lines.append(
@@ -298,7 +322,7 @@ def verdict(saved: SavedRun, again: SavedRun) -> tuple[int, list[str]]:
             found = f"metrics within {largest:.1e}"
             found += "" if apart is None else f", weights within {apart:.1e}"
             return IDENTICAL, [*lines, f"check  identical within the tolerance: {found}"]
-    elif not curves and not missing and not new and not (weights and weights.differ):
+    elif not curves and not missing and not new and not weights.differ:
         equal = f"{', '.join(compared)}: equal bit for bit"
         return IDENTICAL, [f"check  identical: {equal}"]
     first = min([d.first_epoch for d in curves] + missing + new, default=None)
@@ -307,7 +331,7 @@ def verdict(saved: SavedRun, again: SavedRun) -> tuple[int, list[str]]:
     lines += _curve_lines(curves)
     if missing or new:
         lines.append(f"check  epochs that only one has: {', '.join(map(str, [*missing, *new]))}")
-    if weights and weights.differ:
+    if weights.differ:
         lines.append(f"check  {weights.what} differ{weights.distance()}")
     causes = environment_changes(saved.environment, again.environment)
     if saved.stacked:
@@ -315,12 +339,25 @@ def verdict(saved: SavedRun, again: SavedRun) -> tuple[int, list[str]]:
             "cause  trained stacked: at rates so high that a run jumps about, rounding alone leads "
             "it elsewhere"
         )
-    lines += [f"cause  {line}" for line in change_lines(causes)] or [
+    on_the_way = _changed_on_the_way(saved)
+    lines += [f"cause  {line}" for line in [*on_the_way, *change_lines(causes)]] or [
         "cause  nothing that was recorded of code, packages, machine and data differs"
         if saved.environment
         else "cause  unknown: nothing is recorded of code, packages, machine and data"
     ]
     return DIFFER, lines
+
+
+def _changed_on_the_way(saved: SavedRun) -> list[str]:
+    """What was other from some epoch on, when the run was stopped and went on."""
+    resumed = saved.summary.get("resumed")
+    points = [p for p in resumed if isinstance(p, dict)] if isinstance(resumed, list) else []
+    return [
+        f"it went on after epoch {point.get('epoch')} with {line}"
+        for point in points
+        for key in ("changes", "environment")
+        for line in point.get(key) or ()
+    ]
 
 
 def relative(difference: CurveDifference) -> float:
@@ -350,13 +387,21 @@ def _curve_lines(curves: list[CurveDifference]) -> list[str]:
 
 
 class _Weights:
-    """The final weights of a run and of its rerun; the best ones where a run has no others."""
+    """The final weights of a run and of its rerun; the best ones where a run has no others.
+
+    Of a run that was stopped those of its last row, where it saved them.
+    """
 
     def __init__(self, saved: SavedRun, again: SavedRun):
         self._was, self._is = saved.weights, None
         of_best = self._was is not None and self._was.name == "best.pt"
-        hash_of_final = saved.summary.get("weights_hash")
+        hash_of_final = saved.summary.get("weights_hash") if saved.whole else None
         self.what = "best weights" if of_best and not hash_of_final else "final weights"
+        if not saved.whole:
+            epoch = saved.rows[-1]["epoch"] if saved.rows else None
+            self.what = f"weights of epoch {epoch}"
+            if of_best or _epoch_ended(self._was) != epoch:
+                self._was = None
         if again.folder is not None:
             self._is = again.folder / (BEST if of_best else FINAL)
         if hash_of_final:
@@ -388,6 +433,17 @@ def _hash(file: Path | None) -> str | None:
 
     model = _model(file)
     return None if model is None else tensor_hash(model)
+
+
+def _epoch_ended(file: Path | None) -> int | None:
+    """The epoch whose end a state is of; None when it is from within one, or cannot be read."""
+    from lrexp.checkpoint import load_checkpoint
+
+    try:
+        state = load_checkpoint(file) if file else {}
+        return state.get("epoch") if state.get("current") is None else None
+    except Exception:  # whatever a reader makes of bytes that nobody wrote
+        return None
 
 
 def _model(file: Path | None) -> dict[str, Any] | None:

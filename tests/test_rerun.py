@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -201,14 +202,150 @@ def test_where_a_run_runs_is_no_other_config(run: Path) -> None:
     assert rerun.main([str(run), *asked, "--check"]) == rerun.IDENTICAL
 
 
-def test_an_interrupted_run_is_compared_as_far_as_it_came(
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four epochs that was stopped behind its first."""
+    from lrexp.tasks import Training
+
+    row, folder = Training.row, tmp_path_factory.mktemp("stopped") / "run"
+
+    def then_stop(run: Training, values: dict[str, float]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        row(run, values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "row", then_stop)
+        command = [*SMOKE, "trainer.epochs=4", "scheduler=cosine", "logger=none"]
+        assert main([*command, f"hydra.run.dir={folder}"]) == 143
+    return folder
+
+
+@pytest.mark.parametrize("status", ["interrupted", "running"])
+def test_a_stopped_run_is_compared_as_far_as_it_came_and_no_further(
+    stopped: Path,
+    status: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Path(shutil.copytree(stopped, "copy"))
+    edit(run / "summary.json", lambda summary: summary.update(status=status))
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "st')
+    assert rerun.main([str(run), "--check"]) == rerun.IDENTICAL
+    said = capsys.readouterr().out
+    word = "killed" if status == "running" else status  # nobody holds its lock
+    assert f"rerun  copy ({word})" in said
+    assert f"check  the run was {word} after epoch 1: this one stops there too" in said
+    assert f"identical: 1 epoch, all that it had when it was {word}, weights of epoch 1" in said
+    (new,) = runs_in(tmp_path)
+    assert len((new / "metrics.jsonl").read_text().splitlines()) == 1
+    summary = json.loads((new / "summary.json").read_text())
+    assert summary["status"] == "interrupted"  # it can go on
+    last = torch.load(run / "checkpoints/last.pt", weights_only=True)
+    last["model"]["conv.bias"][0] += 1e-3
+    torch.save(last, run / "checkpoints/last.pt")
+    assert rerun.main([str(run), "--check"]) == rerun.DIFFER
+    assert "weights of epoch 1 differ" in capsys.readouterr().out
+
+
+def test_a_run_stopped_before_its_first_row_has_nothing_to_compare(
+    stopped: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Path(shutil.copytree(stopped, "copy"))
+    (run / "metrics.jsonl").write_text("")
+    assert rerun.main([str(run), "--check"]) == 2
+    assert "interrupted before its first epoch had ended" in capsys.readouterr().err
+    assert not Path("outputs").exists()
+
+
+def test_check_trains_anew_whatever_the_saved_config_goes_on_with(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = (run / "metrics.jsonl").read_text().splitlines()[0]
-    (run / "metrics.jsonl").write_text(f'{first}\n{{"epoch": 2, "st')
-    edit(run / "summary.json", lambda summary: summary.update(status="interrupted"))
-    assert rerun.main([str(run), "--check"]) == rerun.IDENTICAL
-    assert "1 epochs, all that the run had when it was interrupted" in capsys.readouterr().out
+    edit(run / "config.yaml", lambda config: config["trainer"].update(resume="auto"))
+    assert rerun.main([str(run), "--check", f"hydra.run.dir={run}"]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert rerun.main([str(run), "--check", "trainer.resume=auto"]) == 2
+    assert "--check trains anew" in capsys.readouterr().err
+    again = ["--check", "hydra.run.dir=again"]
+    assert rerun.main([str(run), *again]) == rerun.IDENTICAL
+    assert rerun.main([str(run), *again]) == 2  # the numbers there may be of other code
+
+
+def test_an_edited_seed_is_another_config(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(run / "config.yaml", lambda config: config.update(seed=5))
+    assert rerun.main([str(run), "--check"]) == rerun.OTHER_CONFIG
+    assert "edited after the run" in capsys.readouterr().out
+
+
+def test_what_changed_when_a_run_went_on_is_a_likely_cause(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(run / "environment.json", lambda facts: facts["packages"].update(numpy="1.0"))
+    assert rerun.main([str(run), "--resume", "trainer.epochs=3", "optimizer.lr=0.01"]) == 0
+    said = capsys.readouterr().out
+    assert "change optimizer.lr: 0.05 → 0.01" in said
+    assert "change packages.numpy: 1.0 → " in said
+    assert rerun.main([str(run), "--check"]) == rerun.DIFFER
+    said = capsys.readouterr().out
+    assert "cause  it went on after epoch 2 with optimizer.lr: 0.05 → 0.01" in said
+    assert "cause  it went on after epoch 2 with packages.numpy: 1.0 → " in said
+    assert "cause  nothing" not in said
+
+
+def test_a_run_goes_on_with_the_threads_that_it_had(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = torch.get_num_threads()
+    edit(run / "environment.json", lambda facts: facts.update(threads=1))
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "2")
+    torch.set_num_threads(2)
+    try:
+        assert rerun.main([str(run), "--resume", "trainer.epochs=3"]) == 0
+        assert json.loads((run / "environment.json").read_text())["threads"] == 1
+        assert "change threads" not in capsys.readouterr().out
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("plan.csv", b"\xff\xfe\x00"),
+        ("metrics.jsonl", b"[" * 100_000),
+        ("metrics.jsonl", b'{"epoch": 1, "val/loss": 1' + b"0" * 400 + b"}\n"),
+        ("summary.json", b'{"members": "x", "status": [1], "best": 7, "resumed": [3]}'),
+    ],
+)
+def test_damaged_files_of_a_run_are_no_crash(
+    run: Path, file: str, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lrexp import compare
+
+    (run / file).write_bytes(content)
+    assert compare.main([str(run), str(GOLDEN)]) in (0, 2)
+    assert "HYDRA_FULL_ERROR" not in capsys.readouterr().err
+
+
+def test_what_a_run_says_does_not_reach_the_terminal_as_commands(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lrexp import compare
+
+    edit(run / "summary.json", lambda summary: summary.update(status="\x1b[31mfine\x07"))
+    edit(run / "environment.json", lambda facts: facts.update(os="\x1b]0;title\x07"))
+    assert compare.main([str(run), str(GOLDEN)]) == 0
+    assert rerun.main([str(run), "--check", "optimizer.lr=7"]) == rerun.OTHER_CONFIG
+    said = capsys.readouterr().out
+    assert "fine" in said
+    assert "\x1b" not in said
+    assert "\x07" not in said
 
 
 def test_a_lone_config_runs_and_cannot_be_checked(
@@ -352,13 +489,15 @@ def test_a_saved_config_is_held_to_the_schema_and_its_file_named(
     ("arguments", "expected"),
     [
         (["nowhere"], "there is no such run"),
+        (["~nobody-of-that-name/run"], "there is no such run"),
+        (["x" * 300], "there is no such run"),
         (["latest"], "there is no run in outputs/"),
         (["."], "has no config.yaml"),
         (["copy", "--check", "--resume"], "exclude each other"),
         (["copy", "-m", "--check", "seed=1,2"], "exclude each other"),
         (["copy", "--changed-data"], "goes with --resume"),
         (["copy", "--nonsense"], "--nonsense"),
-        ([], "RUN"),
+        ([], "python -m lrexp.rerun --help"),
     ],
 )
 def test_wrong_command_lines_say_what_is_wrong(
