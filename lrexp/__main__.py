@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from lrexp.builders.data import Datasets
     from lrexp.compose import CheckedLoader
     from lrexp.folder import Claim
+    from lrexp.grid.points import Point
+    from lrexp.grid.sweep import Request
     from lrexp.resume import Stopped
     from lrexp.schema import Config
     from lrexp.tasks import Launch, Training
@@ -362,9 +364,10 @@ def run_sweep_of(loader: CheckedLoader, overrides: list[str]) -> int:
     sweeper = Plugins.instance().instantiate_sweeper(
         config=config, hydra_context=context, task_function=task
     )
-    points = []
+    points: list[Point] = []
     if isinstance(sweeper, BasicSweeper):
         points = compose_points(loader, request)
+        _refuse_going_on(request, points)
         Claim(folder, resumed=request.started is not None).undo()  # before torch is imported
         find_equal_points(loader, request, points)
     elif request.cases or request.started:
@@ -385,6 +388,14 @@ def run_sweep_of(loader: CheckedLoader, overrides: list[str]) -> int:
         with suppress(OSError):
             print("\n".join([*closing_lines(board), *report_lines(board)]))
     return 1 if board.with_status("failed") else 0
+
+
+def _refuse_going_on(request: Request, points: list[Point]) -> None:
+    """Refuse trainer.resume=auto in a grid that is begun: its points never go on by themselves."""
+    asked = [request.config.trainer.resume, *(p.settings.get("trainer.resume") for p in points)]
+    if "auto" in asked and not request.started:
+        hint = "hydra.launcher.resume=SWEEP, or latest, goes on with a grid"
+        raise ConfigError("trainer.resume", "is for single runs", hint, "auto")
 
 
 class _Points:

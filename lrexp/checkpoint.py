@@ -18,10 +18,16 @@ LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 log = logging.getLogger(__name__)
 
 
-def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(file: Path, state: dict[str, Any], synced: bool = False) -> None:
     """Write a state of tensors and plain values beside the file, then put it in its place.
 
     The last.pt before is kept as previous.pt. The folder above that of the file must be there.
+
+    Args:
+        file: to write.
+        state: what it is to hold.
+        synced: wait until the disk has it, so that a power loss leaves no empty file in its place.
+            It takes about as long as the writing itself.
 
     Raises:
         OSError: when it cannot be written, with its name; what was there before is there still.
@@ -31,6 +37,9 @@ def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
         file.parent.mkdir(exist_ok=True)
         with fresh.open("wb") as stream:
             torch.save(_alone(state), stream)
+            if synced:
+                stream.flush()
+                os.fsync(stream.fileno())
         if file.name == LAST and file.exists():
             file.replace(file.with_name(PREVIOUS))
         fresh.replace(file)

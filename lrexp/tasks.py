@@ -212,6 +212,7 @@ class Training:
 
         self._resolved, self._config, self._launch = resolved, config, launch
         self.trainer, self._folder = trainer, launch.folder
+        trainer.synced = not launch.sweep  # a stopped point is run anew
         self.checkpoints = launch.folder / "checkpoints"
         self._started, self._train_started = started, time.perf_counter()
         self._asked = asked  # signals that want the run to stop

@@ -104,6 +104,7 @@ class Trainer:
         self.rows: list[Row] = []
         self.best = Best()  # by trainer.monitor
         self.diverged = False
+        self.synced = False  # whether last.pt is to outlive a power loss
         self._current: Epoch | None = None
         self._lowest_loss, self._highest_accuracy = Best(), Best()
         self._drift = Drift(experiment.model, experiment.plan)
@@ -258,7 +259,7 @@ class Trainer:
         Raises:
             OSError: when it cannot be written.
         """
-        save_checkpoint(checkpoints / LAST, self.state())
+        save_checkpoint(checkpoints / LAST, self.state(), self.synced)
 
     def save_best(self, checkpoints: Path) -> None:
         """Write the weights to best.pt if they are those of the best epoch so far.

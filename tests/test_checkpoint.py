@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -61,6 +62,25 @@ def test_the_file_is_in_its_place_only_when_it_is_whole(
     monkeypatch.setattr(torch, "save", looking)
     save_checkpoint(file, {"epoch": 1})
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_synced_state_is_on_the_disk_before_it_takes_the_place_of_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, sizes = tmp_path / "last.pt", []
+    save_checkpoint(file, {"epoch": 1}, synced=True)
+    sync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        sync(descriptor)
+        assert load_checkpoint(file) == {"epoch": 1}
+        sizes.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    save_checkpoint(file, {"epoch": 2}, synced=True)
+    assert sizes == [file.stat().st_size]
+    save_checkpoint(file, {"epoch": 3})
+    assert len(sizes) == 1
 
 
 def test_a_file_with_a_pickled_object_is_refused_and_not_run(

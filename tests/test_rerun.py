@@ -518,6 +518,22 @@ def test_a_grid_around_a_saved_run(run: Path) -> None:
     assert all(p["trainer"]["limit_train_batches"] == 4 for p in points)  # the saved trainer
 
 
+@pytest.mark.parametrize("asked", ["trainer.resume=auto", "trainer.resume=never,auto"])
+def test_a_grid_refuses_to_go_on_as_a_single_run_does(
+    asked: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command, of_what in ((main, SMOKE), (rerun.main, [str(run)])):
+        assert command([*of_what, "-m", "seed=0,1", asked, "hydra.sweep.dir=sweep"]) == 2
+        assert "hydra.launcher.resume=SWEEP" in capsys.readouterr().err
+        assert not Path("sweep").exists()
+
+
+def test_a_grid_is_made_around_a_run_that_went_on_by_itself(run: Path) -> None:
+    edit(run / "config.yaml", lambda config: config["trainer"].update(resume="auto"))
+    asked = ["-m", "seed=0", "trainer.epochs=1", "hydra.sweep.dir=sweep"]
+    assert rerun.main([str(run), *asked]) == 0
+
+
 def test_a_stopped_run_is_resumed_in_its_folder(run: Path) -> None:
     before = (run / "metrics.jsonl").read_text()
     assert rerun.main([str(run), "--resume", "trainer.epochs=3"]) == 0

@@ -297,6 +297,25 @@ def test_a_cut_or_changed_last_state_falls_back_to_the_one_before(
         load_last(tmp_path)
 
 
+def test_a_state_of_something_else_is_one_message(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = run(at=8)
+    last, best = (folder / "checkpoints" / name for name in ("last.pt", "best.pt"))
+    state = load_checkpoint(last)
+    (folder / "checkpoints" / "previous.pt").unlink(missing_ok=True)
+    other = state | {"model": {name: w[..., :1] for name, w in state["model"].items()}}
+    for content in (load_checkpoint(best), {"epoch": 1, "step": 0}, [1, 2], other):
+        torch.save(content, last)
+        capsys.readouterr()
+        assert run()[0] == 2
+        said = capsys.readouterr().err
+        assert "HYDRA_FULL_ERROR" not in said
+        assert "start a new run" in said
+    save_checkpoint(last, state)
+    assert run()[0] == 0
+
+
 def test_without_a_checkpoint_there_is_no_state(tmp_path: Path) -> None:
     assert load_last(tmp_path) is None
 
@@ -411,9 +430,10 @@ def test_steps_between_are_saved_when_asked_for(run: Run, monkeypatch: pytest.Mo
 
     save = lrexp.train.save_checkpoint
 
-    def noted(file: Path, state: dict[str, Any]) -> None:
+    def noted(file: Path, state: dict[str, Any], synced: bool = False) -> None:
         steps.append((file.name, state.get("step", -1)))
-        save(file, state)
+        assert synced == (file.name == "last.pt")
+        save(file, state, synced)
 
     monkeypatch.setattr(lrexp.train, "save_checkpoint", noted)
     assert run("trainer.checkpoint_every_steps=3", "trainer.epochs=2")[0] == 0
