@@ -1,7 +1,7 @@
 """Inputs that nobody would type: how many ran, and which were answered badly.
 
-    python scripts/fuzz.py [--lines 500] [--files 500] [--damages 2000] [--reports 300]
-        [--seed 0] [--seconds 600]
+    python scripts/fuzz.py [--lines 500] [--files 500] [--damages 2000] [--states 500]
+        [--reports 300] [--seed 0] [--seconds 600]
 
 Needs hypothesis. Command lines and YAML files go through lrexp's own main() in one program, in a
 folder of their own; files of a run are cut and changed byte by byte and read. Prints a table of
@@ -26,6 +26,7 @@ from typing import Any
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -86,6 +87,14 @@ def kinds(arguments: argparse.Namespace) -> Iterator[tuple[str, int, Any, Callab
         each = arguments.damages // len(fuzzing.DAMAGED)
         yield f"damaged {name}", each, fuzzing.damages, judge_damage
         fuzzing.restore(folder, originals)
+    last, previous, whole = fuzzing.two_states(folder)
+
+    def judge_states(damages: Any) -> str:
+        contents = [fuzzing.damaged(f, *d) for f, d in zip((last, previous), damages, strict=True)]
+        return fuzzing.state_complaint(folder / "states", contents[0], contents[1], whole)
+
+    pairs = st.tuples(fuzzing.damages, fuzzing.damages)
+    yield "damaged last.pt and previous.pt", arguments.states, pairs, judge_states
     (sweep := Path("sweep")).mkdir()
     fuzzing.make_sweep(sweep)
     places = [(folder, name) for name in fuzzing.REPORTED]
@@ -106,7 +115,8 @@ def kinds(arguments: argparse.Namespace) -> Iterator[tuple[str, int, Any, Callab
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    counts = {"lines": 500, "files": 500, "damages": 2000, "reports": 300, "seed": 0}
+    counts = {"lines": 500, "files": 500, "damages": 2000, "states": 500, "reports": 300}
+    counts |= {"seed": 0}
     for name, default in counts.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--seconds", type=float, default=600.0, help="stop after so long")

@@ -233,13 +233,18 @@ def read_damaged(folder: Path, name: str) -> None:
     """Read a file of a run's folder as the program does."""
     from omegaconf import OmegaConf
 
+    from lrexp.compare import comparison, paired_differences
     from lrexp.config import check
+    from lrexp.differences import read_run
     from lrexp.grid.points import read_points, read_summary
     from lrexp.models.expected_input import _of_run
     from lrexp.models.weights import read_weights
     from lrexp.plan import read_plan
     from lrexp.saved import read_saved_config
 
+    if name in COMPARED:
+        found = read_run(str(folder))
+        comparison(found, found)
     if name == "config.yaml":
         check(OmegaConf.create(read_saved_config(folder)))
         _of_run(folder / name)
@@ -249,15 +254,72 @@ def read_damaged(folder: Path, name: str) -> None:
         read_summary(folder)
     elif name == "of_sweep/points.json":
         read_points(folder / "of_sweep")
-    else:
+    elif name == "predictions.parquet":
+        paired_differences(folder / name, folder / name)
+    elif name not in COMPARED:
         for header_only in (False, True):
             read_weights(str(folder / name), header_only)
 
 
+COMPARED = ["config.yaml", "plan.csv", "summary.json", "environment.json", "metrics.jsonl"]
 DAMAGED = [
-    *("config.yaml", "plan.csv", "summary.json", "of_sweep/points.json", "w.safetensors", "w.pt"),
+    *COMPARED,
+    *("of_sweep/points.json", "predictions.parquet", "w.safetensors", "w.pt"),
     *("checkpoints/best.pt", "checkpoints/last.pt"),
 ]
+
+
+def plain(value: Any) -> Any:
+    """A state with lists for tensors, so that == sees every bit that is not NaN."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [plain(inner) for inner in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def state_complaint(folder: Path, last: bytes, previous: bytes | None, whole: list[Any]) -> str:
+    """What is wrong with the state that a folder of checkpoints gives back, or nothing.
+
+    Args:
+        folder: for the files.
+        last: content of last.pt, perhaps damaged.
+        previous: of previous.pt, likewise; None: there is none.
+        whole: `plain` of the two states that were saved. Any other must not be taken for one.
+    """
+    from lrexp.checkpoint import load_last
+    from lrexp.errors import UserError
+
+    folder.mkdir(exist_ok=True)
+    for name, content in (("last.pt", last), ("previous.pt", previous)):
+        (folder / name).unlink(missing_ok=True)
+        if content is not None:
+            (folder / name).write_bytes(content)
+    started = time.process_time()
+    try:
+        state = load_last(folder)
+    except UserError as error:
+        return "" if len(str(error)) < CHARACTERS else f"says {len(str(error))} characters"
+    except BaseException as error:  # reported with the damage that led to it
+        return f"{type(error).__name__}: {error!s:.200}"
+    took_s = time.process_time() - started
+    if took_s > SECONDS:
+        return f"took {took_s:.1f} s"
+    return "" if plain(state) in whole else "gives a state that nobody saved"
+
+
+def two_states(folder: Path) -> tuple[bytes, bytes, list[Any]]:
+    """Contents of a last.pt and a previous.pt of a run, and `plain` of both."""
+    from lrexp.checkpoint import load_checkpoint
+
+    last = (folder / "checkpoints" / "last.pt").read_bytes()
+    state = load_checkpoint(folder / "checkpoints" / "last.pt")
+    before = state | {"epoch": 0, "step": 0, "rows": []}
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(before, buffer)
+    return last, buffer.getvalue(), [plain(state), plain(before)]
 
 
 def damage_complaint(folder: Path, name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import fuzzing
 import pytest
 from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 FEW = {
     "deadline": None,
@@ -94,6 +95,27 @@ def test_damaged_files_of_a_run(run_folder: Path, name: str) -> None:
         each()
     finally:
         (run_folder / name).write_bytes(original)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_damage_makes_a_state_that_nobody_saved(run_folder: Path) -> None:
+    last, previous, whole = fuzzing.two_states(run_folder)
+    there = run_folder / "states"
+
+    @settings(max_examples=80, **FEW)
+    @given(fuzzing.damages, st.none() | fuzzing.damages)
+    @example((1.0, []), None)
+    @example((0.0, []), (1.0, []))
+    @example((0.5, []), (0.5, []))
+    @example((1.0, [(0.5, 7)]), (1.0, []))
+    def each(of_last: Any, of_previous: Any) -> None:
+        before = None if of_previous is None else fuzzing.damaged(previous, *of_previous)
+        damaged = fuzzing.damaged(last, *of_last)
+        assert fuzzing.state_complaint(there, damaged, before, whole) == ""
+
+    each()
+    # The judge sees a state that is another.
+    assert "nobody saved" in fuzzing.state_complaint(there, last, None, [])
 
 
 @pytest.mark.filterwarnings("ignore")
