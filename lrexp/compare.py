@@ -113,7 +113,7 @@ def _part(title: str, lines: Sequence[str], otherwise: str) -> list[str]:
 
 def _monitor(a: SavedRun, b: SavedRun) -> str:
     """What decides in both; val/loss where they disagree."""
-    found = {str((run.config.get("trainer") or {}).get("monitor", "val/loss")) for run in (a, b)}
+    found = {str(_dig(run.config, ("trainer", "monitor"))) for run in (a, b)}
     monitor = found.pop() if len(found) == 1 else "val/loss"
     return monitor if monitor in MONITORS else "val/loss"
 
@@ -285,7 +285,7 @@ def _noise(a: SavedRun, b: SavedRun, monitor: str) -> list[str]:
             f"{pair.metric} of the best weights, B - A: {pair.mean:+.4g} ± {pair.se:.2g} "
             f"(paired over {pair.images} images): {verdict}"
         )
-    grouped = [(run.config.get("data") or {}).get("group_by") for run in (a, b)]
+    grouped = [_dig(run.config, ("data", "group_by")) for run in (a, b)]
     if pairs and any(grouped):
         lines.append("images of one group are alike (data.group_by): the real noise is larger")
     if pairs and a.config.get("seed") == b.config.get("seed"):

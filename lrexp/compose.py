@@ -255,7 +255,11 @@ class CheckedLoader(ConfigLoaderImpl):
             raise self.placed(problem, overrides) from error
         if not str(name or "").strip():
             raise self.placed(ConfigError(key, "names no folder"), overrides)
-        return Path(name).expanduser().resolve()
+        try:
+            return Path(name).expanduser().resolve()
+        except RuntimeError as error:
+            problem = ConfigError(key, "names the home folder of nobody here", given=name)
+            raise self.placed(problem, overrides) from error
 
     def explain(self, error: Exception, overrides: list[str]) -> ConfigError:
         """Hydra's and OmegaConf's exceptions as one message of ours."""

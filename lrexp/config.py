@@ -90,6 +90,7 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
     config = OmegaConf.to_object(typed)
     assert isinstance(config, Config)
     _check_limits("", config)
+    _check_homes(typed)
     _check_together(config)
     if config.model.weights and not config.model.weights.startswith(BUNDLED):
         typed.model.weights = _weights_source(config.model.weights)
@@ -119,6 +120,18 @@ def config_id(config: DictConfig) -> str:
     if isinstance(normalize, dict) and normalize.get("chosen"):  # numbers found by that choice
         kept["data"] = kept["data"] | {"normalize": normalize["chosen"]}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _check_homes(typed: DictConfig) -> None:
+    """Refuse paths below the home folder of a user that this machine does not have."""
+    keys = ("data.root", "data.path", "data.images", "model.weights", "task.against")
+    paths = {key: OmegaConf.select(typed, key) for key in keys}
+    paths |= {f"data.eval_sets.{name}": path for name, path in typed.data.eval_sets.items()}
+    for key, path in paths.items():
+        try:
+            Path(path or "").expanduser()
+        except RuntimeError as error:
+            raise ConfigError(key, "names the home folder of nobody here", given=path) from error
 
 
 def portable_path(path: str) -> str:

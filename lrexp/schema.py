@@ -480,7 +480,7 @@ class Trainer:
     max_steps: int | None = number(at_least=1)
     limit_train_batches: int | None = number(at_least=1)
     device: str = MISSING
-    threads: int | None = number(at_least=1)
+    threads: int | None = number(at_least=1, at_most=1024)
     deterministic: bool = MISSING
     monitor: str = choice(*MONITORS)
     patience: int | None = number(at_least=1)

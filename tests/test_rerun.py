@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -318,6 +319,7 @@ def test_a_run_goes_on_with_the_threads_that_it_had(
     ("file", "content"),
     [
         ("plan.csv", b"\xff\xfe\x00"),
+        ("config.yaml", b"name: smoke\ntrainer: cut\ndata: cut\n"),
         ("metrics.jsonl", b"[" * 100_000),
         ("metrics.jsonl", b'{"epoch": 1, "val/loss": 1' + b"0" * 400 + b"}\n"),
         ("summary.json", b'{"members": "x", "status": [1], "best": 7, "resumed": [3]}'),
@@ -458,6 +460,23 @@ def test_overrides_are_as_strict_as_on_the_command_line(
     said = capsys.readouterr().err
     assert WRONG[override] in said
     assert "Traceback" not in said
+    assert not (run.parent / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("model.weights=~nobody-of-that-name/w.pt", "names the home folder of nobody here"),
+        ("trainer.threads=100000000", "must be at least 1 and at most 1024"),
+    ],
+)
+def test_a_saved_value_that_would_end_the_program_is_refused(
+    setting: str, said: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section, key, value = re.split(r"[.=]", setting, maxsplit=2)
+    edit(run / "config.yaml", lambda c: c[section].update({key: yaml.safe_load(value)}))
+    assert rerun.main([str(run)]) == 2
+    assert said in capsys.readouterr().err
     assert not (run.parent / "outputs").exists()
 
 
