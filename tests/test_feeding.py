@@ -144,6 +144,16 @@ def test_feeding_never_waits_for_the_gpu_within_an_epoch(
         torch.cuda.set_sync_debug_mode("default")
 
 
+def test_grey_images_have_the_same_strides_on_both_paths() -> None:
+    """Those of sides of 1 too: they decide which kernel of a convolution runs, hence the bits."""
+    drawn = np.random.default_rng(0).integers(0, 17, (40, 8, 8, 1), np.uint8).transpose(0, 3, 1, 2)
+    source = Source(drawn, np.arange(40) % 2, ("even", "odd"), white=16)
+    for augment in (None, Augment("basic", 3)):
+        held, streamed = (dataset(source, in_memory=b, augment=augment) for b in (True, False))
+        pairs = zip(batches(held, 1), batches(streamed, 1), strict=True)
+        assert all(a.stride() == b.stride() for a, b in pairs)
+
+
 def test_an_array_is_streamed_like_files_and_resized_alike_on_both_paths() -> None:
     drawn = np.random.default_rng(0).integers(0, 17, (40, 1, 8, 8), np.uint8)
     source = Source(drawn, np.arange(40) % 2, ("even", "odd"), white=16).of_size(12)

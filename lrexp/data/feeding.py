@@ -126,9 +126,12 @@ class _Rows:
         An exception of a worker would arrive as a traceback.
         """
         ids = self._ids[rows]
-        if isinstance(self._source.images, np.ndarray):
-            return torch.from_numpy(self._source.images[ids])
+        # a new array has the strides of the batches from memory, also along a side of 1: they
+        # decide which kernel of a convolution runs
         images = np.empty((len(ids), *self._shape), np.uint8)
+        if isinstance(self._source.images, np.ndarray):
+            images[:] = self._source.images[ids]
+            return torch.from_numpy(images)
         for image, i in zip(images, ids.tolist(), strict=True):
             try:
                 image[:], _ = pixels_of(self._source, i, self._shape)
