@@ -8,4 +8,4 @@ install dev
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/basedpyright
-.venv/bin/python -m pytest --numprocesses 2 --dist loadfile "$@"
+.venv/bin/python -m pytest --numprocesses 2 --dist worksteal "$@"

@@ -153,7 +153,7 @@ def test_a_stopped_sweep_is_finished_as_if_it_never_stopped(sent: int, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("executor", "points"), [("serial", 300), ("stacked", 120)])
+@pytest.mark.parametrize(("executor", "points"), [("serial", 300), ("stacked", 80)])
 def test_a_large_grid_runs_in_bounded_memory(tmp_path: Path, executor: str, points: int) -> None:
     code = """
 import resource, sys
@@ -173,7 +173,7 @@ sys.exit(code)
     returned, said = run(tmp_path, *grid, code=code)
     assert returned == 0, said
     early, late = map(float, said.splitlines()[-1].split()[1:])
-    assert late - early < points / 3, said.splitlines()[-1]  # MB
+    assert late - early < 20 + points / 4, said.splitlines()[-1]  # MB
     assert len(summaries(tmp_path / "sweep")) == points
 
 
