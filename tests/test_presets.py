@@ -36,12 +36,12 @@ def test_resnet20_weights_classify_cifar10_as_published(tmp_path: Path) -> None:
 
 
 def test_traffic_signs_want_a_rate_that_moves_the_pretrained_backbone(tmp_path: Path) -> None:
-    fewer = "trainer.epochs=3"  # scripts/transfer_table.py trains all of them for 10
+    fewer = "trainer.epochs=2"  # scripts/transfer_table.py trains all of them for 10
     preset = ("experiment=traffic_signs", "data.path=DATA/gtsrb32", RESNET20, fewer)
     slow = ("lr_policy=per_layer", "lr_policy.rules=[{layers: backbone, scale: 0.02}]")
     good = accuracy_of(tmp_path / "good", *preset)
     tiny = accuracy_of(tmp_path / "tiny", *preset, *slow)
-    assert good >= 65
+    assert good >= 60
     assert tiny < good - 15
 
 
