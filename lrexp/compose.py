@@ -278,7 +278,7 @@ class CheckedLoader(ConfigLoaderImpl):
             return ConfigError("", f"{error.override}: {problem}", place="the command line")
         said = str(error)
         if "Ambiguous value" in said or "requires --multirun" in said:
-            hint = "add -m to run one after the other, or write [a,b] for a list"
+            hint = "add -m to run one after the other; a list is written [a,b]"
             override = next((o for o in overrides if o in said), "")
             return ConfigError(
                 "", f"{override}: several values for one run", hint, place="the command line"

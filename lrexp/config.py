@@ -71,7 +71,7 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
         if missing := re.search(r"Missing mandatory value: ([\w.]+)", str(error)):
-            raise ConfigError(missing[1], "has no value") from error
+            raise ConfigError(missing[1], "has no value", f"give {missing[1]}=...") from error
         key = str(error.full_key or "")
         raise ConfigError(key, f"cannot be resolved: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
@@ -192,7 +192,7 @@ def _typed(group: str, section: dict[Any, Any], schema: type) -> DictConfig:
     typed = OmegaConf.structured(schema)
     for key, value in section.items():
         if value == MISSING:
-            raise ConfigError(f"{group}.{key}", "has no value")
+            raise ConfigError(f"{group}.{key}", "has no value", f"give {group}.{key}=...")
         if key == "args" and isinstance(value, dict):
             _check_args(f"{group}.args", value)
         try:

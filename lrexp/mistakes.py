@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from lrexp.errors import ConfigError, nearest
 from lrexp.schema import GROUPS, SCHEMAS, TOP, Config, Rest, Rule, Trainer
 
+OTHERS_SETTING = "in the option chosen"  # of a setting that other options have
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -29,7 +30,7 @@ def unknown_setting(key: str, value: Any = "", schema: type = Config) -> ConfigE
     owners = [o for o, other in SCHEMAS.get(section, {}).items() if last in get_type_hints(other)]
     if owners:
         hint = f"it belongs to {' and '.join(f'{section}={o}' for o in owners)}"
-        return ConfigError(key, f"{problem} in the option chosen", hint, value)
+        return ConfigError(key, f"{problem} {OTHERS_SETTING}", hint, value)
     groups = ("trainer", *GROUPS)  # epochs are the trainer's before any policy's
     everywhere = [f"{group}.{name}" for group in groups for name in settings_of(group)]
     own_dotted = [f"{section}.{name}" if section else name for name in own]

@@ -43,9 +43,14 @@ def test_did_you_mean_lists_every_choice_once_and_sorted() -> None:
 
 def test_every_synonym_leads_to_a_name_that_exists() -> None:
     from lrexp.mistakes import settings_of
-    from lrexp.schema import GROUPS
+    from lrexp.schema import GROUPS, SCHEMAS
 
-    names = {*GROUPS, *settings_of("")} | {name for group in GROUPS for name in settings_of(group)}
+    options = {option for schemas in SCHEMAS.values() for option in schemas}
+    names = (
+        options
+        | {*GROUPS, *settings_of("")}
+        | {name for group in GROUPS for name in settings_of(group)}
+    )
     assert set(SYNONYMS.values()) <= names
     assert not [word for word in SYNONYMS if word != word.casefold() or not word.isalnum()]
 

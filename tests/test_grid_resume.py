@@ -56,6 +56,43 @@ def test_points_that_a_changed_grid_dropped_are_not_missed_again(
         numbered_as(started, points("seed=1"), False)
 
 
+def request(*overrides: str) -> Any:
+    loader = CheckedLoader()
+    return read_request(loader, CONFIG_NAME, overrides, loader.folders)
+
+
+def test_a_sweep_goes_on_with_its_executor_unless_another_is_asked_for(
+    points: Callable[..., Any], tmp_path: Path
+) -> None:
+    typed = ("hydra.launcher.executor=stacked", "hydra.launcher.members=2", "seed=0,1")
+    begun = request(*typed, "hydra.sweep.dir=sweep")
+    (tmp_path / POINTS).write_text(points_text(points(*typed), [*begun.how, *begun.command]))
+    assert read_points(tmp_path).command == list(typed)
+    again = request(f"hydra.launcher.resume={tmp_path}").config.hydra.launcher
+    assert (again.executor, again.members) == ("stacked", 2)
+    serial = "hydra.launcher.executor=serial"
+    other = request(f"hydra.launcher.resume={tmp_path}", serial).config.hydra.launcher
+    assert (other.executor, other.members) == ("serial", 2)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "hydra.sweep.dir=/tmp/elsewhere",
+        "hydra.launcher.resume=other",
+        "hydra.launcher._target_=subprocess.Popen",
+        "hydra.launcher.members=${oc.env:HOME}",
+        "hydra/launcher=basic",
+    ],
+)
+def test_a_saved_command_holds_nothing_else_of_hydra(
+    override: str, points: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / POINTS).write_text(points_text(points("seed=0,1"), [override, "seed=0,1"]))
+    with pytest.raises(UserError, match="no setting of an experiment"):
+        read_points(tmp_path)
+
+
 PARAMS = "++hydra.sweeper={params: {optimizer.lr: '0.1,0.2', seed: '0,1'}}"
 
 
@@ -67,10 +104,6 @@ def test_the_command_line_wins_over_axes_of_the_sweepers_own(points: Callable[..
 def test_axes_of_the_sweepers_own_are_part_of_the_command(
     points: Callable[..., Any], tmp_path: Path
 ) -> None:
-    def request(*overrides: str) -> Any:
-        loader = CheckedLoader()
-        return read_request(loader, CONFIG_NAME, overrides, loader.folders)
-
     command = request("experiment=smoke", PARAMS).command
     assert command == ["optimizer.lr=0.1,0.2", "seed=0,1", "experiment=smoke"]
     (tmp_path / POINTS).write_text(points_text(points("experiment=smoke", PARAMS), command))

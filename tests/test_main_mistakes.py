@@ -170,6 +170,12 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "one folder for two points": (["-m", "seed=1,2", "hydra.sweep.subdir=x"], ["subdir"]),
     "several values without -m": (["optimizer.lr=0.1,0.2"], ["optimizer.lr=0.1,0.2", "add -m"]),
+    "a setting of one of two options": (
+        ["-m", "lr_policy=uniform,layerwise_decay", "lr_policy.decay=0.5,0.8"],
+        ["lr_policy.decay=0.5", "lr_policy=layerwise_decay", "cases="],
+    ),
+    "half an option's name": (["lr_policy=freeze"], ["did you mean 'freeze_backbone'"]),
+    "no folder of images": (["experiment=hymenoptera"], ["data.path", "give data.path="]),
     "monitor unknown": (["trainer.monitor=val/acc"], ["monitor=val/acc", "'val/accuracy'"]),
     "monitor without training": (
         ["trainer.epochs=0", "trainer.monitor=train/loss"],

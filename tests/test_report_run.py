@@ -50,7 +50,9 @@ def test_overfitting_within_the_noise_is_not_claimed(tmp_path: Path) -> None:
     rows = [row(epoch) for epoch in range(1, 4)]
     rows[-1]["overfit/loss_se"] = 0.09
     said = headline(read_run(write_run(tmp_path / "run", rows=rows)))
-    assert "No overfitting beyond noise: val loss ends 0.100 ± 0.090 above its best" in said
+    assert (
+        "Training on did not hurt beyond noise: val loss ends 0.100 ± 0.090 above its best" in said
+    )
     assert "overconfident" not in said
 
 

@@ -15,6 +15,7 @@ from omegaconf import Container, DictConfig, OmegaConf, flag_override
 
 from lrexp.errors import ConfigError, UserError
 from lrexp.folder import SUMMARY
+from lrexp.grid.settings import OF_LAUNCHER
 from lrexp.record.words import in_short
 
 POINTS = "points.json"
@@ -163,7 +164,7 @@ def _refuse_foreign(file: Path, started: Started) -> None:
     if not isinstance(started.command, list):
         raise TypeError("the command is a list of overrides")
     for override in started.command:
-        if re.match(r"[+~]*hydra[./@=]", override):
+        if re.match(r"[+~]*hydra[./@=]", override) and not OF_LAUNCHER.fullmatch(override):
             raise UserError(f"{file}: {override} is no setting of an experiment")
     if not started.points:
         raise ValueError("it has no points")

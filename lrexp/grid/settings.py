@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -27,6 +28,10 @@ class LauncherSettings:
     allow_changed_grid: bool = False  # resume although the grid is not the one that was started
 
 
+# Overrides that say how points are run, in plain values: a resumed sweep runs on as it was.
+OF_LAUNCHER = re.compile(
+    r"hydra\.launcher\.(executor|members|workers|gpus|jobs_per_gpu|retries)=[\w\[\], ]+"
+)
 LEAST = {"members": 1, "workers": 1, "jobs_per_gpu": 1, "retries": 0}
 
 

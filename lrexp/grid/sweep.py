@@ -43,7 +43,8 @@ from lrexp.grid.points import (
     varied,
 )
 from lrexp.grid.resume import UNDONE, numbered_as, set_aside, sweep_folder
-from lrexp.grid.settings import read_settings
+from lrexp.grid.settings import OF_LAUNCHER, read_settings
+from lrexp.mistakes import OTHERS_SETTING
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,11 @@ class Request:
         params: Any = OmegaConf.select(self.config, "hydra.sweeper.params") or {}
         typed = {override.lstrip("+~").partition("=")[0] for override in self.task}
         return [*(f"{k}={v}" for k, v in params.items() if k not in typed), *self.task]
+
+    @property
+    def how(self) -> list[str]:
+        """Overrides that say how the points are run."""
+        return [override for override in self.overrides if OF_LAUNCHER.fullmatch(override)]
 
     @property
     def command(self) -> list[str]:
@@ -117,7 +123,9 @@ def read_request(
             request.started = read_points(request.folder)
     if request.started and request.folder and not request.axes and not name:
         command, name = take_cases(request.started.command)
-        request.overrides = [*rest, *command]
+        typed = {override.partition("=")[0] for override in rest}
+        kept = [override for override in command if override.partition("=")[0] not in typed]
+        request.overrides = [*rest, *kept]
         request.config = compose(request.overrides)
         if name:  # the file as it was then
             copy = read_cases(str(request.folder / CASES_COPY), folders)
@@ -139,6 +147,8 @@ def compose_points(loader: Any, request: Request) -> list[Point]:
         try:
             composed = loader.load_sweep_config(config, overrides)
         except ConfigError as error:
+            if OTHERS_SETTING in error.problem and request.cases is None:
+                error.hint += "; in a grid of both, cases= gives each settings of its own"
             raise _in_case(error, request, case, overrides) from error
         points.append(make_point(len(points), overrides, composed, case))
     refuse_shared_folders(points)
@@ -267,7 +277,7 @@ def _write_grid(folder: Path, points: Sequence[Point], request: Request) -> None
         if not copy.exists() or not os.path.samefile(request.cases.file, copy):
             shutil.copyfile(request.cases.file, copy)
     OmegaConf.save(saved, folder / "multirun.yaml")
-    write_atomically(folder / POINTS, points_text(points, request.command))
+    write_atomically(folder / POINTS, points_text(points, [*request.how, *request.command]))
 
 
 def _notes(request: Request, points: Sequence[Point], todo: Sequence[Point]) -> list[str]:

@@ -42,8 +42,8 @@ def gap_in_words(row: dict[str, float]) -> str:
     if gap < 0:
         return f"{measured} new images do better than training images: the splits differ"
     return (
-        f"{measured} the loss is higher on new images than on training images;"
-        " part of what was learned does not carry over"
+        f"{measured} the loss is higher on new images than on training images:"
+        " overfitting, or splits that differ"
     )
 
 

@@ -85,10 +85,10 @@ def _overfit_sentence(best: Mapping[str, Any], last: Mapping[str, Any]) -> str:
     if last["epoch"] < 2:
         return ""
     if rise <= 0:
-        return "Val loss was at its best in the last epoch: no sign of overfitting."
+        return "Val loss was at its best in the last epoch: training on has not hurt."
     return (
-        f"No overfitting beyond noise: val loss ends {plus_minus(rise, se)} above its best"
-        " (paired over images)."
+        "Training on did not hurt beyond noise: val loss ends"
+        f" {plus_minus(rise, se)} above its best (paired over images)."
     )
 
 

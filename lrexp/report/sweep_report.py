@@ -187,7 +187,7 @@ def _group_table(sweep: Sweep, found: Sequence[Group], word: str) -> Html:
     columns = [
         Column(word),
         Column(sweep.monitor, number=True, hint="mean ± standard deviation over seeds"),
-        *([Column("behind", number=True, hint="the best, with its 95 % interval")] * several),
+        *([Column("behind", number=True, hint="the best; ± half of the 95 % interval")] * several),
         *([Column("best rate", number=True)] * with_rate),
         *([Column("in its grid", hint="whether a better rate may lie outside")] * rates),
         *([Column("settings", hint="what else was swept, at the best")] * variants),
@@ -197,6 +197,8 @@ def _group_table(sweep: Sweep, found: Sequence[Group], word: str) -> Html:
         Column("tries", number=True, hint="configurations tried"),
         *([Column("not finished")] * unfinished),
     ]
+    caption = f"every {word} at its best; ± over seeds is the standard deviation"
+    caption += ", after behind half of the 95 % interval" * several
     rows = []
     for place, group in enumerate(found):
         best = group.best
@@ -221,7 +223,7 @@ def _group_table(sweep: Sweep, found: Sequence[Group], word: str) -> Html:
                 *([Cell(_wrapped(counted(group.counts)), missing)] * unfinished),
             ]
         )
-    return table(columns, rows, caption=f"every {word} at its best", tall=True)
+    return table(columns, rows, caption=caption, tall=True)
 
 
 def _edge_cell(group: Group) -> Cell:
