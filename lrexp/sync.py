@@ -100,6 +100,7 @@ def unsynced(folder: Path) -> list[Path]:
 
 def _checked(file: Path, again: bool) -> Upload:
     """Whether a file can be sent as it is."""
+    from lrexp.folder import in_use
     from lrexp.record.wandb_file import artifact_files, goes_on, is_offline, uploading
 
     wanted = list(artifact_files(file))
@@ -110,7 +111,7 @@ def _checked(file: Path, again: bool) -> Upload:
             " look at the run on W&B, delete it there if in doubt, then use --again"
         )
         return Upload(file, base, problem)
-    if _in_use(file):
+    if in_use(file.parent.parent.parent):
         return Upload(file, base, "it is still being written")
     if not is_offline(file) and goes_on(file) and not again:
         problem = (
@@ -145,27 +146,6 @@ def _base(file: Path, paths: list[str]) -> Path:
                 depth = len(Path(path).parents[up].parts)
                 return run.parents[depth - 1]
     return Path.cwd()
-
-
-def _in_use(file: Path) -> bool:
-    """Whether the run that writes it still holds the folder of its run or sweep."""
-    import fcntl
-
-    from lrexp.folder import LOCK
-
-    run = file.parent.parent.parent
-    for folder in (run, run.parent):
-        try:
-            descriptor = os.open(folder / LOCK, os.O_RDWR)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
-    return False
 
 
 def _upload(uploads: list[Upload]) -> list[Upload]:

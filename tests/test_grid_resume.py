@@ -78,7 +78,7 @@ def test_a_sweep_goes_on_with_its_executor_unless_another_is_asked_for(
 @pytest.mark.parametrize(
     "override",
     [
-        "hydra.sweep.dir=/tmp/elsewhere",
+        "hydra.sweep.dir=elsewhere",
         "hydra.launcher.resume=other",
         "hydra.launcher._target_=subprocess.Popen",
         "hydra.launcher.members=${oc.env:HOME}",

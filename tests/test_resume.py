@@ -23,6 +23,7 @@ from lrexp.metrics import RunningTrain, StepStats
 from lrexp.signals import signals_stop, whole
 from lrexp.train import Row, Trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = (
     "trainer.device=cpu", "data.leak_check=skip",
     "trainer.epochs=4", "trainer.limit_train_batches=5", "trainer.stats_every=2",
@@ -70,14 +71,6 @@ def _logs_closed() -> Iterator[None]:
         if isinstance(handler, logging.FileHandler):
             logging.getLogger().removeHandler(handler)
             handler.close()
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
