@@ -13,22 +13,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lrexp.errors import ConfigError, Terminated, UserError, in_words
-from lrexp.redact import redacted
+from lrexp.config.errors import ConfigError, Terminated, UserError, in_words
+from lrexp.config.redact import redacted
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
     from omegaconf import DictConfig
 
-    from lrexp.builders.data import Datasets
-    from lrexp.compose import CheckedLoader
-    from lrexp.folder import Claim
-    from lrexp.grid.points import Point
+    from lrexp.build.data import Datasets
+    from lrexp.config.compose import CheckedLoader
+    from lrexp.config.schema import Config
+    from lrexp.folder.claim import Claim
+    from lrexp.grid.points.point import Point
     from lrexp.grid.sweep import Request
-    from lrexp.resume import Stopped
-    from lrexp.schema import Config
-    from lrexp.tasks import Launch, Training
-    from lrexp.train import Trainer
+    from lrexp.runs.resume import Stopped
+    from lrexp.tasks.launch import Launch
+    from lrexp.tasks.train import Training
+    from lrexp.train.loop import Trainer
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -107,7 +108,7 @@ def leave(code: int) -> NoReturn:
 
 def _dispatch(argv: list[str]) -> int:
     if any(flag in argv for flag in ("-h", "--help")):
-        from lrexp.help import help_text
+        from lrexp.commands.help import help_text
 
         print(help_text(argv), end="")
         return 0
@@ -119,8 +120,8 @@ def _dispatch(argv: list[str]) -> int:
 
     from hydra._internal.utils import get_args_parser
 
-    from lrexp.compose import CONFIG_NAME, CheckedLoader
-    from lrexp.grid.cases import refuse_cases, take_cases
+    from lrexp.config.compose import CONFIG_NAME, CheckedLoader
+    from lrexp.grid.points.cases import refuse_cases, take_cases
 
     parser = get_args_parser()
     parser.error = refuse_flags
@@ -174,8 +175,8 @@ def hydra_of(loader: CheckedLoader) -> Iterator[Hydra]:
 def _single(loader: CheckedLoader, given: list[str]) -> int:
     from hydra.types import RunMode
 
-    from lrexp.compose import CONFIG_NAME
-    from lrexp.grid.cases import refuse_cases, take_cases
+    from lrexp.config.compose import CONFIG_NAME
+    from lrexp.grid.points.cases import refuse_cases, take_cases
 
     overrides, _ = take_cases(given)
     config = loader.load_configuration(CONFIG_NAME, overrides, RunMode.RUN)
@@ -206,7 +207,8 @@ def run_single(
     Raises:
         UserError: for a mistake that is found before anything was built.
     """
-    from lrexp.folder import Claim, new_run_id
+    from lrexp.config.names import new_run_id
+    from lrexp.folder.claim import Claim
 
     loader.check(config, overrides)
     may_go_on = config.trainer.resume == "auto" and config.task.name == "train"
@@ -234,9 +236,9 @@ def _same_run(folder: Path, composed: DictConfig) -> Stopped | None:
     Raises:
         UserError: when it holds something else.
     """
-    from lrexp.compose import without_hydra
-    from lrexp.config import check
-    from lrexp.resume import changes_since, refuse_any, stopped_run
+    from lrexp.config.check import check
+    from lrexp.config.compose import without_hydra
+    from lrexp.runs.resume import changes_since, refuse_any, stopped_run
 
     stopped = stopped_run(folder)
     if stopped is not None:
@@ -254,10 +256,10 @@ def _continue(folder: Path, resolved: DictConfig, overrides: list[str], changed_
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from lrexp.compose import CONFIG_NAME, CheckedLoader
-    from lrexp.config import check
-    from lrexp.folder import Claim
-    from lrexp.resume import change_lines, changes_since, refuse_what_must_stay, stopped_run
+    from lrexp.config.check import check
+    from lrexp.config.compose import CONFIG_NAME, CheckedLoader
+    from lrexp.folder.claim import Claim
+    from lrexp.runs.resume import change_lines, changes_since, refuse_what_must_stay, stopped_run
 
     if not folder.is_dir() or (stopped := stopped_run(folder, changed_data)) is None:
         raise UserError(f"{folder} holds no run that could go on")
@@ -292,8 +294,8 @@ def _run(
     from hydra.core.utils import run_job
     from hydra.types import HydraContext
 
-    from lrexp.compose import CONFIG_NAME
-    from lrexp.folder import SUMMARY
+    from lrexp.config.compose import CONFIG_NAME
+    from lrexp.folder.layout import SUMMARY
 
     config.hydra.run.dir = str(claim.folder)
     if stopped:
@@ -341,8 +343,9 @@ def run_sweep_of(loader: CheckedLoader, overrides: list[str]) -> int:
     from hydra.core.plugins import Plugins
     from hydra.types import HydraContext
 
-    from lrexp.compose import CONFIG_NAME
-    from lrexp.folder import Claim, link_latest, new_run_id
+    from lrexp.config.compose import CONFIG_NAME
+    from lrexp.config.names import new_run_id
+    from lrexp.folder.claim import Claim, link_latest
     from lrexp.grid.leaderboard import Leaderboard
     from lrexp.grid.sweep import (
         closing_lines,
@@ -352,7 +355,7 @@ def run_sweep_of(loader: CheckedLoader, overrides: list[str]) -> int:
         report_lines,
         run_sweep,
     )
-    from lrexp.signals import signals_stop
+    from lrexp.train.signals import signals_stop
 
     request = read_request(loader, CONFIG_NAME, overrides, loader.folders)
     config = request.config
@@ -411,20 +414,20 @@ class _Points:
         return _job(composed, self)
 
     def open(self, composed: DictConfig, asked: list[type[BaseException]]) -> Training:
-        """A point's run, built but not trained; see `lrexp.tasks.open_training`."""
-        from lrexp.tasks import open_training
+        """A point's run, built but not trained; see `lrexp.tasks.train.open_training`."""
+        from lrexp.tasks.train import open_training
 
         return open_training(*_checked(composed, self), asked)
 
     def trainer(self, composed: DictConfig) -> Trainer:
         """What would train a point, outside of any run."""
-        from lrexp.tasks import build_trainer
+        from lrexp.tasks.train import build_trainer
 
         return build_trainer(_read(composed), self.shared_data())
 
     def load_data(self, composed: DictConfig) -> None:
         """Read a point's data for those to come. That they cannot be had, its run will say."""
-        from lrexp.build import choose_device
+        from lrexp.build.experiment import choose_device
 
         config = _read(composed)
         with suppress(Exception):
@@ -438,7 +441,7 @@ class _Points:
 
     def shared_data(self) -> Datasets:
         """The data of the points so far."""
-        from lrexp.builders.data import Datasets
+        from lrexp.build.data import Datasets
 
         if self.datasets is None:
             self.datasets = Datasets()
@@ -449,7 +452,7 @@ def _read(composed: DictConfig) -> Config:
     """A composed point as it is read."""
     from omegaconf import flag_override
 
-    from lrexp.config import check
+    from lrexp.config.check import check
 
     with flag_override(composed, ["struct", "readonly"], False):
         del composed["hydra"]
@@ -463,7 +466,7 @@ def _job(
     until: int | None = None,
 ) -> float:
     """What Hydra runs: one checked config in one run folder. Returns the best monitored value."""
-    from lrexp.tasks import TASKS
+    from lrexp.tasks.choice import TASKS
 
     resolved, config, launch = _checked(composed, points, stopped, until)
     return TASKS[config.task.name](resolved, config, launch)
@@ -480,8 +483,8 @@ def _checked(
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from lrexp.config import check
-    from lrexp.tasks import Launch
+    from lrexp.config.check import check
+    from lrexp.tasks.launch import Launch
 
     hydra: Any = HydraConfig.get()
     in_sweep = hydra.mode == RunMode.MULTIRUN

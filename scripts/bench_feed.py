@@ -32,11 +32,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from lrexp.builders.data import build_dataset, open_source, stated_data
-from lrexp.builders.model import build_model
-from lrexp.data import Source
-from lrexp.data.source import EncodedImages
-from lrexp.record.files import environment
+from lrexp.build.data import build_dataset, open_source, stated_data
+from lrexp.build.model import build_model
+from lrexp.data.source import EncodedImages, Source
+from lrexp.folder.environment import environment
 
 ROOT = Path(os.environ.get("LREXP_TEST_DATA", "/nowhere"))
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -19,11 +19,12 @@ import torch
 from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18
 
-from lrexp.models import layer_map
-from lrexp.optim import param_groups, set_rates, set_trainable
-from lrexp.plan import Plan
-from lrexp.policies import freeze_backbone, uniform
-from lrexp.record.files import environment
+from lrexp.folder.environment import environment
+from lrexp.models.layers import layer_map
+from lrexp.optim.groups import param_groups, set_rates, set_trainable
+from lrexp.plan.plan import Plan
+from lrexp.plan.policies.freeze_backbone import freeze_backbone
+from lrexp.plan.policies.uniform import uniform
 
 
 def stepper(policy: Callable[..., Plan], images: torch.Tensor) -> Callable[[], None]:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 
-from lrexp.record.files import environment
+from lrexp.folder.environment import environment
 
 ROOT = Path(__file__).parent.parent
 EXECUTORS = ("serial", "stacked", "pool", "auto")

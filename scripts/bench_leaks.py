@@ -31,8 +31,8 @@ import torch
 from PIL import Image
 
 from lrexp.data.leaks import RANK, RATIO, THRESHOLD, Leaks, Signatures, find_leaks
-from lrexp.data.sources import digits
-from lrexp.record.files import environment
+from lrexp.data.sources.digits import digits
+from lrexp.folder.environment import environment
 
 THRESHOLDS = (0.80, 0.85, 0.88, 0.90, 0.92, 0.94, 0.96, 0.98)
 RATIOS = (1.0, 0.3, 0.25, 0.2, 0.15)  # 1.0: the threshold alone

@@ -20,12 +20,13 @@ from collections.abc import Callable
 
 import torch
 
-from lrexp.build import Experiment, build
-from lrexp.compose import CONFIG_NAME, CheckedLoader
-from lrexp.config import check
-from lrexp.record.files import environment
-from lrexp.schema import Config
-from lrexp.train import Trainer
+from lrexp.build.experiment import build
+from lrexp.config.check import check
+from lrexp.config.compose import CONFIG_NAME, CheckedLoader
+from lrexp.config.schema import Config
+from lrexp.folder.environment import environment
+from lrexp.train.experiment import Experiment
+from lrexp.train.loop import Trainer
 
 
 def compose(*overrides: str) -> Config:

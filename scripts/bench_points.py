@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lrexp.record.files import environment
+from lrexp.folder.environment import environment
 
 ROOT = Path(__file__).parent.parent
 SHORT = 3  # points

@@ -21,12 +21,12 @@ from collections.abc import Callable
 import torch
 from bench_loop import compose
 
-from lrexp.build import build
-from lrexp.grid.allocator import keep_freed_memory
-from lrexp.grid.stacked import StackedTrainer, probe
-from lrexp.record.files import environment
-from lrexp.schema import Config
-from lrexp.train import Trainer
+from lrexp.build.experiment import build
+from lrexp.config.schema import Config
+from lrexp.folder.environment import environment
+from lrexp.grid.stack.allocator import keep_freed_memory
+from lrexp.grid.stack.trainer import StackedTrainer, probe
+from lrexp.train.loop import Trainer
 
 SMALL = ("data=synthetic", "data.leak_check=skip")
 # Job → its overrides, and members to train.

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from lrexp.record.files import environment
+from lrexp.folder.environment import environment
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {

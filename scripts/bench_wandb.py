@@ -22,10 +22,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 def points(count: int, rows: int, in_sweep: bool, artifacts: str) -> tuple[float, float]:
     """Median milliseconds of a row, and of a point without its rows."""
-    from lrexp.plan import Plan, Row
-    from lrexp.record import RunInfo
-    from lrexp.record.wandb import WandbRecorder
-    from lrexp.schema import Wandb
+    from lrexp.config.schema import Wandb
+    from lrexp.plan.plan import Plan, Row
+    from lrexp.record.recorders import RunInfo
+    from lrexp.record.wandb.recorder import WandbRecorder
 
     groups = ("lr_policy", "model", "data", "optimizer", "scheduler")
     config = {"name": "bench", **{g: {"name": "x", **dict.fromkeys("abcdefgh", 1)} for g in groups}}

@@ -30,11 +30,11 @@ os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 import numpy as np
 import torch
 
-import lrexp.build
-import lrexp.checkpoint
-import lrexp.compose
+import lrexp.build.experiment
+import lrexp.config.compose
+import lrexp.folder.checkpoint
 import lrexp.record.predictions
-import lrexp.tasks
+import lrexp.tasks.train
 from lrexp.__main__ import main
 
 COMMON = (
@@ -100,8 +100,8 @@ def result(folder: Path) -> dict[str, Any]:
     """What must be the same however often a run was stopped."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((folder / "summary.json").read_text())
-    last = lrexp.checkpoint.load_checkpoint(folder / "checkpoints" / "last.pt")
-    best = lrexp.checkpoint.load_checkpoint(folder / "checkpoints" / "best.pt")
+    last = lrexp.folder.checkpoint.load_checkpoint(folder / "checkpoints" / "last.pt")
+    best = lrexp.folder.checkpoint.load_checkpoint(folder / "checkpoints" / "best.pt")
     timeless = [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in rows]
     return {
         "rows": timeless,
@@ -146,7 +146,7 @@ def unreadable(folder: Path) -> list[str]:
             epochs = [json.loads(line)["epoch"] for line in lines[:-1]]
             if epochs != list(range(1, len(epochs) + 1)):
                 found.append(f"rows of epochs {epochs}")
-        lrexp.checkpoint.load_last(folder / "checkpoints")
+        lrexp.folder.checkpoint.load_last(folder / "checkpoints")
     except Exception as error:
         found.append(f"{type(error).__name__}: {error}")
     return found

@@ -125,7 +125,9 @@ def main() -> int:
     random.seed(random_seed)
     warnings.simplefilter("ignore")
     logging.raiseExceptions = False
-    logging.getLogger("lrexp.checkpoint").setLevel(logging.ERROR)  # says what it falls back to
+    logging.getLogger("lrexp.folder.checkpoint").setLevel(
+        logging.ERROR
+    )  # says what it falls back to
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         for kind, count, strategy, judge in kinds(arguments):

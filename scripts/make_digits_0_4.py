@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lrexp.checkpoint import load_checkpoint
-from lrexp.models import save_weights
+from lrexp.folder.checkpoint import load_checkpoint
+from lrexp.models.weights import save_weights
 
 TARGET = Path(__file__).parent.parent / "lrexp/models/bundled/simple_cnn_digits_0_4.safetensors"
 

@@ -16,8 +16,8 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 from torchvision.models import get_model
 
-from lrexp.models import layer_map
-from lrexp.policies import layerwise_decay
+from lrexp.models.layers import layer_map
+from lrexp.plan.policies.layerwise_decay import layerwise_decay
 
 TIMM = (
     "vit_base_patch16_224",

@@ -41,8 +41,8 @@ def compose() -> Iterator[Callable[..., object]]:
     from hydra.types import RunMode
     from omegaconf import flag_override
 
-    from lrexp.compose import CONFIG_NAME, CheckedLoader
-    from lrexp.config import check
+    from lrexp.config.check import check
+    from lrexp.config.compose import CONFIG_NAME, CheckedLoader
 
     version.setbase("1.3")
     setup_globals()

@@ -210,7 +210,8 @@ def make_run(folder: Path) -> None:
     """A run, a sweep's points.json and weights to damage: small, and read by what we have."""
     import torch
 
-    from lrexp.models import SimpleCNN, save_weights
+    from lrexp.models.simple_cnn import SimpleCNN
+    from lrexp.models.weights import save_weights
 
     code = answer(
         [
@@ -233,14 +234,14 @@ def read_damaged(folder: Path, name: str) -> None:
     """Read a file of a run's folder as the program does."""
     from omegaconf import OmegaConf
 
-    from lrexp.compare import comparison, paired_differences
-    from lrexp.config import check
-    from lrexp.differences import read_run
-    from lrexp.grid.points import read_points, read_summary
+    from lrexp.commands.compare import comparison, paired_differences
+    from lrexp.config.check import check
+    from lrexp.config.saved import read_saved_config
+    from lrexp.grid.points.point import read_points, read_summary
     from lrexp.models.expected_input import _of_run
     from lrexp.models.weights import read_weights
-    from lrexp.plan import read_plan
-    from lrexp.saved import read_saved_config
+    from lrexp.plan.plan import read_plan
+    from lrexp.runs.differences import read_run
 
     if name in COMPARED:
         found = read_run(str(folder))
@@ -287,8 +288,8 @@ def state_complaint(folder: Path, last: bytes, previous: bytes | None, whole: li
         previous: of previous.pt, likewise; None: there is none.
         whole: `plain` of the two states that were saved. Any other must not be taken for one.
     """
-    from lrexp.checkpoint import load_last
-    from lrexp.errors import UserError
+    from lrexp.config.errors import UserError
+    from lrexp.folder.checkpoint import load_last
 
     folder.mkdir(exist_ok=True)
     for name, content in (("last.pt", last), ("previous.pt", previous)):
@@ -310,7 +311,7 @@ def state_complaint(folder: Path, last: bytes, previous: bytes | None, whole: li
 
 def two_states(folder: Path) -> tuple[bytes, bytes, list[Any]]:
     """Contents of a last.pt and a previous.pt of a run, and `plain` of both."""
-    from lrexp.checkpoint import load_checkpoint
+    from lrexp.folder.checkpoint import load_checkpoint
 
     last = (folder / "checkpoints" / "last.pt").read_bytes()
     state = load_checkpoint(folder / "checkpoints" / "last.pt")
@@ -324,7 +325,7 @@ def two_states(folder: Path) -> tuple[bytes, bytes, list[Any]]:
 
 def damage_complaint(folder: Path, name: str) -> str:
     """What is wrong with how a damaged file is read, or nothing."""
-    from lrexp.errors import UserError
+    from lrexp.config.errors import UserError
 
     started = time.process_time()
     try:
@@ -344,7 +345,7 @@ REPORTED_SWEEP = ["leaderboard.json", "points.json"]
 
 def report_complaint(folder: Path) -> str:
     """What is wrong with how the report of a damaged run or sweep is made, or nothing."""
-    from lrexp.report.__main__ import main
+    from lrexp.commands.report import main
 
     out, err, started = io.StringIO(), io.StringIO(), time.process_time()
     try:

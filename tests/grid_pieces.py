@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lrexp.errors import Terminated
-from lrexp.grid.in_worker import LENGTH, Place, Say, Work
+from lrexp.config.errors import Terminated
+from lrexp.grid.pool.in_worker import LENGTH, Place, Say, Work
 
 IMPORTED_BY = os.getpid()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lrexp.grid.points import Point
+from lrexp.grid.points.point import Point
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def composing() -> Iterator[Any]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.utils import setup_globals
 
-    from lrexp.compose import CONFIG_NAME, CheckedLoader
+    from lrexp.config.compose import CONFIG_NAME, CheckedLoader
 
     version.setbase("1.3")
     setup_globals()

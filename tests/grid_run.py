@@ -19,7 +19,7 @@ from hydra.types import HydraContext
 from lrexp.__main__ import _Points
 from lrexp.grid.launcher import Grid
 from lrexp.grid.leaderboard import Leaderboard
-from lrexp.grid.points import Point
+from lrexp.grid.points.point import Point
 from lrexp.grid.settings import LauncherSettings
 
 FAST = ("experiment=smoke", "trainer.device=cpu", "data.leak_check=skip")

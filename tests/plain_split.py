@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrexp.data import Split
+from lrexp.data.dataset import Split
 from lrexp.data.feeding import InMemory
 from lrexp.data.transforms import Normalize
 

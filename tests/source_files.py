@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from lrexp.data.source import Source
-from lrexp.data.sources import SOURCES, csv_table
+from lrexp.data.sources import SOURCES
+from lrexp.data.sources.csv_table import csv_table
 
 
 def png(value: int = 0) -> bytes:

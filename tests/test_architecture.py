@@ -1,11 +1,11 @@
-"""Imports point one way: entry points, tasks, train, build, records, numbers, plans, parts."""
+"""The order of the rooms, and what each of them never does; every check is shown to fail."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,148 +13,186 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lrexp"
 
-# From top to bottom. A room imports rooms that stand below its own line.
-ROOMS = [
-    {"__main__", "compose", "help", "recompose", "rerun", "compare", "sync", "dashboard"},
-    {"tasks"},
-    {"grid"},
-    {"report"},
-    {"train"},
-    {"build"},
-    {"builders"},
-    {"differences", "preview", "record"},
-    {"checkpoint", "metrics", "optim", "optimizers", "schedulers"},
-    {"policies"},
-    {"plan"},
-    {"models", "data"},
-    {"resume"},
-    {"targets"},
-    {"config", "saved", "folder", "draws", "signals"},
-    {"mistakes"},
-    {"schema", "redact"},
-    {"errors"},
-]
-LINE = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
-BESIDE = {  # allowed on one line
-    ("__main__", "compose"),
-    ("__main__", "help"),
-    ("recompose", "compose"),
-    ("rerun", "__main__"),
-    ("rerun", "compose"),
-    ("rerun", "recompose"),
-    ("compare", "__main__"),
-}
-LIGHT = (
-    *("rerun", "recompose", "compare", "differences", "resume", "sync", "dashboard"),
-    *("__main__", "compose", "config", "saved", "targets", "mistakes", "schema", "folder"),
-    *("errors", "redact", "help"),
+# From top to bottom: a room imports rooms that stand below its own line, and itself.
+ROOMS = (
+    ("__main__",),
+    ("commands",),
+    ("session",),
+    ("use",),
+    ("grid",),
+    ("tasks",),
+    ("build",),
+    ("train",),
+    ("record",),
+    ("report",),
+    ("judge",),
+    ("runs",),
+    ("optim",),
+    ("plan",),
+    ("models", "data"),
+    ("folder",),
+    ("config",),
 )
-HEAVY = {"torch", "torchvision", "wandb", "datasets"}
-FILES = sorted(PACKAGE.rglob("*.py"))
+LINE = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
+TO_COME = {"use"}
+
+# Packages that take long to import. They are imported at module level where work is done, and
+# inside functions where a command must answer before any work: `NEVER` below says where.
+HEAVY = ("torch", "torchvision", "wandb", "datasets", "matplotlib", "timm")
+# (files below lrexp/, modules they never import at module level, or anywhere, and why)
+AT_MODULE_LEVEL = (
+    (("__main__.py", "commands/**", "session/**"), HEAVY, "a verb answers at once"),
+    (("config/**", "folder/claim.py", "runs/**"), HEAVY, "what is checked first is cheap"),
+)
+ANYWHERE = (
+    (("judge/**",), ("torch", "hydra", "omegaconf", "wandb"), "numbers in, findings out"),
+    (("report/**",), ("torch", "hydra", "wandb"), "a report is made from files alone"),
+    (("plan/**",), ("torch.optim", "hydra", "omegaconf", "wandb"), "a plan is plain values"),
+    (("plan/policies/**",), ("torch",), "policies are pure functions of plain values"),
+    (("train/**",), ("lrexp.record", "lrexp.build"), "the loop is handed what it needs"),
+    (("record/**",), ("lrexp.train", "lrexp.optim"), "recorders compute no metric"),
+    (("grid/**",), ("lrexp.plan.policies",), "grid knows no policy"),
+    (("**",), ("hydra.utils",), "nobody instantiates what a config names"),
+    (("**",), ("scripts",), "scripts are run by people"),
+)
 
 
-def room_of(file: Path) -> str:
-    """The module or folder directly under the package; `` for its __init__."""
-    first = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return "" if first == "__init__" else first
-
-
-def imports(tree: ast.AST) -> Iterator[str]:
-    """Every absolute name imported anywhere: in functions and for type checkers too."""
-    for node in ast.walk(tree):
+def imports(tree: ast.AST, only_module_level: bool = False) -> Iterator[str]:
+    """Every absolute name imported: in functions and for type checkers too, unless told not to."""
+    for node in _module_level(tree) if only_module_level else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, "imports are absolute"
-            for alias in node.names:
-                yield f"{node.module}.{alias.name}"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _module_level(tree: ast.AST) -> Iterator[ast.AST]:
+    """What is run when a module is imported."""
+    for node in ast.iter_child_nodes(tree):
+        for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        if not for_types and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+            yield from _module_level(node)
 
 
 def rooms_imported(tree: ast.AST) -> set[str]:
-    """Rooms of ours a file imports; the package itself (for its version) is none."""
+    """Rooms of ours that a file imports; the package itself (for its version) is none."""
     names = [name.split(".") for name in imports(tree)]
     found = {parts[1] for parts in names if parts[0] == "lrexp" and len(parts) > 1}
     return found - {"__version__"}
 
 
-def wrong_imports(room: str, imported: set[str]) -> set[str]:
+def upward(room: str, imported: Iterable[str]) -> set[str]:
     """Those among `imported` that do not lie below `room`."""
-    return {
-        other
-        for other in imported
-        if other != room and (room, other) not in BESIDE and LINE[other] <= LINE[room]
-    }
+    return {other for other in imported if other != room and LINE[other] <= LINE[room]}
 
 
-def test_every_room_has_its_place() -> None:
-    assert {room_of(file) for file in FILES} - {""} == set(LINE)
+def among(names: Iterable[str], never: Iterable[str]) -> set[str]:
+    """Those names that are, or lie below, one of `never`."""
+    return {name for name in names if any(f"{name}.".startswith(f"{n}.") for n in never)}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_imports_point_down(file: Path) -> None:
-    room, imported = room_of(file), rooms_imported(ast.parse(file.read_text()))
-    if not room:
-        assert not imported, "importing the package alone must cost nothing"
-        return
-    assert not wrong_imports(room, imported)
-    if room == "train":
-        assert "record" not in imported, "the loop is handed its recorder"
-    if room not in ("__main__", "rerun", "tasks", "grid", "train", "build"):
-        assert not imported & ({"build", "builders", "train", "tasks"} - {room})
+def files(*patterns: str) -> list[Path]:
+    found = {file for pattern in patterns for file in PACKAGE.glob(pattern)}
+    found |= {file for folder in found if folder.is_dir() for file in folder.glob("*.py")}
+    return sorted(file for file in found if file.suffix == ".py")
 
 
-def test_the_check_sees_what_it_must_refuse() -> None:
-    upward = "def f():\n    from lrexp.train import Trainer\n    import lrexp.record.jsonl"
-    imported = rooms_imported(ast.parse(upward))
-    assert imported == {"train", "record"}
-    assert wrong_imports("metrics", imported) == {"train", "record"}
-    assert wrong_imports("tasks", imported) == set()
-    assert rooms_imported(ast.parse("from lrexp import draws, __version__")) == {"draws"}
-    assert wrong_imports("models", {"data"}) == {"data"}
+TREES = {file: ast.parse(file.read_text()) for file in files("**")}
 
 
-def test_only_train_takes_one_name_from_build() -> None:
-    names = set(imports(ast.parse((PACKAGE / "train.py").read_text())))
-    assert {n for n in names if n.startswith("lrexp.build")} == {"lrexp.build.Experiment"}
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def test_policies_are_pure_functions_of_plain_values() -> None:
-    files = [*(PACKAGE / "policies").glob("*.py"), PACKAGE / "plan.py"]
-    assert len(files) > 5
-    for file in files:
-        for name in imports(ast.parse(file.read_text())):
-            assert name.split(".")[0] not in {"torch", "hydra", "omegaconf", "wandb"}, (file, name)
+def test_everything_in_the_package_is_a_room() -> None:
+    flat = {file.name for file in PACKAGE.glob("*.py")}
+    assert flat == {"__init__.py", "__main__.py"}
+    assert {room_of(file) for file in TREES} - {"__init__"} == set(LINE) - TO_COME
 
 
-def test_recorders_compute_no_metrics() -> None:
-    for file in (PACKAGE / "record").glob("*.py"):
-        assert not rooms_imported(ast.parse(file.read_text())) & {"metrics", "optim", "checkpoint"}
+def test_imports_point_down() -> None:
+    for file, tree in TREES.items():
+        room, imported = room_of(file), rooms_imported(tree)
+        if room == "__init__":
+            assert not imported, "importing the package alone must cost nothing"
+        else:
+            assert not upward(room, imported), file
+    tree = ast.parse("def f():\n    from lrexp.train.loop import X\n    import lrexp.record.jsonl")
+    assert rooms_imported(tree) == {"train", "record"}
+    assert upward("judge", rooms_imported(tree)) == {"train", "record"}
+    assert upward("tasks", rooms_imported(tree)) == set()
+    assert upward("models", {"data"}) == {"data"}
 
 
-def test_only_its_recorder_and_its_files_know_wandb() -> None:
-    users = {
-        str(file.relative_to(PACKAGE))
-        for file in FILES
-        if any(name.split(".")[0] == "wandb" for name in imports(ast.parse(file.read_text())))
-    }
-    assert users == {f"record/{name}.py" for name in ("wandb", "wandb_client", "wandb_file")}
+@pytest.mark.parametrize(("patterns", "never", "why"), ANYWHERE)
+def test_never_imports(patterns: tuple[str, ...], never: tuple[str, ...], why: str) -> None:
+    looked_at = files(*patterns)
+    assert looked_at
+    for file in looked_at:
+        assert not among(imports(TREES[file]), never), f"{file}: {why}"
+    guilty = ast.parse(f"def f():\n    from {never[0]} import thing")
+    assert among(imports(guilty), never) == {f"{never[0]}.thing"}
 
 
-def test_nobody_instantiates_what_a_config_names() -> None:
-    for file in FILES:
-        for name in imports(ast.parse(file.read_text())):
-            assert not name.startswith("hydra.utils"), file
+@pytest.mark.parametrize(("patterns", "never", "why"), AT_MODULE_LEVEL)
+def test_never_imports_at_once(patterns: tuple[str, ...], never: tuple[str, ...], why: str) -> None:
+    looked_at = files(*patterns)
+    assert looked_at
+    for file in looked_at:
+        found = among(imports(TREES[file], only_module_level=True), never)
+        assert not found, f"{file}: {why}"
+    guilty = "class C:\n    import torch\ndef f():\n    import wandb\n"
+    assert list(imports(ast.parse(guilty), only_module_level=True)) == ["torch"]
 
 
 def test_what_answers_help_imports_nothing_heavy() -> None:
-    modules = ["lrexp", *(f"lrexp.{room}" for room in LIGHT), "lrexp.tasks"]
-    code = f"import sys, {', '.join(modules)}\nprint(*{HEAVY} & set(sys.modules))"
+    """What static reading cannot see: what the light modules pull in by others."""
+    light = files("__main__.py", "commands/**", "session/**", "config/**", "runs/**")
+    names = [".".join(f.relative_to(ROOT).with_suffix("").parts) for f in light]
+    modules = [name.removesuffix(".__init__") for name in names]
+    code = f"import sys, {', '.join(modules)}\nprint(*{set(HEAVY)} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == []
 
 
-def test_nothing_outside_the_scripts_imports_them() -> None:
-    for file in [*FILES, *(ROOT / "tests").glob("*.py")]:
-        assert not any(n.split(".")[0] == "scripts" for n in imports(ast.parse(file.read_text())))
+def test_config_is_read_by_those_that_construct() -> None:
+    """`train` is handed what it needs: of the schema it knows its own settings alone."""
+    for file in files("train/**"):
+        found = {n for n in imports(TREES[file]) if n.startswith("lrexp.config.schema.")}
+        allowed = {"MONITORS", "TOP5_CLASSES", "Trainer"}
+        assert {name.rpartition(".")[2] for name in found} <= allowed, file
+
+
+def test_no_verb_imports_a_verb() -> None:
+    """Verbs share what `session` has, and how a command is answered."""
+    shared = {"lrexp.commands.answer"}
+    verbs = {f"lrexp.commands.{file.stem}" for file in files("commands/**")} - shared
+    for file in files("commands/**"):
+        found = among(imports(TREES[file]), verbs)
+        assert not found, file
+    guilty = ast.parse("from lrexp.commands.rerun import main")
+    assert among(imports(guilty), verbs) == {"lrexp.commands.rerun.main"}
+
+
+def test_only_its_recorder_knows_wandb() -> None:
+    users = {file for file, tree in TREES.items() if among(imports(tree), ["wandb"])}
+    assert users
+    assert users <= set(files("record/wandb/**"))
+
+
+def test_grid_names_no_policy() -> None:
+    names = {file.stem for file in (ROOT / "conf" / "lr_policy").glob("*.yaml")} - {"uniform"}
+    for file in files("grid/**"):
+        assert not set(strings(TREES[file])) & names, file
+    assert set(strings(ast.parse("x = kind == 'lp_ft'"))) & names == {"lp_ft"}
+
+
+def strings(tree: ast.AST) -> Iterator[str]:
+    """Text constants of a file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value

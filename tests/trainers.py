@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lrexp.build import Experiment, build
-from lrexp.train import Row, Trainer
+from lrexp.build.experiment import build
+from lrexp.train.experiment import Experiment
+from lrexp.train.loop import Row, Trainer
 
 
 class Silent:

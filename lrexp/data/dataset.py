@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrexp.config.errors import ConfigError, UserError, did_you_mean
 from lrexp.data.feeding import (
     InMemory,
     Pixels,
@@ -30,7 +31,6 @@ from lrexp.data.leaks import Leaks, Signatures, find_leaks, pixel_hashes
 from lrexp.data.source import TEST, TRAIN, VAL, Source
 from lrexp.data.splits import grouped_sample, sample_per_class, strata, stratified_sample
 from lrexp.data.transforms import Augment, Normalize
-from lrexp.errors import ConfigError, UserError, did_you_mean
 
 log = logging.getLogger(__name__)
 

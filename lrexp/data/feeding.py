@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lrexp.config.errors import UserError
 from lrexp.data.images import ImageError
 from lrexp.data.source import Source
-from lrexp.errors import UserError
 
 
 class Pixels(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lrexp.draws import order
+from lrexp.data.draws import order
 
 
 def stratified_sample(

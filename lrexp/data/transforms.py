@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lrexp import draws
+from lrexp.data import draws
 from lrexp.data.feeding import placed
 
 

@@ -19,15 +19,15 @@ from hydra.core.utils import JobReturn
 
 from lrexp.grid.isolation import undisturbed
 from lrexp.grid.jobs import Jobs
-from lrexp.grid.packing import Point as Packed
-from lrexp.grid.packing import pack
-from lrexp.grid.points import Point
+from lrexp.grid.points.point import Point
 from lrexp.grid.settings import MOST_MEMBERS, LauncherSettings
+from lrexp.grid.stack.packing import Point as Packed
+from lrexp.grid.stack.packing import pack
 
 if TYPE_CHECKING:
     import torch
 
-    from lrexp.train import Trainer
+    from lrexp.train.loop import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ def look(points: list[Point], session: Session) -> Kind:
 
 def try_stacking(kind: Kind, session: Session) -> Kind:
     """Find out whether points can be stacked, and how many fit into memory."""
-    from lrexp.grid.stacked import member_bytes, probe
+    from lrexp.grid.stack.trainer import member_bytes, probe
 
     assert kind.trainer is not None
     if reason := probe(kind.trainer):

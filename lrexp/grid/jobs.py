@@ -12,10 +12,10 @@ from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from lrexp.errors import out_of_memory
-from lrexp.grid.packing import halves
-from lrexp.grid.points import Point
-from lrexp.signals import signals_stop
+from lrexp.config.errors import out_of_memory
+from lrexp.grid.points.point import Point
+from lrexp.grid.stack.packing import halves
+from lrexp.train.signals import signals_stop
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Jobs:
 
     def _train(self, members: Sequence[_Member]) -> None:
         """Train members to their end, those together that can be; notes what made one fail."""
-        from lrexp.grid.stacked import shared
+        from lrexp.grid.stack.trainer import shared
 
         alike: dict[Any, list[_Member]] = {}
         for member in members:
@@ -128,7 +128,7 @@ class Jobs:
             self._train_alike(group)
 
     def _train_alike(self, group: Sequence[_Member]) -> None:
-        from lrexp.grid.stacked import StackedTrainer
+        from lrexp.grid.stack.trainer import StackedTrainer
 
         if len(group) == 1:
             _train_alone(group[0])

@@ -11,16 +11,16 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.types import HydraContext, TaskFunction
 
-from lrexp.grid.allocator import keep_freed_memory
-from lrexp.grid.choice import auto
-from lrexp.grid.equal import UnbuildableError, find_equal
+from lrexp.grid.auto import auto
 from lrexp.grid.executors import Executor, Session, serial, stacked
 from lrexp.grid.isolation import small_collections
 from lrexp.grid.jobs import Jobs
 from lrexp.grid.leaderboard import Leaderboard
-from lrexp.grid.points import NEVER_STARTED, Point, make_point, read_summary, title, varied
-from lrexp.grid.pool import pool
+from lrexp.grid.points.equal import UnbuildableError, find_equal
+from lrexp.grid.points.point import NEVER_STARTED, Point, make_point, read_summary, title, varied
+from lrexp.grid.pool.pool import pool
 from lrexp.grid.settings import LauncherSettings, read_settings
+from lrexp.grid.stack.allocator import keep_freed_memory
 
 log = logging.getLogger(__name__)
 

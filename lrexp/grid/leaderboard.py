@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrexp.grid.points import NEVER_STARTED, Point, title, varied
-from lrexp.record.files import strict_json, write_atomically
-from lrexp.record.words import in_short
-from lrexp.schema import MONITORS
+from lrexp.config.schema import MONITORS
+from lrexp.folder.files import strict_json, write_atomically
+from lrexp.grid.points.point import NEVER_STARTED, Point, title, varied
+from lrexp.judge.words import in_short
 
 log = logging.getLogger(__name__)
 

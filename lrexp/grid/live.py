@@ -16,9 +16,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lrexp.record import RunInfo
+from lrexp.judge.words import brief
 from lrexp.record.console import closing_lines, epoch_line, heading_line
-from lrexp.record.words import brief
+from lrexp.record.recorders import RunInfo
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from lrexp.errors import ConfigError, did_you_mean
+from lrexp.config.errors import ConfigError, did_you_mean
 
 EXECUTORS = ("auto", "serial", "stacked", "pool")
 ONLY = ("failed",)

@@ -15,9 +15,12 @@ from hydra.core.utils import JobStatus, setup_globals
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from lrexp.errors import ConfigError
-from lrexp.folder import shown_path
-from lrexp.grid.cases import (
+from lrexp.config.errors import ConfigError
+from lrexp.config.mistakes import OTHERS_SETTING
+from lrexp.config.names import shown_path
+from lrexp.grid.launcher import Grid
+from lrexp.grid.leaderboard import Leaderboard, leaderboard_lines
+from lrexp.grid.points.cases import (
     GROUP,
     Cases,
     cross,
@@ -27,10 +30,8 @@ from lrexp.grid.cases import (
     read_cases,
     take_cases,
 )
-from lrexp.grid.launcher import Grid
-from lrexp.grid.leaderboard import Leaderboard, leaderboard_lines
-from lrexp.grid.moot_rates import refuse_moot_rates
-from lrexp.grid.points import (
+from lrexp.grid.points.moot_rates import refuse_moot_rates
+from lrexp.grid.points.point import (
     POINTS,
     Point,
     Started,
@@ -42,9 +43,8 @@ from lrexp.grid.points import (
     title,
     varied,
 )
-from lrexp.grid.resume import UNDONE, numbered_as, set_aside, sweep_folder
+from lrexp.grid.points.resume import UNDONE, numbered_as, set_aside, sweep_folder
 from lrexp.grid.settings import OF_LAUNCHER, read_settings
-from lrexp.mistakes import OTHERS_SETTING
 
 log = logging.getLogger(__name__)
 
@@ -169,8 +169,8 @@ def find_equal_points(loader: Any, request: Request, points: Sequence[Point]) ->
     """
     if not request.ours or not _all_train(points):
         return
-    from lrexp.grid.equal import UnbuildableError, find_equal
-    from lrexp.grid.pool import check_gpus
+    from lrexp.grid.points.equal import UnbuildableError, find_equal
+    from lrexp.grid.pool.pool import check_gpus
 
     check_gpus(read_settings(request.config.hydra.launcher), points)
     try:
@@ -268,7 +268,7 @@ def _with_former(points: Sequence[Point], request: Request) -> list[Point]:
 
 def _write_grid(folder: Path, points: Sequence[Point], request: Request) -> None:
     """What a sweep folder says about its grid before a point has run."""
-    from lrexp.record.files import write_atomically
+    from lrexp.folder.files import write_atomically
 
     saved = request.config.copy()
     saved.hydra.overrides.task = request.command
@@ -310,7 +310,7 @@ def closing_lines(board: Leaderboard) -> list[str]:
         count = f"{len(undone)} of {len(asked)} points have no result"
         lines.append(f"{count}; run them with: lrexp -m hydra.launcher.resume={shown}")
     if any(folder.glob("*/wandb/offline-run-*")):
-        lines.append(f"wandb  offline; upload with: python -m lrexp.sync {shown}")
+        lines.append(f"wandb  offline; upload with: python -m lrexp.commands.sync {shown}")
     return [*lines, f"sweep  {shown}"]
 
 
@@ -318,7 +318,7 @@ def report_lines(board: Leaderboard) -> list[str]:
     """Write the sweep's report.html, and say where it is or why there is none."""
     if not board.points or not _all_train(board.points):
         return []
-    from lrexp.report.sweep_report import write_sweep_report
+    from lrexp.report.sweep.page import write_sweep_report
 
     try:
         return [f"report {shown_path(write_sweep_report(board.folder))}"]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from lrexp.errors import ConfigError
+from lrexp.config.errors import ConfigError
+from lrexp.config.saved import read_saved_config
+from lrexp.config.schema import LibraryModel, Model
 from lrexp.models.pretrained import timm_config, torchvision_weights
 from lrexp.models.weights import weights_path
-from lrexp.saved import read_saved_config
-from lrexp.schema import LibraryModel, Model
 
 
 @dataclass(frozen=True)

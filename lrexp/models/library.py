@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrexp.errors import ConfigError, nearest
+from lrexp.config.errors import ConfigError, nearest
 
 # Settings of the libraries that have their own place here.
 TAKEN = {

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.hub import HASH_REGEX
 
-from lrexp.errors import ConfigError
+from lrexp.config.errors import ConfigError
 from lrexp.models.library import AUXILIARY, check_torchvision_name, made, timm_with
 from lrexp.models.weights import Weights
 

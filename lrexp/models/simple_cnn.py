@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrexp.errors import ConfigError
+from lrexp.config.errors import ConfigError
 
 
 class SimpleCNN(nn.Module):

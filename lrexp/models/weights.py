@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lrexp.errors import ConfigError, did_you_mean
-from lrexp.schema import BUNDLED, LibraryModel, Model
+from lrexp.config.errors import ConfigError, did_you_mean
+from lrexp.config.schema import BUNDLED, LibraryModel, Model
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lrexp.folder import resume_command, shown_path
-from lrexp.plan import Plan, Row
-from lrexp.record import RunInfo
-from lrexp.record.words import brief, compact, gap_in_words, leak_effect_in_words, overfit_in_words
-from lrexp.schema import MONITORS
+from lrexp.config.names import shown_path
+from lrexp.config.schema import MONITORS
+from lrexp.folder.claim import resume_command
+from lrexp.judge.words import brief, compact, gap_in_words, leak_effect_in_words, overfit_in_words
+from lrexp.plan.plan import Plan, Row
+from lrexp.record.recorders import RunInfo
 
 log = logging.getLogger(__name__)
 

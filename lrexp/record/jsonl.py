@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lrexp.record.files import strict_json, write_atomically
+from lrexp.folder.files import strict_json, write_atomically
 
 log = logging.getLogger(__name__)
 

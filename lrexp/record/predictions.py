@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrexp.data import Split
-from lrexp.record.files import write_atomically
+from lrexp.data.dataset import Split
+from lrexp.folder.files import write_atomically
 
 
 def write_predictions(

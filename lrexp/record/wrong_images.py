@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lrexp.data import Split
+from lrexp.data.dataset import Split
 
 MOST = 24
 SIDE = 64  # pixels, of the longer side

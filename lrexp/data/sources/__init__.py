@@ -26,14 +26,3 @@ SOURCES: dict[str, Callable[..., Source]] = {
 
 # of the data sets whose YAML file states everything else
 STATED_CLASS_NAMES = {name: known.class_names for name, known in KNOWN.items()}
-
-__all__ = [
-    "SOURCES",
-    "STATED_CLASS_NAMES",
-    "csv_table",
-    "digits",
-    "hf",
-    "imagefolder",
-    "mnist",
-    "synthetic",
-]

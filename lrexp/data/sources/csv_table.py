@@ -10,15 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lrexp.config.errors import ConfigError, UserError, did_you_mean, nearest
 from lrexp.data.source import EncodedImages, Source
-from lrexp.data.sources.labels import (
-    SPLIT_WORDS,
-    checked,
-    class_labels,
-    group_codes,
-    label_sets,
-)
-from lrexp.errors import ConfigError, UserError, did_you_mean, nearest
+from lrexp.data.sources.labels import SPLIT_WORDS, checked, class_labels, group_codes, label_sets
 
 log = logging.getLogger(__name__)
 

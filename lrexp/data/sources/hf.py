@@ -15,19 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrexp.config.errors import ConfigError, UserError, did_you_mean
+from lrexp.config.schema import HUB_NAME
 from lrexp.data.images import ImageError
 from lrexp.data.source import TEST, TRAIN, VAL, EncodedImages, Source
 from lrexp.data.sources.imagefolder import imagefolder
-from lrexp.data.sources.labels import (
-    SPLIT_WORDS,
-    checked,
-    class_labels,
-    group_codes,
-    label_sets,
-)
+from lrexp.data.sources.labels import SPLIT_WORDS, checked, class_labels, group_codes, label_sets
 from lrexp.data.sources.network import within
-from lrexp.errors import ConfigError, UserError, did_you_mean
-from lrexp.schema import HUB_NAME
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lrexp.config.errors import ConfigError, UserError
 from lrexp.data.images import extensions
 from lrexp.data.source import TRAIN, EncodedImages, Source
 from lrexp.data.sources.labels import SPLIT_WORDS, checked
-from lrexp.errors import ConfigError, UserError
 
 log = logging.getLogger(__name__)
 LAYOUT = "layout: FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE with val and test beside train"

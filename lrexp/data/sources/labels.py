@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from lrexp.config.errors import UserError
 from lrexp.data.source import TEST, TRAIN, VAL, Source
-from lrexp.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from lrexp.data.draws import draw, draw_each
 from lrexp.data.source import Source
-from lrexp.draws import draw, draw_each
 
 _GRID = 4  # a prototype's random values per side, before they are interpolated
 _PART = 2**24  # bytes of noise drawn at once

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from lrexp.config.errors import UserError
+from lrexp.config.schema import TORCHVISION_FOLDERS
 from lrexp.data.source import TEST, TRAIN, Source
 from lrexp.data.sources.network import within
-from lrexp.errors import UserError
-from lrexp.schema import TORCHVISION_FOLDERS
 
 SECONDS = 4.0  # that a server may take to answer
 

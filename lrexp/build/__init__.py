@@ -1,0 +1,1 @@
+"""Config in, live objects out: the only room that reads a config to construct."""

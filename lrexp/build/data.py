@@ -1,0 +1,316 @@
+"""The configured data: opened, split, checked, and kept for the next run."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lrexp.config.errors import ConfigError, UserError
+from lrexp.config.schema import Config, Data, TorchvisionSet
+from lrexp.data.dataset import Chosen, Dataset, Split, choose, class_positions, make_dataset
+from lrexp.data.feeding import free_bytes, shape_of_first
+from lrexp.data.source import TEST, TRAIN, Source
+from lrexp.data.sources import SOURCES, STATED_CLASS_NAMES
+from lrexp.data.transforms import Augment
+from lrexp.models.expected_input import expected_input
+
+log = logging.getLogger(__name__)
+
+
+class Datasets:
+    """Data that several runs share, each read and placed once. No run changes it.
+
+    The oldest are given up when together they would take more than a quarter of what is free.
+    """
+
+    LIMIT = 16  # data sets; those that are streamed hold worker processes
+
+    def __init__(self) -> None:
+        self._held: dict[str, Dataset] = {}
+        self.built = 0
+
+    def get(self, config: Config, device: torch.device) -> Dataset:
+        """As `build_dataset`, from memory where that is possible.
+
+        Raises:
+            UserError: when the data cannot be had.
+        """
+        key = _data_key(config, device)
+        if key in self._held:
+            log.info("data: shared with an earlier run")
+            self._held[key] = self._held.pop(key)  # now the newest
+        else:
+            self._make_room(device)
+            self._held[key] = build_dataset(config, device)
+            self.built += 1
+        dataset = self._held[key]
+        train = replace(dataset.train, augment=_augment(config))
+        return replace(dataset, train=train)
+
+    def in_memory(self) -> Datasets:
+        """Those that other programs can share: whose images all lie in the CPU's memory."""
+        kept = Datasets()
+        kept._held = {
+            key: held
+            for key, held in self._held.items()
+            if held.train.labels.device.type == "cpu"
+            and all(split.pixels.in_memory for split in _splits(held))
+        }
+        return kept
+
+    def _make_room(self, device: torch.device) -> None:
+        held = {key: _pixel_bytes(dataset) for key, dataset in self._held.items()}
+        while held and (sum(held.values()) > free_bytes(device) / 4 or len(held) >= self.LIMIT):
+            oldest = next(iter(held))
+            del held[oldest], self._held[oldest]
+
+
+def _data_key(config: Config, device: torch.device) -> str:
+    """What two runs have in common when `build_dataset` gives them equal splits."""
+    data = asdict(config.data)
+    del data["batch_size"]  # nothing is cut into batches yet; augmentation is put on afterwards
+    by_weights = data["normalize"] in ("auto", "weights")
+    expected = expected_input(config.model) if by_weights else None
+    return repr((data, config.trainer.train_eval_limit, expected, str(device)))
+
+
+def _pixel_bytes(dataset: Dataset) -> int:
+    """Bytes of all pixels that are held in memory; a byte per value."""
+    splits = [s for s in _splits(dataset) if s.pixels.in_memory]
+    return sum(len(s) * math.prod(s.pixels.shape) for s in splits)
+
+
+def _splits(dataset: Dataset) -> list[Split]:
+    every = (dataset.train, dataset.val, dataset.test, *dataset.eval_sets.values())
+    return [split for split in every if split is not None]
+
+
+def _augment(config: Config) -> Augment | None:
+    kind = config.data.augment
+    return None if kind == "none" else Augment(kind, config.seed)
+
+
+def build_dataset(config: Config, device: torch.device) -> Dataset:
+    """The splits of the configured source, on the device."""
+    data = config.data
+    source = open_source(config)
+    found = {
+        "num_classes": len(source.class_names),
+        "image_shape": list(source.images.shape[1:])
+        if isinstance(source.images, np.ndarray)
+        else None,
+        "train_size": int((source.split == TRAIN).sum())
+        if source.split is not None
+        else len(source.labels),
+    }
+    for key, value in found.items():
+        stated = getattr(data, key)
+        if None not in (stated, value) and stated != value:
+            raise ConfigError(f"data.{key}", f"is not what the data holds: {value}", given=stated)
+    if data.augment == "trivial" and source.white != 255:
+        problem = f"needs images of 256 levels, these have {source.white + 1}"
+        raise ConfigError("data.augment", problem, "allowed: none, basic", "trivial")
+    chosen = choose_images(config, source)
+    extra = {}
+    if data.eval_sets:
+        _, height, width = shape_of_first(source, chosen.splits["train"])
+        side = height if height == width else None
+        extra = open_eval_sets(
+            config, chosen.class_names, source.channels, side, source.multi_label
+        )
+    dataset = make_dataset(
+        source,
+        chosen,
+        seed=data.seed,
+        normalize=normalization(config, source.channels),
+        augment=_augment(config),
+        train_eval_limit=config.trainer.train_eval_limit,
+        in_memory=data.in_memory,
+        workers=data.workers,
+        leak_check=data.leak_check != "skip",
+        drop_corrupt=data.on_corrupt == "drop",
+        device=device,
+        eval_sets=extra,
+    )
+    if data.image_shape is not None and list(dataset.image_shape) != of_size(data):
+        problem = f"is not what the data holds: {list(dataset.image_shape)}"
+        raise ConfigError("data.image_shape", problem, given=data.image_shape)
+    if dataset.leaks and data.leak_check == "error":
+        found = [*dataset.leaks.lines(), *map(_leak_in_words, dataset.leaks.items())]
+        hint = "data.leak_check=warn trains all the same"
+        raise UserError("\n  ".join(["data: the leak check found something", *found, hint]))
+    return dataset
+
+
+def of_size(data: Data) -> list[int]:
+    """The stated [C, H, W] as it is after `data.image_size`."""
+    assert data.image_shape is not None
+    c, h, w = data.image_shape
+    return [c, data.image_size or h, data.image_size or w]
+
+
+def _leak_in_words(item: dict[str, Any]) -> str:
+    """One item of the leak check as a line."""
+    kind = item["kind"]
+    if kind == "conflict":
+        copies = zip(item["splits"], item["items"], item["labels"], strict=True)
+        return (
+            f"conflict: {', '.join(f'{split} {name} is {label}' for split, name, label in copies)}"
+        )
+    if kind == "group":
+        sides = ", ".join(f"{count} in {split}" for split, count in item["items"].items())
+        return f"group {item['group']}: {sides}"
+    at = f" at {item['correlation']}" if "correlation" in item else ""
+    return (
+        f"{kind}: {item['split']} {item['item']} = {item['other_split']} {item['other_item']}{at}"
+    )
+
+
+def open_source(config: Config) -> Source:
+    """The configured data set, images of files not yet decoded."""
+    open_it, common = SOURCES[config.data.name], {f.name for f in fields(Data)}
+    wanted = inspect.signature(open_it).parameters  # of the common settings too, such as group_by
+    settings = {f.name: getattr(config.data, f.name) for f in fields(config.data)}
+    source = open_it(**{k: v for k, v in settings.items() if k not in common or k in wanted})
+    return source if config.data.image_size is None else source.of_size(config.data.image_size)
+
+
+def open_eval_sets(
+    config: Config,
+    class_names: tuple[str, ...],
+    channels: int,
+    side: int | None,
+    several: bool,
+) -> dict[str, Source]:
+    """Further test sets, labelled with the given classes; -1 where an image is of another.
+
+    Args:
+        config: of the run.
+        class_names: those that the network knows; classes are matched by name.
+        channels: of the training images.
+        side: height and width of the training images if they are square.
+        several: whether an image may have several labels.
+
+    Raises:
+        UserError: when one cannot be opened, or holds none of the classes.
+    """
+    found = {}
+    columns = [getattr(config.data, f"{kind}_column", None) for kind in ("image", "label")]
+    for name, path in config.data.eval_sets.items():
+        key = f"data.eval_sets.{name}"
+        if Path(path).suffix.lower() in (".csv", ".tsv"):
+            source = SOURCES["csv"](path, None, several, channels, None, test_only=True)
+        else:
+            settings = (None, None, None, None, None, *columns, channels, None)
+            source = SOURCES["hf"](path, *settings, test_only=True)
+        if source.multi_label != several:
+            kinds = ("several labels", "one label")[:: 1 if several else -1]
+            problem = f"has {kinds[1]} per image, the training images have {kinds[0]}"
+            raise ConfigError(key, problem, given=path)
+        index = {c: i for i, c in enumerate(class_names)}
+        to = np.array([index.get(c, -1) for c in source.class_names], np.int64)
+        if (to < 0).all():
+            classes = ", ".join(source.class_names[:5]), ", ".join(class_names[:5])
+            problem = f"has classes {classes[0]}, ..., none of those trained on ({classes[1]}, ...)"
+            raise ConfigError(key, problem, given=path)
+        if several:
+            labels = np.zeros((len(source.labels), len(class_names)), np.float32)
+            labels[:, to[to >= 0]] = source.labels[:, to >= 0]
+        else:
+            labels = np.where(source.labels < 0, -1, to[source.labels])
+            if source.has(TEST):  # of a whole data set, what is there to test on
+                labels = np.where(source.split == TEST, labels, -1)
+        source = replace(source, labels=labels, class_names=class_names, groups=None)
+        found[name] = source if side is None else source.of_size(side)
+    return found
+
+
+def choose_images(config: Config, source: Source) -> Chosen:
+    """Which images of a source the run's splits hold."""
+    data = config.data
+    return choose(
+        source,
+        seed=data.seed,
+        classes=data.classes,
+        limit=data.limit,
+        limit_per_class=data.limit_per_class,
+        val_fraction=data.val_fraction,
+        test_fraction=data.test_fraction,
+        drop_unlabeled=data.on_corrupt == "drop",
+    )
+
+
+def normalization(config: Config, channels: int) -> tuple[list[float], list[float]] | None:
+    """Mean and std per channel that images are normalised with; None: those of the training images.
+
+    Where weights expect another number of channels, grey images get the mean over theirs, and
+    several channels each that of one.
+
+    Raises:
+        ConfigError: when the weights do not say what they expect, or a number is missing.
+    """
+    data = config.data
+    if isinstance(data.normalize, dict):
+        found = data.normalize["mean"], data.normalize["std"]
+        if len(found[0]) != channels:
+            problem = f"has {len(found[0])} numbers for {channels} channels"
+            raise ConfigError("data.normalize.mean", problem, given=found[0])
+        return found
+    expected = None if data.normalize == "dataset" else expected_input(config.model)
+    if expected is not None:
+        mean, std = list(expected.mean), list(expected.std)
+        if len(mean) == channels:
+            return mean, std
+        return [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels
+    if data.normalize == "weights":
+        hint = "allowed: auto, dataset, or {mean: [...], std: [...]}"
+        problem = "no weights say how their images were normalised"
+        raise ConfigError("data.normalize", problem, hint, "weights")
+    return None if data.mean is None or data.std is None else (data.mean, data.std)
+
+
+@dataclass(frozen=True)
+class StatedData:
+    """What is known of the data before its images are read."""
+
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    train_size: int  # images to train on
+    exact: bool  # False where the images of chosen classes are estimated from their share
+
+
+def stated_data(config: Config) -> StatedData:
+    """Sizes of splits as `choose` takes them, from what the data option's YAML file states.
+
+    Where it leaves that to the data itself, labels and the first image are read.
+    """
+    data = config.data
+    if data.num_classes is None or data.image_shape is None or data.train_size is None:
+        source = open_source(config)
+        chosen = choose_images(config, source)
+        train = chosen.splits["train"]
+        shape = shape_of_first(source, train)
+        all_used = data.on_corrupt == "error"  # some may turn out to be unreadable
+        return StatedData(shape, chosen.class_names, len(train), exact=all_used)
+    c, h, w = of_size(data)
+    numbers = tuple(map(str, range(data.num_classes)))
+    names = STATED_CLASS_NAMES.get(data.name, numbers)
+    if data.classes is not None:
+        names = tuple(names[i] for i in class_positions(data.classes, names))
+    pool = round(data.train_size * len(names) / data.num_classes)
+    has_test = isinstance(data, TorchvisionSet)
+    fractions = (0.0 if has_test else data.test_fraction, data.val_fraction)
+    train_size = pool - sum(round(fraction * pool) for fraction in fractions)
+    exact = data.classes is None and data.limit_per_class is None
+    if data.limit_per_class is not None:
+        train_size = min(train_size, data.limit_per_class * len(names))
+    if data.limit is not None and data.limit < train_size:
+        train_size, exact = data.limit, True
+    return StatedData((c, h, w), names, train_size, exact)

@@ -1,0 +1,176 @@
+"""A whole run: everything it needs, on its device, or a preview of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lrexp.build.data import Datasets, build_dataset, stated_data
+from lrexp.build.loss import build_loss, check_monitors
+from lrexp.build.model import build_model
+from lrexp.build.rates import build_plateau, build_rates
+from lrexp.config.errors import ConfigError
+from lrexp.config.saved import read_saved_config
+from lrexp.config.schema import BUNDLED, Config, ReduceOnPlateau
+from lrexp.data.dataset import Dataset
+from lrexp.models.expected_input import expected_input
+from lrexp.models.pretrained import pretrained_file
+from lrexp.models.weights import weights_fingerprint
+from lrexp.optim.groups import set_rates
+from lrexp.plan.preview import Preview, shown_steps
+from lrexp.train.experiment import Experiment
+
+DETERMINISM_COST = (
+    "deterministic algorithms alone: the same bits in every run on the same machine; slower on a"
+    " GPU, and an operation without such a form ends the run. On the CPU they change nothing"
+)
+DEFAULT_THREADS = torch.get_num_threads()
+# settings of data that decide which image is in which split
+SPLITTING = ("seed", "val_fraction", "test_fraction", "group_by")
+
+
+def build(config: Config, datasets: Datasets | None = None) -> Experiment:
+    """Build an experiment.
+
+    Args:
+        config: of the run.
+        datasets: of earlier runs in this program; what they have is not read again.
+
+    Raises:
+        UserError: when the device is not there, data cannot be had, or settings do not fit the
+            data or the model. Nothing has been written by then.
+    """
+    device = choose_device(config.trainer.device)
+    torch.set_num_threads(config.trainer.threads or DEFAULT_THREADS)
+    set_deterministic(config.trainer.deterministic)
+    read = build_dataset if datasets is None else datasets.get
+    dataset = read(config, device)
+    dataset = replace(dataset, notes=(*dataset.notes, *_input_notes(config, dataset)))
+    check_monitors(config, len(dataset.class_names))
+    model, layers = build_model(config, dataset)
+    model.to(device)
+    rates = build_rates(config, model, layers, len(dataset.train))
+    return Experiment(
+        device=device,
+        dataset=dataset,
+        model=model,
+        layers=layers,
+        plan=rates.plan,
+        optimizer=rates.optimizer,
+        base_lr=config.optimizer.lr,
+        schedule=rates.schedule,
+        steps_per_epoch=rates.steps_per_epoch,
+        loss=build_loss(config, dataset, device),
+        weights_fingerprint=weights_fingerprint(
+            pretrained_file(config.model.library, config.model.name)
+            if getattr(config.model, "pretrained", False)
+            else config.model.weights
+        ),
+        momenta=rates.momenta,
+        plateau=build_plateau(config, len(dataset.train)),
+    )
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Let torch use only algorithms that give the same bits every time, or leave it as it was.
+
+    On a GPU they are slower, and some operations have none: the step that needs one raises
+    RuntimeError. On the CPU training is deterministic anyway.
+    """
+    if not wanted:
+        return
+    # cuBLAS reads it when it starts; another value that its users chose themselves may hold, too
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def _input_notes(config: Config, dataset: Dataset) -> Iterator[str]:
+    """What a run with this device should know, and what weights and images may not share."""
+    if config.trainer.deterministic:
+        yield DETERMINISM_COST
+    model, normalize = config.model, config.data.normalize
+    weights = model.weights or getattr(model, "pretrained", False)
+    if not weights or str(model.weights).startswith(BUNDLED):
+        return
+    if (run := Path(str(model.weights)).expanduser() / "config.yaml").is_file():
+        theirs, ours = read_saved_config(run).get("data"), vars(config.data)
+        theirs = theirs if isinstance(theirs, dict) else {}
+        same_images = all(theirs.get(key) == ours.get(key) for key in ("name", "path", "root"))
+        moved = [key for key in SPLITTING if theirs.get(key) != ours.get(key)]
+        if same_images and moved:
+            yield (
+                f"the run these weights are of split the same images otherwise ({', '.join(moved)}"
+                " differs): some of these val and test images it has trained on"
+            )
+    expected, (_, height, width) = expected_input(model), dataset.image_shape
+    if expected is None and normalize == "auto":
+        yield (
+            "the weights do not say how their images were normalised; these are by the data set's"
+            " own mean and std. With ImageNet's weights give what they were trained with:"
+            " data.normalize={mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}"
+        )
+    if expected is not None and expected.size not in (None, height, width):
+        side = expected.size
+        yield f"the weights saw images of {side}×{side}, these are {height}×{width}"
+
+
+def build_preview(config: Config) -> Preview:
+    """The run of a config as far as it can be known without data, weights and training.
+
+    Raises:
+        ConfigError: when settings do not fit each other, the stated data or the model.
+    """
+    data = stated_data(config)
+    model, layers = build_model(config, data, meta=True)
+    found = build_rates(config, model, layers, data.train_size)
+    plan, per_epoch, total = found.plan, found.steps_per_epoch, len(found.schedule)
+    steps = shown_steps(found.schedule, per_epoch)
+    factors = plan.factors(total, per_epoch)
+    rates: dict[str, list[float | None]] = {g["name"]: [] for g in found.optimizer.param_groups}
+    for step in steps:
+        g = {group: table[step] for group, table in factors.items()}
+        set_rates(found.optimizer, config.optimizer.lr, found.schedule[step], g)
+        for group in found.optimizer.param_groups:
+            trains = plan.groups[group["name"]][0].trains_after(step // per_epoch)
+            rates[group["name"]].append(group["lr"] if trains else None)
+    notes = []
+    if plan.measured:
+        notes.append("a measured scale is set anew before every epoch; the rates are its most")
+    if isinstance(config.scheduler, ReduceOnPlateau):
+        notes.append(f"the plateau lowers every rate when {config.scheduler.monitor} stalls")
+    return Preview(
+        plan=plan,
+        train_size=data.train_size,
+        exact_size=data.exact,
+        steps_per_epoch=per_epoch,
+        total_steps=total,
+        steps=steps,
+        s=[found.schedule[step] for step in steps],
+        rates=rates,
+        notes=notes,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` is cuda, else mps, else cpu.
+
+    Raises:
+        ConfigError: when this machine does not have it.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if cuda else "mps" if mps else "cpu"
+    device = torch.device(name)
+    has_index = cuda and (device.index or 0) < torch.cuda.device_count()
+    there = {"cpu": True, "mps": mps, "cuda": has_index}
+    if not there[device.type]:
+        have = [n for n in ("cpu", "mps", "cuda") if there[n]]
+        hint = f"here: {', '.join(have)}; auto takes the best of them"
+        raise ConfigError("trainer.device", "is not on this machine", hint, name)
+    return device

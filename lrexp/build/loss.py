@@ -1,0 +1,90 @@
+"""The configured loss, and which metrics there are with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lrexp.config.errors import ConfigError
+from lrexp.config.schema import MONITORS, TOP5_CLASSES, BinaryCrossEntropy, Config, CsvTable
+from lrexp.data.dataset import Dataset
+from lrexp.train.experiment import Loss
+
+
+def build_loss(config: Config, dataset: Dataset, device: torch.device) -> Loss:
+    """The loss as optimised: (B, classes) logits and labels → scalar.
+
+    Labels are (B,) classes for cross_entropy, (B, classes) of 0 and 1 for bce.
+
+    Raises:
+        ConfigError: when the loss is not for such labels, or weights do not fit the classes.
+    """
+    settings, labels = config.loss, dataset.train.labels
+    if isinstance(settings, BinaryCrossEntropy):
+        if labels.ndim == 1:
+            problem = f"is for any number of labels per image, and data={config.data.name} has one"
+            hint = "choose loss=cross_entropy"
+            if isinstance(config.data, CsvTable):
+                hint += ", or data.multi_label=true for labels such as cat|dog"
+            raise ConfigError("loss", problem, hint, "bce")
+        weight = None
+        if settings.pos_weight == "balanced":
+            positives = (labels > 0.5).sum(0).cpu().numpy()
+            _refuse_empty("loss.pos_weight", positives, dataset, "has no training image")
+            negatives = len(labels) - positives
+            _refuse_empty("loss.pos_weight", negatives, dataset, "is on every training image")
+            weight = _weight(negatives / positives, device)
+        return lambda logits, labels: F.binary_cross_entropy_with_logits(
+            logits, labels, pos_weight=weight
+        )
+    if labels.ndim == 2:
+        problem = f"is for one label per image, and data={config.data.name} has several"
+        raise ConfigError("loss", problem, "choose loss=bce", "cross_entropy")
+    classes, weights = len(dataset.class_names), settings.class_weights
+    weight = None
+    if weights == "balanced":
+        counts = np.bincount(labels.cpu().numpy(), minlength=classes)
+        _refuse_empty("loss.class_weights", counts, dataset, "has no training image")
+        weight = _weight(counts.sum() / (classes * counts), device)
+    elif weights is not None:
+        if len(weights) != classes:
+            problem = f"has {len(weights)} numbers for {classes} classes"
+            raise ConfigError("loss.class_weights", problem, given=weights)
+        weight = _weight(weights, device)
+    smoothing = settings.label_smoothing
+    return lambda logits, labels: F.cross_entropy(
+        logits, labels, weight=weight, label_smoothing=smoothing
+    )
+
+
+def _refuse_empty(key: str, counts: np.ndarray, dataset: Dataset, problem: str) -> None:
+    """Refuse to balance classes when one of them has a count of 0."""
+    if not counts.all():
+        name = dataset.class_names[int(np.argmin(counts))]
+        raise ConfigError(key, f"class {name} {problem}", given="balanced")
+
+
+def _weight(values: Any, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device)
+
+
+def check_monitors(config: Config, classes: int) -> None:
+    """Refuse to follow a metric that this data or this loss does not have."""
+    absent = {}
+    if isinstance(config.loss, BinaryCrossEntropy):
+        absent["top5_accuracy"] = "is measured where every image has one label, not with loss=bce"
+    else:
+        absent["label_accuracy"] = "is measured where images have several labels, with loss=bce"
+        if classes < TOP5_CLASSES:
+            problem = f"is measured from {TOP5_CLASSES} classes up, and there are {classes}"
+            absent["top5_accuracy"] = problem
+    there = [monitor for monitor in MONITORS if monitor.split("/")[1] not in absent]
+    for group in ("trainer", "scheduler"):
+        monitor = getattr(getattr(config, group), "monitor", None)
+        if monitor is not None and monitor not in there:
+            problem, hint = absent[monitor.split("/")[1]], f"here: {', '.join(sorted(there))}"
+            raise ConfigError(f"{group}.monitor", problem, hint, monitor)

@@ -1,0 +1,75 @@
+"""The configured network, initialised or loaded, and its layer map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from lrexp.build.data import StatedData
+from lrexp.config.schema import Config, CustomModel, option_of, settings_of
+from lrexp.data.dataset import Dataset
+from lrexp.data.draws import draw
+from lrexp.models.cifar_resnet import CifarResNet
+from lrexp.models.custom import custom_model
+from lrexp.models.layers import LayerMap, head_names, heads_by_shape, layer_map
+from lrexp.models.library import timm_model, torchvision_model
+from lrexp.models.mlp import MLP
+from lrexp.models.pretrained import pretrained_weights, transform_arguments
+from lrexp.models.simple_cnn import SimpleCNN
+from lrexp.models.weights import load_weights
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "simple_cnn": SimpleCNN,
+    "mlp": MLP,
+    "cifar_resnet": CifarResNet,
+    "torchvision": torchvision_model,
+    "timm": timm_model,
+    "custom": custom_model,
+}
+
+
+def build_model(
+    config: Config, dataset: Dataset | StatedData, meta: bool = False
+) -> tuple[nn.Module, LayerMap]:
+    """The network, initialised from the seed and then from weights, and its layer map.
+
+    Args:
+        config: of the run.
+        dataset: whose images and classes the network is for.
+        meta: build it without values, on the meta device; of weights only shapes are read.
+
+    Raises:
+        ConfigError: when the network cannot be built for the data, or its weights do not fit it.
+    """
+    kind = MODELS[option_of(vars(config.model))]
+    settings = settings_of(config.model)
+    weights, strict = settings.pop("weights"), settings.pop("strict")
+    order, convention = settings.pop("layers"), settings.pop("convention")
+
+    def made(on_meta: bool, classes: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]), torch.device("meta" if on_meta else "cpu"):
+            torch.manual_seed(draw(config.seed, "init"))
+            try:
+                return kind(dataset.image_shape, classes, **settings)
+            except Exception:  # some networks compute with values while they are built
+                if not on_meta:
+                    raise
+        return made(False, classes).to("meta")
+
+    pretrained = settings.pop("pretrained", False)
+    if pretrained:
+        settings["args"] = transform_arguments(config.model.name) | config.model.args
+    model = made(meta, len(dataset.class_names))
+    if pretrained:
+        library, name, args = config.model.library, config.model.name, config.model.args
+        with torch.random.fork_rng(devices=[]):
+            weights = pretrained_weights(library, name, args, header_only=meta)
+    heads, loaded = head_names(model), set[str]()
+    if isinstance(config.model, CustomModel):
+        heads = heads_by_shape(model, made(True, len(dataset.class_names) + 1)) or heads
+    if weights:
+        loaded = load_weights(model, weights, dataset.class_names, heads, strict)
+    layers = layer_map(model, heads, loaded, convention=convention, layers=order)
+    return model, layers

@@ -1,1 +1,0 @@
-"""Config in, live objects out: a module for each part of an experiment."""

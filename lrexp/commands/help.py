@@ -1,0 +1,80 @@
+"""The text of `--help`, read off the YAML files without composing anything."""
+
+from __future__ import annotations
+
+import textwrap
+from itertools import zip_longest
+from pathlib import Path
+
+from lrexp.config.errors import UserError
+
+GROUPS = (
+    "experiment",
+    "model",
+    "data",
+    "loss",
+    "optimizer",
+    "lr_policy",
+    "scheduler",
+    "trainer",
+    "logger",
+    "task",
+)
+
+TEXT = """\
+lrexp: which learning-rate policy should I use, by how much is it better, and does it overfit?
+
+usage: lrexp [-m] [GROUP=OPTION ...] [SETTING=VALUE ...]        (also: python -m lrexp)
+
+Choose an option per group (a file in conf/GROUP), change single settings, or sweep them with -m:
+{groups}
+
+Examples:
+  lrexp                                           train on embedded digits, seconds, offline
+  lrexp experiment=finetune_digits lr_policy=freeze_backbone
+  lrexp model=mlp optimizer=adam optimizer.lr=3e-4 trainer.epochs=5 seed=3
+  lrexp lr_policy=layerwise_decay lr_policy.decay=0.8 scheduler=cosine scheduler.warmup=0.1
+  lrexp -m lr_policy=uniform,layerwise_decay,freeze_backbone optimizer.lr=0.01,0.1
+
+Grids (-m): every combination of the values, and files of cases with axes of their own:
+  lrexp -m cases=policies optimizer.lr=0.02,0.05 seed=0,1,2      (or cases=FILE.yaml)
+{cases}
+  lrexp -m hydra.launcher.resume=latest    finish a sweep that was stopped, or failed in part
+  lrexp -m hydra.launcher.executor=serial ...     one after the other, to the bits of single runs;
+                                           stacked: together, pool: in worker programs; auto
+                                           (the default) times them and takes the fastest
+
+Look before you run:
+  lrexp task=plan             who would learn how fast (add overrides): a table and a picture
+  lrexp --cfg job             every setting with its value (add overrides to see what they change)
+  lrexp --info defaults       which file each setting comes from
+  lrexp --config-dir FOLDER   use your own YAML files beside ours
+  lrexp --hydra-help          Hydra's own flags
+  lrexp --version
+
+Tab completion in bash:  eval "$(lrexp -sc install=bash)"     (also zsh and fish)
+Results go to outputs/NAME/DATE_TIME-ID/; outputs/latest is the newest.
+"""
+
+
+def help_text(argv: list[str]) -> str:
+    """What the tool does, every group with its options, and commands to copy."""
+    from lrexp.config.names import conf_folder
+
+    folders = [conf_folder()]
+    argv = [word for argument in argv for word in argument.split("=", 1)]
+    for flag in ("--config-dir", "-cd"):
+        if flag in argv[:-1]:
+            folders.append(Path(argv[argv.index(flag) + 1]))
+            if not folders[-1].is_dir():
+                raise UserError(f"--config-dir {folders[-1]}: there is no such folder")
+    lines = [line for group in GROUPS for line in _option_lines(group, folders)]
+    cases = _option_lines("cases", folders)
+    return TEXT.format(groups="\n".join(lines), cases="\n".join(cases))
+
+
+def _option_lines(group: str, folders: list[Path]) -> list[str]:
+    """A group with its options, long lists continued below."""
+    found = {file.stem for folder in folders for file in (folder / group).glob("*.yaml")}
+    options = textwrap.wrap(", ".join(sorted(found)), 84) or [""]
+    return [f"  {name:<11} {part}" for name, part in zip_longest([group], options, fillvalue="")]

@@ -1,0 +1,1 @@
+"""Schemas, checks, composing and saved configs, errors. Imports no other room."""

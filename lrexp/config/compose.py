@@ -1,0 +1,413 @@
+"""Hydra's loader with our checks in it: YAML files and overrides in, a checked config out.
+
+Whatever is wrong is said as one `ConfigError` that names the override or file it came from.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.default_element import ResultDefault
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
+
+from lrexp.config.check import check, path_settings
+from lrexp.config.errors import ConfigError, did_you_mean
+from lrexp.config.mistakes import unknown_setting, wrong_type
+from lrexp.config.names import conf_folder, new_run_id, point_name
+from lrexp.config.redact import secret_in
+from lrexp.config.saved import read_yaml_text
+from lrexp.config.schema import GROUPS, SCHEMAS, Config, Rule, store_schemas
+from lrexp.config.targets import check_hydra_section, check_search_path, values_below
+
+CONFIG_NAME = "config"
+
+# At import, so that they are there too in the worker processes of other launchers.
+store_schemas()
+OmegaConf.register_new_resolver("lrexp.point_name", point_name, replace=True)
+
+
+class _BoundedRepository(ConfigRepository):
+    """Hydra's, which reads no YAML file of a size that no config has."""
+
+    def load_config(self, config_path: str) -> Any:
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if source and source.scheme() == "file" and source.path != str(conf_folder()):
+            file = Path(source.path) / source._normalize_file_name(config_path)
+            text = read_yaml_text(file)
+            with suppress(yaml.YAMLError):  # which Hydra says below
+                if isinstance(yaml.compose(text, Loader=yaml.SafeLoader), yaml.SequenceNode):
+                    raise ConfigError("", f"{file}: holds a list where settings belong")
+        return super().load_config(config_path)
+
+
+class CheckedLoader(ConfigLoaderImpl):
+    """Composes and checks. A point of a sweep is composed once, however often it is asked for."""
+
+    def __init__(self, extra_folder: str | None = None):
+        path = create_config_search_path(str(conf_folder()))
+        self.folders = [conf_folder()]  # of YAML files, the user's own first
+        if extra_folder is not None:
+            if not os.path.isdir(extra_folder):
+                raise ConfigError("", f"--config-dir {extra_folder}: there is no such folder")
+            folder = f"file://{os.path.abspath(extra_folder)}"
+            self.folders.insert(0, Path(extra_folder))
+            path.prepend("command-line", folder, SearchPathQuery(provider="main"))
+        super().__init__(path)
+        self.repository = _BoundedRepository(path)
+        self._points: dict[tuple[str, ...], bytes] = {}  # pickled
+        self._bases: dict[tuple[str, ...], bytes] = {}
+        self._commons: dict[tuple[str, ...], set[str]] = {}
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """Compose. Checking waits until a config is a single run's: see `check`."""
+        self._refuse(overrides)
+        try:
+            config = self._load_configuration_impl(
+                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+            )
+        except ConfigError:
+            raise
+        except Exception as error:  # Hydra raises ValueError and others for bad input too
+            raise self.explain(error, overrides) from error
+        self._check_hydra(config, overrides)
+        return config
+
+    def _check_hydra(self, config: DictConfig, overrides: list[str]) -> None:
+        """Refuse what Hydra would run or write for the config, and secrets that would be saved."""
+        section: Any = OmegaConf.to_container(config.hydra, resolve=False)
+        try:
+            check_hydra_section(section)
+        except ConfigError as error:
+            raise self.placed(error, overrides) from error
+        self._refuse_secrets(config)
+
+    def _refuse_secrets(self, config: DictConfig) -> None:
+        """Refuse a config that holds what it must not be saved with. The value is not shown."""
+        plain = OmegaConf.to_container(config, resolve=False)
+        values = [(key, str(v)) for key, v in values_below("", plain) if isinstance(v, str)]
+        if secret_in("\n".join(value for _, value in values)):
+            for key, value in values:
+                if secret := secret_in(value):
+                    problem = f"holds {secret}, which would be saved with the run"
+                    hint = "leave it in the environment"
+                    raise ConfigError(key.lstrip("."), problem, hint)
+
+    def _process_config_searchpath(
+        self, config_name: str | None, parsed_overrides: list[Any], repo: Any
+    ) -> None:
+        """Folders of YAML files that a config adds; packages among them would be imported."""
+        given = [o.value() for o in parsed_overrides if o.get_key_element() == "hydra.searchpath"]
+        loaded = repo.load_config(config_name) if config_name else None
+        if loaded is not None and isinstance(loaded.config, DictConfig):
+            given.append(OmegaConf.select(loaded.config, "hydra.searchpath"))
+        for folders in given:
+            check_search_path(folders)
+        super()._process_config_searchpath(config_name, parsed_overrides, repo)
+
+    def load_sweep_config(
+        self, master_config: DictConfig, sweep_overrides: list[str]
+    ) -> DictConfig:
+        """One checked point: in the sweep's folder, under a name made of what was swept."""
+        key = tuple(sweep_overrides)
+        if key not in self._points:
+            point = self._composed_point(master_config, sweep_overrides)
+            common = self._common(list(master_config.hydra.overrides.task))
+            swept = [override for override in sweep_overrides if override not in common]
+            with flag_override(point, ["struct", "readonly"], False):
+                point.hydra.sweep.dir = master_config.hydra.sweep.dir
+                point.hydra.job.override_dirname = ",".join(swept)
+            self.check(point, sweep_overrides)
+            self._points[key] = pickle.dumps(point)
+        point = pickle.loads(self._points[key])  # several times faster than a deep copy
+        point.run_id = new_run_id()
+        return point
+
+    def _common(self, typed: list[str]) -> set[str]:
+        """Overrides that every point has, as they were typed and as Hydra's sweeper writes them."""
+        if tuple(typed) not in self._commons:
+            parsed = OverridesParser.create(config_loader=self).parse_overrides(typed)
+            single = [override for override in parsed if not override.is_sweep_override()]
+            written = {f"{o.get_key_element()}={o.get_value_element_as_str()}" for o in single}
+            self._commons[tuple(typed)] = written | set(typed)
+        return self._commons[tuple(typed)]
+
+    def _composed_point(self, master_config: DictConfig, overrides: list[str]) -> DictConfig:
+        """As Hydra composes it. Points that choose the same options share that part of the work."""
+        settings, choices = [], []
+        for override in overrides:
+            named = re.match(r"([A-Za-z_][\w.]*)=", override)
+            if not named or named[1].startswith("hydra."):  # added, removed, moved: Hydra's own way
+                return super().load_sweep_config(master_config, overrides)
+            is_choice = self.repository.group_exists(named[1])
+            (choices if is_choice else settings).append(override)
+        self._refuse(overrides)
+        if tuple(choices) not in self._bases:
+            base = super().load_sweep_config(master_config, choices)
+            self._bases[tuple(choices)] = pickle.dumps(base)
+        point: DictConfig = pickle.loads(self._bases[tuple(choices)])
+        try:
+            parsed = OverridesParser.create().parse_overrides(settings)
+            self.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
+            self._apply_overrides_to_config(parsed, point)
+        except Exception as error:
+            raise self.explain(error, overrides) from error
+        point.hydra.overrides.task = overrides
+        return point
+
+    def _compose_config_from_defaults_list(self, *arguments: Any, **named: Any) -> DictConfig:
+        """Composed, with sections of any keys (`args`, `eval_sets`) free to take new ones."""
+        config = super()._compose_config_from_defaults_list(*arguments, **named)
+        open_free_sections(config)
+        return config
+
+    def get_group_options(self, group_name: str, *arguments: Any, **named: Any) -> list[str]:
+        """Options and groups for shell completion, without our schemas."""
+        found = super().get_group_options(group_name, *arguments, **named)
+        return found if group_name else [name for name in found if name != "schema"]
+
+    def _refuse(self, overrides: list[str]) -> None:
+        """Refuse ways of writing an override that Hydra has no good words for."""
+        for override in overrides:
+            name, _, value = override.partition("=")
+            group, place = name.lstrip("+~"), f"the command line: {override}"
+            if not group:
+                raise ConfigError("", f"{override}: cannot be read; write KEY=VALUE", place=place)
+            section, _, last = group.rpartition(".")
+            if last == "library" and section in SCHEMAS:
+                hint = f"write {section}={value}"
+                raise ConfigError(group, "is set by choosing an option", hint, value, place)
+            if group == "experiment" and value in ("", "null"):
+                hint = "leave it out, or choose one with experiment=NAME"
+                raise ConfigError(group, "is not one option", hint, value, place)
+            if group not in GROUPS or group == "experiment":
+                continue
+            if name.startswith("~"):
+                hint = f"choose another option with {group}=NAME"
+                raise ConfigError(group, "is a group, which cannot be removed", hint, "", place)
+            if name.startswith("+"):
+                hint = f"write {group}={value}"
+                raise ConfigError(group, "is there already, no + is needed", hint, value, place)
+            if re.fullmatch(r"|null|\[.*\]|-?[\d.]+", value):
+                options = self.repository.get_group_options(group, ObjectType.CONFIG)
+                hint = did_you_mean(value, options)
+                raise ConfigError(group, "is not one option", hint, value, place)
+
+    def check(self, config: DictConfig, overrides: list[str]) -> None:
+        """Raise a `ConfigError` that says where it came from if any setting cannot be used."""
+        for override in overrides:
+            name, _, value = override.lstrip("+~").partition("=")
+            section, _, last = name.rpartition(".")
+            if last == "name" and section in SCHEMAS and "library" not in config[section]:
+                hint = f"write {section}={value}"
+                problem = ConfigError(name, "is set by choosing an option", hint, value)
+                raise self.placed(problem, overrides)
+        try:
+            checked, _ = check(without_hydra(config))
+        except ConfigError as error:
+            raise self.placed(error, overrides) from error
+        self._refuse_secrets(checked)
+        for key, path in path_settings(checked).items():  # absolute, wherever the job runs
+            OmegaConf.update(config, key, path)
+        job = config.hydra.job
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", job.name):
+            problem = ConfigError("hydra.job.name", "must be a file name", given=job.name)
+            raise self.placed(problem, overrides)
+
+    def folder(self, config: DictConfig, key: str, overrides: list[str]) -> Path:
+        """The folder under a key such as hydra.run.dir, absolute.
+
+        Raises:
+            ConfigError: when it is empty or cannot be resolved.
+        """
+        try:
+            name = OmegaConf.select(config, key)
+        except OmegaConfBaseException as error:
+            problem = ConfigError(key, f"cannot be resolved: {str(error).splitlines()[0]}")
+            raise self.placed(problem, overrides) from error
+        if not str(name or "").strip():
+            raise self.placed(ConfigError(key, "names no folder"), overrides)
+        try:
+            return Path(name).expanduser().resolve()
+        except RuntimeError as error:
+            problem = ConfigError(key, "names the home folder of nobody here", given=name)
+            raise self.placed(problem, overrides) from error
+
+    def explain(self, error: Exception, overrides: list[str]) -> ConfigError:
+        """Hydra's and OmegaConf's exceptions as one message of ours."""
+        if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+            group, _, option = error.missing_cfg_file.rpartition("/")
+            hint = did_you_mean(option, error.options or [])
+            return self.placed(
+                ConfigError(group, "there is no such option", hint, option),
+                overrides,
+                self._chooser(group, option, overrides),
+            )
+        if isinstance(error, OverrideParseException):
+            problem = (
+                "cannot be read; write KEY=VALUE, and quote what the shell or Hydra would split"
+            )
+            return ConfigError("", f"{error.override}: {problem}", place="the command line")
+        said = str(error)
+        if "Ambiguous value" in said or "requires --multirun" in said:
+            hint = "add -m to run one after the other; a list is written [a,b]"
+            override = next((o for o in overrides if o in said), "")
+            return ConfigError(
+                "", f"{override}: several values for one run", hint, place="the command line"
+            )
+        inner: BaseException | None = error
+        while inner is not None and not isinstance(inner, OmegaConfBaseException):
+            inner = inner.__cause__ or inner.__context__
+        key = str((inner.full_key or inner.key or "") if inner else "")
+        if not key and (named := re.search(r"Could not override '([^'@]+)", said)):
+            key = named[1]
+        if "Unexpected type for root" in said:
+            override = next((o for o in overrides if o.startswith("hydra.")), "")
+            problem = "lies below an empty setting; put a + in front to add it"
+            name, _, value = override.partition("=")
+            return ConfigError(name, problem, given=value, place=f"the command line: {override}")
+        if not key:
+            return ConfigError("", " ".join(said.split()), place=f"the command line: {overrides}")
+        file = _file_in(said)
+        if isinstance(inner, InterpolationKeyError | InterpolationResolutionError):
+            return self.placed(ConfigError(key, str(inner).splitlines()[0]), overrides)
+        schema = getattr(inner, "object_type", None)
+        if schema is Rule and "." not in key:
+            key = f"lr_policy.rules[].{key}"
+        if isinstance(inner, ConfigKeyError | ConfigAttributeError) or inner is None:
+            return self.placed(unknown_setting(key, schema=schema or Config), overrides, file)
+        if key.startswith("hydra."):
+            return self.placed(ConfigError(key, str(inner).splitlines()[0]), overrides, file)
+        _, given = self._origin(key, overrides, file) or ("", "")
+        return self.placed(wrong_type(key, given), overrides, file)
+
+    def placed(self, error: ConfigError, overrides: list[str], file: str = "") -> ConfigError:
+        """The same error with the override or file that gave the value, and the value itself."""
+        found = self._origin(error.key, overrides, file)
+        if found is not None:
+            error.place, given = found
+            error.given = given if error.given == "" else error.given
+        return error
+
+    def _origin(self, key: str, overrides: list[str], file: str = "") -> tuple[str, object] | None:
+        """Where a setting got its value, the last word first, and what was written there."""
+        for override in () if file else reversed(overrides):
+            name, _, value = override.lstrip("+~").partition("=")
+            if name in GROUPS and name != key and not value.startswith("{"):
+                continue  # chose a file, which is named below
+            name = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", name)
+            if name == key:
+                return f"the command line: {override}", value
+            if key.startswith((f"{name}.", f"{name}[")) or name.startswith(f"{key}."):
+                return f"the command line: {override}", ""
+        chosen = None
+        files = self._files(overrides)
+        if file and not any(default.config_path == file for default in files):
+            return self._name_of(file), ""
+        for default in reversed(files):
+            path = default.config_path or ""
+            if path.startswith(("hydra/", "schema/")) or (file and path != file):
+                continue
+            loaded = self.repository.load_config(path)
+            assert loaded is not None
+            assert isinstance(loaded.config, DictConfig)
+            package = f"{default.package}." if default.package else ""
+            if not key.startswith(package):
+                continue
+            value = _written_at(loaded.config, key.removeprefix(package))
+            if value is not None or path == file:
+                given = "" if value is None or isinstance(value, DictConfig) else value
+                return self._name_of(path), given
+            if package and chosen is None:
+                chosen = self._name_of(path)
+        return (chosen, "") if chosen else None
+
+    def _chooser(self, group: str, option: str, overrides: list[str]) -> str:
+        """The config path of a file among the overrides whose defaults choose an option."""
+        for override in overrides:
+            name, _, value = override.partition("=")
+            loaded = self.repository.load_config(f"{name}/{value}") if name in GROUPS else None
+            for default in (loaded.defaults_list or []) if loaded else []:
+                chosen = getattr(default, "group", ""), getattr(default, "value", "")
+                if chosen[0].strip("/") == group and chosen[1] == option:
+                    return f"{name}/{value}"
+        return ""
+
+    def _name_of(self, path: str) -> str:
+        """The YAML file of a config path, relative to here."""
+        loaded = self.repository.load_config(path)
+        assert loaded is not None
+        return os.path.relpath(os.path.join(loaded.path.removeprefix("file://"), f"{path}.yaml"))
+
+    def _files(self, overrides: list[str]) -> list[ResultDefault]:
+        """The YAML files of a composition; those of the default run when a choice is wrong."""
+        choices = [o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] in GROUPS]
+        for chosen in (choices, []):
+            try:
+                return self.compute_defaults_list(CONFIG_NAME, chosen, RunMode.RUN).defaults
+            except Exception:  # a wrong choice, already on its way to the user
+                continue
+        return []
+
+
+def without_hydra(composed: DictConfig) -> DictConfig:
+    """A composed config without Hydra's own section; the one given keeps it."""
+    plain = copy.copy(composed)
+    with flag_override(plain, ["struct", "readonly"], False):
+        del plain["hydra"]
+    return plain
+
+
+def open_free_sections(config: DictConfig) -> None:
+    """Let sections of any keys (`args`, `eval_sets`) take new ones."""
+    for key in (*(f"{group}.args" for group in SCHEMAS), "data.eval_sets", "data.normalize"):
+        section = OmegaConf.select(config, key)
+        if isinstance(section, DictConfig):
+            OmegaConf.set_struct(section, False)
+
+
+def _file_in(said: str) -> str:
+    """The config path that Hydra's message begins with, or the empty string."""
+    named = re.match(r"In '([^']+)'", said)
+    return named[1] if named else ""
+
+
+def _written_at(content: DictConfig, key: str) -> Any:
+    """The value under a dotted key as the file has it, a list for one of its items, or None."""
+    with flag_override(content, "struct", False):
+        node: Any = content
+        for part in key.replace("[", ".[").split("."):
+            if part.startswith("["):
+                return node
+            if not isinstance(node, DictConfig) or part not in node:
+                return None
+            node = node._get_node(part)
+        return node if isinstance(node, DictConfig) else getattr(node, "_value", lambda: node)()

@@ -1,0 +1,191 @@
+"""A saved config as the ground that overrides are composed on, group options included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.defaults_list import create_defaults_list
+from hydra.core.default_element import ResultDefault
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from lrexp.config.check import check
+from lrexp.config.compose import CONFIG_NAME, CheckedLoader, open_free_sections, without_hydra
+from lrexp.config.errors import ConfigError, did_you_mean
+from lrexp.config.mistakes import unknown_setting, wrong_type
+from lrexp.config.names import shown_path
+from lrexp.config.saved import refuse_writing
+from lrexp.config.schema import SCHEMAS, option_of
+
+SECTIONS = (*SCHEMAS, "trainer")
+
+
+class SavedLoader(CheckedLoader):
+    """Composes as the command line does, with a saved config where conf/ has its defaults.
+
+    A group that an override chooses (or an experiment file that one chooses) is composed from its
+    YAML file, whose interpolations see the saved values of other sections; every other section is
+    the saved one. An experiment's own values come after the saved ones, overrides after both. What
+    the saved config knows nothing of, a setting newer than it, has the default of its option.
+
+    Args:
+        saved: plain values, of `lrexp.config.saved.read_saved_config`.
+        file: that they come from, for messages.
+        extra_folder: of the user's own YAML files.
+    """
+
+    def __init__(self, saved: dict[str, Any], file: Path, extra_folder: str | None = None):
+        super().__init__(extra_folder)
+        self.file = file
+        self._saved = {key: value for key, value in saved.items() if key != "run_id"}
+        self._chosen: set[str] = set()  # groups that overrides decide
+        self._ground: DictConfig | None = None
+        self.filled: dict[str, Any] = {}  # settings that are newer than the saved config
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """Compose overrides on the saved config."""
+        if self._ground is None:
+            self._ground = self._make_ground()
+        self._chosen = self._groups_chosen(overrides, run_mode)
+        return super().load_configuration(
+            config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+        )
+
+    def check(self, config: DictConfig, overrides: list[str]) -> None:
+        """Raise a `ConfigError` that says where it came from if any setting cannot be used."""
+        super().check(config, overrides)
+        typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
+        if "data" in self._chosen:  # then its root is that of a file in conf/
+            typed.add("data.root")
+        try:
+            refuse_writing(check(without_hydra(config))[1], typed)
+        except ConfigError as error:
+            self.placed(error, overrides)
+            raise
+
+    def _groups_chosen(self, overrides: list[str], run_mode: RunMode) -> set[str]:
+        """Groups that the overrides, or a file that they choose, take an option of."""
+        try:
+            found = create_defaults_list(
+                CachingConfigRepository(self.repository),
+                CONFIG_NAME,
+                OverridesParser.create(config_loader=self).parse_overrides(overrides),
+                prepend_hydra=True,
+                skip_missing=run_mode == RunMode.MULTIRUN,
+            )
+        except Exception:  # composing will say what is wrong
+            return set()
+        return set(found.overrides.override_choices) & set(SECTIONS)
+
+    def _compose_config_from_defaults_list(
+        self, defaults: list[ResultDefault], repo: Any
+    ) -> DictConfig:
+        ground = self._ground
+        if ground is None:  # what the ground itself is made of
+            return super()._compose_config_from_defaults_list(defaults=defaults, repo=repo)
+        recipes = [d for d in defaults if (d.config_path or "").startswith("experiment/")]
+        others = [d for d in defaults if d not in recipes]
+        config = super()._compose_config_from_defaults_list(defaults=others, repo=repo)
+        for key in ground:
+            if key not in self._chosen:
+                config[key] = ground[key]
+        for recipe in recipes:
+            own = super()._compose_config_from_defaults_list(defaults=[recipe], repo=repo)
+            try:
+                config.merge_with(own)
+            except OmegaConfBaseException as error:
+                said = f"In '{recipe.config_path}': {type(error).__name__}: {error}"
+                raise ConfigCompositionException(said) from error
+        open_free_sections(config)
+        return config
+
+    def _make_ground(self) -> DictConfig:
+        """The saved values in the schemas of their options.
+
+        Raises:
+            ConfigError: for a section or a value that today's schemas do not have.
+        """
+        options = []
+        for group, allowed in SCHEMAS.items():
+            section = self._saved.get(group)
+            if not isinstance(section, dict):
+                raise self._wrong(ConfigError(group, "is missing, or no section", given=section))
+            if (option := option_of(section)) not in allowed:
+                hint = did_you_mean(option, allowed)
+                key = f"{group}.{'library' if 'library' in section else 'name'}"
+                raise self._wrong(ConfigError(key, "there is no such option", hint, option))
+            options.append(f"{group}={option}")
+        default = super().load_configuration(CONFIG_NAME, options, RunMode.RUN)
+        ground = OmegaConf.create()
+        for key in (*SECTIONS, "name", "seed"):
+            if key not in self._saved:
+                raise self._wrong(ConfigError(key, "is missing"))
+            try:
+                if key in SECTIONS:
+                    self._fill(default[key], self._saved[key], key)
+                else:
+                    default[key] = self._saved[key]
+            except (ConfigAttributeError, ConfigKeyError) as error:
+                at = str(error.full_key or error.key or key)
+                schema = getattr(error, "object_type", None)
+                found = unknown_setting(at, schema=schema) if schema else unknown_setting(at)
+                raise self._wrong(found) from error
+            except OmegaConfBaseException as error:
+                at = str(error.full_key or error.key or key)
+                raise self._wrong(wrong_type(at, _at(self._saved, at))) from error
+            ground[key] = default[key]
+        return ground
+
+    def _fill(self, default: Any, saved: Any, prefix: str) -> None:
+        """Put saved values in the place of an option's defaults, and note defaults that stay."""
+        if not isinstance(saved, dict):
+            raise self._wrong(wrong_type(prefix, saved))
+        for key, value in saved.items():
+            inner = default._get_node(key) if key in default else None
+            structured = isinstance(inner, DictConfig) and OmegaConf.get_type(inner) is not dict
+            if structured and isinstance(value, dict):
+                self._fill(inner, value, f"{prefix}.{key}")
+            elif isinstance(value, list):  # items take their schema in a merge alone
+                default.merge_with({key: value})
+            else:
+                default[key] = value
+        for key in default:
+            if key not in saved:
+                self.filled[f"{prefix}.{key}"] = default._get_node(key)
+
+    def _origin(self, key: str, overrides: list[str], file: str = "") -> tuple[str, object] | None:
+        """Where a setting got its value: an override, else the saved config, else a file."""
+        found = super()._origin(key, overrides, file)
+        section = key.partition(".")[0]
+        if file or (found and found[0].startswith("the command line")) or section in self._chosen:
+            return found
+        recipe = found and f"{Path('/experiment/')}" in found[0]
+        if recipe or section not in self._saved:
+            return found
+        value = _at(self._saved, key)
+        return shown_path(self.file), "" if isinstance(value, dict) else value
+
+    def _wrong(self, error: ConfigError) -> ConfigError:
+        error.place = error.place or shown_path(self.file)
+        return error
+
+
+def _at(plain: Any, key: str) -> Any:
+    """The value under a dotted key of plain values, or the empty string."""
+    for part in key.split("."):
+        if not isinstance(plain, dict) or part not in plain:
+            return ""
+        plain = plain[part]
+    return plain

@@ -1,0 +1,1 @@
+"""Run folders: claims, atomic writes, checkpoints, environment, file names."""

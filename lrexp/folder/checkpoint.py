@@ -1,0 +1,114 @@
+"""Checkpoints: written whole or not at all, and read without running code from the file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lrexp.config.errors import UserError
+
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+
+log = logging.getLogger(__name__)
+
+
+def save_checkpoint(file: Path, state: dict[str, Any], synced: bool = False) -> None:
+    """Write a state of tensors and plain values beside the file, then put it in its place.
+
+    The last.pt before is kept as previous.pt. The folder above that of the file must be there.
+
+    Args:
+        file: to write.
+        state: what it is to hold.
+        synced: wait until the disk has it, so that a power loss leaves no empty file in its place.
+            It takes about as long as the writing itself.
+
+    Raises:
+        OSError: when it cannot be written, with its name; what was there before is there still.
+    """
+    fresh = file.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(exist_ok=True)
+        with fresh.open("wb") as stream:
+            torch.save(_alone(state), stream)
+            if synced:
+                stream.flush()
+                os.fsync(stream.fileno())
+        if file.name == LAST and file.exists():
+            file.replace(file.with_name(PREVIOUS))
+        fresh.replace(file)
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):  # else torch's writer hides what the file system said
+            raise
+        raise OSError(cause.errno, cause.strerror or str(cause), str(file)) from error
+    finally:
+        with suppress(OSError):  # the folder may be gone
+            fresh.unlink(missing_ok=True)
+
+
+def _alone(value: Any) -> Any:
+    """The value, with copies of tensors that are part of a larger one: it would be saved whole."""
+    if isinstance(value, dict):
+        return {key: _alone(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_alone(inner) for inner in value]
+    if isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() > value.nbytes:
+        return value.clone()
+    return value
+
+
+def load_checkpoint(file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The state in a file, its tensors on `device`; only tensors and plain values are accepted."""
+    return torch.load(file, map_location=device, weights_only=True)
+
+
+def load_last(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """The newest whole state in a run's folder of checkpoints; None when none was ever saved.
+
+    That last.pt is damaged, and the state before is taken, is said as a warning.
+
+    Raises:
+        UserError: when there are files and all of them are damaged.
+    """
+    damaged = []
+    for file in (folder / LAST, folder / PREVIOUS):
+        if not file.exists():
+            continue
+        if reason := _damage(file):
+            damaged.append(f"checkpoints/{file.name} is damaged ({reason})")
+            continue
+        try:
+            state = load_checkpoint(file, device)
+        except Exception as error:  # whatever a reader makes of bytes that nobody wrote
+            log.info("%s", file, exc_info=error)
+            damaged.append(f"checkpoints/{file.name} cannot be read ({type(error).__name__})")
+            continue
+        if not isinstance(state, dict) or not {"epoch", "step"} <= state.keys():
+            damaged.append(f"checkpoints/{file.name} holds no state of a run")
+            continue
+        for problem in damaged:
+            log.warning(
+                "%s; going on from checkpoints/%s, epoch %s, step %s",
+                *(problem, file.name, state["epoch"], state["step"]),
+            )
+        return state
+    if damaged:
+        raise UserError("\n  ".join([*damaged, "no whole state is left; start a new run"]))
+    return None
+
+
+def _damage(file: Path) -> str | None:
+    """What is wrong with an archive by its own checksums, which torch does not look at."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            broken = archive.testzip()
+    except Exception as error:  # zipfile raises many kinds
+        return str(error) or type(error).__name__
+    return f"checksum of {broken}" if broken else None

@@ -1,0 +1,1 @@
+"""Points of a grid: cases, equal ones, going on."""

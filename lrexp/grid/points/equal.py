@@ -1,0 +1,150 @@
+"""Which points of a grid would train alike, and which may train together, before any trains."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from omegaconf import OmegaConf, flag_override
+
+from lrexp.config.check import check
+from lrexp.config.errors import ConfigError
+from lrexp.config.schema import Config, LibraryOptimizer, ReduceOnPlateau
+from lrexp.grid.points.point import Point
+
+# Sections that only decide the plan and the schedule, which are compared instead of them.
+RATES = ("lr_policy", "scheduler")
+# What members of a stack may differ in, besides.
+PER_MEMBER = {
+    "optimizer": ("lr", "weight_decay", "momentum", "betas", "alpha", "eps"),
+    "trainer": ("monitor", "patience", "clip_grad_norm"),
+}
+MAX_STEPS = 100_000  # a longer schedule is compared by its settings: its table takes too long
+
+
+class UnbuildableError(Exception):
+    """A point that cannot be built, whatever the data."""
+
+    def __init__(self, point: Point, error: ConfigError):
+        super().__init__(str(error))
+        self.point, self.error = point, error
+
+
+def find_equal(points: Sequence[Point]) -> dict[int, int]:
+    """Number of a point → number of the first point that trains alike.
+
+    Points train alike when all that training depends on is equal: every setting but name and
+    run_id, where instead of the policy, the scheduler, optimizer.lr and optimizer.weight_decay the
+    plan, its absolute rates and the schedule's table are compared (to 12 digits), built for a
+    network without values. What cannot be built so is compared setting by setting.
+
+    Every point also learns what points that may train together have in common (`Point.alike`),
+    and how long it takes beside others (`Point.work`).
+
+    Raises:
+        UnbuildableError: for a point whose network, plan or schedule cannot be built.
+    """
+    first: dict[str, int] = {}
+    equal: dict[int, int] = {}
+    shared: dict[str, Any] = {}
+    with _quiet():
+        for point in points:
+            training, point.alike, point.work = _compared(point, shared)
+            if training in first:
+                equal[point.num] = first[training]
+            else:
+                first[training] = point.num
+    return equal
+
+
+def _compared(point: Point, shared: dict[str, Any]) -> tuple[str, str, float]:
+    """All that a point's training depends on, as text; what it shares with a stack; its work."""
+    composed = point.config
+    variables = OmegaConf.to_container(composed.hydra.job.env_set)
+    with flag_override(composed, ["struct", "readonly"], False):
+        del composed["hydra"]
+    _, config = check(composed)
+    settings = asdict(config)
+    del settings["run_id"], settings["name"]
+    try:
+        rates = _rates(config, shared)
+    except ConfigError as error:
+        raise UnbuildableError(point, error) from error
+    except Exception:  # it will say so when it runs
+        rates = None
+    together = {key: value for key, value in settings.items() if key not in ("seed", "logger")}
+    together["hydra.job.env_set"] = variables  # of jobs that are open at a time
+    for section, keys in PER_MEMBER.items():
+        together[section] = {k: v for k, v in settings[section].items() if k not in keys}
+    if rates is not None:
+        for section in RATES:
+            del settings[section], together[section]
+        if not isinstance(config.optimizer, LibraryOptimizer):
+            del settings["optimizer"]["lr"]
+        del settings["optimizer"]["weight_decay"]
+    work = _work(config.data.batch_size, *rates[:2]) if rates else 0.0
+    return _as_text([settings, rates]), _as_text([together, rates and _of_all(*rates[:2])]), work
+
+
+def _work(batch_size: int, rows: Any, tables: Any) -> float:
+    return len(tables[0]) * batch_size * sum(math.prod(row["shape"]) for row in rows)
+
+
+def _of_all(rows: Any, tables: Any) -> Any:
+    """Of plan and schedule what members of a stack must share, or decides whether they can be.
+
+    That is what is frozen when, which rates are measured, and whether momentum passes through 0.
+    """
+    keys = ("name", "trainable_from", "trainable_until", "measured")
+    return [[row[key] for key in keys] for row in rows], "0" in tables[1]
+
+
+def _as_text(values: Any) -> str:
+    return json.dumps(values, sort_keys=True, default=str)
+
+
+def _rates(config: Config, shared: dict[str, Any]) -> Any:
+    """The plan with absolute rates, and what moves them over time; None where it is not known."""
+    from lrexp.build.data import stated_data
+    from lrexp.build.model import build_model
+    from lrexp.build.rates import build_momenta, build_plan, build_schedule, count_steps
+
+    data = config.data
+    if None in (data.num_classes, data.image_shape, data.train_size):
+        return None
+    stated = stated_data(config)
+    network = repr(("model", config.model, stated.image_shape, stated.class_names))
+    if network not in shared:
+        shared[network] = build_model(config, stated, meta=True)[1]
+    plan = build_plan(config, shared[network])
+    steps = count_steps(config, stated.train_size)[1]
+    if not stated.exact or steps > MAX_STEPS:
+        return None
+    arguments = config, stated.train_size, plan.schedule_restart
+    timing = (config.scheduler, config.trainer, data.batch_size, *arguments[1:])
+    if repr(timing) not in shared:
+        tables = build_schedule(*arguments), build_momenta(*arguments)
+        shared[repr(timing)] = [[f"{value:.12g}" for value in table] for table in tables]
+    rows = []
+    for row in plan.rows:
+        plain = asdict(row)
+        plain["lr_scale"] = f"{config.optimizer.lr * row.lr_scale:.12g}"
+        rows.append(plain)
+    plateau = config.scheduler if isinstance(config.scheduler, ReduceOnPlateau) else None
+    return rows, shared[repr(timing)], repr(plateau)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep warnings for the run itself, where they belong."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

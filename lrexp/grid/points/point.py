@@ -1,0 +1,188 @@
+"""The points of a grid, and the file that a sweep folder keeps of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import Container, DictConfig, OmegaConf, flag_override
+
+from lrexp.config.errors import ConfigError, UserError
+from lrexp.folder.layout import SUMMARY
+from lrexp.grid.settings import OF_LAUNCHER
+from lrexp.judge.words import in_short
+
+POINTS = "points.json"
+NEVER_STARTED = "missing"
+
+
+@dataclass
+class Point:
+    """One composed and checked run of a grid."""
+
+    num: int
+    overrides: list[str]  # all of them, those common to every point too
+    settings: dict[str, Any]  # dotted key → resolved value, without run_id
+    folder: str  # its name below the sweep's
+    composed: bytes  # the pickled config with its hydra section
+    case: str = ""
+    same_as: int | None = None  # number of an earlier point that trains alike: runs in its place
+    former: bool = False  # a changed grid went on without it
+    alike: str | None = None  # points with the same text may train together; None: not known
+    work: float = 0.0  # images × parameters that it trains, where that is known
+    note: str = ""  # for its log: why it is run as it is
+
+    @property
+    def config(self) -> DictConfig:
+        """The composed config, a fresh copy."""
+        return pickle.loads(self.composed)
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """Override by key."""
+        pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
+        return {key: value for key, _, value in pairs}
+
+
+def make_point(num: int, overrides: Sequence[str], composed: DictConfig, case: str = "") -> Point:
+    """A point of a config that Hydra composed for it; sets its number.
+
+    A config that is not lrexp's, and so was not checked, has no settings here.
+    """
+    with flag_override(composed, ["struct", "readonly"], False):
+        composed.hydra.job.num = composed.hydra.job.id = num
+    ours = "run_id" in composed
+    keys = [key for key in composed if key not in ("hydra", "run_id")] if ours else []
+    settings = flat({str(key): composed[key] for key in keys})
+    folder = str(composed.hydra.sweep.subdir)
+    return Point(num, list(overrides), settings, folder, pickle.dumps(composed), case)
+
+
+def flat(section: Any, prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key; lists are values."""
+    if isinstance(section, Container):
+        section = OmegaConf.to_container(section, resolve=True)
+    if not isinstance(section, Mapping) or (not section and prefix):
+        return {prefix: section}
+    pairs = [(f"{prefix}.{key}" if prefix else str(key), inner) for key, inner in section.items()]
+    return {key: value for at, inner in pairs for key, value in flat(inner, at).items()}
+
+
+def refuse_shared_folders(points: Sequence[Point]) -> None:
+    """Raise ConfigError when two points would write to one folder, or one to the sweep's own."""
+    folders = [os.path.normpath(point.folder) for point in points]
+    if "." in folders:
+        problem, hint = "puts a point into the sweep's own folder", "keep ${hydra.job.num} in it"
+        raise ConfigError("hydra.sweep.subdir", problem, hint, ".")
+    if len(set(folders)) < len(points):
+        twice = next(name for name in folders if folders.count(name) > 1)
+        problem = "puts several points into one folder"
+        raise ConfigError("hydra.sweep.subdir", problem, "keep ${hydra.job.num} in it", twice)
+
+
+def varied(points: Sequence[Point]) -> list[str]:
+    """The keys that were swept: those whose override differs between points."""
+    chosen = [point.chosen for point in points]
+    keys = dict.fromkeys(key for one in chosen for key in one)
+    return [key for key in keys if len({one.get(key) for one in chosen}) > 1]
+
+
+def title(point: Point, keys: Sequence[str]) -> str:
+    """What tells a point from the others: see `in_short`."""
+    return in_short({key: point.chosen.get(key) for key in keys})
+
+
+def points_text(points: Sequence[Point], command: Sequence[str]) -> str:
+    """points.json: how the sweep was asked for, and every point against the first one.
+
+    Args:
+        points: in any order.
+        command: overrides as they were typed.
+    """
+    points = sorted(points, key=lambda point: point.num)
+    base = points[0].settings
+    rows = [
+        {
+            "num": p.num,
+            "folder": p.folder,
+            "case": p.case,
+            "same_as": p.same_as,
+            "former": p.former,
+            "overrides": p.overrides,
+            "differs": {k: v for k, v in p.settings.items() if k not in base or base[k] != v},
+            "lacks": [key for key in base if key not in p.settings],
+        }
+        for p in points
+    ]
+    # a line per point
+    lines = ",\n    ".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    head = json.dumps({"command": list(command), "first": base}, ensure_ascii=False, indent=2)
+    return f'{head[:-2]},\n  "points": [\n    {lines}\n  ]\n}}\n'
+
+
+@dataclass(frozen=True)
+class Started:
+    """What points.json of a sweep says."""
+
+    command: list[str]
+    points: list[Point]  # without their composed configs
+
+
+def read_points(folder: Path) -> Started:
+    """The grid that a sweep folder was started with.
+
+    Raises:
+        UserError: when the folder holds no sweep of this launcher.
+    """
+    try:
+        saved = json.loads((folder / POINTS).read_text("utf-8"))
+        started = Started(
+            saved["command"], [_started(row, saved["first"]) for row in saved["points"]]
+        )
+        _refuse_foreign(folder / POINTS, started)
+        return started
+    except FileNotFoundError:
+        problem = f"{folder} is no sweep that can be resumed: it has no {POINTS}"
+        raise UserError(problem) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{folder / POINTS} cannot be read: {error}") from error
+
+
+def _refuse_foreign(file: Path, started: Started) -> None:
+    """Refuse what no sweep of ours writes: points elsewhere, and overrides of Hydra itself."""
+    for point in started.points:
+        if not isinstance(point.folder, str) or type(point.num) is not int:
+            raise TypeError("a point needs a number and a folder")
+        if os.path.isabs(point.folder) or ".." in Path(point.folder).parts:
+            raise UserError(f"{file}: {point.folder} lies outside of the sweep's folder")
+    if not isinstance(started.command, list):
+        raise TypeError("the command is a list of overrides")
+    for override in started.command:
+        if re.match(r"[+~]*hydra[./@=]", override) and not OF_LAUNCHER.fullmatch(override):
+            raise UserError(f"{file}: {override} is no setting of an experiment")
+    if not started.points:
+        raise ValueError("it has no points")
+
+
+def _started(row: Mapping[str, Any], first: Mapping[str, Any]) -> Point:
+    """A point as its line in points.json has it."""
+    settings = {key: value for key, value in first.items() if key not in row["lacks"]}
+    settings |= row["differs"]
+    num, overrides, folder = row["num"], row["overrides"], row["folder"]
+    former = row.get("former", False)  # of a sweep that was started before there were any
+    return Point(num, overrides, settings, folder, b"", row["case"], row["same_as"], former)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """summary.json of a point; only a status when there is none that can be read."""
+    try:
+        found = json.loads((folder / SUMMARY).read_text("utf-8"))
+    except (OSError, ValueError):
+        found = None
+    return found if isinstance(found, dict) else {"status": NEVER_STARTED, "error": None}

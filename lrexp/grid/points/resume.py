@@ -1,0 +1,136 @@
+"""Going on with a sweep that was stopped, in its folder and with its numbers."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import flag_override
+
+from lrexp.config.errors import ConfigError, UserError
+from lrexp.folder.layout import SUMMARY
+from lrexp.grid.points.point import NEVER_STARTED, Point, Started, title, varied
+
+EARLIER = "earlier"  # folder of a sweep that keeps what former attempts at a point left
+UNDONE = (NEVER_STARTED, "failed", "interrupted", "running")  # a running one has been killed
+
+
+def sweep_folder(name: str) -> Path:
+    """The sweep that `hydra.launcher.resume` means.
+
+    Raises:
+        ConfigError: when there is none.
+    """
+    path = Path("outputs/latest") if name == "latest" else Path(name).expanduser()
+    if not path.is_dir():
+        hint = "give a sweep's folder"
+        raise ConfigError("hydra.launcher.resume", "there is no such sweep", hint, name)
+    folder = path.resolve()
+    if (folder / SUMMARY).is_file():
+        problem = f"{folder} is a single run"
+        raise ConfigError("hydra.launcher.resume", problem, "give a sweep's folder", name)
+    return folder
+
+
+def numbered_as(started: Started, points: Sequence[Point], allow_changed: bool) -> list[Point]:
+    """The points with the numbers and folders that they had when the sweep was started.
+
+    New points come after all others. Those of the start that are no longer asked for become former
+    ones, which are not missed when the sweep is resumed again.
+
+    Args:
+        started: what the sweep's folder says.
+        points: of the grid as it is asked for now.
+        allow_changed: go on although some are new or gone.
+
+    Raises:
+        UserError: when the grid has changed and may not; it names what has.
+    """
+    old: dict[str, list[Point]] = {}
+    for point in started.points:
+        old.setdefault(_identity(point), []).append(point)
+    new = []
+    for point in points:
+        same = old.get(_identity(point))
+        if same:
+            first = same.pop(0)
+            _renumber(point, first.num, first.folder)
+        else:
+            new.append(point)
+    dropped = [point for rest in old.values() for point in rest]
+    gone = [point for point in dropped if not point.former]
+    if (new or gone) and not allow_changed:
+        said = "\n  ".join(changes(gone, new, varied(points), varied(started.points)))
+        raise UserError(
+            f"the grid is not the one this sweep was started with:\n  {said}\n"
+            "  without any other override the sweep goes on as it was;"
+            " hydra.launcher.allow_changed_grid=true goes on all the same"
+        )
+    for point in gone:
+        point.former = True
+    following = max(point.num for point in started.points) + 1
+    for num, point in enumerate(new, following):
+        _renumber(point, num, None)
+    return sorted(points, key=lambda point: point.num)
+
+
+def changes(
+    gone: Sequence[Point], new: Sequence[Point], keys: Sequence[str], former_keys: Sequence[str]
+) -> list[str]:
+    """What differs between two grids, a line per change.
+
+    Args:
+        gone: points of the former grid that are not in the new one.
+        new: points that were not in the former one.
+        keys: that the new grid sweeps.
+        former_keys: that the former one swept.
+    """
+    found: dict[str, list[str]] = {}
+    before = {tuple(map(point.chosen.get, keys)): point for point in gone}
+    for point in new:
+        named = title(point, keys) or "the point"
+        other = before.pop(tuple(map(point.chosen.get, keys)), None)
+        if other is None:
+            found.setdefault("new", []).append(named)
+            continue
+        for key in dict.fromkeys([*other.settings, *point.settings]):
+            was, now = (json.dumps(p.settings.get(key)) for p in (other, point))
+            if was != now:
+                found.setdefault(f"{key} was {was} and is {now}", []).append(named)
+    for point in before.values():
+        found.setdefault("no longer there", []).append(title(point, former_keys) or "the point")
+    lines = []
+    for change, named in found.items():
+        more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+        lines.append(f"{change}: {'; '.join(named[:3])}{more}")
+    return lines
+
+
+def set_aside(folder: Path, point: Point) -> None:
+    """Move what an earlier attempt at a point left out of its way."""
+    left = folder / point.folder
+    if not left.exists():
+        return
+    kept = folder / EARLIER / point.folder
+    kept.parent.mkdir(parents=True, exist_ok=True)  # hydra.sweep.subdir may have several levels
+    attempt = 1
+    while kept.with_name(f"{kept.name}.{attempt}").exists():
+        attempt += 1
+    left.rename(kept.with_name(f"{kept.name}.{attempt}"))
+
+
+def _identity(point: Point) -> str:
+    return json.dumps([point.case, point.settings], sort_keys=True)
+
+
+def _renumber(point: Point, num: int, folder: str | None) -> None:
+    """Give a point another number, and the folder that it has or that follows from it."""
+    composed = point.config
+    with flag_override(composed, ["struct", "readonly"], False):
+        composed.hydra.job.num = composed.hydra.job.id = num
+        if folder is not None:
+            composed.hydra.sweep.subdir = folder
+    point.num, point.folder = num, str(composed.hydra.sweep.subdir)
+    point.composed = pickle.dumps(composed)

@@ -1,0 +1,1 @@
+"""Runs of one network trained together."""

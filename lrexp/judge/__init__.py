@@ -1,0 +1,1 @@
+"""Numbers to findings to sentences: the same for terminal, report and W&B."""

@@ -1,0 +1,388 @@
+"""Which configuration of a sweep is best, by how much, and how surely: pure functions over points.
+
+A configuration is what its seeds have in common. What has not finished is counted, never averaged.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lrexp.judge.words import in_short
+from lrexp.runs.sweep import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    GAP,
+    MISSING,
+    POLICY,
+    RATE,
+    SEED,
+    Sweep,
+    SweepPoint,
+    finite,
+    rate_of,
+    swept_keys,
+)
+
+Edge = Literal["lower", "upper", "inside", "one"]
+HIGHEST = "lr_policy.lr_high"
+T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # Student's t, 1 to 10 d.f.
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean over seeds with their sample standard deviation."""
+
+    n: int
+    mean: float  # NaN for none
+    std: float  # NaN for fewer than two
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The points of a sweep that differ in their seed alone."""
+
+    group: str  # what is compared: its policy, mostly
+    variant: str  # whatever else was swept, but for the rate; empty for nothing
+    rate: float | None  # where it stands on the axis of rates
+    own_rate: bool  # its policy sets every rate itself, optimizer.lr plays no part
+    name: str  # all of what was swept
+    points: tuple[SweepPoint, ...]
+    values: tuple[float, ...]  # the monitor's best, of the finished points
+    worth: Spread
+    gap: Spread  # at the best epoch
+    test: Spread  # accuracy at the best epoch, for the record; nothing is chosen by it
+    counts: Counter[str]  # points by status
+    rank: int = 0  # 1 is best
+
+    @property
+    def whole(self) -> bool:
+        """Whether every one of its points finished."""
+        return self.counts[FINISHED] == len(self.points)
+
+    def over_seeds(self, key: str) -> Spread:
+        """Of the gap, or of the monitor."""
+        return self.gap if key == GAP else self.worth
+
+    @property
+    def seeds(self) -> dict[Any, float]:
+        """The monitor's best by seed, of the finished points."""
+        finished = [p for p in self.points if p.status == FINISHED]
+        return {p.seed: v for p, v in zip(finished, self.values, strict=True)}
+
+
+@dataclass(frozen=True)
+class Line:
+    """Configurations of one group and variant, by rate: a line of the figure."""
+
+    group: str
+    variant: str
+    configurations: tuple[Configuration, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A policy (or what else is compared) at its best."""
+
+    name: str
+    best: Configuration
+    tries: int  # configurations
+    points: int
+    rates: tuple[float, ...]  # tried with the best one's other settings
+    edge: Edge
+    unstable_from: float | None  # the lowest of those rates at which a point diverged
+    counts: Counter[str]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one configuration is than another; positive is better."""
+
+    mean: float
+    margin: float  # half the 95 % interval; NaN when there are too few seeds to tell
+    pairs: int  # seeds that both have; 0 when the two are compared unpaired
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.mean > self.margin  # false for NaN
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Means over two swept numbers, for one group."""
+
+    group: str
+    x_key: str
+    y_key: str
+    xs: tuple[float, ...]  # ascending
+    ys: tuple[float, ...]  # ascending
+    cells: tuple[tuple[Configuration | None, ...], ...]  # (ys, xs), the best where there are more
+    several: bool  # whether any cell stands for more than one configuration
+
+
+def spread(values: Iterable[float]) -> Spread:
+    """Mean and sample standard deviation; NaN where there are too few values."""
+    known = list(values)
+    mean = statistics.fmean(known) if known else math.nan
+    return Spread(len(known), mean, statistics.stdev(known) if len(known) > 1 else math.nan)
+
+
+def compared_by(sweep: Sweep) -> tuple[str, str]:
+    """What the sweep compares: the word for it, and the key whose value names it.
+
+    Policies, when several were swept; else the cases of its file, else the first swept option or
+    setting that is not a number. A key of "" stands for the case.
+    """
+    points = sweep.tried
+    cases = {p.case for p in points}
+    pairs = {(p.case, p.policy) for p in points}
+    policies = {p.policy for p in points}
+    if len(cases) > 1 and not len(pairs) == len(cases) == len(policies):
+        return "case", ""
+    if len(policies) > 1:
+        return "policy", POLICY
+    for key in swept_keys(points):
+        if key not in (SEED, RATE) and not _numbers_of(points, key):
+            return key.rpartition(".")[2], key
+    return "policy", POLICY
+
+
+def configurations(sweep: Sweep) -> list[Configuration]:
+    """Every configuration, best first: the order of leaderboard.json where it fits the runs.
+
+    Those with a diverged or failed point come after all others, as in the leaderboard.
+    """
+    keys = [key for key in swept_keys(sweep.points) if key != SEED]
+    _, by = compared_by(sweep)
+    tries: dict[tuple[Any, ...], list[SweepPoint]] = {}
+    for point in sweep.tried:
+        chosen = point.chosen
+        tries.setdefault((point.case, *(chosen.get(key) for key in keys)), []).append(point)
+    used: dict[tuple[str, str], set[str | None]] = {}  # values by group and key
+    for some in tries.values():
+        for key in keys:
+            used.setdefault((_group_name(some[0], by), key), set()).add(some[0].chosen.get(key))
+    varied = {place for place, values in used.items() if len(values) > 1}
+    found = [_configuration(sweep.monitor, some, keys, by, varied) for some in tries.values()]
+
+    def order(one: Configuration) -> tuple[bool, bool, float]:
+        bad, mean = one.counts[DIVERGED] + one.counts[FAILED] > 0, one.worth.mean
+        known = math.isfinite(mean)
+        return bad, not known, sweep.sign * mean if known else 0.0
+
+    found.sort(key=order)
+    places = {frozenset(nums): place for place, nums in enumerate(sweep.ranks)}
+    nums = [frozenset(p.num for p in one.points) for one in found]
+    if set(nums) == set(places):  # ties and what only the launcher knows, as it has them
+        ranked = sorted(found, key=lambda c: places[frozenset(p.num for p in c.points)])
+        if [order(c) for c in ranked] == [order(c) for c in found]:
+            found = ranked
+    return [Configuration(**{**vars(c), "rank": rank}) for rank, c in enumerate(found, 1)]
+
+
+def _group_name(point: SweepPoint, by: str) -> str:
+    name = point.case if by == "" else point.policy if by == POLICY else point.chosen.get(by)
+    return name or point.policy
+
+
+def _configuration(
+    monitor: str,
+    points: Sequence[SweepPoint],
+    keys: Sequence[str],
+    by: str,
+    varied: Collection[tuple[str, str]],
+) -> Configuration:
+    """The seeds of one configuration; `varied` holds (group, key) for all that tells them apart."""
+    first = points[0]
+    rate, own = rate_of(first.settings)
+    group, chosen = _group_name(first, by), first.chosen
+    rest = [k for k in keys if k not in (RATE, by) and (group, k) in varied]
+    if own:  # that is the axis
+        rest = [key for key in rest if key != HIGHEST]
+    finished = [p for p in points if p.status == FINISHED]
+    values = tuple(p.best[monitor] for p in finished)
+    return Configuration(
+        group=group,
+        variant=in_short({key: chosen.get(key) for key in rest}),
+        rate=rate,
+        own_rate=own,
+        name=in_short({key: chosen.get(key) for key in keys}) or first.case or first.policy,
+        points=tuple(points),
+        values=values,
+        worth=spread(values),
+        gap=spread(p.best[GAP] for p in finished if math.isfinite(p.best.get(GAP, math.nan))),
+        test=spread(p.test["accuracy"] for p in finished if "accuracy" in p.test),
+        counts=Counter(p.status for p in points),
+    )
+
+
+def lines(ranked: Sequence[Configuration]) -> list[Line]:
+    """The figure's lines, the group of the best configuration first; configurations by rate."""
+    found: dict[tuple[str, str], list[Configuration]] = {}
+    for one in ranked:
+        found.setdefault((one.group, one.variant), []).append(one)
+    first = {name: place for place, name in enumerate(dict.fromkeys(c.group for c in ranked))}
+    made = [
+        Line(group, variant, tuple(sorted(some, key=lambda c: (c.rate is None, c.rate or 0.0))))
+        for (group, variant), some in found.items()
+    ]
+    return sorted(made, key=lambda line: first[line.group])  # stable: the best variant leads
+
+
+def has_rate_axis(ranked: Sequence[Configuration]) -> bool:
+    """Whether anything was tried at more than one rate."""
+    return any(len({c.rate for c in line.configurations} - {None}) > 1 for line in lines(ranked))
+
+
+def groups(ranked: Sequence[Configuration]) -> list[Group]:
+    """What is compared, each at its best configuration; the best group first.
+
+    The edge says whether the best rate is the lowest or highest of those that were tried with its
+    other settings, so that a better one may lie outside; `one` when there is only one.
+    """
+    found: dict[str, list[Configuration]] = {}
+    for one in ranked:
+        found.setdefault(one.group, []).append(one)
+    return [_group(name, some) for name, some in found.items()]
+
+
+def _group(name: str, tries: Sequence[Configuration]) -> Group:
+    best = tries[0]
+    alike = [c for c in tries if c.variant == best.variant and c.rate is not None]
+    ran = [c for c in alike if c.counts[MISSING] < len(c.points)]
+    rates = sorted({c.rate for c in ran if c.rate is not None})
+    edge: Edge = "inside"
+    if len(rates) < 2 or best.rate is None:
+        edge = "one"
+    elif best.rate <= rates[0]:
+        edge = "lower"
+    elif best.rate >= rates[-1]:
+        edge = "upper"
+    counts: Counter[str] = Counter()
+    for one in tries:
+        counts += one.counts
+    return Group(
+        name=name,
+        best=best,
+        tries=len(tries),
+        points=counts.total(),
+        rates=tuple(rates),
+        edge=edge,
+        unstable_from=min((c.rate for c in ran if c.rate and c.counts[DIVERGED]), default=None),
+        counts=counts,
+    )
+
+
+def difference(better: Configuration, other: Configuration, sign: int) -> Difference:
+    """How much lower (`sign` 1) or higher (-1) the monitor is, with a 95 % interval over seeds.
+
+    Seeds that both have are compared in pairs: mean ± t(n−1) · s / √n of their differences. With
+    fewer than two such pairs the interval is ± t(min(n₁, n₂)−1) · √(s₁²/n₁ + s₂²/n₂), which is
+    never too narrow; NaN with one seed on either side.
+    """
+    mine, theirs = better.seeds, other.seeds
+    both = [seed for seed in mine if seed in theirs]
+    if len(both) > 1:
+        paired = spread(sign * (theirs[seed] - mine[seed]) for seed in both)
+        margin = t95(paired.n - 1) * paired.std / math.sqrt(paired.n)
+        return Difference(paired.mean, margin, paired.n)
+    a, b = better.worth, other.worth
+    mean = sign * (b.mean - a.mean)
+    n = min(a.n, b.n)
+    if n < 2:
+        return Difference(mean, math.nan, 0)
+    return Difference(mean, t95(n - 1) * math.sqrt(a.std**2 / a.n + b.std**2 / b.n), 0)
+
+
+def is_share(key: str) -> bool:
+    """Whether a metric lies between 0 and 1 and is read in percent."""
+    return "loss" not in key
+
+
+def finished(one: Configuration, key: str) -> list[SweepPoint]:
+    """The points that finished and have a number for a metric of their best epoch."""
+    found = [p for p in one.points if p.status == FINISHED]
+    return [p for p in found if math.isfinite(p.best.get(key, math.nan))]
+
+
+def limits(key: str, values: Sequence[float]) -> tuple[float, float, bool]:
+    """From where to where an axis shows values in place, and whether it is logarithmic.
+
+    A loss that spans more than a factor of ten is drawn by its logarithm; what is more than a
+    thousand times the best goes to the edge. On a linear axis that is what lies further from the
+    middle half of the values than six times its width. Shares are shown whole.
+    """
+    ordered = sorted(values)
+    low, high = ordered[0], ordered[-1]
+    if is_share(key):
+        return low, high, False
+    if not key.startswith(("gap/", "overfit/")) and 0 < low < high / 10:
+        return low, max(value for value in ordered if value <= 1000 * low), True
+    quarter = (len(ordered) - 1) // 4
+    first, last = ordered[quarter], ordered[-1 - quarter]
+    room = 6 * (last - first)
+    if room == 0:
+        return low, high, False
+    inside = [value for value in ordered if first - room <= value <= last + room]
+    return inside[0], inside[-1], False
+
+
+def t95(df: int) -> float:
+    """Student's t that 95 % of draws stay within; beyond 10 degrees to 0.002."""
+    return T95[df - 1] if df <= len(T95) else 1.96 + 2.45 / (df - 0.8)
+
+
+def numeric_axes(sweep: Sweep) -> list[str]:
+    """The swept keys that have at least two numbers as values, the rate first."""
+    points = sweep.tried
+    found = [k for k in swept_keys(points) if k != SEED and _numbers_of(points, k)]
+    return sorted(found, key=lambda key: key != RATE)
+
+
+def heat_maps(sweep: Sweep, ranked: Sequence[Configuration], most: int = 8) -> list[HeatMap]:
+    """One per group over two swept numbers, where the group has at least two values of both.
+
+    The pair is the rate (or the first number) with each other number in turn; groups come best
+    first, and there are at most `most` maps.
+    """
+    axes = numeric_axes(sweep)
+    pairs = [(axes[0], other) for other in axes[1:]]
+    if len(axes) > 2 and axes[0] != RATE:
+        pairs += [(x, y) for i, x in enumerate(axes[1:], 1) for y in axes[i + 1 :]]
+    names = list(dict.fromkeys(c.group for c in ranked))
+    made = [_heat_map(ranked, name, x, y) for x, y in pairs for name in names]
+    return [one for one in made if one is not None][:most]
+
+
+def _heat_map(
+    ranked: Sequence[Configuration], group: str, x_key: str, y_key: str
+) -> HeatMap | None:
+    cells: dict[tuple[float, float], Configuration] = {}
+    several = False
+    for one in ranked:
+        if one.group != group:
+            continue
+        settings = one.points[0].settings
+        x, y = finite(settings.get(x_key)), finite(settings.get(y_key))
+        if x is None or y is None:
+            continue
+        several |= (x, y) in cells
+        cells.setdefault((x, y), one)  # the best comes first
+    xs, ys = (tuple(sorted({place[i] for place in cells})) for i in (0, 1))
+    if len(xs) < 2 or len(ys) < 2:
+        return None
+    table = tuple(tuple(cells.get((x, y)) for x in xs) for y in ys)
+    return HeatMap(group, x_key, y_key, xs, ys, table, several)
+
+
+def _numbers_of(points: Sequence[SweepPoint], key: str) -> bool:
+    """Whether a key has at least two values, all of them numbers."""
+    values = [p.settings[key] for p in points if key in p.chosen and key in p.settings]
+    known = [finite(value) for value in values]
+    return None not in known and len(set(known)) > 1

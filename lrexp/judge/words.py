@@ -1,0 +1,103 @@
+"""What the numbers of a run say, in sentences that the terminal and the report share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lrexp.config.schema import GROUPS
+
+
+def brief(line: str) -> str:
+    """An opening line for the terminal: of leaks the counts, not the first few images."""
+    counts, cut, _ = line.partition("; ")
+    return f"{counts} (summary.json lists them)" if cut and line.startswith("leaks ") else line
+
+
+def leak_effect_in_words(summary: dict[str, Any]) -> str:
+    """Accuracy with and without a twin in the training set; empty when nothing has one."""
+    found = (summary["leaks"] or {}).get("effect")
+    if not found or found["difference"] is None:
+        return ""
+    se = found["difference_se"]
+    error = "" if se is None else f" ± {100 * se:.1f}"
+    return (
+        f"val accuracy {100 * found['accuracy_with_twin']:.1f}% on {found['n_with_twin']:,} images"
+        f" with a twin in train, {100 * found['accuracy_without_twin']:.1f}% on the other"
+        f" {found['n_without_twin']:,} ({100 * found['difference']:+.1f}{error} points)"
+    )
+
+
+def gap_in_words(row: dict[str, float]) -> str:
+    """What gap/loss says, in a sentence for someone who never met it."""
+    gap, se = row["gap/loss"], row["gap/loss_se"]
+    measured = f"{compact(gap, 3)} ± {compact(se, 3)}:"
+    if not math.isfinite(gap):
+        return f"{measured} cannot be judged, a loss is not a finite number"
+    if math.isnan(se):
+        return f"{measured} how much of it is noise is not known, the images are all of one group"
+    if abs(gap) <= 2 * se:
+        return f"{measured} training and new images have the same loss, within the noise"
+    if gap < 0:
+        return f"{measured} new images do better than training images: the splits differ"
+    return (
+        f"{measured} the loss is higher on new images than on training images:"
+        " overfitting, or splits that differ"
+    )
+
+
+def overfit_in_words(best: dict[str, float], last: dict[str, float]) -> str:
+    """Whether validation got worse after its best epoch, by more than noise; empty if not."""
+    loss, se = last["overfit/loss"], last["overfit/loss_se"]
+    accuracy, accuracy_se = last["overfit/accuracy"], last["overfit/accuracy_se"]
+    if not math.isfinite(loss) or not loss > 2 * se:  # an unknown error shows nothing
+        return ""
+    if accuracy > 2 * accuracy_se:
+        word, sign = "overfits", f"accuracy fell by {100 * accuracy:.1f} points as well"
+    else:
+        word, sign = "grows overconfident", "accuracy holds"
+    rise = f"{compact(loss, 3)} ± {compact(se, 3)}"
+    on_train = last["train_eval/loss"] - best["train_eval/loss"]
+    if not on_train < loss / 2:  # no overfitting: what was learned is lost on both sides
+        return (
+            f"by epoch {last['epoch']} it got worse on training images too: val loss is {rise}"
+            f" above its best, train-eval loss {compact(on_train, 3)} above that of epoch"
+            f" {best['epoch']}; a lower optimizer.lr or a scheduler.warmup usually helps"
+        )
+    return f"by epoch {last['epoch']} it {word}: val loss is {rise} above its best, {sign}"
+
+
+def compact(value: float, digits: int) -> str:
+    """Fixed point, or powers of ten where that would burst the column."""
+    return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.1e}"
+
+
+def in_short(chosen: Mapping[str, str | None]) -> str:
+    """Overrides as people say them: `layerwise_decay decay=0.5 lr=0.1`.
+
+    An option goes by its name alone, a setting by the last part of its key where no other ends so.
+    """
+    ends = [key.rpartition(".")[2] for key in chosen]
+    words = []
+    for key, value in chosen.items():
+        if value is None:
+            continue
+        end = key.rpartition(".")[2]
+        name = end if ends.count(end) == 1 else key
+        words.append(value if key in GROUPS else f"{name}={value_in_short(value)}")
+    return " ".join(words)
+
+
+def value_in_short(text: str) -> str:
+    """`1e+06` for `1000000.0`: a number with a point in fewer characters, where it stays the same.
+
+    Whole numbers and everything else stay as they were typed.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    short = f"{value:g}"
+    same = "." in text and math.isfinite(value) and float(short) == value
+    return short if same and len(short) < len(text) else text

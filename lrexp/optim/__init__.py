@@ -1,0 +1,1 @@
+"""A plan carried out: parameter groups, optimizers, schedules."""

@@ -1,0 +1,261 @@
+"""What `task=plan` shows: who would learn how fast, as a table, a plot, CSV and a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrexp.plan.plan import Plan, Row
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WIDTH = 100  # characters, where the terminal does not say
+MOST_STEPS = 10_000  # rates are worked out at no more steps than about this many
+MOST_LABELS = 10  # groups named in the picture
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A run that has not started: its plan, and every group's rate over time."""
+
+    plan: Plan
+    train_size: int  # images per epoch
+    exact_size: bool  # False where the size of chosen classes is estimated from their share
+    steps_per_epoch: int
+    total_steps: int
+    steps: list[int]  # those the rates below are of, in order
+    s: list[float]  # (steps,) the schedule's multiplier
+    rates: dict[str, list[float | None]]  # group → (steps,) rate, None while it is frozen
+    notes: list[str]  # what these numbers leave open
+
+
+@dataclass(frozen=True)
+class LayerLine:
+    """One line of the table: parameters of one layer that are treated alike over time."""
+
+    layer: str
+    source: str  # loaded, fresh or both
+    parameters: int
+    trains: str
+    scale: str
+    start: float | None
+    peak: float | None
+    end: float | None
+    weight_decay: str
+
+
+def shown_steps(schedule: list[float], steps_per_epoch: int, most: int = MOST_STEPS) -> list[int]:
+    """Every step, or of a long run evenly spaced ones with each epoch's first and last, the run's
+    last, and those where s(t) is largest and smallest.
+
+    Args:
+        schedule: s(t) for every step.
+        steps_per_epoch: optimizer steps in an epoch.
+        most: about how many steps to take.
+    """
+    total = len(schedule)
+    if total <= most:
+        return list(range(total))
+    steps = {*range(0, total, -(-total // most)), total - 1}
+    steps |= {schedule.index(max(schedule)), schedule.index(min(schedule))}
+    if total // steps_per_epoch <= most:
+        first = range(0, total, steps_per_epoch)
+        steps |= {*first, *(step - 1 for step in first if step)}
+    return sorted(steps)
+
+
+def layer_lines(preview: Preview) -> list[LayerLine]:
+    """The table's lines from the input to the head."""
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in preview.plan.rows:
+        treated = (row.lr_scale, row.trainable_from, row.trainable_until, row.g, row.measured != "")
+        found.setdefault((row.layer, row.layer_name, *treated), []).append(row)
+    return [_line(rows, preview) for _, rows in sorted(found.items(), key=lambda at: at[0][0])]  # type: ignore[arg-type,return-value]
+
+
+def layer_table(preview: Preview, plain: bool) -> Table:
+    """A rich table of the layers, readable at 100 columns.
+
+    Args:
+        preview: of the run.
+        plain: without rules and colours, for a file or a pipe.
+    """
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False, header_style="")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("weights", no_wrap=True)
+    for heading in ("parameters", "share", "trains", "scale", "start", "peak", "end", "decay"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    total = sum(math.prod(row.shape) for row in preview.plan.rows)
+    for line in layer_lines(preview):
+        rates = (_rate(line.start), _rate(line.peak), _rate(line.end))
+        share = f"{100 * line.parameters / total:.1f}%"
+        table.add_row(
+            _shortened(line.layer), line.source, f"{line.parameters:,}", share, line.trains,
+            line.scale, *rates, line.weight_decay, style="dim" if line.trains == "never" else "",
+        )  # fmt: skip
+    return table
+
+
+def parameter_counts(plan: Plan) -> dict[str, int]:
+    """Numbers of values in all parameters, and in those that ever train."""
+    sizes = [(row, math.prod(row.shape)) for row in plan.rows]
+    trainable = sum(size for row, size in sizes if not row.frozen)
+    return {"total": sum(size for _, size in sizes), "trainable": trainable}
+
+
+def total_lines(preview: Preview) -> list[str]:
+    """Totals, a sentence each: parameters, groups, steps."""
+    rows = preview.plan.rows
+    total, ever = parameter_counts(preview.plan).values()
+    first = sum(math.prod(row.shape) for row in rows if row.trains_after(0))
+    trains = "all train" if ever == total else f"{ever:,} train"
+    later = f", {first:,} of them from the first epoch" if first < ever else ""
+    layers = len({row.layer for row in rows})
+    groups = len(preview.rates)
+    about = "" if preview.exact_size else "about "
+    epochs = preview.total_steps / preview.steps_per_epoch
+    return [
+        f"total  {total:,} parameters in {layers} layers, {trains}{later};"
+        f" {groups} group{'s' * (groups != 1)}",
+        f"steps  {about}{preview.total_steps:,} = {about}{preview.steps_per_epoch:,} per epoch ×"
+        f" {epochs:.4g} epochs, {about}{preview.train_size:,} training images",
+    ]
+
+
+def schedule_plot(preview: Preview, width: int = 64, height: int = 5) -> list[str]:
+    """s(t) as lines of block characters, each column the mean of s over its stretch of steps."""
+    if not preview.steps:
+        return []
+    top = max(preview.s)
+    columns: list[list[float]] = [[] for _ in range(width)]
+    for step, s in zip(preview.steps, preview.s, strict=True):
+        columns[step * width // preview.total_steps].append(s)
+    heights: list[float] = []
+    for column in columns:  # a stretch without a step of its own shows the one before
+        mean = sum(column) / len(column) if column else None
+        heights.append(heights[-1] if mean is None else mean / top * height if top else 0.0)
+    blocks = " ▁▂▃▄▅▆▇█"
+    lines = []
+    for level in reversed(range(height)):
+        label = f"{top:.3g}" if level == height - 1 else "0" if not level else ""
+        cells = (blocks[round(8 * min(1.0, max(0.0, h - level)))] for h in heights)
+        lines.append(f"{'s(t)' if level == height // 2 else '':<5}{label:>6} │{''.join(cells)}")
+    epochs = f"{preview.total_steps / preview.steps_per_epoch:.4g}"
+    lines.append(f"{'':<11} └{'─' * width}")
+    lines.append(f"{'':<11}  {'epoch 0':<{width - len(epochs)}}{epochs}")
+    return lines
+
+
+def schedule_csv(preview: Preview) -> str:
+    """A header and a line per step: step, s, and each group's rate, empty while it is frozen."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["step", "s", *(f"lr/{group}" for group in preview.rates)])
+    columns = [preview.steps, preview.s, *preview.rates.values()]
+    writer.writerows(zip(*columns, strict=True))
+    return text.getvalue()
+
+
+def planned_rates(
+    plan: Plan, base_lr: float, schedule: list[float], steps_per_epoch: int, most: int = 2000
+) -> str:
+    """schedule.csv of a run about to start: see `schedule_csv` and `shown_steps`.
+
+    What is only known while it trains, measured scales and a plateau, is left at 1.
+    """
+    steps = shown_steps(schedule, steps_per_epoch, most)
+    factors = plan.factors(len(schedule), steps_per_epoch)
+    rates: dict[str, list[float | None]] = {}
+    for group, (row, *_) in plan.groups.items():
+        if row.frozen:
+            continue
+        g = factors.get(group)
+        rates[group] = [
+            base_lr * row.lr_scale * schedule[t] * (g[t] if g else 1.0)
+            if row.trains_after(t // steps_per_epoch)
+            else None
+            for t in steps
+        ]
+    s = [schedule[step] for step in steps]
+    return schedule_csv(Preview(plan, 0, True, steps_per_epoch, len(schedule), steps, s, rates, []))
+
+
+def draw_rates(preview: Preview, file: Path, title: str) -> None:
+    """A PNG of every group's rate over the epochs, from the input (dark) to the head (light).
+
+    The axis is logarithmic where peaks differ by more than a factor of 100, else it begins at 0.
+    """
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5))
+    figure.subplots_adjust(left=0.1, right=0.78, bottom=0.12, top=0.92)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    epochs = [step / preview.steps_per_epoch for step in preview.steps]
+    curves = [(group, [math.nan if r is None else r for r in rates])
+              for group, rates in preview.rates.items()]  # fmt: skip
+    named = {round(i * (len(curves) - 1) / (MOST_LABELS - 1)) for i in range(MOST_LABELS)}
+    for i, (group, rates) in enumerate(curves):
+        shade = 0.9 * i / max(1, len(curves) - 1)
+        label = group if len(curves) <= MOST_LABELS or i in named else None
+        axes.plot(epochs, rates, color=colormaps["viridis"](shade), label=label, linewidth=1.5)
+    peaks = [max((r for r in rates if r is not None), default=0.0)
+             for rates in preview.rates.values()]  # fmt: skip
+    peaks = [peak for peak in peaks if peak > 0]
+    if peaks and max(peaks) > 100 * min(peaks):
+        axes.set_yscale("log", nonpositive="mask")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.set(xlabel="epoch", ylabel="learning rate", title=title)
+    axes.grid(alpha=0.3)
+    if curves:
+        legend = "group" if len(curves) <= MOST_LABELS else f"{len(named)} of {len(curves)} groups"
+        axes.legend(title=legend, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(file, dpi=120)
+
+
+def _line(rows: list[Row], preview: Preview) -> LayerLine:
+    row = rows[0]
+    rates = [] if row.frozen else [r for r in preview.rates[row.group] if r is not None]
+    decays = sorted({r.weight_decay for r in rows}, reverse=True)
+    sources = sorted({r.source for r in rows})
+    return LayerLine(
+        layer=row.layer_name,
+        source=sources[0] if len(sources) == 1 else "both",
+        parameters=sum(math.prod(r.shape) for r in rows),
+        trains=_span(row),
+        scale="-" if row.frozen else "measured" if row.measured else f"{row.lr_scale:.4g}",
+        start=rates[0] if rates else None,
+        peak=max(rates, default=None),
+        end=rates[-1] if rates else None,
+        weight_decay="-" if row.frozen else ", ".join(f"{decay:.3g}" for decay in decays),
+    )
+
+
+def _shortened(name: str, width: int = 24) -> str:
+    """A name with its middle cut out where it is too long: its end tells layers apart."""
+    return name if len(name) <= width else f"{name[:7]}…{name[-(width - 8) :]}"
+
+
+def _span(row: Row) -> str:
+    """When a parameter trains, in epochs counted from 1."""
+    first, last = row.trainable_from + 1, row.trainable_until
+    if row.frozen:
+        return "never"
+    if last is None:
+        return "always" if first == 1 else f"from {first}"
+    return f"only {last}" if first == last else f"{first} to {last}"
+
+
+def _rate(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.3g}"

@@ -1,0 +1,352 @@
+"""A run as its folder has it, and what differs between two. Reads files only, imports no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lrexp.config.errors import UserError
+from lrexp.config.saved import CONFIG, read_saved_config
+from lrexp.folder.claim import in_use
+from lrexp.folder.layout import SUMMARY
+from lrexp.plan.plan import Plan, read_plan
+
+WEIGHTS = ("checkpoints/last.pt", "last.pt", "checkpoints/best.pt", "best.pt")  # artifacts: flat
+# Settings that do not decide what a run computes: names, where it runs and is recorded, how images
+# reach the device. Where data and weights lie does not either: fingerprints say what they are.
+UNDECIDING = (
+    "name",
+    "run_id",
+    "logger",
+    "trainer.device",
+    "trainer.threads",
+    "trainer.resume",
+    "trainer.checkpoint_every_steps",
+    "data.root",
+    "data.path",
+    "data.images",
+    "data.download",
+    "data.workers",
+    "data.in_memory",
+    "data.eval_sets",
+    "model.weights",
+)
+# Most likely causes first. What is left out explains no number.
+ENVIRONMENT = (
+    "fingerprints",
+    "code_hash",
+    "commit",
+    "diff_hash",
+    "lrexp",
+    "device",
+    "gpu",
+    "threads",
+    "packages",
+    "cpu",
+    "cpu_capability",
+    "flags",
+    "variables",
+    "gpu_driver",
+    "cuda",
+    "cudnn",
+    "python",
+    "os",
+    "cpu_count",
+)
+Change = tuple[str, Any, Any]  # key, was, is
+
+
+class Absent:
+    """Stands where a config has no such setting."""
+
+    def __str__(self) -> str:
+        return "(not there)"
+
+
+ABSENT = Absent()
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """What is left of a run: a whole run folder, a downloaded artifact, or a config alone."""
+
+    file: Path  # its config.yaml, absolute
+    config: dict[str, Any]
+    folder: Path | None = None  # None: the config came alone
+    summary: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    plan: Plan | None = None
+
+    @property
+    def weights(self) -> Path | None:
+        """The checkpoint of its last epoch, else of its best one."""
+        if self.folder is None:
+            return None
+        return next((self.folder / w for w in WEIGHTS if (self.folder / w).is_file()), None)
+
+    @property
+    def stacked(self) -> bool:
+        """Whether it was trained together with other runs, which rounds otherwise."""
+        return self.summary.get("executor") == "stacked" or number(self.summary.get("members")) > 1
+
+    @property
+    def status(self) -> str:
+        """As its summary has it, but `killed` where that says `running` and nobody is at it.
+
+        Of an artifact or a config alone it is `finished`.
+        """
+        status = printable(str(self.summary.get("status", "finished")))
+        gone = status == "running" and self.folder is not None and not in_use(self.folder)
+        return "killed" if gone else status
+
+    @property
+    def whole(self) -> bool:
+        """Whether it came to its end."""
+        return self.status in ("finished", "diverged")
+
+
+def read_run(name: str) -> SavedRun:
+    """The run that a command line means.
+
+    Args:
+        name: a run folder, the folder of a downloaded artifact, a config.yaml, or `latest`.
+
+    Raises:
+        UserError: when there is none, or its files cannot be read.
+    """
+    path = Path(name)
+    with suppress(RuntimeError):  # nobody has that home folder: then there is no such run
+        path = path.expanduser()
+    if name == "latest" and not os.path.exists(path):
+        path = Path("outputs/latest")
+    if not os.path.exists(path):
+        hint = "give a run folder, a config.yaml, or latest"
+        if name == "latest":
+            hint = "there is no run in outputs/ here; go to where it is, or give its folder"
+        raise UserError(f"{name}: there is no such run\n  {hint}")
+    path = path.resolve()
+    folder = path if path.is_dir() else None
+    file = path / CONFIG if folder else path
+    if not file.is_file():
+        points = sorted(p.parent.name for p in path.glob(f"*/{CONFIG}"))
+        many = f" and {len(points) - 8} more" if len(points) > 8 else ""
+        hint = "give a run folder, or a config.yaml"
+        if points:
+            what = "a sweep" if (path / "multirun.yaml").is_file() else "a folder of runs"
+            hint = f"it is {what}: give one of them: {', '.join(points[:8])}{many}"
+        raise UserError(f"{path} has no {CONFIG}\n  {hint}")
+    config = read_saved_config(file)
+    if folder is None and file.name == CONFIG and _is_of(file.parent, config):
+        folder = file.parent
+    if folder is None:
+        return SavedRun(file, config)
+    return SavedRun(
+        file=file,
+        config=config,
+        folder=folder,
+        summary=_read_json(folder / SUMMARY),
+        environment=_read_json(folder / "environment.json"),
+        rows=_read_rows(folder / "metrics.jsonl"),
+        plan=_read_plan(folder / "plan.csv"),
+    )
+
+
+def flat(section: Any, prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key; lists and empty sections are values."""
+    if not isinstance(section, Mapping) or (not section and prefix):
+        return {prefix: section}
+    pairs = ((f"{prefix}.{key}" if prefix else str(key), inner) for key, inner in section.items())
+    return {key: value for at, inner in pairs for key, value in flat(inner, at).items()}
+
+
+def config_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    """Settings that differ. The config of a plan has `normalize` as chosen, a run's the numbers."""
+    ours, theirs = _comparable(was, now), _comparable(now, was)
+    keys = dict.fromkeys([*ours, *theirs])
+    return [
+        (key, ours.get(key, ABSENT), theirs.get(key, ABSENT))
+        for key in keys
+        if repr(ours.get(key, ABSENT)) != repr(theirs.get(key, ABSENT))
+    ]
+
+
+def decides(key: str) -> bool:
+    """Whether a setting has a say in what a run computes."""
+    return not any(key == other or key.startswith(f"{other}.") for other in UNDECIDING)
+
+
+def environment_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    """What was recorded of code, packages, machine and data in both and differs, causes first."""
+    ours, theirs = flat(was), flat(now)
+    found = []
+    for section in ENVIRONMENT:
+        if section not in was or section not in now:
+            continue  # an older record: nothing is known
+        of_section = [
+            key
+            for key in dict.fromkeys([*ours, *theirs])
+            if key == section or key.startswith(f"{section}.")
+        ]
+        pairs = [(key, ours.get(key), theirs.get(key)) for key in of_section]
+        found += [(k, a or None, b or None) for k, a, b in pairs if (a or None) != (b or None)]
+    return [(k, a and a[:10], b and b[:10]) if k == "commit" else (k, a, b) for k, a, b in found]
+
+
+@dataclass(frozen=True)
+class CurveDifference:
+    """Where one metric of two runs differs."""
+
+    metric: str
+    largest: float  # |b − a|; infinite when only one of them is a finite number
+    epoch: int  # where it is largest
+    was: float
+    now: float
+    first_epoch: int  # where it differs for the first time
+
+
+def curve_differences(
+    was: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]
+) -> list[CurveDifference]:
+    """Every metric that differs in an epoch both have, largest relative difference first.
+
+    Equal means equal bit for bit; what was measured of speed (`perf/`) is left out. A metric that
+    only one of the rows has counts as NaN in the other.
+    """
+    by_epoch = {row["epoch"]: row for row in now}
+    found: dict[str, CurveDifference] = {}
+    for row in was:
+        other = by_epoch.get(row["epoch"])
+        if other is None:
+            continue
+        for metric in dict.fromkeys([*row, *other]):
+            a, b = number(row.get(metric)), number(other.get(metric))
+            if metric.startswith("perf/") or repr(a) == repr(b):  # NaN is NaN here
+                continue
+            largest = abs(b - a) if math.isfinite(a) and math.isfinite(b) else math.inf
+            before = found.get(metric)
+            first = before.first_epoch if before else row["epoch"]
+            if before and before.largest >= largest:
+                continue
+            found[metric] = CurveDifference(metric, largest, row["epoch"], a, b, first)
+    return sorted(found.values(), key=lambda d: -_relative(d))
+
+
+def lone_epochs(
+    was: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]
+) -> tuple[list[int], list[int]]:
+    """Epochs that only the first of two runs has, and those that only the second has."""
+    ours, theirs = ([row["epoch"] for row in rows] for rows in (was, now))
+    return [e for e in ours if e not in theirs], [e for e in theirs if e not in ours]
+
+
+def number(value: Any) -> float:
+    """A cell of metrics.jsonl or summary.json as a number: "NaN" and None are NaN."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+    except OverflowError:  # a whole number beyond any float
+        return math.inf if value > 0 else -math.inf
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would take for a command: others may have written it."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def shown(value: Any, width: int = 48) -> str:
+    """A setting's value on one line, long ones cut in the middle."""
+    text = "null" if value is None else str(value)
+    if isinstance(value, bool):
+        text = str(value).lower()
+    text = printable(" ".join(text.split()))
+    half = (width - 3) // 2
+    return text if len(text) <= width else f"{text[:half]}...{text[-half:]}"
+
+
+def change_lines(changes: Sequence[Change], most: int = 40) -> list[str]:
+    """`key: was → is` for each of so many changes."""
+    lines = [f"{printable(key)}: {shown(was)} → {shown(now)}" for key, was, now in changes[:most]]
+    left = len(changes) - most
+    return [*lines, f"and {left} more"] if left > 0 else lines
+
+
+def _relative(difference: CurveDifference) -> float:
+    if not math.isfinite(difference.largest):
+        return math.inf
+    return difference.largest / (abs(difference.was) + abs(difference.now) or 1.0)
+
+
+def _comparable(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    data = config.get("data")
+    numbers = data.get("normalize") if isinstance(data, Mapping) else None
+    theirs = other.get("data")
+    chosen = theirs.get("normalize") if isinstance(theirs, Mapping) else None
+    if isinstance(data, Mapping) and isinstance(numbers, Mapping) and isinstance(chosen, str):
+        config = {**config, "data": {**data, "normalize": numbers.get("chosen", numbers)}}
+    return flat(config)
+
+
+def _is_of(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a folder holds the run of a config, and not just any file of that name."""
+    run_id = config.get("run_id")
+    try:
+        return run_id is not None and _read_json(folder / SUMMARY).get("run_id") == run_id
+    except UserError:
+        return False
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """The object in a file; nothing when there is no such file.
+
+    Raises:
+        UserError: when it cannot be read.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file} cannot be read: it holds no settings")
+    return found
+
+
+def _read_plan(file: Path) -> Plan | None:
+    """The plan in a file; None when there is no such file.
+
+    Raises:
+        UserError: when it cannot be read.
+    """
+    try:
+        return read_plan(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, UserError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+
+
+def _read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl as far as they are whole: the last one of a killed run is not."""
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(row, dict) or type(row.get("epoch")) is not int:
+            break
+        rows.append(row)
+    return rows

@@ -1,0 +1,135 @@
+"""What a run folder says about going on with it: how its run ended, and what has changed since.
+
+Imports nothing that takes time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from lrexp.config.errors import ConfigError, UserError
+from lrexp.folder.claim import resume_command
+from lrexp.folder.layout import SUMMARY
+
+DONE = ("finished", "diverged")
+IGNORED = ("run_id", "trainer.resume")  # of no effect on a run
+# A run that goes on may change how it learns from here, and where its files are now.
+MAY_CHANGE = ("trainer", "optimizer", "scheduler", "lr_policy", "loss", "logger")
+PATHS = ("data.root", "data.path", "data.images", "data.eval_sets", "model.weights")
+# What its numbers so far depend on, so that those to come would not go with them.
+MUST_STAY = (
+    "trainer.monitor",
+    "trainer.train_eval_limit",
+    "trainer.limit_train_batches",
+    "optimizer.name",
+    "optimizer.library",
+)
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A run that was stopped, and how it is to go on."""
+
+    run_id: str
+    status: str  # as its summary has it; `running` was killed
+    changes: list[str] = field(default_factory=list)  # settings, a line each
+    changed_data: bool = False  # go on although data or first weights are others than then
+    resumed: list[dict[str, Any]] = field(default_factory=list)  # when it went on before
+
+
+def stopped_run(folder: Path, changed_data: bool = False) -> Stopped | None:
+    """The run in a folder; None when there is none.
+
+    Raises:
+        UserError: when the folder holds a sweep, or its summary cannot be read.
+    """
+    if (folder / "multirun.yaml").exists():
+        raise UserError(f"{folder} holds a sweep, not a run\n  hydra.launcher.resume goes on there")
+    began = (folder / "config.yaml").exists() or (folder / "checkpoints").exists()
+    if not began or not (folder / SUMMARY).exists():  # stopped before it had written anything
+        return None
+    try:
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        run_id, status = str(summary["run_id"]), str(summary["status"])
+        resumed = list(summary.get("resumed", []))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder / SUMMARY} cannot be read: {error}") from None
+    return Stopped(run_id, status, changed_data=changed_data, resumed=resumed)
+
+
+def changes_since(folder: Path, now: DictConfig) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ from the run's own: dotted key → (then, now).
+
+    Args:
+        folder: of the run.
+        now: a checked config.
+
+    Raises:
+        UserError: when the folder's config.yaml cannot be read.
+    """
+    try:
+        saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        before = _flat(saved)
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        problem = f"{folder / 'config.yaml'} cannot be read: {type(error).__name__}"
+        raise UserError(problem) from None
+    after = _flat(OmegaConf.to_container(now, resolve=True))
+    return {
+        key: (before.get(key), after.get(key))
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key) and key not in IGNORED
+    }
+
+
+def refuse_what_must_stay(changes: Mapping[str, tuple[Any, Any]]) -> None:
+    """Raise a ConfigError for the first change that a run cannot go on under."""
+    for key, (was, now) in changes.items():
+        may = key.split(".")[0] in MAY_CHANGE and key not in MUST_STAY
+        if not may and not any(key == path or key.startswith(f"{path}.") for path in PATHS):
+            problem = f"cannot change in a run that goes on; it was {_shown(was)}"
+            hint = "leave it as it was, or start a new run"
+            raise ConfigError(key, problem, hint, _shown(now))
+
+
+def refuse_any(folder: Path, changes: Mapping[str, tuple[Any, Any]]) -> None:
+    """Raise a UserError that lists the changes and how to go on under them, if there are any."""
+    if changes:
+        lines = "\n  ".join(change_lines(changes))
+        overrides = " ".join(f"{key}={_shown(now)}" for key, (_, now) in changes.items())
+        raise UserError(
+            f"{folder} holds a run of other settings:\n  {lines}\n"
+            f"  to go on under new ones: {resume_command(folder)} {overrides}\n"
+            "  to start a new run: choose another hydra.run.dir"
+        )
+
+
+def change_lines(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """`trainer.epochs: 15 → 30`, a line per setting."""
+    return [f"{key}: {_shown(was)} → {_shown(now)}" for key, (was, now) in changes.items()]
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every setting by its dotted key; of `data.normalize` the choice that led to its numbers."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if name == "data.normalize" and isinstance(value, dict) and value.get("chosen"):
+            value = value["chosen"]
+        if isinstance(value, dict) and value:
+            found |= _flat(value, f"{name}.")
+        else:
+            found[name] = value
+    return found
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")

@@ -1,0 +1,1 @@
+"""Compose, check, claim, run: one run or a sweep."""

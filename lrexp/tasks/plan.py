@@ -1,0 +1,107 @@
+"""`task=plan`: who would learn how fast, nothing trained."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lrexp.config.saved import read_saved_config
+from lrexp.config.schema import Config, option_of
+from lrexp.folder.claim import link_latest
+from lrexp.tasks.launch import Launch, blank_summary, failure, write
+
+log = logging.getLogger(__name__)
+
+
+def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
+    """Say who would learn how fast: tables, a plot and files in the run folder, nothing trained.
+
+    Returns:
+        NaN: a plan has no value that a sweeper could compare.
+
+    Raises:
+        UserError: when there is no such run; nothing has been written then.
+    """
+    started = time.perf_counter()
+    from rich.console import Console
+
+    from lrexp.build.experiment import build_preview
+    from lrexp.folder.files import write_atomically
+    from lrexp.plan import preview
+    from lrexp.plan.plan import difference_lines, read_plan
+
+    try:
+        shown = build_preview(config)
+        against = config.task.against
+        other = read_plan(Path(against).expanduser().read_text()) if against else None
+    except Exception as error:
+        if launch.sweep:  # a point keeps its folder, and says why it has no result
+            write(launch.folder, blank_summary(resolved, config, launch) | failure(error))
+        raise
+    folder = launch.folder
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(resolved))
+    write_atomically(folder / "plan.csv", shown.plan.to_csv())
+    write_atomically(folder / "schedule.csv", preview.schedule_csv(shown))
+    names = {
+        group: option_of(vars(getattr(config, group)))
+        for group in ("lr_policy", "scheduler", "optimizer")
+    }
+    title = ", ".join(f"{group}={name}" for group, name in names.items())
+    preview.draw_rates(shown, folder / "rates.png", title)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
+    if not console.is_terminal:
+        console.width = preview.WIDTH
+    plain = not console.is_terminal
+
+    def say(line: str = "") -> None:
+        console.print(line, markup=False)
+        log.info(line)
+
+    say(f"model  {config.model.name}, {title}")
+    console.print(preview.layer_table(shown, plain), soft_wrap=False)
+    for line in (*preview.total_lines(shown), *(f"note   {note}" for note in shown.notes)):
+        say(line)
+    for line in preview.schedule_plot(shown):
+        say(line)
+    if other is not None:
+        differences = difference_lines(other.diff(shown.plan))
+        differences += _changed_settings(Path(against).expanduser().parent, resolved)
+        say(f"against {against}: {'' if differences else 'the same plan'}".rstrip())
+        for line in differences:
+            say(f"  {line}")
+    say(f"run    {os.path.relpath(folder)}: plan.csv, schedule.csv, rates.png")
+    write(
+        folder,
+        blank_summary(resolved, config, launch)
+        | {
+            "status": "finished",
+            "plan_hash": shown.plan.hash,
+            "parameters": preview.parameter_counts(shown.plan),
+            "timings": {"total_s": time.perf_counter() - started},
+        },
+    )
+    if not launch.sweep:
+        link_latest(folder)
+    return math.nan
+
+
+def _changed_settings(other: Path, resolved: DictConfig) -> list[str]:
+    """What decides rates beside the plan and differs from the config in another run's folder."""
+    if not (other / "config.yaml").is_file():
+        return []
+    theirs = OmegaConf.create(read_saved_config(other))
+    lines: list[str] = []
+    for section in ("optimizer", "scheduler", "trainer.epochs", "trainer.max_steps"):
+        was, now = (OmegaConf.select(config, section) for config in (theirs, resolved))
+        both: list[Any] = [c if isinstance(c, DictConfig) else {"": c} for c in (was, now)]
+        for key in dict.fromkeys([*both[0], *both[1]]):
+            before, after = (c.get(key) for c in both)
+            if before != after:
+                lines.append(f"{section}{'.' * bool(key)}{key}: {before} → {after}")
+    return lines

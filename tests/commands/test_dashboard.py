@@ -1,0 +1,256 @@
+"""Dashboards: every name in them is one that real runs log; saved through the real client."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from synthetic_sweep import outcome, went_wrong, write_sweep
+from wandb_log import WandbLog, read_run
+from wandb_stub import WandbStub
+
+from lrexp.commands.dashboard import (
+    _group_of,
+    conclusions,
+    leaderboard_table,
+    main,
+    names_in,
+    outline,
+)
+from lrexp.judge.ranking import configurations
+from lrexp.record import keys
+from lrexp.report.sweep.words import headline
+from lrexp.runs.sweep import read_sweep
+
+pytest.importorskip("wandb_workspaces", reason="needs the extra `dashboards`")
+
+# of wandb-workspaces itself
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")
+TEAM = ("--entity", "team", "--project", "p")
+
+
+def command(module: str, *arguments: str, cwd: Path, **environment: str) -> str:
+    """Run a real command; returns its output."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=cwd,
+        env={**kept, "PYTHONPATH": str(ROOT), **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two points, recorded offline."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    clean = {"WANDB_ERROR_REPORTING": "false", "NETRC": os.devnull, "WANDB_MODE": "offline"}
+    policies = "lr_policy=uniform,freeze_backbone"
+    arguments = ("-m", "experiment=smoke", "logger=wandb", policies, "logger.artifacts=best")
+    command("lrexp", *arguments, cwd=folder, **clean)
+    return (folder / "outputs" / "latest").resolve()
+
+
+@pytest.fixture(scope="module")
+def log(sweep: Path) -> WandbLog:
+    """What W&B's client wrote of the first point."""
+    return read_run(next(folder for folder in sorted(sweep.iterdir()) if folder.is_dir()))
+
+
+@pytest.fixture(scope="module")
+def specs(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Specifications of the view and of the sweep's report, built with no login."""
+    folder, found = tmp_path_factory.mktemp("specs"), {}
+    for name, more in {"view": [], "report": ["--report", str(sweep)]}.items():
+        assert main([*TEAM, "--json", str(folder / name), *more]) == 0
+        found[name] = json.loads((folder / name).read_text())
+    return found
+
+
+def test_the_list_of_keys_is_what_a_real_run_logs(log: WandbLog) -> None:
+    for row in log.history:
+        assert [name for name in row if not keys.is_metric(name)] == []
+        assert set(keys.METRICS) | set(keys.TRAINED) <= set(row)
+    for prefix in ("lr", "drift", "update_ratio"):
+        assert any(name.startswith(f"{prefix}/") for name in log.history[0])
+    assert [
+        name for name in log.summary if not name.startswith("_") and not keys.is_summary(name)
+    ] == []
+    assert {*keys.FACTS, *keys.GAPS, *keys.TEST} <= set(log.summary)
+    assert set(keys.GROUPING) <= set(log.config)
+    for name in keys.SETTINGS:
+        value: Any = log.config
+        for part in name.split("."):
+            value = value[part]
+
+
+@pytest.mark.parametrize("which", ["report", "view"])
+def test_every_name_in_a_dashboard_is_logged(
+    which: str, specs: dict[str, Any], log: WandbLog
+) -> None:
+    names = names_in(specs[which])
+    assert len(names["metric"]) > 5
+    assert [n for n in names["metric"] if not (keys.is_metric(n) or keys.is_summary(n))] == []
+    assert [n for n in names["summary"] if not keys.is_summary(n)] == []
+    assert [n for n in names["config"] if not keys.is_config(n)] == []
+    assert names["system"] <= set(keys.SYSTEM)
+    logged = log.history[0]
+    for pattern in names["pattern"]:
+        assert any(re.search(pattern, name) for name in logged), pattern
+
+
+def test_a_name_that_nobody_logs_is_found() -> None:
+    panel = {"config": {"metrics": ["val/los"], "groupBy": "lr_polcy.value.name"}}
+    names = names_in({"panels": [panel]})
+    assert not keys.is_metric(*names["metric"])
+    assert not keys.is_config(*names["config"])
+
+
+def test_the_view_has_the_panels_a_team_looks_at(specs: dict[str, Any]) -> None:
+    panels = [p for s in sections(specs["view"]) for p in s["panels"]]
+    titled = {p["config"].get("chartTitle"): p["config"] for p in panels if "config" in p}
+    rates = titled["best val/loss against optimizer.lr"]
+    assert rates["xAxisLogScale"] is True
+    band = titled["val/loss by configuration"]
+    assert (band["groupAgg"], band["groupArea"]) == ("mean", "minmax")
+    gap = titled["gap/loss by policy, ± se over runs"]
+    assert gap["groupArea"] == "stderr"
+    assert titled["drift per group"]["metricRegex"] == "^drift/"
+    assert titled["rate per group"]["metricRegex"] == "^lr/"
+    assert "summary:verdicts" in json.dumps(specs["view"])
+
+
+def sections(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    return spec["spec"]["section"]["panelBankConfig"]["sections"]
+
+
+def test_the_report_has_leaderboard_conclusions_and_a_colour_per_policy(
+    sweep: Path, specs: dict[str, Any]
+) -> None:
+    text = json.dumps(specs["report"], ensure_ascii=False)
+    assert "| rank | configuration | val/loss |" in text
+    assert "has the lowest val/loss" in text
+    assert sweep.name in text
+    for folder in sweep.glob("*_*"):
+        if (folder / "summary.json").is_file():
+            assert json.loads((folder / "summary.json").read_text())["run_id"] in text
+
+
+def board(*means: tuple[float, float | str, int]) -> dict[str, Any]:
+    row = {
+        "case": "",
+        "status": dict.fromkeys(("finished", "diverged", "failed", "interrupted"), 0),
+    }
+    rows = [
+        row
+        | {
+            "rank": i,
+            "settings": {"optimizer.lr": str(i)},
+            "points": [i],
+            "val/loss": {"mean": mean, "std": std, "n": n},
+            "test/accuracy": {"mean": 0.5, "std": "NaN", "n": 1},
+            "gap/loss": {"mean": 0.5, "std": "NaN", "n": 1},
+        }
+        for i, (mean, std, n) in enumerate(means, 1)
+    ]
+    return {"monitor": "val/loss", "configurations": rows}
+
+
+def test_conclusions_are_those_of_the_sweeps_own_report(tmp_path: Path) -> None:
+    def result(chosen: dict[str, Any]) -> dict[str, Any]:
+        if chosen["optimizer.lr"] == 1e6:
+            return went_wrong("diverged")
+        return outcome({"a": 0.1, "b": 0.2}[chosen["lr_policy"]] + 0.05 * chosen["seed"] ** 2)
+
+    axes = {"lr_policy": "ab", "optimizer.lr": (0.1, 1e6), "seed": (0, 1)}
+    said = conclusions(write_sweep(tmp_path, axes, result))
+    read = read_sweep(tmp_path)
+    title, sentences = headline(read, configurations(read))
+    assert said[:3] == [f"{title}.", *sentences]
+    assert said[3].startswith("Diverged: a lr=1e+06 seed=0; a lr=1e+06 seed=1; b ")
+
+
+def test_the_leaderboard_is_a_table() -> None:
+    assert leaderboard_table(board((0.1, 0.01, 3)))[2].startswith("| 1 | lr=1 | 0.1 ± 0.01 |")
+
+
+def test_the_outline_has_headings_and_panels_and_nothing_of_the_client(
+    specs: dict[str, Any],
+) -> None:
+    view, report = (outline(specs[which]) for which in ("view", "report"))
+    assert view[0] == "Which rate, which policy"
+    assert report[0] == "Conclusions"
+    assert "Leaderboard" in report
+    for lines in (view, report):
+        assert any("best val/loss against optimizer.lr" in line for line in lines)
+        assert not {"unused-name", "Hidden Panels", "Report Panels"} & set(lines)
+
+
+def test_the_runs_of_a_report_are_those_of_the_groups_name(tmp_path: Path) -> None:
+    point = tmp_path / "0_x"
+    point.mkdir()
+    (point / "config.yaml").write_text("logger: {group: mine}")
+    assert _group_of(tmp_path) == "mine"
+    (point / "config.yaml").write_text("logger: {group: null}")
+    assert _group_of(tmp_path) == tmp_path.name
+
+
+def test_a_damaged_leaderboard_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "leaderboard.json").write_text("{")
+    assert main([*TEAM, "--report", str(tmp_path)]) == 2
+    assert "leaderboard.json cannot be read" in capsys.readouterr().err
+
+
+def test_without_login_saving_is_refused_and_nothing_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*TEAM, "--save"]) == 2
+    assert "wandb login" in capsys.readouterr().err
+
+
+def test_a_wrong_metric_and_a_wrong_folder_are_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([*TEAM, "--monitor", "val/los"]) == 2
+    assert "did you mean 'val/loss'" in capsys.readouterr().err
+    assert main([*TEAM, "--report", str(tmp_path)]) == 2
+    assert "leaderboard.json" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_saving_twice_updates_the_same_view_and_the_same_report(
+    sweep: Path, tmp_path: Path
+) -> None:
+    with WandbStub() as server:
+        for more in ([], ["--report", str(sweep)]):
+            said = [
+                command(
+                    "lrexp.commands.dashboard",
+                    *TEAM,
+                    "--save",
+                    *more,
+                    cwd=tmp_path,
+                    **server.environment,
+                )
+                for _ in range(2)
+            ]
+            assert said[0] == said[1]
+            assert "saved: http" in said[0]
+    assert len(server.views) == 2
+    view, report = server.views.values()
+    assert (view["type"], view["entityName"], view["projectName"]) == ("project-view", "team", "p")
+    assert "by policy" in view["spec"]
+    assert sweep.name in report["spec"]

@@ -1,0 +1,214 @@
+"""Uploading offline runs through the real client, against a loopback server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from wandb_log import read_run
+from wandb_stub import WandbStub
+
+from lrexp.commands.sync import main, unsynced
+from lrexp.record.wandb.file import artifact_files, last_epoch, synced, unsent, uploading
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with one run that was recorded offline, checkpoint and all."""
+    folder = tmp_path_factory.mktemp("sync") / "home of alice"
+    folder.mkdir()
+    offline = {"WANDB_ERROR_REPORTING": "false", "NETRC": os.devnull, "WANDB_MODE": "offline"}
+    done = subprocess.run(
+        [sys.executable, "-m", "lrexp", "experiment=smoke", "logger=wandb", "run_id=syncrun0"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder), **offline},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    read_run((folder / "outputs" / "latest").resolve())  # its writer is through
+    return folder
+
+
+@pytest.fixture
+def work(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, elsewhere, as the working directory."""
+    folder = tmp_path / "moved"
+    shutil.copytree(recorded / "outputs", folder / "outputs", symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def the_file(work: Path) -> Path:
+    (file,) = unsynced(work / "outputs")
+    return file
+
+
+def command(work: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lrexp.commands.sync", *arguments],
+        cwd=work,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_our_reader_agrees_with_the_tests_own(work: Path) -> None:
+    log = read_run(work / "outputs" / "smoke" / the_file(work).parents[2].name)
+    assert last_epoch(the_file(work)) == max(row["epoch"] for row in log.history) == 2
+    names = {Path(path).name for path, _ in artifact_files(the_file(work))}
+    assert {"best.pt", "config.yaml", "plan.csv", "plan.table.json"} <= names
+
+
+def test_a_torn_file_is_read_up_to_the_tear(work: Path) -> None:
+    file = the_file(work)
+    whole = file.read_bytes()
+    found = set()
+    for cut in range(7, len(whole), 97):
+        file.write_bytes(whole[:cut])
+        found.add(last_epoch(file))
+    assert found == {-1, 1, 2}
+
+
+def test_nothing_to_upload_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 0
+    assert "nothing to upload" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["no/such/folder"]) == 2
+    assert "no/such/folder" in capsys.readouterr().err
+
+
+def test_without_login_nothing_is_begun(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "wandb login" in capsys.readouterr().err
+    assert not uploading(the_file(work)).exists()
+
+
+def test_a_dry_run_lists_and_sends_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "would upload outputs/smoke/" in said
+    assert said.endswith("1 to upload, 0 would be left; nothing was sent\n")
+    assert main(["--dry-run", "latest"]) == 0
+    assert capsys.readouterr().out == said
+    assert not uploading(the_file(work)).exists()
+
+
+@pytest.mark.parametrize("harm", ["changed", "gone"])
+def test_a_missing_or_changed_artifact_file_is_named(
+    work: Path, harm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = the_file(work).parents[2] / "checkpoints" / "best.pt"
+    if harm == "gone":
+        checkpoint.unlink()
+    else:
+        checkpoint.write_bytes(b"another")
+    assert main([]) == 1
+    said = capsys.readouterr().out
+    assert harm in said
+    assert "best.pt" in said
+    assert "0 uploaded, 1 left" in said
+
+
+def test_a_partly_uploaded_run_is_not_sent_twice(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uploading(the_file(work)).touch()
+    assert main([]) == 1
+    said = capsys.readouterr().out
+    assert "broke off" in said
+    assert "--again" in said
+
+
+def test_a_run_that_is_still_written_is_left(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lrexp.folder.claim import Claim
+
+    claim = Claim(the_file(work).parents[2], resumed=True)
+    try:
+        assert main([]) == 1
+        assert "still being written" in capsys.readouterr().out
+    finally:
+        claim.release()
+
+
+def test_online_runs_count_only_when_the_server_lacks_rows(work: Path) -> None:
+    file = the_file(work)
+    online = file.parent.with_name(file.parent.name.removeprefix("offline-"))
+    file.parent.rename(online)
+    assert unsynced(work) == []
+    unsent(online / file.name).touch()
+    assert unsynced(work) == [online / file.name]
+
+
+@pytest.mark.slow
+def test_an_offline_run_arrives_whole_and_once(work: Path) -> None:
+    file = the_file(work)
+    rows = [json.loads(r) for r in (file.parents[2] / "metrics.jsonl").read_text().splitlines()]
+    with WandbStub() as server:
+        first = command(work, **server.environment)
+        second = command(work, **server.environment)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "1 uploaded, 0 left" in first.stdout
+    assert "nothing to upload" in second.stdout
+    assert server.history("syncrun0") == rows
+    assert server.exit_codes == {"syncrun0": 0}
+    assert server.summary("syncrun0")["status"] == "finished"
+    assert {a["state"] for a in server.artifacts.values()} == {"COMMITTED"}
+    assert {"best.pt", "plan.table.json"} <= {name.split("/")[-1] for name in server.uploads}
+    assert synced(file).exists()
+    assert not uploading(file).exists()
+
+
+def test_a_server_that_is_down_is_said_and_nothing_begun(work: Path) -> None:
+    with WandbStub() as server:
+        server.down = True
+        done = command(work, WANDB_HTTP_TIMEOUT="1", **server.environment)
+    assert done.returncode == 2
+    assert "nothing was uploaded" in done.stderr
+    assert not uploading(the_file(work)).exists()
+
+
+@pytest.mark.slow
+def test_an_upload_that_breaks_off_is_not_begun_again_unasked(work: Path) -> None:
+    with WandbStub() as server:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **server.environment}
+        first = subprocess.Popen(
+            [sys.executable, "-m", "lrexp.commands.sync"],
+            cwd=work,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        give_up = time.monotonic() + 30
+        while not uploading(the_file(work)).exists() and time.monotonic() < give_up:
+            time.sleep(0.05)
+        server.down = True
+        time.sleep(2)
+        first.send_signal(signal.SIGINT)
+        assert first.wait(60) == 130
+        server.down = False
+        refused = command(work, **server.environment)
+        assert refused.returncode == 1
+        assert "broke off" in refused.stdout
+        again = command(work, "--again", **server.environment)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert [row["epoch"] for row in server.history("syncrun0")] == [1, 2]

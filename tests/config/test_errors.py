@@ -1,0 +1,71 @@
+"""The nearest valid name, and how a mistake is said."""
+
+from __future__ import annotations
+
+import pytest
+
+from lrexp.config.errors import SYNONYMS, ConfigError, did_you_mean, nearest
+
+SETTINGS = ["optimizer.lr", "optimizer.weight_decay", "trainer.epochs", "lr_policy", "data.seed"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("optimizer.learning_rate", "optimizer.lr"),
+        ("optimizer.learningRate", "optimizer.lr"),
+        ("optimizer.rate", "optimizer.lr"),
+        ("learning-rate", "optimizer.lr"),
+        ("lr", "optimizer.lr"),
+        ("wd", "optimizer.weight_decay"),
+        ("weightdecay", "optimizer.weight_decay"),
+        ("trainer.epoch", "trainer.epochs"),
+        ("Trainer.Epochs", "trainer.epochs"),
+        ("num_epochs", "trainer.epochs"),
+        ("policy", "lr_policy"),
+        ("lr_polcy", "lr_policy"),
+    ],
+)
+def test_nearest_finds_what_was_meant(typed: str, meant: str) -> None:
+    assert nearest(typed, SETTINGS) == meant
+
+
+def test_nearest_prefers_the_exact_name_and_knows_when_nothing_is_near() -> None:
+    assert nearest("rate", ["lr", "rate"]) == "rate"
+    assert nearest("xylophone", SETTINGS) is None
+    assert nearest("anything", []) is None
+
+
+def test_did_you_mean_lists_every_choice_once_and_sorted() -> None:
+    assert did_you_mean("sdg", ["sgd", "adam", "sgd"]) == "did you mean 'sgd'? allowed: adam, sgd"
+    assert did_you_mean("xylophone", ["sgd", "adam"]) == "allowed: adam, sgd"
+
+
+def test_every_synonym_leads_to_a_name_that_exists() -> None:
+    from lrexp.config.mistakes import settings_of
+    from lrexp.config.schema import GROUPS, SCHEMAS
+
+    options = {option for schemas in SCHEMAS.values() for option in schemas}
+    names = (
+        options
+        | {*GROUPS, *settings_of("")}
+        | {name for group in GROUPS for name in settings_of(group)}
+    )
+    assert set(SYNONYMS.values()) <= names
+    assert not [word for word in SYNONYMS if word != word.casefold() or not word.isalnum()]
+
+
+def test_an_error_says_what_where_and_what_would_be_right() -> None:
+    error = ConfigError("optimizer.lr", "must be above 0", "try 0.1", -1, "the command line")
+    assert str(error).splitlines() == [
+        "optimizer.lr=-1: must be above 0",
+        "  try 0.1",
+        "  from the command line",
+    ]
+    assert str(ConfigError("", "no such folder")) == "no such folder"
+
+
+def test_a_long_value_is_cut() -> None:
+    said = str(ConfigError("lr_policy.rules", "must be a list", given="x" * 5000))
+    assert len(said) < 160
+    assert said.endswith("...: must be a list")

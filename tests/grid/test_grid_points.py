@@ -1,0 +1,136 @@
+"""Points: composed once, told apart, kept in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grid_points import composing
+from omegaconf import OmegaConf
+
+from lrexp.config.errors import ConfigError, UserError
+from lrexp.grid.points.point import (
+    POINTS,
+    flat,
+    in_short,
+    points_text,
+    read_points,
+    read_summary,
+    refuse_shared_folders,
+    varied,
+)
+
+
+@pytest.fixture
+def points() -> Iterator[Callable[..., Any]]:
+    with composing() as function:
+        yield function
+
+
+GRIDS = [
+    ["experiment=smoke", "seed=1", "optimizer.lr=0.1"],
+    ["lr_policy=layerwise_decay", "lr_policy.decay=.6", "model=mlp", "data.eval_sets={a: b}"],
+    ["lr_policy=per_layer", "lr_policy.rules=[{match: 'conv.*', lr: 0.1}]"],
+    ["optimizer=torch", "optimizer.name=NAdam", "optimizer.args.momentum_decay=0.01"],
+    ["+logger.tags=[a]", "seed=3", "optimizer=adam"],
+]
+
+
+@pytest.mark.parametrize("overrides", GRIDS, ids=" ".join)
+def test_a_point_is_composed_to_what_hydra_composes(overrides: list[str]) -> None:
+    from hydra import version
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.utils import setup_globals
+    from hydra.types import RunMode
+
+    from lrexp.config.compose import CONFIG_NAME, CheckedLoader
+
+    version.setbase("1.3")
+    setup_globals()
+    loader = CheckedLoader()
+    master = loader.load_configuration(
+        CONFIG_NAME, ["seed=1,2", "hydra.mode=MULTIRUN"], RunMode.MULTIRUN
+    )
+    assert master.hydra.sweep.dir  # resolves `now`, which all points share
+    for _ in range(2):  # the second time from what the first has kept
+        ours = loader._composed_point(master, overrides)
+        hydras = ConfigLoaderImpl.load_sweep_config(loader, master, overrides)
+        ours.hydra.job.override_dirname = hydras.hydra.job.override_dirname  # set afterwards
+        assert OmegaConf.to_container(ours) == OmegaConf.to_container(hydras)
+        assert OmegaConf.get_cache(ours) == OmegaConf.get_cache(master)
+        assert OmegaConf.is_struct(ours) is OmegaConf.is_struct(hydras) is True
+
+
+def test_every_point_has_its_own_run_id_and_number(points: Callable[..., Any]) -> None:
+    found = points("seed=1,2,3", "optimizer.lr=0.1,0.2")
+    assert [p.num for p in found] == [p.config.hydra.job.num for p in found] == list(range(6))
+    assert len({p.config.run_id for p in found}) == 6
+    assert [p.settings["optimizer.lr"] for p in found] == [0.1, 0.2] * 3
+    assert found[1].folder == "1_seed_1_optimizer.lr_0.2"
+    assert varied(found) == ["seed", "optimizer.lr"]
+
+
+def test_a_point_is_named_by_what_was_swept(points: Callable[..., Any]) -> None:
+    same = ["optimizer.lr=1e-3", "lr_policy=per_layer", "lr_policy.rules=[{match: '*', lr: 0.05}]"]
+    assert [p.folder for p in points(*same, "seed=1,2")] == ["0_seed_1", "1_seed_2"]
+    found = points(*same[1:], "seed=1", "trainer.epochs=1,2")
+    assert [p.config.hydra.job.override_dirname for p in found] == [
+        *("trainer.epochs=1", "trainer.epochs=2")
+    ]
+
+
+def test_points_are_told_apart_in_few_words() -> None:
+    assert in_short({"lr_policy": "ulmfit", "optimizer.lr": "0.1", "x": None}) == "ulmfit lr=0.1"
+    assert in_short({"a.decay": "1", "b.decay": "2"}) == "a.decay=1 b.decay=2"
+
+
+def test_settings_are_flat() -> None:
+    assert flat({"a": {"b": 1, "c": {}}, "d": [{"e": 2}]}) == {"a.b": 1, "a.c": {}, "d": [{"e": 2}]}
+
+
+def test_the_file_of_points_gives_them_back(points: Callable[..., Any], tmp_path: Path) -> None:
+    found = points("lr_policy=uniform,ulmfit", "seed=1,2")
+    found[3].same_as = 1
+    (tmp_path / POINTS).write_text(points_text(found[::-1], ["seed=1,2"]))
+    started = read_points(tmp_path)
+    assert started.command == ["seed=1,2"]
+    for ours, theirs in zip(found, started.points, strict=True):
+        ours.composed = b""
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]"])
+def test_a_folder_of_no_sweep_cannot_be_read(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / POINTS).write_text(text)
+    with pytest.raises(UserError, match=POINTS):
+        read_points(tmp_path)
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "null"])
+def test_a_summary_that_cannot_be_read_is_none(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "summary.json").write_text(text)
+    assert read_summary(tmp_path)["status"] == "missing"
+
+
+def test_two_points_in_one_folder_are_refused(points: Callable[..., Any]) -> None:
+    found = points("seed=1,2")
+    found[1].folder = found[0].folder
+    with pytest.raises(ConfigError, match="several points into one folder"):
+        refuse_shared_folders(found)
+    found[0].folder, found[1].folder = "a/0", "a/./0"
+    with pytest.raises(ConfigError, match="several points into one folder"):
+        refuse_shared_folders(found)
+
+
+@pytest.mark.parametrize("folder", [".", "", "a/.."])
+def test_a_point_in_the_folder_of_its_sweep_is_refused(
+    points: Callable[..., Any], folder: str
+) -> None:
+    found = points("seed=1")
+    found[0].folder = folder
+    with pytest.raises(ConfigError, match="the sweep's own folder"):
+        refuse_shared_folders(found)

@@ -1,0 +1,112 @@
+"""A sweep that goes on: what is out of its way, and which points it still asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grid_points import composing
+
+from lrexp.config.compose import CONFIG_NAME, CheckedLoader
+from lrexp.config.errors import UserError
+from lrexp.grid.points.point import POINTS, Point, points_text, read_points
+from lrexp.grid.points.resume import numbered_as, set_aside
+from lrexp.grid.sweep import read_request
+
+
+@pytest.fixture
+def points() -> Iterator[Callable[..., Any]]:
+    with composing() as function:
+        yield function
+
+
+@pytest.mark.parametrize("name", ["0_seed_0", "a/b/0"])
+def test_every_attempt_at_a_point_is_kept(tmp_path: Path, name: str) -> None:
+    point = Point(0, [], {}, name, b"")
+    for attempt in (1, 2):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "lrexp.log").write_text(str(attempt))
+        set_aside(tmp_path, point)
+        assert not (tmp_path / name).exists()
+    for attempt in (1, 2):
+        kept = tmp_path / "earlier" / f"{name}.{attempt}" / "lrexp.log"
+        assert kept.read_text() == str(attempt)
+
+
+def test_points_that_a_changed_grid_dropped_are_not_missed_again(
+    points: Callable[..., Any], tmp_path: Path
+) -> None:
+    def saved(found: list[Point]) -> Any:
+        (tmp_path / POINTS).write_text(points_text(found, []))
+        return read_points(tmp_path)
+
+    started = saved(points("seed=0,1"))
+    with pytest.raises(UserError, match="no longer there: seed=0"):
+        numbered_as(started, points("seed=1,2"), False)
+    found = numbered_as(started, points("seed=1,2"), True)
+    assert [p.former for p in started.points] == [True, False]
+    started = saved([started.points[0], *found])
+    again = numbered_as(started, points("seed=1,2"), False)
+    assert [(p.num, p.settings["seed"]) for p in again] == [(1, 1), (2, 2)]
+    back = numbered_as(started, points("seed=0,1,2"), False)  # asked for once more
+    assert [(p.num, p.former) for p in back] == [(0, False), (1, False), (2, False)]
+    with pytest.raises(UserError, match="no longer there: seed=2"):
+        numbered_as(started, points("seed=1"), False)
+
+
+def request(*overrides: str) -> Any:
+    loader = CheckedLoader()
+    return read_request(loader, CONFIG_NAME, overrides, loader.folders)
+
+
+def test_a_sweep_goes_on_with_its_executor_unless_another_is_asked_for(
+    points: Callable[..., Any], tmp_path: Path
+) -> None:
+    typed = ("hydra.launcher.executor=stacked", "hydra.launcher.members=2", "seed=0,1")
+    begun = request(*typed, "hydra.sweep.dir=sweep")
+    (tmp_path / POINTS).write_text(points_text(points(*typed), [*begun.how, *begun.command]))
+    assert read_points(tmp_path).command == list(typed)
+    again = request(f"hydra.launcher.resume={tmp_path}").config.hydra.launcher
+    assert (again.executor, again.members) == ("stacked", 2)
+    serial = "hydra.launcher.executor=serial"
+    other = request(f"hydra.launcher.resume={tmp_path}", serial).config.hydra.launcher
+    assert (other.executor, other.members) == ("serial", 2)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "hydra.sweep.dir=elsewhere",
+        "hydra.launcher.resume=other",
+        "hydra.launcher._target_=subprocess.Popen",
+        "hydra.launcher.members=${oc.env:HOME}",
+        "hydra/launcher=basic",
+    ],
+)
+def test_a_saved_command_holds_nothing_else_of_hydra(
+    override: str, points: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / POINTS).write_text(points_text(points("seed=0,1"), [override, "seed=0,1"]))
+    with pytest.raises(UserError, match="no setting of an experiment"):
+        read_points(tmp_path)
+
+
+PARAMS = "++hydra.sweeper={params: {optimizer.lr: '0.1,0.2', seed: '0,1'}}"
+
+
+def test_the_command_line_wins_over_axes_of_the_sweepers_own(points: Callable[..., Any]) -> None:
+    found = points("experiment=smoke", PARAMS, "seed=5")
+    assert [(p.settings["optimizer.lr"], p.settings["seed"]) for p in found] == [(0.1, 5), (0.2, 5)]
+
+
+def test_axes_of_the_sweepers_own_are_part_of_the_command(
+    points: Callable[..., Any], tmp_path: Path
+) -> None:
+    command = request("experiment=smoke", PARAMS).command
+    assert command == ["optimizer.lr=0.1,0.2", "seed=0,1", "experiment=smoke"]
+    (tmp_path / POINTS).write_text(points_text(points("experiment=smoke", PARAMS), command))
+    assert len(points(f"hydra.launcher.resume={tmp_path}")) == 4
+    with pytest.raises(UserError, match="the grid is not the one"):
+        points(f"hydra.launcher.resume={tmp_path}", PARAMS)  # a grid of its own

@@ -1,0 +1,166 @@
+"""A run that goes on keeps its W&B run: no row lost, none repeated. The real client throughout."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from wandb_log import read_log
+from wandb_stub import WandbStub
+
+from lrexp.record.wandb.file import runs_below, synced
+
+# Records epochs FIRST..LAST of a run; `crash` ends without a word, as a killed program does.
+PART = """
+import os, signal, sys, time
+from pathlib import Path
+from lrexp.record import RunInfo
+from lrexp.record.wandb import WandbRecorder
+from lrexp.schema import Wandb
+
+folder, first, last, end = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+row = lambda epoch: {"epoch": epoch, "val/loss": 1 / epoch}
+groups = ("lr_policy", "model", "data", "optimizer", "scheduler")
+config = {"name": "smoke", **{group: {"name": "x"} for group in groups}}
+settings = Wandb("wandb", "p", None, None, [], None, "auto", "none")
+info = RunInfo(folder, "goeson00", "t", None, config, "c", 9, "val/loss", [],
+               None if first == 1 else [row(e) for e in range(1, first)])
+recorder = WandbRecorder(settings, "train", info)
+print(recorder.where, flush=True)
+for epoch in range(first, last + 1):
+    recorder.row(row(epoch))
+if end == "crash":
+    time.sleep(2.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+recorder.finish({"status": end, "seed": 0, "config_id": "c", "plan_hash": "h", "device": "cpu",
+                 "verdicts": [], "best": row(last), "test": {}, "gap": {}})
+"""
+PLAN = (
+    "name,shape,layer,layer_name,group,head,source,lr_scale,weight_decay,trainable_from,"
+    "trainable_until,g,measured,bn_stats,frozen_dropout,schedule_restart\n"
+    "w,2x3,0,l,l,true,fresh,1.0,0.0,0,,,,follow,false,\n"
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    run = tmp_path / "outputs" / "x" / "run"
+    run.mkdir(parents=True)
+    (run / "plan.csv").write_text(PLAN)
+    return run
+
+
+def record(folder: Path, first: int, last: int, end: str, **environment: str) -> None:
+    # the client's service inherits a pipe and would keep it open: a file it is
+    said = folder / "stderr"
+    with said.open("w") as errors:
+        done = subprocess.run(
+            [sys.executable, "-c", PART, str(folder), str(first), str(last), end],
+            cwd=folder.parents[2],
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            timeout=90,
+            check=False,
+        )
+    assert done.returncode == (-signal.SIGKILL if end == "crash" else 0), said.read_text()
+
+
+def epochs(rows: list[dict[str, Any]]) -> list[int]:
+    return [row["epoch"] for row in rows]
+
+
+def wait_for(condition: Any, seconds: float = 20) -> None:
+    give_up = time.monotonic() + seconds
+    while not condition() and time.monotonic() < give_up:
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("again_from", [3, 4, 5])
+def test_online_the_same_run_goes_on(folder: Path, again_from: int) -> None:
+    """After 4 recorded epochs; the checkpoint may be older than the last row."""
+    with WandbStub() as server:
+        quick = {"WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "0.5"}
+        record(folder, 1, 4, "crash", **quick, **server.environment)
+        wait_for(lambda: len(server.history("goeson00")) == 4)
+        record(folder, again_from, 6, "finished", **server.environment)
+        wait_for(lambda: server.exit_codes.get("goeson00") == 0)
+        assert epochs(server.history("goeson00")) == [1, 2, 3, 4, 5, 6]
+        assert server.summary("goeson00")["epoch"] == 6
+        assert list(server.runs) == ["goeson00"]
+
+
+@pytest.mark.slow
+def test_rows_that_a_killed_run_could_not_send_are_sent_by_the_next(folder: Path) -> None:
+    with WandbStub() as server:
+        never = {"WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "60"}
+        record(folder, 1, 4, "crash", **never, **server.environment)
+        assert len(server.history("goeson00")) < 4
+        record(folder, 5, 6, "finished", **server.environment)
+        wait_for(lambda: server.exit_codes.get("goeson00") == 0)
+        assert epochs(server.history("goeson00")) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_a_killed_online_run_is_uploaded_whole(folder: Path) -> None:
+    with WandbStub() as server:
+        never = {"WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "60"}
+        record(folder, 1, 4, "crash", **never, **server.environment)
+        upload(folder, server)
+        assert epochs(server.history("goeson00")) == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_offline_a_second_file_goes_on_and_both_are_uploaded(folder: Path) -> None:
+    record(folder, 1, 4, "crash", WANDB_MODE="offline")
+    record(folder, 4, 6, "finished", WANDB_MODE="offline")
+    first, second = runs_below(folder)
+    wait_for(lambda: read_log(second).exit_code is not None)
+    assert epochs(read_log(first).history) == [1, 2, 3, 4]
+    assert epochs(read_log(second).history) == [5, 6]
+    with WandbStub() as server:
+        upload(folder, server)
+        assert epochs(server.history("goeson00")) == [1, 2, 3, 4, 5, 6]
+        assert server.exit_codes == {"goeson00": 0}
+
+
+@pytest.mark.slow
+def test_begun_offline_and_going_on_online_sends_every_row_once(folder: Path) -> None:
+    record(folder, 1, 4, "crash", WANDB_MODE="offline")
+    with WandbStub() as server:
+        record(folder, 4, 6, "finished", **server.environment)
+        wait_for(lambda: server.exit_codes.get("goeson00") == 0)
+        assert epochs(server.history("goeson00")) == [1, 2, 3, 4, 5, 6]
+    assert synced(runs_below(folder)[0]).exists()  # nothing of it is left to upload
+
+
+def upload(folder: Path, server: WandbStub) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lrexp.commands.sync", str(folder)],
+        cwd=folder.parents[2],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **server.environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_run_has_every_row_that_is_a_second_old_on_disk(folder: Path) -> None:
+    record(folder, 1, 3, "crash", WANDB_MODE="offline")
+    (file,) = runs_below(folder)
+    assert epochs(read_log(file).history) == [1, 2, 3]
+    assert json.dumps(read_log(file).exit_code) == "null"

@@ -1,0 +1,466 @@
+"""The report of a sweep: what it says, that it works for every kind of sweep, in a real browser."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_sweep import large_sweep, outcome, went_wrong, write_sweep
+
+from lrexp.commands.report import main
+from lrexp.judge.ranking import configurations
+from lrexp.report.sweep.page import write_sweep_report
+from lrexp.report.sweep.plots import write_sweep_plots
+from lrexp.report.sweep.words import headline
+from lrexp.runs.sweep import read_sweep
+
+ROOT = Path(__file__).parents[2]
+RATES = (0.01, 0.03, 0.1, 0.3)
+
+
+def bowl(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Best at 0.03 (uniform) and 0.3 (freeze_backbone); the largest rate of uniform diverges."""
+    lr, seed = chosen["optimizer.lr"], chosen["seed"]
+    if chosen["lr_policy"] == "uniform":
+        if lr == 0.3:
+            return went_wrong("diverged")
+        return outcome({0.01: 0.5, 0.03: 0.2, 0.1: 0.3}[lr] + 0.01 * seed)
+    return outcome(0.9 - lr + 0.01 * seed)
+
+
+AXES = {"lr_policy": ("uniform", "freeze_backbone"), "optimizer.lr": RATES, "seed": (0, 1, 2)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_sweep(tmp_path / "a sweep", AXES, bowl)
+
+
+def text_of(page: str) -> str:
+    """What a reader sees, without scripts and styles."""
+    page = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))).replace("\u00a0", " ")
+
+
+def said(folder: Path) -> str:
+    return text_of(write_sweep_report(folder).read_text("utf-8"))
+
+
+def title_and_text(folder: Path) -> tuple[str, str]:
+    sweep = read_sweep(folder)
+    title, sentences = headline(sweep, configurations(sweep))
+    return title, " ".join(sentences)
+
+
+# ---- words
+
+
+def test_the_headline_names_the_best_and_by_how_much(folder: Path) -> None:
+    title, text = title_and_text(folder)
+    assert title == "uniform at lr 0.03 has the lowest val/loss: 0.210 ± 0.010"
+    assert "0.40 lower than the next policy, freeze_backbone at lr 0.3 (0.610 ± 0.010)" in text
+    assert "more than the seeds explain (95 % interval 0.40 to 0.40, 3 seeds in pairs)" in text
+    assert text.endswith("21 of 24 points finished, 3 diverged.")
+
+
+def test_a_difference_that_seeds_could_make_is_called_that(tmp_path: Path) -> None:
+    values = {"a": (0.1, 0.5), "b": (0.4, 0.3)}
+    axes = {"lr_policy": "ab", "seed": (0, 1)}
+    write_sweep(tmp_path, axes, lambda c: outcome(values[c["lr_policy"]][c["seed"]]))
+    title, text = title_and_text(tmp_path)
+    assert title == "a has the lowest val/loss: 0.30 ± 0.28", "no rate where all have the same"
+    assert "the seeds alone could make that difference" in text
+
+
+def test_accuracies_are_in_percent_and_points(tmp_path: Path) -> None:
+    losses = {"a": 0.4, "b": 0.8}
+    write_sweep(tmp_path, {"lr_policy": "ab"}, lambda c: outcome(losses[c["lr_policy"]]),
+                monitor="val/accuracy")  # fmt: skip
+    title, text = title_and_text(tmp_path)
+    assert title == "a has the highest val/accuracy: 90.0 %"
+    assert (
+        "10.0 points higher than the next policy, b (80.0 %); with one seed nothing tells" in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("result", "title"),
+    [
+        (lambda c: None, "No point has finished"),
+        (lambda c: went_wrong("failed", "E: x"), "No point has finished"),
+        (lambda c: outcome(0.5), "uniform: val/loss 0.5000"),
+    ],
+)
+def test_a_single_point_has_a_page(tmp_path: Path, result: Any, title: str) -> None:
+    write_sweep(tmp_path, {"optimizer.lr": (0.1,)}, result)
+    assert title_and_text(tmp_path)[0] == title
+    assert title in said(tmp_path)
+
+
+def test_an_empty_folder_has_a_page(tmp_path: Path) -> None:
+    assert "No point has been run" in said(tmp_path)
+
+
+def test_the_policy_table_says_where_the_best_rate_lies(folder: Path) -> None:
+    page = said(folder)
+    row = page[page.index("every policy at its best") :]
+    uniform, frozen = row.index("uniform"), row.index("freeze_backbone")
+    assert "inside" in row[uniform:frozen]
+    assert "highest: try higher" in row[frozen : row.index("Leaderboard")]
+
+
+def test_what_went_wrong_is_listed_with_its_reason(tmp_path: Path) -> None:
+    def result(chosen: dict[str, Any]) -> dict[str, Any] | None:
+        kinds = [outcome(1.0), went_wrong("failed", "OSError: <disk> full\nmore"), None,
+                 went_wrong("diverged"), went_wrong("running")]  # fmt: skip
+        return kinds[chosen["seed"]]
+
+    write_sweep(tmp_path, {"seed": range(5)}, result)
+    page = write_sweep_report(tmp_path).read_text("utf-8")
+    assert "OSError: &lt;disk&gt; full" in page
+    assert "more</span>" not in page
+    text = text_of(page)
+    assert "1 never started: 2 seed=2." in text
+    assert "diverged after 3 epochs" in text
+    assert "running, or killed after 3 epochs" in text
+    assert "3 points have no result. To run what is missing:" in text
+    assert "lrexp -m hydra.launcher.resume=" in text
+    assert "The command that made it: lrexp -m seed=0,1,2,3,4" in text
+
+
+@pytest.mark.parametrize(("members", "took"), [(4, "8 s"), (1, "26 s")])
+def test_time_of_points_that_trained_together_counts_once(
+    tmp_path: Path, members: int, took: str
+) -> None:
+    timings = {"startup_s": 0.5, "train_s": 6.0, "total_s": 6.5}
+    made = outcome(0.5, timings=timings, members=members)
+    write_sweep(tmp_path, {"seed": range(4)}, lambda c: made)
+    assert f"took {took} summed over the points" in said(tmp_path)
+
+
+def test_damage_costs_the_point_and_not_the_page(folder: Path) -> None:
+    runs = sorted(p for p in folder.iterdir() if p.is_dir())
+    (runs[0] / "summary.json").write_bytes(b"\xff\xfe\x00")
+    (runs[1] / "summary.json").unlink()
+    (runs[1] / "metrics.jsonl").write_bytes(b"\x00\x01")
+    shutil.rmtree(runs[2])
+    (folder / "leaderboard.json").write_text('{"configurations": 3}')
+    text = said(folder)
+    assert "leaderboard.json cannot be read" in text
+    assert "1 point has damaged files" in text
+    assert "2 never started" in text
+
+
+def test_links_lead_to_reports_where_there_are_and_to_folders_else(folder: Path) -> None:
+    runs = sorted(p for p in folder.iterdir() if p.is_dir())
+    (runs[0] / "report.html").write_text("<!DOCTYPE html>")
+    page = write_sweep_report(folder).read_text("utf-8")
+    targets = set(re.findall(r'<a href="([^"#]*)"', page))
+    assert len(targets) == len(runs) + 1  # points.json
+    assert f"{runs[0].name}/report.html" in targets
+    assert f"{runs[1].name}/" in targets
+    assert all((folder / target).exists() for target in targets)
+
+
+def test_a_rate_axis_needs_rates(tmp_path: Path) -> None:
+    for name, axes in (("seeds", {"seed": (0, 1, 2)}), ("policies", {"lr_policy": "ab"})):
+        write_sweep(tmp_path / name, axes, lambda c: outcome(0.3 + 0.1 * c.get("seed", 0)))
+        page = write_sweep_report(tmp_path / name).read_text("utf-8")
+        assert "Learning rate against" not in page
+        assert 'class="dot"' in page
+
+
+def test_the_home_folder_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    secret = f"{tmp_path}/data"
+    failed = went_wrong("failed", f"OSError: no {secret}/x.png")
+    write_sweep(tmp_path / "s", {"seed": (0,), "data.path": (secret,)}, lambda c: failed)
+    page = write_sweep_report(tmp_path / "s").read_text("utf-8")
+    assert "no ~/data/x.png" in page
+    assert str(tmp_path) not in page
+
+
+def test_many_policies_are_all_there_but_not_all_drawn(tmp_path: Path) -> None:
+    axes = {
+        "lr_policy": [f"p{i:02}" for i in range(30)],
+        "optimizer.lr": (0.1, 0.2),
+        "seed": range(9),
+    }
+    write_sweep(
+        tmp_path, axes, lambda c: outcome(0.1 + 0.01 * int(c["lr_policy"][1:]) + 0.001 * c["seed"])
+    )
+    page = write_sweep_report(tmp_path).read_text("utf-8")
+    assert "The best 8 are drawn" in page
+    assert "Drawn are the best 24 of 30 policies" in page
+    assert page.count('"hidden":true') > 0
+    assert page.count('<figure class="chart compact"') == 24
+
+
+def test_a_thousand_points_fit_a_page_and_take_seconds(tmp_path: Path) -> None:
+    large_sweep(tmp_path, epochs=30)
+    started = time.perf_counter()
+    file = write_sweep_report(tmp_path)
+    took = time.perf_counter() - started
+    assert took < 20
+    assert file.stat().st_size < 1_500_000
+    text = text_of(file.read_text("utf-8"))
+    assert "of 1000 points finished" in text
+    assert "at most 36 points of each are drawn" in text
+
+
+def test_fifty_points_cost_a_sweep_less_than_half_a_second(tmp_path: Path) -> None:
+    axes = {"lr_policy": "ab", "optimizer.lr": (0.1, 0.2, 0.3, 0.4, 0.5), "seed": range(5)}
+    write_sweep(tmp_path, axes, lambda c: outcome(c["optimizer.lr"]), epochs=30)
+    started = time.perf_counter()
+    write_sweep_report(tmp_path)
+    assert time.perf_counter() - started < 0.5
+
+
+def test_a_report_needs_neither_torch_nor_hydra(folder: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from lrexp.report.sweep.page import *\n"
+        "from lrexp.report.sweep.plots import *\n"
+        f"write_sweep_report(Path({str(folder)!r})); write_sweep_plots(Path({str(folder)!r}))\n"
+        "print(*{'torch', 'hydra', 'wandb', 'datasets', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
+
+
+# ---- figures for papers
+
+
+def test_figures_are_written_as_png_and_svg(folder: Path) -> None:
+    axes = AXES | {"optimizer.weight_decay": (0.0, 0.1)}
+    shutil.rmtree(folder)
+    write_sweep(folder, axes, bowl)
+    files = write_sweep_plots(folder)
+    for name in ("lr_gap", "lr_monitor"):
+        assert ">diverged<" in (folder / "plots" / f"{name}.svg").read_text(), "what a cross means"
+    names = ["curves", "heat_map_1", "lr_gap", "lr_monitor"]
+    assert sorted(f.name for f in files) == sorted(
+        f"{n}.{e}" for n in names for e in ("png", "svg")
+    )
+    for file in files:
+        if file.suffix == ".png":
+            assert file.read_bytes().startswith(b"\x89PNG")
+        else:
+            words = "".join(ET.parse(file).getroot().itertext())
+            assert "uniform" in words, "text is text"
+    before = {f: f.read_bytes() for f in files}
+    write_sweep_plots(folder)
+    assert before == {f: f.read_bytes() for f in files}, "the same data, the same files"
+
+
+def test_no_figures_without_results(tmp_path: Path) -> None:
+    write_sweep(tmp_path, {"seed": (0, 1)}, lambda c: None)
+    assert write_sweep_plots(tmp_path) == []
+    assert not (tmp_path / "plots").exists()
+
+
+@pytest.mark.parametrize("kept", ["points.json", "multirun.yaml"])
+def test_the_command_rebuilds_report_and_figures(
+    folder: Path, kept: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if kept == "multirun.yaml":  # of a sweeper that chose its points as it went
+        (folder / "points.json").unlink()
+        (folder / kept).write_text("hydra: {overrides: {task: [a=1]}}")
+    assert main([str(folder)]) == 0
+    assert "report.html, " in capsys.readouterr().out
+    assert (folder / "report.html").is_file()
+    assert (folder / "plots" / "curves.svg").is_file()
+    assert 'href="plots"' in (folder / "report.html").read_text()
+    shutil.rmtree(folder / "plots")
+    assert main([str(folder), "--no-plots"]) == 0
+    assert not (folder / "plots").exists()
+
+
+# ---- a real sweep
+
+
+@pytest.mark.slow
+def test_a_real_sweep_ends_with_its_report_also_when_that_cannot_be_written(
+    lrexp: Any, tmp_path: Path
+) -> None:
+    command = ["-m", "experiment=smoke", "optimizer.lr=0.1,0.3", "seed=0,1"]
+    done = lrexp(*command, "hydra.sweep.dir=good")
+    assert done.returncode == 0, done.stderr
+    assert "report good/report.html" in done.stdout
+    assert "All 4 points finished." in text_of((tmp_path / "good" / "report.html").read_text())
+    blocked = tmp_path / "bad" / "report.html"
+    blocked.mkdir(parents=True)
+    done = lrexp(*command, "hydra.sweep.dir=bad")
+    assert done.returncode == 0, done.stderr
+    assert "warning: the report could not be written" in done.stdout
+    assert (tmp_path / "bad" / "leaderboard.json").is_file()
+
+
+# ---- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("needs Chromium")
+    with playwright.sync_playwright() as started:
+        flags = ["--no-sandbox"] if os.geteuid() == 0 else []
+        opened = started.chromium.launch(executable_path=chromium, args=flags)
+        yield opened
+        opened.close()
+
+
+class Seen:
+    """A page in the browser, what it asked for and what it complained of."""
+
+    def __init__(self, browser: Any, file: Path, width: int = 1400, scheme: str = "light"):
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(file.as_uri())
+
+
+def point_at(page: Any, place: Any) -> None:
+    """Move the mouse onto something, whatever comes to lie over it then."""
+    place.scroll_into_view_if_needed()
+    box = place.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1400, 420])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_asks_for_nothing_and_fits(
+    browser: Any, folder: Path, width: int, scheme: str
+) -> None:
+    file = write_sweep_report(folder)
+    seen = Seen(browser, file, width, scheme)
+    assert [url for url in seen.requests if not url.startswith("data:")] == [file.as_uri()]
+    assert seen.complaints == []
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+    for figure in seen.page.query_selector_all("figure.chart svg"):
+        assert figure.bounding_box()["width"] > 200 or figure.bounding_box()["width"] == 22
+    assert seen.page.evaluate("document.querySelectorAll('.plot > svg').length") > 3
+    seen.page.close()
+
+
+@pytest.mark.slow
+def test_the_leaderboard_sorts_by_click_and_keyboard(browser: Any, folder: Path) -> None:
+    seen = Seen(browser, write_sweep_report(folder))
+    board = seen.page.locator("table", has=seen.page.locator("caption", has_text="leaderboard"))
+
+    def column(number: int) -> list[str]:
+        return board.locator(f"tbody tr td:nth-child({number})").all_inner_texts()
+
+    assert column(1) == [str(i) for i in range(1, 9)]
+    heading = board.locator("th button", has_text="lr").nth(1)
+    heading.click()
+    assert column(3) == sorted(column(3), key=float)
+    assert board.locator("th").nth(2).get_attribute("aria-sort") == "ascending"
+    heading.focus()
+    seen.page.keyboard.press("Enter")
+    assert column(3) == sorted(column(3), key=float, reverse=True)
+    worst_first = board.locator("th button", has_text="val/loss")
+    worst_first.click()
+    worst_first.click()
+    assert column(4)[-1] == "–", "what has no value comes last either way"
+    assert float(column(4)[0]) == 0.9
+    assert seen.complaints == []
+    seen.page.close()
+
+
+@pytest.mark.slow
+def test_hovering_names_the_point_and_its_value(browser: Any, folder: Path) -> None:
+    seen = Seen(browser, write_sweep_report(folder))
+    figure = seen.page.locator("figure.chart").first
+    dots = figure.locator(".plot > svg path.dot[data-series=uniform]")
+    assert dots.count() == 9  # 3 rates × 3 seeds; the fourth rate has diverged
+    crosses = figure.locator(".plot > svg path.cross[data-series=uniform]")
+    assert crosses.count() == 3
+    point_at(seen.page, dots.nth(0))
+    tip = figure.locator(".tip").inner_text()
+    assert "uniform lr=0.01, seed 0: epoch 2" in tip
+    assert "0.5" in tip
+    point_at(seen.page, crosses.nth(0))
+    assert "seed 0: diverged after 3 epochs" in figure.locator(".tip").inner_text()
+    top = figure.locator(".plot > svg").bounding_box()["y"]
+    assert crosses.nth(0).bounding_box()["y"] - top < 20, "at the upper edge"
+    assert seen.complaints == []
+    seen.page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("monitor", ["val/loss", "val/accuracy"])
+def test_what_diverged_lies_beyond_the_axis_and_the_legend_says_so(
+    browser: Any, tmp_path: Path, monitor: str
+) -> None:
+    axes = {"optimizer.lr": (0.1, 1e6), "momentum": (0, 1), "seed": (0, 1)}
+    bad = went_wrong("diverged")
+    write_sweep(
+        tmp_path,
+        axes,
+        lambda c: bad if c["optimizer.lr"] == 1e6 else outcome(0.2 + 0.1 * c["seed"]),
+        monitor=monitor,
+    )
+    seen = Seen(browser, write_sweep_report(tmp_path), 420)
+    figure = seen.page.locator("figure.chart").first
+    assert figure.locator("span.key").all_inner_texts() == ["diverged"]
+    divide = figure.locator("line.divide").bounding_box()["y"]
+
+    def heights(kind: str) -> list[float]:
+        found = figure.locator(f".plot > svg path.{kind}").all()
+        return [(box := one.bounding_box())["y"] + box["height"] / 2 for one in found]
+
+    crosses, dots = heights("cross"), heights("dot")
+    assert len({round(y) for y in crosses}) == 4, "none hides another"
+    up = 1 if monitor == "val/loss" else -1  # the worst end of the axis
+    assert min(up * (divide - y) for y in crosses) > 0
+    assert max(up * (divide - y) for y in dots) < 0
+    plot = figure.locator(".plot > svg").bounding_box()
+    text = figure.locator(".plot > svg text.strong").bounding_box()
+    assert plot["x"] <= text["x"]
+    assert text["x"] + text["width"] <= plot["x"] + plot["width"]
+    assert "1e6" in figure.locator(".plot > svg text").all_text_contents()
+    seen.page.close()
+
+
+@pytest.mark.slow
+def test_the_legend_switches_a_policy_off_and_on(browser: Any, folder: Path) -> None:
+    seen = Seen(browser, write_sweep_report(folder))
+    figure = seen.page.locator("figure.chart").first
+    key = figure.locator("button.key", has_text="uniform")
+    drawn = figure.locator(".plot > svg [data-series=uniform]")
+    before = drawn.count()
+    assert before > 10
+    key.click()
+    assert (drawn.count(), key.get_attribute("aria-pressed")) == (0, "false")
+    key.click()
+    assert (drawn.count(), key.get_attribute("aria-pressed")) == (before, "true")
+    seen.page.close()
+
+
+@pytest.mark.slow
+def test_a_thousand_points_are_drawn(browser: Any, tmp_path: Path) -> None:
+    file = write_sweep_report(large_sweep(tmp_path, epochs=10))
+    started = time.perf_counter()
+    seen = Seen(browser, file)
+    seen.page.wait_for_function("document.querySelectorAll('.plot > svg path.dot').length > 500")
+    assert time.perf_counter() - started < 10
+    assert seen.complaints == []
+    seen.page.close()
