@@ -21,6 +21,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from lrexp.config.errors import ConfigError, did_you_mean
 from lrexp.config.mistakes import unknown_setting, wrong_type
+from lrexp.config.names import BEST, CHECKPOINTS, PLAN
 from lrexp.config.schema import (
     BUNDLED,
     GROUPS,
@@ -341,8 +342,8 @@ def _weights_source(weights: str) -> str:
     path = Path(weights).expanduser()
     if weights == "latest" and not path.exists():
         path = Path("outputs/latest").resolve()
-    if path.is_dir() and not (path / "checkpoints" / "best.pt").is_file():
-        points = sorted(str(p.parent.parent) for p in path.glob("*/checkpoints/best.pt"))
+    if path.is_dir() and not (path / CHECKPOINTS / BEST).is_file():
+        points = sorted(str(p.parent.parent) for p in path.glob(f"*/{CHECKPOINTS}/{BEST}"))
         hint = "a plan has none, nor a run that diverged in its first epoch; give another run"
         hint = f"give one of its runs: {', '.join(points[:8])}" if points else hint
         problem = f"{path} has no checkpoints/best.pt"
@@ -428,7 +429,7 @@ def _plan_file(against: str) -> str:
     path = Path(against).expanduser()
     if against == "latest" and not path.exists():
         path = Path("outputs/latest")
-    file = path.resolve() / "plan.csv" if path.is_dir() else path
+    file = path.resolve() / PLAN if path.is_dir() else path
     if not file.is_file():
         hint = "give a run folder that has a plan.csv, such a file, or latest"
         raise ConfigError("task.against", f"there is no {file}", hint, against)

@@ -8,6 +8,11 @@ import secrets
 import string
 from pathlib import Path
 
+# Files of a run folder that a setting may point at; `folder.layout` has all of them.
+CONFIG = "config.yaml"
+PLAN = "plan.csv"
+CHECKPOINTS, BEST = "checkpoints", "best.pt"
+
 
 def conf_folder() -> Path:
     """The folder of YAML files: beside the package in a checkout, inside it in a wheel."""

@@ -17,9 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrexp.config.errors import ConfigError
 from lrexp.config.mistakes import unknown_setting
+from lrexp.config.names import CONFIG
 from lrexp.config.schema import TORCHVISION_FOLDERS, Config, TorchvisionSet
 
-CONFIG = "config.yaml"
 MAX_BYTES = 256 * 1024  # of a YAML file; a config of ours has two thousand
 MAX_VALUES = 20_000  # after every alias is written out
 MAX_DEPTH = 30
