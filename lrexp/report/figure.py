@@ -29,7 +29,7 @@ class Series:
     x: Sequence[float]
     y: Values = ()  # None, NaN and infinities are gaps; of an area nothing
     kind: Literal["line", "step", "dots", "area"] = "line"
-    low: Values = ()  # a band around the line, or the area's lower edge
+    low: Values = ()  # a band of ± 1 standard error around the line, or the area's lower edge
     high: Values = ()
     labels: Sequence[str] = ()  # per point: what it is, when the pointer is near
     links: Sequence[str] = ()  # per point: relative path that a click opens

@@ -19,6 +19,7 @@ DPI = 300
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SHIFT = 2.2  # points between dots of several series at one x
+BAND = "± 1 standard error"
 MOST_NUMBERS = 16  # columns of cells that numbers fit into
 STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -158,7 +159,7 @@ def _draw_series(axes: Axes, one: Series, ink: Any, dash: int, marker: int) -> N
         area = one.kind == "area"
         axes.fill_between(
             one.x, _gaps(one.low), _gaps(one.high), color=ink, linewidth=0,
-            alpha=0.1 if area else 0.2, label=name if area else None,
+            alpha=0.1 if area else 0.2, label=name if area else BAND,
         )  # fmt: skip
         if area:
             return
@@ -185,7 +186,8 @@ def _draw_dots(axes: Axes, one: Series, ink: Any, marker: int, name: str, pale: 
     axes.plot(
         one.x, [0.98 if up else 0.02] * len(one.x) if one.edge else _gaps(one.y), color=ink,
         linestyle="none", marker=shape, markersize=size, alpha=pale, clip_on=not one.edge,
-        markerfacecolor="none" if one.shape == "ring" else ink, label=name,
+        markerfacecolor="none" if one.shape == "ring" else ink,
+        label=name if one.shape == "marker" else None,
         markeredgecolor="white" if one.shape == "marker" else ink,
         markeredgewidth=0.4 if one.shape == "marker" else 1.0, transform=place + aside,
     )  # fmt: skip
@@ -212,11 +214,13 @@ def _scale(axis: Any, set_scale: Any, wanted: Axis) -> None:
 def _legend(picture: Picture, axes: Axes, chart: Chart, width: float) -> None:
     """An entry per name, its dots and its line together; of very many the first, middle, last."""
     handles, names = axes.get_legend_handles_labels()
-    entries = dict(reversed(list(zip(names, handles, strict=True))))
-    listed = list(dict.fromkeys(names))
+    entries: dict[str, list[Any]] = {}
+    for name, handle in zip(names, handles, strict=True):
+        entries.setdefault(name, []).append(handle)
+    listed = list(entries)
     if len(listed) > len(COLOURS) and all(one.kind != "dots" for one in chart.series):
         listed = [listed[0], listed[len(listed) // 2], listed[-1]]
-    found = [entries[name] for name in listed]
+    found: list[Any] = [(entries[name][0], entries[name][-1]) for name in listed]
     for shape, words in chart.shapes.items():
         edges = {one.edge for one in chart.series if one.shape == shape and not one.hidden}
         for edge in sorted(edges):

@@ -47,7 +47,7 @@ def xy_chart(chart: Chart) -> Html:
     spec = vars(chart) | {
         "kind": "xy",
         "x": vars(chart.x),
-        "y": vars(chart.y),
+        "y": vars(chart.y) | ({"label": ""} if chart.compact else {}),  # small: the text says it
         "xs": list(places),
         "series": series,
         "marks": [vars(mark) for mark in chart.marks],

@@ -228,7 +228,7 @@ def _rates(run: Run, groups: Sequence[str]) -> Chart | None:
     )
     return Chart(
         "Learning rate by group", series, Axis("epoch"),
-        Axis("rate", log=_wide(peaks), zero=True, button=True),
+        Axis("learning rate", log=_wide(peaks), zero=True, button=True),
         cursor=CURSOR, marks=marks, note=note,
     )  # fmt: skip
 
