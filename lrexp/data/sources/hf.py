@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrexp.config.errors import ConfigError, UserError, did_you_mean
-from lrexp.config.schema import HUB_NAME
+from lrexp.config.schema.data import HUB_NAME
 from lrexp.data.images import ImageError
 from lrexp.data.source import TEST, TRAIN, VAL, EncodedImages, Source
 from lrexp.data.sources.imagefolder import imagefolder

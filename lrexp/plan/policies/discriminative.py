@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from lrexp.config.errors import ConfigError
-from lrexp.models.layers import LayerMap, LayerParameter
 from lrexp.plan.plan import Plan, Treatment, make_plan, no_decay_on_bias_and_norm
 from lrexp.plan.policies.layer_groups import layer_groups
+
+if TYPE_CHECKING:
+    from lrexp.models.layers import LayerMap, LayerParameter
 
 
 def discriminative(
@@ -56,3 +61,8 @@ def discriminative(
         )
 
     return make_plan(layers, treat)
+
+
+def all_absolute(settings: Mapping[str, Any]) -> bool:
+    """Whether the rates at both ends are given, so that base_lr is neither."""
+    return bool(settings["lr_low"] and settings["lr_high"])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from lrexp.config.errors import ConfigError
-from lrexp.models.layers import LayerMap, LayerParameter
+
+if TYPE_CHECKING:
+    from lrexp.models.layers import LayerMap, LayerParameter
 
 
 def layer_groups(layers: LayerMap, groups: int | None) -> list[int]:
