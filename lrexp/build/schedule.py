@@ -71,12 +71,12 @@ def build_schedule(scheduler: Scheduler, steps: Steps, restart: int | None = Non
 
 def build_momenta(scheduler: Scheduler, steps: Steps, restart: int | None = None) -> list[float]:
     """m(t) for every step of the run, held through the warmup; empty when momentum stays put."""
-    momenta: list[float] = []
-    if target := chosen_option("scheduler", scheduler).momenta:
-        for part in steps.parts(restart) if steps.total else ():
-            warmup, settings = _in_steps(scheduler, part)
-            main = load(target)(part.total - warmup, part.per_epoch, **settings)
-            momenta += main[:1] * warmup + main
+    option, momenta = chosen_option("scheduler", scheduler), list[float]()
+    for part in steps.parts(restart) if option.momenta and steps.total else ():
+        warmup, settings = _in_steps(scheduler, part)
+        make, left = load(option.make), part.total - warmup
+        main = make(left, part.per_epoch, **settings, read="momentum")
+        momenta += main[:1] * warmup + main
     return momenta
 
 

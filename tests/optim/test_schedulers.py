@@ -28,7 +28,7 @@ from lrexp.config.schema import Option, load
 from lrexp.data import draws
 from lrexp.folder.checkpoint import load_checkpoint, save_checkpoint
 from lrexp.optim.groups import has_momentum, set_momentum, set_rates
-from lrexp.optim.schedulers.per_step import one_cycle, one_cycle_momenta
+from lrexp.optim.schedulers.per_step import one_cycle
 from lrexp.optim.schedulers.plateau import Plateau
 from lrexp.optim.schedulers.table import with_warmup
 
@@ -188,7 +188,7 @@ def test_one_cycle_is_torchs_own_with_its_momentum(case: dict[str, Any]) -> None
     more = {**SETTINGS["one_cycle"], **case, "floor": 1 / (case["div"] * final)}
     ours = one_cycle(steps, 4, **more)
     assert [0.2 * s for s in ours] == pytest.approx(torch_rates(theirs, 0.2, steps), abs=1e-12)
-    momenta = one_cycle_momenta(steps, 4, **more)
+    momenta = one_cycle(steps, 4, **more, read="momentum")
     assert momenta == pytest.approx(torch_rates(theirs, 0.2, steps, "momentum"), abs=1e-12)
 
 
@@ -218,7 +218,9 @@ def test_one_cycle_with_fastais_defaults_is_fit_one_cycle(steps: int) -> None:
     ours = table("one_cycle", steps, floor=1e-5, **settings)
     expected = [fastai_combined_cos(0.25, 1 / 25.0, 1.0, 1 / 1e5, t / steps) for t in range(steps)]
     assert ours == pytest.approx(expected, abs=1e-9)
-    momenta = one_cycle_momenta(steps, 4, floor=1e-5, **{**SETTINGS["one_cycle"], **settings})
+    momenta = one_cycle(
+        steps, 4, floor=1e-5, read="momentum", **{**SETTINGS["one_cycle"], **settings}
+    )
     moms = [fastai_combined_cos(0.25, 0.95, 0.85, 0.95, t / steps) for t in range(steps)]
     assert momenta == pytest.approx(moms, abs=1e-9)
 
@@ -534,7 +536,7 @@ def test_a_one_cycle_run_is_the_plain_loop_with_torchs_scheduler(
 def test_momentum_is_held_through_the_warmup(compose: Any) -> None:
     config = compose("scheduler=one_cycle", "scheduler.warmup='5 steps'", "trainer.max_steps=25")
     momenta, settings = build_momenta(config, 1079), SETTINGS["one_cycle"]
-    assert momenta == [0.95] * 5 + one_cycle_momenta(20, 4, floor=4e-6, **settings)
+    assert momenta == [0.95] * 5 + one_cycle(20, 4, floor=4e-6, read="momentum", **settings)
 
 
 def test_without_a_cycle_the_optimizer_keeps_its_momentum(compose: Any) -> None:

@@ -50,7 +50,7 @@ class Option:
     schema: type
     make: str = ""  # makes it of its settings
     needs: str = ""  # package beyond torch, which is also the name of the extra that brings it
-    momenta: str = ""  # of a schedule that may cycle momentum: as `make`, m(t) and not s(t)
+    momenta: bool = False  # of a schedule that may cycle momentum: read="momentum" makes m(t)
     follows: str = ""  # of a schedule with state: what follows a metric beside its s(t)
     absolute: str = ""  # of a policy that may give every rate itself: settings → whether it does
     class_names: str = ""  # of a data set whose YAML file states its size: name → class names
@@ -156,9 +156,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "polynomial": Option(scheduler.Polynomial, f"{_PER_STEP}:polynomial"),
         "cosine": Option(scheduler.Scheduler, f"{_PER_STEP}:cosine"),
         "cosine_restarts": Option(scheduler.CosineRestarts, f"{_PER_STEP}:cosine_restarts"),
-        "one_cycle": Option(
-            scheduler.OneCycle, f"{_PER_STEP}:one_cycle", momenta=f"{_PER_STEP}:one_cycle_momenta"
-        ),
+        "one_cycle": Option(scheduler.OneCycle, f"{_PER_STEP}:one_cycle", momenta=True),
         "wsd": Option(scheduler.Wsd, f"{_PER_STEP}:wsd"),
         "inverse_sqrt": Option(scheduler.InverseSqrt, f"{_PER_STEP}:inverse_sqrt"),
         "slanted_triangular": Option(
@@ -167,9 +165,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "plateau": Option(
             scheduler.ReduceOnPlateau, f"{_PLATEAU}:plateau", follows=f"{_PLATEAU}:Plateau"
         ),
-        "torch": Option(
-            scheduler.TorchScheduler, f"{_ANY}:any_torch", momenta=f"{_ANY}:any_torch_momenta"
-        ),
+        "torch": Option(scheduler.TorchScheduler, f"{_ANY}:any_torch", momenta=True),
     },
     "logger": {"wandb": Option(run.Wandb), "none": Option(run.NoLogger)},
     "task": {
