@@ -10,7 +10,8 @@ from lrexp.config.schema import Config, chosen_option, load, settings_of
 from lrexp.config.schema.model import CustomModel
 from lrexp.data.dataset import Dataset
 from lrexp.data.draws import draw
-from lrexp.models.layers import LayerMap, head_names, heads_by_shape, layer_map
+from lrexp.models.layer_map import LayerMap
+from lrexp.models.layers import head_names, heads_by_shape, layer_map
 from lrexp.models.pretrained import pretrained_weights, transform_arguments
 from lrexp.models.weights import load_weights
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lrexp.config.errors import ConfigError
+from lrexp.models.layer_map import LayerMap, LayerParameter
 from lrexp.plan.plan import Plan, Treatment, make_plan, no_decay_on_bias_and_norm
 from lrexp.plan.policies.layer_groups import layer_groups
-
-if TYPE_CHECKING:
-    from lrexp.models.layers import LayerMap, LayerParameter
 
 
 def discriminative(

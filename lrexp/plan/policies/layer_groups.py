@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from lrexp.config.errors import ConfigError
-
-if TYPE_CHECKING:
-    from lrexp.models.layers import LayerMap, LayerParameter
+from lrexp.models.layer_map import LayerMap, LayerParameter
 
 
 def layer_groups(layers: LayerMap, groups: int | None) -> list[int]:

@@ -6,15 +6,13 @@ import difflib
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lrexp.config.errors import ConfigError
+from lrexp.config.schema.policy import Rest, Rule
+from lrexp.models.layer_map import LayerMap, LayerParameter
 from lrexp.plan.plan import Plan, Treatment, make_plan, never, no_decay_on_bias_and_norm
 from lrexp.plan.policies.layer_groups import in_range, name_layers
-
-if TYPE_CHECKING:
-    from lrexp.config.schema.policy import Rest, Rule
-    from lrexp.models.layers import LayerMap, LayerParameter
 
 
 def per_layer(
