@@ -22,8 +22,7 @@ from lrexp.data.dataset import Dataset
 from lrexp.models.expected_input import expected_input
 from lrexp.models.pretrained import pretrained_file
 from lrexp.models.weights import weights_fingerprint
-from lrexp.optim.groups import set_rates
-from lrexp.plan.preview import Preview, shown_steps
+from lrexp.plan.preview import Preview, group_rates, shown_steps
 from lrexp.train.experiment import Experiment
 
 DETERMINISM_COST = (
@@ -132,30 +131,23 @@ def build_preview(config: Config) -> Preview:
     model, layers = build_model(config, data, meta=True)
     counted = count_steps(config, data.train_size)
     found = build_rates(config, model, layers, counted)
-    plan, per_epoch = found.plan, counted.per_epoch
-    steps = shown_steps(found.schedule, per_epoch)
-    factors = plan.factors(counted.total, per_epoch)
-    rates: dict[str, list[float | None]] = {g["name"]: [] for g in found.optimizer.param_groups}
-    for step in steps:
-        g = {group: table[step] for group, table in factors.items()}
-        set_rates(found.optimizer, config.optimizer.lr, found.schedule[step], g)
-        for group in found.optimizer.param_groups:
-            trains = plan.groups[group["name"]][0].trains_after(step // per_epoch)
-            rates[group["name"]].append(group["lr"] if trains else None)
+    steps = shown_steps(found.schedule, counted.per_epoch)
     notes = []
-    if plan.measured:
+    if found.plan.measured:
         notes.append("a measured scale is set anew before every epoch; the rates are its most")
     if found.plateau:
         notes.append(f"the plateau lowers every rate when {config.scheduler.monitor} stalls")
     return Preview(
-        plan=plan,
+        plan=found.plan,
         train_size=data.train_size,
         exact_size=data.exact,
-        steps_per_epoch=per_epoch,
+        steps_per_epoch=counted.per_epoch,
         total_steps=counted.total,
         steps=steps,
         s=[found.schedule[step] for step in steps],
-        rates=rates,
+        rates=group_rates(
+            found.plan, config.optimizer.lr, found.schedule, counted.per_epoch, steps
+        ),
         notes=notes,
     )
 

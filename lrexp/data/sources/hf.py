@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -24,7 +23,6 @@ from lrexp.data.sources.labels import SPLIT_WORDS, checked, class_labels, group_
 if TYPE_CHECKING:
     pass
 
-log = logging.getLogger(__name__)
 
 LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "target", "fine_label")
 
