@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from trainers import Silent, trainer_of
 
+import lrexp
 from lrexp.config.schema import OPTIONS, Option, store_schemas
 from lrexp.config.schema.data import Data
 from lrexp.config.schema.meaning import length, number
@@ -146,3 +147,8 @@ def test_an_option_of_each_group_trains_once_it_is_registered(own_folder: Path) 
     assert experiment.optimizer.param_groups[0]["dampening"] == 0.2
     assert experiment.dataset.class_names == ("even", "odd")
     assert isinstance(experiment.model, OwnNet)
+
+
+def test_no_module_lists_its_names_beside_the_registry() -> None:
+    package = Path(lrexp.__file__).parent
+    assert not [file for file in package.rglob("*.py") if "__all__" in file.read_text()]
