@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lrexp.config.errors import UserError, misused
+from lrexp.folder.layout import CONFIG, LEADERBOARD, WANDB_REPORT
 from lrexp.record.keys import SYSTEM
 
 NAME = "lrexp: rates, gaps, drift"
@@ -35,7 +36,7 @@ TABLE = (
     "config:seed.value",
 )
 SYSTEM_PLOTS = tuple(f"system/{name}" for name in SYSTEM)
-REPORT_ID = "wandb_report.json"  # in a sweep's folder: which report is its own
+REPORT_ID = WANDB_REPORT  # in a sweep's folder: which report is its own
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -420,25 +421,25 @@ def _save_report(built: Any, sweep: Path) -> str:
 
 def _sweep_folder(name: str) -> Path:
     folder = Path("outputs/latest" if name == "latest" else name).expanduser().resolve()
-    if not (folder / "leaderboard.json").is_file():
+    if not (folder / LEADERBOARD).is_file():
         raise UserError(f"--report {name}: there is no leaderboard.json\n  give a sweep's folder")
     return folder
 
 
 def _read_board(sweep: Path) -> dict[str, Any]:
-    file = sweep / "leaderboard.json"
-    try:
-        board = json.loads(file.read_text(encoding="utf-8"))
-        return {"monitor": board["monitor"], "configurations": list(board["configurations"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
+    from lrexp.runs.sweep import read_leaderboard
+
+    board = read_leaderboard(sweep)
+    if board is None:  # removed since it was looked for
+        raise UserError(f"{sweep} has no leaderboard.json")
+    return board
 
 
 def _group_of(sweep: Path) -> str:
     """What W&B groups the sweep's runs by: `logger.group`, else the sweep's name."""
     from omegaconf import OmegaConf
 
-    for file in sorted(sweep.glob("*/config.yaml")):
+    for file in sorted(sweep.glob(f"*/{CONFIG}")):
         try:
             return OmegaConf.load(file).logger.group or sweep.name
         except Exception:  # a damaged point, or one without W&B
@@ -451,7 +452,7 @@ def _runs_by_policy(sweep: Path) -> dict[str, list[str]]:
     from omegaconf import OmegaConf
 
     found: dict[str, list[str]] = {}
-    for file in sorted(sweep.glob("*/config.yaml")):
+    for file in sorted(sweep.glob(f"*/{CONFIG}")):
         try:
             config = OmegaConf.load(file)
             found.setdefault(str(config.lr_policy.name), []).append(str(config.run_id))

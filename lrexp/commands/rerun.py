@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lrexp.__main__ import answer, continue_run, hydra_of, leave, run_single, run_sweep_of
 from lrexp.config.errors import ConfigError, UserError, misused
 from lrexp.config.names import shown_path
+from lrexp.folder.layout import BEST, CHECKPOINTS, LAST
 from lrexp.runs.differences import (
     Change,
     CurveDifference,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from lrexp.config.recompose import SavedLoader
 
 IDENTICAL, DIFFER, OTHER_CONFIG = 0, 3, 4  # exit codes of --check
-FINAL, BEST = "checkpoints/last.pt", "checkpoints/best.pt"
+FINAL, BEST = f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{BEST}"
 # Runs that were trained together round otherwise than alone. Of a metric, relative to the larger
 # of 1 and its value (one image more or less among a few hundred is classified right); of all
 # weights, the norm of the difference relative to theirs. Runs that settle stay below 1e-6 in both.
@@ -387,7 +388,7 @@ class _Weights:
 
     def __init__(self, saved: SavedRun, again: SavedRun):
         self._was, self._is = saved.weights, None
-        of_best = self._was is not None and self._was.name == "best.pt"
+        of_best = self._was is not None and self._was.name == BEST
         hash_of_final = saved.summary.get("weights_hash") if saved.whole else None
         self.what = "best weights" if of_best and not hash_of_final else "final weights"
         if not saved.whole:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from lrexp.config.errors import ConfigError
 from lrexp.config.mistakes import OTHERS_SETTING
 from lrexp.config.names import shown_path
+from lrexp.folder.layout import CASES, MULTIRUN, WANDB
 from lrexp.grid.launcher import Grid
 from lrexp.grid.leaderboard import Leaderboard, leaderboard_lines
 from lrexp.grid.points.cases import (
@@ -30,7 +31,7 @@ from lrexp.grid.points.cases import (
     read_cases,
     take_cases,
 )
-from lrexp.grid.points.moot_rates import refuse_moot_rates
+from lrexp.grid.points.moot_rates import may_be_absolute, refuse_moot_rates
 from lrexp.grid.points.point import (
     POINTS,
     Point,
@@ -49,8 +50,6 @@ from lrexp.grid.settings import OF_LAUNCHER, read_settings
 log = logging.getLogger(__name__)
 
 LAUNCHER = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
-MAY_BE_ABSOLUTE = ("per_layer", "discriminative", "ulmfit")  # policies that can state every rate
-CASES_COPY = "cases.yaml"  # in the sweep's folder
 
 
 @dataclass
@@ -128,7 +127,7 @@ def read_request(
         request.overrides = [*rest, *kept]
         request.config = compose(request.overrides)
         if name:  # the file as it was then
-            copy = read_cases(str(request.folder / CASES_COPY), folders)
+            copy = read_cases(str(request.folder / CASES), folders)
             request.cases = replace(copy, name=name)
     elif name:
         request.cases = read_cases(name, folders)
@@ -153,7 +152,7 @@ def compose_points(loader: Any, request: Request) -> list[Point]:
         points.append(make_point(len(points), overrides, composed, case))
     refuse_shared_folders(points)
     if request.cases is None:
-        rated = [p for p in points if p.settings.get("lr_policy.name") in MAY_BE_ABSOLUTE]
+        rated = [point for point in points if may_be_absolute(point.settings["lr_policy.name"])]
         refuse_moot_rates([point.config for point in rated])
     if request.started:
         allowed = config.hydra.launcher.allow_changed_grid
@@ -273,10 +272,10 @@ def _write_grid(folder: Path, points: Sequence[Point], request: Request) -> None
     saved = request.config.copy()
     saved.hydra.overrides.task = request.command
     if request.cases:
-        copy = folder / CASES_COPY
+        copy = folder / CASES
         if not copy.exists() or not os.path.samefile(request.cases.file, copy):
             shutil.copyfile(request.cases.file, copy)
-    OmegaConf.save(saved, folder / "multirun.yaml")
+    OmegaConf.save(saved, folder / MULTIRUN)
     write_atomically(folder / POINTS, points_text(points, [*request.how, *request.command]))
 
 
@@ -309,7 +308,7 @@ def closing_lines(board: Leaderboard) -> list[str]:
     if undone and (folder / POINTS).is_file():
         count = f"{len(undone)} of {len(asked)} points have no result"
         lines.append(f"{count}; run them with: lrexp -m hydra.launcher.resume={shown}")
-    if any(folder.glob("*/wandb/offline-run-*")):
+    if any(folder.glob(f"*/{WANDB}/offline-run-*")):
         lines.append(f"wandb  offline; upload with: python -m lrexp.commands.sync {shown}")
     return [*lines, f"sweep  {shown}"]
 
