@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lrexp.commands.answer import VERBS
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lrexp"
 
@@ -168,9 +170,9 @@ def test_config_is_read_by_those_that_construct() -> None:
 
 
 def test_no_verb_imports_a_verb() -> None:
-    """Verbs share what `session` has, and how a command is answered."""
-    shared = {"lrexp.commands.answer"}
-    verbs = {f"lrexp.commands.{file.stem}" for file in files("commands/**")} - shared
+    """Verbs share what `session` has, and how a command is answered, completed and helped."""
+    verbs = {f"lrexp.commands.{verb}" for verb in ("run", *VERBS)}
+    assert verbs < {f"lrexp.commands.{file.stem}" for file in files("commands/**")}
     for file in files("commands/**"):
         found = among(imports(TREES[file]), verbs)
         assert not found, file
