@@ -86,7 +86,7 @@ def parser_of(verb: str, description: str, examples: str, codes: str) -> argpars
     parser = argparse.ArgumentParser(
         prog=f"lrexp {verb}",
         description=description,
-        epilog=f"examples:\n{examples}\nexit codes: {codes}; 130 and 143 interrupted",
+        epilog=f"examples:\n{examples}\nexit codes: {codes};\n  130 and 143 interrupted",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

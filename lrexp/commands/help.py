@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lrexp.commands.answer import VERBS
-from lrexp.config.errors import UserError, did_you_mean, nearest
+from lrexp.config.errors import UserError, nearest
 from lrexp.config.names import conf_folder
 
 GROUPS = (
@@ -91,13 +91,15 @@ def refuse_word(word: str) -> NoReturn:
     if word in by_option:
         ways = " or ".join(f"{group}={word}" for group in by_option[word])
         raise UserError(f"{word}: is an option, no verb\n  write {ways}")
-    if word in GROUPS:
-        raise UserError(f"{word}: is a group, no verb\n  write {word}=OPTION")
+    if meant in GROUPS:
+        raise UserError(f"{word}: is no verb\n  did you mean {meant}=OPTION?")
     if meant in by_option:
         ways = " or ".join(f"{group}={meant}" for group in by_option[meant])
         raise UserError(f"{word}: is no verb, and a setting is KEY=VALUE\n  did you mean {ways}?")
+    hint = f"did you mean '{meant}'? " if meant else ""
     raise UserError(
-        f"{word}: there is no such verb, and a setting is KEY=VALUE\n  {did_you_mean(word, VERBS)}"
+        f"{word}: there is no such verb, and a setting is KEY=VALUE\n"
+        f"  {hint}verbs: {', '.join(VERBS)}; lrexp --help"
     )
 
 

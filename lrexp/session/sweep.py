@@ -92,7 +92,7 @@ def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Lead
     callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
     try:
         with signals_stop() as task.asked:
-            _run(request, points, sweeper, context, board, say)
+            _run(request, points, sweeper, context, task, board, say)
     except Exception as error:
         raise RunFailedError(error) from error
     finally:
