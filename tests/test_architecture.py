@@ -180,6 +180,21 @@ def test_no_verb_imports_a_verb() -> None:
     assert among(imports(guilty), verbs) == {"lrexp.commands.rerun.main"}
 
 
+def said_or_ended(tree: ast.AST) -> set[str]:
+    """Ways to print or to end the program that a file uses."""
+    named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    dotted = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return (named | dotted) & {"print", "exit", "sys.exit", "os._exit", "sys.stdout", "SystemExit"}
+
+
+def test_session_returns_and_raises() -> None:
+    """What verbs and a Python API share neither prints nor ends the program."""
+    for file in files("session/**"):
+        assert not said_or_ended(TREES[file]), file
+    guilty = ast.parse("def f():\n    print(1)\n    sys.exit(2)")
+    assert said_or_ended(guilty) == {"print", "sys.exit"}
+
+
 def test_only_its_recorder_knows_wandb() -> None:
     users = {file for file, tree in TREES.items() if among(imports(tree), ["wandb"])}
     assert users

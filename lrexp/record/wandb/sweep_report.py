@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from wandb_workspaces import expr
 from wandb_workspaces.reports.v2.interface import Report, Runset, RunSettings
 
@@ -90,8 +91,9 @@ def leaderboard_table(board: dict[str, Any], at_most: int = 50) -> list[str]:
     ]
     for row in board["configurations"][:at_most]:
         cells = " | ".join(_mean(row[name]) for name in names)
+        named = in_short(row["settings"]) or "the only configuration"
         finished = f"{row['status']['finished']} of {len(row['points'])}"
-        lines.append(f"| {row['rank']} | {_named(row)} | {cells} | {finished} |")
+        lines.append(f"| {row['rank']} | {named} | {cells} | {finished} |")
     return lines
 
 
@@ -106,41 +108,34 @@ def _read_board(sweep: Path) -> dict[str, Any]:
 
 def _group_of(sweep: Path) -> str:
     """What W&B groups the sweep's runs by: `logger.group`, else the sweep's name."""
-    for file in sorted(sweep.glob("*/config.yaml")):
-        try:
-            return OmegaConf.load(file).logger.group or sweep.name
-        except Exception:  # a damaged point, or one without W&B
-            continue
-    return sweep.name
+    chosen = (OmegaConf.select(config, "logger.group") for config in _configs(sweep))
+    return next((str(group) for group in chosen if group), sweep.name)
 
 
 def _runs_by_policy(sweep: Path) -> dict[str, list[str]]:
     """Ids of a sweep's runs by the name of their policy."""
     found: dict[str, list[str]] = {}
-    for file in sorted(sweep.glob("*/config.yaml")):
-        try:
-            config = OmegaConf.load(file)
-            found.setdefault(str(config.lr_policy.name), []).append(str(config.run_id))
-        except Exception:  # a damaged point is not in the picture
-            continue
+    for config in _configs(sweep):
+        policy, run_id = (OmegaConf.select(config, key) for key in ("lr_policy.name", "run_id"))
+        if policy and run_id:
+            found.setdefault(str(policy), []).append(str(run_id))
     return found
 
 
-def _named(row: dict[str, Any]) -> str:
-    return in_short(row["settings"]) or "the only configuration"
+def _configs(sweep: Path) -> list[DictConfig]:
+    """The config of every point that can be read: a damaged one is not in the picture."""
+    found = []
+    for file in sorted(sweep.glob("*/config.yaml")):
+        with suppress(Exception):
+            found.append(OmegaConf.load(file))
+    return [config for config in found if isinstance(config, DictConfig)]
 
 
 def _mean(values: dict[str, Any]) -> str:
-    mean, std = _number(values["mean"]), _number(values["std"])
-    if mean is None:
+    mean, std = float(values["mean"]), float(values["std"])
+    if not math.isfinite(mean):
         return "–"
-    return f"{mean:.4g}" if std is None else f"{mean:.4g} ± {std:.2g}"
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, or nothing."""
-    number = float(value)
-    return number if math.isfinite(number) else None
+    return f"{mean:.4g} ± {std:.2g}" if math.isfinite(std) else f"{mean:.4g}"
 
 
 def save_report(built: Any, sweep: Path) -> str:
