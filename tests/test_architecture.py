@@ -196,7 +196,9 @@ def test_session_returns_and_raises() -> None:
 
 
 def test_only_its_recorder_knows_wandb() -> None:
-    users = {file for file, tree in TREES.items() if among(imports(tree), ["wandb"])}
+    users = {
+        file for file, tree in TREES.items() if among(imports(tree), ["wandb", "wandb_workspaces"])
+    }
     assert users
     assert users <= set(files("record/wandb/**"))
 
