@@ -1,4 +1,4 @@
-"""The command that says what differs between two runs, on one screen. Imports no torch."""
+"""`lrexp compare A B`: what differs between two runs, on one screen. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import argparse
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from lrexp.__main__ import answer, leave
-from lrexp.config.errors import misused
+from lrexp.commands.answer import parser_of
 from lrexp.config.names import shown_path
 from lrexp.config.schema import MONITORS
 from lrexp.folder.layout import PREDICTIONS
@@ -30,7 +26,7 @@ from lrexp.runs.differences import (
     read_run,
     shown,
 )
-from lrexp.runs.predictions import read_predictions
+from lrexp.runs.paired import paired_differences
 
 WIDTH = 100
 MOST = {"config": 12, "plan": 4, "env": 8, "curves": 8}  # lines of each part
@@ -41,24 +37,23 @@ What differs between two runs: outcome, curves, config, plan and environment.
 RUN_A and RUN_B are run folders, points of a grid, downloaded W&B artifacts, a config.yaml by
 itself, or `latest`.
 """
+EXAMPLES = """\
+  lrexp compare outputs/NAME/RUN latest
+  lrexp compare SWEEP/0_seed_0 SWEEP/1_seed_1
+"""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command line; see `lrexp.__main__.answer`."""
-    return answer(_dispatch, argv)
+def parser() -> argparse.ArgumentParser:
+    """What the words behind the verb mean."""
+    words = parser_of("compare", DESCRIPTION, EXAMPLES, "0 done, 2 a mistake in the request")
+    words.add_argument("a", metavar="RUN_A", help="the one that B is held against")
+    words.add_argument("b", metavar="RUN_B", help="the other one")
+    return words
 
 
-def _dispatch(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m lrexp.commands.compare",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("a", metavar="RUN_A")
-    parser.add_argument("b", metavar="RUN_B")
-    parser.error = partial(misused, parser.prog)  # type: ignore[method-assign]
-    args = parser.parse_args(argv)
+def main(argv: list[str]) -> int:
+    """Answer the words behind the verb; see `lrexp.commands.answer.answer`."""
+    args = parser().parse_args(argv)
     a, b = read_run(args.a), read_run(args.b)
     print("\n".join(map(printable, comparison(a, b))))
     return 0
@@ -160,53 +155,6 @@ def _cell(value: Any) -> str:
     return "-" if value is None else shown(value, 15)
 
 
-@dataclass(frozen=True)
-class PairedDifference:
-    """B − A of the mean over the same images."""
-
-    metric: str
-    images: int
-    mean: float
-    se: float  # of the mean; NaN for one image
-
-    @property
-    def beyond_noise(self) -> bool:
-        """Whether it is at least two standard errors from zero."""
-        return abs(self.mean) >= 2 * self.se and self.mean != 0
-
-
-def paired_differences(a: Path, b: Path, split: str = "val") -> list[PairedDifference]:
-    """Loss and accuracy of the best weights of two runs over the images of a split.
-
-    What they are is said by `read_predictions`; se = s / √n of the differences.
-
-    Args:
-        a: predictions.parquet of one run.
-        b: of the other.
-        split: whose images.
-
-    Returns:
-        Nothing when the two were not tested on the same images and labels.
-    """
-    import numpy as np
-
-    first, second = read_predictions(a, split), read_predictions(b, split)
-    if first is None or second is None or first.classes != second.classes:
-        return []
-    if first.images != second.images or not np.array_equal(first.labels, second.labels):
-        return []
-    n = len(first.images)
-    found = []
-    for metric, was, now in (
-        (f"{split}/loss", first.losses, second.losses),
-        (f"{split}/accuracy", first.right, second.right),
-    ):
-        difference = now - was
-        se = float(difference.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-        found.append(PairedDifference(metric, n, float(difference.mean()), se))
-    return found
-
-
 def _noise(a: SavedRun, b: SavedRun, monitor: str) -> list[str]:
     """Who is better by the monitor, and whether that is more than noise."""
     values = [number(_dig(run.summary, ("best", monitor))) for run in (a, b)]
@@ -273,7 +221,3 @@ def _curve_summary(curves: list[CurveDifference], a: SavedRun, b: SavedRun) -> l
 
 # curves that are shown before others
 FIRST = ("val/loss", "val/accuracy", "train_eval/loss", "train/loss", "gap/loss", "grad_norm")
-
-
-if __name__ == "__main__":
-    leave(main())

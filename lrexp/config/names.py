@@ -12,6 +12,7 @@ from pathlib import Path
 CONFIG = "config.yaml"
 PLAN = "plan.csv"
 CHECKPOINTS, BEST = "checkpoints", "best.pt"
+CONFIG_NAME = "config"  # of the file in conf/ that every composition begins with
 
 
 def conf_folder() -> Path:

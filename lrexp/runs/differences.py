@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from lrexp.folder.layout import (
     SUMMARY,
 )
 from lrexp.plan.plan import Plan, read_plan
+from lrexp.runs.named import named_path
 from lrexp.runs.run import content, flat, json_object, read_rows, read_summary
 
 # in a run folder, and in the flat one of an artifact
@@ -113,11 +113,7 @@ def read_run(name: str) -> SavedRun:
     Raises:
         UserError: when there is none, or its files cannot be read.
     """
-    path = Path(name)
-    with suppress(RuntimeError):  # nobody has that home folder: then there is no such run
-        path = path.expanduser()
-    if name == "latest" and not os.path.exists(path):
-        path = Path("outputs/latest")
+    path = named_path(name)
     if not os.path.exists(path):
         hint = "give a run folder, a config.yaml, or latest"
         if name == "latest":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -23,10 +22,8 @@ from lrexp.folder.layout import (
     CONFIG,
     CONFUSION,
     ENVIRONMENT,
-    HYDRA,
     LAST,
     METRICS,
-    OVERRIDES,
     PER_CLASS,
     PLAN,
     PREDICTIONS,
@@ -380,13 +377,10 @@ class Training:
     def _note_environment(self, facts: dict[str, Any]) -> None:
         """Say and keep what of code, packages, machine and data is not as the run began under."""
         from lrexp.runs.differences import change_lines, environment_changes
+        from lrexp.runs.run import json_object, noted
 
-        try:
-            before = json.loads((self._folder / ENVIRONMENT).read_text(encoding="utf-8"))
-            changes = change_lines(environment_changes(before, facts))
-        except (OSError, ValueError, AttributeError):  # a killed start, or a damaged disk
-            return
-        if changes:
+        before = noted(self._folder / ENVIRONMENT, json_object, facts, [])  # damaged: nothing known
+        if changes := change_lines(environment_changes(before, facts)):
             self._opening += [f"change {line}" for line in changes]
             self._summary["resumed"][-1]["environment"] = changes
 
@@ -543,10 +537,10 @@ class Training:
 
 def _first_overrides(launch: Launch) -> list[str]:
     """Those that the run was started with, if it goes on: its title stays."""
-    file = launch.folder / HYDRA / OVERRIDES
-    if launch.stopped is None or not file.is_file():
-        return launch.overrides
-    return [str(override) for override in OmegaConf.load(file)]
+    from lrexp.runs.run import read_overrides
+
+    known = launch.stopped is not None and (launch.folder / HYDRA / OVERRIDES).is_file()
+    return read_overrides(launch.folder) if known else launch.overrides
 
 
 def _with_normalization(resolved: DictConfig, dataset: Any) -> DictConfig:
