@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from processes import HUNG_S
 from synthetic_sweep import outcome, went_wrong, write_sweep
 from wandb_log import WandbLog, read_run
 from wandb_stub import WandbStub
@@ -46,7 +47,7 @@ def command(module: str, *arguments: str, cwd: Path, **environment: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=HUNG_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from command_lines import Lrexp, user_environment
 from conftest import ROOT
+from processes import HUNG_S
 
 CONF = ROOT / "conf"
 GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name not in ("hydra", "schema"))
@@ -35,7 +36,7 @@ def test_quick_answers_import_nothing_heavy(flags: list[str], tmp_path: Path) ->
         env=user_environment(tmp_path),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HUNG_S,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -97,7 +98,7 @@ def test_completion_script_is_for_the_command(tmp_path: Path, shell: str) -> Non
         env=user_environment(tmp_path) | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HUNG_S,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

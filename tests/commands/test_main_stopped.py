@@ -7,15 +7,16 @@ import time
 from pathlib import Path
 
 import pytest
-from command_lines import SMOKE, Lrexp, only_run, rows_of, start, summary_of, wait_for
+from command_lines import SMOKE, Lrexp, only_run, rows_of, start, summary_of
+from processes import HUNG_S, wait_for
 
 
 def test_a_run_terminated_before_its_first_step_leaves_nothing(tmp_path: Path) -> None:
     process = start(tmp_path, *SMOKE)
-    wait_for(lambda: [*tmp_path.glob("outputs/*/*/lrexp.log")])
+    wait_for(lambda: [*tmp_path.glob("outputs/*/*/lrexp.log")], process)
     time.sleep(0.2)  # now it imports torch
     process.terminate()
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=HUNG_S)[0]
     assert process.returncode == 143, said
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
@@ -34,7 +35,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
         wait_for(lambda name=name: [*folders[name].glob("outputs/*/*/checkpoints/best.pt")])
         process.send_signal(sent[name])
     for name, process in processes.items():
-        said = process.communicate(timeout=60)[0]
+        said = process.communicate(timeout=HUNG_S)[0]
         results[name] = (process.returncode, said, only_run(folders[name]))
     return results
 
@@ -56,11 +57,11 @@ def test_a_stopped_run_has_saved_its_state(
 def test_a_folder_belongs_to_one_process_and_one_run(tmp_path: Path, lrexp: Lrexp) -> None:
     arguments = [*SMOKE, "hydra.run.dir=mine"]
     first = start(tmp_path, *arguments)
-    wait_for((tmp_path / "mine" / ".lock").exists)
+    wait_for((tmp_path / "mine" / ".lock").exists, first)
     second = lrexp(*arguments)
     assert second.returncode == 2, second.stdout + second.stderr
     assert "mine is in use by another lrexp process" in second.stderr
-    said = first.communicate(timeout=60)[0]
+    said = first.communicate(timeout=HUNG_S)[0]
     assert first.returncode == 0, said
     folder = tmp_path / "mine"
     assert summary_of(folder)["status"] == "finished"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from processes import HUNG_S, wait_for
 from wandb_log import read_run
 from wandb_stub import WandbStub
 
@@ -32,7 +33,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder), **offline},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=HUNG_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -62,7 +63,7 @@ def command(work: Path, *arguments: str, **environment: str) -> subprocess.Compl
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=HUNG_S,
         check=False,
     )
 
@@ -198,13 +199,11 @@ def test_an_upload_that_breaks_off_is_not_begun_again_unasked(work: Path) -> Non
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        give_up = time.monotonic() + 30
-        while not uploading(the_file(work)).exists() and time.monotonic() < give_up:
-            time.sleep(0.05)
+        wait_for(uploading(the_file(work)).exists, first)
         server.down = True
         time.sleep(2)
         first.send_signal(signal.SIGINT)
-        assert first.wait(60) == 130
+        assert first.wait(HUNG_S) == 130
         server.down = False
         refused = command(work, **server.environment)
         assert refused.returncode == 1

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_lines import assert_same_run, run, start, wait_for
+from command_lines import assert_same_run, run, start
+from processes import HUNG_S, wait_for
 
 SMOKE = ["experiment=smoke", "trainer.device=cpu"]
 GRID = ["model=mlp", "model.dropout=0.2", "data.augment=basic", "optimizer.lr=0.05,0.1"]
@@ -124,15 +125,15 @@ def test_a_stopped_sweep_is_finished_as_if_it_never_stopped(sent: int, tmp_path:
     grid = ["-m", *SMOKE, "seed=0,1,2", "trainer.epochs=60"]
     first = start(tmp_path, *grid, "hydra.sweep.dir=stopped")
     stopped = tmp_path / "stopped"
-    wait_for((stopped / "1_seed_1" / "checkpoints" / "last.pt").exists)
+    wait_for((stopped / "1_seed_1" / "checkpoints" / "last.pt").exists, first)
     if sent == signal.SIGKILL:
         first.send_signal(signal.SIGSTOP)
         second = start(tmp_path, "-m", "hydra.launcher.resume=stopped")
-        said = second.communicate(timeout=60)[0]
+        said = second.communicate(timeout=HUNG_S)[0]
         assert second.returncode == 2, said
         assert "in use by another lrexp process" in said
     first.send_signal(sent)
-    said = first.communicate(timeout=60)[0]
+    said = first.communicate(timeout=HUNG_S)[0]
     codes = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
     assert first.returncode == codes[signal.Signals(sent)], said
     statuses = [found["status"] for _, found in sorted(summaries(stopped).items())]
@@ -184,7 +185,7 @@ def test_output_that_nobody_reads_stops_no_sweep(tmp_path: Path) -> None:
     assert sweep.stdout
     sweep.stdout.readline()
     sweep.stdout.close()
-    assert sweep.wait(timeout=60) == 0
+    assert sweep.wait(timeout=HUNG_S) == 0
     found = summaries(tmp_path / "sweep")
     assert [summary["status"] for summary in found.values()] == ["finished"] * 3
 
