@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import pickle
 import random
 import shutil
 import subprocess
@@ -175,41 +174,16 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Make],
 
 
 @pytest.fixture(scope="session")
-def composed_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """A function from overrides to a checked `Config` of its own; equal ones are composed once."""
-    configs: dict[tuple[str, ...], bytes] = {}
-    loaders: list[Any] = []
+def _composer() -> Callable[..., Any]:
+    from composing import Composer
 
-    def composed(*overrides: str) -> Any:
-        environment = (value for name, value in os.environ.items() if name.startswith("LREXP_"))
-        key = (os.getcwd(), *sorted(environment), "", *overrides)
-        if key not in configs:
-            configs[key] = pickle.dumps(_composed(loaders, overrides))
-        return pickle.loads(configs[key])
-
-    return composed
-
-
-def _composed(loaders: list[Any], overrides: tuple[str, ...]) -> object:
-    from hydra import version
-    from hydra.core.utils import setup_globals
-    from hydra.types import RunMode
-
-    from lrexp.config.check import check
-    from lrexp.config.compose import CONFIG_NAME, CheckedLoader, without_hydra
-
-    version.setbase("1.3")
-    setup_globals()
-    if not loaders:
-        loaders.append(CheckedLoader())
-    config = loaders[0].load_configuration(CONFIG_NAME, list(overrides), RunMode.RUN)
-    return check(without_hydra(config))[1]
+    return Composer().config
 
 
 @pytest.fixture
-def compose(composed_once: Callable[..., Any]) -> Callable[..., Any]:
-    """A function from overrides to the checked `Config` of plain dataclasses."""
-    return composed_once
+def compose(_composer: Callable[..., Any]) -> Callable[..., Any]:
+    """A function from overrides to the checked `Config` of plain dataclasses, the caller's own."""
+    return _composer
 
 
 @pytest.fixture
