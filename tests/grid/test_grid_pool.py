@@ -137,7 +137,7 @@ def test_auto_takes_a_pool_only_when_it_measures_faster(
 ) -> None:
     code = f"""
 import sys
-from lrexp.grid import choice
+from lrexp.grid import auto as choice
 choice.POOL_START_S = -1000
 measure = choice.measure_pool
 def measured(*arguments):

@@ -367,7 +367,7 @@ import sys, os
 from pathlib import Path
 import grid_pieces
 from lrexp.grid.workers import *
-from lrexp.errors import Terminated
+from lrexp.config.errors import Terminated
 import signal
 def terminate(*_): raise Terminated
 signal.signal(signal.SIGTERM, terminate)
@@ -619,7 +619,7 @@ def test_a_preload_that_breaks_is_named_for_every_piece(tmp_path: Path) -> None:
 
 ROUND_AND_ROUND = """
 import grid_pieces, signal
-from lrexp.errors import Terminated
+from lrexp.config.errors import Terminated
 from lrexp.grid.workers import *
 def terminate(*_): raise Terminated
 signal.signal(signal.SIGTERM, terminate)

@@ -564,7 +564,7 @@ def test_changes_that_no_commit_has_are_saved_with_the_run(tmp_path: Path) -> No
     git("commit", "-qm", "all of it")
     code = (
         "import sys, torch\nfrom pathlib import Path\n"
-        "from lrexp.folder.files import environment, write_environment\n"
+        "from lrexp.folder.environment import environment, write_environment\n"
         "facts = environment(torch.device('cpu'), 1, {'data': 'x'})\n"
         "write_environment(Path(sys.argv[1]), facts)"
     )
@@ -582,7 +582,7 @@ def test_changes_that_no_commit_has_are_saved_with_the_run(tmp_path: Path) -> No
     assert clean["commit"], clean
     assert clean["diff_hash"] is None
     assert not (folder / "code.diff").exists()
-    with (checkout / "lrexp/errors.py").open("a") as file:
+    with (checkout / "lrexp/config/errors.py").open("a") as file:
         file.write("CHANGED = 1\n")
     (checkout / "lrexp/brand_new.py").write_text("NEW = 1\n" * 20_000)
     changed = facts()

@@ -22,9 +22,9 @@ from lrexp.record.wandb.file import runs_below, synced
 PART = """
 import os, signal, sys, time
 from pathlib import Path
-from lrexp.record import RunInfo
-from lrexp.record.wandb import WandbRecorder
-from lrexp.schema import Wandb
+from lrexp.record.recorders import RunInfo
+from lrexp.record.wandb.recorder import WandbRecorder
+from lrexp.config.schema import Wandb
 
 folder, first, last, end = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 row = lambda epoch: {"epoch": epoch, "val/loss": 1 / epoch}
