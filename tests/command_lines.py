@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import ROOT
 from processes import HUNG_S
 
@@ -77,6 +78,22 @@ def user_environment(base: Path) -> dict[str, str]:
         "WANDB_ERROR_REPORTING": "false",
         "WANDB_CONFIG_DIR": str(base / "wandb_config"),
     }
+
+
+def main_in(folder: Path, *arguments: str, **environment: str) -> int:
+    """The exit code of a command line in this process and a folder, for fixtures of many tests."""
+    from lrexp.__main__ import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in os.environ.keys() - user_environment(folder).keys():
+            patch.delenv(name)
+        for name, value in {**user_environment(folder), **environment}.items():
+            patch.setenv(name, value)
+        code = main(list(arguments))
+        if (wandb := sys.modules.get("wandb")) is not None:
+            wandb.teardown()  # its writer is through
+    return code
 
 
 def drive(base: Path, cases: list[tuple[str, list[str]]], setup: str = "") -> dict[str, Any]:

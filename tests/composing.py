@@ -6,10 +6,13 @@ import os
 import pickle
 import re
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from hydra import version
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -18,6 +21,24 @@ from lrexp.config.check import check
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader, without_hydra
 
 SETTING = re.compile(r"([A-Za-z_][\w.]*)=")
+
+
+def read_once(*folders: Path) -> None:
+    """Let Hydra parse files of these folders once in this program."""
+    Plugins.instance()  # which are the sources
+    source: Any = SourcesRegistry.instance().types["file"]
+    load, read = source.load_config, dict[tuple[str, str, str], bytes]()
+    paths = {str(folder) for folder in folders}
+
+    def loaded(self: Any, config_path: str) -> Any:
+        if self.path.removeprefix("file://") not in paths:
+            return load(self, config_path)
+        key = (self.path, self.provider, config_path)
+        if key not in read:
+            read[key] = pickle.dumps(load(self, config_path))
+        return pickle.loads(read[key])
+
+    source.load_config = loaded
 
 
 class Composer:

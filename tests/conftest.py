@@ -173,6 +173,14 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Make],
     return made
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _options_are_read_once() -> None:
+    """Hydra's YAML files and ours are parsed once, whoever composes."""
+    from composing import read_once
+
+    read_once(ROOT / "conf")
+
+
 @pytest.fixture(scope="session")
 def _composer() -> Callable[..., Any]:
     from composing import Composer

@@ -81,6 +81,7 @@ def test_an_installed_copy_finds_its_conf_from_any_folder(installed: Path, tmp_p
     assert "name: adam\n" in shown
 
 
+@pytest.mark.slow
 def test_an_installed_copy_trains_through_its_command(installed: Path, tmp_path: Path) -> None:
     command = str(installed / "bin" / "lrexp")
     weights = "model.weights=bundled:simple_cnn_digits_0_4"

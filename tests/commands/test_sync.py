@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from command_lines import main_in
 from conftest import ROOT
 from processes import HUNG_S, wait_for
 from wandb_log import read_run
@@ -26,17 +27,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with one run that was recorded offline, checkpoint and all."""
     folder = tmp_path_factory.mktemp("sync") / "home of alice"
     folder.mkdir()
-    offline = {"WANDB_ERROR_REPORTING": "false", "NETRC": os.devnull, "WANDB_MODE": "offline"}
-    done = subprocess.run(
-        [sys.executable, "-m", "lrexp", "experiment=smoke", "logger=wandb", "run_id=syncrun0"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder), **offline},
-        capture_output=True,
-        text=True,
-        timeout=HUNG_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    line = ("experiment=smoke", "logger=wandb", "run_id=syncrun0")
+    assert main_in(folder, *line, HOME=str(folder), WANDB_MODE="offline") == 0
     read_run((folder / "outputs" / "latest").resolve())  # its writer is through
     return folder
 
