@@ -10,4 +10,4 @@ install dev
 .venv/bin/ruff format --check .
 .venv/bin/basedpyright
 .venv/bin/python scripts/cpu_budget.py \
-  .venv/bin/python -m pytest --numprocesses 2 --dist loadgroup "$@"
+  .venv/bin/python -m pytest --numprocesses 2 --dist loadfile "$@"
