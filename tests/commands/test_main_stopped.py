@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,9 @@ from lrexp.__main__ import main
 
 def test_a_run_terminated_before_its_first_step_leaves_nothing(tmp_path: Path) -> None:
     process = start(tmp_path, *SMOKE)
-    wait_for(lambda: [*tmp_path.glob("outputs/*/*/lrexp.log")], process)
-    time.sleep(0.2)  # now it imports torch
+    maps = Path(f"/proc/{process.pid}/maps")
+    wait_for(lambda: "libtorch" in maps.read_text(), process)  # it is being imported
+    assert [*tmp_path.glob("outputs/*/*/lrexp.log")]
     process.terminate()
     said = process.communicate(timeout=HUNG_S)[0]
     assert process.returncode == 143, said
