@@ -341,7 +341,7 @@ def t95(df: int) -> float:
     """Student's t that 95 % of draws stay within; beyond 10 degrees to 0.002.
 
     >>> t95(4), round(t95(1000), 2)
-    (2.776, 1.96)
+    (2.78, 1.96)
     """
     return T95[df - 1] if df <= len(T95) else 1.96 + 2.45 / (df - 0.8)
 
