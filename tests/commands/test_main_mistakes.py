@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from command_lines import JARGON, drive
 
-import lrexp.__main__
 from lrexp.__main__ import main
 
 
@@ -385,10 +384,11 @@ def test_a_mistake_gets_one_clear_message_and_leaves_nothing(
 
 
 def no_run_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    def reached(*arguments: Any) -> None:
+    def reached(*arguments: Any, **named: Any) -> None:
         raise RuntimeError("reached the run")
 
-    monkeypatch.setattr(lrexp.__main__, "_job", reached)
+    for module in ("points", "single"):
+        monkeypatch.setattr(f"lrexp.session.{module}.job", reached)
 
 
 def test_the_list_of_what_is_alike_names_mistakes() -> None:
