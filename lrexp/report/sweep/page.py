@@ -49,14 +49,12 @@ from lrexp.report.html.page import (
     table,
     without_home,
 )
+from lrexp.report.sweep.dots import dot_rows, dots_lead, href_of
 from lrexp.report.sweep.figures import (
     curve_figures,
     curves_lead,
-    dot_rows,
-    dots_lead,
     heat_figures,
     heat_lead,
-    href_of,
     rate_figures,
     rates_lead,
 )
