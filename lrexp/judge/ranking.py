@@ -143,6 +143,9 @@ def spread(values: Iterable[float]) -> Spread:
     """Mean and sample standard deviation; NaN where there are too few values.
 
     Both are NaN when a value is no finite number, as a test loss may be where validation is fine.
+
+    >>> spread([1.0, 3.0])
+    Spread(n=2, mean=2.0, std=1.4142135623730951)
     """
     known = list(values)
     finite = all(map(math.isfinite, known))
@@ -367,7 +370,11 @@ def limits(key: str, values: Sequence[float]) -> tuple[float, float, bool]:
 
 
 def t95(df: int) -> float:
-    """Student's t that 95 % of draws stay within; beyond 10 degrees to 0.002."""
+    """Student's t that 95 % of draws stay within; beyond 10 degrees to 0.002.
+
+    >>> t95(4), round(t95(1000), 2)
+    (2.78, 1.96)
+    """
     return T95[df - 1] if df <= len(T95) else 1.96 + 2.45 / (df - 0.8)
 
 
