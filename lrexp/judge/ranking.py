@@ -11,7 +11,7 @@ import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from lrexp.judge.words import in_short, is_share
@@ -147,7 +147,11 @@ def spread(values: Iterable[float]) -> Spread:
     >>> spread([1.0, 3.0])
     Spread(n=2, mean=2.0, std=1.4142135623730951)
     """
-    known = list(values)
+    return _spread(tuple(values))
+
+
+@lru_cache(16384)  # exact sums are slow, and a leaderboard asks again as every point ends
+def _spread(known: tuple[float, ...]) -> Spread:
     finite = all(map(math.isfinite, known))
     mean = statistics.fmean(known) if known and finite else math.nan
     std = statistics.stdev(known) if len(known) > 1 and finite else math.nan
