@@ -57,6 +57,9 @@ def leaderboard(
     swept = swept_keys(known)
     nums = {point.num for point in known}
     twins = [point for point in known if point.same_as is not None]
+    equal: dict[int | None, list[int]] = {}
+    for twin in twins:
+        equal.setdefault(twin.same_as, []).append(twin.num)
     names = dict.fromkeys([monitor, *ALSO])
     return {
         "monitor": monitor,
@@ -72,9 +75,7 @@ def leaderboard(
                 **{name: vars(one.over_seeds(name)) for name in names},
                 "points": [p.num for p in one.points],
                 "folders": [p.folder for p in one.points],
-                "equal": sorted(
-                    twin.num for twin in twins if twin.same_as in {p.num for p in one.points}
-                ),
+                "equal": sorted(num for p in one.points for num in equal.get(p.num, ())),
             }
             for one in configurations(Sweep(Path(), known, monitor))
         ],

@@ -11,7 +11,7 @@ import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from lrexp.judge.words import in_short, is_share
@@ -139,19 +139,6 @@ class Difference:
         return self.mean > self.margin  # false for NaN
 
 
-@dataclass(frozen=True)
-class CrossTable:
-    """Means over two swept numbers, for one group."""
-
-    group: str
-    x_key: str
-    y_key: str
-    xs: tuple[float, ...]  # ascending
-    ys: tuple[float, ...]  # ascending
-    cells: tuple[tuple[Configuration | None, ...], ...]  # (ys, xs), the best where there are more
-    several: bool  # whether any cell stands for more than one configuration
-
-
 def spread(values: Iterable[float]) -> Spread:
     """Mean and sample standard deviation; NaN where there are too few values.
 
@@ -160,7 +147,11 @@ def spread(values: Iterable[float]) -> Spread:
     >>> spread([1.0, 3.0])
     Spread(n=2, mean=2.0, std=1.4142135623730951)
     """
-    known = list(values)
+    return _spread(tuple(values))
+
+
+@lru_cache(16384)  # exact sums are slow, and a leaderboard asks again as every point ends
+def _spread(known: tuple[float, ...]) -> Spread:
     finite = all(map(math.isfinite, known))
     mean = statistics.fmean(known) if known and finite else math.nan
     std = statistics.stdev(known) if len(known) > 1 and finite else math.nan
@@ -182,7 +173,7 @@ def compared_by(sweep: Sweep) -> tuple[str, str]:
     if len(policies) > 1:
         return "policy", POLICY
     for key in swept_keys(points):
-        if key not in (SEED, RATE) and not _numbers_of(points, key):
+        if key not in (SEED, RATE) and not are_numbers(points, key):
             return key.rpartition(".")[2], key
     return "policy", POLICY
 
@@ -391,50 +382,7 @@ def t95(df: int) -> float:
     return T95[df - 1] if df <= len(T95) else 1.96 + 2.45 / (df - 0.8)
 
 
-def numeric_axes(sweep: Sweep) -> list[str]:
-    """The swept keys that have at least two numbers as values, the rate first."""
-    points = sweep.tried
-    found = [k for k in swept_keys(points) if k != SEED and _numbers_of(points, k)]
-    return sorted(found, key=lambda key: key != RATE)
-
-
-def cross_tables(sweep: Sweep, ranked: Sequence[Configuration], most: int = 8) -> list[CrossTable]:
-    """One per group over two swept numbers, where the group has at least two values of both.
-
-    The pair is the rate (or the first number) with each other number in turn; groups come best
-    first, and there are at most `most` tables.
-    """
-    axes = numeric_axes(sweep)
-    pairs = [(axes[0], other) for other in axes[1:]]
-    if len(axes) > 2 and axes[0] != RATE:
-        pairs += [(x, y) for i, x in enumerate(axes[1:], 1) for y in axes[i + 1 :]]
-    names = list(dict.fromkeys(c.group for c in ranked))
-    made = [_cross_table(ranked, name, x, y) for x, y in pairs for name in names]
-    return [one for one in made if one is not None][:most]
-
-
-def _cross_table(
-    ranked: Sequence[Configuration], group: str, x_key: str, y_key: str
-) -> CrossTable | None:
-    cells: dict[tuple[float, float], Configuration] = {}
-    several = False
-    for one in ranked:
-        if one.group != group:
-            continue
-        settings = one.points[0].settings
-        x, y = finite(settings.get(x_key)), finite(settings.get(y_key))
-        if x is None or y is None:
-            continue
-        several |= (x, y) in cells
-        cells.setdefault((x, y), one)  # the best comes first
-    xs, ys = (tuple(sorted({place[i] for place in cells})) for i in (0, 1))
-    if len(xs) < 2 or len(ys) < 2:
-        return None
-    table = tuple(tuple(cells.get((x, y)) for x in xs) for y in ys)
-    return CrossTable(group, x_key, y_key, xs, ys, table, several)
-
-
-def _numbers_of(points: Sequence[SweepPoint], key: str) -> bool:
+def are_numbers(points: Sequence[SweepPoint], key: str) -> bool:
     """Whether a key has at least two values, all of them numbers."""
     values = [p.settings[key] for p in points if key in p.chosen and key in p.settings]
     known = [finite(value) for value in values]

@@ -139,7 +139,7 @@ class Chosen(Protocol):
         ...
 
 
-def swept_keys(points: Sequence[Chosen]) -> list[str]:
+def swept_keys(points: Sequence[SweepPoint | Chosen]) -> list[str]:
     """The keys whose override differs between points, in the order of the command."""
     chosen = [point.chosen for point in points]
     keys = dict.fromkeys(key for one in chosen for key in one)

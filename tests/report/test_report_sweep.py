@@ -15,16 +15,15 @@ from synthetic_sweep import outcome, went_wrong, write_sweep
 
 from lrexp.grid.leaderboard import Leaderboard, leaderboard
 from lrexp.grid.points.point import read_points, read_summary
+from lrexp.judge.crossed import cross_tables, numeric_axes
 from lrexp.judge.ranking import (
     compared_by,
     configurations,
-    cross_tables,
     difference,
     groups,
     has_rate_axis,
     limits,
     lines,
-    numeric_axes,
     t95,
 )
 from lrexp.runs.sweep import rate_of, read_sweep

@@ -7,18 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrexp.folder.layout import CONFUSION, SCHEDULE
+from lrexp.folder.layout import SCHEDULE
 from lrexp.judge.words import is_share
 from lrexp.report.figure import Axis, Chart, Figure, HeatMap, Mark, Rule, Series
 from lrexp.report.plots import write_plots
+from lrexp.report.run.mistakes import confusion_figures
 from lrexp.report.run.words import as_number, is_finite, monitor_of, settings_of
 from lrexp.runs.run import Run, read_run, read_table
 
 CURSOR = "epoch"  # the charts over epochs share it
 MOST_NAMES = 6  # layers of a group, and groups, that are spelled out
 MOST_LINES = 8  # groups drawn as lines; more are a heat map
-MOST_CLASSES = 60  # of a confusion matrix that is drawn
-SPOKEN_CLASSES = 25  # up to so many every cell has a sentence of its own
 TRAIN: dict[str, Any] = {"colour": 6, "dash": 2}
 TRAIN_EVAL: dict[str, Any] = {"colour": 0, "dash": 1}
 VAL: dict[str, Any] = {"colour": 1, "dash": 0}
@@ -53,6 +52,12 @@ def write_run_plots(folder: Path) -> list[Path]:
         except (ValueError, TypeError, KeyError):  # a damaged file
             continue
     return write_plots(folder, {name: [figures[name]] for name in ON_PAPER if name in figures})
+
+
+def _confusion_on_paper(run: Run) -> dict[str, Figure]:
+    """Of the test set, where there is one."""
+    found = confusion_figures(run)
+    return {"confusion": found.get("test") or next(iter(found.values()))} if found else {}
 
 
 def learning_figures(run: Run) -> dict[str, Figure]:
@@ -361,51 +366,3 @@ def steps_per_epoch(run: Run, planned: Sequence[Mapping[str, str]]) -> float:
     if planned and isinstance(epochs, int) and epochs:
         return (int(planned[-1]["step"]) + 1) / epochs
     return 0.0
-
-
-def confusion_figures(run: Run) -> dict[str, HeatMap]:
-    """Confusion matrices by split, of so many classes as can be drawn."""
-    return {
-        split: _confusion(split, names, true, counts)
-        for split, (names, true, counts) in confusions(run).items()
-        if len(names) <= MOST_CLASSES
-    }
-
-
-def _confusion_on_paper(run: Run) -> dict[str, Figure]:
-    """Of the test set, where there is one."""
-    found = confusion_figures(run)
-    return {"confusion": found.get("test") or next(iter(found.values()))} if found else {}
-
-
-def confusions(run: Run) -> dict[str, tuple[list[str], list[str], list[list[int]]]]:
-    """By split: predicted classes, true classes, and counts of images (true, predicted)."""
-    by_split: dict[str, list[dict[str, str]]] = {}
-    for line in read_table(run.folder / CONFUSION, run.notes):
-        by_split.setdefault(line["split"], []).append(line)
-    found = {}
-    for split, part in by_split.items():
-        names = [name for name in part[0] if name not in ("split", "true")]
-        try:
-            counts = [[int(line[name]) for name in names] for line in part]
-        except (TypeError, ValueError):
-            continue
-        found[split] = (names, [line["true"] for line in part], counts)
-    return found
-
-
-def _confusion(
-    split: str, names: Sequence[str], true: Sequence[str], counts: Sequence[Sequence[int]]
-) -> HeatMap:
-    right = sum(row[i] for i, row in enumerate(counts) if i < len(row))
-    spoken = len(names) <= SPOKEN_CLASSES
-    labels = [
-        [f"{n} of {sum(row)} images of {t} called {p}" for p, n in zip(names, row, strict=True)]
-        for t, row in zip(true, counts, strict=True)
-    ]
-    return HeatMap(
-        f"Confusion on {split}", true, names, counts,
-        x_label="predicted", y_label="true", value_label="images", numbers=True, square=True,
-        labels=labels if spoken else (),
-        note=f"{right:,} of {sum(map(sum, counts)):,} right, on the diagonal.",
-    )  # fmt: skip

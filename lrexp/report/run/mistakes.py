@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Sequence
 
 from lrexp.folder.layout import CONFUSION, PER_CLASS, WRONG_IMAGES
+from lrexp.report.figure import HeatMap
 from lrexp.report.html.charts import heat_map
 from lrexp.report.html.page import (
     Cell,
@@ -21,10 +23,11 @@ from lrexp.report.html.page import (
     without_home,
 )
 from lrexp.report.html.pixels import png
-from lrexp.report.run.figures import MOST_CLASSES, confusion_figures, confusions
 from lrexp.report.run.words import as_number
 from lrexp.runs.run import Run, is_sweep, read_table
 
+MOST_CLASSES = 60  # of a confusion matrix that is drawn
+SPOKEN_CLASSES = 25  # up to so many every cell has a sentence of its own
 MOST_ROWS = 300  # classes
 MOST_PAIRS = 40  # mix-ups of more classes than are drawn
 
@@ -130,3 +133,45 @@ def _class_cell(name: str, text: str | None) -> Cell:
         return Cell("–")
     whole = name in ("images", "predicted", "found")
     return Cell(number(int(value)) if whole else percent(value), value)
+
+
+def confusion_figures(run: Run) -> dict[str, HeatMap]:
+    """Confusion matrices by split, of so many classes as can be drawn."""
+    return {
+        split: _confusion(split, names, true, counts)
+        for split, (names, true, counts) in confusions(run).items()
+        if len(names) <= MOST_CLASSES
+    }
+
+
+def confusions(run: Run) -> dict[str, tuple[list[str], list[str], list[list[int]]]]:
+    """By split: predicted classes, true classes, and counts of images (true, predicted)."""
+    by_split: dict[str, list[dict[str, str]]] = {}
+    for line in read_table(run.folder / CONFUSION, run.notes):
+        by_split.setdefault(line["split"], []).append(line)
+    found = {}
+    for split, part in by_split.items():
+        names = [name for name in part[0] if name not in ("split", "true")]
+        try:
+            counts = [[int(line[name]) for name in names] for line in part]
+        except (TypeError, ValueError):
+            continue
+        found[split] = (names, [line["true"] for line in part], counts)
+    return found
+
+
+def _confusion(
+    split: str, names: Sequence[str], true: Sequence[str], counts: Sequence[Sequence[int]]
+) -> HeatMap:
+    right = sum(row[i] for i, row in enumerate(counts) if i < len(row))
+    spoken = len(names) <= SPOKEN_CLASSES
+    labels = [
+        [f"{n} of {sum(row)} images of {t} called {p}" for p, n in zip(names, row, strict=True)]
+        for t, row in zip(true, counts, strict=True)
+    ]
+    return HeatMap(
+        f"Confusion on {split}", true, names, counts,
+        x_label="predicted", y_label="true", value_label="images", numbers=True, square=True,
+        labels=labels if spoken else (),
+        note=f"{right:,} of {sum(map(sum, counts)):,} right, on the diagonal.",
+    )  # fmt: skip

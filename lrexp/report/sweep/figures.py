@@ -7,39 +7,33 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
 
-from lrexp.folder.layout import REPORT
+from lrexp.judge.crossed import CrossTable, cross_tables
 from lrexp.judge.ranking import (
     Configuration,
-    CrossTable,
     Line,
     compared_by,
     configurations,
-    cross_tables,
     finished,
     has_rate_axis,
     limits,
     lines,
 )
 from lrexp.judge.words import is_share
-from lrexp.report.figure import COLOURS, Axis, Chart, Figure, HeatMap, Series
-from lrexp.report.html.page import Html, element
+from lrexp.report.figure import Axis, Chart, Figure, HeatMap, Series
 from lrexp.report.plots import PAGE, write_plots
+from lrexp.report.sweep.dots import href_of
 from lrexp.report.sweep.words import (
     counted,
     mean_label,
     plural,
     point_label,
     value_text,
-    worth_text,
 )
 from lrexp.runs.sweep import (
     DIVERGED,
-    EQUAL,
     FINISHED,
     GAP,
-    MISSING,
     RATE,
     Sweep,
     SweepPoint,
@@ -51,7 +45,6 @@ MOST_CURVES = 36  # of one small chart
 ALL_CURVES = 480  # of all of them
 MOST_CHARTS = 24  # small ones
 MOST_EPOCHS = 60  # of one curve in a small chart
-MOST_ROWS = 60  # configurations of a dot chart
 MOST_GROUPS = 8  # on paper: lines that can be told apart
 SHAPES = {"cross": "diverged", "arrow": "beyond the axis"}
 T = TypeVar("T")
@@ -244,72 +237,6 @@ def _seed_dots(
     ]
 
 
-def dots_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
-    if len(ranked) == 1:
-        return f"The best {sweep.monitor} of every seed; the bar is their mean."
-    left = len(ranked) - MOST_ROWS
-    more = (
-        f" The best {MOST_ROWS} are drawn, {left} more stand in the leaderboard."
-        if left > 0
-        else ""
-    )
-    return f"The best {sweep.monitor} of every configuration: dots are seeds, bars means.{more}"
-
-
-def dot_rows(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
-    """A row per configuration with its seeds as dots on one common axis; needs no script."""
-    drawn = ranked[:MOST_ROWS]
-    values = [value for one in drawn for value in one.values]
-    if not values:
-        return Html("")
-    low, high = min(values), max(values)
-    room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
-    low, high = low - room, high + room
-    share = is_share(sweep.monitor)
-    names = list(dict.fromkeys(one.group for one in ranked))
-
-    def at(value: float) -> str:
-        return f"left:{100 * (value - low) / (high - low):.2f}%"
-
-    rows = []
-    for one in drawn:
-        worth = worth_text(sweep, one.worth) if one.worth.n else "–"
-        colour = names.index(one.group) % len(COLOURS)
-        dots = [
-            element(
-                "a", "", class_="dot", style=at(p.best[sweep.monitor]), href=href_of(p),
-                title=f"{point_label(one, p)}: "
-                f"{value_text(p.best[sweep.monitor], share, 4)}",
-            )
-            for p in finished(one, sweep.monitor)
-        ]  # fmt: skip
-        mean = None
-        if one.worth.n > 1:
-            label = mean_label(one, one.worth, share)
-            mean = element("i", class_="mean", style=at(one.worth.mean), title=label)
-        bad = element("small", counted(one.counts)) if not one.whole else None
-        rows.append(
-            element(
-                "li",
-                element("span", element("span", one.name, title=one.name), bad, class_="name"),
-                element("span", mean, *dots, class_=f"lane s{colour}"),
-                element("span", worth, class_="value"),
-            )
-        )
-    ends = (element("span", value_text(value, share)) for value in (low + room, high - room))
-    scale = element(
-        "li",
-        element("span"),
-        element("span", *ends, class_="ends"),
-        element("span", class_="value"),
-    )
-    return element(
-        "figure",
-        element("figcaption", f"{sweep.monitor} at the best epoch"),
-        element("ol", *rows, scale, class_="bars lanes"),
-    )
-
-
 def heat_lead(sweep: Sweep) -> str:
     lowest = "lowest" if sweep.sign == 1 else "highest"
     return f"Mean of the best {sweep.monitor} over seeds; the strongest colour is the {lowest}."
@@ -452,13 +379,3 @@ def _evenly(items: Sequence[T], most: int) -> Sequence[T]:
     if len(items) <= most:
         return items
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
-
-
-def _target(point: SweepPoint) -> str:
-    """Where a point's own report or folder is, seen from the sweep's folder."""
-    return f"{point.folder}/{REPORT}" if point.report else f"{point.folder}/"
-
-
-def href_of(point: SweepPoint) -> str | None:
-    """Of the point's report or folder; None where there is nothing to open."""
-    return None if point.status in (MISSING, EQUAL) else quote(_target(point))

@@ -6,14 +6,12 @@ Built from the files of the sweep's folder alone.
 from __future__ import annotations
 
 import math
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrexp.config.names import shown_path
 from lrexp.folder.files import write_atomically
-from lrexp.folder.layout import LEADERBOARD, LEADERBOARD_TABLE, MULTIRUN, PLOTS, POINTS, REPORT
+from lrexp.folder.layout import REPORT
 from lrexp.judge.ranking import (
     Configuration,
     Group,
@@ -32,15 +30,12 @@ from lrexp.report.html.page import (
     Html,
     Section,
     badge,
-    code_block,
-    definitions,
     duration,
     element,
     facts,
     grid,
     head,
     join,
-    link,
     notes,
     number,
     page,
@@ -49,17 +44,16 @@ from lrexp.report.html.page import (
     table,
     without_home,
 )
+from lrexp.report.sweep.dots import dot_rows, dots_lead, href_of
 from lrexp.report.sweep.figures import (
     curve_figures,
     curves_lead,
-    dot_rows,
-    dots_lead,
     heat_figures,
     heat_lead,
-    href_of,
     rate_figures,
     rates_lead,
 )
+from lrexp.report.sweep.origin import origin, points_have, unfinished, wrapped
 from lrexp.report.sweep.words import (
     accuracy_text,
     counted,
@@ -72,9 +66,7 @@ from lrexp.report.sweep.words import (
 from lrexp.runs.sweep import (
     DAMAGED,
     DIVERGED,
-    EQUAL,
     FINISHED,
-    MISSING,
     RATE,
     STATUSES,
     Sweep,
@@ -118,8 +110,8 @@ def sweep_page(sweep: Sweep) -> str:
         Section("Leaderboard", _leaderboard(sweep, ranked), _board_lead(sweep, ranked)),
         Section("Two settings", _side_by_side(settings, 380), heat_lead(sweep)),
         Section("Curves", _side_by_side(curves, 270), curves_lead(sweep, ranked)),
-        Section("Not finished" if sweep.unfinished else "Equal points", _unfinished(sweep)),
-        Section("How it was made", _origin(sweep)),
+        Section("Not finished" if sweep.unfinished else "Equal points", unfinished(sweep)),
+        Section("How it was made", origin(sweep)),
     ]
     return without_home(page(f"{title} · {sweep.folder.name}", top, sections, "sweep"))
 
@@ -166,7 +158,7 @@ def _warnings(sweep: Sweep) -> list[str]:
     if not damaged:
         return []
     said = "damaged files and no part in any figure: see Not finished"
-    return [f"{_points_have(len(damaged))} {said}"]
+    return [f"{points_have(len(damaged))} {said}"]
 
 
 def _groups_lead(sweep: Sweep, found: Sequence[Group], word: str) -> str:
@@ -226,7 +218,7 @@ def _group_table(sweep: Sweep, found: Sequence[Group], word: str) -> Html:
                 Cell(plus_minus(best.gap.mean, best.gap.std), best.gap.mean),
                 *([Cell(accuracy_text(best.test), best.test.mean)] * tests),
                 Cell(str(group.tries), group.tries, f"{group.points} points"),
-                *([Cell(_wrapped(counted(group.counts)), missing)] * unfinished),
+                *([Cell(wrapped(counted(group.counts)), missing)] * unfinished),
             ]
         )
     return table(columns, rows, caption=caption, tall=True)
@@ -313,7 +305,7 @@ def _leaderboard(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
                 Cell(number(one.gap.mean), one.gap.mean),
                 *([Cell(percent(one.test.mean), one.test.mean)] * tests),
                 one.worth.n,
-                *([Cell(_wrapped(counted(one.counts)), -one.counts[FINISHED])] * bad),
+                *([Cell(wrapped(counted(one.counts)), -one.counts[FINISHED])] * bad),
                 Cell(_run_links(one.points), one.points[0].num),
             ]
         )  # fmt: skip
@@ -343,76 +335,3 @@ def _run_links(points: Sequence[SweepPoint]) -> Html:
         element("a", str(p.num), href=href) if (href := href_of(p)) else str(p.num) for p in points
     ]
     return join(*(part for one in made for part in (" ", one)))
-
-
-def _unfinished(sweep: Sweep) -> Html:
-    """The points without a result and why, and those that run as others."""
-    keys = swept_keys(sweep.points)
-    order = {status: place for place, status in enumerate(STATUSES)}
-    bad = sorted(
-        (p for p in sweep.unfinished if p.status != MISSING),
-        key=lambda p: (order[p.status], p.num),
-    )
-    rows = [
-        [
-            Cell(element("a", str(p.num), href=href_of(p)), p.num),
-            Cell(badge(p.status), p.status),
-            in_short({key: p.chosen.get(key) for key in keys}) or p.folder,
-            Cell(_wrapped(p.why), p.why),
-        ]
-        for p in bad
-    ]
-    columns = [Column("point", number=True), "status", "configuration", "why"]
-    parts = (
-        [table(columns, rows, search=len(rows) > 12, caption="points that did not finish")]
-        if rows
-        else []
-    )
-    for status, said in ((MISSING, "never started"), (EQUAL, "equal to another point, not run")):
-        these = [p for p in sweep.points if p.status == status]
-        if these:
-            shown = "; ".join(
-                f"{p.num} {in_short({key: p.chosen.get(key) for key in keys})}"
-                + (f" (as {p.same_as})" if p.same_as is not None else "")
-                for p in these[:40]
-            )
-            more = f" and {len(these) - 40} more" if len(these) > 40 else ""
-            parts.append(element("p", element("b", f"{len(these)} {said}: "), f"{shown}{more}."))
-    return join(*parts)
-
-
-def _origin(sweep: Sweep) -> Html:
-    """The command, how to go on, and where everything is."""
-    parts = []
-    if sweep.command:
-        parts.append(element("p", "The command that made it:"))
-        parts.append(code_block(f"lrexp -m {shlex.join(sweep.command)}"))
-    undone = [p for p in sweep.tried if p.status not in (FINISHED, DIVERGED)]
-    where = shlex.quote(without_home(shown_path(sweep.folder)))
-    if undone and sweep.resumable:
-        said = f"{_points_have(len(undone))} no result. To run what is missing:"
-        parts.append(element("p", said))
-        parts.append(code_block(f"lrexp -m hydra.launcher.resume={where}"))
-    files = [
-        (name, link(name, name))
-        for name in (LEADERBOARD_TABLE, LEADERBOARD, POINTS, MULTIRUN, PLOTS)
-        if (sweep.folder / name).exists()
-    ]
-    reports = sum(point.report for point in sweep.tried)
-    said = f"{reports} of {len(sweep.tried)} points have a report of their own"
-    pairs: list[tuple[str, Html | str]] = [
-        ("files", join(*(part for _, one in files for part in (one, " ")))),
-        ("runs", said),
-        ("all reports", element("code", f"lrexp report {where} --runs")),
-    ]
-    parts.append(definitions(pairs))
-    return join(*parts)
-
-
-def _wrapped(text: str) -> Html:
-    """Text of a cell that may take several lines."""
-    return element("span", text or "–", class_="why")
-
-
-def _points_have(count: int) -> str:
-    return "1 point has" if count == 1 else f"{count} points have"
