@@ -22,7 +22,6 @@ from lrexp.runs.differences import (
 )
 
 IDENTICAL, DIFFER, OTHER_CONFIG = 0, 3, 4  # exit codes of --check
-FINAL, BEST = f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{BEST}"
 # Runs that were trained together round otherwise than alone. Of a metric, relative to the larger
 # of 1 and its value (one image more or less among a few hundred is classified right); of all
 # weights, the norm of the difference relative to theirs. Runs that settle stay below 1e-6 in both.
@@ -179,7 +178,7 @@ class _Weights:
             if of_best or _epoch_ended(self._was) != epoch:
                 self._was = None
         if again.folder is not None:
-            self._is = again.folder / (BEST if of_best else FINAL)
+            self._is = again.folder / CHECKPOINTS / (BEST if of_best else LAST)
         if hash_of_final:
             self._pair = (hash_of_final, again.summary.get("weights_hash"))
         else:

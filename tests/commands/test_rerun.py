@@ -28,7 +28,8 @@ from lrexp.config.compose import CONFIG_NAME, CheckedLoader, without_hydra
 from lrexp.config.errors import ConfigError
 from lrexp.config.names import conf_folder
 from lrexp.config.recompose import SavedLoader
-from lrexp.runs.recheck import DIFFER, IDENTICAL, OTHER_CONFIG
+from lrexp.runs.differences import read_run
+from lrexp.runs.recheck import DIFFER, IDENTICAL, OTHER_CONFIG, verdict
 from lrexp.session.hydra import hydra_of
 
 GOLDEN = Path(__file__).parents[1] / "golden_run"
@@ -371,6 +372,24 @@ def test_an_artifact_is_checked_by_its_weights(
         shutil.copy(run / name, artifact)
     assert main(["rerun", str(artifact), "--check"]) == IDENTICAL
     assert "identical: best weights: equal bit for bit" in capsys.readouterr().out
+
+
+def test_best_weights_are_held_against_best_weights(run: Path) -> None:
+    """Where another epoch was the last, its weights are others."""
+    shutil.copytree(run, artifact := run.parent / "artifact")
+    for name in ("summary.json", "metrics.jsonl", "checkpoints/last.pt"):
+        (artifact / name).unlink()
+    last = torch.load(run / "checkpoints/last.pt", weights_only=True)
+    last["model"]["conv.bias"][0] += 1
+    torch.save(last, run / "checkpoints/last.pt")
+    code, lines = verdict(read_run(str(artifact)), read_run(str(run)))
+    assert (code, lines) == (IDENTICAL, ["check  identical: best weights: equal bit for bit"])
+    best = torch.load(run / "checkpoints/best.pt", weights_only=True)
+    best["model"]["conv.bias"][0] += 1
+    torch.save(best, run / "checkpoints/best.pt")
+    code, lines = verdict(read_run(str(artifact)), read_run(str(run)))
+    assert code == DIFFER
+    assert "best weights differ by" in "\n".join(lines)
 
 
 def test_groups_are_selected_on_top_of_saved_values() -> None:
