@@ -8,6 +8,10 @@ import secrets
 import string
 from pathlib import Path
 
+# Files of a run folder that a setting may point at; `folder.layout` has all of them.
+CONFIG = "config.yaml"
+PLAN = "plan.csv"
+CHECKPOINTS, BEST = "checkpoints", "best.pt"
 CONFIG_NAME = "config"  # of the file in conf/ that every composition begins with
 
 

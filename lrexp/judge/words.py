@@ -111,3 +111,9 @@ def value_in_short(text: str) -> str:
     short = f"{value:g}"
     same = "." in text and math.isfinite(value) and float(short) == value
     return short if same and len(short) < len(text) else text
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric lies between 0 and 1 and is read in percent."""
+    shares = ("f1_macro", "f1", "precision", "recall")
+    return "accuracy" in name or name.rpartition("/")[2] in shares
