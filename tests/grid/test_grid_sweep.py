@@ -118,7 +118,7 @@ def test_another_grid_is_refused_unless_allowed(whole: tuple[Path, str], tmp_pat
     assert [len(row["points"]) for row in board["configurations"]] == [3, 3, 3]
 
 
-LONG = ["-m", *SMOKE, "data.leak_check=skip", "seed=0,1,2", "trainer.epochs=120"]
+LONG = ["-m", *SMOKE, "data.leak_check=skip", SERIAL, "seed=0,1,2", "trainer.epochs=120"]
 
 
 @pytest.fixture(scope="module")
