@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MEMORY = 0.6  # of what is free, for the members of a pack
-Ended = Iterator[tuple[Point, JobReturn]]
+Ended = Generator[tuple[Point, JobReturn], None, None]
 
 
 @dataclass(frozen=True)
