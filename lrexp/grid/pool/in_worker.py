@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -59,6 +60,7 @@ def work_on_pieces(
         environment: of the session.
         patience_s: how long the work may take to end when the session has gone.
     """
+    gc.freeze()  # what the server imported stays as it is, so that workers share it
     os.register_at_fork(after_in_child=line.close)  # the line shall end with this process
     threading.Thread(target=_end_with_session, args=(patience_s,), daemon=True).start()
     _be_killed_first()
@@ -72,10 +74,13 @@ def work_on_pieces(
 
     @cache
     def started() -> Work:
-        return pickle.loads(start)(place, partial(send, "said"))
+        work = pickle.loads(start)(place, partial(send, "said"))
+        _set_threads(place.threads)  # of what it has imported
+        return work
 
     try:
         with signals_stop():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked in the server
             start = line.recv_bytes()
             while True:
                 piece = line.recv()

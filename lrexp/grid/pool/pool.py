@@ -24,6 +24,18 @@ from lrexp.grid.pool.workers import Event, Workers
 from lrexp.grid.settings import LauncherSettings
 from lrexp.grid.stack.packing import halves
 
+# What workers import before they start. None of it starts a thread (pyarrow does) or uses a GPU.
+PRELOAD = (
+    "lrexp.grid.executors",
+    "lrexp.grid.live",
+    "lrexp.grid.stack.timing",
+    "lrexp.tasks.choice",
+    "lrexp.build.experiment",
+    "lrexp.record.jsonl",
+    "lrexp.record.predictions",
+    "lrexp.folder.environment",
+    "torch._dynamo",
+)
 DONE = ("finished", "diverged", "failed")
 MEASURED_S = 0.3  # that workers train at a time while their speed is measured
 
@@ -94,7 +106,8 @@ def opened(session: Session, points: Sequence[Point], where: Sequence[Place]) ->
         for point in distinct.values():
             with warning_on(session.view, point.num):
                 session.task.load_data(point.config)
-    with Workers(partial(start_points, session.task.for_worker()), where) as running:
+    start = partial(start_points, session.task.for_worker())
+    with Workers(start, where, PRELOAD) as running:
         yield running
 
 

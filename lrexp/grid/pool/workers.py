@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
+from lrexp.grid.pool import in_worker
 from lrexp.grid.pool.in_worker import STOPPED, THREADS, Place, Start, work_on_pieces
 from lrexp.train.signals import whole
 
@@ -55,16 +56,24 @@ class Workers:
     Args:
         start: makes the function that works on pieces, in the worker.
         places: where workers run, one each. The first ones are taken first.
+        preload: modules to import before a worker exists. Those may start no thread, use no GPU.
         patience_s: how long a worker may take to end after it was asked to; it is killed then.
     """
 
-    def __init__(self, start: Start, places: Sequence[Place], patience_s: float = 10.0):
-        self._start, self._free, self._patience_s = start, list(places), patience_s
+    def __init__(
+        self,
+        start: Start,
+        places: Sequence[Place],
+        preload: Sequence[str] = (),
+        patience_s: float = 10.0,
+    ):
+        self._start, self._preload, self._patience_s = start, preload, patience_s
+        self._free = list(places)
         self._waiting: deque[Any] = deque()  # pieces
         self._workers: dict[Connection, _Worker] = {}
 
     def __enter__(self) -> Workers:
-        _start_server(self._free[0])  # it imports while this program goes on
+        _start_server(self._preload, self._free[0])  # it imports while this program goes on
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -122,7 +131,7 @@ class Workers:
     def _new_worker(self) -> _Worker:
         ours, theirs = multiprocessing.Pipe()
         place = self._free[0]
-        _start_server(place)  # if the last one was killed
+        _start_server(self._preload, place)  # if the last one was killed
         process = multiprocessing.get_context("forkserver").Process(
             target=work_on_pieces, args=(theirs, place, dict(os.environ), self._patience_s)
         )
@@ -157,12 +166,14 @@ class Workers:
         return _exit_in_words(worker.process.exitcode)
 
 
-def _start_server(place: Place) -> None:
+def _start_server(preload: Sequence[str], place: Place) -> None:
     """Start the fork server if none runs.
 
     It searches modules where this program does, not in the folder it is started in.
     """
-    multiprocessing.set_forkserver_preload(["lrexp.grid.pool.fork_server"])
+    multiprocessing.set_forkserver_preload(
+        ["lrexp.grid.pool.fork_server", in_worker.__name__, *preload]
+    )
     before, path = dict(os.environ), [folder or os.getcwd() for folder in sys.path]
     os.environ.update(PYTHONPATH=os.pathsep.join(path), PYTHONSAFEPATH="1")
     if place.threads:
