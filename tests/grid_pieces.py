@@ -7,8 +7,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,15 @@ from lrexp.train import signals
 
 IMPORTED_BY = os.getpid()
 LONG_S = 600.0  # nobody waits for its end
+
+
+@contextmanager
+def own_fork_server() -> Iterator[None]:
+    """Workers of these tests come from a fork server that imports what they ask for, and ends."""
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    server._stop()
+    yield
+    server._stop()
 
 
 def start(place: Place, say: Say) -> Work:

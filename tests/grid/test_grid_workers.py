@@ -31,11 +31,9 @@ Program = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _own_server() -> Iterator[None]:
-    """A fork server that imports what these tests need and nothing more."""
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
-    yield
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+def _server() -> Iterator[None]:
+    with grid_pieces.own_fork_server():
+        yield
 
 
 @pytest.fixture

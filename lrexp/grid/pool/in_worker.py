@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import pickle
@@ -60,7 +59,6 @@ def work_on_pieces(
         environment: of the session.
         patience_s: how long the work may take to end when the session has gone.
     """
-    gc.freeze()  # what the server imported stays as it is, so that workers share it
     os.register_at_fork(after_in_child=line.close)  # the line shall end with this process
     threading.Thread(target=_end_with_session, args=(patience_s,), daemon=True).start()
     _be_killed_first()

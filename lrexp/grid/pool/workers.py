@@ -171,11 +171,10 @@ def _start_server(preload: Sequence[str], place: Place) -> None:
 
     It searches modules where this program does, not in the folder it is started in.
     """
-    multiprocessing.set_forkserver_preload(
-        ["lrexp.grid.pool.fork_server", in_worker.__name__, *preload]
-    )
+    multiprocessing.set_forkserver_preload(["lrexp.grid.pool.fork_server"])
     before, path = dict(os.environ), [folder or os.getcwd() for folder in sys.path]
-    os.environ.update(PYTHONPATH=os.pathsep.join(path), PYTHONSAFEPATH="1")
+    modules = " ".join([in_worker.__name__, *preload])
+    os.environ.update(PYTHONPATH=os.pathsep.join(path), PYTHONSAFEPATH="1", LREXP_PRELOAD=modules)
     if place.threads:
         os.environ.update(dict.fromkeys(THREADS, str(place.threads)))  # read by what it imports
     try:
