@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from grid_points import composing
 from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, flag_override
 
 from lrexp.__main__ import _Points
 from lrexp.grid.launcher import Grid
@@ -94,10 +96,7 @@ def running(folder: Path, say: Callable[[], str]) -> Iterator[Callable[..., Ran]
         task: _Points | None = None,
     ) -> Ran:
         sweep = folder / f"sweep{next(count)}"
-        with composing() as points:
-            composed = points(
-                *FAST, "logger=none", f"hydra.sweep.dir={sweep}", *overrides, equal=True
-            )
+        composed = [_placed(point, sweep) for point in _composed(*overrides)]
         sweep.mkdir()
         board = Leaderboard(sweep)
         board.points = composed
@@ -114,6 +113,20 @@ def running(folder: Path, say: Callable[[], str]) -> Iterator[Callable[..., Ran]
             handler.close()
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
+
+
+@cache
+def _composed(*overrides: str) -> list[Point]:
+    with composing() as points:
+        return points(*FAST, "logger=none", *overrides, equal=True)
+
+
+def _placed(point: Point, sweep: Path) -> Point:
+    """A copy of a point, in another sweep's folder."""
+    composed = point.config
+    with flag_override(composed, ["struct", "readonly"], False):
+        composed.hydra.sweep.dir = str(sweep)
+    return replace(point, composed=pickle.dumps(composed))
 
 
 def _once(points: Sequence[Point]) -> list[Point]:
