@@ -466,10 +466,10 @@ def _job(
     until: int | None = None,
 ) -> float:
     """What Hydra runs: one checked config in one run folder. Returns the best monitored value."""
-    from lrexp.tasks.choice import TASKS
+    from lrexp.config.schema import chosen_option, load
 
     resolved, config, launch = _checked(composed, points, stopped, until)
-    return TASKS[config.task.name](resolved, config, launch)
+    return load(chosen_option("task", config.task).make)(resolved, config, launch)
 
 
 def _checked(

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lrexp.data.dataset import Dataset, choose, make_dataset
+from lrexp.data.choose import choose
+from lrexp.data.dataset import Dataset, make_dataset
 from lrexp.data.source import EncodedImages, Source
 
 CPU = torch.device("cpu")

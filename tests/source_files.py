@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from lrexp.data.source import Source
-from lrexp.data.sources import SOURCES
+from lrexp.data.sources import hf as hub
 from lrexp.data.sources.csv_table import csv_table
 
 
@@ -52,7 +52,7 @@ def hf(path: str | Path, **changes: Any) -> Source:
         ("subset", "revision", "train_split", "val_split", "test_split", "image_column",
          "label_column", "group_by")
     )  # fmt: skip
-    return SOURCES["hf"](path=str(path), channels=3, **{**settings, **changes})
+    return hub.hf(path=str(path), channels=3, **{**settings, **changes})
 
 
 def parquet(file: Path, features: dict[str, Any] | None = None, **columns: list[Any]) -> Path:

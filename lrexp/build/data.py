@@ -13,11 +13,14 @@ import numpy as np
 import torch
 
 from lrexp.config.errors import ConfigError, UserError
-from lrexp.config.schema import Config, Data, TorchvisionSet
-from lrexp.data.dataset import Chosen, Dataset, Split, choose, class_positions, make_dataset
+from lrexp.config.schema import Config, chosen_option, load
+from lrexp.config.schema.data import Data, TorchvisionSet
+from lrexp.data.choose import Chosen, choose, class_positions
+from lrexp.data.dataset import Dataset, Split, make_dataset
 from lrexp.data.feeding import free_bytes, shape_of_first
 from lrexp.data.source import TEST, TRAIN, Source
-from lrexp.data.sources import SOURCES, STATED_CLASS_NAMES
+from lrexp.data.sources.csv_table import csv_table
+from lrexp.data.sources.hf import hf
 from lrexp.data.transforms import Augment
 from lrexp.models.expected_input import expected_input
 
@@ -175,7 +178,8 @@ def _leak_in_words(item: dict[str, Any]) -> str:
 
 def open_source(config: Config) -> Source:
     """The configured data set, images of files not yet decoded."""
-    open_it, common = SOURCES[config.data.name], {f.name for f in fields(Data)}
+    open_it = load(chosen_option("data", config.data).make)
+    common = {f.name for f in fields(Data)}
     wanted = inspect.signature(open_it).parameters  # of the common settings too, such as group_by
     settings = {f.name: getattr(config.data, f.name) for f in fields(config.data)}
     source = open_it(**{k: v for k, v in settings.items() if k not in common or k in wanted})
@@ -202,14 +206,14 @@ def open_eval_sets(
         UserError: when one cannot be opened, or holds none of the classes.
     """
     found = {}
-    columns = [getattr(config.data, f"{kind}_column", None) for kind in ("image", "label")]
+    image, label = (getattr(config.data, f"{kind}_column", None) for kind in ("image", "label"))
     for name, path in config.data.eval_sets.items():
         key = f"data.eval_sets.{name}"
         if Path(path).suffix.lower() in (".csv", ".tsv"):
-            source = SOURCES["csv"](path, None, several, channels, None, test_only=True)
+            source = csv_table(path, None, several, channels, None, test_only=True)
         else:
-            settings = (None, None, None, None, None, *columns, channels, None)
-            source = SOURCES["hf"](path, *settings, test_only=True)
+            columns = image, label, channels, None
+            source = hf(path, None, None, None, None, None, *columns, test_only=True)
         if source.multi_label != several:
             kinds = ("several labels", "one label")[:: 1 if several else -1]
             problem = f"has {kinds[1]} per image, the training images have {kinds[0]}"
@@ -300,8 +304,8 @@ def stated_data(config: Config) -> StatedData:
         all_used = data.on_corrupt == "error"  # some may turn out to be unreadable
         return StatedData(shape, chosen.class_names, len(train), exact=all_used)
     c, h, w = of_size(data)
-    numbers = tuple(map(str, range(data.num_classes)))
-    names = STATED_CLASS_NAMES.get(data.name, numbers)
+    named = chosen_option("data", data).class_names
+    names = load(named)(data.name) if named else tuple(map(str, range(data.num_classes)))
     if data.classes is not None:
         names = tuple(names[i] for i in class_positions(data.classes, names))
     pool = round(data.train_size * len(names) / data.num_classes)

@@ -12,16 +12,17 @@ import torch
 from lrexp.build.data import Datasets, build_dataset, stated_data
 from lrexp.build.loss import build_loss, check_monitors
 from lrexp.build.model import build_model
-from lrexp.build.rates import build_plateau, build_rates
+from lrexp.build.rates import build_rates
+from lrexp.build.schedule import count_steps
 from lrexp.config.errors import ConfigError
 from lrexp.config.saved import read_saved_config
-from lrexp.config.schema import BUNDLED, Config, ReduceOnPlateau
+from lrexp.config.schema import Config, settings_where
+from lrexp.config.schema.model import BUNDLED
 from lrexp.data.dataset import Dataset
 from lrexp.models.expected_input import expected_input
 from lrexp.models.pretrained import pretrained_file
 from lrexp.models.weights import weights_fingerprint
-from lrexp.optim.groups import set_rates
-from lrexp.plan.preview import Preview, shown_steps
+from lrexp.plan.preview import Preview, group_rates, shown_steps
 from lrexp.train.experiment import Experiment
 
 DETERMINISM_COST = (
@@ -29,8 +30,6 @@ DETERMINISM_COST = (
     " GPU, and an operation without such a form ends the run. On the CPU they change nothing"
 )
 DEFAULT_THREADS = torch.get_num_threads()
-# settings of data that decide which image is in which split
-SPLITTING = ("seed", "val_fraction", "test_fraction", "group_by")
 
 
 def build(config: Config, datasets: Datasets | None = None) -> Experiment:
@@ -53,7 +52,8 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
     check_monitors(config, len(dataset.class_names))
     model, layers = build_model(config, dataset)
     model.to(device)
-    rates = build_rates(config, model, layers, len(dataset.train))
+    steps = count_steps(config, len(dataset.train))
+    rates = build_rates(config, model, layers, steps)
     return Experiment(
         device=device,
         dataset=dataset,
@@ -63,7 +63,7 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
         optimizer=rates.optimizer,
         base_lr=config.optimizer.lr,
         schedule=rates.schedule,
-        steps_per_epoch=rates.steps_per_epoch,
+        steps_per_epoch=steps.per_epoch,
         loss=build_loss(config, dataset, device),
         weights_fingerprint=weights_fingerprint(
             pretrained_file(config.model.library, config.model.name)
@@ -71,7 +71,7 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
             else config.model.weights
         ),
         momenta=rates.momenta,
-        plateau=build_plateau(config, len(dataset.train)),
+        plateau=rates.plateau,
     )
 
 
@@ -102,7 +102,8 @@ def _input_notes(config: Config, dataset: Dataset) -> Iterator[str]:
         theirs, ours = read_saved_config(run).get("data"), vars(config.data)
         theirs = theirs if isinstance(theirs, dict) else {}
         same_images = all(theirs.get(key) == ours.get(key) for key in ("name", "path", "root"))
-        moved = [key for key in SPLITTING if theirs.get(key) != ours.get(key)]
+        splitting = [key.partition(".")[2] for key in settings_where(splits=True)]
+        moved = [key for key in splitting if theirs.get(key) != ours.get(key)]
         if same_images and moved:
             yield (
                 f"the run these weights are of split the same images otherwise ({', '.join(moved)}"
@@ -128,31 +129,25 @@ def build_preview(config: Config) -> Preview:
     """
     data = stated_data(config)
     model, layers = build_model(config, data, meta=True)
-    found = build_rates(config, model, layers, data.train_size)
-    plan, per_epoch, total = found.plan, found.steps_per_epoch, len(found.schedule)
-    steps = shown_steps(found.schedule, per_epoch)
-    factors = plan.factors(total, per_epoch)
-    rates: dict[str, list[float | None]] = {g["name"]: [] for g in found.optimizer.param_groups}
-    for step in steps:
-        g = {group: table[step] for group, table in factors.items()}
-        set_rates(found.optimizer, config.optimizer.lr, found.schedule[step], g)
-        for group in found.optimizer.param_groups:
-            trains = plan.groups[group["name"]][0].trains_after(step // per_epoch)
-            rates[group["name"]].append(group["lr"] if trains else None)
+    counted = count_steps(config, data.train_size)
+    found = build_rates(config, model, layers, counted)
+    steps = shown_steps(found.schedule, counted.per_epoch)
     notes = []
-    if plan.measured:
+    if found.plan.measured:
         notes.append("a measured scale is set anew before every epoch; the rates are its most")
-    if isinstance(config.scheduler, ReduceOnPlateau):
+    if found.plateau:
         notes.append(f"the plateau lowers every rate when {config.scheduler.monitor} stalls")
     return Preview(
-        plan=plan,
+        plan=found.plan,
         train_size=data.train_size,
         exact_size=data.exact,
-        steps_per_epoch=per_epoch,
-        total_steps=total,
+        steps_per_epoch=counted.per_epoch,
+        total_steps=counted.total,
         steps=steps,
         s=[found.schedule[step] for step in steps],
-        rates=rates,
+        rates=group_rates(
+            found.plan, config.optimizer.lr, found.schedule, counted.per_epoch, steps
+        ),
         notes=notes,
     )
 

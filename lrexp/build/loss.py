@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrexp.config.errors import ConfigError
-from lrexp.config.schema import MONITORS, TOP5_CLASSES, BinaryCrossEntropy, Config, CsvTable
+from lrexp.config.schema import MONITORS, TOP5_CLASSES, Config
+from lrexp.config.schema.data import CsvTable
+from lrexp.config.schema.run import BinaryCrossEntropy
 from lrexp.data.dataset import Dataset
 from lrexp.train.experiment import Loss
 

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
 from lrexp.build.data import StatedData
-from lrexp.config.schema import Config, CustomModel, option_of, settings_of
+from lrexp.config.schema import Config, chosen_option, load, settings_of
+from lrexp.config.schema.model import CustomModel
 from lrexp.data.dataset import Dataset
 from lrexp.data.draws import draw
-from lrexp.models.cifar_resnet import CifarResNet
-from lrexp.models.custom import custom_model
-from lrexp.models.layers import LayerMap, head_names, heads_by_shape, layer_map
-from lrexp.models.library import timm_model, torchvision_model
-from lrexp.models.mlp import MLP
+from lrexp.models.layer_map import LayerMap
+from lrexp.models.layers import head_names, heads_by_shape, layer_map
 from lrexp.models.pretrained import pretrained_weights, transform_arguments
-from lrexp.models.simple_cnn import SimpleCNN
 from lrexp.models.weights import load_weights
-
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "simple_cnn": SimpleCNN,
-    "mlp": MLP,
-    "cifar_resnet": CifarResNet,
-    "torchvision": torchvision_model,
-    "timm": timm_model,
-    "custom": custom_model,
-}
 
 
 def build_model(
@@ -43,7 +29,7 @@ def build_model(
     Raises:
         ConfigError: when the network cannot be built for the data, or its weights do not fit it.
     """
-    kind = MODELS[option_of(vars(config.model))]
+    kind = load(chosen_option("model", config.model).make)
     settings = settings_of(config.model)
     weights, strict = settings.pop("weights"), settings.pop("strict")
     order, convention = settings.pop("layers"), settings.pop("convention")

@@ -38,7 +38,7 @@ from lrexp.config.mistakes import unknown_setting, wrong_type
 from lrexp.config.names import conf_folder, new_run_id, point_name
 from lrexp.config.redact import secret_in
 from lrexp.config.saved import read_yaml_text
-from lrexp.config.schema import GROUPS, SCHEMAS, Config, Rule, store_schemas
+from lrexp.config.schema import GROUPS, OPTIONS, Config, Rule, store_schemas
 from lrexp.config.targets import check_hydra_section, check_search_path, values_below
 
 CONFIG_NAME = "config"
@@ -202,7 +202,7 @@ class CheckedLoader(ConfigLoaderImpl):
             if not group:
                 raise ConfigError("", f"{override}: cannot be read; write KEY=VALUE", place=place)
             section, _, last = group.rpartition(".")
-            if last == "library" and section in SCHEMAS:
+            if last == "library" and section in OPTIONS:
                 hint = f"write {section}={value}"
                 raise ConfigError(group, "is set by choosing an option", hint, value, place)
             if group == "experiment" and value in ("", "null"):
@@ -226,7 +226,7 @@ class CheckedLoader(ConfigLoaderImpl):
         for override in overrides:
             name, _, value = override.lstrip("+~").partition("=")
             section, _, last = name.rpartition(".")
-            if last == "name" and section in SCHEMAS and "library" not in config[section]:
+            if last == "name" and section in OPTIONS and "library" not in config[section]:
                 hint = f"write {section}={value}"
                 problem = ConfigError(name, "is set by choosing an option", hint, value)
                 raise self.placed(problem, overrides)
@@ -388,7 +388,7 @@ def without_hydra(composed: DictConfig) -> DictConfig:
 
 def open_free_sections(config: DictConfig) -> None:
     """Let sections of any keys (`args`, `eval_sets`) take new ones."""
-    for key in (*(f"{group}.args" for group in SCHEMAS), "data.eval_sets", "data.normalize"):
+    for key in (*(f"{group}.args" for group in OPTIONS), "data.eval_sets", "data.normalize"):
         section = OmegaConf.select(config, key)
         if isinstance(section, DictConfig):
             OmegaConf.set_struct(section, False)

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
 from lrexp.config.errors import ConfigError, nearest
-from lrexp.config.schema import GROUPS, SCHEMAS, TOP, Config, Rest, Rule, Trainer
+from lrexp.config.schema import GROUPS, OPTIONS, TOP, Config, schemas_of
 
 OTHERS_SETTING = "in the option chosen"  # of a setting that other options have
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -27,7 +27,8 @@ def unknown_setting(key: str, value: Any = "", schema: type = Config) -> ConfigE
     section, _, last = key.rpartition(".")
     own = [f.name for f in fields(schema)] if is_dataclass(schema) else settings_of(section)
     problem = "there is no such setting"
-    owners = [o for o, other in SCHEMAS.get(section, {}).items() if last in get_type_hints(other)]
+    options = OPTIONS.get(section, {}).items()
+    owners = [name for name, option in options if last in get_type_hints(option.schema)]
     if owners:
         hint = f"it belongs to {' and '.join(f'{section}={o}' for o in owners)}"
         return ConfigError(key, f"{problem} {OTHERS_SETTING}", hint, value)
@@ -47,16 +48,7 @@ def unknown_setting(key: str, value: Any = "", schema: type = Config) -> ConfigE
 
 def settings_of(section: str) -> list[str]:
     """Names under a section over all its options: of `optimizer`, lr, momentum, betas and so on."""
-    return sorted({f.name for schema in _schemas_of(section) for f in fields(schema)})
-
-
-def _schemas_of(section: str) -> list[type]:
-    if re.fullmatch(r"lr_policy\.rules\[\d*\]", section):
-        return [Rule]
-    single = {"": Config, "trainer": Trainer, "lr_policy.default": Rest}
-    if section in single:
-        return [single[section]]
-    return list(SCHEMAS.get(section, {}).values())
+    return sorted({f.name for schema in schemas_of(section) for f in fields(schema)})
 
 
 def _type_in_words(key: str) -> str:
@@ -64,7 +56,7 @@ def _type_in_words(key: str) -> str:
     name, indexed = re.subn(r"\[\d*\]$", "", last)
     if not section and name in GROUPS:
         return f"an option of the group: {name}=NAME"
-    hints = (h[name] for h in map(get_type_hints, _schemas_of(section)) if name in h)
+    hints = (h[name] for h in map(get_type_hints, schemas_of(section)) if name in h)
     hint = next(hints, str)  # a key that users name themselves holds a path
     if get_origin(hint) is dict:
         return "settings in braces, such as {eps: 1e-6}"

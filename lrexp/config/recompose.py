@@ -20,9 +20,9 @@ from lrexp.config.errors import ConfigError, did_you_mean
 from lrexp.config.mistakes import unknown_setting, wrong_type
 from lrexp.config.names import shown_path
 from lrexp.config.saved import refuse_writing
-from lrexp.config.schema import SCHEMAS, option_of
+from lrexp.config.schema import OPTIONS, option_of
 
-SECTIONS = (*SCHEMAS, "trainer")
+SECTIONS = (*OPTIONS, "trainer")
 
 
 class SavedLoader(CheckedLoader):
@@ -118,7 +118,7 @@ class SavedLoader(CheckedLoader):
             ConfigError: for a section or a value that today's schemas do not have.
         """
         options = []
-        for group, allowed in SCHEMAS.items():
+        for group, allowed in OPTIONS.items():
             section = self._saved.get(group)
             if not isinstance(section, dict):
                 raise self._wrong(ConfigError(group, "is missing, or no section", given=section))

@@ -17,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrexp.config.errors import ConfigError
 from lrexp.config.mistakes import unknown_setting
-from lrexp.config.schema import TORCHVISION_FOLDERS, Config, TorchvisionSet
+from lrexp.config.schema import Config, chosen_option
+from lrexp.config.schema.data import TorchvisionSet
 
 CONFIG = "config.yaml"
 MAX_BYTES = 256 * 1024  # of a YAML file; a config of ours has two thousand
@@ -63,7 +64,7 @@ def refuse_writing(config: Config, typed: Collection[str]) -> None:
     data = config.data
     if not isinstance(data, TorchvisionSet) or not data.download or "data.root" in typed:
         return
-    if not (Path(data.root).expanduser() / TORCHVISION_FOLDERS[data.name]).is_dir():
+    if not (Path(data.root).expanduser() / chosen_option("data", data).folder).is_dir():
         hint = f"give the folder yourself: data.root={data.root}"
         problem = f"has no {data.name}, and a saved config may not choose where to download it"
         raise ConfigError("data.root", problem, hint, data.root)

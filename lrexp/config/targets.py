@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lrexp.config.check import ALLOW_TARGETS, check_target
 from lrexp.config.errors import ConfigError
 from lrexp.config.redact import is_secret_name
 
+ALLOW_TARGETS = "LREXP_ALLOW_TARGETS"  # packages of the user whose classes a config may name
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # of hydra/launcher, hydra/sweeper
 IN_PLUGINS = ("optuna.samplers.",)  # what a plugin's own settings may name besides
 LOGGING_CLASSES = {
@@ -60,6 +61,22 @@ def check_hydra_section(section: Mapping[str, Any]) -> None:
     if ".." in re.split(r"[/\\]", written := str((section.get("sweep") or {}).get("subdir"))):
         problem = "leads out of the sweep's folder"
         raise ConfigError("hydra.sweep.subdir", problem, given=written)
+
+
+def check_target(key: str, target: str) -> None:
+    """Refuse to import a name whose package the environment does not allow.
+
+    Raises:
+        ConfigError: unless the name is `package.module.Class` below one of the packages, separated
+            by commas, in the environment variable LREXP_ALLOW_TARGETS.
+    """
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
+        raise ConfigError(key, "is no name of a class", "such as mypkg.nets.Net", target)
+    allowed = [p.strip() for p in os.environ.get(ALLOW_TARGETS, "").split(",") if p.strip()]
+    if not any(target.startswith(f"{package}.") for package in allowed):
+        package = target.partition(".")[0]
+        hint = f"set the environment variable {ALLOW_TARGETS}={','.join([*allowed, package])}"
+        raise ConfigError(key, "is in a package that is not allowed", hint, target)
 
 
 def check_search_path(folders: Any) -> None:

@@ -30,7 +30,7 @@ from lrexp.grid.points.cases import (
     read_cases,
     take_cases,
 )
-from lrexp.grid.points.moot_rates import refuse_moot_rates
+from lrexp.grid.points.moot_rates import may_be_absolute, refuse_moot_rates
 from lrexp.grid.points.point import (
     POINTS,
     Point,
@@ -49,7 +49,6 @@ from lrexp.grid.settings import OF_LAUNCHER, read_settings
 log = logging.getLogger(__name__)
 
 LAUNCHER = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
-MAY_BE_ABSOLUTE = ("per_layer", "discriminative", "ulmfit")  # policies that can state every rate
 CASES_COPY = "cases.yaml"  # in the sweep's folder
 
 
@@ -153,7 +152,7 @@ def compose_points(loader: Any, request: Request) -> list[Point]:
         points.append(make_point(len(points), overrides, composed, case))
     refuse_shared_folders(points)
     if request.cases is None:
-        rated = [p for p in points if p.settings.get("lr_policy.name") in MAY_BE_ABSOLUTE]
+        rated = [point for point in points if may_be_absolute(point.settings["lr_policy.name"])]
         refuse_moot_rates([point.config for point in rated])
     if request.started:
         allowed = config.hydra.launcher.allow_changed_grid

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from lrexp.config.check import check_target
 from lrexp.config.errors import ConfigError, did_you_mean
+from lrexp.config.targets import check_target
 from lrexp.models.library import check_images
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from lrexp.config.check import REFUSED_ARGS
+from lrexp.config.checks.optimizer import REFUSED_ARGS
 from lrexp.config.errors import ConfigError, did_you_mean
 from lrexp.plan.plan import Plan
 
@@ -46,34 +46,6 @@ def adafactor(
     """
     eps = (eps_gradient, eps_scale)
     return torch.optim.Adafactor(groups, lr=lr, beta2_decay=beta2_decay, eps=eps, d=clip_threshold)
-
-
-def lion(groups: Groups, **settings: Any) -> Optimizer:
-    """timm's Lion: the sign of an interpolated momentum. Chen et al. 2023, arXiv:2302.06675."""
-    from timm.optim.lion import Lion
-
-    return Lion(groups, **settings)
-
-
-def lamb(groups: Groups, **settings: Any) -> Optimizer:
-    """timm's LAMB: Adam with a trust ratio per tensor. You et al. 2020, arXiv:1904.00962."""
-    from timm.optim.lamb import Lamb
-
-    return Lamb(groups, **settings)
-
-
-def schedulefree_sgd(groups: Groups, **settings: Any) -> Optimizer:
-    """Its authors' SGD that averages instead of decaying. Defazio et al. 2024, arXiv:2405.15682."""
-    from schedulefree import SGDScheduleFree
-
-    return SGDScheduleFree(groups, **settings)
-
-
-def schedulefree_adamw(groups: Groups, **settings: Any) -> Optimizer:
-    """The same authors' AdamW that averages instead of decaying."""
-    from schedulefree import AdamWScheduleFree
-
-    return AdamWScheduleFree(groups, **settings)
 
 
 class MuonWithAdamW(Optimizer):
@@ -146,6 +118,11 @@ class MuonWithAdamW(Optimizer):
             part.step()
 
 
+def muon(groups: Groups, model: nn.Module, plan: Plan, **settings: Any) -> Optimizer:
+    """Muon for the hidden layers of this model, AdamW for the rest: see `MuonWithAdamW`."""
+    return MuonWithAdamW(groups, hidden_matrices(model, plan), **settings)
+
+
 def hidden_matrices(model: nn.Module, plan: Plan) -> set[str]:
     """Names of the two-dimensional weights of linear layers, attention included, but the head's.
 
@@ -160,6 +137,16 @@ def hidden_matrices(model: nn.Module, plan: Plan) -> set[str]:
             if matrix and name not in head and not isinstance(module, nn.Embedding):
                 found.add(name)
     return found
+
+
+def any_torch(groups: Groups, lr: float, name: str, args: dict[str, Any]) -> Optimizer:
+    """An optimizer of torch.optim by the name of its class: see `from_library`."""
+    return from_library("torch", groups, lr, name, args)
+
+
+def any_timm(groups: Groups, lr: float, name: str, args: dict[str, Any]) -> Optimizer:
+    """An optimizer of timm.optim by its name there: see `from_library`."""
+    return from_library("timm", groups, lr, name, args)
 
 
 def from_library(library: str, groups: Groups, lr: float, name: str, args: dict) -> Optimizer:
@@ -237,20 +224,6 @@ REFUSED = {
         ("kron", "kronw", "kronc"),
         "draws from a random stream of its own, so that a run could not go on to the same bits",
     ),
-}
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "rmsprop": torch.optim.RMSprop,
-    "nadam": torch.optim.NAdam,
-    "radam": torch.optim.RAdam,
-    "adagrad": torch.optim.Adagrad,
-    "adafactor": adafactor,
-    "lion": lion,
-    "lamb": lamb,
-    "schedulefree_sgd": schedulefree_sgd,
-    "schedulefree_adamw": schedulefree_adamw,
 }
 
 

@@ -12,12 +12,9 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from lrexp.config.errors import UserError
-
-if TYPE_CHECKING:
-    from lrexp.models.layers import LayerMap, LayerParameter
+from lrexp.models.layer_map import LayerMap, LayerParameter
 
 
 @dataclass(frozen=True)

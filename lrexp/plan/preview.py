@@ -164,26 +164,33 @@ def schedule_csv(preview: Preview) -> str:
     return text.getvalue()
 
 
-def planned_rates(
-    plan: Plan, base_lr: float, schedule: list[float], steps_per_epoch: int, most: int = 2000
-) -> str:
-    """schedule.csv of a run about to start: see `schedule_csv` and `shown_steps`.
+def group_rates(
+    plan: Plan, base_lr: float, schedule: list[float], steps_per_epoch: int, steps: list[int]
+) -> dict[str, list[float | None]]:
+    """Group → base_lr × lr_scale × s(t) × g(t) at each of the steps, None while it is frozen.
 
     What is only known while it trains, measured scales and a plateau, is left at 1.
     """
-    steps = shown_steps(schedule, steps_per_epoch, most)
     factors = plan.factors(len(schedule), steps_per_epoch)
     rates: dict[str, list[float | None]] = {}
     for group, (row, *_) in plan.groups.items():
-        if row.frozen:
-            continue
-        g = factors.get(group)
-        rates[group] = [
-            base_lr * row.lr_scale * schedule[t] * (g[t] if g else 1.0)
-            if row.trains_after(t // steps_per_epoch)
-            else None
-            for t in steps
-        ]
+        if not row.frozen:
+            g = factors.get(group)
+            rates[group] = [
+                base_lr * row.lr_scale * schedule[t] * (g[t] if g else 1.0)
+                if row.trains_after(t // steps_per_epoch)
+                else None
+                for t in steps
+            ]
+    return rates
+
+
+def planned_rates(
+    plan: Plan, base_lr: float, schedule: list[float], steps_per_epoch: int, most: int = 2000
+) -> str:
+    """schedule.csv of a run about to start: see `schedule_csv`, `shown_steps`, `group_rates`."""
+    steps = shown_steps(schedule, steps_per_epoch, most)
+    rates = group_rates(plan, base_lr, schedule, steps_per_epoch, steps)
     s = [schedule[step] for step in steps]
     return schedule_csv(Preview(plan, 0, True, steps_per_epoch, len(schedule), steps, s, rates, []))
 

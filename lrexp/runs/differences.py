@@ -13,30 +13,12 @@ from typing import Any
 
 from lrexp.config.errors import UserError
 from lrexp.config.saved import CONFIG, read_saved_config
+from lrexp.config.schema import meaning_of
 from lrexp.folder.claim import in_use
 from lrexp.folder.layout import SUMMARY
 from lrexp.plan.plan import Plan, read_plan
 
 WEIGHTS = ("checkpoints/last.pt", "last.pt", "checkpoints/best.pt", "best.pt")  # artifacts: flat
-# Settings that do not decide what a run computes: names, where it runs and is recorded, how images
-# reach the device. Where data and weights lie does not either: fingerprints say what they are.
-UNDECIDING = (
-    "name",
-    "run_id",
-    "logger",
-    "trainer.device",
-    "trainer.threads",
-    "trainer.resume",
-    "trainer.checkpoint_every_steps",
-    "data.root",
-    "data.path",
-    "data.images",
-    "data.download",
-    "data.workers",
-    "data.in_memory",
-    "data.eval_sets",
-    "model.weights",
-)
 # Most likely causes first. What is left out explains no number.
 ENVIRONMENT = (
     "fingerprints",
@@ -178,8 +160,12 @@ def config_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Chang
 
 
 def decides(key: str) -> bool:
-    """Whether a setting has a say in what a run computes."""
-    return not any(key == other or key.startswith(f"{other}.") for other in UNDECIDING)
+    """Whether a setting has a say in what a run computes.
+
+    Names have none, nor where a run is recorded and where it runs, nor how images reach the device.
+    Where data and weights lie has none either: fingerprints say what they are.
+    """
+    return meaning_of(key).decides
 
 
 def environment_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:

@@ -15,22 +15,11 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.errors import ConfigError, UserError
+from lrexp.config.schema import meaning_of
 from lrexp.folder.claim import resume_command
 from lrexp.folder.layout import SUMMARY
 
 DONE = ("finished", "diverged")
-IGNORED = ("run_id", "trainer.resume")  # of no effect on a run
-# A run that goes on may change how it learns from here, and where its files are now.
-MAY_CHANGE = ("trainer", "optimizer", "scheduler", "lr_policy", "loss", "logger")
-PATHS = ("data.root", "data.path", "data.images", "data.eval_sets", "model.weights")
-# What its numbers so far depend on, so that those to come would not go with them.
-MUST_STAY = (
-    "trainer.monitor",
-    "trainer.train_eval_limit",
-    "trainer.limit_train_batches",
-    "optimizer.name",
-    "optimizer.library",
-)
 
 
 @dataclass(frozen=True)
@@ -84,15 +73,14 @@ def changes_since(folder: Path, now: DictConfig) -> dict[str, tuple[Any, Any]]:
     return {
         key: (before.get(key), after.get(key))
         for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key) and key not in IGNORED
+        if before.get(key) != after.get(key) and meaning_of(key).resume != "ignored"
     }
 
 
 def refuse_what_must_stay(changes: Mapping[str, tuple[Any, Any]]) -> None:
     """Raise a ConfigError for the first change that a run cannot go on under."""
     for key, (was, now) in changes.items():
-        may = key.split(".")[0] in MAY_CHANGE and key not in MUST_STAY
-        if not may and not any(key == path or key.startswith(f"{path}.") for path in PATHS):
+        if meaning_of(key).resume == "stays":
             problem = f"cannot change in a run that goes on; it was {_shown(was)}"
             hint = "leave it as it was, or start a new run"
             raise ConfigError(key, problem, hint, _shown(now))

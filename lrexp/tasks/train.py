@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.errors import OutOfMemoryError, Terminated, UserError, out_of_memory
-from lrexp.config.schema import MONITORS, Config, Wandb
+from lrexp.config.schema import MONITORS, Config
+from lrexp.config.schema.run import Wandb
 from lrexp.folder.claim import link_latest, resume_command
 from lrexp.tasks.launch import Launch, blank_summary, failure, write
 from lrexp.train.signals import answered, signals_stop, whole

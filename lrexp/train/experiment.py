@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lrexp.data.dataset import Dataset
-from lrexp.models.layers import LayerMap
+from lrexp.models.layer_map import LayerMap
 from lrexp.optim.schedulers.plateau import Plateau
 from lrexp.plan.plan import Plan
 

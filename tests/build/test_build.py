@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from lrexp.build.data import build_dataset
 from lrexp.build.experiment import build, choose_device
 from lrexp.build.loss import build_loss
-from lrexp.build.rates import count_steps
+from lrexp.build.schedule import Steps, count_steps
 from lrexp.config.errors import ConfigError
 from lrexp.models.weights import save_weights
 
@@ -199,4 +199,4 @@ def test_optimizer_settings_arrive(compose: Any, optimizer: str) -> None:
 def test_steps_are_counted_with_the_last_smaller_batch(
     compose: Any, overrides: list[str], per_epoch: int, steps: int
 ) -> None:
-    assert count_steps(compose(*overrides), 1079) == (per_epoch, steps)
+    assert count_steps(compose(*overrides), 1079) == Steps(per_epoch, steps)

@@ -16,16 +16,16 @@ from PIL import Image
 
 from lrexp.config.errors import ConfigError
 from lrexp.config.names import conf_folder
-from lrexp.config.schema import GROUPS, SCHEMAS, Trainer, option_of
+from lrexp.config.schema import GROUPS, OPTIONS, Trainer, option_of
 
 CONF = conf_folder()
-OPTIONS = sorted((p.parent.name, p.stem) for group in GROUPS for p in (CONF / group).glob("*.yaml"))
+CHOICES = sorted((p.parent.name, p.stem) for group in GROUPS for p in (CONF / group).glob("*.yaml"))
 FILLED_IN = {  # a file without a schema of its own → the option whose file it begins with
     (group, option): content["defaults"][0]
-    for group, option in OPTIONS
-    if group in SCHEMAS
+    for group, option in CHOICES
+    if group in OPTIONS
     and isinstance(content := yaml.safe_load((CONF / group / f"{option}.yaml").read_text()), dict)
-    and content["defaults"][0] in SCHEMAS[group]
+    and content["defaults"][0] in OPTIONS[group]
 }
 FILES = sorted(CONF.rglob("*.yaml"))
 NEEDS_DOWNLOAD = {("data", name) for name in ("fashion_mnist", "cifar10", "cifar100")}
@@ -55,7 +55,7 @@ def own_images(group: str, option: str, folder: Path) -> list[str]:
     return [f"data.path={folder}"]
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
+@pytest.mark.parametrize(("group", "option"), CHOICES)
 def test_every_option_composes_and_builds(
     group: str,
     option: str,
@@ -106,9 +106,9 @@ def test_every_option_composes_and_builds(
 @pytest.mark.parametrize(
     ("group", "option", "schema"),
     [
-        (group, option, schema)
-        for group, kinds in SCHEMAS.items()
-        for option, schema in kinds.items()
+        (group, name, option.schema)
+        for group, options in OPTIONS.items()
+        for name, option in options.items()
     ]
     + [("trainer", "default", Trainer)],
 )
@@ -122,7 +122,7 @@ def test_a_file_sets_every_field_of_its_schema_and_nothing_else(
 
 
 def test_every_file_has_a_schema_and_every_schema_a_file() -> None:
-    for group, kinds in SCHEMAS.items():
+    for group, kinds in OPTIONS.items():
         filled_in = {option for of, option in FILLED_IN if of == group}
         assert not filled_in & set(kinds)
         assert {p.stem for p in (CONF / group).glob("*.yaml")} == set(kinds) | filled_in

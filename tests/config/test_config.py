@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from lrexp.config import check as settings
-from lrexp.config.check import check, config_id, duration, portable_path
+from lrexp.config.check import check, config_id, portable_path
+from lrexp.config.checks.scheduler import duration
 from lrexp.config.errors import ConfigError
 from lrexp.config.mistakes import settings_of, unknown_setting, wrong_type
-from lrexp.config.schema import GROUPS, SCHEMAS
+from lrexp.config.schema import GROUPS, OPTIONS, Config, Rule
+from lrexp.config.schema.optimizer import Sgd
 
 Compose = Callable[..., Any]
 
@@ -82,7 +83,7 @@ def test_check_returns_plain_values_of_the_declared_types(compose: Compose) -> N
     assert type(config.optimizer).__name__ == "Adam"
     assert type(config.optimizer.lr) is float
     assert type(config.optimizer.betas) is list
-    assert type(config.lr_policy.rules[0]) is settings.Rule
+    assert type(config.lr_policy.rules[0]) is Rule
     assert os.fspath(config.name) == "simple_cnn_digits"
 
 
@@ -114,7 +115,7 @@ def test_other_warmups_are_refused(warmup: object) -> None:
 
 def test_settings_of_a_group_are_those_of_all_its_options() -> None:
     assert {"lr", "momentum", "betas", "alpha", "nesterov"} <= set(settings_of("optimizer"))
-    assert settings_of("lr_policy.rules[12]") == sorted(f.name for f in fields(settings.Rule))
+    assert settings_of("lr_policy.rules[12]") == sorted(f.name for f in fields(Rule))
     assert settings_of("nothing") == []
 
 
@@ -125,7 +126,7 @@ def test_every_typed_setting_can_be_named_in_words(group: str) -> None:
         assert "must be" in str(wrong_type(f"{group}.{name}", "wrong")), name
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(settings.Rule)])
+@pytest.mark.parametrize("name", [f.name for f in fields(Rule)])
 def test_every_setting_of_a_rule_can_be_named_in_words(name: str) -> None:
     assert "must be" in str(wrong_type(f"lr_policy.rules[0].{name}", "wrong"))
 
@@ -156,10 +157,10 @@ def test_only_a_list_of_rates_leads_to_per_layer() -> None:
 
 def test_an_unknown_setting_says_which_option_has_it() -> None:
     assert "lr_policy=layerwise_decay" in str(unknown_setting("lr_policy.decay"))
-    assert "mean optimizer.weight_decay?" in str(unknown_setting("optimizer.wd", 1, settings.Sgd))
+    assert "mean optimizer.weight_decay?" in str(unknown_setting("optimizer.wd", 1, Sgd))
 
 
 def test_every_group_has_a_setting_in_the_config() -> None:
-    names = {f.name for f in fields(settings.Config)}
-    assert set(SCHEMAS) | {"trainer"} <= names
+    names = {f.name for f in fields(Config)}
+    assert set(OPTIONS) | {"trainer"} <= names
     assert set(GROUPS) - names == {"experiment"}

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrexp.config.errors import ConfigError, UserError
-from lrexp.data.dataset import Dataset, choose, make_dataset
+from lrexp.data.choose import choose
+from lrexp.data.dataset import Dataset, make_dataset
 from lrexp.data.source import TEST, TRAIN, Source
 from lrexp.data.sources.digits import digits
 from lrexp.data.splits import grouped_sample, sample_per_class, strata, stratified_sample
@@ -203,10 +204,10 @@ def test_fingerprint_changes_with_a_pixel_a_label_and_the_order() -> None:
 
 
 def test_missing_mnist_says_where_it_looked_and_what_to_do(tmp_path: Path) -> None:
-    from lrexp.data.sources import mnist
+    from lrexp.data.sources.torchvision_sets import torchvision_set
 
     with pytest.raises(UserError, match=r"no MNIST in .*\n.*data\.root=FOLDER"):
-        mnist(str(tmp_path), download=False)
+        torchvision_set("mnist", str(tmp_path), download=False)
 
 
 @settings(deadline=None)

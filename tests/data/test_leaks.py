@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-from lrexp.data.leaks import Leaks, Signatures, effect, find_leaks
+from lrexp.data.leaks import Signatures, effect, find_leaks
+from lrexp.data.leaks_found import Leaks
 
 RNG = np.random.default_rng(0)
 N = 200

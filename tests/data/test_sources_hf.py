@@ -25,7 +25,7 @@ from lrexp.data.images import ImageError
 from lrexp.data.source import TEST, TRAIN, VAL
 from lrexp.data.sources.imagefolder import imagefolder
 
-HF = importlib.import_module("lrexp.data.sources.hf")
+HF = importlib.import_module("lrexp.data.sources.hf_tables")
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from source_files import left
 
 from lrexp.config.errors import UserError
 from lrexp.data.source import TEST, TRAIN
-from lrexp.data.sources import SOURCES
+from lrexp.data.sources.torchvision_sets import torchvision_set
 
 SETS = importlib.import_module("lrexp.data.sources.torchvision_sets")
 
@@ -60,7 +60,7 @@ def serve_fashion_mnist(
     return stub
 
 
-fashion_mnist = functools.partial(SOURCES["fashion_mnist"], download=True)
+fashion_mnist = functools.partial(torchvision_set, "fashion_mnist", download=True)
 
 
 def test_a_torchvision_set_is_downloaded_once_from_a_mirror_that_answers(
@@ -140,7 +140,7 @@ def test_half_files_are_replaced_when_the_server_answers(
     for file, data in idx_files().items():
         (raw / file).write_bytes(data[: len(data) // 2])
     assert len(fashion_mnist(root=str(tmp_path)).labels) == 10
-    assert len(SOURCES["fashion_mnist"](root=str(tmp_path), download=False).labels) == 10
+    assert len(torchvision_set("fashion_mnist", root=str(tmp_path), download=False).labels) == 10
 
 
 @pytest.mark.parametrize(("name", "key"), [("cifar10", "labels"), ("cifar100", "fine_labels")])
@@ -169,7 +169,7 @@ def test_cifar_is_read_from_its_batches(
     monkeypatch.setattr(kind, "test_list", [["other", sums["other"]]])
     meta = {"filename": "names", "key": kind.meta["key"], "md5": sums["names"]}
     monkeypatch.setattr(kind, "meta", meta)
-    source = SOURCES[name](root=str(tmp_path), download=False)
+    source = torchvision_set(name, root=str(tmp_path), download=False)
     assert source.images.shape == (6, 3, 32, 32)
     assert (np.asarray(source.images).reshape(6, 3072) == pixels).all()
     assert source.labels.tolist() == labels
@@ -179,4 +179,4 @@ def test_cifar_is_read_from_its_batches(
     assert len(source.class_names) == int(name.removeprefix("cifar"))
     (folder / "some").write_bytes(b"spoilt")
     with pytest.raises(UserError, match=rf"what is in .*{kind.base_folder} cannot be used"):
-        SOURCES[name](root=str(tmp_path), download=False)
+        torchvision_set(name, root=str(tmp_path), download=False)

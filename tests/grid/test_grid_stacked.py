@@ -20,7 +20,8 @@ from torch import nn
 from trainers import Silent, trainer_of
 
 from lrexp.build.experiment import build
-from lrexp.build.rates import build_plateau, build_rates
+from lrexp.build.rates import build_rates
+from lrexp.build.schedule import count_steps
 from lrexp.data.draws import draw
 from lrexp.folder.checkpoint import load_checkpoint
 from lrexp.grid.stack.trainer import StackedTrainer, member_bytes, probe, shared
@@ -83,8 +84,8 @@ def make(compose: Any) -> Make:
         torch.manual_seed(draw(config.seed, "init"))
         model = net(dtype)
         layers = layer_map(model, "head")
-        size = len(experiment.dataset.train)
-        rates = build_rates(config, model, layers, size)
+        steps = count_steps(config, len(experiment.dataset.train))
+        rates = build_rates(config, model, layers, steps)
         fresh = replace(
             experiment,
             model=model,
@@ -93,9 +94,9 @@ def make(compose: Any) -> Make:
             optimizer=rates.optimizer,
             base_lr=config.optimizer.lr,
             schedule=rates.schedule,
-            steps_per_epoch=rates.steps_per_epoch,
+            steps_per_epoch=steps.per_epoch,
             momenta=rates.momenta,
-            plateau=build_plateau(config, size),
+            plateau=rates.plateau,
         )
         return trainer_of(config, fresh)
 

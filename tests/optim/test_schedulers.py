@@ -19,21 +19,23 @@ from torch.optim import lr_scheduler as their
 from torch.optim.lr_scheduler import LRScheduler
 from trainers import Silent, trainer_of
 
+from lrexp.build import schedule as configured
 from lrexp.build.experiment import build
-from lrexp.build.rates import build_momenta, build_plateau, build_schedule
+from lrexp.build.schedule import count_steps
+from lrexp.config import schema
 from lrexp.config.errors import ConfigError
-from lrexp.config.schema import SCHEMAS
+from lrexp.config.schema import Option, load
 from lrexp.data import draws
 from lrexp.folder.checkpoint import load_checkpoint, save_checkpoint
 from lrexp.optim.groups import has_momentum, set_momentum, set_rates
-from lrexp.optim.optimizers import OPTIMIZERS
-from lrexp.optim.schedulers import MOMENTA, SCHEDULES
+from lrexp.optim.schedulers.per_step import one_cycle
 from lrexp.optim.schedulers.plateau import Plateau
 from lrexp.optim.schedulers.table import with_warmup
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-OPTIONS = list(SCHEMAS["scheduler"])
+OPTIONS = list(schema.OPTIONS["scheduler"])
+SCHEDULES = [option for option in OPTIONS if option != "plateau"]  # what that does is the run's
 PER_EPOCH = {"step", "multistep", "exponential"}
 NO_END = PER_EPOCH | {"inverse_sqrt", "torch"}  # floor cuts these off
 SETTINGS: dict[str, dict[str, Any]] = {  # all but floor
@@ -55,10 +57,24 @@ SETTINGS: dict[str, dict[str, Any]] = {  # all but floor
 }  # fmt: skip
 
 
+def build_schedule(config: Any, train_size: int) -> list[float]:
+    return configured.build_schedule(config.scheduler, count_steps(config, train_size))
+
+
+def build_momenta(config: Any, train_size: int) -> list[float]:
+    return configured.build_momenta(config.scheduler, count_steps(config, train_size))
+
+
+def build_plateau(config: Any, train_size: int) -> Plateau | None:
+    return configured.build_plateau(config.scheduler, count_steps(config, train_size))
+
+
 def table(
     name: str, steps: int, per_epoch: int = 4, floor: float = 0.0, **more: Any
 ) -> list[float]:
-    return SCHEDULES[name](steps, per_epoch, floor=floor, **{**SETTINGS[name], **more})
+    return load(schema.OPTIONS["scheduler"][name].make)(
+        steps, per_epoch, floor=floor, **{**SETTINGS[name], **more}
+    )
 
 
 def torch_rates(
@@ -170,9 +186,9 @@ def test_one_cycle_is_torchs_own_with_its_momentum(case: dict[str, Any]) -> None
         )  # fmt: skip
 
     more = {**SETTINGS["one_cycle"], **case, "floor": 1 / (case["div"] * final)}
-    ours = SCHEDULES["one_cycle"](steps, 4, **more)
+    ours = one_cycle(steps, 4, **more)
     assert [0.2 * s for s in ours] == pytest.approx(torch_rates(theirs, 0.2, steps), abs=1e-12)
-    momenta = MOMENTA["one_cycle"](steps, 4, **more)
+    momenta = one_cycle(steps, 4, **more, read="momentum")
     assert momenta == pytest.approx(torch_rates(theirs, 0.2, steps, "momentum"), abs=1e-12)
 
 
@@ -202,7 +218,9 @@ def test_one_cycle_with_fastais_defaults_is_fit_one_cycle(steps: int) -> None:
     ours = table("one_cycle", steps, floor=1e-5, **settings)
     expected = [fastai_combined_cos(0.25, 1 / 25.0, 1.0, 1 / 1e5, t / steps) for t in range(steps)]
     assert ours == pytest.approx(expected, abs=1e-9)
-    momenta = MOMENTA["one_cycle"](steps, 4, floor=1e-5, **{**SETTINGS["one_cycle"], **settings})
+    momenta = one_cycle(
+        steps, 4, floor=1e-5, read="momentum", **{**SETTINGS["one_cycle"], **settings}
+    )
     moms = [fastai_combined_cos(0.25, 0.95, 0.85, 0.95, t / steps) for t in range(steps)]
     assert momenta == pytest.approx(moms, abs=1e-9)
 
@@ -518,7 +536,7 @@ def test_a_one_cycle_run_is_the_plain_loop_with_torchs_scheduler(
 def test_momentum_is_held_through_the_warmup(compose: Any) -> None:
     config = compose("scheduler=one_cycle", "scheduler.warmup='5 steps'", "trainer.max_steps=25")
     momenta, settings = build_momenta(config, 1079), SETTINGS["one_cycle"]
-    assert momenta == [0.95] * 5 + MOMENTA["one_cycle"](20, 4, floor=4e-6, **settings)
+    assert momenta == [0.95] * 5 + one_cycle(20, 4, floor=4e-6, read="momentum", **settings)
 
 
 def test_without_a_cycle_the_optimizer_keeps_its_momentum(compose: Any) -> None:
@@ -530,6 +548,10 @@ def test_without_a_cycle_the_optimizer_keeps_its_momentum(compose: Any) -> None:
     assert trainer.experiment.schedule == table("one_cycle", 5, floor=4e-6)
 
 
+def without_momentum(groups: list[dict[str, Any]], **_: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adagrad(groups)
+
+
 def test_a_cycle_is_refused_where_there_is_no_momentum(
     compose: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -539,7 +561,8 @@ def test_a_cycle_is_refused_where_there_is_no_momentum(
     assert has_momentum(adam)
     set_momentum(adam, 0.8)
     assert adam.param_groups[0]["betas"] == (0.8, 0.99)
-    monkeypatch.setitem(OPTIMIZERS, "sgd", lambda groups, **_: torch.optim.Adagrad(groups))
+    option = Option(schema.optimizer.Sgd, f"{__name__}:without_momentum")
+    monkeypatch.setitem(schema.OPTIONS["optimizer"], "sgd", option)
     with pytest.raises(ConfigError, match=r"neither momentum nor betas(?s:.*)momentum=null"):
         build(compose("scheduler=one_cycle"))
     build(compose("scheduler=one_cycle", "scheduler.momentum=null"))

@@ -18,12 +18,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lrexp.config.errors import ConfigError
-from lrexp.config.schema import Rest, Rule
+from lrexp.config.schema import OPTIONS, Rest, Rule, load
 from lrexp.models.layers import LayerMap, LayerParameter, layer_map
 from lrexp.models.simple_cnn import SimpleCNN
 from lrexp.optim.groups import param_groups
 from lrexp.plan.plan import Plan, Row, Treatment, read_plan
-from lrexp.plan.policies import POLICIES
 from lrexp.plan.policies.auto_rgn import auto_rgn
 from lrexp.plan.policies.bias_norm_only import bias_norm_only
 from lrexp.plan.policies.discriminative import discriminative
@@ -106,7 +105,7 @@ def plan_of(name: str, layers: LayerMap, decay_bias_norm: bool = False) -> Plan:
     }  # fmt: skip
     if name == "per_layer" and layers.depth == 1:
         settings_of[name]["rules"].pop()  # only the head is there to select
-    return POLICIES[name](
+    return load(OPTIONS["lr_policy"][name].make)(
         layers, BASE_LR, BASE_DECAY, decay_bias_norm=decay_bias_norm, **settings_of[name]
     )
 
@@ -116,7 +115,7 @@ def treatment(row: Row) -> tuple[Any, ...]:
     return tuple(getattr(row, f.name) for f in fields(Treatment))
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", OPTIONS["lr_policy"])
 @settings(max_examples=25, deadline=None)
 @given(model=models(), everywhere=st.booleans())
 def test_plan_has_every_parameter_of_any_model_once_and_groups_share_hyperparameters(
@@ -193,7 +192,7 @@ def layers() -> LayerMap:
     return layer_map(TimmStyle(), "head")
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", OPTIONS["lr_policy"])
 def test_biases_and_norms_decay_only_when_asked_to(policy: str, layers: LayerMap) -> None:
     free = {"norm.weight", "norm.bias", "stem.bias", "head.bias"}
     frozen = set(plan_of(policy, layers).frozen_names)

@@ -17,10 +17,10 @@ from trainers import trainer_of
 from lrexp.build.experiment import build
 from lrexp.build.rates import build_plan
 from lrexp.config.errors import UserError
+from lrexp.config.schema import OPTIONS
 from lrexp.folder.checkpoint import load_checkpoint, save_checkpoint
 from lrexp.models.layers import layer_map
 from lrexp.optim.groups import param_groups, state_by_name
-from lrexp.plan.policies import POLICIES
 from lrexp.train.loop import Row, Trainer
 from lrexp.train.measure import measured_scales, relative_gradient_norms
 
@@ -97,7 +97,7 @@ def options_of(policy: str) -> tuple[str, ...]:
     return (f"lr_policy={policy}", "optimizer=adamw", *EDGES.get(policy, ()))
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", OPTIONS["lr_policy"])
 def test_continuing_after_any_epoch_equals_the_uninterrupted_run_bit_for_bit(
     make: Make, policy: str, tmp_path: Path
 ) -> None:

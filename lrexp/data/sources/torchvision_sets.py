@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lrexp.config.errors import UserError
-from lrexp.config.schema import TORCHVISION_FOLDERS
+from lrexp.config.schema import OPTIONS
 from lrexp.data.source import TEST, TRAIN, Source
 from lrexp.data.sources.network import within
 
@@ -55,6 +55,11 @@ KNOWN = {
 assert len(KNOWN["cifar100"].class_names) == 100
 
 
+def class_names(name: str) -> tuple[str, ...]:
+    """What the classes of a data set are called."""
+    return KNOWN[name].class_names
+
+
 def torchvision_set(name: str, root: str, download: bool) -> Source:
     """A data set through torchvision, with its own test part.
 
@@ -71,7 +76,7 @@ def torchvision_set(name: str, root: str, download: bool) -> Source:
 
     known, folder = KNOWN[name], Path(root).expanduser()
     kind = getattr(torchvision.datasets, known.type_name)
-    held = TORCHVISION_FOLDERS[name]
+    held = OPTIONS["data"][name].folder
     try:
         parts = _opened(kind, folder)
     except Exception as error:  # RuntimeError, ValueError, AssertionError, EOFError and others

@@ -14,16 +14,12 @@ from omegaconf import OmegaConf, flag_override
 
 from lrexp.config.check import check
 from lrexp.config.errors import ConfigError
-from lrexp.config.schema import Config, LibraryOptimizer, ReduceOnPlateau
+from lrexp.config.schema import Config, chosen_option, meaning_of
+from lrexp.config.schema.optimizer import LibraryOptimizer
 from lrexp.grid.points.point import Point
 
 # Sections that only decide the plan and the schedule, which are compared instead of them.
 RATES = ("lr_policy", "scheduler")
-# What members of a stack may differ in, besides.
-PER_MEMBER = {
-    "optimizer": ("lr", "weight_decay", "momentum", "betas", "alpha", "eps"),
-    "trainer": ("monitor", "patience", "clip_grad_norm"),
-}
 MAX_STEPS = 100_000  # a longer schedule is compared by its settings: its table takes too long
 
 
@@ -77,10 +73,11 @@ def _compared(point: Point, shared: dict[str, Any]) -> tuple[str, str, float]:
         raise UnbuildableError(point, error) from error
     except Exception:  # it will say so when it runs
         rates = None
-    together = {key: value for key, value in settings.items() if key not in ("seed", "logger")}
+    together = {
+        key: _shared(f"{key}.", value) if isinstance(value, dict) else value
+        for key, value in _shared("", settings).items()
+    }
     together["hydra.job.env_set"] = variables  # of jobs that are open at a time
-    for section, keys in PER_MEMBER.items():
-        together[section] = {k: v for k, v in settings[section].items() if k not in keys}
     if rates is not None:
         for section in RATES:
             del settings[section], together[section]
@@ -89,6 +86,11 @@ def _compared(point: Point, shared: dict[str, Any]) -> tuple[str, str, float]:
         del settings["optimizer"]["weight_decay"]
     work = _work(config.data.batch_size, *rates[:2]) if rates else 0.0
     return _as_text([settings, rates]), _as_text([together, rates and _of_all(*rates[:2])]), work
+
+
+def _shared(prefix: str, section: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a section that members of a stack have in common."""
+    return {k: v for k, v in section.items() if meaning_of(f"{prefix}{k}").stack != "member"}
 
 
 def _work(batch_size: int, rows: Any, tables: Any) -> float:
@@ -112,7 +114,8 @@ def _rates(config: Config, shared: dict[str, Any]) -> Any:
     """The plan with absolute rates, and what moves them over time; None where it is not known."""
     from lrexp.build.data import stated_data
     from lrexp.build.model import build_model
-    from lrexp.build.rates import build_momenta, build_plan, build_schedule, count_steps
+    from lrexp.build.rates import build_plan
+    from lrexp.build.schedule import build_momenta, build_schedule, count_steps
 
     data = config.data
     if None in (data.num_classes, data.image_shape, data.train_size):
@@ -122,21 +125,20 @@ def _rates(config: Config, shared: dict[str, Any]) -> Any:
     if network not in shared:
         shared[network] = build_model(config, stated, meta=True)[1]
     plan = build_plan(config, shared[network])
-    steps = count_steps(config, stated.train_size)[1]
-    if not stated.exact or steps > MAX_STEPS:
+    steps = count_steps(config, stated.train_size)
+    if not stated.exact or steps.total > MAX_STEPS:
         return None
-    arguments = config, stated.train_size, plan.schedule_restart
-    timing = (config.scheduler, config.trainer, data.batch_size, *arguments[1:])
+    timing = config.scheduler, steps, plan.schedule_restart
     if repr(timing) not in shared:
-        tables = build_schedule(*arguments), build_momenta(*arguments)
+        tables = build_schedule(*timing), build_momenta(*timing)
         shared[repr(timing)] = [[f"{value:.12g}" for value in table] for table in tables]
     rows = []
     for row in plan.rows:
         plain = asdict(row)
         plain["lr_scale"] = f"{config.optimizer.lr * row.lr_scale:.12g}"
         rows.append(plain)
-    plateau = config.scheduler if isinstance(config.scheduler, ReduceOnPlateau) else None
-    return rows, shared[repr(timing)], repr(plateau)
+    follows = chosen_option("scheduler", config.scheduler).follows
+    return rows, shared[repr(timing)], repr(config.scheduler if follows else None)
 
 
 @contextmanager

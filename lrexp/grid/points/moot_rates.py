@@ -9,6 +9,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from lrexp.config.errors import ConfigError
+from lrexp.config.schema import OPTIONS, load
+
+
+def may_be_absolute(policy: str) -> bool:
+    """Whether a policy of that name may give every rate itself."""
+    return bool(OPTIONS["lr_policy"][policy].absolute)
 
 
 def refuse_moot_rates(points: list[DictConfig]) -> None:
@@ -36,10 +42,6 @@ def refuse_moot_rates(points: list[DictConfig]) -> None:
 
 
 def _all_absolute(policy: dict[str, Any]) -> bool:
-    """Whether a policy gives every rate itself: by rules that leave nothing to its default."""
-    if policy["name"] == "per_layer":
-        rules = policy["rules"]
-        selected = {str(rule["match"] or rule["layers"]) for rule in rules}
-        everything = bool(selected & {"*", "re:", "re:.*"}) or selected >= {"head", "backbone"}
-        return everything and all(rule["lr"] or rule["frozen"] for rule in rules)
-    return bool(policy.get("lr_low") and policy.get("lr_high"))
+    """Whether a policy with these settings gives every rate itself."""
+    option = OPTIONS["lr_policy"][policy["name"]]
+    return bool(option.absolute) and load(option.absolute)(policy)

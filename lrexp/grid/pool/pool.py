@@ -15,6 +15,7 @@ from omegaconf import flag_override
 
 from lrexp.config.errors import ConfigError, out_of_memory
 from lrexp.config.names import new_run_id
+from lrexp.config.schema import meaning_of
 from lrexp.folder.layout import SUMMARY
 from lrexp.grid.executors import Ended, Session, warning_on
 from lrexp.grid.points.point import Point, make_point, read_summary
@@ -99,9 +100,8 @@ def opened(session: Session, points: Sequence[Point], where: Sequence[Place]) ->
 
     devices = {str(point.settings.get("trainer.device")) for point in points}
     if devices == {"cpu"} or not torch.cuda.is_available():
-        needs = ("data.", "model.", "trainer.train_eval_limit", "trainer.device")
         distinct = {
-            repr([kv for kv in p.settings.items() if kv[0].startswith(needs)]): p for p in points
+            repr([kv for kv in p.settings.items() if meaning_of(kv[0]).reads]): p for p in points
         }
         for point in distinct.values():
             with warning_on(session.view, point.num):

@@ -33,8 +33,11 @@ def any_torch(
     interval: str,
     args: dict[str, Any],
     floor: float,
+    read: str = "lr",
 ) -> list[float]:
     """s(t) = max(floor, what the class gives an optimizer of rate 1).
+
+    m(t) is what it gives as momentum when it cycles that (OneCycleLR, CyclicLR).
 
     Rates among the arguments (eta_min, max_lr, base_lr) are therefore multiples of the base rate,
     and hold for every layer in proportion.
@@ -46,37 +49,22 @@ def any_torch(
         interval: `step` or `epoch`, how often its `step()` is called.
         args: the class's arguments but for `optimizer` and `last_epoch`.
         floor: s never falls below it.
+        read: `momentum` for m(t), which is empty when the class does not cycle it.
 
     Raises:
         ConfigError: when the class is unknown or refused, or torch does not take the arguments.
     """
-    rates = _moved(steps, steps_per_epoch, name, interval, args, "lr")
-    if not all(math.isfinite(s) and s >= 0 for s in rates):
-        wrong = next(s for s in rates if not (math.isfinite(s) and s >= 0))
-        raise ConfigError("scheduler.args", f"give a rate of {wrong:g} times the base", given=args)
-    return cut_off_at(floor, rates)
-
-
-def any_torch_momenta(
-    steps: int,
-    steps_per_epoch: int,
-    *,
-    name: str,
-    interval: str,
-    args: dict[str, Any],
-    floor: float,
-) -> list[float]:
-    """m(t) when the class cycles momentum (OneCycleLR, CyclicLR), empty when it does not.
-
-    Arguments and errors are those of `any_torch`.
-    """
-    momenta = _moved(steps, steps_per_epoch, name, interval, args, "momentum")
-    if any(map(math.isnan, momenta)):
-        return []
-    if not all(0 <= m < 1 for m in momenta):
-        wrong = next(m for m in momenta if not 0 <= m < 1)
-        raise ConfigError("scheduler.args", f"give a momentum of {wrong:g}", given=args)
-    return momenta
+    values = _moved(steps, steps_per_epoch, name, interval, args, read)
+    if read == "momentum":
+        if any(map(math.isnan, values)):
+            return []
+        if wrong := [m for m in values if not 0 <= m < 1]:
+            raise ConfigError("scheduler.args", f"give a momentum of {wrong[0]:g}", given=args)
+        return values
+    if wrong := [s for s in values if not (math.isfinite(s) and s >= 0)]:
+        problem = f"give a rate of {wrong[0]:g} times the base"
+        raise ConfigError("scheduler.args", problem, given=args)
+    return cut_off_at(floor, values)
 
 
 def _moved(

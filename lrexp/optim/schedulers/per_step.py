@@ -143,8 +143,12 @@ def one_cycle(
     anneal: str,
     timing: str,
     momentum: list[float] | None,
+    read: str = "lr",
 ) -> list[float]:
     """s(t) rises from 1/div to 1, then falls to floor, along half cosines or lines. Per step.
+
+    m(t) goes from momentum[0] at the start to momentum[1] at the peak and back, against the rate,
+    at the same steps and along the same curve.
 
     With timing `torch` it is torch's OneCycleLR: 1 at t = pct_start·T − 1 and floor at the last
     step, t = T − 1 (final_div_factor = 1 / (div · floor)). With timing `fastai` it is fastai's
@@ -160,32 +164,13 @@ def one_cycle(
         floor: where it ends, as a share of the highest rate.
         anneal: cos or linear.
         timing: torch or fastai.
-        momentum: see `one_cycle_momenta`; the rates do not depend on it.
+        momentum: at both ends and at the peak; None: the optimizer keeps its own. The rates do not
+            depend on it.
+        read: `momentum` for m(t), which is empty without `momentum`.
     """
-    return tabulate(_one_cycle(steps, pct_start, div, floor, anneal, timing, momentum), steps)
-
-
-def one_cycle_momenta(
-    steps: int,
-    steps_per_epoch: int,
-    *,
-    pct_start: float,
-    div: float,
-    floor: float,
-    anneal: str,
-    timing: str,
-    momentum: list[float] | None,
-) -> list[float]:
-    """m(t) of `one_cycle`: from momentum[0] at the start to momentum[1] at the peak and back.
-
-    It moves against the rate, at the same steps and along the same curve. Empty when `momentum` is
-    None: the optimizer keeps its own.
-    """
-    if momentum is None:
+    if read == "momentum" and momentum is None:
         return []
-    return tabulate(
-        _one_cycle(steps, pct_start, div, floor, anneal, timing, momentum), steps, read="momentum"
-    )
+    return tabulate(_one_cycle(steps, pct_start, div, floor, anneal, timing, momentum), steps, read)
 
 
 def _one_cycle(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from lrexp.config.errors import ConfigError
-from lrexp.models.layers import LayerMap, LayerParameter
+from lrexp.models.layer_map import LayerMap, LayerParameter
 from lrexp.plan.plan import Plan, Treatment, make_plan, no_decay_on_bias_and_norm
 from lrexp.plan.policies.layer_groups import layer_groups
 
@@ -56,3 +59,8 @@ def discriminative(
         )
 
     return make_plan(layers, treat)
+
+
+def all_absolute(settings: Mapping[str, Any]) -> bool:
+    """Whether the rates at both ends are given, so that base_lr is neither."""
+    return bool(settings["lr_low"] and settings["lr_high"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lrexp.models.layers import LayerMap, LayerParameter
+from lrexp.models.layer_map import LayerMap, LayerParameter
 from lrexp.plan.plan import Plan, Treatment, cosine, make_plan, no_decay_on_bias_and_norm
 
 

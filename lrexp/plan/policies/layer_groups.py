@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from lrexp.config.errors import ConfigError
-from lrexp.models.layers import LayerMap, LayerParameter
+from lrexp.models.layer_map import LayerMap, LayerParameter
 
 
 def layer_groups(layers: LayerMap, groups: int | None) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lrexp.models.layers import LayerMap, LayerParameter
+from lrexp.models.layer_map import LayerMap, LayerParameter
 from lrexp.plan.plan import Plan, Treatment, make_plan, no_decay_on_bias_and_norm, then
 
 

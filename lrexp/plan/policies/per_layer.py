@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 from lrexp.config.errors import ConfigError
-from lrexp.config.schema import Rest, Rule
-from lrexp.models.layers import LayerMap, LayerParameter
+from lrexp.config.schema.policy import Rest, Rule
+from lrexp.models.layer_map import LayerMap, LayerParameter
 from lrexp.plan.plan import Plan, Treatment, make_plan, never, no_decay_on_bias_and_norm
 from lrexp.plan.policies.layer_groups import in_range, name_layers
 
@@ -79,6 +81,14 @@ def per_layer(
         return never(treatment) if rule.frozen else treatment
 
     return make_plan(layers, treat)
+
+
+def all_absolute(settings: Mapping[str, Any]) -> bool:
+    """Whether rules as plain values give every rate themselves, and leave none to the default."""
+    rules = settings["rules"]
+    selected = {str(rule["match"] or rule["layers"]) for rule in rules}
+    everything = bool(selected & {"*", "re:", "re:.*"}) or selected >= {"head", "backbone"}
+    return everything and all(rule["lr"] or rule["frozen"] for rule in rules)
 
 
 def _selector(rule: Rule) -> str:

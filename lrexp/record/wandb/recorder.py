@@ -16,7 +16,7 @@ from typing import Any
 
 from lrexp.config.errors import Terminated
 from lrexp.config.names import shown_path
-from lrexp.config.schema import Wandb
+from lrexp.config.schema.run import Wandb
 from lrexp.plan.plan import Row, read_plan
 from lrexp.record.recorders import RunInfo
 from lrexp.record.wandb.client import NO_LOGIN, prepared, unless_set, why_offline

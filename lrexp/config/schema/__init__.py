@@ -1,0 +1,255 @@
+"""Every setting's type, limits and meaning, and every option: what configs are checked against.
+
+They stand here, defaults in conf/. Hydra merges each option into its schema (under `schema/`, so
+that they never show up as options), and the rest of the program receives them filled in. What an
+option is made by stands beside its schema, in `OPTIONS`, and nowhere else. Imports nothing that
+takes time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from lrexp.config.schema import data, model, optimizer, policy, run, scheduler
+from lrexp.config.schema.meaning import Length, Meaning, number, setting
+from lrexp.config.schema.metrics import MONITORS as MONITORS
+from lrexp.config.schema.metrics import TOP5_CLASSES as TOP5_CLASSES
+from lrexp.config.schema.policy import Rest, Rule
+from lrexp.config.schema.run import Trainer
+
+
+@dataclass
+class Config:
+    """A whole experiment. Each group holds the schema of the option that was chosen.
+
+    What is said of a group holds for its settings that do not say otherwise.
+    """
+
+    name: str = setting(identity=False, stack="member", decides=False)
+    seed: int = number(at_least=0, identity=False, stack="member")
+    run_id: str | None = setting(identity=False, resume="ignored", stack="member", decides=False)
+    model: Any = setting(reads=True)
+    data: Any = setting(reads=True)
+    loss: Any = setting(resume="may")
+    optimizer: Any = setting(resume="may")
+    lr_policy: Any = setting(resume="may")
+    scheduler: Any = setting(resume="may")
+    trainer: Trainer = setting(resume="may")
+    logger: Any = setting(identity=False, resume="may", stack="member", decides=False)
+    task: Any = setting()
+
+
+@dataclass(frozen=True)
+class Option:
+    """What can be chosen of a group. Functions and classes are written as `module:name`."""
+
+    schema: type
+    make: str = ""  # makes it of its settings
+    needs: str = ""  # package beyond torch, which is also the name of the extra that brings it
+    momenta: bool = False  # of a schedule that may cycle momentum: read="momentum" makes m(t)
+    follows: str = ""  # of a schedule with state: what follows a metric beside its s(t)
+    absolute: str = ""  # of a policy that may give every rate itself: settings → whether it does
+    class_names: str = ""  # of a data set whose YAML file states its size: name → class names
+    folder: str = ""  # of a data set of torchvision: what that calls its folder below data.root
+
+
+def _torchvision_set(folder: str) -> Option:
+    module = "lrexp.data.sources.torchvision_sets"
+    return Option(
+        data.TorchvisionSet,
+        f"{module}:torchvision_set",
+        class_names=f"{module}:class_names",
+        folder=folder,
+    )
+
+
+_MODELS = "lrexp.models"
+_SOURCES = "lrexp.data.sources"
+_OPTIMIZERS = "lrexp.optim.optimizers"
+_POLICIES = "lrexp.plan.policies"
+_PER_EPOCH, _PER_STEP = (f"lrexp.optim.schedulers.per_{often}" for often in ("epoch", "step"))
+_ANY, _PLATEAU = (f"lrexp.optim.schedulers.{name}" for name in ("any_torch", "plateau"))
+
+# group -> option. The trainer has one schema, whatever its option.
+OPTIONS: dict[str, dict[str, Option]] = {
+    "model": {
+        "simple_cnn": Option(model.SimpleCnn, f"{_MODELS}.simple_cnn:SimpleCNN"),
+        "mlp": Option(model.Mlp, f"{_MODELS}.mlp:MLP"),
+        "cifar_resnet": Option(model.CifarResnet, f"{_MODELS}.cifar_resnet:CifarResNet"),
+        "torchvision": Option(model.TorchvisionModel, f"{_MODELS}.library:torchvision_model"),
+        "timm": Option(model.LibraryModel, f"{_MODELS}.library:timm_model"),
+        "custom": Option(model.CustomModel, f"{_MODELS}.custom:custom_model"),
+    },
+    "data": {
+        "digits": Option(data.Data, f"{_SOURCES}.digits:digits"),
+        "mnist": _torchvision_set("MNIST/raw"),
+        "fashion_mnist": _torchvision_set("FashionMNIST/raw"),
+        "cifar10": _torchvision_set("cifar-10-batches-py"),
+        "cifar100": _torchvision_set("cifar-100-python"),
+        "hf": Option(data.HuggingFace, f"{_SOURCES}.hf:hf"),
+        "imagefolder": Option(data.ImageFiles, f"{_SOURCES}.imagefolder:imagefolder"),
+        "csv": Option(data.CsvTable, f"{_SOURCES}.csv_table:csv_table"),
+        "synthetic": Option(data.Synthetic, f"{_SOURCES}.synthetic:synthetic"),
+    },
+    "loss": {"cross_entropy": Option(run.CrossEntropy), "bce": Option(run.BinaryCrossEntropy)},
+    "optimizer": {
+        "sgd": Option(optimizer.Sgd, "torch.optim:SGD"),
+        "adam": Option(optimizer.Adam, "torch.optim:Adam"),
+        "adamw": Option(optimizer.Adam, "torch.optim:AdamW"),
+        "rmsprop": Option(optimizer.Rmsprop, "torch.optim:RMSprop"),
+        "nadam": Option(optimizer.Nadam, "torch.optim:NAdam"),
+        "radam": Option(optimizer.Radam, "torch.optim:RAdam"),
+        "adagrad": Option(optimizer.Adagrad, "torch.optim:Adagrad"),
+        "adafactor": Option(optimizer.Adafactor, f"{_OPTIMIZERS}:adafactor"),
+        "lion": Option(optimizer.Lion, "timm.optim.lion:Lion", needs="timm"),
+        "lamb": Option(optimizer.Lamb, "timm.optim.lamb:Lamb", needs="timm"),
+        "muon": Option(optimizer.Muon, f"{_OPTIMIZERS}:muon"),
+        "schedulefree_sgd": Option(
+            optimizer.ScheduleFreeSgd, "schedulefree:SGDScheduleFree", needs="schedulefree"
+        ),
+        "schedulefree_adamw": Option(
+            optimizer.ScheduleFreeAdamw, "schedulefree:AdamWScheduleFree", needs="schedulefree"
+        ),
+        "torch": Option(optimizer.LibraryOptimizer, f"{_OPTIMIZERS}:any_torch"),
+        "timm": Option(optimizer.LibraryOptimizer, f"{_OPTIMIZERS}:any_timm", needs="timm"),
+    },
+    "lr_policy": {
+        "uniform": Option(policy.Policy, f"{_POLICIES}.uniform:uniform"),
+        "per_layer": Option(
+            policy.PerLayer,
+            f"{_POLICIES}.per_layer:per_layer",
+            absolute=f"{_POLICIES}.per_layer:all_absolute",
+        ),
+        "layerwise_decay": Option(
+            policy.LayerwiseDecay, f"{_POLICIES}.layerwise_decay:layerwise_decay"
+        ),
+        "freeze_backbone": Option(
+            policy.FreezeBackbone, f"{_POLICIES}.freeze_backbone:freeze_backbone"
+        ),
+        **dict.fromkeys(
+            ("discriminative", "ulmfit"),
+            Option(
+                policy.Discriminative,
+                f"{_POLICIES}.discriminative:discriminative",
+                absolute=f"{_POLICIES}.discriminative:all_absolute",
+            ),
+        ),
+        "gradual_unfreeze": Option(
+            policy.GradualUnfreeze, f"{_POLICIES}.gradual_unfreeze:gradual_unfreeze"
+        ),
+        "lp_ft": Option(policy.LpFt, f"{_POLICIES}.lp_ft:lp_ft"),
+        "surgical": Option(policy.Surgical, f"{_POLICIES}.surgical:surgical"),
+        "auto_rgn": Option(policy.AutoRgn, f"{_POLICIES}.auto_rgn:auto_rgn"),
+        "freezeout": Option(policy.Freezeout, f"{_POLICIES}.freezeout:freezeout"),
+        "bias_norm_only": Option(policy.BiasNormOnly, f"{_POLICIES}.bias_norm_only:bias_norm_only"),
+    },
+    "scheduler": {
+        "constant": Option(scheduler.Scheduler, f"{_PER_EPOCH}:constant"),
+        "linear": Option(scheduler.Scheduler, f"{_PER_STEP}:linear"),
+        "step": Option(scheduler.StepDecay, f"{_PER_EPOCH}:step"),
+        "multistep": Option(scheduler.MultiStep, f"{_PER_EPOCH}:multistep"),
+        "exponential": Option(scheduler.Exponential, f"{_PER_EPOCH}:exponential"),
+        "polynomial": Option(scheduler.Polynomial, f"{_PER_STEP}:polynomial"),
+        "cosine": Option(scheduler.Scheduler, f"{_PER_STEP}:cosine"),
+        "cosine_restarts": Option(scheduler.CosineRestarts, f"{_PER_STEP}:cosine_restarts"),
+        "one_cycle": Option(scheduler.OneCycle, f"{_PER_STEP}:one_cycle", momenta=True),
+        "wsd": Option(scheduler.Wsd, f"{_PER_STEP}:wsd"),
+        "inverse_sqrt": Option(scheduler.InverseSqrt, f"{_PER_STEP}:inverse_sqrt"),
+        "slanted_triangular": Option(
+            scheduler.SlantedTriangular, f"{_PER_STEP}:slanted_triangular"
+        ),
+        "plateau": Option(
+            scheduler.ReduceOnPlateau, f"{_PLATEAU}:plateau", follows=f"{_PLATEAU}:Plateau"
+        ),
+        "torch": Option(scheduler.TorchScheduler, f"{_ANY}:any_torch", momenta=True),
+    },
+    "logger": {"wandb": Option(run.Wandb), "none": Option(run.NoLogger)},
+    "task": {
+        "train": Option(run.Task, "lrexp.tasks.train:train"),
+        "plan": Option(run.PlanTask, "lrexp.tasks.plan:plan"),
+    },
+}
+GROUPS = (*OPTIONS, "trainer", "experiment")
+TOP = (*(f.name for f in fields(Config)), "experiment")
+
+
+def load(target: str) -> Callable[..., Any]:
+    """The function or class that `module:name` means, imported now."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def option_of(section: Mapping[str, Any]) -> str:
+    """The option that a group's section belongs to.
+
+    An option that opens a whole library says so in its YAML file (`library: torch`), and its
+    `name` is the library's own (NAdam). Any other option is known by its `name`. A file that only
+    fills in another option (resnet18.yaml: torchvision with a name) belongs to that one's schema.
+    """
+    return str(section.get("library", section.get("name")))
+
+
+def chosen_option(group: str, section: Any) -> Option:
+    """The option that a checked section of a group is of."""
+    return OPTIONS[group][option_of(vars(section))]
+
+
+def settings_of(option: Any) -> dict[str, Any]:
+    """An option's own settings, nested rules kept as they are: all but what says which it is."""
+    which = "library" if hasattr(option, "library") else "name"
+    return {f.name: getattr(option, f.name) for f in fields(option) if f.name != which}
+
+
+def lengths_of(section: Any) -> dict[str, Length]:
+    """Of a section's settings those that are lengths of time."""
+    return {f.name: f.metadata["length"] for f in fields(section) if "length" in f.metadata}
+
+
+def schemas_of(section: str) -> list[type]:
+    """Every schema that a section such as `optimizer` may have, the empty one being the top."""
+    if re.fullmatch(r"lr_policy\.rules\[\d*\]", section):
+        return [Rule]
+    single: dict[str, type] = {"": Config, "trainer": Trainer, "lr_policy.default": Rest}
+    if section in single:
+        return [single[section]]
+    return [option.schema for option in OPTIONS.get(section, {}).values()]
+
+
+def meaning_of(key: str) -> Meaning:
+    """What a setting means by its dotted key; of one that no schema has, what its section says."""
+    section, _, rest = key.partition(".")
+    found = _said("", section) | _said(section, re.split(r"[.\[]", rest)[0])
+    return Meaning(**{f.name: found[f.name] for f in fields(Meaning) if f.name in found})
+
+
+def _said(section: str, name: str) -> dict[str, Any]:
+    """What the fields of that name say. In all options of a group they say the same."""
+    every = (f for schema in schemas_of(section) for f in fields(schema))
+    return next((dict(f.metadata) for f in every if f.name == name), {})
+
+
+def settings_where(**meaning: Any) -> list[str]:
+    """Dotted keys of all settings that mean so, such as `splits=True`, each once."""
+    keys = dict.fromkeys(
+        f"{section}.{f.name}".lstrip(".")
+        for section in ("", *OPTIONS, "trainer")
+        for schema in schemas_of(section)
+        for f in fields(schema)
+    )
+    return [k for k in keys if all(getattr(meaning_of(k), m) == v for m, v in meaning.items())]
+
+
+def store_schemas() -> None:
+    """Put every schema where the first line of each YAML file finds it."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=Config, package="_global_")
+    store.store(group="schema", name="trainer", node=Trainer)
+    for group, options in OPTIONS.items():
+        for name, option in options.items():
+            store.store(group=f"schema/{group}", name=name, node=option.schema)
