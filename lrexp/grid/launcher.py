@@ -25,12 +25,7 @@ from lrexp.grid.stack.allocator import keep_freed_memory
 log = logging.getLogger(__name__)
 
 
-EXECUTORS: dict[str, Executor] = {
-    "auto": auto,
-    "serial": serial,
-    "stacked": stacked,
-    "pool": pool,
-}
+EXECUTORS: dict[str, Executor] = {f.__name__: f for f in (auto, serial, stacked, pool)}
 
 
 class Grid:

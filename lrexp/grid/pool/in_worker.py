@@ -176,7 +176,6 @@ class PointsHere:
         from hydra.core.utils import JobStatus
         from hydra.types import HydraContext
 
-        from lrexp.grid.executors import run_pack
         from lrexp.grid.isolation import undisturbed
         from lrexp.grid.jobs import Jobs
 
@@ -185,7 +184,7 @@ class PointsHere:
             self._context = HydraContext(None, callbacks)  # type: ignore[arg-type]
         jobs = Jobs(self._context, self._task, lambda point: self._say(("begin", point.num)))
         with undisturbed():
-            ended = run_pack(points, jobs)
+            ended = jobs.run(points)
         for _, returned in ended:
             returned.cfg = returned.hydra_cfg = None
             if returned.status == JobStatus.FAILED:
