@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from grid_points import composing
 from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
-from omegaconf import DictConfig, flag_override
+from omegaconf import DictConfig
 
 from lrexp.__main__ import _Points
 from lrexp.grid.launcher import Grid
@@ -123,10 +122,10 @@ def _composed(*overrides: str) -> list[Point]:
 
 def _placed(point: Point, sweep: Path) -> Point:
     """A copy of a point, in another sweep's folder."""
-    composed = point.config
-    with flag_override(composed, ["struct", "readonly"], False):
+    placed = replace(point)
+    with placed.changed() as composed:
         composed.hydra.sweep.dir = str(sweep)
-    return replace(point, composed=pickle.dumps(composed))
+    return placed
 
 
 def _once(points: Sequence[Point]) -> list[Point]:

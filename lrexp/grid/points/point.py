@@ -6,7 +6,8 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,14 @@ class Point:
     def config(self) -> DictConfig:
         """The composed config, a fresh copy."""
         return pickle.loads(self.composed)
+
+    @contextmanager
+    def changed(self) -> Iterator[DictConfig]:
+        """The composed config, to be changed."""
+        composed = self.config
+        with flag_override(composed, ["struct", "readonly"], False):
+            yield composed
+        self.composed = pickle.dumps(composed)
 
     @property
     def chosen(self) -> dict[str, str]:

@@ -11,14 +11,13 @@ from functools import partial
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import flag_override
 
 from lrexp.config.errors import ConfigError, out_of_memory
 from lrexp.config.names import new_run_id
 from lrexp.config.schema import meaning_of
 from lrexp.folder.layout import SUMMARY
 from lrexp.grid.executors import Ended, Session, warning_on
-from lrexp.grid.points.point import Point, make_point, read_summary
+from lrexp.grid.points.point import Point, read_summary
 from lrexp.grid.points.resume import set_aside
 from lrexp.grid.pool.in_worker import Place, start_points
 from lrexp.grid.pool.workers import Event, Workers
@@ -212,7 +211,5 @@ def _left_behind(point: Point, error: Exception, session: Session) -> JobReturn:
 def _make_afresh(point: Point, session: Session) -> None:
     """Clear a point's folder, and give it another run_id: it is another run."""
     set_aside(session.folder, point)
-    composed = point.config
-    with flag_override(composed, ["struct", "readonly"], False):
+    with point.changed() as composed:
         composed.run_id = new_run_id()
-    point.composed = make_point(point.num, point.overrides, composed, point.case).composed

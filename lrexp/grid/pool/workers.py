@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from lrexp.grid.pool import in_worker
 from lrexp.grid.pool.in_worker import STOPPED, THREADS, Place, Start, work_on_pieces
@@ -88,7 +88,7 @@ class Workers:
         while self._waiting or any(w.piece is not NOTHING for w in self._workers.values()):
             yield from self._assign()
             for line in wait(list(self._workers)):
-                yield from self._hear(self._workers[line])  # type: ignore[index]
+                yield from self._hear(self._workers[cast("Connection", line)])
 
     def stop(self) -> None:
         """End all workers; what they still say is lost.
@@ -129,7 +129,8 @@ class Workers:
                 worker.line.send(piece)
 
     def _new_worker(self) -> _Worker:
-        ours, theirs = multiprocessing.Pipe()
+        ends: Any = multiprocessing.Pipe()
+        ours, theirs = ends
         place = self._free[0]
         _start_server(self._preload, place)  # if the last one was killed
         process = multiprocessing.get_context("forkserver").Process(
