@@ -20,16 +20,16 @@ from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from lrexp.__main__ import _Points
 from lrexp.grid.launcher import Grid
 from lrexp.grid.leaderboard import Leaderboard
 from lrexp.grid.points.point import Point
 from lrexp.grid.settings import LauncherSettings
+from lrexp.session.points import Points
 
 FAST = ("experiment=smoke", "trainer.device=cpu", "data.leak_check=skip")
 
 
-class Dying(_Points):
+class Dying(Points):
     """Whoever trains the point with seed 1 for the first time gets a signal in its first epoch."""
 
     def __init__(self, number: int, marker: Path):
@@ -44,7 +44,7 @@ class Dying(_Points):
             Training.row = lambda *_: os.kill(os.getpid(), self.number)  # type: ignore[assignment]
         return super().__call__(composed)
 
-    def for_worker(self) -> _Points:
+    def for_worker(self) -> Points:
         own = copy.copy(self)
         vars(own).update(vars(super().for_worker()))
         return own
@@ -92,7 +92,7 @@ def running(folder: Path, say: Callable[[], str]) -> Iterator[Callable[..., Ran]
         *overrides: str,
         settings: dict[str, Any] | None = None,
         asked: Sequence[type[BaseException]] = (),
-        task: _Points | None = None,
+        task: Points | None = None,
     ) -> Ran:
         sweep = folder / f"sweep{next(count)}"
         composed = [_placed(point, sweep) for point in _composed(*overrides)]
@@ -101,7 +101,7 @@ def running(folder: Path, say: Callable[[], str]) -> Iterator[Callable[..., Ran]
         board.points = composed
         context = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
         chosen = LauncherSettings(executor=executor, **(settings or {}))
-        task = task or _Points()
+        task = task or Points()
         task.asked = list(asked)
         ended = Grid(board, context, task, chosen).run(_once(composed))
         return Ran(composed, ended, sweep, say())

@@ -53,6 +53,10 @@ class UserError(Exception):
     """A mistake in what the user asked for. Its text is all that is shown."""
 
 
+class RunFailedError(Exception):
+    """A run or a sweep that had begun failed, of the one exception that it holds."""
+
+
 class Terminated(BaseException):
     """SIGTERM arrived. Like KeyboardInterrupt it is no Exception, so that nothing swallows it."""
 

@@ -8,6 +8,8 @@ import secrets
 import string
 from pathlib import Path
 
+CONFIG_NAME = "config"  # of the file in conf/ that every composition begins with
+
 
 def conf_folder() -> Path:
     """The folder of YAML files: beside the package in a checkout, inside it in a wheel."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -134,4 +135,4 @@ def _cannot_write(folder: Path, error: OSError) -> UserError:
 
 def resume_command(folder: Path) -> str:
     """What a user types to go on with a run that was stopped."""
-    return f"python -m lrexp.commands.rerun {shown_path(folder)} --resume"
+    return f"lrexp rerun {shlex.quote(shown_path(folder))} --resume"

@@ -6,7 +6,6 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from lrexp.config.schema import meaning_of
 from lrexp.folder.claim import in_use
 from lrexp.folder.layout import SUMMARY
 from lrexp.plan.plan import Plan, read_plan
+from lrexp.runs.named import named_path
 
 WEIGHTS = ("checkpoints/last.pt", "last.pt", "checkpoints/best.pt", "best.pt")  # artifacts: flat
 # Most likely causes first. What is left out explains no number.
@@ -103,11 +103,7 @@ def read_run(name: str) -> SavedRun:
     Raises:
         UserError: when there is none, or its files cannot be read.
     """
-    path = Path(name)
-    with suppress(RuntimeError):  # nobody has that home folder: then there is no such run
-        path = path.expanduser()
-    if name == "latest" and not os.path.exists(path):
-        path = Path("outputs/latest")
+    path = named_path(name)
     if not os.path.exists(path):
         hint = "give a run folder, a config.yaml, or latest"
         if name == "latest":

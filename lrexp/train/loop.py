@@ -504,9 +504,7 @@ class Trainer:
         lines = [f"{name}: {then.get(name)} → {now.get(name)}" for name in changed]
         said = "\n  ".join([f"{' and '.join(changed)} changed since the checkpoint", *lines])
         if not allow_change:
-            raise UserError(
-                f"{said}\n  python -m lrexp.commands.rerun RUN --resume --changed-data goes on"
-            )
+            raise UserError(f"{said}\n  lrexp rerun RUN --resume --changed-data goes on")
         log.warning(said)
 
     def _frozen_hash(self) -> str:

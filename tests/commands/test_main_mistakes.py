@@ -327,7 +327,9 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     paths = {name: str(path) for name, path in places.items()}
     cases = [(name, [filled(a, paths) for a in argv]) for name, (argv, _) in MISTAKES.items()]
     setup = (
-        "def reached(*arguments): raise RuntimeError('reached the run')\ncommand._job = reached\n"
+        "import lrexp.session.points as points, lrexp.session.single as single\n"
+        "def reached(*arguments, **named): raise RuntimeError('reached the run')\n"
+        "points.job = single.job = reached\n"
     )
     return drive(base, cases, setup) | {"places": paths}
 

@@ -22,9 +22,10 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from lrexp.__main__ import continue_run, main
+from lrexp.__main__ import main
 from lrexp.folder.checkpoint import load_checkpoint, save_checkpoint
 from lrexp.record.jsonl import JsonlRecorder
+from lrexp.session.single import continue_run
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (
@@ -196,7 +197,7 @@ def test_a_run_on_a_disk_that_fills_up_fails_plainly_and_goes_on_when_there_is_r
         assert main([*COMMAND, *BIG, f"hydra.run.dir={folder}"]) == 1
     said = capsys.readouterr().err
     assert "checkpoints/last.pt: No space left on device" in said
-    assert f"once that is mended: python -m lrexp.commands.rerun {folder} --resume" in said
+    assert f"once that is mended: lrexp rerun {folder} --resume" in said
     assert load_checkpoint(folder / "checkpoints" / "last.pt")["epoch"] == 1
     taken[0].unlink()
     assert main([*COMMAND, *BIG, f"hydra.run.dir={folder}"]) == 0
@@ -313,7 +314,7 @@ def test_a_signal_saves_the_state_within_five_seconds(
     returned, out, _ = outcome(process)
     assert time.monotonic() - sent < 5
     assert returned == code
-    assert f"resume python -m lrexp.commands.rerun {folder} --resume" in out
+    assert f"resume lrexp rerun {folder} --resume" in out
     summary, rows = summary_of(folder), rows_of(folder)
     assert summary["status"] == "interrupted"
     state = load_checkpoint(folder / "checkpoints" / "last.pt")
@@ -428,7 +429,7 @@ def test_changed_data_are_refused_unless_told(
     assert "--changed-data" in said
     assert {p: p.read_bytes() for p in before} == before
     config: Any = OmegaConf.load(folder / "config.yaml")
-    assert continue_run(folder, config, [], changed_data=True) == 0
+    assert continue_run(folder, config, [], changed_data=True).folder == folder
     assert "data changed since the checkpoint" in capsys.readouterr().err
     assert len(rows_of(folder)) == 4
 

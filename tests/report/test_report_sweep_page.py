@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from synthetic_sweep import large_sweep, outcome, went_wrong, write_sweep
 
-from lrexp.commands.report import main
+from lrexp.__main__ import main
 from lrexp.judge.ranking import configurations
 from lrexp.report.sweep.page import write_sweep_report
 from lrexp.report.sweep.plots import write_sweep_plots
@@ -277,13 +277,13 @@ def test_the_command_rebuilds_report_and_figures(
     if kept == "multirun.yaml":  # of a sweeper that chose its points as it went
         (folder / "points.json").unlink()
         (folder / kept).write_text("hydra: {overrides: {task: [a=1]}}")
-    assert main([str(folder)]) == 0
+    assert main(["report", str(folder)]) == 0
     assert "report.html, " in capsys.readouterr().out
     assert (folder / "report.html").is_file()
     assert (folder / "plots" / "curves.svg").is_file()
     assert 'href="plots"' in (folder / "report.html").read_text()
     shutil.rmtree(folder / "plots")
-    assert main([str(folder), "--no-plots"]) == 0
+    assert main(["report", str(folder), "--no-plots"]) == 0
     assert not (folder / "plots").exists()
 
 

@@ -64,7 +64,7 @@ def work_on_pieces(
     _be_killed_first()
     os.environ.clear()
     os.environ.update(environment)
-    _set_threads(place.threads)
+    set_threads(place.threads)
 
     def send(kind: str, content: Any) -> None:
         with whole(), suppress(OSError):  # half a message would garble the next; nobody may listen
@@ -73,7 +73,7 @@ def work_on_pieces(
     @cache
     def started() -> Work:
         work = pickle.loads(start)(place, partial(send, "said"))
-        _set_threads(place.threads)  # of what it has imported
+        set_threads(place.threads)  # of what it has imported
         return work
 
     try:
@@ -113,7 +113,7 @@ def _be_killed_first() -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
-def _set_threads(count: int | None) -> None:
+def set_threads(count: int | None) -> None:
     """Let torch, OpenMP and BLAS use `count` threads, whether they are loaded yet or not."""
     if count is None:
         return

@@ -114,7 +114,7 @@ class WandbRecorder:
         self._folder = Path(self._run.settings.sync_dir)
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
-        self._sync = f"python -m lrexp.commands.sync {shown_path(info.folder)}"
+        self._sync = f"lrexp sync {shown_path(info.folder)}"
         offline = f"offline; upload with: {self._sync}"
         self.where = offline if self._run.offline else self._run.url  # None when disabled
         self._logged = -1  # the last epoch that W&B has

@@ -397,7 +397,7 @@ def _origin(sweep: Sweep) -> Html:
     pairs: list[tuple[str, Html | str]] = [
         ("files", join(*(part for _, one in files for part in (one, " ")))),
         ("runs", said),
-        ("all reports", element("code", f"python -m lrexp.report {where} --runs")),
+        ("all reports", element("code", f"lrexp report {where} --runs")),
     ]
     parts.append(definitions(pairs))
     return join(*parts)
