@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import forkserver
@@ -23,10 +23,16 @@ LONG_S = 600.0  # nobody waits for its end
 
 
 @contextmanager
-def own_fork_server() -> Iterator[None]:
-    """Workers of these tests come from a fork server that imports what they ask for, and ends."""
+def own_fork_server(preload: Sequence[str]) -> Iterator[None]:
+    """Workers come from a fork server that imports these modules, and ends."""
+    from processes import may_go_on
+
+    from lrexp.grid.pool.workers import start_server
+
     server: Any = forkserver._forkserver  # type: ignore[attr-defined]
-    server._stop()
+    server._stop()  # of other tests
+    start_server(preload, Place())
+    may_go_on()
     yield
     server._stop()
 

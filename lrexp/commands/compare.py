@@ -11,6 +11,7 @@ from typing import Any
 from lrexp.commands.answer import parser_of
 from lrexp.config.names import shown_path
 from lrexp.config.schema import MONITORS
+from lrexp.folder.layout import PREDICTIONS
 from lrexp.plan.plan import difference_lines
 from lrexp.runs.differences import (
     CurveDifference,
@@ -28,7 +29,6 @@ from lrexp.runs.differences import (
 from lrexp.runs.paired import paired_differences
 
 WIDTH = 100
-PREDICTIONS = "predictions.parquet"
 MOST = {"config": 12, "plan": 4, "env": 8, "curves": 8}  # lines of each part
 OTHERWISE_TOLD = ("name", "run_id")  # settings that say nothing of what differs
 DESCRIPTION = """\

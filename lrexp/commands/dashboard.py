@@ -10,6 +10,7 @@ from typing import Any
 from lrexp.commands.answer import parser_of
 from lrexp.config.errors import UserError, did_you_mean
 from lrexp.config.schema import MONITORS
+from lrexp.folder.layout import LEADERBOARD
 from lrexp.record.wandb.client import why_offline
 from lrexp.runs.named import named_folder
 
@@ -79,6 +80,6 @@ def main(argv: list[str]) -> int:
 
 def _sweep_folder(name: str) -> Path:
     folder = named_folder(name)
-    if not (folder / "leaderboard.json").is_file():
+    if not (folder / LEADERBOARD).is_file():
         raise UserError(f"--report {name}: there is no leaderboard.json\n  give a sweep's folder")
     return folder

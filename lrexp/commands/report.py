@@ -9,7 +9,7 @@ from pathlib import Path
 from lrexp.commands.answer import parser_of
 from lrexp.config.errors import UserError
 from lrexp.config.names import shown_path
-from lrexp.report.run.figures import write_run_figures
+from lrexp.report.run.figures import write_run_plots
 from lrexp.report.run.page import write_run_report
 from lrexp.runs.named import named_folder
 from lrexp.runs.run import is_run, is_sweep
@@ -53,8 +53,8 @@ def main(argv: list[str]) -> int:
         runs = inside if asked.runs else []
     failed = sum(not _write_run(run, not asked.no_plots) for run in runs)
     if sweep:  # last, so that it links to reports that are there
+        from lrexp.report.sweep.figures import write_sweep_plots
         from lrexp.report.sweep.page import write_sweep_report
-        from lrexp.report.sweep.plots import write_sweep_plots
 
         try:
             drawn = [] if asked.no_plots else write_sweep_plots(folder)
@@ -70,7 +70,7 @@ def _write_run(folder: Path, plots: bool) -> bool:
     """Report and plots of one run; False, and a line, when they cannot be written."""
     try:
         line = f"report {shown_path(write_run_report(folder))}"
-        drawn = write_run_figures(folder) if plots else []
+        drawn = write_run_plots(folder) if plots else []
     except Exception as error:  # one damaged run must not cost the others
         print(f"error: {shown_path(folder)}: {type(error).__name__}: {error}", file=sys.stderr)
         return False

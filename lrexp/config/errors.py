@@ -114,6 +114,11 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
 
     Compared without case, underscores and dashes; a known synonym comes first. For dotted
     candidates the last part counts as well, so that `lr` finds `optimizer.lr`.
+
+    >>> nearest("layerwise", ["uniform", "layerwise_decay"])
+    'layerwise_decay'
+    >>> nearest("learning_rate", ["optimizer.lr", "optimizer.momentum"])
+    'optimizer.lr'
     """
     names = list(dict.fromkeys(candidates))
     last = name.rsplit(".", 1)[-1]

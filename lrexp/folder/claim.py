@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lrexp.config.errors import UserError
 from lrexp.config.names import new_run_id, shown_path
-from lrexp.folder.layout import LOCK, SUMMARY
+from lrexp.folder.layout import LOCK, MULTIRUN, SUMMARY
 
 ELSEWHERE = "choose another folder with hydra.run.dir=FOLDER (hydra.sweep.dir=FOLDER with -m)"
 
@@ -51,7 +51,7 @@ class Claim:
                 ) from None
             self._remove_created()
             raise _cannot_write(folder, error) from error
-        if not resumed and self._before & {SUMMARY, "multirun.yaml"}:
+        if not resumed and self._before & {SUMMARY, MULTIRUN}:
             self.release()
             raise UserError(
                 f"{folder} already holds a run; nothing was changed\n"

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from lrexp.config.check import config_id
 from lrexp.config.errors import UserError
 from lrexp.folder.environment import source_hash
+from lrexp.folder.layout import BEST, CHECKPOINTS, LAST
 from lrexp.plan.plan import difference_lines
 from lrexp.runs.differences import (
     CurveDifference,
@@ -21,7 +22,7 @@ from lrexp.runs.differences import (
 )
 
 IDENTICAL, DIFFER, OTHER_CONFIG = 0, 3, 4  # exit codes of --check
-FINAL, BEST = "checkpoints/last.pt", "checkpoints/best.pt"
+FINAL, BEST = f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{BEST}"
 # Runs that were trained together round otherwise than alone. Of a metric, relative to the larger
 # of 1 and its value (one image more or less among a few hundred is classified right); of all
 # weights, the norm of the difference relative to theirs. Runs that settle stay below 1e-6 in both.
@@ -169,7 +170,7 @@ class _Weights:
     def __init__(self, saved: SavedRun, again: SavedRun):
         self.notes: list[str] = []  # what could not be read
         self._was, self._is = saved.weights, None
-        of_best = self._was is not None and self._was.name == "best.pt"
+        of_best = self._was is not None and self._was.name == BEST
         hash_of_final = saved.summary.get("weights_hash") if saved.whole else None
         self.what = "best weights" if of_best and not hash_of_final else "final weights"
         if not saved.whole:

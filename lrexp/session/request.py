@@ -11,13 +11,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader
+from lrexp.folder.layout import CASES
 from lrexp.grid.points.cases import GROUP, Cases, read_cases, take_cases
 from lrexp.grid.points.point import Started, read_points
 from lrexp.grid.points.resume import sweep_folder
 from lrexp.grid.settings import OF_LAUNCHER, read_settings
 
 LAUNCHER = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
-CASES_COPY = "cases.yaml"  # in the sweep's folder
+CASES_COPY = CASES  # in the sweep's folder
 
 
 @dataclass

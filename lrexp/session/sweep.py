@@ -24,6 +24,7 @@ from lrexp.config.mistakes import OTHERS_SETTING
 from lrexp.config.names import new_run_id, shown_path
 from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import write_atomically
+from lrexp.folder.layout import MULTIRUN, WANDB
 from lrexp.grid.launcher import Grid
 from lrexp.grid.leaderboard import Leaderboard, leaderboard_lines
 from lrexp.grid.points.cases import cross, in_case, overruled, own_overrides
@@ -241,7 +242,7 @@ def _write_grid(folder: Path, points: Sequence[Point], request: Request) -> None
         copy = folder / CASES_COPY
         if not copy.exists() or not os.path.samefile(request.cases.file, copy):
             shutil.copyfile(request.cases.file, copy)
-    OmegaConf.save(saved, folder / "multirun.yaml")
+    OmegaConf.save(saved, folder / MULTIRUN)
     write_atomically(folder / POINTS, points_text(points, [*request.how, *request.command]))
 
 
@@ -275,7 +276,7 @@ def _closing_lines(board: Leaderboard) -> list[str]:
     if undone and (folder / POINTS).is_file():
         count = f"{len(undone)} of {len(asked)} points have no result"
         lines.append(f"{count}; run them with: lrexp -m hydra.launcher.resume={typed}")
-    if any(folder.glob("*/wandb/offline-run-*")):
+    if any(folder.glob(f"*/{WANDB}/offline-run-*")):
         lines.append(f"wandb  offline; upload with: lrexp sync {typed}")
     return [*lines, f"sweep  {shown}"]
 

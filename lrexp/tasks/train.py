@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -17,6 +16,23 @@ from lrexp.config.errors import OutOfMemoryError, Terminated, UserError, out_of_
 from lrexp.config.schema import MONITORS, Config
 from lrexp.config.schema.run import Wandb
 from lrexp.folder.claim import link_latest, resume_command
+from lrexp.folder.layout import (
+    BEST,
+    CHECKPOINTS,
+    CONFIG,
+    CONFUSION,
+    ENVIRONMENT,
+    HYDRA,
+    LAST,
+    METRICS,
+    OVERRIDES,
+    PER_CLASS,
+    PLAN,
+    PREDICTIONS,
+    PREVIOUS,
+    SCHEDULE,
+    WRONG_IMAGES,
+)
 from lrexp.tasks.launch import Launch, blank_summary, failure, write
 from lrexp.train.signals import answered, signals_stop, whole
 
@@ -119,7 +135,7 @@ class Training:
         self._resolved, self._config, self._launch = resolved, config, launch
         self.trainer, self._folder = trainer, launch.folder
         trainer.synced = not launch.sweep  # a stopped point is run anew
-        self.checkpoints = launch.folder / "checkpoints"
+        self.checkpoints = launch.folder / CHECKPOINTS
         self._started, self._train_started = started, time.perf_counter()
         self._asked = asked  # signals that want the run to stop
         self._test: dict[str, Any] = {}
@@ -200,7 +216,7 @@ class Training:
             raise told from error
         self.finish({"status": "diverged" if self.trainer.diverged else "finished"})
         with suppress(OSError):  # nobody goes on from there any more
-            (self.checkpoints / "previous.pt").unlink(missing_ok=True)
+            (self.checkpoints / PREVIOUS).unlink(missing_ok=True)
 
     @property
     def value(self) -> float:
@@ -226,7 +242,7 @@ class Training:
         device = self.trainer.experiment.device
         self.trainer = build_trainer(self._config, self._launch.datasets)
         if recorded:
-            self.trainer.load_state(load_checkpoint(self.checkpoints / "last.pt", device))
+            self.trainer.load_state(load_checkpoint(self.checkpoints / LAST, device))
 
     def _keep_state(self) -> None:
         """Save the state of a run that is stopped within an epoch. A sweep runs its points anew."""
@@ -251,10 +267,10 @@ class Training:
             return OutOfMemoryError(f"out of memory in {where} with {key}={size}: {said}\n  {hint}")
         if isinstance(error, OSError) and str(self.checkpoints) in str(error.filename):
             name = Path(str(error.filename)).name
-            kept = (self.checkpoints / "last.pt").exists()
+            kept = (self.checkpoints / LAST).exists()
             saved = f"once that is mended: {resume_command(self._folder)}"
             saved = saved if kept else "no state was saved before"
-            return UserError(f"checkpoints/{name}: {error.strerror}\n  {saved}")
+            return UserError(f"{CHECKPOINTS}/{name}: {error.strerror}\n  {saved}")
         return error
 
     def _restore_best(self) -> None:
@@ -268,9 +284,9 @@ class Training:
             return
         trainer.save_best(self.checkpoints)
         try:
-            found = load_checkpoint(self.checkpoints / "best.pt")["epoch"]
+            found = load_checkpoint(self.checkpoints / BEST)["epoch"]
         except Exception as error:  # whatever a reader makes of bytes that nobody wrote
-            log.info("best.pt", exc_info=error)
+            log.info(BEST, exc_info=error)
             found = None
         if found != trainer.best.epoch:
             holds = f"of epoch {found}" if found is not None else "damaged or gone"
@@ -298,14 +314,14 @@ class Training:
         if launch.stopped:
             self._restore_best()
         plain: Any = OmegaConf.to_container(self._resolved)
-        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(self._resolved))
-        write_atomically(folder / "plan.csv", experiment.plan.to_csv())
+        write_atomically(folder / CONFIG, OmegaConf.to_yaml(self._resolved))
+        write_atomically(folder / PLAN, experiment.plan.to_csv())
         if experiment.schedule and not launch.sweep:  # for the report's curves step by step
             schedule = planned_rates(
                 *(experiment.plan, experiment.base_lr, experiment.schedule),
                 experiment.steps_per_epoch,
             )
-            write_atomically(folder / "schedule.csv", schedule)
+            write_atomically(folder / SCHEDULE, schedule)
         fingerprints = {"data": experiment.dataset.fingerprint}
         if experiment.weights_fingerprint:
             fingerprints["weights"] = experiment.weights_fingerprint
@@ -353,7 +369,7 @@ class Training:
             ],
             earlier=list(trainer.rows) if launch.stopped else None,
         )
-        self._recorders.add("metrics.jsonl", lambda: JsonlRecorder(folder, trainer.rows))
+        self._recorders.add(METRICS, lambda: JsonlRecorder(folder, trainer.rows))
         wandb = self._wandb(config.logger, info)
         where = wandb.where if wandb and not launch.sweep else None  # a sweep says it once
         terminal = launch.terminal or (lambda info, steps: ConsoleRecorder(info, steps, where))
@@ -363,13 +379,10 @@ class Training:
     def _note_environment(self, facts: dict[str, Any]) -> None:
         """Say and keep what of code, packages, machine and data is not as the run began under."""
         from lrexp.runs.differences import change_lines, environment_changes
+        from lrexp.runs.run import json_object, noted
 
-        try:
-            before = json.loads((self._folder / "environment.json").read_text(encoding="utf-8"))
-            changes = change_lines(environment_changes(before, facts))
-        except (OSError, ValueError, AttributeError):  # a killed start, or a damaged disk
-            return
-        if changes:
+        before = noted(self._folder / ENVIRONMENT, json_object, facts, [])  # damaged: nothing known
+        if changes := change_lines(environment_changes(before, facts)):
             self._opening += [f"change {line}" for line in changes]
             self._summary["resumed"][-1]["environment"] = changes
 
@@ -389,7 +402,7 @@ class Training:
 
         self._summary["frozen_proof"] = self.trainer.frozen_proof()
         self._summary["weights_hash"] = tensor_hash(self.trainer.experiment.model.state_dict())
-        best = self.checkpoints / "best.pt"
+        best = self.checkpoints / BEST
         if self.trainer.best.epoch < 0:
             return
         experiment = self.trainer.experiment
@@ -432,11 +445,11 @@ class Training:
             self._summary["leaks"]["effect"] = effect(found["val"].correct, has_twin)
         table = {name: class_rows(one, data.class_names) for name, one in found.items()}
         try:
-            file = self._folder / "predictions.parquet"
+            file = self._folder / PREDICTIONS
             write_predictions(file, splits, logits, data.class_names)
-            write_per_class(self._folder / "per_class.csv", table)
+            write_per_class(self._folder / PER_CLASS, table)
             if confusions:
-                write_confusion(self._folder / "confusion.csv", confusions, data.class_names)
+                write_confusion(self._folder / CONFUSION, confusions, data.class_names)
         except OSError as error:
             log.warning("what the best weights predict could not be written: %s", error)
         if not self._launch.sweep:
@@ -447,7 +460,7 @@ class Training:
         from lrexp.record.wrong_images import write_wrong_images
 
         names = self.trainer.experiment.dataset.class_names
-        file = self._folder / "wrong_images.npz"
+        file = self._folder / WRONG_IMAGES
         try:
             write_wrong_images(file, name, split, logits, found.losses, found.correct, names)
         except Exception as error:  # an image that cannot be read again is no reason to fail
@@ -526,10 +539,10 @@ class Training:
 
 def _first_overrides(launch: Launch) -> list[str]:
     """Those that the run was started with, if it goes on: its title stays."""
-    file = launch.folder / ".hydra" / "overrides.yaml"
-    if launch.stopped is None or not file.is_file():
-        return launch.overrides
-    return [str(override) for override in OmegaConf.load(file)]
+    from lrexp.runs.run import read_overrides
+
+    known = launch.stopped is not None and (launch.folder / HYDRA / OVERRIDES).is_file()
+    return read_overrides(launch.folder) if known else launch.overrides
 
 
 def _with_normalization(resolved: DictConfig, dataset: Any) -> DictConfig:

@@ -18,7 +18,8 @@ from lrexp.config.errors import UserError
 from lrexp.config.schema import MONITORS
 from lrexp.config.schema import Trainer as Settings
 from lrexp.data import draws
-from lrexp.folder.checkpoint import BEST, LAST, save_checkpoint
+from lrexp.folder.checkpoint import save_checkpoint
+from lrexp.folder.layout import BEST, LAST
 from lrexp.optim.groups import (
     frozen_state,
     load_state_by_name,

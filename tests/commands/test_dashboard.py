@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_lines import main_in
 from conftest import ROOT
+from processes import HUNG_S
 from synthetic_sweep import outcome, went_wrong, write_sweep
 from wandb_log import WandbLog, read_run
 from wandb_stub import WandbStub
@@ -44,7 +46,7 @@ def command(module: str, *arguments: str, cwd: Path, **environment: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=HUNG_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -55,10 +57,9 @@ def command(module: str, *arguments: str, cwd: Path, **environment: str) -> str:
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two points, recorded offline."""
     folder = tmp_path_factory.mktemp("dashboard")
-    clean = {"WANDB_ERROR_REPORTING": "false", "NETRC": os.devnull, "WANDB_MODE": "offline"}
     policies = "lr_policy=uniform,freeze_backbone"
     arguments = ("-m", "experiment=smoke", "logger=wandb", policies, "logger.artifacts=best")
-    command("lrexp", *arguments, cwd=folder, **clean)
+    assert main_in(folder, *arguments, WANDB_MODE="offline") == 0
     return (folder / "outputs" / "latest").resolve()
 
 

@@ -20,6 +20,7 @@ import yaml
 from conftest import ROOT
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from processes import HUNG_S
 
 from lrexp.__main__ import main
 from lrexp.config.check import check
@@ -84,7 +85,7 @@ def in_fresh_process(*arguments: str, cwd: Path, threads: str = "1") -> tuple[in
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HUNG_S,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr

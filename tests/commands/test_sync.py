@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from command_lines import main_in
 from conftest import ROOT
+from processes import HUNG_S, wait_for
 from wandb_log import read_run
 from wandb_stub import WandbStub
 
@@ -26,17 +28,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with one run that was recorded offline, checkpoint and all."""
     folder = tmp_path_factory.mktemp("sync") / "home of alice"
     folder.mkdir()
-    offline = {"WANDB_ERROR_REPORTING": "false", "NETRC": os.devnull, "WANDB_MODE": "offline"}
-    done = subprocess.run(
-        [sys.executable, "-m", "lrexp", "experiment=smoke", "logger=wandb", "run_id=syncrun0"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder), **offline},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    line = ("experiment=smoke", "logger=wandb", "run_id=syncrun0")
+    assert main_in(folder, *line, HOME=str(folder), WANDB_MODE="offline") == 0
     read_run((folder / "outputs" / "latest").resolve())  # its writer is through
     return folder
 
@@ -63,7 +56,7 @@ def command(work: Path, *arguments: str, **environment: str) -> subprocess.Compl
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=HUNG_S,
         check=False,
     )
 
@@ -199,13 +192,11 @@ def test_an_upload_that_breaks_off_is_not_begun_again_unasked(work: Path) -> Non
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        give_up = time.monotonic() + 30
-        while not uploading(the_file(work)).exists() and time.monotonic() < give_up:
-            time.sleep(0.05)
+        wait_for(uploading(the_file(work)).exists, first)
         server.down = True
         time.sleep(2)
         first.send_signal(signal.SIGINT)
-        assert first.wait(60) == 130
+        assert first.wait(HUNG_S) == 130
         server.down = False
         refused = command(work, **server.environment)
         assert refused.returncode == 1

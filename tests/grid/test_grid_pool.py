@@ -12,10 +12,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from command_lines import assert_same_run, rows_but_times, start, summary_of, wait_for
+from command_lines import assert_same_run, rows_but_times, start, summary_of
 from command_lines import run as command
 from grid_pieces import own_fork_server
 from grid_run import Dying, Ran, running
+from processes import HUNG_S, wait_for
 
 from lrexp.config.errors import ConfigError, Terminated
 from lrexp.grid import auto
@@ -26,14 +27,13 @@ from lrexp.grid.pool.pool import check_gpus, places
 from lrexp.grid.pool.workers import Event
 from lrexp.grid.settings import LauncherSettings, read_settings
 
-HUNG_S = 300.0  # a busy machine takes its time
 SMOKE = ["experiment=smoke", "trainer.device=cpu", "logger=none"]
 TWO = {"workers": 2}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _server() -> Iterator[None]:
-    with own_fork_server():
+    with own_fork_server(pool.PRELOAD):
         yield
 
 
@@ -124,19 +124,15 @@ def test_a_stopped_sweep_saves_what_runs_and_is_finished_later(
     launcher = [f"hydra.launcher.executor={executor}", "hydra.launcher.workers=2"]
     grid = ["-m", *SMOKE, "seed=0,1,2", "trainer.epochs=60", *launcher]
     sweep = start(tmp_path, *grid, "hydra.sweep.dir=stopped")
-    try:
-        folder = tmp_path / "stopped"
-        wait_for((folder / "1_seed_1" / "checkpoints" / "last.pt").exists, HUNG_S)
-        sweep.send_signal(sent)
-        said = sweep.communicate(timeout=HUNG_S)[0]
-        assert sweep.returncode == (143 if sent == signal.SIGTERM else -9), said
-    finally:
-        sweep.kill()
-        sweep.communicate()
+    folder = tmp_path / "stopped"
+    wait_for((folder / "1_seed_1" / "checkpoints" / "last.pt").exists, sweep)
+    sweep.send_signal(sent)
+    said = sweep.communicate(timeout=HUNG_S)[0]
+    assert sweep.returncode == (143 if sent == signal.SIGTERM else -9), said
     # Workers of a killed program save what they run before they end, too.
     alone = executor == "stacked" and sent == signal.SIGKILL
     saved = "running" if alone else "interrupted"
-    wait_for(lambda: summary_of(folder / "1_seed_1")["status"] == saved, HUNG_S)
+    wait_for(lambda: summary_of(folder / "1_seed_1")["status"] == saved)
     returned, said = command(tmp_path, "-m", "hydra.launcher.resume=stopped", *launcher)
     assert returned == 0, said
     found = sorted(folder.glob("?_seed_?"))

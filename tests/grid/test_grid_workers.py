@@ -18,6 +18,7 @@ from typing import Any
 
 import grid_pieces
 import pytest
+from processes import HUNG_S, is_alive, may_go_on, wait_for
 
 from lrexp.grid.pool.in_worker import Place
 from lrexp.grid.pool.workers import Event, Workers
@@ -26,13 +27,12 @@ HERE = Path(__file__).parents[1]
 ROOT = HERE.parent
 ONE, TWO = (Place(),), (Place(), Place())
 QUICK = ("grid_pieces",)
-HUNG_S = 300.0  # a busy machine takes its time
 Program = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _server() -> Iterator[None]:
-    with grid_pieces.own_fork_server():
+    with grid_pieces.own_fork_server(QUICK):
         yield
 
 
@@ -56,9 +56,7 @@ def program() -> Iterator[Program]:
 
     yield start
     for process in started:
-        for pid in in_session(process.pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        process.kill()
         process.communicate()
 
 
@@ -77,28 +75,12 @@ def results(events: Iterable[Event]) -> list[Any]:
     return [event.content for event in ends(events)]
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
 def in_session(leader: int) -> list[int]:
     found = []
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         with suppress(OSError):
             if os.getsid(pid) == leader and is_alive(pid):
                 found.append(pid)
-    return found
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    until = time.monotonic() + HUNG_S
-    while not (found := condition()):
-        assert time.monotonic() < until
-        time.sleep(0.02)
     return found
 
 
@@ -201,7 +183,7 @@ def test_an_idle_worker_that_dies_costs_nothing() -> None:
             workers.put(("whoami",))
             (event,) = workers.events()
             os.kill(event.content, signal.SIGKILL)
-            wait_until_gone([event.content])
+            wait_for(next(iter(workers._workers)).poll)  # its line has ended
             workers.put(("double", 4))
             assert results(workers.events()) == [8]
 
@@ -261,10 +243,13 @@ def test_the_loss_of_the_fork_server_costs_nothing(tmp_path: Path) -> None:
         wait = workers.events()
         list(workers._assign())
         wait_for((tmp_path / "worker").exists)
-        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+        os.kill(server, signal.SIGKILL)
+        wait_until_gone([server])
         (tmp_path / "test").touch()
         met, died, doubled = wait
     assert (met.content, died.kind, doubled.content) == ("met", "died", 8)
+    may_go_on()  # the new server is for the tests to come
 
 
 def test_every_piece_ends_once_whoever_is_killed() -> None:
@@ -359,7 +344,7 @@ def test_a_second_interrupt_kills_at_once(program: Program) -> None:
     assert started.stdout
     os.killpg(started.pid, signal.SIGINT)
     assert started.stdout.readline() == "stopping\n"
-    wait_for(lambda: Path(f"/proc/{started.pid}/wchan").exists() and not is_alive(pids[2]))
+    wait_for(lambda: not all(map(is_alive, pids)))  # the idle one: it is stopping
     os.killpg(started.pid, signal.SIGINT)
     out, err = started.communicate(timeout=HUNG_S)
     assert (out, err) == ("out KeyboardInterrupt\n", "")

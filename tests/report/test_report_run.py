@@ -18,10 +18,10 @@ from conftest import ROOT
 from report_runs import row, write_run
 
 from lrexp.report.html.pixels import png
-from lrexp.report.run.defaults import changes, flat
+from lrexp.report.run.defaults import changes
 from lrexp.report.run.page import run_page, write_run_report
 from lrexp.report.run.words import headline, key_figures
-from lrexp.runs.run import read_choices, read_rows, read_run
+from lrexp.runs.run import flat, read_choices, read_rows, read_run
 
 HEAVY = ("torch", "hydra", "wandb", "datasets", "matplotlib", "torchvision")
 

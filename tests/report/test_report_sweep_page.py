@@ -19,8 +19,8 @@ from synthetic_sweep import large_sweep, outcome, went_wrong, write_sweep
 
 from lrexp.__main__ import main
 from lrexp.judge.ranking import configurations
+from lrexp.report.sweep.figures import write_sweep_plots
 from lrexp.report.sweep.page import write_sweep_report
-from lrexp.report.sweep.plots import write_sweep_plots
 from lrexp.report.sweep.words import headline
 from lrexp.runs.sweep import read_sweep
 
@@ -229,7 +229,7 @@ def test_fifty_points_cost_a_sweep_less_than_half_a_second(tmp_path: Path) -> No
 def test_a_report_needs_neither_torch_nor_hydra(folder: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from lrexp.report.sweep.page import *\n"
-        "from lrexp.report.sweep.plots import *\n"
+        "from lrexp.report.sweep.figures import *\n"
         f"write_sweep_report(Path({str(folder)!r})); write_sweep_plots(Path({str(folder)!r}))\n"
         "print(*{'torch', 'hydra', 'wandb', 'datasets', 'pandas'} & set(sys.modules))"
     )

@@ -73,7 +73,7 @@ class Workers:
         self._workers: dict[Connection, _Worker] = {}
 
     def __enter__(self) -> Workers:
-        _start_server(self._preload, self._free[0])  # it imports while this program goes on
+        start_server(self._preload, self._free[0])  # it imports while this program goes on
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,7 +132,7 @@ class Workers:
         ends: Any = multiprocessing.Pipe()
         ours, theirs = ends
         place = self._free[0]
-        _start_server(self._preload, place)  # if the last one was killed
+        start_server(self._preload, place)  # if the last one was killed
         process = multiprocessing.get_context("forkserver").Process(
             target=work_on_pieces, args=(theirs, place, dict(os.environ), self._patience_s)
         )
@@ -167,7 +167,7 @@ class Workers:
         return _exit_in_words(worker.process.exitcode)
 
 
-def _start_server(preload: Sequence[str], place: Place) -> None:
+def start_server(preload: Sequence[str], place: Place) -> None:
     """Start the fork server if none runs.
 
     It searches modules where this program does, not in the folder it is started in.

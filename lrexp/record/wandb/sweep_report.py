@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
-from omegaconf import DictConfig, OmegaConf
 from wandb_workspaces import expr
 from wandb_workspaces.reports.v2.interface import Report, Runset, RunSettings
 
 from lrexp.config.errors import UserError
+from lrexp.folder.layout import CONFIG, LEADERBOARD, WANDB_REPORT
 from lrexp.judge.ranking import configurations
 from lrexp.judge.words import in_short
 from lrexp.record.wandb.dashboard import sections
 from lrexp.report.sweep.words import headline
-from lrexp.runs.sweep import DIVERGED, FAILED, INTERRUPTED, read_sweep, swept_keys
+from lrexp.runs.run import flat, read_yaml
+from lrexp.runs.sweep import (
+    DIVERGED,
+    FAILED,
+    INTERRUPTED,
+    read_leaderboard,
+    read_sweep,
+    swept_keys,
+)
 
 # Paul Tol's bright scheme: safe for the colour-blind.
 COLORS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
-REPORT_ID = "wandb_report.json"  # in a sweep's folder: which report is its own
 
 
 def report(entity: str, project: str, sweep: Path) -> Any:
@@ -33,7 +39,9 @@ def report(entity: str, project: str, sweep: Path) -> Any:
     Raises:
         UserError: when the folder's leaderboard cannot be read.
     """
-    board = _read_board(sweep)
+    board = read_leaderboard(sweep)
+    if board is None:
+        raise UserError(f"there is no {sweep / LEADERBOARD}")
     monitor = board["monitor"]
     by_policy, group = _runs_by_policy(sweep), _group_of(sweep)
     runsets = []
@@ -97,38 +105,25 @@ def leaderboard_table(board: dict[str, Any], at_most: int = 50) -> list[str]:
     return lines
 
 
-def _read_board(sweep: Path) -> dict[str, Any]:
-    file = sweep / "leaderboard.json"
-    try:
-        board = json.loads(file.read_text(encoding="utf-8"))
-        return {"monitor": board["monitor"], "configurations": list(board["configurations"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-
-
 def _group_of(sweep: Path) -> str:
     """What W&B groups the sweep's runs by: `logger.group`, else the sweep's name."""
-    chosen = (OmegaConf.select(config, "logger.group") for config in _configs(sweep))
-    return next((str(group) for group in chosen if group), sweep.name)
+    groups = (config.get("logger.group") for config in _configs(sweep))
+    return next((str(group) for group in groups if group), sweep.name)
 
 
 def _runs_by_policy(sweep: Path) -> dict[str, list[str]]:
     """Ids of a sweep's runs by the name of their policy."""
     found: dict[str, list[str]] = {}
     for config in _configs(sweep):
-        policy, run_id = (OmegaConf.select(config, key) for key in ("lr_policy.name", "run_id"))
+        policy, run_id = config.get("lr_policy.name"), config.get("run_id")
         if policy and run_id:
             found.setdefault(str(policy), []).append(str(run_id))
     return found
 
 
-def _configs(sweep: Path) -> list[DictConfig]:
-    """The config of every point that can be read: a damaged one is not in the picture."""
-    found = []
-    for file in sorted(sweep.glob("*/config.yaml")):
-        with suppress(Exception):
-            found.append(OmegaConf.load(file))
-    return [config for config in found if isinstance(config, DictConfig)]
+def _configs(sweep: Path) -> list[dict[str, Any]]:
+    """The settings of every point that can be read: a damaged one is not in the picture."""
+    return [flat(read_yaml(file)) for file in sorted(sweep.glob(f"*/{CONFIG}"))]
 
 
 def _mean(values: dict[str, Any]) -> str:
@@ -140,7 +135,7 @@ def _mean(values: dict[str, Any]) -> str:
 
 def save_report(built: Any, sweep: Path) -> str:
     """Save a sweep's report over its earlier version, which a file in the sweep's folder names."""
-    file = sweep / REPORT_ID
+    file = sweep / WANDB_REPORT
     if file.is_file():
         known = json.loads(file.read_text(encoding="utf-8"))
         if (known["entity"], known["project"]) == (built.entity, built.project):
