@@ -7,40 +7,55 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 from lrexp.config.errors import Terminated
-from lrexp.grid.pool.in_worker import LENGTH, Place, Say, Work
+from lrexp.grid.pool.in_worker import Place, Say, Work
+from lrexp.train import signals
 
 IMPORTED_BY = os.getpid()
+LONG_S = 600.0  # nobody waits for its end
 
 
-def start(place: Place) -> Work:
+@contextmanager
+def own_fork_server(preload: Sequence[str]) -> Iterator[None]:
+    """Workers come from a fork server that imports these modules, and ends."""
+    from processes import may_go_on
+
+    from lrexp.grid.pool.workers import start_server
+
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    server._stop()  # of other tests
+    start_server(preload, Place())
+    may_go_on()
+    yield
+    server._stop()
+
+
+def start(place: Place, say: Say) -> Work:
     """A piece is the name of a function here and its arguments; `place` is passed to none."""
-
-    def work(piece: tuple[Any, ...], say: Say) -> Any:
-        return globals()[piece[0]](say, *piece[1:])
-
-    return work
+    return lambda piece: globals()[piece[0]](say, *piece[1:])
 
 
-def start_with_place(place: Place) -> Work:
-    return lambda piece, say: (piece, place)
+def start_with_place(place: Place, say: Say) -> Work:
+    return lambda piece: (piece, place)
 
 
-def start_that_counts(folder: Path, place: Place) -> Work:
+def start_that_counts(folder: Path, place: Place, say: Say) -> Work:
     (folder / f"start_{os.getpid()}").touch(exist_ok=False)
-    return start(place)
+    return start(place, say)
 
 
-def start_that_fails(place: Place) -> Work:
+def start_that_fails(place: Place, say: Say) -> Work:
     raise OSError(f"no room on {place.device}")
 
 
-def counting(folder: Path) -> Callable[[Place], Work]:
+def counting(folder: Path) -> Callable[[Place, Say], Work]:
     return partial(start_that_counts, folder)
 
 
@@ -52,9 +67,19 @@ def double(say: Say, number: int) -> int:
     return 2 * number
 
 
-def sleep(say: Say, seconds: float) -> float:
-    time.sleep(seconds)
-    return seconds
+def meet(say: Say, folder: Path, own: str, other: str) -> str:
+    """Wait until the other one is here, too."""
+    (folder / own).touch()
+    for _ in range(12_000):
+        if (folder / other).exists():
+            return "met"
+        time.sleep(0.01)
+    return "alone"
+
+
+def wait_long(say: Say) -> None:
+    say(os.getpid())
+    time.sleep(LONG_S)
 
 
 def talk(say: Say, *messages: Any) -> str:
@@ -67,28 +92,20 @@ def kill(say: Say, number: int, *messages: Any) -> None:
     """Say the messages, then be killed."""
     talk(say, *messages)
     os.kill(os.getpid(), number)
-    time.sleep(60)
+    time.sleep(LONG_S)
 
 
 def leave(say: Say, code: int) -> None:
     os._exit(code)
 
 
-def leave_in_the_middle_of_a_message(say: Any) -> None:
-    """Send half a message and be killed, while a child keeps the line open for 3 seconds."""
-    say.__self__._line.sendall(LENGTH.pack(1000) + b"half")
-    if not os.fork():
-        for stream in (0, 1, 2):
-            os.close(stream)
-        time.sleep(3)
+def leave_a_child(say: Say) -> None:
+    """Be killed while a child goes on, which says its process id before."""
+    if not (child := os.fork()):
+        time.sleep(LONG_S)
         os._exit(0)
+    say(child)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def be_killed_while_sending(say: Say, size: int, after_s: float) -> None:
-    threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    while True:
-        say(bytes(size))
 
 
 def maybe_be_killed(say: Say, number: int, chance: float) -> int:
@@ -119,30 +136,21 @@ def fail(say: Say, how: str) -> Any:
         raise error
     if how == "two arguments":
         raise OnlyHereError("a hole", "the wall")
-    if how == "exit":
-        sys.exit(4)
-    if how == "bad text":
-
-        class MuteError(Exception):
-            def __str__(self) -> str:
-                raise RuntimeError
-
-        raise MuteError
-    if how == "result":
-        return lambda: None
-    if how == "message":
-        say(lambda: None)
     raise AssertionError(how)
 
 
-def save_when_stopped(say: Say, file: Path, seconds: float = 30.0, signals: int = 0) -> str:
-    """Wait; when interrupted, take a while to write what it was. `signals` come from itself."""
+def save_when_stopped(say: Say, file: Path, itself: bool = False) -> str:
+    """Wait; when interrupted, take a while to write what it was.
+
+    With `itself` the first signal is its own, and another one as close as one could wish.
+    """
     kinds = []
     try:
         say(os.getpid())
-        for _ in range(signals):
+        if itself:
+            signals.ONCE_S = LONG_S
             os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(seconds)
+        time.sleep(LONG_S)
         return "not stopped"
     except (Terminated, KeyboardInterrupt) as stop:
         kinds.append(type(stop).__name__)
@@ -173,23 +181,16 @@ def show(say: Say, text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def torch_threads(say: Say) -> tuple[int, int]:
-    """What torch says, and how many threads came into being by a large sum."""
-    import torch
+def start_with_tensor(tensor: Any, place: Place, say: Say) -> Work:
+    def work(piece: Any) -> Any:
+        import torch
 
-    before = len(os.listdir("/proc/self/task"))
-    torch.ones(2_000_000).add(1).sum()
-    return torch.get_num_threads(), len(os.listdir("/proc/self/task")) - before
-
-
-def start_with_tensor(tensor: Any, place: Place) -> Work:
-    def work(piece: Any, say: Say) -> Any:
+        if piece == "threads":  # what torch says, and how many more come into being by a large sum
+            before = len(os.listdir("/proc/self/task"))
+            torch.ones(2_000_000).add(1).sum()
+            return torch.get_num_threads(), len(os.listdir("/proc/self/task")) - before
         if piece == "read":
             return float(tensor[1])
-        if piece == "make":
-            import torch
-
-            return torch.full((1000,), 3.0)
         tensor[0] = float(piece)
         if piece == -1:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from grid_points import composing
 from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
+from omegaconf import DictConfig
 
 from lrexp.grid.launcher import Grid
 from lrexp.grid.leaderboard import Leaderboard
@@ -23,7 +27,27 @@ from lrexp.grid.settings import LauncherSettings
 from lrexp.session.points import Points
 
 FAST = ("experiment=smoke", "trainer.device=cpu", "data.leak_check=skip")
-Setup = Callable[[Points], None]
+
+
+class Dying(Points):
+    """Whoever trains the point with seed 1 for the first time gets a signal in its first epoch."""
+
+    def __init__(self, number: int, marker: Path):
+        super().__init__()
+        self.number, self.marker = number, marker
+
+    def __call__(self, composed: DictConfig) -> float:
+        if composed.seed == 1 and not self.marker.exists():
+            from lrexp.tasks.train import Training
+
+            self.marker.touch()
+            Training.row = lambda *_: os.kill(os.getpid(), self.number)  # type: ignore[assignment]
+        return super().__call__(composed)
+
+    def for_worker(self) -> Points:
+        own = copy.copy(self)
+        vars(own).update(vars(super().for_worker()))
+        return own
 
 
 @dataclass
@@ -68,18 +92,16 @@ def running(folder: Path, say: Callable[[], str]) -> Iterator[Callable[..., Ran]
         *overrides: str,
         settings: dict[str, Any] | None = None,
         asked: Sequence[type[BaseException]] = (),
+        task: Points | None = None,
     ) -> Ran:
         sweep = folder / f"sweep{next(count)}"
-        with composing() as points:
-            composed = points(
-                *FAST, "logger=none", f"hydra.sweep.dir={sweep}", *overrides, equal=True
-            )
+        composed = [_placed(point, sweep) for point in _composed(*overrides)]
         sweep.mkdir()
         board = Leaderboard(sweep)
         board.points = composed
         context = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
         chosen = LauncherSettings(executor=executor, **(settings or {}))
-        task = Points()
+        task = task or Points()
         task.asked = list(asked)
         ended = Grid(board, context, task, chosen).run(_once(composed))
         return Ran(composed, ended, sweep, say())
@@ -90,6 +112,20 @@ def running(folder: Path, say: Callable[[], str]) -> Iterator[Callable[..., Ran]
             handler.close()
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
+
+
+@cache
+def _composed(*overrides: str) -> list[Point]:
+    with composing() as points:
+        return points(*FAST, "logger=none", *overrides, equal=True)
+
+
+def _placed(point: Point, sweep: Path) -> Point:
+    """A copy of a point, in another sweep's folder."""
+    placed = replace(point)
+    with placed.changed() as composed:
+        composed.hydra.sweep.dir = str(sweep)
+    return placed
 
 
 def _once(points: Sequence[Point]) -> list[Point]:

@@ -63,9 +63,14 @@ def none_left() -> Iterator[None]:
     assert not left, f"still running at the end of the test: {left}"
 
 
+def may_go_on() -> None:
+    """What runs now may outlive the test: it is a fixture of many."""
+    _known.update(count=_started[0], pids=frozenset(running()))
+
+
 def _look() -> None:
     if _started[0] != _known["count"]:
-        _known.update(count=_started[0], pids=frozenset(running()))
+        may_go_on()
 
 
 def running() -> dict[int, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from lrexp.commands.answer import ended, parser_of, swept
@@ -205,14 +204,11 @@ def _match(saved: SavedRun, config: DictConfig) -> None:
 
 
 def _match_threads(saved: SavedRun, config: DictConfig) -> None:
-    from lrexp.grid.pool.in_worker import THREADS
+    from lrexp.grid.pool.in_worker import set_threads
 
     threads, cores = saved.environment.get("threads"), os.cpu_count() or 1
     if type(threads) is int and config.trainer.threads is None and 1 <= threads <= cores:
-        os.environ.update(dict.fromkeys(THREADS, str(threads)))
-        torch: Any = sys.modules.get("torch")
-        if torch is not None:
-            torch.set_num_threads(threads)
+        set_threads(threads)
 
 
 def _environment_lines(

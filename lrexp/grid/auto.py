@@ -22,6 +22,7 @@ from lrexp.grid.executors import (
 from lrexp.grid.isolation import undisturbed
 from lrexp.grid.points.point import Point
 from lrexp.grid.pool.pool import measure_pool, opened, places, run_packs
+from lrexp.grid.pool.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +56,20 @@ class Estimate:
         return min(self.kind.largest, len(self.kind.points)) if faster else 1
 
     @property
+    def rate(self) -> float:
+        """Member-steps per second, the faster way."""
+        return self.stacked if self.largest > 1 and self.stacked else self.serial
+
+    @property
     def seconds(self) -> float:
         """That they train, the faster way."""
-        rate = self.stacked if self.largest > 1 and self.stacked else self.serial
-        return self.steps * len(self.kind.points) / rate if rate else 0.0
+        return self.steps * len(self.kind.points) / self.rate if self.rate else 0.0
 
     @property
     def line(self) -> str:
         """How they are run and why, in figures."""
+        if self.kind.reason:
+            return self.kind.reason
         rates = f"serial {self.serial:,.0f}"
         if self.stacked is not None:
             together = min(self.kind.largest, len(self.kind.points))
@@ -87,34 +94,46 @@ def auto(points: Sequence[Point], session: Session) -> Ended:
     timed = [e for e in estimates if e.stacked is not None or e.kind.reason]
     for estimate in timed:
         for point in estimate.kind.points:
-            point.note = estimate.kind.reason or estimate.line
+            point.note = estimate.line
     for estimate in timed[:LINES]:
-        session.say(estimate.kind.reason or estimate.line)
+        session.say(estimate.line)
     where = places(session.settings, points)[: len(points)]
     if len(where) > 1 and POOL_START_S + seconds / len(where) < CLEARLY * seconds:
         with opened(session, points, where) as workers:
-            longest = max(estimates, key=lambda e: e.seconds)
-            packs = [
-                part
-                for e in estimates
-                for part in e.kind.packs(min(e.largest, -(-len(e.kind.points) // len(where))))
-            ]
-            sample = max((p for p in packs if p[0] in longest.kind.points), key=len)
-            here = longest.stacked if longest.largest > 1 and longest.stacked else longest.serial
-            there = measure_pool(workers, sample, len(where))
-            faster = here < CLEARLY * there
-            session.say(
-                f"auto   a pool of {len(where)} workers does {there:,.0f} member-steps/s where this"
-                f" program does {here:,.0f}: {'taken' if faster else 'not taken'}"
-            )
-            if faster:
-                yield from run_packs(_longest_first(packs, estimates), workers, session)
+            if _is_faster(workers, len(where), estimates, session):
+                packs = _packs(estimates, len(where))
+                longest_first = sorted(packs, key=lambda pack: (-pack[0], pack[1][0].num))
+                yield from run_packs([part for _, part in longest_first], workers, session)
                 return
     elif not timed:
         shown = f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"
         session.say(f"auto   serial: {shown} s of training are too little to time other ways")
-    packs = [part for e in estimates for part in e.kind.packs(e.largest)]
-    yield from in_turn(_in_order(packs, points), session)
+    packs = [part for _, part in _packs(estimates, 1)]
+    yield from in_turn(sorted(packs, key=lambda part: part[0].num), session)
+
+
+def _packs(estimates: Sequence[Estimate], workers: int) -> list[tuple[float, list[Point]]]:
+    """Packs and how many seconds each trains; of every kind enough for so many workers."""
+    return [
+        (e.seconds * len(part) / len(e.kind.points), part)
+        for e in estimates
+        for part in e.kind.packs(min(e.largest, -(-len(e.kind.points) // workers)))
+    ]
+
+
+def _is_faster(
+    workers: Workers, count: int, estimates: Sequence[Estimate], session: Session
+) -> bool:
+    """Whether so many workers clearly train what takes longest faster than this program."""
+    longest = max(estimates, key=lambda e: e.seconds)
+    sample = max((part for _, part in _packs([longest], count)), key=len)
+    here, there = longest.rate, measure_pool(workers, sample, count)
+    faster = here < CLEARLY * there
+    session.say(
+        f"auto   a pool of {count} workers does {there:,.0f} member-steps/s where this"
+        f" program does {here:,.0f}: {'taken' if faster else 'not taken'}"
+    )
+    return faster
 
 
 def _estimates(alike: Sequence[list[Point]], session: Session) -> list[Estimate]:
@@ -216,16 +235,3 @@ def _job(point: Point) -> str:
     """What decides how long a step takes and how many there are, but for what is frozen."""
     sections = ("model.", "data.", "trainer.", "optimizer.name")
     return json.dumps([kv for kv in point.settings.items() if kv[0].startswith(sections)])
-
-
-def _in_order(packs: list[list[Point]], points: Sequence[Point]) -> list[list[Point]]:
-    order = {point.num: i for i, point in enumerate(points)}
-    return sorted(packs, key=lambda part: order[part[0].num])
-
-
-def _longest_first(
-    packs: Sequence[list[Point]], estimates: Sequence[Estimate]
-) -> list[list[Point]]:
-    """So that no worker begins with a long one when the others are done."""
-    each = {p.num: e.seconds / len(e.kind.points) for e in estimates for p in e.kind.points}
-    return sorted(packs, key=lambda part: (-sum(each[p.num] for p in part), part[0].num))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,18 +21,15 @@ from lrexp.grid.isolation import undisturbed
 from lrexp.grid.jobs import Jobs
 from lrexp.grid.points.point import Point
 from lrexp.grid.settings import MOST_MEMBERS, LauncherSettings
-from lrexp.grid.stack.packing import Point as Packed
 from lrexp.grid.stack.packing import pack
 
 if TYPE_CHECKING:
-    import torch
-
     from lrexp.train.loop import Trainer
 
 log = logging.getLogger(__name__)
 
 MEMORY = 0.6  # of what is free, for the members of a pack
-Ended = Iterator[tuple[Point, JobReturn]]
+Ended = Generator[tuple[Point, JobReturn], None, None]
 
 
 @dataclass(frozen=True)
@@ -79,17 +76,10 @@ def in_turn(packs: Sequence[Sequence[Point]], session: Session) -> Ended:
     """Run packs in this program, a pack of one by itself."""
     for i, points in enumerate(packs):
         with undisturbed():
-            ended = run_pack(points, session.jobs)
+            ended = session.jobs.run(points)
         if not i:
             gc.freeze()  # what the first point imported: see `small_collections`
         yield from ended
-
-
-def run_pack(points: Sequence[Point], jobs: Jobs) -> list[tuple[Point, JobReturn]]:
-    """Run points together, or one by itself."""
-    if len(points) == 1:
-        return [(points[0], jobs.alone(points[0]))]
-    return jobs.together(points)
 
 
 def kinds(points: Sequence[Point]) -> list[list[Point]]:
@@ -123,8 +113,8 @@ class Kind:
     def packs(self, largest: int | None = None) -> list[list[Point]]:
         """The points in packs of equal sizes, but for one point."""
         largest = min(self.largest, largest or self.largest)
-        known = [Packed("alike", 1, _feed(point)) for point in self.points]
-        return [[self.points[i] for i in part] for part in pack(known, len(known), largest)]
+        seeds = [point.settings.get("seed") for point in self.points]  # of the batches
+        return [[self.points[i] for i in part] for part in pack(seeds, largest)]
 
 
 def inspect(points: list[Point], session: Session) -> Kind:
@@ -162,6 +152,7 @@ def look(points: list[Point], session: Session) -> Kind:
 
 def try_stacking(kind: Kind, session: Session) -> Kind:
     """Find out whether points can be stacked, and how many fit into memory."""
+    from lrexp.data.feeding import free_bytes
     from lrexp.grid.stack.trainer import member_bytes, probe
 
     assert kind.trainer is not None
@@ -171,15 +162,3 @@ def try_stacking(kind: Kind, session: Session) -> Kind:
     most = session.settings.members or MOST_MEMBERS
     fit = int(MEMORY * free_bytes(kind.trainer.experiment.device)) // max(1, bytes_each)
     return replace(kind, largest=max(1, min(most, fit)))
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device."""
-    from lrexp.data.feeding import free_bytes
-
-    return free_bytes(device)
-
-
-def _feed(point: Point) -> Any:
-    """Points with the same see the same batches."""
-    return point.settings.get("seed")

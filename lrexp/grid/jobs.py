@@ -37,11 +37,13 @@ class Jobs:
     def __init__(self, hydra_context: HydraContext, task: Any, begin: Callable[[Point], None]):
         self._hydra_context, self._task, self.begin = hydra_context, task, begin
 
-    def alone(self, point: Point) -> JobReturn:
-        """Run one point."""
-        return self._run(point, self._task)
+    def run(self, points: Sequence[Point]) -> Ended:
+        """Run points together, or one by itself."""
+        if len(points) == 1:
+            return [(points[0], self._run(points[0], self._task))]
+        return self._together(points)
 
-    def together(self, points: Sequence[Point]) -> Ended:
+    def _together(self, points: Sequence[Point]) -> Ended:
         """Run points that train together where their networks allow it, the rest one by one.
 
         Their jobs are nested, the last one outermost: all are open while they train, each has its

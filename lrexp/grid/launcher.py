@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,7 @@ from lrexp.grid.stack.allocator import keep_freed_memory
 log = logging.getLogger(__name__)
 
 
-EXECUTORS: dict[str, Executor] = {
-    "auto": auto,
-    "serial": serial,
-    "stacked": stacked,
-    "pool": pool,
-}
+EXECUTORS: dict[str, Executor] = {f.__name__: f for f in (auto, serial, stacked, pool)}
 
 
 class Grid:
@@ -78,9 +73,10 @@ class Grid:
 
         jobs = Jobs(self._hydra_context, self._task, begin)
         session = Session(jobs, self._task, self._settings, view, self.board.folder)
+        executor = EXECUTORS[self._settings.executor]
         try:
-            with small_collections(), view.shown():
-                for point, returned in EXECUTORS[self._settings.executor](points, session):
+            with small_collections(), view.shown(), closing(executor(points, session)) as ends:
+                for point, returned in ends:
                     returned.cfg = returned.hydra_cfg = None  # a large grid would fill memory
                     ended[point.num] = returned
                     if running.pop(point.num, None) is None:  # no worker could begin with it

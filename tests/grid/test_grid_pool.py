@@ -3,86 +3,116 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import signal
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from command_lines import assert_same_run, rows_but_times, run, start, summary_of
+from command_lines import assert_same_run, rows_but_times, start, summary_of
+from command_lines import run as command
+from grid_pieces import own_fork_server
+from grid_run import Dying, Ran, running
 from processes import HUNG_S, wait_for
 
-from lrexp.config.errors import ConfigError
+from lrexp.config.errors import ConfigError, Terminated
+from lrexp.grid import auto
 from lrexp.grid.points.point import Point
-from lrexp.grid.pool.in_worker import Place
-from lrexp.grid.pool.pool import Measure, check_gpus, measure_pool, places
-from lrexp.grid.pool.workers import Ended
+from lrexp.grid.pool import pool
+from lrexp.grid.pool.in_worker import Place, PointsHere
+from lrexp.grid.pool.pool import check_gpus, places
+from lrexp.grid.pool.workers import Event
 from lrexp.grid.settings import LauncherSettings, read_settings
 
 SMOKE = ["experiment=smoke", "trainer.device=cpu", "logger=none"]
-POOL = ["hydra.launcher.executor=pool", "hydra.launcher.workers=2"]
+TWO = {"workers": 2}
 
 
-def worker_of(point: Path) -> int:
-    """The program that has a point's log open."""
-    log = str(point / "lrexp.log")
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            if any(os.readlink(fd) == log for fd in (entry / "fd").iterdir()):
-                return int(entry.name)
-        except OSError:
-            continue
-    return 0
+@pytest.fixture(scope="module", autouse=True)
+def _server() -> Iterator[None]:
+    with own_fork_server(pool.PRELOAD):
+        yield
 
 
-@pytest.mark.slow
-def test_points_in_a_pool_have_the_bits_of_single_runs(tmp_path: Path) -> None:
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]:
+    with running(tmp_path, lambda: capsys.readouterr().out) as function:
+        yield function
+
+
+def statuses(folder: Path) -> list[str]:
+    return [summary_of(point)["status"] for point in sorted(folder.glob("?_seed_?"))]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ran, Ran]]:
+    """One grid in a pool, where the worker of a point is killed, and one after the other."""
+    folder = tmp_path_factory.mktemp("swept")
     grid = ["model=mlp", "model.dropout=0.2", "data.augment=basic", "trainer.threads=1"]
-    swept = ["optimizer.lr=0.05,0.1", "seed=0,1"]
-    returned, said = run(tmp_path, "-m", *SMOKE, *grid, *swept, *POOL, "hydra.sweep.dir=sweep")
-    assert returned == 0, said
-    assert "sweep  sweep" in said
-    returned, said = run(
-        tmp_path, *SMOKE, *grid, "optimizer.lr=0.1", "seed=1", "hydra.run.dir=single"
-    )
-    assert returned == 0, said
-    point = tmp_path / "sweep" / "3_optimizer.lr_0.1_seed_1"
-    assert_same_run(point, tmp_path / "single")
-    assert (summary_of(point)["executor"], summary_of(point)["members"]) == ("pool", 1)
-    log = (point / "lrexp.log").read_text()
-    assert "data: shared with an earlier run" in log  # read once, by the program itself
-    assert "epoch  train loss" in log
-    board = json.loads((tmp_path / "sweep" / "leaderboard.json").read_text())
-    assert [row["status"]["finished"] for row in board["configurations"]] == [2, 2]
+    grid += ["seed=0,1,2"]
+    with running(folder, str) as run:
+        task = Dying(signal.SIGKILL, folder / "was_killed")
+        yield run("pool", *grid, settings=TWO, task=task), run("serial", *grid)
+
+
+def test_points_in_a_pool_have_the_bits_of_single_runs(swept: tuple[Ran, Ran]) -> None:
+    pool, alone = swept
+    for num in range(3):
+        assert_same_run(pool.of(num), alone.of(num))
+    assert (pool.summary(2)["executor"], pool.summary(2)["members"]) == ("pool", 1)
+    assert "data: shared with an earlier run" in pool.log(2)  # read once, by the program itself
+    assert "epoch  train loss" in pool.log(2)
+    board = json.loads((pool.folder / "leaderboard.json").read_text())
+    assert [row["status"]["finished"] for row in board["configurations"]] == [3]
+
+
+def test_a_point_whose_worker_was_killed_is_run_anew(swept: tuple[Ran, Ran]) -> None:
+    pool, _ = swept
+    assert statuses(pool.folder) == ["finished"] * 3
+    (earlier,) = (pool.folder / "earlier").glob("*")
+    assert earlier.name == "1_seed_1.1"
+    assert summary_of(earlier)["run_id"] != pool.summary(1)["run_id"]
+    killed = "RuntimeError: worker killed by signal 9 (SIGKILL)"
+    assert summary_of(earlier)["error"] == killed
+    assert [row["epoch"] for row in pool.rows(1)] == [1, 2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("retries", "sent"), [(0, 9), (1, 9), (1, 15)])
-def test_a_killed_worker_fails_its_own_point_alone(tmp_path: Path, retries: int, sent: int) -> None:
-    grid = ["-m", *SMOKE, "seed=0,1,2", "trainer.epochs=60", f"hydra.launcher.retries={retries}"]
-    sweep = start(tmp_path, *grid, *POOL, "hydra.sweep.dir=sweep")
-    point = tmp_path / "sweep" / "1_seed_1"
-    wait_for((point / "checkpoints" / "last.pt").exists, sweep)
-    os.kill(wait_for(lambda: worker_of(point)), sent)
-    said = sweep.communicate(timeout=HUNG_S)[0]
-    assert sweep.returncode == 1 - retries, said
-    statuses = [summary_of(f)["status"] for f in sorted((tmp_path / "sweep").glob("?_seed_?"))]
-    assert statuses == ["finished", "finished" if retries else "failed", "finished"]
+@pytest.mark.parametrize(("retries", "sent"), [(0, 9), (1, 15)])
+def test_a_killed_worker_fails_its_own_point_alone(
+    run: Callable[..., Ran], tmp_path: Path, retries: int, sent: int
+) -> None:
+    task = Dying(sent, tmp_path / "was_killed")
+    ran = run("pool", "seed=0,1,2", settings=TWO | {"retries": retries}, task=task)
+    assert statuses(ran.folder) == ["finished", "finished" if retries else "failed", "finished"]
     killed = f"worker {'killed by signal 9 (SIGKILL)' if sent == 9 else 'stopped from outside'}"
     if retries:
-        assert f"retry  point 1: {killed}" in said
-        assert (tmp_path / "sweep" / "earlier" / "1_seed_1.1").is_dir()
-        ids = [summary_of(f)["run_id"] for f in (point, tmp_path / "sweep/earlier/1_seed_1.1")]
-        assert len(set(ids)) == 2
-        assert len(rows_but_times(point)) == 60
+        assert f"retry  point 1: {killed}" in ran.said
     else:
-        assert summary_of(point)["error"] == f"RuntimeError: {killed}"
-        assert f"failed 1_seed_1: RuntimeError: {killed}" in said
+        assert ran.summary(1)["error"] == f"RuntimeError: {killed}"
+        assert f"failed  RuntimeError: {killed}" in ran.said
+
+
+def test_a_stopped_pool_saves_what_runs_before_the_sweep_ends(
+    run: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = set()
+
+    def row(self: Any, num: int, row: Any) -> None:
+        begun.add(num)
+        if len(begun) == 2:
+            raise Terminated
+
+    monkeypatch.setattr("lrexp.grid.live.GridView.row", row)
+    with pytest.raises(Terminated):
+        run("pool", "seed=0,1,2", "trainer.epochs=10000", settings=TWO)
+    assert statuses(tmp_path / "sweep0") == ["interrupted"] * 2
+    board = json.loads((tmp_path / "sweep0" / "leaderboard.json").read_text())
+    (row_,) = board["configurations"]
+    assert row_["status"]["interrupted"] == 2
 
 
 @pytest.mark.slow
@@ -103,85 +133,71 @@ def test_a_stopped_sweep_saves_what_runs_and_is_finished_later(
     alone = executor == "stacked" and sent == signal.SIGKILL
     saved = "running" if alone else "interrupted"
     wait_for(lambda: summary_of(folder / "1_seed_1")["status"] == saved)
-    returned, said = run(tmp_path, "-m", "hydra.launcher.resume=stopped", *launcher)
+    returned, said = command(tmp_path, "-m", "hydra.launcher.resume=stopped", *launcher)
     assert returned == 0, said
     found = sorted(folder.glob("?_seed_?"))
-    assert [summary_of(point)["status"] for point in found] == ["finished"] * 3
+    assert statuses(folder) == ["finished"] * 3
     assert [len(rows_but_times(point)) for point in found] == [60] * 3
 
 
 @pytest.mark.slow
-def test_workers_may_run_points_that_train_together(tmp_path: Path) -> None:
-    code = """
-import sys
-from lrexp.grid import pool
-run_packs = pool.run_packs
-def paired(packs, running, session):
-    points = [point for part in packs for point in part]
-    return run_packs([points[:2], points[2:]], running, session)
-pool.run_packs = paired
-from lrexp.__main__ import main
-sys.exit(main(sys.argv[1:]))
-"""
-    arguments = ["-m", *SMOKE, "seed=0,1,2,3", "trainer.epochs=3", *POOL, "hydra.sweep.dir=sweep"]
-    returned, said = run(tmp_path, *arguments, code=code)
-    assert returned == 0, said
-    found = [summary_of(point) for point in sorted((tmp_path / "sweep").glob("?_seed_?"))]
+def test_workers_may_run_points_that_train_together(
+    run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_packs = pool.run_packs
+
+    def paired(packs: Any, workers: Any, session: Any) -> Any:
+        points = [point for part in packs for point in part]
+        return run_packs([points[:2], points[2:]], workers, session)
+
+    monkeypatch.setattr(pool, "run_packs", paired)
+    ran = run("pool", "seed=0,1,2,3", settings=TWO)
+    found = [ran.summary(num) for num in range(4)]
     assert [(s["executor"], s["members"]) for s in found] == [("pool", 2)] * 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("rate", "executor"), [(1e9, "pool"), (0.0, "serial")])
 def test_auto_takes_a_pool_only_when_it_measures_faster(
-    tmp_path: Path, rate: float, executor: str
+    run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, rate: float, executor: str
 ) -> None:
-    code = f"""
-import sys
-from lrexp.grid import auto as choice
-choice.POOL_START_S = -1000
-measure = choice.measure_pool
-def measured(*arguments):
-    assert measure(*arguments) > 0
-    return {rate}
-choice.measure_pool = measured
-from lrexp.__main__ import main
-sys.exit(main(sys.argv[1:]))
-"""
-    arguments = ["-m", *SMOKE, "seed=0,1", "hydra.launcher.workers=2", "hydra.sweep.dir=sweep"]
-    returned, said = run(tmp_path, *arguments, code=code)
-    assert returned == 0, said
-    assert ("taken" if rate else "not taken") in said
-    found = [summary_of(point) for point in sorted((tmp_path / "sweep").glob("?_seed_?"))]
-    assert [s["executor"] for s in found] == [executor] * 2
+    measured = []
+
+    def measure(*arguments: Any) -> float:
+        measured.append(pool.measure_pool(*arguments))
+        return rate
+
+    monkeypatch.setattr(auto, "POOL_START_S", -1000)
+    monkeypatch.setattr(auto, "measure_pool", measure)
+    ran = run("auto", "seed=0,1", settings=TWO)
+    assert measured[0] > 0
+    assert ("not taken" in ran.said) == (not rate)
+    assert [ran.summary(num)["executor"] for num in range(2)] == [executor] * 2
 
 
 @pytest.mark.parametrize(
     ("rates", "measured"),
     [
-        ([{1: 0.0, 2: 0.0}, {1: 50.0, 2: 60.0}], 110.0),
-        ([{1: 0.0}, {1: 50.0, 2: 0.0}, {1: 40.0, 2: 60.0}], 100.0),  # 50 was all by itself
-        ([{1: 0.0, 2: 0.0}, {1: 50.0, 2: 0.0}, {1: 0.0, 2: 60.0}], 0.0),
-        ([{1: 0.0, 2: 0.0}, {1: 50.0}], 0.0),  # one failed
+        ([[0.0, 0.0], [50.0, 60.0]], 110.0),
+        ([[0.0, 0.0], [50.0, 0.0], [40.0, 60.0]], 100.0),  # 50 was all by itself
+        ([[0.0, 0.0], [50.0, 0.0], [0.0, 60.0]], 0.0),
+        ([[0.0, 0.0], [50.0]], 0.0),  # one failed
     ],
 )
 def test_only_workers_that_train_at_a_time_measure_a_pool(
-    rates: list[dict[int, float]], measured: float
+    rates: list[list[float]], measured: float
 ) -> None:
-    rounds = iter(rates)
-    asked: list[Measure] = []
+    rounds, asked = iter(rates), []
 
     class Running:
         put = staticmethod(asked.append)
 
         @staticmethod
-        def events() -> list[Ended]:
-            found = [*next(rounds).items()]
-            found += found[:1] * (len(asked) == 2 and len(found) < 2)  # one did the work of two
-            return [Ended(None, 0, result=result) for result in found]
+        def events() -> list[Event]:
+            return [Event(None, "returned", rate) for rate in next(rounds)]
 
-    running: Any = Running()
-    assert measure_pool(running, [], 2) == measured
-    assert [m.at is None for m in asked[:4]] == [True, True, False, False]
+    assert pool.measure_pool(cast("Any", Running()), [], 2) == measured
+    assert len(asked) == 2 * len(rates)
 
 
 def test_a_worker_that_is_ready_too_late_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,10 +206,11 @@ def test_a_worker_that_is_ready_too_late_measures_nothing(monkeypatch: pytest.Mo
         "lrexp.grid.stack.timing.serial_steps_per_s", lambda trainer, budget_s: 50.0
     )
     task: Any = SimpleNamespace(view=None, trainer=lambda config: None)
+    here = PointsHere(task, lambda message: None)
     point = Point(0, [], {"seed": 0}, "0", pickle.dumps(None))
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    for until_s, rate in ((60.0, 50.0), (-1.0, 0.0)):
-        assert Measure([point], time.monotonic() + until_s)(cast("Any", None), task)[1] == rate
+    for until_s, rate in ((600.0, 50.0), (-1.0, 0.0)):
+        assert here.steps_per_s([point], time.monotonic() + until_s, 0.3) == rate
 
 
 def test_cores_are_shared_by_the_workers_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

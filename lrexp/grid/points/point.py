@@ -6,7 +6,8 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,14 @@ class Point:
     def config(self) -> DictConfig:
         """The composed config, a fresh copy."""
         return pickle.loads(self.composed)
+
+    @contextmanager
+    def changed(self) -> Iterator[DictConfig]:
+        """The composed config, to be changed."""
+        composed = self.config
+        with flag_override(composed, ["struct", "readonly"], False):
+            yield composed
+        self.composed = pickle.dumps(composed)
 
     @property
     def chosen(self) -> dict[str, str]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
-
-from omegaconf import flag_override
 
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.folder.layout import SUMMARY
@@ -129,10 +126,8 @@ def _identity(point: Point) -> str:
 
 def _renumber(point: Point, num: int, folder: str | None) -> None:
     """Give a point another number, and the folder that it has or that follows from it."""
-    composed = point.config
-    with flag_override(composed, ["struct", "readonly"], False):
+    with point.changed() as composed:
         composed.hydra.job.num = composed.hydra.job.id = num
         if folder is not None:
             composed.hydra.sweep.subdir = folder
     point.num, point.folder = num, str(composed.hydra.sweep.subdir)
-    point.composed = pickle.dumps(composed)

@@ -1,201 +1,110 @@
-"""A worker's end of its line: what the process does with the pieces that come over it."""
+"""A worker: a process that runs points, pack after pack, until its line to the session ends."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
-import runpy
 import signal
-import socket
-import struct
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
-from multiprocessing.reduction import ForkingPickler
+from functools import cache, partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lrexp.config.errors import Terminated
+from lrexp.config.errors import Terminated, in_words
+from lrexp.train.signals import signals_stop, whole
 
-STOPPING = {signal.SIGINT, signal.SIGTERM}
+if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
+
+    from lrexp.grid.live import PointRecorder
+    from lrexp.grid.points.point import Point
+    from lrexp.record.recorders import RunInfo
+
+STOPPED = 143  # exit code of a worker that was asked to stop
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-LENGTH = struct.Struct("!Q")  # before each message on a line: its size in bytes
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a worker runs."""
 
-    device: str | None = None  # "cuda:0", "cpu"; None: as configured
+    device: str | None = None  # index of the GPU that it sees; None: as configured
     threads: int | None = None  # of torch, OpenMP and BLAS; None: as they are here
 
 
 Say = Callable[[Any], None]  # a message to the session while a piece is worked on
-Work = Callable[[Any, Say], Any]  # (piece, say) → result
-Start = Callable[[Place], Work]  # picklable; called once in each worker
+Work = Callable[[Any], Any]  # piece → result
+Start = Callable[[Place, Say], Work]  # picklable; called once in each worker
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What a worker needs to know when it starts."""
+def work_on_pieces(
+    line: Connection, place: Place, environment: dict[str, str], patience_s: float
+) -> None:
+    """Work on what comes over the line until it ends: a pickled `Start`, then pieces.
 
-    place: Place
-    start: bytes
-    preload: tuple[str, ...]
-    environment: dict[str, str]
-    main: str | None
-    patience_s: float
+    Every piece is answered with ("returned", result) or ("raised", exception), after any number of
+    ("said", message). When the worker is asked to stop (SIGTERM), the work is interrupted by
+    `Terminated`, and the worker ends.
 
-
-def work_on_pieces(line: socket.socket, setting: Setting) -> None:
-    """Work on the pieces that come over the line until it ends."""
-    os.setpgrp()
-    line.set_inheritable(False)
+    Args:
+        line: to the session.
+        place: where this worker runs.
+        environment: of the session.
+        patience_s: how long the work may take to end when the session has gone.
+    """
+    os.register_at_fork(after_in_child=line.close)  # the line shall end with this process
+    threading.Thread(target=_end_with_session, args=(patience_s,), daemon=True).start()
     _be_killed_first()
-    here = _Here(line, setting.patience_s)
     os.environ.clear()
-    os.environ.update(setting.environment)
-    _set_threads(setting.place.threads)
-    if setting.main:
-        _find_in_main(setting.main)
+    os.environ.update(environment)
+    set_threads(place.threads)
+
+    def send(kind: str, content: Any) -> None:
+        with whole(), suppress(OSError):  # half a message would garble the next; nobody may listen
+            line.send((kind, content))
 
     @cache
     def started() -> Work:
-        for name in setting.preload:  # in case the server could not
-            import_module(name)
-        _set_threads(setting.place.threads)
-        return pickle.loads(setting.start)(setting.place)
+        work = pickle.loads(start)(place, partial(send, "said"))
+        set_threads(place.threads)  # of what it has imported
+        return work
 
-    while (data := here.next_piece()) is not None:
-        message = _outcome(started, data, here)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        here.send(*message)
-
-
-def _outcome(started: Callable[[], Work], data: bytes, here: _Here) -> tuple[str, bytes, str]:
-    """Work on one piece. Returns the message that says what came of it."""
     try:
-        try:
-            here.begin()
-            work = started()
-            here.send("begun")
-            result = work(pickle.loads(data), here.say)
-        finally:
-            here.working = False
-        try:
-            payload = bytes(ForkingPickler.dumps(result))
-        except Exception as error:
-            problem = f"a result of type {type(result).__name__} cannot be sent"
-            raise RuntimeError(f"{problem}: {in_words(error)}") from error
-        return "returned", payload, f"a result of type {type(result).__name__}"
-    except BaseException as error:
-        with suppress(Exception):
-            error.add_note("".join(traceback.format_exception(error)))
-        text = in_words(error)
-        try:
-            return "raised", bytes(ForkingPickler.dumps(error)), text
-        except Exception:
-            return "raised", b"", text
+        with signals_stop():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked in the server
+            start = line.recv_bytes()
+            while True:
+                piece = line.recv()
+                try:
+                    kind, content = "returned", started()(piece)
+                except Exception as error:
+                    kind, content = "raised", portable(error)
+                for stream in (sys.stdout, sys.stderr):
+                    with suppress(OSError):
+                        stream.flush()
+                send(kind, content)
+    except (Terminated, KeyboardInterrupt):
+        sys.exit(STOPPED)
+    except (EOFError, ConnectionError):  # there will be no more pieces
+        return
 
 
-class _Here:
-    """A worker's end of its line.
-
-    Threads of its own read and write, as a signal may raise an exception in the main thread at any
-    time: a message is sent whole or not at all.
-    """
-
-    def __init__(self, line: socket.socket, patience_s: float):
-        self.working = False
-        self._line, self._patience_s, self._ended = line, patience_s, False
-        self._pieces: SimpleQueue[bytes | None] = SimpleQueue()
-        self._messages: SimpleQueue[tuple[bytes, threading.Event]] = SimpleQueue()
-        self._signals, wakeup = socket.socketpair()
-        self._signals.setblocking(False)
-        wakeup.setblocking(False)
-        self._wakeup = wakeup  # kept open
-        for number in STOPPING:
-            signal.signal(number, self._on_signal)
-        signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
-        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
-        for loop in (self._read, self._write):
-            threading.Thread(target=loop, name=f"worker{loop.__name__}", daemon=True).start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # blocked in the server
-
-    def next_piece(self) -> bytes | None:
-        """The next piece, pickled; None when there will be no more."""
-        return self._pieces.get()
-
-    def begin(self) -> None:
-        """From now on signals to stop raise an exception, once, until `working` is false."""
-        self.working = True
-        self._asked()  # what came while idle is forgotten
-        if self._ended:
-            raise Terminated
-
-    def say(self, message: Any) -> None:
-        """Send `message` to the parent. Returns when it is on its way."""
-        text = f"a message of type {type(message).__name__}"
-        self.send("said", bytes(ForkingPickler.dumps(message)), text)
-
-    def send(self, kind: str, payload: bytes = b"", text: str = "") -> None:
-        sent = threading.Event()
-        self._messages.put((pickle.dumps((kind, payload, text)), sent))
-        sent.wait()
-
-    def _on_signal(self, number: int, _: object) -> None:
-        if self.working:  # an idle worker ends with its line
-            self.working = False
-            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-
-    def _asked(self) -> bool:
-        """Whether a signal to stop has come since the last time; the handler may be anybody's."""
-        try:
-            return bool(STOPPING & set(self._signals.recv(4096)))
-        except BlockingIOError:
-            return False
-
-    def _write(self) -> None:
-        while True:
-            data, sent = self._messages.get()
-            with suppress(OSError):  # nobody is there: `_read` notices
-                self._line.sendall(LENGTH.pack(len(data)) + data)
-            sent.set()
-
-    def _read(self) -> None:
-        while (head := self._receive(LENGTH.size)) is not None:
-            if (data := self._receive(LENGTH.unpack(head)[0])) is None:
-                break
-            self._pieces.put(bytes(data))
-        self._ended = True
-        self._pieces.put(None)
-        main = threading.main_thread().ident
-        if self.working and main and not self._asked():  # a second one would hit what saves state
-            signal.pthread_kill(main, signal.SIGTERM)
-        time.sleep(self._patience_s)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def _receive(self, size: int) -> bytearray | None:
-        """The next `size` bytes, or None when the line ends before."""
-        data = bytearray(size)
-        view, got = memoryview(data), 0
-        while got < size:
-            try:
-                count = self._line.recv_into(view[got:])
-            except OSError:
-                count = 0
-            if not count:
-                return None
-            got += count
-        return data
+def _end_with_session(patience_s: float) -> None:
+    """No worker outlives a program that is killed: its work is asked to stop, then killed."""
+    session, main = multiprocessing.parent_process(), threading.main_thread().ident
+    assert session is not None
+    assert main is not None
+    session.join()
+    signal.pthread_kill(main, signal.SIGTERM)
+    time.sleep(patience_s)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _be_killed_first() -> None:
@@ -204,7 +113,7 @@ def _be_killed_first() -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
-def _set_threads(count: int | None) -> None:
+def set_threads(count: int | None) -> None:
     """Let torch, OpenMP and BLAS use `count` threads, whether they are loaded yet or not."""
     if count is None:
         return
@@ -214,26 +123,118 @@ def _set_threads(count: int | None) -> None:
         torch.set_num_threads(count)
 
 
-def _find_in_main(name: str) -> None:
-    """Let what was pickled as `__main__.X` be found in module `name`, which is run when asked for.
-
-    It runs under the name `__mp_main__`, under which the parent finds its own again.
-    """
-    main = sys.modules["__main__"]
-
-    def missing(attribute: str) -> Any:
-        if not attribute.startswith("__") and vars(main).pop("__getattr__", None):
-            found = runpy.run_module(name, run_name="__mp_main__")
-            vars(main).update({k: v for k, v in found.items() if not k.startswith("__")})
-            if attribute in found:
-                return found[attribute]
-        raise AttributeError(f"module '__main__' ({name}) has no attribute '{attribute}'")
-
-    vars(main)["__getattr__"] = missing
-
-
-def in_words(error: BaseException) -> str:
+def portable(error: BaseException) -> BaseException:
+    """An exception as it can be sent to another program."""
     try:
-        return f"{type(error).__name__}: {error}"
+        pickle.loads(pickle.dumps(error))
+        return error
     except Exception:
-        return type(error).__name__
+        return RuntimeError(in_words(error))
+
+
+def start_points(task: Any, place: Place, say: Say) -> Work:
+    """What a worker does with a piece: the name of a method of `PointsHere` and its arguments."""
+    from hydra import version
+    from hydra.core.utils import setup_globals
+    from omegaconf import OmegaConf
+
+    from lrexp.config.names import point_name
+
+    if place.device is not None:  # before anything looks for GPUs
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpu = visible.split(",")[int(place.device)] if visible else place.device
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    version.setbase("1.3")
+    setup_globals()
+    OmegaConf.register_new_resolver("lrexp.point_name", point_name, replace=True)
+    from lrexp.build import experiment
+    from lrexp.grid.stack.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    if place.threads:
+        experiment.DEFAULT_THREADS = place.threads
+    task.view = RemoteView(say)
+    here = PointsHere(task, say)
+    return lambda piece: getattr(here, piece[0])(*piece[1:])
+
+
+class PointsHere:
+    """Runs and times points in this worker.
+
+    Args:
+        task: of the session's points, see `lrexp.grid.jobs.Jobs`.
+        say: tells the session.
+    """
+
+    def __init__(self, task: Any, say: Say):
+        self._task, self._say = task, say
+        self._context: Any = None  # Hydra's; its callbacks come with the first point's config
+
+    def run(self, points: Sequence[Point]) -> dict[int, JobReturn]:
+        """Train points together, or one by itself; what came of each, by number."""
+        from hydra._internal.callbacks import Callbacks
+        from hydra.core.utils import JobStatus
+        from hydra.types import HydraContext
+
+        from lrexp.grid.isolation import undisturbed
+        from lrexp.grid.jobs import Jobs
+
+        if self._context is None:
+            callbacks = Callbacks(points[0].config)
+            self._context = HydraContext(None, callbacks)  # type: ignore[arg-type]
+        jobs = Jobs(self._context, self._task, lambda point: self._say(("begin", point.num)))
+        with undisturbed():
+            ended = jobs.run(points)
+        for _, returned in ended:
+            returned.cfg = returned.hydra_cfg = None
+            if returned.status == JobStatus.FAILED:
+                returned.return_value = portable(returned._return_value)
+        return {point.num: returned for point, returned in ended}
+
+    def steps_per_s(self, points: Sequence[Point], at: float, budget_s: float) -> float:
+        """Member-steps per second of points that train together, or one by itself.
+
+        Args:
+            points: to time; they are not run.
+            at: the time.monotonic() to begin at.
+            budget_s: what the timed steps take.
+
+        Returns:
+            The rate; 0 when this worker got ready too late.
+        """
+        from lrexp.grid.executors import warning_on
+        from lrexp.grid.isolation import undisturbed
+        from lrexp.grid.stack.timing import clones, serial_steps_per_s, stacked_steps_per_s
+
+        with undisturbed(), warning_on(self._task.view, points[0].num):
+            seeds = [int(point.settings["seed"]) for point in points]
+            trainers = clones(self._task.trainer(points[0].config), seeds)
+            left_s = at - time.monotonic()
+            if left_s < 0:
+                return 0.0
+            time.sleep(left_s)
+            if len(trainers) == 1:
+                return serial_steps_per_s(trainers[0], budget_s)
+            return stacked_steps_per_s(trainers, budget_s)
+
+
+class RemoteView:
+    """Stands for the terminal's view in a worker: everything is said to the program that has it."""
+
+    def __init__(self, say: Say):
+        self._say = say
+
+    def recorder(self, num: int, info: RunInfo, steps_done: Callable[[], int]) -> PointRecorder:
+        """What takes the rows of a point that has begun."""
+        from lrexp.grid.live import PointRecorder
+
+        self._say(("describe", num, list(info.opening), info.steps, info.monitor))
+        return PointRecorder(info, lambda row: self._say(("row", num, dict(row))))
+
+    def warn(self, num: int, level: str, message: str) -> None:
+        """A warning of a point."""
+        self._say(("warn", num, level, message))
+
+    def say(self, line: str) -> None:
+        """A line about the grid."""
+        self._say(("say", line))

@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.types import HydraContext
-from omegaconf import OmegaConf, flag_override
 
-from lrexp.config.errors import ConfigError, Terminated, out_of_memory
-from lrexp.config.names import new_run_id, point_name
+from lrexp.config.errors import ConfigError, out_of_memory
+from lrexp.config.names import new_run_id
 from lrexp.config.schema import meaning_of
 from lrexp.folder.layout import SUMMARY
-from lrexp.grid.executors import Ended, Session, run_pack, warning_on
-from lrexp.grid.isolation import undisturbed
-from lrexp.grid.jobs import Jobs
-from lrexp.grid.points.point import Point, make_point, read_summary
+from lrexp.grid.executors import Ended, Session, warning_on
+from lrexp.grid.points.point import Point, read_summary
 from lrexp.grid.points.resume import set_aside
-from lrexp.grid.pool import workers
-from lrexp.grid.pool.in_worker import Place, Say, Work
-from lrexp.grid.pool.workers import Workers
+from lrexp.grid.pool.in_worker import Place, start_points
+from lrexp.grid.pool.workers import Event, Workers
 from lrexp.grid.settings import LauncherSettings
 from lrexp.grid.stack.packing import halves
 
-if TYPE_CHECKING:
-    from lrexp.grid.live import PointRecorder
-    from lrexp.record.recorders import RunInfo
-
-log = logging.getLogger(__name__)
-
-# What workers import before they start. None of it starts a thread or uses a GPU.
+# What workers import before they start. None of it starts a thread (pyarrow does) or uses a GPU.
 PRELOAD = (
-    "lrexp.tasks.train",
+    "lrexp.grid.executors",
+    "lrexp.grid.live",
+    "lrexp.grid.stack.timing",
+    "lrexp.tasks.choice",
     "lrexp.build.experiment",
-    "lrexp.train.loop",
-    "lrexp.grid.stack.trainer",
+    "lrexp.record.jsonl",
+    "lrexp.record.predictions",
+    "lrexp.folder.environment",
     "torch._dynamo",
 )
 DONE = ("finished", "diverged", "failed")
@@ -114,7 +105,7 @@ def opened(session: Session, points: Sequence[Point], where: Sequence[Place]) ->
         for point in distinct.values():
             with warning_on(session.view, point.num):
                 session.task.load_data(point.config)
-    start = partial(start_worker, session.task.for_worker())
+    start = partial(start_points, session.task.for_worker())
     with Workers(start, where, PRELOAD) as running:
         yield running
 
@@ -123,80 +114,46 @@ def run_packs(packs: Sequence[list[Point]], running: Workers, session: Session) 
     """Run packs in workers; a point whose worker dies or has no memory left is tried again."""
     by_num = {point.num: point for points in packs for point in points}
     tries: Counter[int] = Counter()
-
-    def again(points: Sequence[Point], why: str) -> list[Point]:
-        """Those of the points that may be tried again; they are waiting now."""
-        retried = [p for p in points if tries[p.num] < session.settings.retries]
-        if retried:
-            tries.update(p.num for p in retried)
-            nums = ", ".join(str(p.num) for p in retried)
-            session.say(f"retry  point{'s' * (len(retried) > 1)} {nums}: {why}")
-            for part in halves(retried) if len(retried) > 1 else (retried,):
-                for point in part:
-                    _make_afresh(point, session)
-                running.put(Run(list(part)))
-        return retried
-
     for points in packs:
-        running.put(Run(points))
+        running.put(("run", points))
     for event in running.events():
-        if isinstance(event, workers.Said):
-            _show(event.message, by_num, session)
-        elif isinstance(event, workers.Ended) and not _was_stopped(event.error):
-            ended = event.result or [(p.num, failed(p, event.error)) for p in event.piece.points]
-            short = [n for n, returned in ended if _is_out_of_memory(returned)]
-            waiting = again([by_num[n] for n in short], "there was not enough memory")
-            yield from ((by_num[n], returned) for n, returned in ended if by_num[n] not in waiting)
-        elif isinstance(event, workers.Died | workers.Ended):
-            cause = event.cause if isinstance(event, workers.Died) else "stopped from outside"
-            error = RuntimeError(f"worker {cause}")
-            found = {p.num: read_summary(session.folder / p.folder) for p in event.piece.points}
-            lost = [p for p in event.piece.points if found[p.num]["status"] not in DONE]
-            waiting = again(lost, str(error))
-            for point in event.piece.points:
-                if point in lost and point not in waiting:
-                    _record_failure(point, found[point.num], error, session)
-                if point not in waiting:
-                    yield point, failed(point, error) if point in lost else _done(point)
+        if event.kind == "said":
+            _show(event.content, by_num, session)
+            continue
+        ended, again, why = _what_came_of(event, session)
+        again = [num for num in again if tries[num] < session.settings.retries]
+        tries.update(again)
+        _run_again([by_num[num] for num in again], why, running, session)
+        for num, returned in ended.items():
+            if num not in again:
+                yield by_num[num], returned
 
 
-@dataclass(frozen=True)
-class Run:
-    """A piece of work: points that train together, or one by itself."""
+def _what_came_of(event: Event, session: Session) -> tuple[dict[int, JobReturn], list[int], str]:
+    """The ends of a pack's points by number, which of them may be tried again, and why."""
+    points = event.piece[1]
+    if event.kind == "died":
+        error = RuntimeError(f"worker {event.content}")
+        ended = {point.num: _left_behind(point, error, session) for point in points}
+        return ended, [n for n, end in ended.items() if _failed(end)], str(error)
+    if event.kind == "raised":
+        ended = {point.num: failure(point, event.content) for point in points}
+    else:
+        ended = event.content
+    short = [n for n, end in ended.items() if _failed(end) and out_of_memory(end._return_value)]
+    return ended, short, "there was not enough memory"
 
-    points: list[Point]
 
-    def __call__(self, jobs: Jobs, task: Any) -> list[tuple[int, JobReturn]]:
-        with undisturbed():
-            ended = run_pack(self.points, jobs)
-        for _, returned in ended:
-            returned.cfg = returned.hydra_cfg = None
-            if returned.status == JobStatus.FAILED:
-                returned.return_value = _portable(returned._return_value)
-        return [(point.num, returned) for point, returned in ended]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A piece of work: train a few steps of points at a certain moment, and time them."""
-
-    points: list[Point]
-    at: float | None  # time.monotonic() to begin at; None: only get ready
-    budget_s: float = MEASURED_S
-
-    def __call__(self, jobs: Jobs, task: Any) -> tuple[int, float]:
-        """This worker, and its member-steps per second; 0 when it got ready too late."""
-        from lrexp.grid.stack.timing import clones, serial_steps_per_s, stacked_steps_per_s
-
-        with undisturbed(), warning_on(task.view, self.points[0].num):
-            seeds = [int(point.settings["seed"]) for point in self.points]
-            trainers = clones(task.trainer(self.points[0].config), seeds)
-            if self.at is None or time.monotonic() > self.at:
-                return os.getpid(), 0.0
-            time.sleep(max(0.0, self.at - time.monotonic()))
-            if len(trainers) == 1:
-                return os.getpid(), serial_steps_per_s(trainers[0], self.budget_s)
-            return os.getpid(), stacked_steps_per_s(trainers, self.budget_s)
+def _run_again(points: Sequence[Point], why: str, running: Workers, session: Session) -> None:
+    """Put points once more, those of a pack in halves."""
+    if not points:
+        return
+    nums = ", ".join(str(point.num) for point in points)
+    session.say(f"retry  point{'s' * (len(points) > 1)} {nums}: {why}")
+    for part in halves(points) if len(points) > 1 else [points]:
+        for point in part:
+            _make_afresh(point, session)
+        running.put(("run", list(part)))
 
 
 def measure_pool(running: Workers, points: list[Point], count: int) -> float:
@@ -204,74 +161,16 @@ def measure_pool(running: Workers, points: list[Point], count: int) -> float:
 
     0 when it cannot be measured: a worker failed, or they are never ready at a time.
     """
-    for moment in (None, 0.5, 5.0):
-        at = None if moment is None else time.monotonic() + moment
+    for ready_s in (0.0, 0.5, 5.0):  # the first time they only get ready
+        at = time.monotonic() + ready_s
         for _ in range(count):
-            running.put(Measure(points, at))
-        ended = [e for e in running.events() if isinstance(e, workers.Ended | workers.Died)]
-        results = [e.result for e in ended if isinstance(e, workers.Ended) and e.result]
-        if len(results) < count:
+            running.put(("steps_per_s", points, at, MEASURED_S))
+        rates = [event.content for event in running.events() if event.kind == "returned"]
+        if len(rates) < count:
             return 0.0
-        rates = {pid: rate for pid, rate in results if rate}
-        if len(rates) == count:
-            return sum(rates.values())
+        if all(rates):
+            return sum(rates)
     return 0.0
-
-
-def start_worker(task: Any, place: Place) -> Work:
-    """What a worker does with its pieces; called in the worker."""
-    from hydra import version
-    from hydra._internal.callbacks import Callbacks
-    from hydra.core.utils import setup_globals
-
-    if place.device is not None:  # before anything looks for GPUs
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpu = visible.split(",")[int(place.device)] if visible else place.device
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    version.setbase("1.3")
-    setup_globals()
-    OmegaConf.register_new_resolver("lrexp.point_name", point_name, replace=True)
-    from lrexp.build import experiment as build
-    from lrexp.grid.stack.allocator import keep_freed_memory
-
-    keep_freed_memory()
-    if place.threads:
-        build.DEFAULT_THREADS = place.threads
-
-    context: HydraContext | None = None
-
-    def work(piece: Any, say: Say) -> Any:
-        nonlocal context
-        if context is None:
-            callbacks = Callbacks(piece.points[0].config)
-            context = HydraContext(None, callbacks)  # type: ignore[arg-type]
-        task.view = RemoteView(say)
-        jobs = Jobs(context, task, lambda point: say(("begin", point.num)))
-        return piece(jobs, task)
-
-    return work
-
-
-class RemoteView:
-    """Stands for the terminal's view in a worker: everything is said to the program that has it."""
-
-    def __init__(self, say: Say):
-        self._say = say
-
-    def recorder(self, num: int, info: RunInfo, steps_done: Callable[[], int]) -> PointRecorder:
-        """What takes the rows of a point that has begun."""
-        from lrexp.grid.live import PointRecorder
-
-        self._say(("describe", num, list(info.opening), info.steps, info.monitor))
-        return PointRecorder(info, lambda row: self._say(("row", num, dict(row))))
-
-    def warn(self, num: int, level: str, message: str) -> None:
-        """A warning of a point."""
-        self._say(("warn", num, level, message))
-
-    def say(self, line: str) -> None:
-        """A line about the grid."""
-        self._say(("say", line))
 
 
 def _show(message: tuple[Any, ...], by_num: dict[int, Point], session: Session) -> None:
@@ -282,54 +181,35 @@ def _show(message: tuple[Any, ...], by_num: dict[int, Point], session: Session) 
         getattr(session.view, kind)(*content)
 
 
-def failed(point: Point, error: BaseException | None) -> JobReturn:
+def failure(point: Point, error: BaseException) -> JobReturn:
     """The end of a point that has none of its own."""
     returned = JobReturn(overrides=point.overrides, status=JobStatus.FAILED)
     returned.return_value = error
     return returned
 
 
-def _done(point: Point) -> JobReturn:
-    """The end of a point that was recorded before its worker died."""
-    returned = JobReturn(overrides=point.overrides, status=JobStatus.COMPLETED)
-    returned.return_value = None
-    return returned
+def _failed(returned: JobReturn) -> bool:
+    return returned.status == JobStatus.FAILED
 
 
-def _was_stopped(error: BaseException | None) -> bool:
-    return isinstance(error, KeyboardInterrupt | Terminated)
+def _left_behind(point: Point, error: Exception, session: Session) -> JobReturn:
+    """The end of a point whose worker died, as its folder has it; a failure is noted there."""
+    from lrexp.folder.files import write_summary
 
-
-def _is_out_of_memory(returned: JobReturn) -> bool:
-    return returned.status == JobStatus.FAILED and out_of_memory(returned._return_value)
+    folder = session.folder / point.folder
+    summary = read_summary(folder)
+    if summary["status"] in DONE:
+        returned = JobReturn(overrides=point.overrides, status=JobStatus.COMPLETED)
+        returned.return_value = None
+        return returned
+    if (folder / SUMMARY).is_file():
+        said = f"{type(error).__name__}: {error}"
+        write_summary(folder, summary | {"status": "failed", "error": said})
+    return failure(point, error)
 
 
 def _make_afresh(point: Point, session: Session) -> None:
     """Clear a point's folder, and give it another run_id: it is another run."""
     set_aside(session.folder, point)
-    composed = point.config
-    with flag_override(composed, ["struct", "readonly"], False):
+    with point.changed() as composed:
         composed.run_id = new_run_id()
-    point.composed = make_point(point.num, point.overrides, composed, point.case).composed
-
-
-def _record_failure(
-    point: Point, summary: dict[str, Any], error: Exception, session: Session
-) -> None:
-    """Say in a point's folder that it failed, as its worker no longer can."""
-    from lrexp.folder.files import write_summary
-
-    if (session.folder / point.folder / SUMMARY).is_file():
-        said = f"{type(error).__name__}: {error}"
-        write_summary(session.folder / point.folder, summary | {"status": "failed", "error": said})
-
-
-def _portable(error: BaseException) -> BaseException:
-    """An exception as it can be sent to another program."""
-    import pickle
-
-    try:
-        pickle.loads(pickle.dumps(error))
-        return error
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")

@@ -1,50 +1,29 @@
-"""Which points of a grid train together: a pure function of what is known of each."""
+"""Which runs of one kind train together: a pure function of the batches that they see."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Point:
-    """What packing must know of a point."""
+def pack(feeds: Sequence[Hashable], largest: int) -> list[list[int]]:
+    """Packs of runs that may all train together, as indices: every run in exactly one.
 
-    shared: Hashable | None  # points with the same may train together; None: only by itself
-    bytes: int  # memory that it takes as a member while it trains
-    feed: Hashable = None  # points with the same see the same batches, which is cheaper
-
-
-def pack(points: Sequence[Point], capacity: int, largest: int) -> list[list[int]]:
-    """Packs of points that train together, as indices: every point in exactly one.
-
-    Points that may train together make as few packs as fit, of equal sizes but for one point; when
-    there are several, points of one feed stay together where they can. Packs are in order of their
-    first point, and so are the points in each.
+    As few packs as there can be, of equal sizes but for one run; when there are several, runs of
+    one feed stay together where they can. Packs are in order of their first run, and so are the
+    runs in each.
 
     Args:
-        points: of the grid.
-        capacity: bytes that the members of a pack may take together; a point that alone takes more
-            is a pack of its own.
+        feeds: of every run; those with the same see the same batches, which is cheaper.
         largest: members of a pack at most.
     """
-    alike: dict[Hashable, list[int]] = {}
-    for i, point in enumerate(points):
-        key = ("alone", i) if point.shared is None else ("shared", point.shared)
-        alike.setdefault(key, []).append(i)
-    packs = []
-    for members in alike.values():
-        heaviest = max(points[i].bytes for i in members)
-        fit = max(1, min(largest, capacity // max(1, heaviest)))
-        first_seen = {points[i].feed: i for i in reversed(members)}
-        members.sort(key=lambda i: (first_seen[points[i].feed], i))
-        packs += [sorted(part) for part in _parts(members, math.ceil(len(members) / fit))]
-    return sorted(packs)
+    first_seen = {feed: i for i, feed in reversed(list(enumerate(feeds)))}
+    order = sorted(range(len(feeds)), key=lambda i: (first_seen[feeds[i]], i))
+    return sorted(sorted(part) for part in _parts(order, math.ceil(len(order) / largest)))
 
 
 def halves(members: Sequence[T]) -> tuple[list[T], list[T]]:
