@@ -2,16 +2,130 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
+import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import processes
 import pytest
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks: a second thread only waits
+processes.watch()
+
+Make = Callable[[Path], object]
+
+
+# --- How the suite is run ---------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shuffle", metavar="SEED", help="run files and their tests in random order")
+    parser.addoption("--costs", metavar="FILE", help="write what every test took of the CPU")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shuffle files, and tests within each: what a file prepares once is prepared once."""
+    if (seed := config.getoption("--shuffle")) is None:
+        return
+    draw = random.Random(seed)
+    files = sorted({item.path for item in items})
+    place = {file: draw.random() for file in files}
+    items[:] = sorted(items, key=lambda item: (place[item.path], draw.random()))
+
+
+class Costs:
+    """CPU seconds per test, its fixtures and programs included, the most expensive shown."""
+
+    SHOWN = 10
+
+    def __init__(self, file: str | None) -> None:
+        self._file, self._last, self.of_test = file, processes.cpu_seconds(), dict[str, float]()
+
+    def pytest_collection_finish(self) -> None:
+        self._last = processes.cpu_seconds()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self) -> Iterator[None]:
+        report: Any = yield
+        now = processes.cpu_seconds()
+        report.cpu_seconds, self._last = now - self._last, now  # xdist hands it to the controller
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        took = getattr(report, "cpu_seconds", 0.0)
+        self.of_test[report.nodeid] = self.of_test.get(report.nodeid, 0.0) + took
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        ranked = sorted(self.of_test.items(), key=lambda item: -item[1])
+        if self._file:
+            Path(self._file).write_text(json.dumps(dict(ranked), indent=0))
+        if len(ranked) > self.SHOWN:
+            total = sum(self.of_test.values())
+            terminalreporter.section(f"CPU seconds: {total:.0f} in all, most of them in")
+            for name, took in ranked[: self.SHOWN]:
+                terminalreporter.line(f"{took:6.1f}  {name}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Costs(config.getoption("--costs")), "costs")
+
+
+# --- What every test is kept apart from ---------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _ends_what_it_started() -> Iterator[None]:
+    """Programs that a test started are ended with it; one that still ran is its failure."""
+    with processes.none_left():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _changes_nothing_for_others() -> Iterator[None]:
+    """What belongs to the whole program is as it was: folder, environment, logging, torch."""
+    import logging
+
+    cwd, environment = os.getcwd(), dict(os.environ)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    before = _torch_state()
+    yield
+    os.chdir(cwd)
+    if os.environ != environment:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+    for handler in [h for h in root.handlers if h not in handlers]:
+        root.removeHandler(handler)
+        if isinstance(handler, logging.FileHandler):
+            handler.close()
+    root.setLevel(level)
+    _restore_torch(before)
+    if (module := sys.modules.get("hydra.core.global_hydra")) is not None:
+        module.GlobalHydra.instance().clear()
+
+
+def _torch_state() -> tuple[int, bool] | None:
+    if (torch := sys.modules.get("torch")) is None:
+        return None
+    return torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+
+
+def _restore_torch(before: tuple[int, bool] | None) -> None:
+    now = _torch_state()
+    if now is not None and now != before:
+        torch = sys.modules["torch"]
+        threads, deterministic = before or (int(os.environ["OMP_NUM_THREADS"]), False)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
 
 
 @pytest.fixture(autouse=True)
@@ -32,30 +146,52 @@ def _no_account(
         wandb.teardown()  # its settings, and the service whose address it leaves in the environment
 
 
+# --- Made once for all tests --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Make], Path]:
+    """A function from a name and how it is made to a folder that all workers of pytest share.
+
+    Whoever asks first makes it. It is for reading: tests copy what they change.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made_once"
+    shared.mkdir(exist_ok=True)
+
+    def made(name: str, make: Make) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _options_are_read_once() -> None:
+    """Hydra's YAML files and ours are parsed once, whoever composes."""
+    from composing import read_once
+
+    read_once(ROOT / "conf")
+
+
+@pytest.fixture(scope="session")
+def _composer() -> Callable[..., Any]:
+    from composing import Composer
+
+    return Composer().config
+
+
 @pytest.fixture
-def compose() -> Iterator[Callable[..., object]]:
-    """A function from overrides to the checked `Config` of plain dataclasses."""
-    from hydra import version
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.utils import setup_globals
-    from hydra.types import RunMode
-    from omegaconf import flag_override
-
-    from lrexp.config.check import check
-    from lrexp.config.compose import CONFIG_NAME, CheckedLoader
-
-    version.setbase("1.3")
-    setup_globals()
-    loader = CheckedLoader()
-
-    def composed(*overrides: str) -> object:
-        config = loader.load_configuration(CONFIG_NAME, list(overrides), RunMode.RUN)
-        with flag_override(config, ["struct", "readonly"], False):
-            del config["hydra"]
-        return check(config)[1]
-
-    yield composed
-    GlobalHydra.instance().clear()
+def compose(_composer: Callable[..., Any]) -> Callable[..., Any]:
+    """A function from overrides to the checked `Config` of plain dataclasses, the caller's own."""
+    return _composer
 
 
 @pytest.fixture
@@ -94,7 +230,7 @@ def lrexp(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=processes.HUNG_S,
             check=False,
         )
 

@@ -234,7 +234,7 @@ def read_damaged(folder: Path, name: str) -> None:
     """Read a file of a run's folder as the program does."""
     from omegaconf import OmegaConf
 
-    from lrexp.commands.compare import comparison, paired_differences
+    from lrexp.commands.compare import comparison
     from lrexp.config.check import check
     from lrexp.config.saved import read_saved_config
     from lrexp.grid.points.point import read_points, read_summary
@@ -242,6 +242,7 @@ def read_damaged(folder: Path, name: str) -> None:
     from lrexp.models.weights import read_weights
     from lrexp.plan.plan import read_plan
     from lrexp.runs.differences import read_run
+    from lrexp.runs.paired import paired_differences
 
     if name in COMPARED:
         found = read_run(str(folder))
@@ -345,12 +346,12 @@ REPORTED_SWEEP = ["leaderboard.json", "points.json"]
 
 def report_complaint(folder: Path) -> str:
     """What is wrong with how the report of a damaged run or sweep is made, or nothing."""
-    from lrexp.commands.report import main
+    from lrexp.__main__ import main
 
     out, err, started = io.StringIO(), io.StringIO(), time.process_time()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main([str(folder), "--no-plots"])
+            code = main(["report", str(folder), "--no-plots"])
     except BaseException as error:  # reported with the damage that led to it
         return f"{type(error).__name__}: {error!s:.200}"
     said, took_s = err.getvalue(), time.process_time() - started

@@ -16,15 +16,16 @@ def composing() -> Iterator[Any]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.utils import setup_globals
 
-    from lrexp.config.compose import CONFIG_NAME, CheckedLoader
+    from lrexp.config.compose import CheckedLoader
 
     version.setbase("1.3")
     setup_globals()
     loader = CheckedLoader()
-    from lrexp.grid.sweep import compose_points, find_equal_points, read_request
+    from lrexp.session.request import read_request
+    from lrexp.session.sweep import compose_points, find_equal_points
 
     def composed(*overrides: str, equal: bool = False) -> list[Point]:
-        request = read_request(loader, CONFIG_NAME, overrides, loader.folders)
+        request = read_request(loader, overrides)
         request.config.run_id = "abcdefgh"
         if not any(o.startswith("hydra.sweep.dir=") for o in overrides):
             request.config.hydra.sweep.dir = "sweep"

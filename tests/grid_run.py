@@ -16,14 +16,14 @@ from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
 
-from lrexp.__main__ import _Points
 from lrexp.grid.launcher import Grid
 from lrexp.grid.leaderboard import Leaderboard
 from lrexp.grid.points.point import Point
 from lrexp.grid.settings import LauncherSettings
+from lrexp.session.points import Points
 
 FAST = ("experiment=smoke", "trainer.device=cpu", "data.leak_check=skip")
-Setup = Callable[[_Points], None]
+Setup = Callable[[Points], None]
 
 
 @dataclass
@@ -79,7 +79,7 @@ def running(folder: Path, say: Callable[[], str]) -> Iterator[Callable[..., Ran]
         board.points = composed
         context = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
         chosen = LauncherSettings(executor=executor, **(settings or {}))
-        task = _Points()
+        task = Points()
         task.asked = list(asked)
         ended = Grid(board, context, task, chosen).run(_once(composed))
         return Ran(composed, ended, sweep, say())

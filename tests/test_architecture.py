@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lrexp.commands.answer import VERBS
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lrexp"
 
@@ -168,9 +170,9 @@ def test_config_is_read_by_those_that_construct() -> None:
 
 
 def test_no_verb_imports_a_verb() -> None:
-    """Verbs share what `session` has, and how a command is answered."""
-    shared = {"lrexp.commands.answer"}
-    verbs = {f"lrexp.commands.{file.stem}" for file in files("commands/**")} - shared
+    """Verbs share what `session` has, and how a command is answered, completed and helped."""
+    verbs = {f"lrexp.commands.{verb}" for verb in ("run", *VERBS)}
+    assert verbs < {f"lrexp.commands.{file.stem}" for file in files("commands/**")}
     for file in files("commands/**"):
         found = among(imports(TREES[file]), verbs)
         assert not found, file
@@ -178,8 +180,25 @@ def test_no_verb_imports_a_verb() -> None:
     assert among(imports(guilty), verbs) == {"lrexp.commands.rerun.main"}
 
 
+def said_or_ended(tree: ast.AST) -> set[str]:
+    """Ways to print or to end the program that a file uses."""
+    named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    dotted = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return (named | dotted) & {"print", "exit", "sys.exit", "os._exit", "sys.stdout", "SystemExit"}
+
+
+def test_session_returns_and_raises() -> None:
+    """What verbs and a Python API share neither prints nor ends the program."""
+    for file in files("session/**"):
+        assert not said_or_ended(TREES[file]), file
+    guilty = ast.parse("def f():\n    print(1)\n    sys.exit(2)")
+    assert said_or_ended(guilty) == {"print", "sys.exit"}
+
+
 def test_only_its_recorder_knows_wandb() -> None:
-    users = {file for file, tree in TREES.items() if among(imports(tree), ["wandb"])}
+    users = {
+        file for file, tree in TREES.items() if among(imports(tree), ["wandb", "wandb_workspaces"])
+    }
     assert users
     assert users <= set(files("record/wandb/**"))
 

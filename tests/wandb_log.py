@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import struct
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from processes import wait_for
 from wandb.proto import wandb_internal_pb2 as pb
 
 BLOCK = 32768
@@ -38,10 +38,8 @@ class WandbLog:
 def read_run(folder: Path) -> WandbLog:
     """The only W&B run in a run folder, once its writer, a process of its own, is through."""
     (file,) = folder.glob("wandb/*run-*/run-*.wandb")
-    give_up = time.monotonic() + 20
-    while (log := read_log(file)).exit_code is None and time.monotonic() < give_up:
-        time.sleep(0.1)
-    return log
+    wait_for(lambda: read_log(file).exit_code is not None)
+    return read_log(file)
 
 
 def read_log(file: Path) -> WandbLog:

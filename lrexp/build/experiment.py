@@ -19,6 +19,7 @@ from lrexp.config.saved import read_saved_config
 from lrexp.config.schema import Config, settings_where
 from lrexp.config.schema.model import BUNDLED
 from lrexp.data.dataset import Dataset
+from lrexp.folder.layout import CONFIG
 from lrexp.models.expected_input import expected_input
 from lrexp.models.pretrained import pretrained_file
 from lrexp.models.weights import weights_fingerprint
@@ -98,7 +99,7 @@ def _input_notes(config: Config, dataset: Dataset) -> Iterator[str]:
     weights = model.weights or getattr(model, "pretrained", False)
     if not weights or str(model.weights).startswith(BUNDLED):
         return
-    if (run := Path(str(model.weights)).expanduser() / "config.yaml").is_file():
+    if (run := Path(str(model.weights)).expanduser() / CONFIG).is_file():
         theirs, ours = read_saved_config(run).get("data"), vars(config.data)
         theirs = theirs if isinstance(theirs, dict) else {}
         same_images = all(theirs.get(key) == ours.get(key) for key in ("name", "path", "root"))

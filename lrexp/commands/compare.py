@@ -1,4 +1,4 @@
-"""The command that says what differs between two runs, on one screen. Imports no torch."""
+"""`lrexp compare A B`: what differs between two runs, on one screen. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import argparse
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lrexp.__main__ import answer, leave
-from lrexp.config.errors import UserError, misused
+from lrexp.commands.answer import parser_of
 from lrexp.config.names import shown_path
 from lrexp.config.schema import MONITORS
+from lrexp.folder.layout import PREDICTIONS
 from lrexp.plan.plan import difference_lines
 from lrexp.runs.differences import (
     CurveDifference,
@@ -29,12 +26,9 @@ from lrexp.runs.differences import (
     read_run,
     shown,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
+from lrexp.runs.paired import paired_differences
 
 WIDTH = 100
-PREDICTIONS = "predictions.parquet"
 MOST = {"config": 12, "plan": 4, "env": 8, "curves": 8}  # lines of each part
 OTHERWISE_TOLD = ("name", "run_id")  # settings that say nothing of what differs
 DESCRIPTION = """\
@@ -43,24 +37,23 @@ What differs between two runs: outcome, curves, config, plan and environment.
 RUN_A and RUN_B are run folders, points of a grid, downloaded W&B artifacts, a config.yaml by
 itself, or `latest`.
 """
+EXAMPLES = """\
+  lrexp compare outputs/NAME/RUN latest
+  lrexp compare SWEEP/0_seed_0 SWEEP/1_seed_1
+"""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command line; see `lrexp.__main__.answer`."""
-    return answer(_dispatch, argv)
+def parser() -> argparse.ArgumentParser:
+    """What the words behind the verb mean."""
+    words = parser_of("compare", DESCRIPTION, EXAMPLES, "0 done, 2 a mistake in the request")
+    words.add_argument("a", metavar="RUN_A", help="the one that B is held against")
+    words.add_argument("b", metavar="RUN_B", help="the other one")
+    return words
 
 
-def _dispatch(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m lrexp.commands.compare",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("a", metavar="RUN_A")
-    parser.add_argument("b", metavar="RUN_B")
-    parser.error = partial(misused, parser.prog)  # type: ignore[method-assign]
-    args = parser.parse_args(argv)
+def main(argv: list[str]) -> int:
+    """Answer the words behind the verb; see `lrexp.commands.answer.answer`."""
+    args = parser().parse_args(argv)
     a, b = read_run(args.a), read_run(args.b)
     print("\n".join(map(printable, comparison(a, b))))
     return 0
@@ -162,107 +155,6 @@ def _cell(value: Any) -> str:
     return "-" if value is None else shown(value, 15)
 
 
-@dataclass(frozen=True)
-class PairedDifference:
-    """B − A of the mean over the same images."""
-
-    metric: str
-    images: int
-    mean: float
-    se: float  # of the mean; NaN for one image
-
-    @property
-    def beyond_noise(self) -> bool:
-        """Whether it is at least two standard errors from zero."""
-        return abs(self.mean) >= 2 * self.se and self.mean != 0
-
-
-def paired_differences(a: Path, b: Path, split: str = "val") -> list[PairedDifference]:
-    """Loss and accuracy of the best weights of two runs over the images of a split.
-
-    The loss of an image is −ln of its class's score, or with several labels per image the mean
-    binary cross-entropy over classes; it is right when the highest score is its label's, or when
-    every score is on its label's side of 0.5. se = s / √n of the differences.
-
-    Args:
-        a: predictions.parquet of one run.
-        b: of the other.
-        split: whose images.
-
-    Returns:
-        Nothing when the two were not tested on the same images and labels.
-    """
-    import numpy as np
-
-    first, second = _by_image(a, split), _by_image(b, split)
-    if first is None or second is None or first.classes != second.classes:
-        return []
-    if first.images != second.images or not np.array_equal(first.labels, second.labels):
-        return []
-    n = len(first.images)
-    found = []
-    for metric, was, now in (
-        (f"{split}/loss", first.losses, second.losses),
-        (f"{split}/accuracy", first.right, second.right),
-    ):
-        difference = now - was
-        se = float(difference.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-        found.append(PairedDifference(metric, n, float(difference.mean()), se))
-    return found
-
-
-@dataclass(frozen=True)
-class _Predicted:
-    images: list[tuple[int, str]]  # id and item, sorted
-    classes: str
-    labels: np.ndarray  # (n,) or (n, classes)
-    losses: np.ndarray  # (n,)
-    right: np.ndarray  # (n,) 0 or 1
-
-
-def _by_image(file: Path, split: str) -> _Predicted | None:
-    """What a run says about the images of a split; None when it says nothing of it."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(file)
-        of_split = table.filter(np.array(table["split"].to_pylist()) == split).sort_by("id")
-        labels = np.array(of_split["label"].to_pylist())
-        scores = np.array(of_split["scores"].to_pylist(), dtype=np.float64)
-        images = list(zip(of_split["id"].to_pylist(), of_split["item"].to_pylist(), strict=True))
-        if not images:
-            return None
-        losses, right = _judged(labels, scores)
-        classes = (table.schema.metadata or {}).get(b"class_names", b"").decode()
-    except FileNotFoundError:
-        return None
-    except (OSError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-    return _Predicted(images, classes, labels, losses, right.astype(np.float64))
-
-
-def _judged(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Loss of every image, and whether it is right, (n,) each.
-
-    Args:
-        labels: (n,), or (n, classes) 0 and 1.
-        scores: (n, classes).
-    """
-    import numpy as np
-
-    least = float(np.finfo(np.float32).tiny)  # scores are float32: a smaller one is stored as 0
-    if labels.ndim == 2:
-        of_label = np.where(labels == 1, scores, 1 - scores)
-        losses = -np.log(np.maximum(of_label, least)).mean(1)
-        return losses, ((scores > 0.5) == (labels == 1)).all(1)
-    if labels.min() < 0:
-        raise ValueError(f"label {labels.min()}")
-    losses = -np.log(np.maximum(scores[np.arange(len(labels)), labels], least))
-    return losses, scores.argmax(1) == labels
-
-
 def _noise(a: SavedRun, b: SavedRun, monitor: str) -> list[str]:
     """Who is better by the monitor, and whether that is more than noise."""
     values = [number(_dig(run.summary, ("best", monitor))) for run in (a, b)]
@@ -329,7 +221,3 @@ def _curve_summary(curves: list[CurveDifference], a: SavedRun, b: SavedRun) -> l
 
 # curves that are shown before others
 FIRST = ("val/loss", "val/accuracy", "train_eval/loss", "train/loss", "gap/loss", "grad_norm")
-
-
-if __name__ == "__main__":
-    leave(main())

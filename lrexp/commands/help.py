@@ -5,8 +5,11 @@ from __future__ import annotations
 import textwrap
 from itertools import zip_longest
 from pathlib import Path
+from typing import NoReturn
 
-from lrexp.config.errors import UserError
+from lrexp.commands.answer import VERBS
+from lrexp.config.errors import UserError, nearest
+from lrexp.config.names import conf_folder
 
 GROUPS = (
     "experiment",
@@ -25,6 +28,7 @@ TEXT = """\
 lrexp: which learning-rate policy should I use, by how much is it better, and does it overfit?
 
 usage: lrexp [-m] [GROUP=OPTION ...] [SETTING=VALUE ...]        (also: python -m lrexp)
+       lrexp VERB ...                                           (lrexp VERB --help says more)
 
 Choose an option per group (a file in conf/GROUP), change single settings, or sweep them with -m:
 {groups}
@@ -44,6 +48,9 @@ Grids (-m): every combination of the values, and files of cases with axes of the
                                            stacked: together, pool: in worker programs; auto
                                            (the default) times them and takes the fastest
 
+With what was run (RUN and FOLDER may be `latest`):
+{verbs}
+
 Look before you run:
   lrexp task=plan             who would learn how fast (add overrides): a table and a picture
   lrexp --cfg job             every setting with its value (add overrides to see what they change)
@@ -59,8 +66,6 @@ Results go to outputs/NAME/DATE_TIME-ID/; outputs/latest is the newest.
 
 def help_text(argv: list[str]) -> str:
     """What the tool does, every group with its options, and commands to copy."""
-    from lrexp.config.names import conf_folder
-
     folders = [conf_folder()]
     argv = [word for argument in argv for word in argument.split("=", 1)]
     for flag in ("--config-dir", "-cd"):
@@ -70,7 +75,32 @@ def help_text(argv: list[str]) -> str:
                 raise UserError(f"--config-dir {folders[-1]}: there is no such folder")
     lines = [line for group in GROUPS for line in _option_lines(group, folders)]
     cases = _option_lines("cases", folders)
-    return TEXT.format(groups="\n".join(lines), cases="\n".join(cases))
+    verbs = [f"  lrexp {verb:<10} {what}" for verb, what in VERBS.items()]
+    return TEXT.format(groups="\n".join(lines), cases="\n".join(cases), verbs="\n".join(verbs))
+
+
+def refuse_word(word: str) -> NoReturn:
+    """Raise a UserError for a word that is no verb in its place, nor KEY=VALUE: what is meant?"""
+    by_option: dict[str, list[str]] = {}
+    for group in GROUPS:
+        for file in sorted((conf_folder() / group).glob("*.yaml")):
+            by_option.setdefault(file.stem, []).append(group)
+    meant = nearest(word, [*VERBS, *GROUPS, *by_option])
+    if word in VERBS:
+        raise UserError(f"{word}: a verb comes first\n  write lrexp {word} ...")
+    if word in by_option:
+        ways = " or ".join(f"{group}={word}" for group in by_option[word])
+        raise UserError(f"{word}: is an option, no verb\n  write {ways}")
+    if meant in GROUPS:
+        raise UserError(f"{word}: is no verb\n  did you mean {meant}=OPTION?")
+    if meant in by_option:
+        ways = " or ".join(f"{group}={meant}" for group in by_option[meant])
+        raise UserError(f"{word}: is no verb, and a setting is KEY=VALUE\n  did you mean {ways}?")
+    hint = f"did you mean '{meant}'? " if meant else ""
+    raise UserError(
+        f"{word}: there is no such verb, and a setting is KEY=VALUE\n"
+        f"  {hint}verbs: {', '.join(VERBS)}; lrexp --help"
+    )
 
 
 def _option_lines(group: str, folders: list[Path]) -> list[str]:

@@ -1,54 +1,60 @@
-"""python -m lrexp.report FOLDER: make the report of a run or a sweep anew, from its files alone."""
+"""`lrexp report FOLDER`: the report of a run or a sweep made anew, from its files alone."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
-from lrexp.config.errors import UserError, misused
+from lrexp.commands.answer import parser_of
+from lrexp.config.errors import UserError
 from lrexp.config.names import shown_path
-from lrexp.report.run.figures import write_run_figures
+from lrexp.report.run.figures import write_run_plots
 from lrexp.report.run.page import write_run_report
+from lrexp.runs.named import named_folder
 from lrexp.runs.run import is_run, is_sweep
 
+DESCRIPTION = """\
+Make the report of a run or a sweep anew, from its files alone: report.html, and figures in plots/.
+"""
+EXAMPLES = """\
+  lrexp report latest
+  lrexp report SWEEP --runs --no-plots     reports of all its runs as well, no PNG and SVG files
+"""
+CODES = "0 done, 1 a report could not be written, 2 a mistake in the request"
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command line.
 
-    Returns:
-        The exit code: 0 done, 1 a report could not be written, 2 a mistake in the request.
-    """
-    parser = argparse.ArgumentParser(prog="python -m lrexp.report", description=__doc__)
-    parser.add_argument("folder", help="of a run or a sweep, or `latest`")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """What the words behind the verb mean."""
+    words = parser_of("report", DESCRIPTION, EXAMPLES, CODES)
+    words.add_argument("folder", metavar="FOLDER", help="of a run or a sweep, or `latest`")
+    words.add_argument(
         "--runs", action="store_true", help="of a sweep: the reports and plots of its runs as well"
     )
-    parser.add_argument("--no-plots", action="store_true", help="no PNG and SVG files in plots/")
-    parser.error = partial(misused, parser.prog)  # type: ignore[method-assign]
-    try:
-        asked = parser.parse_args(argv)
-        folder = _folder(asked.folder)
-        sweep = is_sweep(folder)
-        if asked.runs and not sweep:
-            raise UserError(f"--runs is for a sweep, and {shown_path(folder)} is a single run")
-        if not sweep and not is_run(folder):
-            raise UserError(
-                f"{shown_path(folder)} is neither a run nor a sweep: it has no summary.json,"
-                " metrics.jsonl or points.json"
-            )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    words.add_argument("--no-plots", action="store_true", help="no PNG and SVG files in plots/")
+    return words
+
+
+def main(argv: list[str]) -> int:
+    """Answer the words behind the verb; see `lrexp.commands.answer.answer`."""
+    asked = parser().parse_args(argv)
+    folder = named_folder(asked.folder)
+    sweep = is_sweep(folder)
+    if asked.runs and not sweep:
+        raise UserError(f"--runs is for a sweep, and {shown_path(folder)} is a single run")
+    if not sweep and not is_run(folder):
+        raise UserError(
+            f"{shown_path(folder)} is neither a run nor a sweep: it has no summary.json,"
+            " metrics.jsonl or points.json"
+        )
     runs = [folder]
     if sweep:
         inside = sorted((f for f in folder.iterdir() if f.is_dir() and is_run(f)), key=_in_order)
         runs = inside if asked.runs else []
     failed = sum(not _write_run(run, not asked.no_plots) for run in runs)
     if sweep:  # last, so that it links to reports that are there
+        from lrexp.report.sweep.figures import write_sweep_plots
         from lrexp.report.sweep.page import write_sweep_report
-        from lrexp.report.sweep.plots import write_sweep_plots
 
         try:
             drawn = [] if asked.no_plots else write_sweep_plots(folder)
@@ -64,7 +70,7 @@ def _write_run(folder: Path, plots: bool) -> bool:
     """Report and plots of one run; False, and a line, when they cannot be written."""
     try:
         line = f"report {shown_path(write_run_report(folder))}"
-        drawn = write_run_figures(folder) if plots else []
+        drawn = write_run_plots(folder) if plots else []
     except Exception as error:  # one damaged run must not cost the others
         print(f"error: {shown_path(folder)}: {type(error).__name__}: {error}", file=sys.stderr)
         return False
@@ -72,25 +78,7 @@ def _write_run(folder: Path, plots: bool) -> bool:
     return True
 
 
-def _folder(given: str) -> Path:
-    """The folder of a path, or of `latest` below outputs/.
-
-    Raises:
-        UserError: when there is none.
-    """
-    folder = Path(given).expanduser()
-    if given == "latest" and not folder.exists():
-        folder = Path("outputs") / "latest"
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {given}\n  give that of a run or a sweep, or `latest`")
-    return folder.resolve()
-
-
 def _in_order(folder: Path) -> tuple[int, str]:
     """Points by their number."""
     number = folder.name.partition("_")[0]
     return int(number) if number.isdigit() else sys.maxsize, folder.name
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,73 +1,63 @@
-"""Uploads W&B runs that were recorded without the server: `lrexp sync [FOLDER]`."""
+"""`lrexp sync [FOLDER]`: uploads W&B runs that were recorded without the server."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from lrexp.config.errors import UserError, misused
+from lrexp.commands.answer import parser_of
+from lrexp.config.names import shown_path
+from lrexp.record.wandb.upload import checked, send, unsynced
+from lrexp.runs.named import named_folder
 
-QUIET_S = 600  # an upload that marks no run as done for so long is given up
+DESCRIPTION = """\
+Upload to W&B the runs below a folder that were recorded without its server, or were cut off.
+"""
+EXAMPLES = """\
+  lrexp sync                     everything below outputs/
+  lrexp sync latest --dry-run    what would be sent of the newest run or sweep
+"""
+CODES = "0 nothing is left to upload, 1 runs are left, 2 a mistake in the request"
 
 
-@dataclass(frozen=True)
-class Upload:
-    """One `.wandb` file that has to be sent."""
-
-    file: Path
-    base: Path  # where relative paths in it begin
-    problem: str = ""  # why it is not sent; empty when it is
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Upload every run that W&B lacks.
-
-    Returns:
-        0 when nothing is left, 1 when runs are left, 2 for a mistake in the request.
-    """
-    parser = argparse.ArgumentParser(prog="lrexp sync", description=__doc__)
-    parser.add_argument(
-        "folder", nargs="?", default="outputs", help="of runs, or `latest`; default: outputs"
+def parser() -> argparse.ArgumentParser:
+    """What the words behind the verb mean."""
+    words = parser_of("sync", DESCRIPTION, EXAMPLES, CODES)
+    words.add_argument(
+        "folder",
+        metavar="FOLDER",
+        nargs="?",
+        default="outputs",
+        help="of runs, or `latest`; default: outputs",
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be uploaded")
-    parser.add_argument(
+    words.add_argument("--dry-run", action="store_true", help="say what would be uploaded")
+    words.add_argument(
         "--again", action="store_true", help="also runs whose upload was begun and broke off"
     )
-    parser.error = partial(misused, parser.prog)  # type: ignore[method-assign]
+    return words
+
+
+def main(argv: list[str]) -> int:
+    """Answer the words behind the verb; see `lrexp.commands.answer.answer`."""
+    args = parser().parse_args(argv)
     try:
-        args = parser.parse_args(argv)
-        return _sync(Path(args.folder), args.dry_run, args.again)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _sync(named_folder(args.folder), args.dry_run, args.again)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130
 
 
 def _sync(folder: Path, dry_run: bool, again: bool) -> int:
-    from lrexp.config.names import shown_path
-
-    if str(folder) == "latest" and not folder.exists():
-        folder = Path("outputs/latest")
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}\n  give a run's, a sweep's, or outputs")
-    uploads = [_checked(file, again) for file in unsynced(folder.resolve())]
+    uploads = [checked(file, again) for file in unsynced(folder)]
     good = [upload for upload in uploads if not upload.problem]
     bad = [upload for upload in uploads if upload.problem]
     if not uploads:
-        print(f"nothing to upload below {folder}")
+        print(f"nothing to upload below {shown_path(folder)}")
         return 0
     for upload in good if dry_run else []:
         print(f"would upload {shown_path(upload.file.parent)}")
-    left = [] if dry_run or not good else _upload(good)
+    left = [] if dry_run or not good else send(good)
     for upload in [*bad, *left]:
         print(f"left   {shown_path(upload.file.parent)}: {upload.problem}")
     if dry_run:
@@ -76,133 +66,3 @@ def _sync(folder: Path, dry_run: bool, again: bool) -> int:
         done = len(good) - len(left)
         print(f"{done} uploaded, {len(uploads) - done} left")
     return 1 if bad or left else 0
-
-
-def unsynced(folder: Path) -> list[Path]:
-    """Files of runs that W&B lacks, wholly or in part, oldest first; links are not followed.
-
-    Offline runs without the client's `.synced` mark, and online ones that ended before the server
-    had every row.
-    """
-    from lrexp.record.wandb.file import is_offline, synced, unsent
-
-    found = []
-    for path, folders, names in os.walk(folder):
-        folders.sort()
-        for name in names:
-            file = Path(path, name)
-            if not (name.startswith("run-") and name.endswith(".wandb")):
-                continue
-            if unsent(file).exists() or (is_offline(file) and not synced(file).exists()):
-                found.append(file)
-    return sorted(found, key=lambda file: file.parent.name.removeprefix("offline-"))
-
-
-def _checked(file: Path, again: bool) -> Upload:
-    """Whether a file can be sent as it is."""
-    from lrexp.folder.claim import in_use
-    from lrexp.record.wandb.file import artifact_files, goes_on, is_offline, uploading
-
-    wanted = list(artifact_files(file))
-    base = _base(file, [path for path, _ in wanted])
-    if uploading(file).exists() and not again:
-        problem = (
-            "its upload was begun and broke off; sent once more, rows may be there twice:"
-            " look at the run on W&B, delete it there if in doubt, then use --again"
-        )
-        return Upload(file, base, problem)
-    if in_use(file.parent.parent.parent):
-        return Upload(file, base, "it is still being written")
-    if not is_offline(file) and goes_on(file) and not again:
-        problem = (
-            "it is the later part of a continued run and was sent in part; sent once more, rows"
-            " may be there twice: look at the run on W&B, then use --again"
-        )
-        return Upload(file, base, problem)
-    for path, size in wanted:
-        found = base / path
-        if not found.is_file():
-            return Upload(file, base, f"a file of its artifact is gone: {path}")
-        if found.stat().st_size != size:
-            return Upload(file, base, f"a file of its artifact has changed: {path}")
-    return Upload(file, base)
-
-
-def _base(file: Path, paths: list[str]) -> Path:
-    """The folder that relative paths written down in a file begin at.
-
-    It was the working directory of the run. The run's folder tells it, also after a move: the
-    path of the run's own files ends with their place below the run's folder.
-    """
-    run = file.parent.parent.parent
-    for path in paths:
-        for up, parent in enumerate(Path(path).parents):
-            inside = Path(path).relative_to(parent)
-            if (
-                not Path(path).is_absolute()
-                and (run / inside).is_file()
-                and parent.name == run.name
-            ):
-                depth = len(Path(path).parents[up].parts)
-                return run.parents[depth - 1]
-    return Path.cwd()
-
-
-def _upload(uploads: list[Upload]) -> list[Upload]:
-    """Send runs through the client; returns those that it did not send, and why."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    from lrexp.record.wandb.client import why_offline
-    from lrexp.record.wandb.file import mark_synced, synced, uploading
-
-    if why := why_offline():
-        raise UserError(f"nothing was uploaded: {why}")
-    left: list[Upload] = []
-    columns = (TextColumn("uploads"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, transient=True) as progress:
-        task = progress.add_task("", total=len(uploads))
-        for base in dict.fromkeys(upload.base for upload in uploads):
-            here = [upload for upload in uploads if upload.base == base]
-            for upload in here:
-                synced(upload.file).unlink(missing_ok=True)
-                uploading(upload.file).touch()
-            said = _client(here, base, lambda done: progress.update(task, advance=done))
-            for upload in here:
-                if synced(upload.file).exists():
-                    mark_synced(upload.file)
-                    uploading(upload.file).unlink(missing_ok=True)
-                else:
-                    left.append(Upload(upload.file, base, said))
-    return left
-
-
-def _client(uploads: list[Upload], base: Path, advance: Callable[[int], None]) -> str:
-    """Run `wandb sync` for files of one working directory; returns its last words."""
-    import tempfile
-
-    from lrexp.record.wandb.file import synced
-
-    files = [upload.file for upload in uploads]
-    command = [sys.executable, "-m", "wandb", "sync", "--include-online", *map(str, files)]
-    with tempfile.TemporaryFile("w+") as output:
-        client = subprocess.Popen(
-            command, cwd=base, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
-        done, changed = 0, time.monotonic()
-        try:
-            while client.poll() is None and time.monotonic() - changed < QUIET_S:
-                time.sleep(0.1)
-                now = sum(synced(file).exists() for file in files)
-                if now != done:
-                    advance(now - done)
-                    done, changed = now, time.monotonic()
-        finally:
-            client.terminate()
-            client.wait(30)
-        output.seek(0)
-        lines = [line.strip() for line in output if line.strip()]
-    return lines[-1].removeprefix("wandb: ") if lines else "the client did not say why"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -25,6 +25,7 @@ from lrexp.config.checks.scheduler import check_scheduler
 from lrexp.config.errors import ConfigError, did_you_mean
 from lrexp.config.limits import check_args, check_limits, finite
 from lrexp.config.mistakes import unknown_setting, wrong_type
+from lrexp.config.names import PLAN
 from lrexp.config.schema import (
     GROUPS,
     OPTIONS,
@@ -256,7 +257,7 @@ def _plan_file(against: str) -> str:
     path = Path(against).expanduser()
     if against == "latest" and not path.exists():
         path = Path("outputs/latest")
-    file = path.resolve() / "plan.csv" if path.is_dir() else path
+    file = path.resolve() / PLAN if path.is_dir() else path
     if not file.is_file():
         hint = "give a run folder that has a plan.csv, such a file, or latest"
         raise ConfigError("task.against", f"there is no {file}", hint, against)

@@ -18,30 +18,23 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.default_element import ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    InterpolationKeyError,
-    InterpolationResolutionError,
     OmegaConfBaseException,
 )
 
 from lrexp.config.check import check, path_settings
 from lrexp.config.errors import ConfigError, did_you_mean
-from lrexp.config.mistakes import unknown_setting, wrong_type
+from lrexp.config.names import CONFIG_NAME as CONFIG_NAME
 from lrexp.config.names import conf_folder, new_run_id, point_name
+from lrexp.config.origin import explained, origin
 from lrexp.config.redact import secret_in
 from lrexp.config.saved import read_yaml_text
-from lrexp.config.schema import GROUPS, OPTIONS, Config, Rule, store_schemas
+from lrexp.config.schema import GROUPS, OPTIONS, store_schemas
 from lrexp.config.targets import check_hydra_section, check_search_path, values_below
-
-CONFIG_NAME = "config"
 
 # At import, so that they are there too in the worker processes of other launchers.
 store_schemas()
@@ -89,7 +82,7 @@ class CheckedLoader(ConfigLoaderImpl):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """Compose. Checking waits until a config is a single run's: see `check`."""
-        self._refuse(overrides)
+        refuse_oddly_written(overrides, self.repository)
         try:
             config = self._load_configuration_impl(
                 config_name, overrides, run_mode, from_shell, validate_sweep_overrides
@@ -169,7 +162,7 @@ class CheckedLoader(ConfigLoaderImpl):
                 return super().load_sweep_config(master_config, overrides)
             is_choice = self.repository.group_exists(named[1])
             (choices if is_choice else settings).append(override)
-        self._refuse(overrides)
+        refuse_oddly_written(overrides, self.repository)
         if tuple(choices) not in self._bases:
             base = super().load_sweep_config(master_config, choices)
             self._bases[tuple(choices)] = pickle.dumps(base)
@@ -193,33 +186,6 @@ class CheckedLoader(ConfigLoaderImpl):
         """Options and groups for shell completion, without our schemas."""
         found = super().get_group_options(group_name, *arguments, **named)
         return found if group_name else [name for name in found if name != "schema"]
-
-    def _refuse(self, overrides: list[str]) -> None:
-        """Refuse ways of writing an override that Hydra has no good words for."""
-        for override in overrides:
-            name, _, value = override.partition("=")
-            group, place = name.lstrip("+~"), f"the command line: {override}"
-            if not group:
-                raise ConfigError("", f"{override}: cannot be read; write KEY=VALUE", place=place)
-            section, _, last = group.rpartition(".")
-            if last == "library" and section in OPTIONS:
-                hint = f"write {section}={value}"
-                raise ConfigError(group, "is set by choosing an option", hint, value, place)
-            if group == "experiment" and value in ("", "null"):
-                hint = "leave it out, or choose one with experiment=NAME"
-                raise ConfigError(group, "is not one option", hint, value, place)
-            if group not in GROUPS or group == "experiment":
-                continue
-            if name.startswith("~"):
-                hint = f"choose another option with {group}=NAME"
-                raise ConfigError(group, "is a group, which cannot be removed", hint, "", place)
-            if name.startswith("+"):
-                hint = f"write {group}={value}"
-                raise ConfigError(group, "is there already, no + is needed", hint, value, place)
-            if re.fullmatch(r"|null|\[.*\]|-?[\d.]+", value):
-                options = self.repository.get_group_options(group, ObjectType.CONFIG)
-                hint = did_you_mean(value, options)
-                raise ConfigError(group, "is not one option", hint, value, place)
 
     def check(self, config: DictConfig, overrides: list[str]) -> None:
         """Raise a `ConfigError` that says where it came from if any setting cannot be used."""
@@ -263,119 +229,47 @@ class CheckedLoader(ConfigLoaderImpl):
 
     def explain(self, error: Exception, overrides: list[str]) -> ConfigError:
         """Hydra's and OmegaConf's exceptions as one message of ours."""
-        if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-            group, _, option = error.missing_cfg_file.rpartition("/")
-            hint = did_you_mean(option, error.options or [])
-            return self.placed(
-                ConfigError(group, "there is no such option", hint, option),
-                overrides,
-                self._chooser(group, option, overrides),
-            )
-        if isinstance(error, OverrideParseException):
-            problem = (
-                "cannot be read; write KEY=VALUE, and quote what the shell or Hydra would split"
-            )
-            return ConfigError("", f"{error.override}: {problem}", place="the command line")
-        said = str(error)
-        if "Ambiguous value" in said or "requires --multirun" in said:
-            hint = "add -m to run one after the other; a list is written [a,b]"
-            override = next((o for o in overrides if o in said), "")
-            return ConfigError(
-                "", f"{override}: several values for one run", hint, place="the command line"
-            )
-        inner: BaseException | None = error
-        while inner is not None and not isinstance(inner, OmegaConfBaseException):
-            inner = inner.__cause__ or inner.__context__
-        key = str((inner.full_key or inner.key or "") if inner else "")
-        if not key and (named := re.search(r"Could not override '([^'@]+)", said)):
-            key = named[1]
-        if "Unexpected type for root" in said:
-            override = next((o for o in overrides if o.startswith("hydra.")), "")
-            problem = "lies below an empty setting; put a + in front to add it"
-            name, _, value = override.partition("=")
-            return ConfigError(name, problem, given=value, place=f"the command line: {override}")
-        if not key:
-            return ConfigError("", " ".join(said.split()), place=f"the command line: {overrides}")
-        file = _file_in(said)
-        if isinstance(inner, InterpolationKeyError | InterpolationResolutionError):
-            return self.placed(ConfigError(key, str(inner).splitlines()[0]), overrides)
-        schema = getattr(inner, "object_type", None)
-        if schema is Rule and "." not in key:
-            key = f"lr_policy.rules[].{key}"
-        if isinstance(inner, ConfigKeyError | ConfigAttributeError) or inner is None:
-            return self.placed(unknown_setting(key, schema=schema or Config), overrides, file)
-        if key.startswith("hydra."):
-            return self.placed(ConfigError(key, str(inner).splitlines()[0]), overrides, file)
-        _, given = self._origin(key, overrides, file) or ("", "")
-        return self.placed(wrong_type(key, given), overrides, file)
+        return explained(self, error, overrides)
 
     def placed(self, error: ConfigError, overrides: list[str], file: str = "") -> ConfigError:
         """The same error with the override or file that gave the value, and the value itself."""
-        found = self._origin(error.key, overrides, file)
+        found = self.origin(error.key, overrides, file)
         if found is not None:
             error.place, given = found
             error.given = given if error.given == "" else error.given
         return error
 
-    def _origin(self, key: str, overrides: list[str], file: str = "") -> tuple[str, object] | None:
+    def origin(self, key: str, overrides: list[str], file: str = "") -> tuple[str, object] | None:
         """Where a setting got its value, the last word first, and what was written there."""
-        for override in () if file else reversed(overrides):
-            name, _, value = override.lstrip("+~").partition("=")
-            if name in GROUPS and name != key and not value.startswith("{"):
-                continue  # chose a file, which is named below
-            name = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", name)
-            if name == key:
-                return f"the command line: {override}", value
-            if key.startswith((f"{name}.", f"{name}[")) or name.startswith(f"{key}."):
-                return f"the command line: {override}", ""
-        chosen = None
-        files = self._files(overrides)
-        if file and not any(default.config_path == file for default in files):
-            return self._name_of(file), ""
-        for default in reversed(files):
-            path = default.config_path or ""
-            if path.startswith(("hydra/", "schema/")) or (file and path != file):
-                continue
-            loaded = self.repository.load_config(path)
-            assert loaded is not None
-            assert isinstance(loaded.config, DictConfig)
-            package = f"{default.package}." if default.package else ""
-            if not key.startswith(package):
-                continue
-            value = _written_at(loaded.config, key.removeprefix(package))
-            if value is not None or path == file:
-                given = "" if value is None or isinstance(value, DictConfig) else value
-                return self._name_of(path), given
-            if package and chosen is None:
-                chosen = self._name_of(path)
-        return (chosen, "") if chosen else None
+        return origin(self, key, overrides, file)
 
-    def _chooser(self, group: str, option: str, overrides: list[str]) -> str:
-        """The config path of a file among the overrides whose defaults choose an option."""
-        for override in overrides:
-            name, _, value = override.partition("=")
-            loaded = self.repository.load_config(f"{name}/{value}") if name in GROUPS else None
-            for default in (loaded.defaults_list or []) if loaded else []:
-                chosen = getattr(default, "group", ""), getattr(default, "value", "")
-                if chosen[0].strip("/") == group and chosen[1] == option:
-                    return f"{name}/{value}"
-        return ""
 
-    def _name_of(self, path: str) -> str:
-        """The YAML file of a config path, relative to here."""
-        loaded = self.repository.load_config(path)
-        assert loaded is not None
-        return os.path.relpath(os.path.join(loaded.path.removeprefix("file://"), f"{path}.yaml"))
-
-    def _files(self, overrides: list[str]) -> list[ResultDefault]:
-        """The YAML files of a composition; those of the default run when a choice is wrong."""
-        choices = [o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] in GROUPS]
-        for chosen in (choices, []):
-            try:
-                return self.compute_defaults_list(CONFIG_NAME, chosen, RunMode.RUN).defaults
-            except Exception:  # a wrong choice, already on its way to the user
-                continue
-        return []
+def refuse_oddly_written(overrides: list[str], repository: ConfigRepository) -> None:
+    """Raise a ConfigError for a way of writing an override that Hydra has no good words for."""
+    for override in overrides:
+        name, _, value = override.partition("=")
+        group, place = name.lstrip("+~"), f"the command line: {override}"
+        if not group:
+            raise ConfigError("", f"{override}: cannot be read; write KEY=VALUE", place=place)
+        section, _, last = group.rpartition(".")
+        if last == "library" and section in OPTIONS:
+            hint = f"write {section}={value}"
+            raise ConfigError(group, "is set by choosing an option", hint, value, place)
+        if group == "experiment" and value in ("", "null"):
+            hint = "leave it out, or choose one with experiment=NAME"
+            raise ConfigError(group, "is not one option", hint, value, place)
+        if group not in GROUPS or group == "experiment":
+            continue
+        if name.startswith("~"):
+            hint = f"choose another option with {group}=NAME"
+            raise ConfigError(group, "is a group, which cannot be removed", hint, "", place)
+        if name.startswith("+"):
+            hint = f"write {group}={value}"
+            raise ConfigError(group, "is there already, no + is needed", hint, value, place)
+        if re.fullmatch(r"|null|\[.*\]|-?[\d.]+", value):
+            options = repository.get_group_options(group, ObjectType.CONFIG)
+            hint = did_you_mean(value, options)
+            raise ConfigError(group, "is not one option", hint, value, place)
 
 
 def without_hydra(composed: DictConfig) -> DictConfig:
@@ -392,22 +286,3 @@ def open_free_sections(config: DictConfig) -> None:
         section = OmegaConf.select(config, key)
         if isinstance(section, DictConfig):
             OmegaConf.set_struct(section, False)
-
-
-def _file_in(said: str) -> str:
-    """The config path that Hydra's message begins with, or the empty string."""
-    named = re.match(r"In '([^']+)'", said)
-    return named[1] if named else ""
-
-
-def _written_at(content: DictConfig, key: str) -> Any:
-    """The value under a dotted key as the file has it, a list for one of its items, or None."""
-    with flag_override(content, "struct", False):
-        node: Any = content
-        for part in key.replace("[", ".[").split("."):
-            if part.startswith("["):
-                return node
-            if not isinstance(node, DictConfig) or part not in node:
-                return None
-            node = node._get_node(part)
-        return node if isinstance(node, DictConfig) else getattr(node, "_value", lambda: node)()

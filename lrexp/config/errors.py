@@ -53,6 +53,10 @@ class UserError(Exception):
     """A mistake in what the user asked for. Its text is all that is shown."""
 
 
+class RunFailedError(Exception):
+    """A run or a sweep that had begun failed, of the one exception that it holds."""
+
+
 class Terminated(BaseException):
     """SIGTERM arrived. Like KeyboardInterrupt it is no Exception, so that nothing swallows it."""
 
@@ -110,6 +114,11 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
 
     Compared without case, underscores and dashes; a known synonym comes first. For dotted
     candidates the last part counts as well, so that `lr` finds `optimizer.lr`.
+
+    >>> nearest("layerwise", ["uniform", "layerwise_decay"])
+    'layerwise_decay'
+    >>> nearest("learning_rate", ["optimizer.lr", "optimizer.momentum"])
+    'optimizer.lr'
     """
     names = list(dict.fromkeys(candidates))
     last = name.rsplit(".", 1)[-1]

@@ -8,6 +8,12 @@ import secrets
 import string
 from pathlib import Path
 
+# Files of a run folder that a setting may point at; `folder.layout` has all of them.
+CONFIG = "config.yaml"
+PLAN = "plan.csv"
+CHECKPOINTS, BEST = "checkpoints", "best.pt"
+CONFIG_NAME = "config"  # of the file in conf/ that every composition begins with
+
 
 def conf_folder() -> Path:
     """The folder of YAML files: beside the package in a checkout, inside it in a wheel."""
@@ -23,7 +29,11 @@ def new_run_id() -> str:
 
 
 def point_name(overrides: str, max_bytes: int = 90) -> str:
-    """A folder name for a point of a grid: its overrides, odd characters as `_`."""
+    """A folder name for a point of a grid: its overrides, odd characters as `_`.
+
+    >>> point_name("lr_policy=uniform,optimizer.lr=0.1")
+    'lr_policy_uniform_optimizer.lr_0.1'
+    """
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", overrides).strip("_")
     return name[:max_bytes].rstrip("_") or "default"
 

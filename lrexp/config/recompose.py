@@ -165,9 +165,9 @@ class SavedLoader(CheckedLoader):
             if key not in saved:
                 self.filled[f"{prefix}.{key}"] = default._get_node(key)
 
-    def _origin(self, key: str, overrides: list[str], file: str = "") -> tuple[str, object] | None:
+    def origin(self, key: str, overrides: list[str], file: str = "") -> tuple[str, object] | None:
         """Where a setting got its value: an override, else the saved config, else a file."""
-        found = super()._origin(key, overrides, file)
+        found = super().origin(key, overrides, file)
         section = key.partition(".")[0]
         if file or (found and found[0].startswith("the command line")) or section in self._chosen:
             return found

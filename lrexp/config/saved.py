@@ -17,10 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrexp.config.errors import ConfigError
 from lrexp.config.mistakes import unknown_setting
+from lrexp.config.names import CONFIG
 from lrexp.config.schema import Config, chosen_option
 from lrexp.config.schema.data import TorchvisionSet
 
-CONFIG = "config.yaml"
 MAX_BYTES = 256 * 1024  # of a YAML file; a config of ours has two thousand
 MAX_VALUES = 20_000  # after every alias is written out
 MAX_DEPTH = 30

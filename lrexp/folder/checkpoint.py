@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from lrexp.config.errors import UserError
-
-LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+from lrexp.folder.layout import CHECKPOINTS, LAST, PREVIOUS
 
 log = logging.getLogger(__name__)
 
@@ -82,16 +81,16 @@ def load_last(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any
         if not file.exists():
             continue
         if reason := _damage(file):
-            damaged.append(f"checkpoints/{file.name} is damaged ({reason})")
+            damaged.append(f"{CHECKPOINTS}/{file.name} is damaged ({reason})")
             continue
         try:
             state = load_checkpoint(file, device)
         except Exception as error:  # whatever a reader makes of bytes that nobody wrote
             log.info("%s", file, exc_info=error)
-            damaged.append(f"checkpoints/{file.name} cannot be read ({type(error).__name__})")
+            damaged.append(f"{CHECKPOINTS}/{file.name} cannot be read ({type(error).__name__})")
             continue
         if not isinstance(state, dict) or not {"epoch", "step"} <= state.keys():
-            damaged.append(f"checkpoints/{file.name} holds no state of a run")
+            damaged.append(f"{CHECKPOINTS}/{file.name} holds no state of a run")
             continue
         for problem in damaged:
             log.warning(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from lrexp.config.errors import UserError
 from lrexp.config.names import new_run_id, shown_path
-from lrexp.folder.layout import LOCK, SUMMARY
+from lrexp.folder.layout import LOCK, MULTIRUN, SUMMARY
 
 ELSEWHERE = "choose another folder with hydra.run.dir=FOLDER (hydra.sweep.dir=FOLDER with -m)"
 
@@ -50,7 +51,7 @@ class Claim:
                 ) from None
             self._remove_created()
             raise _cannot_write(folder, error) from error
-        if not resumed and self._before & {SUMMARY, "multirun.yaml"}:
+        if not resumed and self._before & {SUMMARY, MULTIRUN}:
             self.release()
             raise UserError(
                 f"{folder} already holds a run; nothing was changed\n"
@@ -134,4 +135,4 @@ def _cannot_write(folder: Path, error: OSError) -> UserError:
 
 def resume_command(folder: Path) -> str:
     """What a user types to go on with a run that was stopped."""
-    return f"python -m lrexp.commands.rerun {shown_path(folder)} --resume"
+    return f"lrexp rerun {shlex.quote(shown_path(folder))} --resume"

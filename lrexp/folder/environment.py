@@ -15,6 +15,7 @@ from typing import Any
 
 import lrexp
 from lrexp.folder.files import strict_json, write_atomically
+from lrexp.folder.layout import DIFF, ENVIRONMENT
 
 PACKAGES = (
     "torch",
@@ -47,9 +48,6 @@ VARIABLES = (
 CODE = ("lrexp", "conf", "hydra_plugins")  # of a checkout
 
 
-DIFF = "code.diff"  # in the run folder, when the checkout has changes that no commit has
-
-
 DIFF_BYTES = 100_000  # of it that are kept
 
 
@@ -60,7 +58,7 @@ def write_environment(folder: Path, facts: dict[str, Any]) -> None:
         folder: of the run.
         facts: of `environment`.
     """
-    write_atomically(folder / "environment.json", strict_json(facts, indent=2) + "\n")
+    write_atomically(folder / ENVIRONMENT, strict_json(facts, indent=2) + "\n")
     if diff := _code_version().diff:
         kept = diff[:DIFF_BYTES].decode(errors="replace")
         left_out = len(diff) - DIFF_BYTES

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lrexp.config.redact import redacted
+from lrexp.folder.layout import SUMMARY
 
 
 def strict_json(value: Any, indent: int | None = None) -> str:
@@ -34,7 +35,7 @@ def write_atomically(file: Path, text: str) -> None:
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """summary.json of a run folder, replaced as a whole."""
-    write_atomically(folder / "summary.json", strict_json(summary, indent=2) + "\n")
+    write_atomically(folder / SUMMARY, strict_json(summary, indent=2) + "\n")
 
 
 def _finite(value: Any) -> Any:

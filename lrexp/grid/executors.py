@@ -40,7 +40,7 @@ class Session:
     """What points are run with."""
 
     jobs: Jobs
-    task: Any  # of lrexp's own points: see `lrexp.__main__`
+    task: Any  # of lrexp's own points: see `lrexp.session.points`
     settings: LauncherSettings = field(default_factory=LauncherSettings)
     view: Any = None  # lrexp.grid.live.GridView
     folder: Path = Path()  # the sweep's

@@ -30,7 +30,7 @@ class Jobs:
     Args:
         hydra_context: of the command.
         task: runs one composed config. One of lrexp's own also has `view`, `executor` and `open`
-            (see `lrexp.__main__`); any other function is simply called.
+            (see `lrexp.session.points`); any other function is simply called.
         begin: is told of every point before it starts.
     """
 

@@ -4,136 +4,106 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import math
-import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lrexp.config.schema import MONITORS
 from lrexp.folder.files import strict_json, write_atomically
-from lrexp.grid.points.point import NEVER_STARTED, Point, title, varied
+from lrexp.folder.layout import LEADERBOARD, LEADERBOARD_TABLE
+from lrexp.grid.points.point import Point
+from lrexp.judge.ranking import configurations
 from lrexp.judge.words import in_short
+from lrexp.runs.run import numbers
+from lrexp.runs.sweep import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    MISSING,
+    RUNNING,
+    SEED,
+    Sweep,
+    SweepPoint,
+    common_monitor,
+    swept_keys,
+)
 
 log = logging.getLogger(__name__)
 
-SEED = "seed"  # its points are tries of one configuration
 ALSO = ("test/loss", "test/accuracy", "gap/loss")  # shown, never sorted by
-STATUSES = ("finished", "diverged", "failed", "interrupted", "running", NEVER_STARTED)
+STATUSES = (FINISHED, DIVERGED, FAILED, INTERRUPTED, RUNNING, MISSING)
 WIDTH = 100
 
 
 def leaderboard(
     points: Sequence[Point], summaries: Mapping[int, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Rows by configuration, best first, and what they are sorted by.
+    """Rows by configuration, best first as `judge.ranking` has them, and what they are sorted by.
 
     A row has the mean and the sample standard deviation over its finished seeds of the monitor's
     best value, and of test and gap at that epoch; the standard deviation is NaN for one seed.
-    Configurations with a diverged or failed point come after all others. Points that train like an
-    earlier one count there alone, and are named. A row of points that a changed grid no longer asks
-    for is `former`.
+    Points that train like an earlier one count there alone, and are named. A row of points that a
+    changed grid no longer asks for is `former`.
 
     Args:
         points: of the sweep, partly run or not at all.
         summaries: by number of the point; those that are missing have not run.
     """
-    monitors = {str(point.settings["trainer.monitor"]) for point in points}
-    monitor = monitors.pop() if len(monitors) == 1 else "val/loss"
-    sign = 1 if MONITORS[monitor] == "min" else -1
-    keys = [key for key in varied(points) if key != SEED]
-    twins: dict[int, list[int]] = {}
-    for point in points:
-        if point.same_as is not None:
-            twins.setdefault(point.same_as, []).append(point.num)
-    rows = _configurations([point for point in points if point.same_as is None], keys)
-    table = [_row(tries, keys, monitor, summaries, twins) for tries in rows]
-
-    def worth(row: dict[str, Any]) -> tuple[bool, bool, float]:
-        bad = row["status"]["diverged"] + row["status"]["failed"] > 0
-        mean = row[monitor]["mean"]
-        return bad, not math.isfinite(mean), sign * mean if math.isfinite(mean) else 0.0
-
-    table.sort(key=worth)
-    by_num = {point.num: point for point in points}
+    monitor, _ = common_monitor([point.settings for point in points])
+    known = tuple(_known(point, summaries.get(point.num, {})) for point in points)
+    swept = swept_keys(known)
+    nums = {point.num for point in known}
+    twins = [point for point in known if point.same_as is not None]
+    names = dict.fromkeys([monitor, *ALSO])
     return {
         "monitor": monitor,
         "direction": MONITORS[monitor],
-        "keys": keys,
-        "configurations": [{"rank": rank, **row} for rank, row in enumerate(table, 1)],
+        "keys": [key for key in swept if key != SEED],
+        "configurations": [
+            {
+                "rank": one.rank,
+                "case": one.points[0].case,
+                "former": all(p.former for p in one.points),
+                "settings": dict(one.chosen),
+                "status": {status: one.counts[status] for status in STATUSES},
+                **{name: vars(one.over_seeds(name)) for name in names},
+                "points": [p.num for p in one.points],
+                "folders": [p.folder for p in one.points],
+                "equal": sorted(
+                    twin.num for twin in twins if twin.same_as in {p.num for p in one.points}
+                ),
+            }
+            for one in configurations(Sweep(Path(), known, monitor))
+        ],
         "equal": [
-            {"point": p.num, "title": title(p, varied(points)), "runs_as": p.same_as}
-            for p in points
-            if p.same_as is not None and p.same_as in by_num
+            {
+                "point": twin.num,
+                "title": in_short({key: twin.chosen.get(key) for key in swept}),
+                "runs_as": twin.same_as,
+            }
+            for twin in twins
+            if twin.same_as in nums
         ],
     }
 
 
-def _configurations(points: Sequence[Point], keys: Sequence[str]) -> list[list[Point]]:
-    """Points by what was swept but the seed.
-
-    A former point that was asked for in the same words may have run with other settings, from a
-    file that has been edited since. It is a try of the same configuration only if it agrees with
-    the present points in all that these have in common.
-    """
-    rows: dict[tuple[Any, ...], list[Point]] = {}
-    for point in points:
-        chosen = point.chosen
-        rows.setdefault((point.case, *(chosen.get(key) for key in keys)), []).append(point)
-    found: list[list[Point]] = []
-    for tries in rows.values():
-        if not any(point.former for point in tries):
-            found.append(tries)
-            continue
-        present = [p.settings for p in tries if not p.former] or [tries[0].settings]
-        common = [k for k in present[0] if all(s.get(k) == present[0][k] for s in present)]
-        parts: dict[str, list[Point]] = {}
-        for point in tries:
-            told = [point.settings.get(key) for key in common if key != SEED]
-            parts.setdefault(json.dumps(told, default=str), []).append(point)
-        found += parts.values()
-    return found
-
-
-def _row(
-    tries: list[Point],
-    keys: Sequence[str],
-    monitor: str,
-    summaries: Mapping[int, Mapping[str, Any]],
-    twins: Mapping[int, list[int]],
-) -> dict[str, Any]:
-    """One configuration."""
-    found = {p.num: summaries.get(p.num, {"status": NEVER_STARTED}) for p in tries}
-    counts = Counter(summary["status"] for summary in found.values())
-    finished = [s for s in found.values() if s["status"] == "finished" and s["best"]]
-    values: dict[str, list[float]] = {monitor: [s["best"][monitor] for s in finished]}
-    for name in ALSO:
-        section, _, key = name.partition("/")
-        measured = [s["test"].get(key) if section == "test" else s["best"][name] for s in finished]
-        values.setdefault(name, [float(value) for value in measured if value is not None])
-    return {
-        "case": tries[0].case,
-        "former": all(p.former for p in tries),
-        "settings": {key: tries[0].chosen.get(key) for key in keys},
-        "status": {status: counts[status] for status in STATUSES},
-        **{name: _mean_and_std([float(v) for v in some]) for name, some in values.items()},
-        "points": [p.num for p in tries],
-        "folders": [p.folder for p in tries],
-        "equal": sorted(num for p in tries for num in twins.get(p.num, [])),
-    }
-
-
-def _mean_and_std(values: Sequence[float]) -> dict[str, float]:
-    """Both NaN when a value is no finite number, as a test loss may be where validation is fine."""
-    finite = all(map(math.isfinite, values))
-    return {
-        "n": len(values),
-        "mean": statistics.fmean(values) if values and finite else math.nan,
-        "std": statistics.stdev(values) if len(values) > 1 and finite else math.nan,
-    }
+def _known(point: Point, summary: Mapping[str, Any]) -> SweepPoint:
+    """A point with what has become of it."""
+    return SweepPoint(
+        num=point.num,
+        folder=point.folder,
+        overrides=tuple(point.overrides),
+        settings=point.settings,
+        case=point.case,
+        same_as=point.same_as,
+        former=point.former,
+        status=summary.get("status") or MISSING,
+        best=summary.get("best") or {},
+        test=summary.get("test") or {},
+    )
 
 
 def leaderboard_csv(board: Mapping[str, Any]) -> str:
@@ -218,14 +188,12 @@ class Leaderboard:
 
     def take(self, num: int, summary: Mapping[str, Any]) -> None:
         """Keep of a summary what the board needs."""
-        kept = {key: summary.get(key) for key in ("status", "best", "test", "error")}
-        kept["best"] = _as_numbers(kept["best"] or {})
-        kept["test"] = _as_numbers(kept["test"] or {})
-        self._summaries[num] = kept
+        kept = ("status", "best", "test", "error")
+        self._summaries[num] = numbers({key: summary.get(key) for key in kept})
 
     def status(self, num: int) -> str:
         """Of a point."""
-        return self._summaries.get(num, {}).get("status") or NEVER_STARTED
+        return self._summaries.get(num, {}).get("status") or MISSING
 
     def with_status(self, status: str) -> list[tuple[Point, str]]:
         """Points of a status, each with the first line of its error."""
@@ -242,12 +210,7 @@ class Leaderboard:
         board = self.board()
         text = strict_json(board, indent=1)
         try:
-            write_atomically(self.folder / "leaderboard.json", text + "\n")
-            write_atomically(self.folder / "leaderboard.csv", leaderboard_csv(board))
+            write_atomically(self.folder / LEADERBOARD, text + "\n")
+            write_atomically(self.folder / LEADERBOARD_TABLE, leaderboard_csv(board))
         except OSError as error:
             log.warning("the leaderboard could not be written: %s", error)
-
-
-def _as_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of a strict JSON object, "NaN" and the infinities too."""
-    return {k: float(v) if isinstance(v, str | int | float) else v for k, v in row.items()}

@@ -5,14 +5,16 @@ A configuration is what its seeds have in common. What has not finished is count
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
-from lrexp.judge.words import in_short
+from lrexp.judge.words import in_short, is_share
 from lrexp.runs.sweep import (
     DIVERGED,
     FAILED,
@@ -53,12 +55,30 @@ class Configuration:
     own_rate: bool  # its policy sets every rate itself, optimizer.lr plays no part
     name: str  # all of what was swept
     points: tuple[SweepPoint, ...]
-    values: tuple[float, ...]  # the monitor's best, of the finished points
-    worth: Spread
-    gap: Spread  # at the best epoch
-    test: Spread  # accuracy at the best epoch, for the record; nothing is chosen by it
+    monitor: str  # what decides
+    chosen: Mapping[str, str | None]  # by swept key, but for the seed
     counts: Counter[str]  # points by status
     rank: int = 0  # 1 is best
+
+    @cached_property
+    def values(self) -> tuple[float, ...]:
+        """The monitor's best, of the points that finished."""
+        return tuple(p.best[self.monitor] for p in self._judged)
+
+    @cached_property
+    def worth(self) -> Spread:
+        """Of the monitor: what configurations are ranked by."""
+        return spread(self.values)
+
+    @cached_property
+    def gap(self) -> Spread:
+        """At the best epoch."""
+        return self.over_seeds(GAP)
+
+    @cached_property
+    def test(self) -> Spread:
+        """Accuracy at the best epoch, for the record; nothing is chosen by it."""
+        return self.over_seeds("test/accuracy")
 
     @property
     def whole(self) -> bool:
@@ -66,14 +86,20 @@ class Configuration:
         return self.counts[FINISHED] == len(self.points)
 
     def over_seeds(self, key: str) -> Spread:
-        """Of the gap, or of the monitor."""
-        return self.gap if key == GAP else self.worth
+        """Of a metric at the best epoch, or on the test set, over the points that finished."""
+        section, _, name = key.partition("/")
+        finished = [p for p in self.points if p.status == FINISHED]
+        found = [p.test.get(name) if section == "test" else p.best.get(key) for p in finished]
+        return spread(value for value in found if value is not None)
 
     @property
     def seeds(self) -> dict[Any, float]:
         """The monitor's best by seed, of the finished points."""
-        finished = [p for p in self.points if p.status == FINISHED]
-        return {p.seed: v for p, v in zip(finished, self.values, strict=True)}
+        return {p.seed: p.best[self.monitor] for p in self._judged}
+
+    @property
+    def _judged(self) -> list[SweepPoint]:
+        return [p for p in self.points if p.status == FINISHED and self.monitor in p.best]
 
 
 @dataclass(frozen=True)
@@ -114,7 +140,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class HeatMap:
+class CrossTable:
     """Means over two swept numbers, for one group."""
 
     group: str
@@ -127,10 +153,18 @@ class HeatMap:
 
 
 def spread(values: Iterable[float]) -> Spread:
-    """Mean and sample standard deviation; NaN where there are too few values."""
+    """Mean and sample standard deviation; NaN where there are too few values.
+
+    Both are NaN when a value is no finite number, as a test loss may be where validation is fine.
+
+    >>> spread([1.0, 3.0])
+    Spread(n=2, mean=2.0, std=1.4142135623730951)
+    """
     known = list(values)
-    mean = statistics.fmean(known) if known else math.nan
-    return Spread(len(known), mean, statistics.stdev(known) if len(known) > 1 else math.nan)
+    finite = all(map(math.isfinite, known))
+    mean = statistics.fmean(known) if known and finite else math.nan
+    std = statistics.stdev(known) if len(known) > 1 and finite else math.nan
+    return Spread(len(known), mean, std)
 
 
 def compared_by(sweep: Sweep) -> tuple[str, str]:
@@ -160,30 +194,54 @@ def configurations(sweep: Sweep) -> list[Configuration]:
     """
     keys = [key for key in swept_keys(sweep.points) if key != SEED]
     _, by = compared_by(sweep)
-    tries: dict[tuple[Any, ...], list[SweepPoint]] = {}
-    for point in sweep.tried:
-        chosen = point.chosen
-        tries.setdefault((point.case, *(chosen.get(key) for key in keys)), []).append(point)
+    tries = _by_settings(sweep.tried, keys)
     used: dict[tuple[str, str], set[str | None]] = {}  # values by group and key
-    for some in tries.values():
+    for some in tries:
         for key in keys:
             used.setdefault((_group_name(some[0], by), key), set()).add(some[0].chosen.get(key))
     varied = {place for place, values in used.items() if len(values) > 1}
-    found = [_configuration(sweep.monitor, some, keys, by, varied) for some in tries.values()]
-
-    def order(one: Configuration) -> tuple[bool, bool, float]:
-        bad, mean = one.counts[DIVERGED] + one.counts[FAILED] > 0, one.worth.mean
-        known = math.isfinite(mean)
-        return bad, not known, sweep.sign * mean if known else 0.0
-
-    found.sort(key=order)
+    found = [_configuration(sweep.monitor, some, keys, by, varied) for some in tries]
+    found.sort(key=lambda one: order(one, sweep.sign))
     places = {frozenset(nums): place for place, nums in enumerate(sweep.ranks)}
     nums = [frozenset(p.num for p in one.points) for one in found]
     if set(nums) == set(places):  # ties and what only the launcher knows, as it has them
         ranked = sorted(found, key=lambda c: places[frozenset(p.num for p in c.points)])
-        if [order(c) for c in ranked] == [order(c) for c in found]:
+        if [order(c, sweep.sign) for c in ranked] == [order(c, sweep.sign) for c in found]:
             found = ranked
-    return [Configuration(**{**vars(c), "rank": rank}) for rank, c in enumerate(found, 1)]
+    return [replace(one, rank=rank) for rank, one in enumerate(found, 1)]
+
+
+def order(one: Configuration, sign: int) -> tuple[bool, bool, float]:
+    """Sorts by the monitor's mean; after all others come those with a point that went wrong."""
+    bad, mean = one.counts[DIVERGED] + one.counts[FAILED] > 0, one.worth.mean
+    known = math.isfinite(mean)
+    return bad, not known, sign * mean if known else 0.0
+
+
+def _by_settings(points: Sequence[SweepPoint], keys: Sequence[str]) -> list[list[SweepPoint]]:
+    """Points by what was swept but the seed.
+
+    A former point that was asked for in the same words may have run with other settings, from a
+    file that has been edited since. It is a try of the same configuration only if it agrees with
+    the present points in all that these have in common.
+    """
+    rows: dict[tuple[Any, ...], list[SweepPoint]] = {}
+    for point in points:
+        asked = (point.case, *(point.chosen.get(key) for key in keys))
+        rows.setdefault(asked, []).append(point)
+    found: list[list[SweepPoint]] = []
+    for tries in rows.values():
+        if not any(point.former for point in tries):
+            found.append(tries)
+            continue
+        present = [p.settings for p in tries if not p.former] or [tries[0].settings]
+        common = [k for k in present[0] if all(s.get(k) == present[0][k] for s in present)]
+        parts: dict[str, list[SweepPoint]] = {}
+        for point in tries:
+            told = [point.settings.get(key) for key in common if key != SEED]
+            parts.setdefault(json.dumps(told, default=str), []).append(point)
+        found += parts.values()
+    return found
 
 
 def _group_name(point: SweepPoint, by: str) -> str:
@@ -205,8 +263,6 @@ def _configuration(
     rest = [k for k in keys if k not in (RATE, by) and (group, k) in varied]
     if own:  # that is the axis
         rest = [key for key in rest if key != HIGHEST]
-    finished = [p for p in points if p.status == FINISHED]
-    values = tuple(p.best[monitor] for p in finished)
     return Configuration(
         group=group,
         variant=in_short({key: chosen.get(key) for key in rest}),
@@ -214,10 +270,8 @@ def _configuration(
         own_rate=own,
         name=in_short({key: chosen.get(key) for key in keys}) or first.case or first.policy,
         points=tuple(points),
-        values=values,
-        worth=spread(values),
-        gap=spread(p.best[GAP] for p in finished if math.isfinite(p.best.get(GAP, math.nan))),
-        test=spread(p.test["accuracy"] for p in finished if "accuracy" in p.test),
+        monitor=monitor,
+        chosen={key: chosen.get(key) for key in keys},
         counts=Counter(p.status for p in points),
     )
 
@@ -300,11 +354,6 @@ def difference(better: Configuration, other: Configuration, sign: int) -> Differ
     return Difference(mean, t95(n - 1) * math.sqrt(a.std**2 / a.n + b.std**2 / b.n), 0)
 
 
-def is_share(key: str) -> bool:
-    """Whether a metric lies between 0 and 1 and is read in percent."""
-    return "loss" not in key
-
-
 def finished(one: Configuration, key: str) -> list[SweepPoint]:
     """The points that finished and have a number for a metric of their best epoch."""
     found = [p for p in one.points if p.status == FINISHED]
@@ -334,7 +383,11 @@ def limits(key: str, values: Sequence[float]) -> tuple[float, float, bool]:
 
 
 def t95(df: int) -> float:
-    """Student's t that 95 % of draws stay within; beyond 10 degrees to 0.002."""
+    """Student's t that 95 % of draws stay within; beyond 10 degrees to 0.002.
+
+    >>> t95(4), round(t95(1000), 2)
+    (2.78, 1.96)
+    """
     return T95[df - 1] if df <= len(T95) else 1.96 + 2.45 / (df - 0.8)
 
 
@@ -345,24 +398,24 @@ def numeric_axes(sweep: Sweep) -> list[str]:
     return sorted(found, key=lambda key: key != RATE)
 
 
-def heat_maps(sweep: Sweep, ranked: Sequence[Configuration], most: int = 8) -> list[HeatMap]:
+def cross_tables(sweep: Sweep, ranked: Sequence[Configuration], most: int = 8) -> list[CrossTable]:
     """One per group over two swept numbers, where the group has at least two values of both.
 
     The pair is the rate (or the first number) with each other number in turn; groups come best
-    first, and there are at most `most` maps.
+    first, and there are at most `most` tables.
     """
     axes = numeric_axes(sweep)
     pairs = [(axes[0], other) for other in axes[1:]]
     if len(axes) > 2 and axes[0] != RATE:
         pairs += [(x, y) for i, x in enumerate(axes[1:], 1) for y in axes[i + 1 :]]
     names = list(dict.fromkeys(c.group for c in ranked))
-    made = [_heat_map(ranked, name, x, y) for x, y in pairs for name in names]
+    made = [_cross_table(ranked, name, x, y) for x, y in pairs for name in names]
     return [one for one in made if one is not None][:most]
 
 
-def _heat_map(
+def _cross_table(
     ranked: Sequence[Configuration], group: str, x_key: str, y_key: str
-) -> HeatMap | None:
+) -> CrossTable | None:
     cells: dict[tuple[float, float], Configuration] = {}
     several = False
     for one in ranked:
@@ -378,7 +431,7 @@ def _heat_map(
     if len(xs) < 2 or len(ys) < 2:
         return None
     table = tuple(tuple(cells.get((x, y)) for x in xs) for y in ys)
-    return HeatMap(group, x_key, y_key, xs, ys, table, several)
+    return CrossTable(group, x_key, y_key, xs, ys, table, several)
 
 
 def _numbers_of(points: Sequence[SweepPoint], key: str) -> bool:

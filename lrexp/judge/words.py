@@ -69,7 +69,11 @@ def overfit_in_words(best: dict[str, float], last: dict[str, float]) -> str:
 
 
 def compact(value: float, digits: int) -> str:
-    """Fixed point, or powers of ten where that would burst the column."""
+    """Fixed point, or powers of ten where that would burst the column.
+
+    >>> compact(0.12345, 3), compact(123456.0, 3)
+    ('0.123', '1.2e+05')
+    """
     return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.1e}"
 
 
@@ -77,6 +81,9 @@ def in_short(chosen: Mapping[str, str | None]) -> str:
     """Overrides as people say them: `layerwise_decay decay=0.5 lr=0.1`.
 
     An option goes by its name alone, a setting by the last part of its key where no other ends so.
+
+    >>> in_short({"lr_policy": "layerwise_decay", "lr_policy.decay": "0.5", "optimizer.lr": "0.1"})
+    'layerwise_decay decay=0.5 lr=0.1'
     """
     ends = [key.rpartition(".")[2] for key in chosen]
     words = []
@@ -93,6 +100,9 @@ def value_in_short(text: str) -> str:
     """`1e+06` for `1000000.0`: a number with a point in fewer characters, where it stays the same.
 
     Whole numbers and everything else stay as they were typed.
+
+    >>> value_in_short("1000000.0"), value_in_short("1000000"), value_in_short("val/loss")
+    ('1e+06', '1000000', 'val/loss')
     """
     try:
         value = float(text)
@@ -101,3 +111,9 @@ def value_in_short(text: str) -> str:
     short = f"{value:g}"
     same = "." in text and math.isfinite(value) and float(short) == value
     return short if same and len(short) < len(text) else text
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric lies between 0 and 1 and is read in percent."""
+    shares = ("f1_macro", "f1", "precision", "recall")
+    return "accuracy" in name or name.rpartition("/")[2] in shares

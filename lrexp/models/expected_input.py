@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from lrexp.config.errors import ConfigError
 from lrexp.config.saved import read_saved_config
 from lrexp.config.schema.model import LibraryModel, Model
+from lrexp.folder.layout import CHECKPOINTS, CONFIG
 from lrexp.models.pretrained import timm_config, torchvision_weights
 from lrexp.models.weights import weights_path
 
@@ -43,8 +44,8 @@ def expected_input(model: Model) -> ExpectedInput | None:
     if not model.weights:
         return None
     path = weights_path(model.weights)
-    run = path.parent.parent / "config.yaml"
-    if path.parent.name == "checkpoints" and run.is_file():
+    run = path.parent.parent / CONFIG
+    if path.parent.name == CHECKPOINTS and run.is_file():
         return _of_run(run)
     try:
         with safe_open(path, "pt") as file:

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from lrexp.config.errors import ConfigError, did_you_mean
 from lrexp.config.schema.model import BUNDLED, LibraryModel, Model
+from lrexp.folder.layout import BEST, CHECKPOINTS
 
 log = logging.getLogger(__name__)
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
-BEST = Path("checkpoints") / "best.pt"  # of a run folder
+OF_RUN = Path(CHECKPOINTS) / BEST
 STATE_KEYS = ("model", "state_dict", "model_state_dict")  # where checkpoints keep the state_dict
 WRAPPERS = ("module.", "_orig_mod.")  # that DataParallel and torch.compile put before every name
 SHOWN = 4  # names in a message, before the rest is counted
@@ -279,7 +280,7 @@ def weights_path(weights: str) -> Path:
     """The file that a setting of model.weights names."""
     if not weights.startswith(BUNDLED):
         path = Path(weights).expanduser()
-        return path / BEST if path.is_dir() else path
+        return path / OF_RUN if path.is_dir() else path
     name = weights.removeprefix(BUNDLED)
     file = BUNDLED_FOLDER / f"{name}.safetensors"
     if not file.is_file():

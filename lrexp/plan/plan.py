@@ -39,6 +39,11 @@ class Row:
     schedule_restart: int | None = None  # finished epochs after which s(t) starts anew
 
     @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+    @property
     def frozen(self) -> bool:
         """True when the parameter never trains."""
         return self.trainable_until is not None and self.trainable_until <= self.trainable_from

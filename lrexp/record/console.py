@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lrexp.config.names import shown_path
 from lrexp.config.schema import MONITORS
 from lrexp.folder.claim import resume_command
+from lrexp.folder.layout import CHECKPOINTS, LAST, REPORT
 from lrexp.judge.words import brief, compact, gap_in_words, leak_effect_in_words, overfit_in_words
 from lrexp.plan.plan import Plan, Row
 from lrexp.record.recorders import RunInfo
@@ -193,7 +194,7 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
     lines = []
     best, status = summary["best"], summary["status"]
     saved, held = (
-        (info.folder / "checkpoints" / "last.pt").exists(),
+        (info.folder / CHECKPOINTS / LAST).exists(),
         "checkpoints/last.pt holds the state",
     )
     if status == "diverged":
@@ -231,7 +232,7 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
         words = overfit_in_words(best, summary["last"]) or unfinished_in_words(summary, info)
         lines += [f"       {words}"] if words else []
     lines.append(f"run    {shown_path(info.folder)}")
-    if (report := info.folder / "report.html").is_file():
+    if (report := info.folder / REPORT).is_file():
         lines.append(f"report {shown_path(report)}")
     if status in ("interrupted", "failed") and saved and not info.sweep:
         lines.append(f"resume {resume_command(info.folder)}")

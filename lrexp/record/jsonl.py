@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lrexp.folder.files import strict_json, write_atomically
+from lrexp.folder.layout import METRICS
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ class JsonlRecorder:
     """
 
     def __init__(self, folder: Path, earlier: Sequence[dict[str, float]] = ()):
-        path = folder / "metrics.jsonl"
+        path = folder / METRICS
         text = "".join(_line(row) for row in earlier)
         write_atomically(path, text)
         self._file = path.open("r+b", buffering=0)

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lrexp.config.errors import UserError
-from lrexp.config.saved import CONFIG, read_saved_config
+from lrexp.config.saved import read_saved_config
 from lrexp.config.schema import meaning_of
 from lrexp.folder.claim import in_use
-from lrexp.folder.layout import SUMMARY
+from lrexp.folder.layout import (
+    BEST,
+    CHECKPOINTS,
+    CONFIG,
+    ENVIRONMENT,
+    LAST,
+    MULTIRUN,
+    PLAN,
+    SUMMARY,
+)
 from lrexp.plan.plan import Plan, read_plan
+from lrexp.runs.named import named_path
+from lrexp.runs.run import content, flat, json_object, read_rows, read_summary
 
-WEIGHTS = ("checkpoints/last.pt", "last.pt", "checkpoints/best.pt", "best.pt")  # artifacts: flat
+# in a run folder, and in the flat one of an artifact
+WEIGHTS = (f"{CHECKPOINTS}/{LAST}", LAST, f"{CHECKPOINTS}/{BEST}", BEST)
 # Most likely causes first. What is left out explains no number.
-ENVIRONMENT = (
+CAUSES = (
     "fingerprints",
     "code_hash",
     "commit",
@@ -103,11 +113,7 @@ def read_run(name: str) -> SavedRun:
     Raises:
         UserError: when there is none, or its files cannot be read.
     """
-    path = Path(name)
-    with suppress(RuntimeError):  # nobody has that home folder: then there is no such run
-        path = path.expanduser()
-    if name == "latest" and not os.path.exists(path):
-        path = Path("outputs/latest")
+    path = named_path(name)
     if not os.path.exists(path):
         hint = "give a run folder, a config.yaml, or latest"
         if name == "latest":
@@ -121,7 +127,7 @@ def read_run(name: str) -> SavedRun:
         many = f" and {len(points) - 8} more" if len(points) > 8 else ""
         hint = "give a run folder, or a config.yaml"
         if points:
-            what = "a sweep" if (path / "multirun.yaml").is_file() else "a folder of runs"
+            what = "a sweep" if (path / MULTIRUN).is_file() else "a folder of runs"
             hint = f"it is {what}: give one of them: {', '.join(points[:8])}{many}"
         raise UserError(f"{path} has no {CONFIG}\n  {hint}")
     config = read_saved_config(file)
@@ -133,19 +139,11 @@ def read_run(name: str) -> SavedRun:
         file=file,
         config=config,
         folder=folder,
-        summary=_read_json(folder / SUMMARY),
-        environment=_read_json(folder / "environment.json"),
-        rows=_read_rows(folder / "metrics.jsonl"),
-        plan=_read_plan(folder / "plan.csv"),
+        summary=content(folder / SUMMARY, json_object, {}),
+        environment=content(folder / ENVIRONMENT, json_object, {}),
+        rows=read_rows(folder, []),
+        plan=content(folder / PLAN, read_plan, None),
     )
-
-
-def flat(section: Any, prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key; lists and empty sections are values."""
-    if not isinstance(section, Mapping) or (not section and prefix):
-        return {prefix: section}
-    pairs = ((f"{prefix}.{key}" if prefix else str(key), inner) for key, inner in section.items())
-    return {key: value for at, inner in pairs for key, value in flat(inner, at).items()}
 
 
 def config_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
@@ -172,7 +170,7 @@ def environment_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     """What was recorded of code, packages, machine and data in both and differs, causes first."""
     ours, theirs = flat(was), flat(now)
     found = []
-    for section in ENVIRONMENT:
+    for section in CAUSES:
         if section not in was or section not in now:
             continue  # an older record: nothing is known
         of_section = [
@@ -283,56 +281,4 @@ def _comparable(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str
 def _is_of(folder: Path, config: Mapping[str, Any]) -> bool:
     """Whether a folder holds the run of a config, and not just any file of that name."""
     run_id = config.get("run_id")
-    try:
-        return run_id is not None and _read_json(folder / SUMMARY).get("run_id") == run_id
-    except UserError:
-        return False
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """The object in a file; nothing when there is no such file.
-
-    Raises:
-        UserError: when it cannot be read.
-    """
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{file} cannot be read: it holds no settings")
-    return found
-
-
-def _read_plan(file: Path) -> Plan | None:
-    """The plan in a file; None when there is no such file.
-
-    Raises:
-        UserError: when it cannot be read.
-    """
-    try:
-        return read_plan(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, UserError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-
-
-def _read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl as far as they are whole: the last one of a killed run is not."""
-    try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            break
-        if not isinstance(row, dict) or type(row.get("epoch")) is not int:
-            break
-        rows.append(row)
-    return rows
+    return run_id is not None and read_summary(folder, []).get("run_id") == run_id

@@ -5,19 +5,18 @@ Imports nothing that takes time.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.schema import meaning_of
 from lrexp.folder.claim import resume_command
-from lrexp.folder.layout import SUMMARY
+from lrexp.folder.layout import CHECKPOINTS, CONFIG, MULTIRUN, SUMMARY
+from lrexp.runs.run import content, flat, json_object, yaml_object
 
 DONE = ("finished", "diverged")
 
@@ -39,16 +38,16 @@ def stopped_run(folder: Path, changed_data: bool = False) -> Stopped | None:
     Raises:
         UserError: when the folder holds a sweep, or its summary cannot be read.
     """
-    if (folder / "multirun.yaml").exists():
+    if (folder / MULTIRUN).exists():
         raise UserError(f"{folder} holds a sweep, not a run\n  hydra.launcher.resume goes on there")
-    began = (folder / "config.yaml").exists() or (folder / "checkpoints").exists()
+    began = (folder / CONFIG).exists() or (folder / CHECKPOINTS).exists()
     if not began or not (folder / SUMMARY).exists():  # stopped before it had written anything
         return None
     try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        summary = content(folder / SUMMARY, json_object, dict[str, Any]())
         run_id, status = str(summary["run_id"]), str(summary["status"])
         resumed = list(summary.get("resumed", []))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (TypeError, KeyError) as error:
         raise UserError(f"{folder / SUMMARY} cannot be read: {error}") from None
     return Stopped(run_id, status, changed_data=changed_data, resumed=resumed)
 
@@ -63,13 +62,10 @@ def changes_since(folder: Path, now: DictConfig) -> dict[str, tuple[Any, Any]]:
     Raises:
         UserError: when the folder's config.yaml cannot be read.
     """
-    try:
-        saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        before = _flat(saved)
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        problem = f"{folder / 'config.yaml'} cannot be read: {type(error).__name__}"
-        raise UserError(problem) from None
-    after = _flat(OmegaConf.to_container(now, resolve=True))
+    saved = content(folder / CONFIG, yaml_object, None)
+    if saved is None:
+        raise UserError(f"{folder / CONFIG} cannot be read: it is missing")
+    before, after = _settings(saved), _settings(OmegaConf.to_container(now, resolve=True))
     return {
         key: (before.get(key), after.get(key))
         for key in dict.fromkeys([*before, *after])
@@ -103,17 +99,11 @@ def change_lines(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
     return [f"{key}: {_shown(was)} → {_shown(now)}" for key, (was, now) in changes.items()]
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def _settings(config: Any) -> dict[str, Any]:
     """Every setting by its dotted key; of `data.normalize` the choice that led to its numbers."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if name == "data.normalize" and isinstance(value, dict) and value.get("chosen"):
-            value = value["chosen"]
-        if isinstance(value, dict) and value:
-            found |= _flat(value, f"{name}.")
-        else:
-            found[name] = value
+    found, key = flat(config), "data.normalize"
+    if chosen := found.get(f"{key}.chosen"):
+        found = {k: v for k, v in found.items() if not k.startswith(f"{key}.")} | {key: chosen}
     return found
 
 

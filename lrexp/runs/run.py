@@ -1,49 +1,43 @@
-"""Run folders as plain values. What is damaged or missing becomes a note, never an exception."""
+"""Run folders as plain values, read here for everybody.
+
+What is missing is empty, and what is damaged raises one error that names the file; for a report,
+which shows what is left, both become a note instead. The strings that strict JSON has for
+non-finite numbers are those numbers.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lrexp.folder.layout import SUMMARY
+from lrexp.config.errors import UserError
+from lrexp.folder.layout import (
+    CONFIG,
+    ENVIRONMENT,
+    HYDRA,
+    HYDRA_CONFIG,
+    LEADERBOARD,
+    METRICS,
+    MULTIRUN,
+    OVERRIDES,
+    PLAN,
+    POINTS,
+    SUMMARY,
+)
+from lrexp.plan.plan import Plan, read_plan
 
-STATUSES = ("running", "finished", "diverged", "failed", "interrupted")
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+# of summary.json, whatever of them it lacks
+SECTIONS: dict[str, type] = {
+    **dict.fromkeys(("best", "last", "test", "gap", "timings", "parameters", "data"), dict),
+    **dict.fromkeys(("verdicts", "worst_classes"), list),
+}
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class PlanRow:
-    """One parameter's part of the plan, as plan.csv has it."""
-
-    name: str
-    shape: tuple[int, ...]
-    layer: int
-    layer_name: str
-    group: str
-    head: bool
-    source: str
-    lr_scale: float
-    weight_decay: float
-    trainable_from: int
-    trainable_until: int | None
-    g: str
-    measured: str
-
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return math.prod(self.shape)
-
-    @property
-    def frozen(self) -> bool:
-        """True when the parameter never trains."""
-        return self.trainable_until is not None and self.trainable_until <= self.trainable_from
 
 
 @dataclass
@@ -54,7 +48,7 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)  # one per epoch, numbers as floats
     config: dict[str, Any] = field(default_factory=dict)
-    plan: list[PlanRow] = field(default_factory=list)
+    plan: Plan = field(default_factory=lambda: Plan(()))
     environment: dict[str, Any] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what could not be read, and what it means
@@ -71,65 +65,61 @@ def read_run(folder: Path) -> Run:
     note = run.notes
     run.summary = read_summary(folder, note)
     run.rows = read_rows(folder, note)
-    run.config = _read(folder / "config.yaml", _yaml_object, {}, note)
-    run.plan = _read(folder / "plan.csv", _plan, [], note)
-    run.environment = _read(folder / "environment.json", _json_object, {}, note)
+    run.config = noted(folder / CONFIG, yaml_object, run.config, note)
+    run.plan = noted(folder / PLAN, read_plan, run.plan, note)
+    run.environment = noted(folder / ENVIRONMENT, json_object, run.environment, note)
     run.overrides = read_overrides(folder)
     return run
 
 
 def read_summary(folder: Path, notes: list[str]) -> dict[str, Any]:
-    """summary.json with numbers as numbers, "NaN" and the infinities too; empty when unreadable."""
-    found = _read(folder / SUMMARY, _json_object, {}, notes)
-    for section in ("best", "last", "test", "gap", "timings", "parameters", "data"):
-        if not isinstance(found.get(section), dict):
-            found[section] = {}
+    """summary.json with every section; they are empty where it is missing or unreadable."""
+    found = noted(folder / SUMMARY, json_object, dict[str, Any](), notes)
+    for section, kind in SECTIONS.items():
+        if not isinstance(found.get(section), kind):
+            found[section] = kind()
     for section in ("leaks", "frozen_proof"):
         if not isinstance(found.get(section), dict):
             found[section] = None
-    for section in ("verdicts", "worst_classes"):
-        if not isinstance(found.get(section), list):
-            found[section] = []
     return found
 
 
 def read_rows(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """metrics.jsonl: a row per epoch. Lines that are no JSON are left out and noted."""
-    file = folder / "metrics.jsonl"
+    """metrics.jsonl: a row per epoch. Lines that are no rows are left out and noted.
+
+    The last line of a killed run may be no row; a run that went on may repeat an epoch, of which
+    the last counts. A run that ended before its first epoch has no file.
+    """
+    rows, bad = dict[int, dict[str, Any]](), 0
     try:
-        lines = file.read_text("utf-8", errors="replace").splitlines()
+        lines = (folder / METRICS).read_text("utf-8", errors="replace").splitlines()
     except FileNotFoundError:
-        return []  # a run that ended before its first epoch
-    except OSError as error:
-        notes.append(f"metrics.jsonl cannot be read: {error.strerror}")
         return []
-    rows, bad = [], 0
+    except OSError as error:
+        notes.append(f"{METRICS} cannot be read: {error.strerror}")
+        return []
     for line in lines:
         try:
-            row = _numbers(json.loads(line))
+            row = numbers(json.loads(line))
             row["epoch"] = int(row["epoch"])
-        except (ValueError, KeyError, TypeError, OverflowError):
+            rows[row["epoch"]] = row
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             bad += 1
-            continue
-        rows.append(row)
     if bad:
-        notes.append(f"metrics.jsonl: {bad} of {len(lines)} lines cannot be read and are left out")
-    by_epoch = {
-        row["epoch"]: row for row in rows
-    }  # a continued run may repeat one: the last counts
-    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+        notes.append(f"{METRICS}: {bad} of {len(lines)} lines cannot be read and are left out")
+    return [rows[epoch] for epoch in sorted(rows)]
 
 
 def read_overrides(folder: Path) -> list[str]:
-    """What was typed after `python -m lrexp`; empty when it is not known."""
-    found = _read(folder / ".hydra" / "overrides.yaml", _yaml, [], [])
+    """What was typed after `lrexp`; empty when it is not known."""
+    found = read_yaml(folder / HYDRA / OVERRIDES)
     return [str(one) for one in found] if isinstance(found, list) else []
 
 
 def read_choices(folder: Path) -> tuple[dict[str, Any], list[Path], str]:
     """From .hydra/hydra.yaml: option by config group, folders of the user's own options, and the
     folder the command was given in; empty where they are not known."""
-    found = read_yaml(folder / ".hydra" / "hydra.yaml")
+    found = read_yaml(folder / HYDRA / HYDRA_CONFIG)
     try:
         runtime = found["hydra"]["runtime"]
         own = [
@@ -144,88 +134,108 @@ def read_choices(folder: Path) -> tuple[dict[str, Any], list[Path], str]:
 
 def read_yaml(file: Path) -> Any:
     """What a YAML file holds; None when it is missing or unreadable."""
-    return _read(file, _yaml, None, [])
+    return noted(file, _yaml, None, [])
 
 
 def read_table(file: Path, notes: list[str]) -> list[dict[str, str]]:
     """A CSV file as rows by heading; empty when it is missing or unreadable."""
     if not file.exists():
         return []
-    return _read(file, lambda text: list(csv.DictReader(text.splitlines())), [], notes)
+    return noted(file, lambda text: list(csv.DictReader(text.splitlines())), [], notes)
 
 
 def is_sweep(folder: Path) -> bool:
     """Whether the folder is that of a grid."""
-    marks = ("points.json", "leaderboard.json", "multirun.yaml")
-    return any((folder / name).exists() for name in marks)
+    return any((folder / name).exists() for name in (POINTS, LEADERBOARD, MULTIRUN))
 
 
 def is_run(folder: Path) -> bool:
     """Whether the folder is that of a run."""
-    return any((folder / name).exists() for name in (SUMMARY, "metrics.jsonl", "config.yaml"))
+    return any((folder / name).exists() for name in (SUMMARY, METRICS, CONFIG))
 
 
-def _read(file: Path, parse: Callable[[str], T], otherwise: T, notes: list[str]) -> T:
+def content(file: Path, parse: Callable[[str], T], otherwise: T) -> T:
+    """What a file holds; `otherwise` when there is no such file.
+
+    Raises:
+        UserError: when it cannot be read, or `parse` cannot make anything of its text.
+    """
     try:
-        return parse(file.read_text("utf-8"))
+        return _parsed(file, parse)
+    except FileNotFoundError:
+        return otherwise
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+
+
+def noted(file: Path, parse: Callable[[str], T], otherwise: T, notes: list[str]) -> T:
+    """What a file holds; `otherwise`, and a note, when it is missing or cannot be read."""
+    try:
+        return _parsed(file, parse)
     except FileNotFoundError:
         notes.append(f"{file.name} is missing")
     except OSError as error:
         notes.append(f"{file.name} cannot be read: {error.strerror}")
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError, csv.Error):
+    except ValueError:
         notes.append(f"{file.name} is damaged and was left out")
     return otherwise
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _parsed(file: Path, parse: Callable[[str], T]) -> T:
+    """What `parse` makes of a file's text; a ValueError where it cannot."""
+    text = file.read_text("utf-8")
+    try:
+        return parse(text)
+    except (LookupError, TypeError, RecursionError, csv.Error, UserError) as error:
+        raise ValueError((str(error).splitlines() or [""])[0] or type(error).__name__) from error
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The object that a JSON text holds, with non-finite numbers as numbers.
+
+    Raises:
+        ValueError: when it holds none.
+    """
     found = json.loads(text)
     if not isinstance(found, dict):
-        raise ValueError("no object")
-    return _numbers(found)
+        raise ValueError("it holds no settings")
+    return numbers(found)
+
+
+def yaml_object(text: str) -> dict[str, Any]:
+    """The mapping that a YAML text holds.
+
+    Raises:
+        ValueError: when it holds none.
+    """
+    found = _yaml(text)
+    if not isinstance(found, dict):
+        raise ValueError("it holds no settings")
+    return found
 
 
 def _yaml(text: str) -> Any:
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where there
     try:
         return yaml.load(text, Loader=loader)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
 
 
-def _yaml_object(text: str) -> dict[str, Any]:
-    found = _yaml(text)
-    if not isinstance(found, dict):
-        raise ValueError("no mapping")
-    return found
-
-
-def _plan(text: str) -> list[PlanRow]:
-    return [
-        PlanRow(
-            name=row["name"],
-            shape=tuple(int(size) for size in row["shape"].split("x") if size),
-            layer=int(row["layer"]),
-            layer_name=row["layer_name"],
-            group=row["group"],
-            head=row["head"] == "true",
-            source=row["source"],
-            lr_scale=float(row["lr_scale"]),
-            weight_decay=float(row["weight_decay"]),
-            trainable_from=int(row["trainable_from"]),
-            trainable_until=int(row["trainable_until"]) if row["trainable_until"] else None,
-            g=row["g"],
-            measured=row["measured"],
-        )
-        for row in csv.DictReader(text.splitlines())
-    ]
-
-
-def _numbers(value: Any) -> Any:
-    """The strings that stand for non-finite numbers as those numbers."""
+def numbers(value: Any) -> Any:
+    """The strings that stand for non-finite numbers as those numbers, wherever they are."""
     if isinstance(value, dict):
-        return {key: _numbers(inner) for key, inner in value.items()}
+        return {key: numbers(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_numbers(inner) for inner in value]
+        return [numbers(inner) for inner in value]
     return NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def flat(section: Any, prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key; lists and empty mappings are values."""
+    if not isinstance(section, Mapping) or (not section and prefix):
+        return {prefix: section} if prefix else {}
+    pairs = ((f"{prefix}.{key}" if prefix else str(key), inner) for key, inner in section.items())
+    return {key: value for at, inner in pairs for key, value in flat(inner, at).items()}

@@ -9,18 +9,26 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import yaml
-
+from lrexp.config.errors import UserError
 from lrexp.config.schema import MONITORS
-from lrexp.folder.layout import SUMMARY
-from lrexp.runs.run import read_overrides, read_rows, read_summary
+from lrexp.folder.layout import CONFIG, LEADERBOARD, MULTIRUN, POINTS, REPORT, SUMMARY
+from lrexp.runs.run import (
+    content,
+    flat,
+    is_run,
+    json_object,
+    read_overrides,
+    read_rows,
+    read_summary,
+    read_yaml,
+)
 
-POINTS = "points.json"
 SEED, RATE, POLICY = "seed", "optimizer.lr", "lr_policy"
 GAP = "gap/loss"
 
@@ -32,8 +40,6 @@ EQUAL = "equal"  # trains like an earlier point and runs there alone
 STATUSES = (FINISHED, DIVERGED, FAILED, INTERRUPTED, RUNNING, DAMAGED, MISSING)
 KNOWN = {FINISHED, DIVERGED, FAILED, INTERRUPTED, RUNNING}
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where there
-
 
 @dataclass(frozen=True)
 class SweepPoint:
@@ -44,7 +50,8 @@ class SweepPoint:
     overrides: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)  # dotted key → value
     case: str = ""
-    same_as: int | None = None
+    same_as: int | None = None  # number of an earlier point that trains alike: runs in its place
+    former: bool = False  # a changed grid went on without it
     status: str = MISSING
     why: str = ""  # what went wrong, one line
     best: Mapping[str, float] = field(default_factory=dict)  # the row of the best epoch
@@ -53,7 +60,7 @@ class SweepPoint:
     took_s: float = math.nan  # its share of the time when it trained together with others
     report: bool = False  # whether its own report lies in its folder
 
-    @property
+    @cached_property
     def chosen(self) -> dict[str, str]:
         """Override by key."""
         pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
@@ -105,22 +112,34 @@ def read_sweep(folder: Path) -> Sweep:
     The grid is taken from points.json; without one, from the run folders found.
     """
     notes: list[str] = []
-    command, rows = _read_grid(folder, notes)
-    resumable = bool(rows)
-    if not rows:
-        rows = list(_found_runs(folder))
+    command, planned = read_grid(folder, notes)
+    resumable = bool(planned)
+    planned = planned or _found_runs(folder)
     command = command or _multirun_command(folder)
-    monitors = {str(row["settings"].get("trainer.monitor", "val/loss")) for row in rows}
-    monitor = monitors.pop() if len(monitors) == 1 else "val/loss"
-    if monitors:
+    monitor, several = common_monitor([point.settings for point in planned])
+    if several:
         notes.append("the points have different trainer.monitor: this page compares val/loss")
-    points = [_read_point(folder, row, monitor) for row in rows]
-    points.sort(key=lambda point: point.num)
+    points = sorted((_read_point(folder, p, monitor) for p in planned), key=lambda p: p.num)
     ranks = _read_ranks(folder, notes) if points else ()
     return Sweep(folder, tuple(points), monitor, command, ranks, resumable, tuple(notes))
 
 
-def swept_keys(points: Sequence[SweepPoint]) -> list[str]:
+def common_monitor(settings: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
+    """What decides in all runs of these settings, and whether they differ in it: then val/loss."""
+    monitors = {str(one.get("trainer.monitor", "val/loss")) for one in settings}
+    return monitors.pop() if len(monitors) == 1 else "val/loss", len(monitors) > 1
+
+
+class Chosen(Protocol):
+    """Whatever was asked for by overrides."""
+
+    @property
+    def chosen(self) -> Mapping[str, str]:
+        """Override by key."""
+        ...
+
+
+def swept_keys(points: Sequence[Chosen]) -> list[str]:
     """The keys whose override differs between points, in the order of the command."""
     chosen = [point.chosen for point in points]
     keys = dict.fromkeys(key for one in chosen for key in one)
@@ -161,58 +180,61 @@ def finite(value: Any) -> float | None:
     return float(value)
 
 
-def _read_grid(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
-    """Command and points as points.json has them; a line that makes no sense is left out."""
+def read_grid(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[SweepPoint]]:
+    """Command and points as points.json has them; both empty when there is none.
+
+    A line that makes no sense is left out and noted.
+    """
     try:
-        saved = json.loads((folder / POINTS).read_text("utf-8"))
-        command, first = tuple(map(str, saved["command"])), dict(saved["first"])
-        listed = list(saved["points"])
-    except FileNotFoundError:
-        return (), []
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        saved = content(folder / POINTS, json.loads, None)
+        if saved is None:
+            return (), []
+        command, first, listed = list(saved["command"]), dict(saved["first"]), list(saved["points"])
+    except (UserError, ValueError, KeyError, TypeError) as error:
         notes.append(f"{POINTS} cannot be read ({_said(error)}): the points are the folders found")
         return (), []
-    rows = []
+    points = []
     for row in listed:
         try:
-            lacks = set(row["lacks"])
-            settings = {key: value for key, value in first.items() if key not in lacks}
-            rows.append(
-                {
-                    "num": int(row["num"]),
-                    "folder": str(row["folder"]),
-                    "case": str(row["case"]),
-                    "same_as": None if row["same_as"] is None else int(row["same_as"]),
-                    "overrides": tuple(map(str, row["overrides"])),
-                    "settings": settings | dict(row["differs"]),
-                }
-            )
+            points.append(_planned(row, first))
         except (KeyError, TypeError, ValueError) as error:
             notes.append(f"a point of {POINTS} cannot be read: {_said(error)}")
-    nums = {row["num"] for row in rows}
-    for row in rows:
-        if row["same_as"] not in nums:
-            row["same_as"] = None
-    return command, rows
+    nums = {point.num for point in points}
+    lone = [p if p.same_as in nums else replace(p, same_as=None) for p in points]
+    return tuple(map(str, command)), lone
 
 
-def _found_runs(folder: Path) -> Iterator[dict[str, Any]]:
+def _planned(row: Mapping[str, Any], first: Mapping[str, Any]) -> SweepPoint:
+    """A point as its line has it: against the settings of the first one."""
+    if type(row["num"]) is not int or not isinstance(row["folder"], str):
+        raise TypeError("a point needs a number and a folder")
+    lacks = set(row["lacks"])
+    settings = {key: value for key, value in first.items() if key not in lacks}
+    return SweepPoint(
+        num=row["num"],
+        folder=row["folder"],
+        overrides=tuple(map(str, row["overrides"])),
+        settings=settings | dict(row["differs"]),
+        case=str(row["case"]),
+        same_as=None if row["same_as"] is None else int(row["same_as"]),
+        former=bool(row.get("former")),  # not there in a sweep that is older than former points
+    )
+
+
+def _found_runs(folder: Path) -> list[SweepPoint]:
     """Points from the run folders themselves, for a sweep without points.json."""
-    marks = (SUMMARY, "metrics.jsonl", "config.yaml")
-    found = [f for f in _subfolders(folder) if any((folder / f / mark).is_file() for mark in marks)]
+    found = [name for name in _subfolders(folder) if is_run(folder / name)]
     numbered = [(int(m[0]) if (m := re.match(r"\d+", name)) else -1, name) for name in found]
-    taken = {num for num, _ in numbered if num >= 0}
-    distinct = len(taken) == len(found)
-    for place, (num, name) in enumerate(sorted(numbered)):
-        config = _read_yaml(folder / name / "config.yaml")
-        yield {
-            "num": num if distinct else place,
-            "folder": name,
-            "case": "",
-            "same_as": None,
-            "overrides": tuple(read_overrides(folder / name)),
-            "settings": dict(_flat(config)) if isinstance(config, dict) else {},
-        }
+    distinct = len({num for num, _ in numbered if num >= 0}) == len(found)
+    return [
+        SweepPoint(
+            num=num if distinct else place,
+            folder=name,
+            overrides=tuple(read_overrides(folder / name)),
+            settings=flat(read_yaml(folder / name / CONFIG)),
+        )
+        for place, (num, name) in enumerate(sorted(numbered))
+    ]
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -224,34 +246,48 @@ def _subfolders(folder: Path) -> list[str]:
 
 def _multirun_command(folder: Path) -> tuple[str, ...]:
     try:
-        return tuple(map(str, _read_yaml(folder / "multirun.yaml")["hydra"]["overrides"]["task"]))
+        return tuple(map(str, read_yaml(folder / MULTIRUN)["hydra"]["overrides"]["task"]))
     except (KeyError, TypeError):
         return ()
 
 
+def read_leaderboard(folder: Path) -> dict[str, Any] | None:
+    """leaderboard.json of a sweep; None when there is none.
+
+    Raises:
+        UserError: when it cannot be read, or holds no `monitor` or list of `configurations`.
+    """
+    board = content(folder / LEADERBOARD, json_object, None)
+    if board is not None and not (
+        isinstance(board.get("configurations"), list) and "monitor" in board
+    ):
+        raise UserError(f"{folder / LEADERBOARD} cannot be read: it holds no configurations")
+    return board
+
+
 def _read_ranks(folder: Path, notes: list[str]) -> tuple[tuple[int, ...], ...]:
+    """The points of each row, best first."""
     try:
-        board = json.loads((folder / "leaderboard.json").read_text("utf-8"))
-        return tuple(tuple(map(int, row["points"])) for row in board["configurations"])
-    except FileNotFoundError:
-        notes.append("there is no leaderboard.json: ranks are those of the runs' summaries")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        said = f"leaderboard.json cannot be read ({_said(error)})"
-        notes.append(f"{said}: ranks are those of the runs' summaries")
+        if board := read_leaderboard(folder):
+            return tuple(tuple(map(int, row["points"])) for row in board["configurations"])
+        said = f"there is no {LEADERBOARD}"
+    except (UserError, ValueError, KeyError, TypeError) as error:
+        said = f"{LEADERBOARD} cannot be read ({_said(error)})"
+    notes.append(f"{said}: ranks are those of the runs' summaries")
     return ()
 
 
-def _read_point(folder: Path, row: Mapping[str, Any], monitor: str) -> SweepPoint:
-    """One point, from its line of the grid and its own folder."""
-    if row["same_as"] is not None:
-        return SweepPoint(**row, status=EQUAL, why=f"trains as point {row['same_as']} does")
-    run = folder / row["folder"]
+def _read_point(folder: Path, point: SweepPoint, monitor: str) -> SweepPoint:
+    """A point with what its own folder says."""
+    if point.same_as is not None:
+        return replace(point, status=EQUAL, why=f"trains as point {point.same_as} does")
+    run = folder / point.folder
     said: list[str] = []
     rows = read_rows(run, said)
     unread: list[str] = []
     summary = read_summary(run, unread)
     if not (run / SUMMARY).exists() and not rows:
-        return SweepPoint(**row)
+        return point
     status, why = str(summary.get("status")), str(summary.get("error") or "").strip()
     best = _numbers(summary["best"])
     if unread or status not in KNOWN:
@@ -264,15 +300,15 @@ def _read_point(folder: Path, row: Mapping[str, Any], monitor: str) -> SweepPoin
     elif status in (INTERRUPTED, DIVERGED):
         word = "stopped" if status == INTERRUPTED else "diverged"
         why = why or f"{word} after {_epochs(rows)}"
-    return SweepPoint(
-        **row,
+    return replace(
+        point,
         status=status,
         why=(why or " ".join(said)).splitlines()[0] if why or said else "",
         best=best,
         test=_numbers(summary["test"]),
         rows=tuple(_numbers({key: one.get(key) for key in ("epoch", monitor)}) for one in rows),
         took_s=_took(summary),
-        report=(run / "report.html").is_file(),
+        report=(run / REPORT).is_file(),
     )
 
 
@@ -298,22 +334,6 @@ def _numbers(section: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _read_yaml(file: Path) -> Any:
-    try:
-        return yaml.load(file.read_text("utf-8"), _Loader)
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Values by dotted key; lists are values."""
-    for key, value in section.items():
-        at = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{at}.")
-        else:
-            yield at, value
-
-
-def _said(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+def _said(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return (str(cause).splitlines() or [""])[0] or type(cause).__name__

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrexp.folder.layout import CONFUSION, PER_CLASS, PREDICTIONS, WRONG_IMAGES
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -92,11 +94,11 @@ def write_tested(tested: Tested, folder: Path, class_names: tuple[str, ...]) -> 
 
     table = {name: class_rows(one, class_names) for name, one in tested.found.items()}
     try:
-        file = folder / "predictions.parquet"
+        file = folder / PREDICTIONS
         write_predictions(file, tested.splits, tested.logits, class_names)
-        write_per_class(folder / "per_class.csv", table)
+        write_per_class(folder / PER_CLASS, table)
         if tested.confusions:
-            write_confusion(folder / "confusion.csv", tested.confusions, class_names)
+            write_confusion(folder / CONFUSION, tested.confusions, class_names)
     except OSError as error:
         log.warning("what the best weights predict could not be written: %s", error)
 
@@ -107,7 +109,7 @@ def keep_wrong_images(tested: Tested, folder: Path, class_names: tuple[str, ...]
 
     name = tested.last
     split, logits, found = (of[name] for of in (tested.splits, tested.logits, tested.found))
-    file = folder / "wrong_images.npz"
+    file = folder / WRONG_IMAGES
     try:
         write_wrong_images(file, name, split, logits, found.losses, found.correct, class_names)
     except Exception as error:  # an image that cannot be read again is no reason to fail

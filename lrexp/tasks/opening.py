@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.schema import Config
+from lrexp.folder.layout import CONFIG, HYDRA, OVERRIDES, PLAN, SCHEDULE
 from lrexp.tasks.launch import Launch
 from lrexp.tasks.summary import verdicts_of
 
@@ -31,13 +32,13 @@ def write_plans(resolved: DictConfig, experiment: Experiment, launch: Launch) ->
     from lrexp.folder.files import write_atomically
     from lrexp.plan.preview import planned_rates
 
-    write_atomically(launch.folder / "config.yaml", OmegaConf.to_yaml(resolved))
-    write_atomically(launch.folder / "plan.csv", experiment.plan.to_csv())
+    write_atomically(launch.folder / CONFIG, OmegaConf.to_yaml(resolved))
+    write_atomically(launch.folder / PLAN, experiment.plan.to_csv())
     if experiment.schedule and not launch.sweep:  # for the report's curves step by step
         schedule = planned_rates(
             *(experiment.plan, experiment.base_lr, experiment.schedule), experiment.steps_per_epoch
         )
-        write_atomically(launch.folder / "schedule.csv", schedule)
+        write_atomically(launch.folder / SCHEDULE, schedule)
 
 
 def environment_of(experiment: Experiment) -> dict[str, Any]:
@@ -121,10 +122,10 @@ def run_info(
 
 def _first_overrides(launch: Launch) -> list[str]:
     """Those that the run was started with, if it goes on: its title stays."""
-    file = launch.folder / ".hydra" / "overrides.yaml"
-    if launch.stopped is None or not file.is_file():
-        return launch.overrides
-    return [str(override) for override in OmegaConf.load(file)]
+    from lrexp.runs.run import read_overrides
+
+    known = launch.stopped is not None and (launch.folder / HYDRA / OVERRIDES).is_file()
+    return read_overrides(launch.folder) if known else launch.overrides
 
 
 def _data_lines(dataset: Any) -> list[str]:

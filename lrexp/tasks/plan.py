@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from lrexp.config.saved import read_saved_config
 from lrexp.config.schema import Config, option_of
 from lrexp.folder.claim import link_latest
+from lrexp.folder.layout import CONFIG, PLAN, SCHEDULE
 from lrexp.tasks.launch import Launch
 from lrexp.tasks.summary import blank_summary, failure, write
 
@@ -46,9 +47,9 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
             write(launch.folder, blank_summary(resolved, config, launch) | failure(error))
         raise
     folder = launch.folder
-    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(resolved))
-    write_atomically(folder / "plan.csv", shown.plan.to_csv())
-    write_atomically(folder / "schedule.csv", preview.schedule_csv(shown))
+    write_atomically(folder / CONFIG, OmegaConf.to_yaml(resolved))
+    write_atomically(folder / PLAN, shown.plan.to_csv())
+    write_atomically(folder / SCHEDULE, preview.schedule_csv(shown))
     names = {
         group: option_of(vars(getattr(config, group)))
         for group in ("lr_policy", "scheduler", "optimizer")
@@ -94,7 +95,7 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
 
 def _changed_settings(other: Path, resolved: DictConfig) -> list[str]:
     """What decides rates beside the plan and differs from the config in another run's folder."""
-    if not (other / "config.yaml").is_file():
+    if not (other / CONFIG).is_file():
         return []
     theirs = OmegaConf.create(read_saved_config(other))
     lines: list[str] = []

@@ -13,6 +13,7 @@ from lrexp.config.errors import OutOfMemoryError, UserError, in_words, out_of_me
 from lrexp.config.redact import redacted
 from lrexp.config.schema import Config
 from lrexp.folder.claim import resume_command
+from lrexp.folder.layout import CHECKPOINTS, LAST
 from lrexp.judge.verdicts import verdicts
 from lrexp.tasks.launch import Launch
 
@@ -101,11 +102,11 @@ def as_people_read_it(
             where = f"step {trainer.step + 1} (epoch {trainer.epoch})"
         hint = f"set {key}={size // 2}" if size > 1 else "take a smaller network or images"
         return OutOfMemoryError(f"out of memory in {where} with {key}={size}: {said}\n  {hint}")
-    checkpoints = folder / "checkpoints"
+    checkpoints = folder / CHECKPOINTS
     if isinstance(error, OSError) and str(checkpoints) in str(error.filename):
         name = Path(str(error.filename)).name
-        kept = (checkpoints / "last.pt").exists()
+        kept = (checkpoints / LAST).exists()
         saved = f"once that is mended: {resume_command(folder)}"
         saved = saved if kept else "no state was saved before"
-        return UserError(f"checkpoints/{name}: {error.strerror}\n  {saved}")
+        return UserError(f"{CHECKPOINTS}/{name}: {error.strerror}\n  {saved}")
     return error

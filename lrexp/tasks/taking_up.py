@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrexp.config.errors import UserError, out_of_memory
+from lrexp.folder.layout import BEST, CHECKPOINTS, ENVIRONMENT
 
 if TYPE_CHECKING:
     from lrexp.runs.resume import Stopped
@@ -30,7 +30,7 @@ def take_up(trainer: Trainer, folder: Path, stopped: Stopped) -> list[str]:
     """
     from lrexp.folder.checkpoint import load_last
 
-    checkpoints = folder / "checkpoints"
+    checkpoints = folder / CHECKPOINTS
     state = load_last(checkpoints, trainer.experiment.device)
     if state is None:
         opening = ["resume from the start: no state was saved"]
@@ -72,16 +72,16 @@ def restore_best(trainer: Trainer, folder: Path) -> None:
     from lrexp.folder.checkpoint import load_checkpoint
     from lrexp.train.state import save_best
 
-    checkpoints = folder / "checkpoints"
+    checkpoints = folder / CHECKPOINTS
     for leftover in (*checkpoints.glob("*.tmp"), *folder.glob(".*.tmp")):
         leftover.unlink(missing_ok=True)  # of a killed program
     if not trainer.best.known:
         return
     save_best(trainer, checkpoints)
     try:
-        found = load_checkpoint(checkpoints / "best.pt")["epoch"]
+        found = load_checkpoint(checkpoints / BEST)["epoch"]
     except Exception as error:  # whatever a reader makes of bytes that nobody wrote
-        log.info("best.pt", exc_info=error)
+        log.info(BEST, exc_info=error)
         found = None
     if found != trainer.best.epoch:
         holds = f"of epoch {found}" if found is not None else "damaged or gone"
@@ -96,9 +96,7 @@ def restore_best(trainer: Trainer, folder: Path) -> None:
 def changed_environment(folder: Path, facts: dict[str, Any]) -> list[str]:
     """What of code, packages, machine and data is not as the run in a folder began under."""
     from lrexp.runs.differences import change_lines, environment_changes
+    from lrexp.runs.run import json_object, noted
 
-    try:
-        before = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-        return change_lines(environment_changes(before, facts))
-    except (OSError, ValueError, AttributeError):  # a killed start, or a damaged disk
-        return []
+    before = noted(folder / ENVIRONMENT, json_object, facts, [])  # damaged: nothing known
+    return change_lines(environment_changes(before, facts))

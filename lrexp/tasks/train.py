@@ -15,6 +15,7 @@ from lrexp.config.errors import Terminated
 from lrexp.config.schema import MONITORS, Config
 from lrexp.config.schema.run import Wandb
 from lrexp.folder.claim import link_latest
+from lrexp.folder.layout import BEST, CHECKPOINTS, LAST, METRICS, PREVIOUS
 from lrexp.tasks.concluding import (
     in_summary,
     keep_wrong_images,
@@ -132,7 +133,7 @@ class Training:
         self._resolved, self._config, self._launch = resolved, config, launch
         self.trainer, self._folder = trainer, launch.folder
         trainer.synced = not launch.sweep  # a stopped point is run anew
-        self.checkpoints = launch.folder / "checkpoints"
+        self.checkpoints = launch.folder / CHECKPOINTS
         self._started, self._train_started = started, time.perf_counter()
         self._asked = asked  # signals that want the run to stop
         self._summary = blank_summary(resolved, config, launch)
@@ -178,7 +179,7 @@ class Training:
             raise told from error
         self.finish({"status": "diverged" if self.trainer.diverged else "finished"})
         with suppress(OSError):  # nobody goes on from there any more
-            (self.checkpoints / "previous.pt").unlink(missing_ok=True)
+            (self.checkpoints / PREVIOUS).unlink(missing_ok=True)
 
     @property
     def value(self) -> float:
@@ -204,7 +205,7 @@ class Training:
         device = self.trainer.experiment.device
         self.trainer = build_trainer(self._config, self._launch.datasets)
         if recorded:
-            self.trainer.load_state(load_checkpoint(self.checkpoints / "last.pt", device))
+            self.trainer.load_state(load_checkpoint(self.checkpoints / LAST, device))
 
     def start(self) -> None:
         """Write what is known before the first step, and start the recorders."""
@@ -232,7 +233,7 @@ class Training:
         from lrexp.record.jsonl import JsonlRecorder
 
         launch, add = self._launch, self._recorders.add
-        add("metrics.jsonl", lambda: JsonlRecorder(self._folder, self.trainer.rows))
+        add(METRICS, lambda: JsonlRecorder(self._folder, self.trainer.rows))
         wandb = self._wandb(self._config.logger, info)
         where = wandb.where if wandb and not launch.sweep else None  # a sweep says it once
         terminal = launch.terminal or (lambda info, steps: ConsoleRecorder(info, steps, where))
@@ -267,7 +268,7 @@ class Training:
         self._summary["weights_hash"] = tensor_hash(experiment.model.state_dict())
         if not trainer.best.known:
             return
-        best = load_checkpoint(self.checkpoints / "best.pt", experiment.device)
+        best = load_checkpoint(self.checkpoints / BEST, experiment.device)
         experiment.model.load_state_dict(best["model"])
         data = experiment.dataset
         found = tested(experiment, self._config.trainer.eval_batch_size)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lrexp.config.errors import UserError
-from lrexp.folder.checkpoint import BEST, LAST, save_checkpoint
+from lrexp.folder.checkpoint import save_checkpoint
+from lrexp.folder.layout import BEST, LAST
 from lrexp.judge.epoch import Row, Track
 from lrexp.optim.groups import (
     frozen_state,

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from lrexp.commands import compare
+from lrexp.__main__ import main
 from lrexp.runs.differences import (
     change_lines,
     config_changes,
@@ -28,6 +28,7 @@ from lrexp.runs.differences import (
     lone_epochs,
     read_run,
 )
+from lrexp.runs.paired import paired_differences
 
 GOLDEN = Path(__file__).parents[1] / "golden_run"
 
@@ -58,7 +59,7 @@ def test_the_paired_error_is_that_of_the_differences(tmp_path: Path) -> None:
     first, second = softmax(logits), softmax(logits + 0.3 * rng.normal(size=(200, 3)))
     a = write_predictions(tmp_path / "a.parquet", first, labels)
     b = write_predictions(tmp_path / "b.parquet", second, labels)
-    loss, accuracy = compare.paired_differences(a, b)
+    loss, accuracy = paired_differences(a, b)
     rows = np.arange(200)
     expected = -np.log(second[rows, labels]) + np.log(first[rows, labels])
     assert (loss.metric, loss.images) == ("val/loss", 200)
@@ -70,8 +71,8 @@ def test_the_paired_error_is_that_of_the_differences(tmp_path: Path) -> None:
     better = write_predictions(
         tmp_path / "c.parquet", softmax(logits + 5 * np.eye(3)[labels]), labels
     )
-    assert compare.paired_differences(a, better)[0].beyond_noise
-    assert not compare.paired_differences(a, a)[0].beyond_noise
+    assert paired_differences(a, better)[0].beyond_noise
+    assert not paired_differences(a, a)[0].beyond_noise
 
 
 def test_several_labels_per_image_have_the_mean_binary_loss(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_several_labels_per_image_have_the_mean_binary_loss(tmp_path: Path) -> N
     first = np.array([[0.9, 0.2, 0.8], [0.4, 0.6, 0.7]])
     a = write_predictions(tmp_path / "a.parquet", first, labels)
     b = write_predictions(tmp_path / "b.parquet", 1 - first, labels)
-    loss, accuracy = compare.paired_differences(a, b)
+    loss, accuracy = paired_differences(a, b)
     of_label = np.where(labels == 1, first, 1 - first)
     assert loss.mean == pytest.approx((np.log(of_label) - np.log(1 - of_label)).mean(), rel=1e-5)
     assert accuracy.mean == -0.5  # the first image was right in all of its labels
@@ -88,11 +89,11 @@ def test_several_labels_per_image_have_the_mean_binary_loss(tmp_path: Path) -> N
 def test_other_images_are_not_paired(tmp_path: Path) -> None:
     labels, scores = np.array([0, 1]), np.full((2, 3), 1 / 3)
     a = write_predictions(tmp_path / "a.parquet", scores, labels)
-    assert compare.paired_differences(a, tmp_path / "none.parquet") == []
+    assert paired_differences(a, tmp_path / "none.parquet") == []
     shifted = write_predictions(tmp_path / "b.parquet", scores, labels, first_id=1)
-    assert compare.paired_differences(a, shifted) == []
+    assert paired_differences(a, shifted) == []
     other = write_predictions(tmp_path / "c.parquet", scores, np.array([1, 1]))
-    assert compare.paired_differences(a, other) == []
+    assert paired_differences(a, other) == []
 
 
 def test_curves_differ_where_a_bit_does_and_speed_does_not_count() -> None:
@@ -167,7 +168,7 @@ def other(tmp_path: Path) -> Path:
 def test_everything_that_differs_is_said_on_one_screen(
     other: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert compare.main([str(GOLDEN), str(other)]) == 0
+    assert main(["compare", str(GOLDEN), str(other)]) == 0
     said = capsys.readouterr().out
     lines = said.splitlines()
     assert len(lines) <= 50
@@ -182,7 +183,7 @@ def test_everything_that_differs_is_said_on_one_screen(
 
 
 def test_a_run_is_the_same_as_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    assert compare.main([str(GOLDEN), str(GOLDEN)]) == 0
+    assert main(["compare", str(GOLDEN), str(GOLDEN)]) == 0
     said = capsys.readouterr().out
     for words in ("equal bit for bit", "the same settings", "the same plan", "the same code"):
         assert words in said
@@ -192,12 +193,12 @@ def test_a_config_alone_is_compared_as_far_as_it_goes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(GOLDEN / "config.yaml", tmp_path / "mailed.yaml")
-    assert compare.main([str(GOLDEN), str(tmp_path / "mailed.yaml")]) == 0
+    assert main(["compare", str(GOLDEN), str(tmp_path / "mailed.yaml")]) == 0
     said = capsys.readouterr().out
     assert "the same settings" in said
     for words in ("B has no summary.json", "B has no metrics.jsonl", "B has no plan.csv"):
         assert words in said
-    assert compare.main([str(GOLDEN), str(tmp_path / "none")]) == 2
+    assert main(["compare", str(GOLDEN), str(tmp_path / "none")]) == 2
     assert "there is no such run" in capsys.readouterr().err
 
 
@@ -207,7 +208,7 @@ def test_a_config_beside_its_run_stands_for_the_run() -> None:
 
 def test_compare_needs_no_torch_and_survives_a_pipe(other: Path) -> None:
     code = (
-        "import sys\nfrom lrexp.commands.compare import main\ncode = main(sys.argv[1:])\n"
+        "import sys\nfrom lrexp.__main__ import main\ncode = main(['compare', *sys.argv[1:]])\n"
         "print(sorted({'torch', 'wandb', 'hydra', 'datasets'} & set(sys.modules)), code)"
     )
     done = subprocess.run(

@@ -7,29 +7,29 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_lines import main_in
 from conftest import ROOT
+from processes import HUNG_S
 from synthetic_sweep import outcome, went_wrong, write_sweep
 from wandb_log import WandbLog, read_run
 from wandb_stub import WandbStub
 
-from lrexp.commands.dashboard import (
-    _group_of,
-    conclusions,
-    leaderboard_table,
-    main,
-    names_in,
-    outline,
-)
+from lrexp.__main__ import main
 from lrexp.judge.ranking import configurations
 from lrexp.record import keys
 from lrexp.report.sweep.words import headline
 from lrexp.runs.sweep import read_sweep
 
 pytest.importorskip("wandb_workspaces", reason="needs the extra `dashboards`")
+with warnings.catch_warnings():  # of wandb-workspaces itself
+    warnings.simplefilter("ignore")
+    from lrexp.record.wandb.dashboard import outline
+    from lrexp.record.wandb.sweep_report import _group_of, conclusions, leaderboard_table
 
 # of wandb-workspaces itself
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")
@@ -46,7 +46,7 @@ def command(module: str, *arguments: str, cwd: Path, **environment: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=HUNG_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -57,10 +57,9 @@ def command(module: str, *arguments: str, cwd: Path, **environment: str) -> str:
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two points, recorded offline."""
     folder = tmp_path_factory.mktemp("dashboard")
-    clean = {"WANDB_ERROR_REPORTING": "false", "NETRC": os.devnull, "WANDB_MODE": "offline"}
     policies = "lr_policy=uniform,freeze_backbone"
     arguments = ("-m", "experiment=smoke", "logger=wandb", policies, "logger.artifacts=best")
-    command("lrexp", *arguments, cwd=folder, **clean)
+    assert main_in(folder, *arguments, WANDB_MODE="offline") == 0
     return (folder / "outputs" / "latest").resolve()
 
 
@@ -75,9 +74,63 @@ def specs(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     """Specifications of the view and of the sweep's report, built with no login."""
     folder, found = tmp_path_factory.mktemp("specs"), {}
     for name, more in {"view": [], "report": ["--report", str(sweep)]}.items():
-        assert main([*TEAM, "--json", str(folder / name), *more]) == 0
+        assert main(["dashboard", *TEAM, "--json", str(folder / name), *more]) == 0
         found[name] = json.loads((folder / name).read_text())
     return found
+
+
+def names_in(spec: Any) -> dict[str, set[str]]:
+    """Every name of logged data in a specification, by kind."""
+    found: dict[str, set[str]] = {
+        kind: set() for kind in ("metric", "pattern", "summary", "config", "system", "run")
+    }
+
+    def add(name: str) -> None:
+        name = (
+            name.split("::", 1)[-1] if name.startswith(("c::", "config::", "summary::")) else name
+        )
+        kind, colon, rest = name.partition(":")
+        if colon and kind in ("config", "summary", "run"):
+            found[kind].add(rest.removesuffix(".value").replace(".value.", "."))
+        elif name.startswith("config."):
+            found["config"].add(
+                name.removeprefix("config.").removesuffix(".value").replace(".value.", ".")
+            )
+        elif name.startswith("system/"):
+            found["system"].add(name.removeprefix("system/"))
+        elif not name.startswith("_"):
+            found["metric"].add(name)
+
+    def walk(node: Any) -> None:
+        if isinstance(node, list):
+            for item in node:
+                walk(item)
+        if not isinstance(node, dict):
+            return
+        for key, value in node.items():
+            if key in ("metrics", "xAxis", "yAxis", "zAxis", "groupBy") and value:
+                for name in value if isinstance(value, list) else [value]:
+                    if isinstance(name, str):
+                        found["config"].add(_plain(name)) if key == "groupBy" else add(name)
+            elif key == "metricRegex" and value:
+                found["pattern"].add(value)
+            elif key in ("columnPinned", "columnVisible"):
+                for name in value:
+                    add(name)
+            elif key == "expressions":
+                for text in value or []:
+                    for name in text.replace("${", "\0{").split("\0{")[1:]:
+                        add(name.partition("}")[0])
+            elif key == "key" and isinstance(value, dict) and "section" in value:
+                add(f"{value['section']}:{value['name']}")
+            walk(value)
+
+    walk(spec)
+    return found
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("config:").removeprefix("config.").replace(".value", "")
 
 
 def test_the_list_of_keys_is_what_a_real_run_logs(log: WandbLog) -> None:
@@ -210,23 +263,23 @@ def test_the_runs_of_a_report_are_those_of_the_groups_name(tmp_path: Path) -> No
 
 def test_a_damaged_leaderboard_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "leaderboard.json").write_text("{")
-    assert main([*TEAM, "--report", str(tmp_path)]) == 2
+    assert main(["dashboard", *TEAM, "--report", str(tmp_path)]) == 2
     assert "leaderboard.json cannot be read" in capsys.readouterr().err
 
 
 def test_without_login_saving_is_refused_and_nothing_asked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main([*TEAM, "--save"]) == 2
+    assert main(["dashboard", *TEAM, "--save"]) == 2
     assert "wandb login" in capsys.readouterr().err
 
 
 def test_a_wrong_metric_and_a_wrong_folder_are_named(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert main([*TEAM, "--monitor", "val/los"]) == 2
+    assert main(["dashboard", *TEAM, "--monitor", "val/los"]) == 2
     assert "did you mean 'val/loss'" in capsys.readouterr().err
-    assert main([*TEAM, "--report", str(tmp_path)]) == 2
+    assert main(["dashboard", *TEAM, "--report", str(tmp_path)]) == 2
     assert "leaderboard.json" in capsys.readouterr().err
 
 
@@ -238,7 +291,8 @@ def test_saving_twice_updates_the_same_view_and_the_same_report(
         for more in ([], ["--report", str(sweep)]):
             said = [
                 command(
-                    "lrexp.commands.dashboard",
+                    "lrexp",
+                    "dashboard",
                     *TEAM,
                     "--save",
                     *more,

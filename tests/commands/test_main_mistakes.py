@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_lines import JARGON, Lrexp, drive
+from command_lines import JARGON, drive
+
+from lrexp.__main__ import main
 
 
 def filled(text: str, places: dict[str, str]) -> str:
@@ -312,52 +314,97 @@ FILES = {
 }
 
 
+# Run in a program of their own: what is found before anything heavy is needed.
+EARLY = (
+    "unknown model",
+    "misspelt key",
+    "lr nan",
+    "run folder of another run",
+    "bad key in a sweep",
+)
+
+
 @pytest.fixture(scope="module")
-def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Every wrong command line's outcome, in a process where no run can start."""
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What command lines name in braces."""
     base = tmp_path_factory.mktemp("mistakes")
-    places = {"files": base / "files", "taken": base / "taken", "held": base / "held"}
     for name, text in FILES.items():
-        file = places["files"] / f"{name}.yaml"
+        file = base / "files" / f"{name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    places["taken"].write_text("a file")
-    places["held"].mkdir()
-    (places["held"] / "summary.json").write_text("{}")
-    paths = {name: str(path) for name, path in places.items()}
-    cases = [(name, [filled(a, paths) for a in argv]) for name, (argv, _) in MISTAKES.items()]
-    setup = (
-        "def reached(*arguments): raise RuntimeError('reached the run')\ncommand._job = reached\n"
-    )
-    return drive(base, cases, setup) | {"places": paths}
+    (base / "taken").write_text("a file")
+    (base / "held").mkdir()
+    (base / "held" / "summary.json").write_text("{}")
+    return {name: str(base / name) for name in ("files", "taken", "held")}
 
 
-@pytest.mark.parametrize("name", MISTAKES)
+# Found and said in the same way as others of the list.
+ALIKE = {
+    *(f"unknown {group}" for group in ("data", "loss", "optimizer", "scheduler", "trainer")),
+    *("unknown logger", "unknown task", "unknown experiment", "misspelt group of a key"),
+    *("learningRate", "rate", "epochs added", "misspelt key of one rule", "text for epochs"),
+    *("lr negative", "lr infinite", "lr empty", "epochs empty", "option null", "two options"),
+    *("a class of another kind", "number for a list", "settings as a tag", "name with a slash"),
+    *("run folder null", "run folder missing", "Hydra's job name", "forced key", "removed key"),
+    *("removed group that names the run", "file above run folder", "one bad type in a sweep"),
+    *("a bad value in a sweep's range", "value in a file of cases", "a file of no cases"),
+    *("resume of a run", "name removed", "sweep folder of nothing", "device unknown"),
+    *("rule that freezes and trains", "rule that gives nothing", "rule that selects nothing"),
+    *("rule with a bad layer", "rule with a text as flag", "rules that are no list"),
+    *("variable that is not set", "no key", "unknown --cfg", "type in an experiment file"),
+    *("value in an experiment file", "key in a leaf file without a schema"),
+    *("leaf file without a name", "key of a rule in a leaf file", "class weights"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in ALIKE else ()) for n in MISTAKES]
+)
 def test_a_mistake_gets_one_clear_message_and_leaves_nothing(
-    name: str, mistakes: dict[str, Any]
+    name: str,
+    places: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    outcome = mistakes["outcomes"][name]
-    said = outcome["out"] + outcome["err"]
-    assert outcome["code"] in (1, 2), f"{outcome['code']}\n{said}"
+    argv, expected = MISTAKES[name]
+    monkeypatch.chdir(tmp_path)
+    no_run_can_start(monkeypatch)
+    code = main([filled(argument, places) for argument in argv])
+    said = "".join(capsys.readouterr())
+    assert code in (1, 2), f"{code}\n{said}"
     assert not JARGON.search(said), said
-    for words in MISTAKES[name][1]:
-        assert filled(words, mistakes["places"]) in said, f"{words!r} is not in:\n{said}"
-    assert outcome["left"] == []
-    assert outcome["elapsed_s"] < 5
-
-
-def test_mistakes_are_found_without_a_heavy_import(mistakes: dict[str, Any]) -> None:
-    assert mistakes["heavy"] == []
-
-
-def test_a_refused_folder_is_unchanged(mistakes: dict[str, Any]) -> None:
-    held = Path(mistakes["places"]["held"])
+    for words in expected:
+        assert filled(words, places) in said, f"{words!r} is not in:\n{said}"
+    assert list(tmp_path.iterdir()) == []
+    held = Path(places["held"])  # and what it was refused for is as it was
     assert [p.name for p in held.iterdir()] == ["summary.json"]
     assert (held / "summary.json").read_text() == "{}"
-    assert Path(mistakes["places"]["taken"]).read_text() == "a file"
+    assert Path(places["taken"]).read_text() == "a file"
 
 
-def test_full_error_shows_where_a_mistake_came_from(lrexp: Lrexp) -> None:
-    done = lrexp("sed=3", HYDRA_FULL_ERROR="1")
-    assert done.returncode == 2
-    assert "Traceback" in done.stderr
+def no_run_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reached(*arguments: Any, **named: Any) -> None:
+        raise RuntimeError("reached the run")
+
+    for module in ("points", "single"):
+        monkeypatch.setattr(f"lrexp.session.{module}.job", reached)
+
+
+def test_the_list_of_what_is_alike_names_mistakes() -> None:
+    assert MISTAKES.keys() >= ALIKE
+
+
+def test_mistakes_are_found_without_a_heavy_import(places: dict[str, str], tmp_path: Path) -> None:
+    cases = [(name, [filled(a, places) for a in MISTAKES[name][0]]) for name in EARLY]
+    found = drive(tmp_path, cases)
+    assert [outcome["code"] for outcome in found["outcomes"].values()] == [2] * len(EARLY)
+    assert found["heavy"] == []
+
+
+def test_full_error_shows_where_a_mistake_came_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert main(["sed=3"]) == 2
+    assert "Traceback" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from command_lines import JARGON, SMOKE, Outcomes, drive, only_run, rows_of, summary_of
 
-SWEEP = ["lr_policy=uniform,layerwise_decay,freeze_backbone", "optimizer.lr=0.01,0.1"]
+SWEEP = ["lr_policy=uniform,freeze_backbone", "optimizer.lr=0.01,0.1"]
 RUNS = [
     ("smoke", SMOKE),
     ("no network", ["data=mnist", "data.root=nowhere"]),
@@ -181,18 +181,16 @@ def test_a_sweep_gives_a_readable_folder_per_point(runs: Outcomes, base: Path) -
     assert [p.name for p in points_of(base)] == [
         f"{number}_lr_policy_{policy}_optimizer.lr_{rate}"
         for number, (policy, rate) in enumerate(
-            (policy, rate)
-            for policy in ("uniform", "layerwise_decay", "freeze_backbone")
-            for rate in ("0.01", "0.1")
+            (policy, rate) for policy in ("uniform", "freeze_backbone") for rate in ("0.01", "0.1")
         )
     ]
 
 
 def test_points_of_a_sweep_are_runs_of_their_own(runs: Outcomes, base: Path) -> None:
     summaries = [summary_of(folder) for folder in points_of(base)]
-    assert [summary["status"] for summary in summaries] == ["finished"] * 6
-    assert len({summary["run_id"] for summary in summaries}) == 6
-    assert len({summary["config_id"] for summary in summaries}) == 6
+    assert [summary["status"] for summary in summaries] == ["finished"] * 4
+    assert len({summary["run_id"] for summary in summaries}) == 4
+    assert len({summary["config_id"] for summary in summaries}) == 4
     assert all((folder / ".hydra" / "config.yaml").is_file() for folder in points_of(base))
 
 

@@ -3,48 +3,38 @@
 from __future__ import annotations
 
 import signal
-import time
 from pathlib import Path
 
 import pytest
-from command_lines import SMOKE, Lrexp, only_run, rows_of, start, summary_of, wait_for
+from command_lines import SMOKE, only_run, rows_of, start, summary_of
+from processes import HUNG_S, wait_for
+
+from lrexp.__main__ import main
 
 
 def test_a_run_terminated_before_its_first_step_leaves_nothing(tmp_path: Path) -> None:
     process = start(tmp_path, *SMOKE)
-    wait_for(lambda: [*tmp_path.glob("outputs/*/*/lrexp.log")])
-    time.sleep(0.2)  # now it imports torch
+    maps = Path(f"/proc/{process.pid}/maps")
+    wait_for(lambda: "libtorch" in maps.read_text(), process)  # it is being imported
+    assert [*tmp_path.glob("outputs/*/*/lrexp.log")]
     process.terminate()
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=HUNG_S)[0]
     assert process.returncode == 143, said
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, Path]]:
-    """Two long runs, one terminated and one interrupted from the keyboard at their first row."""
-    sent = {"terminated": signal.SIGTERM, "interrupted": signal.SIGINT}
-    folders = {name: tmp_path_factory.mktemp(name) for name in sent}
-    processes = {
-        name: start(folder, *SMOKE, "trainer.epochs=100000") for name, folder in folders.items()
-    }
-    results = {}
-    for name, process in processes.items():
-        wait_for(lambda name=name: [*folders[name].glob("outputs/*/*/checkpoints/best.pt")])
-        process.send_signal(sent[name])
-    for name, process in processes.items():
-        said = process.communicate(timeout=60)[0]
-        results[name] = (process.returncode, said, only_run(folders[name]))
-    return results
-
-
-@pytest.mark.parametrize(("name", "code"), [("terminated", 143), ("interrupted", 130)])
-def test_a_stopped_run_has_saved_its_state(
-    stopped: dict[str, tuple[int, str, Path]], name: str, code: int
-) -> None:
-    returned, said, folder = stopped[name]
-    assert returned == code, said
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
+def test_a_stopped_run_has_saved_its_state(sent: int, code: int, tmp_path: Path) -> None:
+    process = start(tmp_path, *SMOKE, "trainer.epochs=100000")
+    wait_for(lambda: [*tmp_path.glob("outputs/*/*/checkpoints/best.pt")], process)
+    process.send_signal(sent)
+    said = process.communicate(timeout=HUNG_S)[0]
+    folder = only_run(tmp_path)
+    assert process.returncode == code, said
     assert "Traceback" not in said
     summary = summary_of(folder)
     assert summary["status"] == "interrupted"
@@ -53,19 +43,20 @@ def test_a_stopped_run_has_saved_its_state(
     assert str(folder.name) in said
 
 
-def test_a_folder_belongs_to_one_process_and_one_run(tmp_path: Path, lrexp: Lrexp) -> None:
+def test_a_folder_belongs_to_one_process_and_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     arguments = [*SMOKE, "hydra.run.dir=mine"]
     first = start(tmp_path, *arguments)
-    wait_for((tmp_path / "mine" / ".lock").exists)
-    second = lrexp(*arguments)
-    assert second.returncode == 2, second.stdout + second.stderr
-    assert "mine is in use by another lrexp process" in second.stderr
-    said = first.communicate(timeout=60)[0]
+    wait_for((tmp_path / "mine" / ".lock").exists, first)
+    assert main(arguments) == 2
+    assert "mine is in use by another lrexp process" in capsys.readouterr().err
+    said = first.communicate(timeout=HUNG_S)[0]
     assert first.returncode == 0, said
     folder = tmp_path / "mine"
     assert summary_of(folder)["status"] == "finished"
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    third = lrexp(*arguments)
-    assert third.returncode == 2
-    assert "already holds a run" in third.stderr
+    assert main(arguments) == 2
+    assert "already holds a run" in capsys.readouterr().err
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before

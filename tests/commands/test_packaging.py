@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from processes import HUNG_S
 
 pytest.importorskip("hatchling")
 
@@ -22,7 +23,7 @@ def run(*command: str, cwd: Path, **environment: str) -> str:
         env=kept | environment,
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=HUNG_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -80,6 +81,7 @@ def test_an_installed_copy_finds_its_conf_from_any_folder(installed: Path, tmp_p
     assert "name: adam\n" in shown
 
 
+@pytest.mark.slow
 def test_an_installed_copy_trains_through_its_command(installed: Path, tmp_path: Path) -> None:
     command = str(installed / "bin" / "lrexp")
     weights = "model.weights=bundled:simple_cnn_digits_0_4"

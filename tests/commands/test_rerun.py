@@ -20,14 +20,16 @@ import yaml
 from conftest import ROOT
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from processes import HUNG_S
 
-from lrexp.__main__ import hydra_of, main
-from lrexp.commands import rerun
+from lrexp.__main__ import main
 from lrexp.config.check import check
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader, without_hydra
 from lrexp.config.errors import ConfigError
 from lrexp.config.names import conf_folder
 from lrexp.config.recompose import SavedLoader
+from lrexp.runs.recheck import DIFFER, IDENTICAL, OTHER_CONFIG
+from lrexp.session.hydra import hydra_of
 
 GOLDEN = Path(__file__).parents[1] / "golden_run"
 SMOKE = ("experiment=smoke", "trainer.device=cpu")
@@ -78,12 +80,12 @@ def edit(file: Path, change: Callable[[Any], None]) -> None:
 
 def in_fresh_process(*arguments: str, cwd: Path, threads: str = "1") -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "lrexp.commands.rerun", *arguments],
+        [sys.executable, "-m", "lrexp", "rerun", *arguments],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HUNG_S,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
@@ -93,7 +95,7 @@ def test_a_run_is_identical_in_a_fresh_process_and_another_folder(
     smoke: Path, tmp_path: Path
 ) -> None:
     code, said = in_fresh_process(str(smoke), "--check", cwd=tmp_path, threads="2")
-    assert code == rerun.IDENTICAL, said
+    assert code == IDENTICAL, said
     assert "identical: 2 epochs, final weights: equal bit for bit" in said
     assert "code, packages and machine are as they were" in said  # threads too, as recorded
     (new,) = runs_in(tmp_path)
@@ -102,7 +104,7 @@ def test_a_run_is_identical_in_a_fresh_process_and_another_folder(
 
 
 def test_a_rerun_is_a_run_of_its_own_with_the_same_settings(run: Path) -> None:
-    assert rerun.main([str(run)]) == 0
+    assert main(["rerun", str(run)]) == 0
     (new,) = runs_in(run.parent)
     was, now = (yaml.safe_load((f / "config.yaml").read_text()) for f in (run, new))
     assert new.name.endswith(now["run_id"])
@@ -120,9 +122,9 @@ def test_points_of_a_grid_are_identical_when_run_alone(
     sweep = ["-m", *SMOKE, "optimizer.lr=0.05,0.02", "hydra.launcher.executor=serial"]
     assert main([*sweep, "hydra.sweep.dir=sweep"]) == 0
     (point,) = Path("sweep").glob("1_*")
-    assert rerun.main([str(point), "--check"]) == rerun.IDENTICAL
+    assert main(["rerun", str(point), "--check"]) == IDENTICAL
     assert "equal bit for bit" in capsys.readouterr().out
-    assert rerun.main(["sweep"]) == 2
+    assert main(["rerun", "sweep"]) == 2
     assert f"it is a sweep: give one of them: 0_optimizer.lr_0.05, {point.name}" in (
         capsys.readouterr().err
     )
@@ -137,7 +139,7 @@ def test_points_of_the_pool_are_identical_with_the_recorded_threads(
     assert done.returncode == 0, done.stderr
     (point,) = (tmp_path / "sweep").glob("0_*")
     code, said = in_fresh_process(str(point), "--check", cwd=tmp_path)
-    assert code == rerun.IDENTICAL, said
+    assert code == IDENTICAL, said
 
 
 def test_a_stacked_point_is_compared_within_the_stated_tolerance(
@@ -147,7 +149,7 @@ def test_a_stacked_point_is_compared_within_the_stated_tolerance(
     sweep = ["-m", *SMOKE, "optimizer.lr=0.05,0.02", "hydra.launcher.executor=stacked"]
     assert main([*sweep, "hydra.sweep.dir=sweep"]) == 0
     (point,) = Path("sweep").glob("0_*")
-    assert rerun.main([str(point), "--check"]) == rerun.IDENTICAL
+    assert main(["rerun", str(point), "--check"]) == IDENTICAL
     said = capsys.readouterr().out
     assert "trained stacked" in said
     assert "metrics 0.01, weights 0.001 of their norm" in said
@@ -155,7 +157,7 @@ def test_a_stacked_point_is_compared_within_the_stated_tolerance(
     last = torch.load(point / "checkpoints/last.pt", weights_only=True)
     last["model"]["conv.weight"][0] += 0.1
     torch.save(last, point / "checkpoints/last.pt")
-    assert rerun.main([str(point), "--check"]) == rerun.DIFFER
+    assert main(["rerun", str(point), "--check"]) == DIFFER
     assert "final weights differ by" in capsys.readouterr().out
 
 
@@ -166,7 +168,7 @@ def test_check_names_the_first_epoch_the_metric_and_the_likely_cause(
     rows[1]["val/loss"] += 0.25
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     edit(run / "environment.json", lambda facts: facts["packages"].update(torch="1.0"))
-    assert rerun.main([str(run), "--check"]) == rerun.DIFFER
+    assert main(["rerun", str(run), "--check"]) == DIFFER
     said = capsys.readouterr().out
     assert "same config, numbers differ, first in epoch 2" in said
     (line,) = [line for line in said.splitlines() if line.lstrip().startswith("val/loss ")]
@@ -178,29 +180,29 @@ def test_check_sees_one_changed_bit_of_the_weights(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(run / "summary.json", lambda summary: summary.pop("weights_hash"))  # of an older run
-    assert rerun.main([str(run), "--check"]) == rerun.IDENTICAL
+    assert main(["rerun", str(run), "--check"]) == IDENTICAL
     last = torch.load(run / "checkpoints/last.pt", weights_only=True)
     value = last["model"]["conv.bias"][0]
     last["model"]["conv.bias"][0] = torch.nextafter(value, torch.tensor(1.0))
     torch.save(last, run / "checkpoints/last.pt")
-    assert rerun.main([str(run), "--check"]) == rerun.DIFFER
+    assert main(["rerun", str(run), "--check"]) == DIFFER
     assert "final weights differ by" in capsys.readouterr().out
 
 
 def test_another_config_is_said_and_not_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert rerun.main([str(run), "optimizer.lr=0.1", "--check"]) == rerun.OTHER_CONFIG
+    assert main(["rerun", str(run), "optimizer.lr=0.1", "--check"]) == OTHER_CONFIG
     said = capsys.readouterr().out
     assert "config optimizer.lr: 0.05 → 0.1" in said
     assert "different config" in said
     edit(run / "config.yaml", lambda config: config["optimizer"].update(lr=0.1))
-    assert rerun.main([str(run), "--check"]) == rerun.OTHER_CONFIG
+    assert main(["rerun", str(run), "--check"]) == OTHER_CONFIG
     assert "edited after the run" in capsys.readouterr().out
     assert not (run.parent / "outputs").exists()
 
 
 def test_where_a_run_runs_is_no_other_config(run: Path) -> None:
     asked = ["trainer.threads=1", "data.workers=0", "data.in_memory=true", "name=elsewhere"]
-    assert rerun.main([str(run), *asked, "--check"]) == rerun.IDENTICAL
+    assert main(["rerun", str(run), *asked, "--check"]) == IDENTICAL
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +236,7 @@ def test_a_stopped_run_is_compared_as_far_as_it_came_and_no_further(
     edit(run / "summary.json", lambda summary: summary.update(status=status))
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "st')
-    assert rerun.main([str(run), "--check"]) == rerun.IDENTICAL
+    assert main(["rerun", str(run), "--check"]) == IDENTICAL
     said = capsys.readouterr().out
     word = "killed" if status == "running" else status  # nobody holds its lock
     assert f"rerun  copy ({word})" in said
@@ -247,7 +249,7 @@ def test_a_stopped_run_is_compared_as_far_as_it_came_and_no_further(
     last = torch.load(run / "checkpoints/last.pt", weights_only=True)
     last["model"]["conv.bias"][0] += 1e-3
     torch.save(last, run / "checkpoints/last.pt")
-    assert rerun.main([str(run), "--check"]) == rerun.DIFFER
+    assert main(["rerun", str(run), "--check"]) == DIFFER
     assert "weights of epoch 1 differ" in capsys.readouterr().out
 
 
@@ -260,7 +262,7 @@ def test_a_run_stopped_before_its_first_row_has_nothing_to_compare(
     monkeypatch.chdir(tmp_path)
     run = Path(shutil.copytree(stopped, "copy"))
     (run / "metrics.jsonl").write_text("")
-    assert rerun.main([str(run), "--check"]) == 2
+    assert main(["rerun", str(run), "--check"]) == 2
     assert "interrupted before its first epoch had ended" in capsys.readouterr().err
     assert not Path("outputs").exists()
 
@@ -269,18 +271,18 @@ def test_check_trains_anew_whatever_the_saved_config_goes_on_with(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(run / "config.yaml", lambda config: config["trainer"].update(resume="auto"))
-    assert rerun.main([str(run), "--check", f"hydra.run.dir={run}"]) == 2
+    assert main(["rerun", str(run), "--check", f"hydra.run.dir={run}"]) == 2
     assert "already holds a run" in capsys.readouterr().err
-    assert rerun.main([str(run), "--check", "trainer.resume=auto"]) == 2
+    assert main(["rerun", str(run), "--check", "trainer.resume=auto"]) == 2
     assert "--check trains anew" in capsys.readouterr().err
     again = ["--check", "hydra.run.dir=again"]
-    assert rerun.main([str(run), *again]) == rerun.IDENTICAL
-    assert rerun.main([str(run), *again]) == 2  # the numbers there may be of other code
+    assert main(["rerun", str(run), *again]) == IDENTICAL
+    assert main(["rerun", str(run), *again]) == 2  # the numbers there may be of other code
 
 
 def test_an_edited_seed_is_another_config(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(run / "config.yaml", lambda config: config.update(seed=5))
-    assert rerun.main([str(run), "--check"]) == rerun.OTHER_CONFIG
+    assert main(["rerun", str(run), "--check"]) == OTHER_CONFIG
     assert "edited after the run" in capsys.readouterr().out
 
 
@@ -288,11 +290,11 @@ def test_what_changed_when_a_run_went_on_is_a_likely_cause(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(run / "environment.json", lambda facts: facts["packages"].update(numpy="1.0"))
-    assert rerun.main([str(run), "--resume", "trainer.epochs=3", "optimizer.lr=0.01"]) == 0
+    assert main(["rerun", str(run), "--resume", "trainer.epochs=3", "optimizer.lr=0.01"]) == 0
     said = capsys.readouterr().out
     assert "change optimizer.lr: 0.05 → 0.01" in said
     assert "change packages.numpy: 1.0 → " in said
-    assert rerun.main([str(run), "--check"]) == rerun.DIFFER
+    assert main(["rerun", str(run), "--check"]) == DIFFER
     said = capsys.readouterr().out
     assert "cause  it went on after epoch 2 with optimizer.lr: 0.05 → 0.01" in said
     assert "cause  it went on after epoch 2 with packages.numpy: 1.0 → " in said
@@ -308,7 +310,7 @@ def test_a_run_goes_on_with_the_threads_that_it_had(
         monkeypatch.setenv(name, "2")
     torch.set_num_threads(2)
     try:
-        assert rerun.main([str(run), "--resume", "trainer.epochs=3"]) == 0
+        assert main(["rerun", str(run), "--resume", "trainer.epochs=3"]) == 0
         assert json.loads((run / "environment.json").read_text())["threads"] == 1
         assert "change threads" not in capsys.readouterr().out
     finally:
@@ -328,22 +330,18 @@ def test_a_run_goes_on_with_the_threads_that_it_had(
 def test_damaged_files_of_a_run_are_no_crash(
     run: Path, file: str, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lrexp.commands import compare
-
     (run / file).write_bytes(content)
-    assert compare.main([str(run), str(GOLDEN)]) in (0, 2)
+    assert main(["compare", str(run), str(GOLDEN)]) in (0, 2)
     assert "HYDRA_FULL_ERROR" not in capsys.readouterr().err
 
 
 def test_what_a_run_says_does_not_reach_the_terminal_as_commands(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lrexp.commands import compare
-
     edit(run / "summary.json", lambda summary: summary.update(status="\x1b[31mfine\x07"))
     edit(run / "environment.json", lambda facts: facts.update(os="\x1b]0;title\x07"))
-    assert compare.main([str(run), str(GOLDEN)]) == 0
-    assert rerun.main([str(run), "--check", "optimizer.lr=7"]) == rerun.OTHER_CONFIG
+    assert main(["compare", str(run), str(GOLDEN)]) == 0
+    assert main(["rerun", str(run), "--check", "optimizer.lr=7"]) == OTHER_CONFIG
     said = capsys.readouterr().out
     assert "fine" in said
     assert "\x1b" not in said
@@ -355,9 +353,9 @@ def test_a_lone_config_runs_and_cannot_be_checked(
 ) -> None:
     lone = run.parent / "mailed.yaml"
     shutil.copy(run / "config.yaml", lone)
-    assert rerun.main([str(lone), "--check"]) == 2
+    assert main(["rerun", str(lone), "--check"]) == 2
     assert "came without numbers" in capsys.readouterr().err
-    assert rerun.main([str(lone)]) == 0
+    assert main(["rerun", str(lone)]) == 0
     (new,) = runs_in(run.parent)
     assert [json.loads((f / "summary.json").read_text())["weights_hash"] for f in (run, new)] == [
         json.loads((run / "summary.json").read_text())["weights_hash"]
@@ -371,7 +369,7 @@ def test_an_artifact_is_checked_by_its_weights(
     artifact.mkdir()
     for name in ("config.yaml", "plan.csv", "checkpoints/best.pt"):
         shutil.copy(run / name, artifact)
-    assert rerun.main([str(artifact), "--check"]) == rerun.IDENTICAL
+    assert main(["rerun", str(artifact), "--check"]) == IDENTICAL
     assert "identical: best weights: equal bit for bit" in capsys.readouterr().out
 
 
@@ -456,7 +454,7 @@ WRONG = {
 def test_overrides_are_as_strict_as_on_the_command_line(
     override: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert rerun.main([str(run), override]) == 2
+    assert main(["rerun", str(run), override]) == 2
     said = capsys.readouterr().err
     assert WRONG[override] in said
     assert "Traceback" not in said
@@ -475,7 +473,7 @@ def test_a_saved_value_that_would_end_the_program_is_refused(
 ) -> None:
     section, key, value = re.split(r"[.=]", setting, maxsplit=2)
     edit(run / "config.yaml", lambda c: c[section].update({key: yaml.safe_load(value)}))
-    assert rerun.main([str(run)]) == 2
+    assert main(["rerun", str(run)]) == 2
     assert said in capsys.readouterr().err
     assert not (run.parent / "outputs").exists()
 
@@ -497,7 +495,7 @@ def test_a_saved_config_is_held_to_the_schema_and_its_file_named(
 ) -> None:
     change, expected = BROKEN[name]
     edit(run / "config.yaml", change)
-    assert rerun.main([str(run)]) == 2
+    assert main(["rerun", str(run)]) == 2
     said = capsys.readouterr().err
     assert expected in said
     assert "config.yaml" in said
@@ -516,19 +514,19 @@ def test_a_saved_config_is_held_to_the_schema_and_its_file_named(
         (["copy", "-m", "--check", "seed=1,2"], "exclude each other"),
         (["copy", "--changed-data"], "goes with --resume"),
         (["copy", "--nonsense"], "--nonsense"),
-        ([], "python -m lrexp.commands.rerun --help"),
+        ([], "lrexp rerun --help"),
     ],
 )
 def test_wrong_command_lines_say_what_is_wrong(
     arguments: list[str], expected: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert rerun.main(arguments) == 2
+    assert main(["rerun", *arguments]) == 2
     assert expected in capsys.readouterr().err
 
 
 def test_a_grid_around_a_saved_run(run: Path) -> None:
     asked = ["-m", "seed=0,1", "lr_policy=freeze_backbone", "trainer.epochs=1"]
-    assert rerun.main([str(run), *asked, "hydra.sweep.dir=sweep"]) == 0
+    assert main(["rerun", str(run), *asked, "hydra.sweep.dir=sweep"]) == 0
     points = [yaml.safe_load(f.read_text()) for f in sorted(Path("sweep").glob("*/config.yaml"))]
     assert [(p["seed"], p["lr_policy"]["name"]) for p in points] == [
         (0, "freeze_backbone"),
@@ -541,8 +539,8 @@ def test_a_grid_around_a_saved_run(run: Path) -> None:
 def test_a_grid_refuses_to_go_on_as_a_single_run_does(
     asked: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for command, of_what in ((main, SMOKE), (rerun.main, [str(run)])):
-        assert command([*of_what, "-m", "seed=0,1", asked, "hydra.sweep.dir=sweep"]) == 2
+    for of_what in (SMOKE, ["rerun", str(run)]):
+        assert main([*of_what, "-m", "seed=0,1", asked, "hydra.sweep.dir=sweep"]) == 2
         assert "hydra.launcher.resume=SWEEP" in capsys.readouterr().err
         assert not Path("sweep").exists()
 
@@ -550,12 +548,12 @@ def test_a_grid_refuses_to_go_on_as_a_single_run_does(
 def test_a_grid_is_made_around_a_run_that_went_on_by_itself(run: Path) -> None:
     edit(run / "config.yaml", lambda config: config["trainer"].update(resume="auto"))
     asked = ["-m", "seed=0", "trainer.epochs=1", "hydra.sweep.dir=sweep"]
-    assert rerun.main([str(run), *asked]) == 0
+    assert main(["rerun", str(run), *asked]) == 0
 
 
 def test_a_stopped_run_is_resumed_in_its_folder(run: Path) -> None:
     before = (run / "metrics.jsonl").read_text()
-    assert rerun.main([str(run), "--resume", "trainer.epochs=3"]) == 0
+    assert main(["rerun", str(run), "--resume", "trainer.epochs=3"]) == 0
     after = (run / "metrics.jsonl").read_text()
     assert after.startswith(before)
     assert [json.loads(line)["epoch"] for line in after.splitlines()] == [1, 2, 3]
@@ -563,7 +561,7 @@ def test_a_stopped_run_is_resumed_in_its_folder(run: Path) -> None:
 
 
 def test_resume_refuses_another_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert rerun.main([str(run), "--resume", "hydra.run.dir=other"]) == 2
+    assert main(["rerun", str(run), "--resume", "hydra.run.dir=other"]) == 2
     assert "goes on in its own folder" in capsys.readouterr().err
 
 
@@ -571,7 +569,7 @@ def test_the_golden_run_is_reproduced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert rerun.main([str(GOLDEN), "--check"]) in (rerun.IDENTICAL, rerun.DIFFER)
+    assert main(["rerun", str(GOLDEN), "--check"]) in (IDENTICAL, DIFFER)
     (new,) = runs_in(tmp_path)
     was, now = ((f / "metrics.jsonl").read_text().splitlines() for f in (GOLDEN, new))
     assert len(was) == len(now) == 2
@@ -591,7 +589,7 @@ def test_downloads_go_nowhere_that_only_a_saved_config_names(
 ) -> None:
     config = resolved(CheckedLoader(), "data=mnist", f"data.root={run.parent}/planted")
     (run / "config.yaml").write_text(OmegaConf.to_yaml(config))
-    assert rerun.main([str(run)]) == 2
+    assert main(["rerun", str(run)]) == 2
     assert "may not choose where to download" in capsys.readouterr().err
     assert not (run.parent / "planted").exists()
 

@@ -15,11 +15,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from lrexp.__main__ import continue_run, main
+from lrexp.__main__ import main
 from lrexp.build.experiment import build
+from lrexp.commands.answer import answer, ended
 from lrexp.config.errors import Terminated, UserError
 from lrexp.folder.checkpoint import load_checkpoint, load_last, save_checkpoint
 from lrexp.judge.epoch import Row
+from lrexp.session.single import continue_run
 from lrexp.train.loop import Trainer
 from lrexp.train.measure import RunningTrain, StepStats, correct_images
 from lrexp.train.signals import signals_stop, whole
@@ -405,7 +407,7 @@ def test_the_same_command_goes_on_and_then_has_nothing_to_do(
     said = capsys.readouterr().out
     assert code == 143
     assert summary_of(folder)["status"] == "interrupted"
-    assert f"resume python -m lrexp.commands.rerun {folder} --resume" in said
+    assert f"resume lrexp rerun {folder} --resume" in said
     before = summary_of(folder)["run_id"]
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "step": 10}\n{"epoch": 3, "st')  # beyond the state, and torn
@@ -538,7 +540,7 @@ def resumed(folder: Path, *overrides: str, **named: bool) -> int:
             if value == "null"
             else __import__("yaml").safe_load(value),
         )
-    return continue_run(folder, config, list(overrides), **named)
+    return answer(lambda: ended(continue_run(folder, config, list(overrides), **named)))
 
 
 def test_a_finished_run_goes_on_when_there_is_something_to_train(
@@ -585,10 +587,10 @@ def test_a_changed_rate_and_policy_are_shown_and_taken(
 
 
 def test_a_folder_without_a_run_cannot_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
-    assert continue_run(tmp_path, OmegaConf.create({}), []) == 2
-    assert "holds no run" in capsys.readouterr().err
+    with pytest.raises(UserError, match="holds no run"):
+        continue_run(tmp_path, OmegaConf.create({}), [])
 
 
 def test_checkpoint_settings_do_not_change_a_configs_id(compose: Any) -> None:

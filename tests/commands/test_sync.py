@@ -12,12 +12,15 @@ import time
 from pathlib import Path
 
 import pytest
+from command_lines import main_in
 from conftest import ROOT
+from processes import HUNG_S, wait_for
 from wandb_log import read_run
 from wandb_stub import WandbStub
 
-from lrexp.commands.sync import main, unsynced
+from lrexp.__main__ import main
 from lrexp.record.wandb.file import artifact_files, last_epoch, synced, unsent, uploading
+from lrexp.record.wandb.upload import unsynced
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +28,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with one run that was recorded offline, checkpoint and all."""
     folder = tmp_path_factory.mktemp("sync") / "home of alice"
     folder.mkdir()
-    offline = {"WANDB_ERROR_REPORTING": "false", "NETRC": os.devnull, "WANDB_MODE": "offline"}
-    done = subprocess.run(
-        [sys.executable, "-m", "lrexp", "experiment=smoke", "logger=wandb", "run_id=syncrun0"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder), **offline},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    line = ("experiment=smoke", "logger=wandb", "run_id=syncrun0")
+    assert main_in(folder, *line, HOME=str(folder), WANDB_MODE="offline") == 0
     read_run((folder / "outputs" / "latest").resolve())  # its writer is through
     return folder
 
@@ -56,13 +50,13 @@ def the_file(work: Path) -> Path:
 
 def command(work: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "lrexp.commands.sync", *arguments],
+        [sys.executable, "-m", "lrexp", "sync", *arguments],
         cwd=work,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=HUNG_S,
         check=False,
     )
 
@@ -85,27 +79,27 @@ def test_a_torn_file_is_read_up_to_the_tear(work: Path) -> None:
 
 
 def test_nothing_to_upload_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path)]) == 0
+    assert main(["sync", str(tmp_path)]) == 0
     assert "nothing to upload" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["no/such/folder"]) == 2
+    assert main(["sync", "no/such/folder"]) == 2
     assert "no/such/folder" in capsys.readouterr().err
 
 
 def test_without_login_nothing_is_begun(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
+    assert main(["sync"]) == 2
     assert "wandb login" in capsys.readouterr().err
     assert not uploading(the_file(work)).exists()
 
 
 def test_a_dry_run_lists_and_sends_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--dry-run"]) == 0
+    assert main(["sync", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "would upload outputs/smoke/" in said
     assert said.endswith("1 to upload, 0 would be left; nothing was sent\n")
-    assert main(["--dry-run", "latest"]) == 0
+    assert main(["sync", "--dry-run", "latest"]) == 0
     assert capsys.readouterr().out == said
     assert not uploading(the_file(work)).exists()
 
@@ -119,7 +113,7 @@ def test_a_missing_or_changed_artifact_file_is_named(
         checkpoint.unlink()
     else:
         checkpoint.write_bytes(b"another")
-    assert main([]) == 1
+    assert main(["sync"]) == 1
     said = capsys.readouterr().out
     assert harm in said
     assert "best.pt" in said
@@ -130,7 +124,7 @@ def test_a_partly_uploaded_run_is_not_sent_twice(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uploading(the_file(work)).touch()
-    assert main([]) == 1
+    assert main(["sync"]) == 1
     said = capsys.readouterr().out
     assert "broke off" in said
     assert "--again" in said
@@ -143,7 +137,7 @@ def test_a_run_that_is_still_written_is_left(
 
     claim = Claim(the_file(work).parents[2], resumed=True)
     try:
-        assert main([]) == 1
+        assert main(["sync"]) == 1
         assert "still being written" in capsys.readouterr().out
     finally:
         claim.release()
@@ -191,20 +185,18 @@ def test_an_upload_that_breaks_off_is_not_begun_again_unasked(work: Path) -> Non
     with WandbStub() as server:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **server.environment}
         first = subprocess.Popen(
-            [sys.executable, "-m", "lrexp.commands.sync"],
+            [sys.executable, "-m", "lrexp", "sync"],
             cwd=work,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        give_up = time.monotonic() + 30
-        while not uploading(the_file(work)).exists() and time.monotonic() < give_up:
-            time.sleep(0.05)
+        wait_for(uploading(the_file(work)).exists, first)
         server.down = True
         time.sleep(2)
         first.send_signal(signal.SIGINT)
-        assert first.wait(60) == 130
+        assert first.wait(HUNG_S) == 130
         server.down = False
         refused = command(work, **server.environment)
         assert refused.returncode == 1

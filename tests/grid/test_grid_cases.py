@@ -151,16 +151,14 @@ def test_the_users_own_folder_comes_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_shipped_cases_compose_and_build(file: Path, points: Callable[..., Any]) -> None:
-    found = points(f"cases={file.stem}", "seed=0,1", equal=True)
+    found = points(f"cases={file.stem}", equal=True)
     assert len(found) >= 10
     assert [point.same_as for point in found] == [None] * len(found)
     assert {point.case for point in found} == set(read_cases(file.stem, [conf_folder()]).axes)
     assert f"#   python -m lrexp -m cases={file.stem}" in file.read_text()
-
-
-def test_the_policies_case_has_every_policy(points: Callable[..., Any]) -> None:
-    options = {file.stem for file in (conf_folder() / "lr_policy").glob("*.yaml")}
-    assert {point.settings["lr_policy.name"] for point in points("cases=policies")} == options
+    if file.stem == "policies":
+        options = {file.stem for file in (conf_folder() / "lr_policy").glob("*.yaml")}
+        assert {point.settings["lr_policy.name"] for point in found} == options
 
 
 def test_a_mistake_in_a_case_names_file_case_and_key(

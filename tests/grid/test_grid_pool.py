@@ -12,7 +12,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from command_lines import assert_same_run, rows_but_times, run, start, summary_of, wait_for
+from command_lines import assert_same_run, rows_but_times, run, start, summary_of
+from processes import HUNG_S, wait_for
 
 from lrexp.config.errors import ConfigError
 from lrexp.grid.points.point import Point
@@ -66,9 +67,9 @@ def test_a_killed_worker_fails_its_own_point_alone(tmp_path: Path, retries: int,
     grid = ["-m", *SMOKE, "seed=0,1,2", "trainer.epochs=60", f"hydra.launcher.retries={retries}"]
     sweep = start(tmp_path, *grid, *POOL, "hydra.sweep.dir=sweep")
     point = tmp_path / "sweep" / "1_seed_1"
-    wait_for((point / "checkpoints" / "last.pt").exists)
+    wait_for((point / "checkpoints" / "last.pt").exists, sweep)
     os.kill(wait_for(lambda: worker_of(point)), sent)
-    said = sweep.communicate(timeout=90)[0]
+    said = sweep.communicate(timeout=HUNG_S)[0]
     assert sweep.returncode == 1 - retries, said
     statuses = [summary_of(f)["status"] for f in sorted((tmp_path / "sweep").glob("?_seed_?"))]
     assert statuses == ["finished", "finished" if retries else "failed", "finished"]
@@ -94,14 +95,14 @@ def test_a_stopped_sweep_saves_what_runs_and_is_finished_later(
     grid = ["-m", *SMOKE, "seed=0,1,2", "trainer.epochs=60", *launcher]
     sweep = start(tmp_path, *grid, "hydra.sweep.dir=stopped")
     folder = tmp_path / "stopped"
-    wait_for((folder / "1_seed_1" / "checkpoints" / "last.pt").exists)
+    wait_for((folder / "1_seed_1" / "checkpoints" / "last.pt").exists, sweep)
     sweep.send_signal(sent)
-    said = sweep.communicate(timeout=60)[0]
+    said = sweep.communicate(timeout=HUNG_S)[0]
     assert sweep.returncode == (143 if sent == signal.SIGTERM else -9), said
     # Workers of a killed program save what they run before they end, too.
     alone = executor == "stacked" and sent == signal.SIGKILL
     saved = "running" if alone else "interrupted"
-    wait_for(lambda: summary_of(folder / "1_seed_1")["status"] == saved, 20)
+    wait_for(lambda: summary_of(folder / "1_seed_1")["status"] == saved)
     returned, said = run(tmp_path, "-m", "hydra.launcher.resume=stopped", *launcher)
     assert returned == 0, said
     found = sorted(folder.glob("?_seed_?"))

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from grid_points import composing
 
-from lrexp.config.compose import CONFIG_NAME, CheckedLoader
+from lrexp.config.compose import CheckedLoader
 from lrexp.config.errors import UserError
 from lrexp.grid.points.point import POINTS, Point, points_text, read_points
 from lrexp.grid.points.resume import numbered_as, set_aside
-from lrexp.grid.sweep import read_request
+from lrexp.session.request import read_request
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_points_that_a_changed_grid_dropped_are_not_missed_again(
 
 def request(*overrides: str) -> Any:
     loader = CheckedLoader()
-    return read_request(loader, CONFIG_NAME, overrides, loader.folders)
+    return read_request(loader, overrides)
 
 
 def test_a_sweep_goes_on_with_its_executor_unless_another_is_asked_for(

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from report_runs import row, write_run
 
-from lrexp.report.html.charts import Series, heat_map, xy_chart
+from lrexp.report.figure import Axis, Chart, HeatMap, Series
+from lrexp.report.html.charts import drawn
 from lrexp.report.html.page import Column, Html, Section, join, page, table
 from lrexp.report.run.page import write_run_report
 
@@ -178,8 +179,8 @@ def test_dots_name_themselves_and_open_their_report(opened: Any, tmp_path: Path)
                links=["other.html", "other.html"]),
         Series("p", [0.1, 1.0], [1, 2]),
     ]  # fmt: skip
-    figure = xy_chart("Dots", series, x_log=True, hover="nearest", x_label="lr", y_label="loss")
-    cells = heat_map("Cells", ["r"], ["a", "b"], [[1.0, None]], numbers=True)
+    figure = drawn(Chart("Dots", series, Axis("lr", log=True), Axis("loss"), hover="nearest"))
+    cells = drawn(HeatMap("Cells", ["r"], ["a", "b"], [[1.0, None]], numbers=True))
     file = tmp_path / "page.html"
     file.write_text(page("t", Html(), [Section("Dots", join(figure, cells))], "run"))
     shown = opened(file)

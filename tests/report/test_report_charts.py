@@ -7,7 +7,8 @@ import math
 import re
 from typing import Any
 
-from lrexp.report.html.charts import Bar, Mark, Series, bar_chart, heat_map, xy_chart
+from lrexp.report.figure import Chart, HeatMap, Mark, Series
+from lrexp.report.html.charts import Bar, bar_chart, drawn
 
 
 def spec_of(chart: str) -> dict[str, Any]:
@@ -16,13 +17,13 @@ def spec_of(chart: str) -> dict[str, Any]:
 
 
 def test_what_is_not_finite_is_a_gap() -> None:
-    spec = spec_of(xy_chart("t", [Series("a", [1, 2, 3], [1.0, math.inf, math.nan])]))
+    spec = spec_of(drawn(Chart("t", [Series("a", [1, 2, 3], [1.0, math.inf, math.nan])])))
     assert spec["series"][0]["y"] == [1, None, None]
 
 
 def test_long_lines_are_thinned_and_keep_both_ends() -> None:
     x = list(range(100_000))
-    spec = spec_of(xy_chart("t", [Series("a", x, [2.0 * v for v in x], low=x, high=x)]))
+    spec = spec_of(drawn(Chart("t", [Series("a", x, [2.0 * v for v in x], low=x, high=x)])))
     (xs,), (one,) = spec["xs"], spec["series"]
     assert (xs[0], xs[-1]) == (0, 99_999)
     assert len(xs) == len(one["y"]) == len(one["low"]) == len(one["high"]) <= 1000
@@ -31,18 +32,18 @@ def test_long_lines_are_thinned_and_keep_both_ends() -> None:
 
 def test_dots_are_never_thinned() -> None:
     x = list(range(1500))
-    assert len(spec_of(xy_chart("t", [Series("a", x, x, kind="dots")]))["xs"][0]) == 1500
+    assert len(spec_of(drawn(Chart("t", [Series("a", x, x, kind="dots")])))["xs"][0]) == 1500
 
 
 def test_series_over_the_same_x_share_it() -> None:
-    spec = spec_of(xy_chart("t", [Series("a", [1, 2], [1, 2]), Series("b", [1, 2], [3, 4])]))
+    spec = spec_of(drawn(Chart("t", [Series("a", [1, 2], [1, 2]), Series("b", [1, 2], [3, 4])])))
     assert len(spec["xs"]) == 1
 
 
 def test_names_have_styles_of_their_own_and_dots_those_of_their_line() -> None:
     series = [Series(f"policy {i}", [1], [1], kind="dots") for i in range(12)]
     series += [Series(f"policy {i}", [1, 2], [1, 2]) for i in range(12)]
-    made = spec_of(xy_chart("t", series))["series"]
+    made = spec_of(drawn(Chart("t", series)))["series"]
     styles = [(one["colour"], one["dash"], one["marker"]) for one in made]
     assert styles[:12] == styles[12:]
     assert len({(colour, dash) for colour, dash, _ in styles}) == 12
@@ -51,14 +52,14 @@ def test_names_have_styles_of_their_own_and_dots_those_of_their_line() -> None:
 
 def test_names_cannot_break_out_of_the_data() -> None:
     evil = "</script><script>alert(1)</script>"
-    chart = xy_chart(evil, [Series(evil, [1], [1], labels=[evil])], marks=[Mark(1, evil)])
+    chart = drawn(Chart(evil, [Series(evil, [1], [1], labels=[evil])], marks=[Mark(1, evil)]))
     assert chart.count("</script>") == 1
     assert spec_of(chart)["series"][0]["labels"] == [evil]
 
 
 def test_a_heat_map_of_many_epochs_and_groups_stays_small() -> None:
     epochs, groups = list(range(1, 5001)), [f"g{i}" for i in range(300)]
-    chart = heat_map("t", groups, epochs, [[0.1234567] * 5000] * 300, cursor="epoch")
+    chart = drawn(HeatMap("t", groups, epochs, [[0.1234567] * 5000] * 300, cursor="epoch"))
     spec = spec_of(chart)
     assert spec["columns"][0] == 1
     assert spec["columns"][-1] == 5000

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from report_runs import row, write_run
 
+from lrexp.report.figure import COLOURS, HEAT
 from lrexp.report.html.page import package_text
-from lrexp.report.run.figures import COLOURS, DPI, WIDTH, write_run_figures
+from lrexp.report.plots import COLUMN, DPI
+from lrexp.report.run.figures import write_run_plots
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = ["accuracy", "confusion", "drift", "gap", "loss", "rates", "update_ratio"]
@@ -18,17 +20,17 @@ NAMES = ["accuracy", "confusion", "drift", "gap", "loss", "rates", "update_ratio
 def test_the_main_figures_are_drawn_twice(tmp_path: Path) -> None:
     from PIL import Image
 
-    written = write_run_figures(write_run(tmp_path / "run"))
+    written = write_run_plots(write_run(tmp_path / "run"))
     assert sorted(file.name for file in written) == sorted(
         f"{name}.{kind}" for name in NAMES for kind in ("png", "svg")
     )
     picture = Image.open(tmp_path / "run" / "plots" / "loss.png")
-    assert picture.size[0] == WIDTH * DPI
+    assert picture.size[0] == COLUMN * DPI
     assert picture.convert("L").getextrema()[0] < 100, "something was drawn"
 
 
 def test_words_of_an_svg_stay_words(tmp_path: Path) -> None:
-    write_run_figures(write_run(tmp_path / "run"))
+    write_run_plots(write_run(tmp_path / "run"))
     root = ET.parse(tmp_path / "run" / "plots" / "loss.svg").getroot()
     words = {"".join(text.itertext()).strip() for text in root.iter(f"{SVG}text")}
     assert {"epoch", "loss", "val", "train-eval", "gap"} <= words
@@ -36,17 +38,19 @@ def test_words_of_an_svg_stay_words(tmp_path: Path) -> None:
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
-    first = [file.read_bytes() for file in write_run_figures(folder)]
-    assert [file.read_bytes() for file in write_run_figures(folder)] == first
+    first = [file.read_bytes() for file in write_run_plots(folder)]
+    assert [file.read_bytes() for file in write_run_plots(folder)] == first
 
 
 def test_paper_and_page_share_their_colours() -> None:
-    assert all(f"--c{i}: {c};" in package_text("report.css") for i, c in enumerate(COLOURS))
+    style = package_text("report.css")
+    assert all(f"--c{i}: {c};" in style for i, c in enumerate(COLOURS))
+    assert all(f"--heat{i}: {c};" in style for i, c in enumerate(HEAT))
 
 
 def test_a_diverged_run_is_drawn_as_far_as_it_went(tmp_path: Path) -> None:
     rows = [row(1), row(2), row(3, **{"val/loss": "NaN", "gap/loss": "NaN", "grad_norm": "NaN"})]
-    written = write_run_figures(write_run(tmp_path / "run", status="diverged", rows=rows))
+    written = write_run_plots(write_run(tmp_path / "run", status="diverged", rows=rows))
     assert {file.stem for file in written} == set(NAMES)
 
 
@@ -58,9 +62,9 @@ LOST = {"metrics.jsonl": set(NAMES) - {"confusion", "rates"}, "plan.csv": set[st
 def test_what_cannot_be_drawn_is_left_out(tmp_path: Path, damaged: str) -> None:
     folder = write_run(tmp_path / "run")
     (folder / damaged).write_text("nonsense\n")
-    assert {file.stem for file in write_run_figures(folder)} == set(NAMES) - LOST[damaged]
+    assert {file.stem for file in write_run_plots(folder)} == set(NAMES) - LOST[damaged]
 
 
 def test_an_empty_folder_gives_no_figure(tmp_path: Path) -> None:
-    assert write_run_figures(tmp_path) == []
+    assert write_run_plots(tmp_path) == []
     assert not (tmp_path / "plots").exists()

@@ -18,10 +18,10 @@ from conftest import ROOT
 from report_runs import row, write_run
 
 from lrexp.report.html.pixels import png
-from lrexp.report.run.defaults import changes, flat
+from lrexp.report.run.defaults import changes
 from lrexp.report.run.page import run_page, write_run_report
 from lrexp.report.run.words import headline, key_figures
-from lrexp.runs.run import read_choices, read_rows, read_run
+from lrexp.runs.run import flat, read_choices, read_rows, read_run
 
 HEAVY = ("torch", "hydra", "wandb", "datasets", "matplotlib", "torchvision")
 
@@ -394,8 +394,8 @@ def test_choices_are_compared_with_the_default_ones(tmp_path: Path) -> None:
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     code = (
-        "import sys, runpy\nsys.argv[0] = 'lrexp.report'\n"
-        "try:\n    runpy.run_module('lrexp.report', run_name='__main__')\n"
+        "import sys\nfrom lrexp.__main__ import command\n"
+        "sys.argv[1:1] = ['report']\ntry:\n    command()\n"
         f"finally:\n    print('IMPORTED', *sorted(set({HEAVY!r}) & set(sys.modules)))\n"
     )
     return subprocess.run(

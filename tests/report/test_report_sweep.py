@@ -18,10 +18,10 @@ from lrexp.grid.points.point import read_points, read_summary
 from lrexp.judge.ranking import (
     compared_by,
     configurations,
+    cross_tables,
     difference,
     groups,
     has_rate_axis,
-    heat_maps,
     limits,
     lines,
     numeric_axes,
@@ -393,7 +393,7 @@ def test_a_heat_map_holds_the_mean_at_every_pair(tmp_path: Path) -> None:
 
     sweep = read_sweep(write_sweep(tmp_path, axes, result))
     assert numeric_axes(sweep) == ["optimizer.lr", "optimizer.weight_decay"]
-    maps = {one.group: one for one in heat_maps(sweep, configurations(sweep))}
+    maps = {one.group: one for one in cross_tables(sweep, configurations(sweep))}
     one = maps["false"]
     assert (one.xs, one.ys, one.several) == ((0.1, 1.0), (0.0, 0.1), False)
     means = [[cell.worth.mean for cell in row if cell] for row in one.cells]
@@ -405,7 +405,7 @@ def test_a_cell_of_a_heat_map_is_the_best_of_those_that_share_it(tmp_path: Path)
             "scheduler": ("constant", "cosine")}  # fmt: skip
     worse = {"constant": 0.0, "cosine": 1.0}
     sweep = read_sweep(write_sweep(tmp_path, axes, lambda c: outcome(1 + worse[c["scheduler"]])))
-    maps = heat_maps(sweep, configurations(sweep))
+    maps = cross_tables(sweep, configurations(sweep))
     assert [one.group for one in maps] == ["a", "b"]
     cells = [cell for row in maps[0].cells for cell in row if cell]
     assert maps[0].several
@@ -416,7 +416,7 @@ def test_a_cell_of_a_heat_map_is_the_best_of_those_that_share_it(tmp_path: Path)
 
 def test_there_is_no_heat_map_without_two_numbers(folder: Path) -> None:
     sweep = read_sweep(folder)
-    assert heat_maps(sweep, configurations(sweep)) == []
+    assert cross_tables(sweep, configurations(sweep)) == []
 
 
 @given(

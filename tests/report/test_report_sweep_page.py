@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from synthetic_sweep import large_sweep, outcome, went_wrong, write_sweep
 
-from lrexp.commands.report import main
+from lrexp.__main__ import main
 from lrexp.judge.ranking import configurations
+from lrexp.report.sweep.figures import write_sweep_plots
 from lrexp.report.sweep.page import write_sweep_report
-from lrexp.report.sweep.plots import write_sweep_plots
 from lrexp.report.sweep.words import headline
 from lrexp.runs.sweep import read_sweep
 
@@ -229,7 +229,7 @@ def test_fifty_points_cost_a_sweep_less_than_half_a_second(tmp_path: Path) -> No
 def test_a_report_needs_neither_torch_nor_hydra(folder: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from lrexp.report.sweep.page import *\n"
-        "from lrexp.report.sweep.plots import *\n"
+        "from lrexp.report.sweep.figures import *\n"
         f"write_sweep_report(Path({str(folder)!r})); write_sweep_plots(Path({str(folder)!r}))\n"
         "print(*{'torch', 'hydra', 'wandb', 'datasets', 'pandas'} & set(sys.modules))"
     )
@@ -277,13 +277,13 @@ def test_the_command_rebuilds_report_and_figures(
     if kept == "multirun.yaml":  # of a sweeper that chose its points as it went
         (folder / "points.json").unlink()
         (folder / kept).write_text("hydra: {overrides: {task: [a=1]}}")
-    assert main([str(folder)]) == 0
+    assert main(["report", str(folder)]) == 0
     assert "report.html, " in capsys.readouterr().out
     assert (folder / "report.html").is_file()
     assert (folder / "plots" / "curves.svg").is_file()
     assert 'href="plots"' in (folder / "report.html").read_text()
     shutil.rmtree(folder / "plots")
-    assert main([str(folder), "--no-plots"]) == 0
+    assert main(["report", str(folder), "--no-plots"]) == 0
     assert not (folder / "plots").exists()
 
 

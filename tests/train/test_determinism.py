@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pictures import dataset, pictures
 
+from lrexp.__main__ import main
 from lrexp.build.data import Datasets
 from lrexp.build.experiment import DETERMINISM_COST, build
 from lrexp.config.errors import in_words
@@ -203,19 +204,25 @@ class Net(torch.nn.Module):
 """
 
 
-def test_an_operation_without_a_deterministic_form_is_named(lrexp: Any, tmp_path: Path) -> None:
+def test_an_operation_without_a_deterministic_form_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "mynet.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LREXP_ALLOW_TARGETS", "mynet")
+    monkeypatch.delitem(sys.modules, "mynet", raising=False)
     line = [*SHORT, "model=custom", "model.target=mynet.Net", "hydra.run.dir=${trainer.max_steps}"]
-    setting = {"LREXP_ALLOW_TARGETS": "mynet", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-    assert lrexp(*line, "trainer.max_steps=1", **setting).returncode == 0
-    done = lrexp(*line, "trainer.max_steps=2", "trainer.deterministic=true", **setting)
-    assert done.returncode == 1
-    assert "error: trainer.deterministic=true: max_unpooling2d" in done.stderr
-    assert "no deterministic form" in done.stderr
-    assert "trainer.deterministic=false" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert main([*line, "trainer.max_steps=1"]) == 0
+    capsys.readouterr()
+    assert main([*line, "trainer.max_steps=2", "trainer.deterministic=true"]) == 1
+    said = capsys.readouterr()
+    assert "error: trainer.deterministic=true: max_unpooling2d" in said.err
+    assert "no deterministic form" in said.err
+    assert "trainer.deterministic=false" in said.err
+    assert "Traceback" not in said.err
     assert "no deterministic form" in (tmp_path / "2" / "summary.json").read_text()
-    assert "deterministic algorithms alone" in done.stdout
+    assert "deterministic algorithms alone" in said.out
 
 
 def test_other_errors_keep_their_words() -> None:

@@ -31,7 +31,6 @@ from lrexp.train.measure import (
     StepStats,
     correct_images,
     evaluate,
-    evaluate_batches,
     evaluate_split,
     logits_of,
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lrexp.config.errors import ConfigError
 from lrexp.config.limits import check_regex
+from lrexp.config.names import BEST, CHECKPOINTS
 from lrexp.config.schema.model import BUNDLED, CustomModel, LibraryModel, Model
 from lrexp.config.targets import check_target
 
@@ -27,8 +28,8 @@ def weights_source(weights: str) -> str:
     path = Path(weights).expanduser()
     if weights == "latest" and not path.exists():
         path = Path("outputs/latest").resolve()
-    if path.is_dir() and not (path / "checkpoints" / "best.pt").is_file():
-        points = sorted(str(p.parent.parent) for p in path.glob("*/checkpoints/best.pt"))
+    if path.is_dir() and not (path / CHECKPOINTS / BEST).is_file():
+        points = sorted(str(p.parent.parent) for p in path.glob(f"*/{CHECKPOINTS}/{BEST}"))
         hint = "a plan has none, nor a run that diverged in its first epoch; give another run"
         hint = f"give one of its runs: {', '.join(points[:8])}" if points else hint
         problem = f"{path} has no checkpoints/best.pt"

@@ -6,7 +6,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from typing import Any
 from omegaconf import Container, DictConfig, OmegaConf, flag_override
 
 from lrexp.config.errors import ConfigError, UserError
-from lrexp.folder.layout import SUMMARY
+from lrexp.folder.layout import POINTS
 from lrexp.grid.settings import OF_LAUNCHER
 from lrexp.judge.words import in_short
+from lrexp.runs import run as run_folder
+from lrexp.runs.run import flat
+from lrexp.runs.sweep import read_grid, swept_keys
 
-POINTS = "points.json"
 NEVER_STARTED = "missing"
 
 
@@ -59,19 +61,14 @@ def make_point(num: int, overrides: Sequence[str], composed: DictConfig, case: s
         composed.hydra.job.num = composed.hydra.job.id = num
     ours = "run_id" in composed
     keys = [key for key in composed if key not in ("hydra", "run_id")] if ours else []
-    settings = flat({str(key): composed[key] for key in keys})
+    settings = flat({str(key): _plain(composed[key]) for key in keys})
     folder = str(composed.hydra.sweep.subdir)
     return Point(num, list(overrides), settings, folder, pickle.dumps(composed), case)
 
 
-def flat(section: Any, prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key; lists are values."""
-    if isinstance(section, Container):
-        section = OmegaConf.to_container(section, resolve=True)
-    if not isinstance(section, Mapping) or (not section and prefix):
-        return {prefix: section}
-    pairs = [(f"{prefix}.{key}" if prefix else str(key), inner) for key, inner in section.items()]
-    return {key: value for at, inner in pairs for key, value in flat(inner, at).items()}
+def _plain(value: Any) -> Any:
+    """A setting or a section, resolved."""
+    return OmegaConf.to_container(value, resolve=True) if isinstance(value, Container) else value
 
 
 def refuse_shared_folders(points: Sequence[Point]) -> None:
@@ -88,9 +85,7 @@ def refuse_shared_folders(points: Sequence[Point]) -> None:
 
 def varied(points: Sequence[Point]) -> list[str]:
     """The keys that were swept: those whose override differs between points."""
-    chosen = [point.chosen for point in points]
-    keys = dict.fromkeys(key for one in chosen for key in one)
-    return [key for key in keys if len({one.get(key) for one in chosen}) > 1]
+    return swept_keys(points)
 
 
 def title(point: Point, keys: Sequence[str]) -> str:
@@ -140,49 +135,35 @@ def read_points(folder: Path) -> Started:
     Raises:
         UserError: when the folder holds no sweep of this launcher.
     """
-    try:
-        saved = json.loads((folder / POINTS).read_text("utf-8"))
-        started = Started(
-            saved["command"], [_started(row, saved["first"]) for row in saved["points"]]
+    problems: list[str] = []
+    command, listed = read_grid(folder, problems)
+    if not (folder / POINTS).exists():
+        raise UserError(f"{folder} is no sweep that can be resumed: it has no {POINTS}")
+    if problems or not listed:
+        said = problems[0] if problems else "it has no points"
+        raise UserError(f"{folder / POINTS} cannot be read: {said}")
+    points = [
+        Point(
+            p.num, list(p.overrides), dict(p.settings), p.folder, b"", p.case, p.same_as, p.former
         )
-        _refuse_foreign(folder / POINTS, started)
-        return started
-    except FileNotFoundError:
-        problem = f"{folder} is no sweep that can be resumed: it has no {POINTS}"
-        raise UserError(problem) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{folder / POINTS} cannot be read: {error}") from error
+        for p in listed
+    ]
+    started = Started(list(command), points)
+    _refuse_foreign(folder / POINTS, started)
+    return started
 
 
 def _refuse_foreign(file: Path, started: Started) -> None:
     """Refuse what no sweep of ours writes: points elsewhere, and overrides of Hydra itself."""
     for point in started.points:
-        if not isinstance(point.folder, str) or type(point.num) is not int:
-            raise TypeError("a point needs a number and a folder")
         if os.path.isabs(point.folder) or ".." in Path(point.folder).parts:
             raise UserError(f"{file}: {point.folder} lies outside of the sweep's folder")
-    if not isinstance(started.command, list):
-        raise TypeError("the command is a list of overrides")
     for override in started.command:
         if re.match(r"[+~]*hydra[./@=]", override) and not OF_LAUNCHER.fullmatch(override):
             raise UserError(f"{file}: {override} is no setting of an experiment")
-    if not started.points:
-        raise ValueError("it has no points")
-
-
-def _started(row: Mapping[str, Any], first: Mapping[str, Any]) -> Point:
-    """A point as its line in points.json has it."""
-    settings = {key: value for key, value in first.items() if key not in row["lacks"]}
-    settings |= row["differs"]
-    num, overrides, folder = row["num"], row["overrides"], row["folder"]
-    former = row.get("former", False)  # of a sweep that was started before there were any
-    return Point(num, overrides, settings, folder, b"", row["case"], row["same_as"], former)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """summary.json of a point; only a status when there is none that can be read."""
-    try:
-        found = json.loads((folder / SUMMARY).read_text("utf-8"))
-    except (OSError, ValueError):
-        found = None
-    return found if isinstance(found, dict) else {"status": NEVER_STARTED, "error": None}
+    found = run_folder.read_summary(folder, [])
+    return found if "status" in found else found | {"status": NEVER_STARTED, "error": None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from omegaconf import flag_override
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.folder.layout import SUMMARY
 from lrexp.grid.points.point import NEVER_STARTED, Point, Started, title, varied
+from lrexp.runs.named import named_path
 
 EARLIER = "earlier"  # folder of a sweep that keeps what former attempts at a point left
 UNDONE = (NEVER_STARTED, "failed", "interrupted", "running")  # a running one has been killed
@@ -23,8 +25,8 @@ def sweep_folder(name: str) -> Path:
     Raises:
         ConfigError: when there is none.
     """
-    path = Path("outputs/latest") if name == "latest" else Path(name).expanduser()
-    if not path.is_dir():
+    path = named_path(name)
+    if not os.path.isdir(path):
         hint = "give a sweep's folder"
         raise ConfigError("hydra.launcher.resume", "there is no such sweep", hint, name)
     folder = path.resolve()

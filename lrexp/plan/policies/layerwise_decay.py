@@ -32,6 +32,13 @@ def layerwise_decay(
         head_scale: lr_scale of the head.
         decay_bias_norm: weight decay also on biases and normalisation weights.
 
+    >>> from torch import nn
+    >>> from lrexp.models.layers import layer_map
+    >>> layers = layer_map(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), "1")
+    >>> plan = layerwise_decay(layers, 0.1, 0.0, decay=0.5, decay_bias_norm=False)
+    >>> [(row.name, row.lr_scale) for row in plan.rows]
+    [('0.weight', 0.5), ('0.bias', 0.5), ('1.weight', 1.0), ('1.bias', 1.0)]
+
     Source: Clark et al. 2020 (ELECTRA, https://arxiv.org/abs/2003.10555); Bao et al. 2022 (BEiT).
     """
     if decay is not None:

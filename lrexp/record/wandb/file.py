@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lrexp.folder.layout import WANDB
+
 BLOCK = 32768
 FRAME = struct.Struct("<IHB")
 WHOLE, FIRST, LAST = 1, 2, 4
@@ -22,7 +24,7 @@ WHOLE, FIRST, LAST = 1, 2, 4
 def runs_below(folder: Path, run_id: str = "*") -> list[Path]:
     """`.wandb` files in a run folder's `wandb/`, the oldest first."""
     return sorted(
-        folder.glob(f"wandb/*run-*-{run_id}/run-{run_id}.wandb"),
+        folder.glob(f"{WANDB}/*run-*-{run_id}/run-{run_id}.wandb"),
         key=lambda file: file.parent.name.removeprefix("offline-"),
     )
 

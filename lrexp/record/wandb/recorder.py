@@ -17,6 +17,7 @@ from typing import Any
 from lrexp.config.errors import Terminated
 from lrexp.config.names import shown_path
 from lrexp.config.schema.run import Wandb
+from lrexp.folder.layout import CHECKPOINTS, CONFIG, ENVIRONMENT, PLAN, PLAN_TABLE, WANDB
 from lrexp.plan.plan import Row, read_plan
 from lrexp.record.recorders import RunInfo
 from lrexp.record.wandb.client import NO_LOGIN, prepared, unless_set, why_offline
@@ -36,7 +37,7 @@ CELLS = {t.__name__: t for t in (str, int, float, bool)} | {
     "tuple[int, ...]": str,
     "int | None": int,
 }
-ARTIFACT_FILES = ("config.yaml", "plan.csv", "environment.json")
+ARTIFACT_FILES = (CONFIG, PLAN, ENVIRONMENT)
 
 _open: set[str] = set()  # ids of runs that this program has not closed yet
 _closing: list[threading.Thread] = []
@@ -90,7 +91,7 @@ class WandbRecorder:
         _closing[:] = [thread for thread in _closing if thread.is_alive()]
         if mode in ("auto", "online"):
             mode = _reachable(own.base_url, mode)
-        plan = read_plan((info.folder / "plan.csv").read_text(encoding="utf-8"))
+        plan = read_plan((info.folder / PLAN).read_text(encoding="utf-8"))
         size = 4 * sum(math.prod(row.shape) for row in plan.rows) if self._artifacts else 0
         settings_of_run = {
             "init_timeout": max(1.0, START_S - (time.monotonic() - started)),
@@ -105,7 +106,7 @@ class WandbRecorder:
                 raise
             _offline_from_now(own.base_url, error)
             wandb.teardown()  # the failed run still holds its id
-            for leftover in info.folder.glob(f"wandb/run-*-{self._id}"):
+            for leftover in info.folder.glob(f"{WANDB}/run-*-{self._id}"):
                 if leftover not in [file.parent for file in earlier_files]:
                     shutil.rmtree(leftover, ignore_errors=True)
             arguments["mode"] = "offline"
@@ -114,7 +115,7 @@ class WandbRecorder:
         self._folder = Path(self._run.settings.sync_dir)
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
-        self._sync = f"python -m lrexp.commands.sync {shown_path(info.folder)}"
+        self._sync = f"lrexp sync {shown_path(info.folder)}"
         offline = f"offline; upload with: {self._sync}"
         self.where = offline if self._run.offline else self._run.url  # None when disabled
         self._logged = -1  # the last epoch that W&B has
@@ -203,7 +204,7 @@ class WandbRecorder:
         # What `run.summary["plan"] = table` does, except that the file goes into the run's folder
         # and not below the home folder, where it could be cleaned away before a sync.
         artifact = InternalArtifact(f"run-{self._id}-plan", "run_table")
-        file = self._folder / "plan.table.json"
+        file = self._folder / PLAN_TABLE
         file.write_text(json.dumps(table.to_json(artifact)), encoding="utf-8")
         artifact.add_file(_relative(file), policy="immutable", skip_cache=True)
         table._set_artifact_target(artifact, file.name)
@@ -216,7 +217,7 @@ class WandbRecorder:
         import wandb
 
         which = self._artifacts
-        checkpoint = self._info.folder / "checkpoints" / f"{which}.pt"
+        checkpoint = self._info.folder / CHECKPOINTS / f"{which}.pt"
         if not which or not checkpoint.is_file() or self._run.disabled:
             return
         row = summary[which]

@@ -305,7 +305,7 @@ def page(title: str, top: Html, sections: Sequence[Section], what: str) -> str:
         element("style", Html(style)),
     )
     made = f"lrexp {__version__} · made from the files of this {what} folder alone · "
-    again = element("code", "python -m lrexp.report FOLDER")
+    again = element("code", "lrexp report FOLDER")
     body = join(
         element("header", top),
         navigation,

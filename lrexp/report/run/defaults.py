@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lrexp.config.names import conf_folder
-from lrexp.runs.run import read_yaml
+from lrexp.runs.run import flat, read_yaml
 
 GROUPS = (
     "experiment", "model", "data", "loss", "optimizer", "lr_policy", "scheduler", "trainer",
@@ -83,16 +83,6 @@ def changes(
         if key in root and not _is_reference(root[key]) and config.get(key) != root[key]:
             settings.append(Change(key, root[key], config.get(key)))
     return Changes(chosen, settings)
-
-
-def flat(section: Any, prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key; lists and empty mappings are values."""
-    if not isinstance(section, Mapping) or (not section and prefix):
-        return {prefix: section} if prefix else {}
-    found: dict[str, Any] = {}
-    for key, inner in section.items():
-        found |= flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return found
 
 
 def _differs(default: Any, value: Any, key: str, section: Mapping[str, Any]) -> bool:

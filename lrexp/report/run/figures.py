@@ -1,44 +1,42 @@
-"""The main figures of a run as PNG and SVG in its plots/ folder, sized for a paper's column."""
+"""The figures of a run: losses, gap, overfitting over its epochs, rates and moves of its layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lrexp.report.run.curves import column, epochs_of, groups_of, less, more, rate_series
-from lrexp.report.run.words import is_finite
+from lrexp.folder.layout import CONFUSION, SCHEDULE
+from lrexp.judge.words import is_share
+from lrexp.report.figure import Axis, Chart, Figure, HeatMap, Mark, Rule, Series
+from lrexp.report.plots import write_plots
+from lrexp.report.run.words import as_number, is_finite, monitor_of, settings_of
 from lrexp.runs.run import Run, read_run, read_table
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-WIDTH, HEIGHT = 3.5, 2.5  # inches: a column of a two-column paper
-DPI = 300
-# the light colours of report.css, in its order
-COLOURS = (
-    "#0072b2", "#d55e00", "#00875f", "#b8528f", "#9a6a00", "#2b8fc7", "#4a525e", "#7a4fb5",
-)  # fmt: skip
-LINES = ("-", "--", ":", "-.")
-STYLE: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.3,
-    "legend.frameon": False,
-    "legend.fontsize": 7,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "lrexp",  # the same figure, the same file
+CURSOR = "epoch"  # the charts over epochs share it
+MOST_NAMES = 6  # layers of a group, and groups, that are spelled out
+MOST_LINES = 8  # groups drawn as lines; more are a heat map
+MOST_CLASSES = 60  # of a confusion matrix that is drawn
+SPOKEN_CLASSES = 25  # up to so many every cell has a sentence of its own
+TRAIN: dict[str, Any] = {"colour": 6, "dash": 2}
+TRAIN_EVAL: dict[str, Any] = {"colour": 0, "dash": 1}
+VAL: dict[str, Any] = {"colour": 1, "dash": 0}
+LABELS: dict[str, Any] = {"colour": 2, "dash": 3}
+ON_PAPER = ("loss", "gap", "accuracy", "rates", "update_ratio", "drift", "confusion")
+# metrics that the charts of learning show, whatever the monitor is
+SHOWN = {
+    "gap/loss",
+    "overfit/loss",
+    *(
+        f"{split}/{name}"
+        for split in ("train", "train_eval", "val")
+        for name in ("loss", "accuracy")
+    ),
 }
-MOST_LINES = 8
-MOST_CLASSES = 60
 
 
-def write_run_figures(folder: Path) -> list[Path]:
+def write_run_plots(folder: Path) -> list[Path]:
     """Draw what a run folder has rows and tables for; what cannot be drawn is left out.
 
     Returns:
@@ -47,235 +45,367 @@ def write_run_figures(folder: Path) -> list[Path]:
     Raises:
         OSError: when they cannot be written.
     """
-    from matplotlib import rc_context
-
     run = read_run(folder)
-    figures: dict[str, Callable[[Run], Figure | None]] = {
+    figures: dict[str, Figure] = {}
+    for make in (learning_figures, layer_figures, _confusion_on_paper):
+        try:
+            figures |= make(run)
+        except (ValueError, TypeError, KeyError):  # a damaged file
+            continue
+    return write_plots(folder, {name: [figures[name]] for name in ON_PAPER if name in figures})
+
+
+def learning_figures(run: Run) -> dict[str, Figure]:
+    """Loss, gap, accuracy, overfitting and monitor over the epochs, as far as measured."""
+    if not run.rows:
+        return {}
+    makers: dict[str, Callable[[Run], Chart | None]] = {
         "loss": _loss,
         "gap": _gap,
         "accuracy": _accuracy,
-        "rates": _rates,
-        "update_ratio": lambda run: _moves(run, "update_ratio", "‖Δw‖ / ‖w‖ of a step"),
-        "drift": lambda run: _moves(run, "drift", "‖w − w₀‖ / ‖w₀‖"),
-        "confusion": _confusion,
+        "overfit": _overfit,
+        "monitor": _monitor,
     }
-    written = []
-    with rc_context(STYLE):
-        for name, draw in figures.items():
-            try:
-                figure = draw(run)
-            except (ValueError, TypeError, KeyError):  # a damaged file
-                figure = None
-            if figure is not None:
-                written += save(figure, folder / "plots" / name)
-    return written
+    return {name: made for name, make in makers.items() if (made := make(run))}
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as STEM.png and STEM.svg."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
-    figure.savefig(files[0], dpi=DPI)
-    figure.savefig(files[1], metadata={"Date": None})
-    return files
+def _over_epochs(run: Run, title: str, series: Sequence[Series], y: Axis, **more: Any) -> Chart:
+    first, last = run.rows[0]["epoch"], run.rows[-1]["epoch"]
+    x = Axis("epoch", range=(first - 0.5, last + 0.5) if first == last else None)
+    return Chart(title, series, x, y, cursor=CURSOR, marks=_marks(run), **more)
 
 
-def blank(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes, drawn without a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+def _line(run: Run, name: str, key: str, error: str = "", **style: Any) -> Series:
+    """A metric over the epochs, with a band of ± 1 standard error where there is one."""
+    values = column(run.rows, key)
+    band = {}
+    if error:
+        errors = column(run.rows, error)
+        both = list(zip(values, errors, strict=True))
+        band = {
+            side: [None if v is None or e is None else v + sign * e for v, e in both]
+            for side, sign in (("low", -1), ("high", 1))
+        }
+    return Series(name, epochs_of(run.rows), values, **band, **style)
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.grid(axis="y", alpha=0.25, linewidth=0.5)
-    axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-    return figure, axes
 
-
-def _loss(run: Run) -> Figure | None:
-    if not run.rows:
+def _loss(run: Run) -> Chart | None:
+    train = _line(run, "train, running", "train/loss", **TRAIN)
+    train_eval = _line(run, "train-eval", "train_eval/loss", **TRAIN_EVAL)
+    val = _line(run, "val", "val/loss", "gap/loss_se", **VAL)
+    found = [v for one in (train, train_eval, val) for v in one.y if v is not None]
+    if not found:
         return None
-    figure, axes = blank()
-    x = epochs_of(run.rows)
-    train, train_eval, val = (
-        column(run.rows, f"{split}/loss") for split in ("train", "train_eval", "val")
-    )
-    se = column(run.rows, "gap/loss_se")
-    _fill(axes, x, train_eval, val, COLOURS[1], 0.1, "gap")
-    _fill(axes, x, less(val, se), more(val, se), COLOURS[1], 0.2, None)
-    _line(axes, x, train, COLOURS[6], ":", "train, running")
-    _line(axes, x, train_eval, COLOURS[0], "--", "train-eval")
-    _line(axes, x, val, COLOURS[1], "-", "val")
-    positive = [v for v in (*train, *train_eval, *val) if v is not None and v > 0]
-    if positive and max(positive) > 100 * min(positive):
-        axes.set_yscale("log")
-    _best(axes, run)
-    axes.set(xlabel="epoch", ylabel="loss")
-    axes.legend()
-    return figure
-
-
-def _gap(run: Run) -> Figure | None:
-    gap, se = column(run.rows, "gap/loss"), column(run.rows, "gap/loss_se")
-    if not any(v is not None for v in gap):
-        return None
-    figure, axes = blank()
-    x = epochs_of(run.rows)
-    axes.axhline(0, color="0.4", linewidth=0.6)
-    _fill(axes, x, less(gap, se), more(gap, se), COLOURS[1], 0.2, "± 1 standard error")
-    _line(axes, x, gap, COLOURS[1], "-", "val − train-eval")
-    _best(axes, run)
-    axes.set(xlabel="epoch", ylabel="gap of the loss")
-    axes.legend()
-    return figure
-
-
-def _accuracy(run: Run) -> Figure | None:
-    lines = [
-        ("train, running", "train/accuracy", COLOURS[6], ":"),
-        ("train-eval", "train_eval/accuracy", COLOURS[0], "--"),
-        ("val", "val/accuracy", COLOURS[1], "-"),
-    ]
-    if not any(v is not None for v in column(run.rows, "val/accuracy")):
-        return None
-    figure, axes = blank()
-    for name, key, colour, style in lines:
-        values = [None if v is None else 100 * v for v in column(run.rows, key)]
-        _line(axes, epochs_of(run.rows), values, colour, style, name)
-    _best(axes, run)
-    axes.set(xlabel="epoch", ylabel="accuracy (%)")
-    axes.legend()
-    return figure
-
-
-def _rates(run: Run) -> Figure | None:
-    series, _ = rate_series(run, groups_of(run))
-    series = [one for one in series if any(one.y)]
-    if not series:
-        return None
-    from matplotlib import colormaps
-
-    many = len(series) > MOST_LINES
-    figure, axes = blank()
-    for i, one in enumerate(series):
-        shade = colormaps["viridis"](0.9 * i / max(1, len(series) - 1))
-        named = not many or i in (0, len(series) // 2, len(series) - 1)
-        style = "-" if many else LINES[i % len(LINES)]
-        _line(axes, one.x, one.y, shade if many else COLOURS[i], style, one.name if named else None)
-    peaks = [max(v for v in one.y if v is not None) for one in series]
-    if max(peaks) > 50 * min(peaks):
-        axes.set_yscale("log", nonpositive="mask")
-    else:
-        axes.set_ylim(bottom=0)
-    axes.set(xlabel="epoch", ylabel="learning rate")
-    axes.legend()
-    return figure
-
-
-def _moves(run: Run, prefix: str, label: str) -> Figure | None:
-    """Update ratios or drifts: a heat map of groups over epochs; of a single group a line."""
-    groups = [g for g in groups_of(run) if any(f"{prefix}/{g}" in row for row in run.rows)]
-    values = [column(run.rows, f"{prefix}/{group}") for group in groups]
-    positive = [v for row in values for v in row if v is not None and v > 0]
-    if not positive:
-        return None
-    x = epochs_of(run.rows)
-    if len(groups) == 1:
-        figure, axes = blank()
-        _line(axes, x, values[0], COLOURS[0], "-", None)
-        if prefix == "update_ratio":
-            axes.set_yscale("log", nonpositive="mask")
-        axes.set(xlabel="epoch", ylabel=label)
-        return figure
-    import numpy as np
-    from matplotlib.colors import LogNorm
-
-    cells = np.ma.masked_less_equal(
-        [[np.nan if v is None else v for v in row] for row in values], 0
-    )
-    cells = np.ma.masked_invalid(cells)
-    figure, axes = blank(height=min(8.0, max(2.0, 0.9 + 0.16 * len(groups))))
-    axes.grid(visible=False)
-    shown = axes.imshow(
-        cells, aspect="auto", cmap="cividis", origin="lower", interpolation="nearest",
-        norm=LogNorm(min(positive), max(positive)) if min(positive) < max(positive) else None,
-        extent=(x[0] - 0.5, x[-1] + 0.5, -0.5, len(groups) - 0.5),
+    positive = [v for v in found if v > 0]
+    wide = bool(positive) and max(positive) > 100 * min(positive)
+    gap = Series("gap", val.x, kind="area", low=train_eval.y, high=val.y, colour=1, quiet=True)
+    lines = [train, train_eval, val] if _known(train) else [train_eval, val]
+    return _over_epochs(
+        run, "Loss", [gap, *lines], Axis("loss", log=wide, button=True),
+        note="train-eval and val: the same weights, mode and transforms, after the epoch; the shade"
+        " between them is the gap, the band its ± 1 standard error. train: over the epoch's"
+        " batches, as optimised.",
     )  # fmt: skip
-    every = max(1, len(groups) // 40)
-    axes.set_yticks(range(0, len(groups), every), groups[::every], fontsize=6)
-    axes.set(xlabel="epoch")
-    figure.colorbar(shown, ax=axes, label=label).ax.tick_params(which="both", labelsize=6)
-    return figure
 
 
-def _confusion(run: Run) -> Figure | None:
-    lines = read_table(run.folder / "confusion.csv", run.notes)
-    splits = list(dict.fromkeys(line["split"] for line in lines))
-    if not splits:
+def _gap(run: Run) -> Chart | None:
+    gap = _line(run, "val − train-eval", "gap/loss", "gap/loss_se", **VAL)
+    running = _line(run, "val − train, running", "gap/loss_running", hidden=True, **TRAIN)
+    if not _known(gap):
         return None
-    split = "test" if "test" in splits else splits[0]
-    part = [line for line in lines if line["split"] == split]
-    names = [name for name in part[0] if name not in ("split", "true")]
-    if len(names) > MOST_CLASSES:
+    return _over_epochs(
+        run, "Gap", [gap, running], Axis("gap of the loss", zero=True), rules=[Rule(0)],
+        note="± 1 standard error. What stays within two of them is noise; the rest is overfitting"
+        " or a difference between the splits.",
+    )  # fmt: skip
+
+
+def _accuracy(run: Run) -> Chart | None:
+    lines = [
+        _line(run, name, key, **style)
+        for name, key, style in (
+            ("train, running", "train/accuracy", TRAIN),
+            ("train-eval", "train_eval/accuracy", TRAIN_EVAL),
+            ("val", "val/accuracy", VAL),
+            ("val, single labels", "val/label_accuracy", LABELS),
+        )
+        if any(key in row for row in run.rows)
+    ]
+    return _over_epochs(run, "Accuracy", lines, Axis("accuracy", percent=True)) if lines else None
+
+
+def _overfit(run: Run) -> Chart | None:
+    rise = _line(run, "val loss above its best", "overfit/loss", "overfit/loss_se", **VAL)
+    if not any(rise.y):
         return None
-    counts = [[int(line[name]) for name in names] for line in part]
-    top = max(max(row) for row in counts) or 1
-    figure, axes = blank(WIDTH, WIDTH)
-    axes.grid(visible=False)
-    axes.imshow(counts, cmap="Blues", vmin=0, vmax=top)
-    if len(names) <= 15:
-        for i, row in enumerate(counts):
-            for j, n in enumerate(row):
-                ink = "white" if n > 0.6 * top else "0.15"
-                if n:
-                    axes.text(j, i, str(n), ha="center", va="center", fontsize=6, color=ink)
-    every = max(1, len(names) // 20)
-    turned = 90 if max(map(len, names)) > 3 else 0
-    axes.set_xticks(range(0, len(names), every), names[::every], rotation=turned, fontsize=6)
-    axes.set_yticks(range(0, len(names), every), names[::every], fontsize=6)
-    axes.set(xlabel="predicted", ylabel="true", title=f"images of {split}")
-    return figure
+    return _over_epochs(
+        run, "Overfitting", [rise], Axis("loss", zero=True), rules=[Rule(0)],
+        note="Val loss minus its best so far, ± 1 standard error paired over images."
+        " Overfitting is claimed where this, not the gap, clears two of them.",
+    )  # fmt: skip
 
 
-def _line(
-    axes: Axes,
-    x: Sequence[float],
-    y: Sequence[float | None],
-    colour: Any,
-    style: str,
-    name: str | None,
-) -> None:
-    if not any(v is not None for v in y):
-        return
-    alone = "." if len(x) < 3 else None
-    axes.plot(
-        x,
-        [float("nan") if v is None else v for v in y],
-        color=colour,
-        linestyle=style,
-        label=name,
-        marker=alone,
+def _monitor(run: Run) -> Chart | None:
+    """Of a metric that no other chart shows."""
+    name = monitor_of(run)
+    line = _line(run, name, name, **VAL)
+    if name in SHOWN or not _known(line):
+        return None
+    return _over_epochs(run, "Monitor", [line], Axis(name, percent=is_share(name)))
+
+
+def layer_figures(run: Run) -> dict[str, Figure]:
+    """Rates, sizes of steps and drift by parameter group, and the gradient's norm."""
+    groups = groups_of(run)
+    makers: dict[str, Callable[[], Figure | None]] = {
+        "rates": lambda: _rates(run, groups),
+        "grad_norm": lambda: _gradient_norm(run),
+        "update_ratio": lambda: _moves(
+            run, groups, "Update ratio", "update_ratio", "‖Δw‖ / ‖w‖",
+            "Size of one step relative to the weights, median over tensors and measured steps.",
+        ),
+        "drift": lambda: _moves(
+            run, groups, "Drift", "drift", "‖w − w₀‖ / ‖w₀‖",
+            "How far the weights are from where they began.",
+        ),
+    }  # fmt: skip
+    return {name: made for name, make in makers.items() if (made := make())}
+
+
+def _gradient_norm(run: Run) -> Chart | None:
+    line = _line(run, "gradient norm", "grad_norm", colour=0)
+    if not _known(line):
+        return None
+    wide = _wide([v for v in line.y if v is not None and v > 0])
+    note = "Median over the measured steps of an epoch."
+    return _over_epochs(run, "Gradient norm", [line], Axis("‖g‖", log=wide), note=note)
+
+
+def _moves(
+    run: Run, groups: Sequence[str], title: str, prefix: str, label: str, note: str
+) -> Figure | None:
+    """A heat map of groups over epochs; of a single group a line."""
+    named = [g for g in groups if any(f"{prefix}/{g}" in row for row in run.rows)]
+    values = [column(run.rows, f"{prefix}/{g}") for g in named]
+    found = [v for line in values for v in line if v is not None]
+    if not any(found):
+        return None
+    log = min(found) >= 0 and max(found) > 0
+    if len(named) == 1:
+        ratio = prefix == "update_ratio"
+        axis = Axis(label, log=log and ratio, zero=not ratio)
+        line = _line(run, named[0], f"{prefix}/{named[0]}", colour=0)
+        return _over_epochs(run, title, [line], axis, note=note)
+    return _by_group(run, title, named, values, label, log, f"{note} The head is at the top.")
+
+
+def _by_group(
+    run: Run, title: str, groups: Sequence[str], values: Sequence[Any], label: str, log: bool,
+    note: str,
+) -> HeatMap:  # fmt: skip
+    """Groups from the head down to the input, over epochs."""
+    layers = layers_of(run)
+    return HeatMap(
+        title, [_row_name(group, layers) for group in groups[::-1]], epochs_of(run.rows),
+        values[::-1], x_label="epoch", value_label=label, log=log, cursor=CURSOR, note=note,
+    )  # fmt: skip
+
+
+def _rates(run: Run, groups: Sequence[str]) -> Chart | None:
+    """The rate of every group over the steps."""
+    series, planned = rate_series(run, groups)
+    peaks = [max((v for v in one.y if v is not None), default=0.0) for one in series]
+    peaks = [peak for peak in peaks if peak > 0]
+    if not peaks:
+        return None
+    marks, rows = _marks(run), run.rows
+    if rows and planned and rows[-1]["epoch"] < max(one.x[-1] for one in series) - 1e-9:
+        marks = [*marks, Mark(rows[-1]["epoch"], "ended")]
+    note = (
+        "Step by step, as planned: base rate × scale × g(t) × s(t)."
+        if planned
+        else "At each epoch's last step."
+    )
+    return Chart(
+        "Learning rate by group", series, Axis("epoch"),
+        Axis("learning rate", log=_wide(peaks), zero=True, button=True),
+        cursor=CURSOR, marks=marks, note=note,
+    )  # fmt: skip
+
+
+def rate_map(run: Run) -> HeatMap:
+    """The rates of many groups, which as lines nobody could tell apart on a page."""
+    groups = groups_of(run)
+    values = [column(run.rows, f"lr/{group}", zero_is_gap=True) for group in groups]
+    note = "At the epoch's last step; the head is at the top. Hatched: frozen."
+    return _by_group(run, "Learning rate by group", groups, values, "rate", True, note)
+
+
+def rate_series(run: Run, groups: Sequence[str]) -> tuple[list[Series], bool]:
+    """The rate of every group over the epochs, and whether it is the plan's, step by step.
+
+    Of a plateau and of measured scales the plan knows nothing: there it is what the rows say, once
+    per epoch, and so it is where schedule.csv is missing.
+    """
+    moving = settings_of(run, "scheduler").get("name") == "plateau"
+    moving = moving or any(row.measured for row in run.plan.rows)
+    planned = [] if moving else read_table(run.folder / SCHEDULE, run.notes)
+    per_epoch = steps_per_epoch(run, planned)
+    if planned and per_epoch:
+        x = [(int(line["step"]) + 1) / per_epoch for line in planned]
+        return [
+            Series(group, x, [as_number(line.get(f"lr/{group}")) for line in planned])
+            for group in groups
+            if f"lr/{group}" in planned[0]
+        ], True
+    x = epochs_of(run.rows)
+    return [
+        Series(group, x, column(run.rows, f"lr/{group}", zero_is_gap=True))
+        for group in groups
+        if any(f"lr/{group}" in row for row in run.rows)
+    ], False
+
+
+def column(
+    rows: Sequence[Mapping[str, Any]], key: str, zero_is_gap: bool = False
+) -> list[float | None]:
+    """A metric over the rows; what is missing or not finite is None."""
+    return [
+        None
+        if not isinstance(value := row.get(key), int | float)
+        or not math.isfinite(value)
+        or (zero_is_gap and value == 0)
+        else float(value)
+        for row in rows
+    ]
+
+
+def epochs_of(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The x axis that curves over epochs share."""
+    return [float(row["epoch"]) for row in rows]
+
+
+def _marks(run: Run) -> list[Mark]:
+    """Best epoch, and where the loss stopped being a number."""
+    marks, rows, best = [], run.rows, run.summary["best"].get("epoch")
+    if isinstance(best, int) and len(rows) > 1:
+        marks.append(Mark(best, f"best {best}"))
+    keys = ("train_eval/loss", "val/loss")
+    bad = [r["epoch"] for r in rows if not all(is_finite(r.get(key)) for key in keys)]
+    if bad:
+        marks.append(Mark(bad[0], "diverged", "bad"))
+    return marks
+
+
+def _known(one: Series) -> bool:
+    return any(v is not None for v in one.y)
+
+
+def _wide(values: Sequence[float]) -> bool:
+    """Whether a linear axis would hide most of it."""
+    return bool(values) and max(values) > 50 * min(values)
+
+
+def groups_of(run: Run) -> list[str]:
+    """Parameter groups that have rows, from the input to the head."""
+    planned = [row.group for row in sorted(run.plan.rows, key=lambda row: row.layer)]
+    prefixes = ("lr", "drift", "update_ratio")
+    measured = [
+        key.partition("/")[2]
+        for row in run.rows
+        for key in row
+        if key.partition("/")[0] in prefixes
+    ]
+    found = set(measured) or set(planned)
+    return [group for group in dict.fromkeys([*planned, *measured]) if group in found]
+
+
+def layers_of(run: Run) -> dict[str, list[str]]:
+    """Names of the layers that a group's parameters lie in, from the input to the head."""
+    found: dict[str, list[str]] = {}
+    for row in sorted(run.plan.rows, key=lambda row: row.layer):
+        if row.layer_name not in (names := found.setdefault(row.group, [])):
+            names.append(row.layer_name)
+    return found
+
+
+def _row_name(group: str, layers: Mapping[str, Sequence[str]]) -> str:
+    count = len(layers.get(group, ()))
+    return f"{group} ({count} layers)" if count > 1 else group
+
+
+def groups_in_words(layers: Mapping[str, Sequence[str]]) -> str:
+    """What the groups of more than one layer hold; empty when every layer has its own."""
+    said = [
+        f"{group} is {', '.join(names)}"
+        if len(names) <= MOST_NAMES
+        else f"{group} is {names[0]} to {names[-1]}, {len(names)} layers"
+        for group, names in layers.items()
+        if len(names) > 1
+    ]
+    if not said:
+        return ""
+    more = f"; and {len(said) - MOST_NAMES} more" if len(said) > MOST_NAMES else ""
+    return (
+        "Layers with equal settings are one group and measured together: "
+        f"{'; '.join(said[:MOST_NAMES])}{more}."
     )
 
 
-def _fill(
-    axes: Axes,
-    x: Sequence[float],
-    low: Sequence[float | None],
-    high: Sequence[float | None],
-    colour: str,
-    alpha: float,
-    name: str | None,
-) -> None:
-    lower, upper = ([float("nan") if v is None else v for v in side] for side in (low, high))
-    axes.fill_between(x, lower, upper, color=colour, alpha=alpha, linewidth=0, label=name)
+def steps_per_epoch(run: Run, planned: Sequence[Mapping[str, str]]) -> float:
+    """From a row, or from the planned steps; 0 where neither tells."""
+    for row in run.rows:
+        if row["epoch"] and isinstance(row.get("step"), int | float):
+            return row["step"] / row["epoch"]
+    epochs = settings_of(run, "trainer").get("epochs")
+    if planned and isinstance(epochs, int) and epochs:
+        return (int(planned[-1]["step"]) + 1) / epochs
+    return 0.0
 
 
-def _best(axes: Axes, run: Run) -> None:
-    """A thin line at the best epoch."""
-    epoch = run.summary["best"].get("epoch")
-    if is_finite(epoch) and len(run.rows) > 1:
-        axes.axvline(epoch, color="0.5", linewidth=0.7, linestyle=(0, (1, 2)))
+def confusion_figures(run: Run) -> dict[str, HeatMap]:
+    """Confusion matrices by split, of so many classes as can be drawn."""
+    return {
+        split: _confusion(split, names, true, counts)
+        for split, (names, true, counts) in confusions(run).items()
+        if len(names) <= MOST_CLASSES
+    }
+
+
+def _confusion_on_paper(run: Run) -> dict[str, Figure]:
+    """Of the test set, where there is one."""
+    found = confusion_figures(run)
+    return {"confusion": found.get("test") or next(iter(found.values()))} if found else {}
+
+
+def confusions(run: Run) -> dict[str, tuple[list[str], list[str], list[list[int]]]]:
+    """By split: predicted classes, true classes, and counts of images (true, predicted)."""
+    by_split: dict[str, list[dict[str, str]]] = {}
+    for line in read_table(run.folder / CONFUSION, run.notes):
+        by_split.setdefault(line["split"], []).append(line)
+    found = {}
+    for split, part in by_split.items():
+        names = [name for name in part[0] if name not in ("split", "true")]
+        try:
+            counts = [[int(line[name]) for name in names] for line in part]
+        except (TypeError, ValueError):
+            continue
+        found[split] = (names, [line["true"] for line in part], counts)
+    return found
+
+
+def _confusion(
+    split: str, names: Sequence[str], true: Sequence[str], counts: Sequence[Sequence[int]]
+) -> HeatMap:
+    right = sum(row[i] for i, row in enumerate(counts) if i < len(row))
+    spoken = len(names) <= SPOKEN_CLASSES
+    labels = [
+        [f"{n} of {sum(row)} images of {t} called {p}" for p, n in zip(names, row, strict=True)]
+        for t, row in zip(true, counts, strict=True)
+    ]
+    return HeatMap(
+        f"Confusion on {split}", true, names, counts,
+        x_label="predicted", y_label="true", value_label="images", numbers=True, square=True,
+        labels=labels if spoken else (),
+        note=f"{right:,} of {sum(map(sum, counts)):,} right, on the diagonal.",
+    )  # fmt: skip

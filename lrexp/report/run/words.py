@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lrexp.config.errors import UserError
 from lrexp.config.schema import MONITORS
-from lrexp.judge.words import gap_in_words, leak_effect_in_words, overfit_in_words
+from lrexp.folder.layout import PREDICTIONS
+from lrexp.judge.words import gap_in_words, is_share, leak_effect_in_words, overfit_in_words
 from lrexp.report.html.page import duration, number, percent, plus_minus
+from lrexp.runs.predictions import read_predictions
 from lrexp.runs.run import Run
 
 MOST_SCORES = 2_000_000  # numbers in predictions.parquet that are read for one standard error
@@ -224,45 +227,18 @@ def _monitor_se(run: Run) -> float | None:
 
 
 def _val_loss_se(folder: Path, loss: Any) -> float | None:
-    """s/√n of the per-image losses −ln p(label) of the best weights; None where the files cannot
-    tell, or their mean is not the loss that was recorded."""
+    """s/√n of the per-image losses of the best weights; None where the files cannot tell, or their
+    mean is not the loss that was recorded."""
     try:
-        import numpy as np
-        import pyarrow.parquet as pq
-
-        file = pq.ParquetFile(folder / "predictions.parquet")
-        counts = file.metadata
-        if (
-            sum(counts.row_group(i).column(4).num_values for i in range(counts.num_row_groups))
-            > MOST_SCORES
-        ):
-            return None
-        found = file.read(["split", "label", "scores"])
-        labels = np.asarray(found["label"].to_numpy())
-        val = np.asarray(found["split"].to_numpy()) == "val"
-        scores = found["scores"].combine_chunks().flatten().to_numpy().reshape(len(labels), -1)
-        if labels.ndim != 1 or labels.dtype == object:  # several labels per image
-            return None
-        right = scores[np.arange(len(labels)), labels][val].astype(np.float64)
-        losses = -np.log(np.maximum(right, 1e-45))
-    except Exception:  # a damaged or foreign file: the error is not known
+        found = read_predictions(folder / PREDICTIONS, "val", MOST_SCORES)
+    except UserError:  # a damaged or foreign file: the error is not known
         return None
-    if (
-        len(losses) < 2
-        or not isinstance(loss, float)
-        or abs(losses.mean() - loss) > 1e-3 * max(1, loss)
-    ):
+    if found is None or found.labels.ndim != 1 or len(found.losses) < 2:  # several labels per image
+        return None
+    losses, known = found.losses, isinstance(loss, float)
+    if not known or abs(losses.mean() - loss) > 1e-3 * max(1, loss):
         return None
     return float(losses.std(ddof=1) / math.sqrt(len(losses)))
-
-
-def is_share(name: str) -> bool:
-    return "accuracy" in name or name.rpartition("/")[2] in (
-        "f1_macro",
-        "f1",
-        "precision",
-        "recall",
-    )
 
 
 def _metric(name: str, value: Any, se: float | None) -> str:

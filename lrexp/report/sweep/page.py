@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lrexp.config.names import shown_path
 from lrexp.folder.files import write_atomically
+from lrexp.folder.layout import LEADERBOARD, LEADERBOARD_TABLE, MULTIRUN, PLOTS, POINTS, REPORT
 from lrexp.judge.ranking import (
     Configuration,
     Group,
@@ -21,9 +22,10 @@ from lrexp.judge.ranking import (
     difference,
     groups,
     has_rate_axis,
-    is_share,
 )
-from lrexp.judge.words import in_short, value_in_short
+from lrexp.judge.words import in_short, is_share, value_in_short
+from lrexp.report.figure import Figure
+from lrexp.report.html.charts import drawn
 from lrexp.report.html.page import (
     Cell,
     Column,
@@ -35,6 +37,7 @@ from lrexp.report.html.page import (
     duration,
     element,
     facts,
+    grid,
     head,
     join,
     link,
@@ -46,8 +49,8 @@ from lrexp.report.html.page import (
     table,
     without_home,
 )
-from lrexp.report.sweep.charts import (
-    curves,
+from lrexp.report.sweep.figures import (
+    curve_figures,
     curves_lead,
     dot_rows,
     dots_lead,
@@ -80,8 +83,6 @@ from lrexp.runs.sweep import (
     swept_keys,
 )
 
-REPORT = "report.html"
-
 
 def write_sweep_report(folder: Path) -> Path:
     """Write report.html into a sweep's folder.
@@ -107,19 +108,24 @@ def sweep_page(sweep: Sweep) -> str:
         _figures(sweep, ranked, found, word),
         notes([*sweep.notes, *_warnings(sweep)], "warning"),
     )
-    with_rates = has_rate_axis(ranked)
+    rates = rate_figures(sweep, ranked) if has_rate_axis(ranked) else {}
+    settings, curves = heat_figures(sweep, ranked), curve_figures(sweep, ranked)
     sections = [
-        Section("Rates", rate_figures(sweep, ranked), rates_lead(sweep, ranked))
-        if with_rates
+        Section("Rates", join(*map(drawn, rates.values())), rates_lead(sweep, ranked))
+        if rates
         else Section("Results", dot_rows(sweep, ranked), dots_lead(sweep, ranked)),
         Section(_title(word), _group_table(sweep, found, word), _groups_lead(sweep, found, word)),
         Section("Leaderboard", _leaderboard(sweep, ranked), _board_lead(sweep, ranked)),
-        Section("Two settings", heat_figures(sweep, ranked), heat_lead(sweep)),
-        Section("Curves", curves(sweep, ranked), curves_lead(sweep, ranked)),
+        Section("Two settings", _side_by_side(settings, 380), heat_lead(sweep)),
+        Section("Curves", _side_by_side(curves, 270), curves_lead(sweep, ranked)),
         Section("Not finished" if sweep.unfinished else "Equal points", _unfinished(sweep)),
         Section("How it was made", _origin(sweep)),
     ]
     return without_home(page(f"{title} · {sweep.folder.name}", top, sections, "sweep"))
+
+
+def _side_by_side(figures: Sequence[Figure], narrowest: int) -> Html:
+    return grid(*map(drawn, figures), narrowest=narrowest) if figures else Html("")
 
 
 def _title(word: str) -> str:
@@ -389,7 +395,7 @@ def _origin(sweep: Sweep) -> Html:
         parts.append(code_block(f"lrexp -m hydra.launcher.resume={where}"))
     files = [
         (name, link(name, name))
-        for name in ("leaderboard.csv", "leaderboard.json", "points.json", "multirun.yaml", "plots")
+        for name in (LEADERBOARD_TABLE, LEADERBOARD, POINTS, MULTIRUN, PLOTS)
         if (sweep.folder / name).exists()
     ]
     reports = sum(point.report for point in sweep.tried)
@@ -397,7 +403,7 @@ def _origin(sweep: Sweep) -> Html:
     pairs: list[tuple[str, Html | str]] = [
         ("files", join(*(part for _, one in files for part in (one, " ")))),
         ("runs", said),
-        ("all reports", element("code", f"python -m lrexp.report {where} --runs")),
+        ("all reports", element("code", f"lrexp report {where} --runs")),
     ]
     parts.append(definitions(pairs))
     return join(*parts)

@@ -13,8 +13,8 @@ from lrexp.judge.ranking import (
     compared_by,
     difference,
     groups,
-    is_share,
 )
+from lrexp.judge.words import is_share
 from lrexp.report.html.page import number, percent, plus_minus
 from lrexp.runs.sweep import DAMAGED, FINISHED, MISSING, STATUSES, Sweep, SweepPoint
 

@@ -1,26 +1,31 @@
-"""The charts of a sweep report: over the rate, over two settings, over epochs."""
+"""The figures of a sweep: over the rate, over two settings, over epochs, and dots in rows."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from lrexp.folder.layout import REPORT
 from lrexp.judge.ranking import (
     Configuration,
-    HeatMap,
+    CrossTable,
     Line,
     compared_by,
+    configurations,
+    cross_tables,
     finished,
-    heat_maps,
-    is_share,
+    has_rate_axis,
     limits,
     lines,
 )
-from lrexp.report.html.charts import Series, heat_map, xy_chart
-from lrexp.report.html.page import Html, element, grid, join
+from lrexp.judge.words import is_share
+from lrexp.report.figure import COLOURS, Axis, Chart, Figure, HeatMap, Series
+from lrexp.report.html.page import Html, element
+from lrexp.report.plots import PAGE, write_plots
 from lrexp.report.sweep.words import (
     counted,
     mean_label,
@@ -29,7 +34,17 @@ from lrexp.report.sweep.words import (
     value_text,
     worth_text,
 )
-from lrexp.runs.sweep import DIVERGED, EQUAL, FINISHED, GAP, MISSING, RATE, Sweep, SweepPoint
+from lrexp.runs.sweep import (
+    DIVERGED,
+    EQUAL,
+    FINISHED,
+    GAP,
+    MISSING,
+    RATE,
+    Sweep,
+    SweepPoint,
+    read_sweep,
+)
 
 MOST_SHOWN = 8  # groups drawn from the start; the others wait in the legend
 MOST_CURVES = 36  # of one small chart
@@ -37,9 +52,33 @@ ALL_CURVES = 480  # of all of them
 MOST_CHARTS = 24  # small ones
 MOST_EPOCHS = 60  # of one curve in a small chart
 MOST_ROWS = 60  # configurations of a dot chart
-STYLES = 8  # colours of the charts
+MOST_GROUPS = 8  # on paper: lines that can be told apart
 SHAPES = {"cross": "diverged", "arrow": "beyond the axis"}
 T = TypeVar("T")
+
+
+def write_sweep_plots(folder: Path) -> list[Path]:
+    """Write the figures of a sweep into its folder plots/, each as PNG (300 dpi) and SVG.
+
+    They are lr_monitor and lr_gap (where rates were swept), curves, and heat_map_1 … for every two
+    numbers that were swept. At most the best 8 groups are drawn.
+
+    Returns:
+        The files; none when no point has a result.
+    """
+    sweep = read_sweep(folder)
+    ranked = configurations(sweep)
+    best = list(dict.fromkeys(one.group for one in ranked if one.worth.n))[:MOST_GROUPS]
+    shown = [one for one in ranked if one.group in best]
+    pictures: dict[str, Sequence[Figure]] = {}
+    if has_rate_axis(shown):
+        pictures = {f"lr_{name}": [one] for name, one in rate_figures(sweep, shown).items()}
+    pictures["curves"] = curve_figures(sweep, shown)
+    tables: dict[tuple[str, str], list[HeatMap]] = {}
+    for one in heat_figures(sweep, shown):
+        tables.setdefault((one.x_label, one.y_label), []).append(one)
+    pictures |= {f"heat_map_{place}": maps for place, maps in enumerate(tables.values(), 1)}
+    return write_plots(folder, {name: some for name, some in pictures.items() if some}, PAGE)
 
 
 def rates_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
@@ -55,7 +94,8 @@ def rates_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
     return " ".join(parts)
 
 
-def rate_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
+def rate_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> dict[str, Chart]:
+    """`monitor` and `gap` over the rate: means as lines, seeds as dots, the best ringed."""
     drawn = lines(ranked)
     shown = list(dict.fromkeys(line.group for line in drawn))
     late = set(shown[MOST_SHOWN:])
@@ -66,7 +106,7 @@ def rate_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
     unplaced = sum(one.rate is None for one in ranked)
     if unplaced:
         note = f"{note} {unplaced} configurations have no rate to stand at.".strip()
-    made = []
+    made = {}
     for key, name in ((sweep.monitor, f"best {sweep.monitor}"), (GAP, "gap at the best epoch")):
         if key == GAP and sweep.monitor == GAP:
             continue
@@ -84,26 +124,24 @@ def rate_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
             between = (max(low - room, 0.9 * low) if low > 0 else low - room, high + room)
         is_monitor = key == sweep.monitor
         said = note if is_monitor else _gap_note(sweep)
-        made.append(
-            xy_chart(
-                f"Learning rate against {name}",
-                _rate_series(sweep, drawn, shown, late, key, (low, high)),
-                x_label="learning rate",
-                y_label=key,
-                x_log=True,
-                x_ticks=rates if len(rates) <= 14 else (),
-                y_log=log,
-                y_percent=is_share(key),
-                y_zero=key == GAP,
-                log_button=min(values) > 0 and is_monitor and not is_share(sweep.monitor),
-                y_range=between,
-                hover="nearest",
-                height=420 if is_monitor else 280,
-                shapes=SHAPES,
-                note=said,
-            )
+        made["monitor" if is_monitor else "gap"] = Chart(
+            f"Learning rate against {name}",
+            _rate_series(sweep, drawn, shown, late, key, (low, high)),
+            Axis("learning rate", log=True, ticks=rates if len(rates) <= 14 else ()),
+            Axis(
+                key,
+                log=log,
+                percent=is_share(key),
+                zero=key == GAP,
+                button=min(values) > 0 and is_monitor and not is_share(key),
+                range=between,
+            ),
+            hover="nearest",
+            height=420 if is_monitor else 280,
+            shapes=SHAPES,
+            note=said,
         )
-    return join(*made)
+    return made
 
 
 def _gap_note(sweep: Sweep) -> str:
@@ -236,7 +274,7 @@ def dot_rows(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
     rows = []
     for one in drawn:
         worth = worth_text(sweep, one.worth) if one.worth.n else "–"
-        colour = names.index(one.group) % STYLES
+        colour = names.index(one.group) % len(COLOURS)
         dots = [
             element(
                 "a", "", class_="dot", style=at(p.best[sweep.monitor]), href=href_of(p),
@@ -277,32 +315,33 @@ def heat_lead(sweep: Sweep) -> str:
     return f"Mean of the best {sweep.monitor} over seeds; the strongest colour is the {lowest}."
 
 
-def heat_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
-    maps = heat_maps(sweep, ranked)
-    values = [c.worth.mean for m in maps for row in m.cells for c in row if c and c.worth.n]
+def heat_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> list[HeatMap]:
+    """A map per group over two swept numbers, all on one scale of colours."""
+    tables = cross_tables(sweep, ranked)
+    values = [c.worth.mean for t in tables for row in t.cells for c in row if c and c.worth.n]
     if not values:
-        return Html("")
-    share = is_share(sweep.monitor)
-    log = not share and min(values) > 0 and max(values) > 10 * min(values)
-    bounds = (min(values), max(values))
-    return grid(*(_heat_figure(sweep, one, bounds, log, share) for one in maps), narrowest=380)
+        return []
+    share, bounds = is_share(sweep.monitor), (min(values), max(values))
+    log = not share and 0 < 10 * bounds[0] < bounds[1]
+    return [_heat_figure(sweep, one, bounds, log, share) for one in tables]
 
 
 def _heat_figure(
-    sweep: Sweep, one: HeatMap, bounds: tuple[float, float], log: bool, share: bool
-) -> Html:
+    sweep: Sweep, one: CrossTable, bounds: tuple[float, float], log: bool, share: bool
+) -> HeatMap:
     def label(cell: Configuration | None) -> str:
         if cell is None:
             return "not tried"
-        return mean_label(cell, cell.worth, share) if cell.worth.n else (
-            f"{cell.name}: {counted(cell.counts)}"
-        )  # fmt: skip
+        known = cell.worth.n > 0
+        return (
+            mean_label(cell, cell.worth, share) if known else f"{cell.name}: {counted(cell.counts)}"
+        )
 
     rows = list(reversed(one.cells))
     said = "Hatched: no point finished or none was tried."
     hatched = any(not (c and c.worth.n) for row in rows for c in row)
     several = "Each cell is the best of those that share its two settings." if one.several else ""
-    return heat_map(
+    return HeatMap(
         one.group,
         [f"{y:.3g}" for y in reversed(one.ys)],
         [f"{x:.3g}" for x in one.xs],
@@ -346,7 +385,7 @@ def _most_curves(charts: int) -> int:
     return min(MOST_CURVES, ALL_CURVES // max(1, min(charts, MOST_CHARTS)))
 
 
-def curves(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
+def curve_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> list[Chart]:
     """A small chart per group, all on the same axes."""
     by_group: dict[str, list[tuple[Configuration, SweepPoint]]] = {}
     for one in ranked:
@@ -364,7 +403,7 @@ def curves(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
         if math.isfinite(row.get(sweep.monitor, math.nan))
     ]
     if not values:
-        return Html("")
+        return []
     share = is_share(sweep.monitor)
     low, high, log = limits(sweep.monitor, values)
     if log:  # what blows up before it diverges would flatten all others
@@ -374,18 +413,16 @@ def curves(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
         room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
         bounds = (low - room, high + room)
     last = max(p.rows[-1]["epoch"] for pairs in kept.values() for _, p in pairs)
-    charts = [
-        xy_chart(
+    room = 0.5 if last < 10 else 0.0
+    return [
+        Chart(
             name,
             [
                 _curve(sweep.monitor, one, p, names.index(name), one.rank == pairs[0][0].rank)
                 for one, p in reversed(pairs)
             ],
-            x_label="epoch",
-            y_log=log,
-            y_percent=share,
-            x_range=(0.5 if last < 10 else 0.0, last + (0.5 if last < 10 else 0.0)),
-            y_range=bounds,
+            Axis("epoch", range=(room, last + room)),
+            Axis(sweep.monitor, log=log, percent=share, range=bounds),
             hover="nearest",
             height=150 if len(kept) > 1 else 260,
             legend=False,
@@ -393,7 +430,6 @@ def curves(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
         )
         for name, pairs in kept.items()
     ]
-    return grid(*charts, narrowest=270)
 
 
 def _curve(monitor: str, one: Configuration, point: SweepPoint, style: int, best: bool) -> Series:
@@ -420,7 +456,7 @@ def _evenly(items: Sequence[T], most: int) -> Sequence[T]:
 
 def _target(point: SweepPoint) -> str:
     """Where a point's own report or folder is, seen from the sweep's folder."""
-    return f"{point.folder}/report.html" if point.report else f"{point.folder}/"
+    return f"{point.folder}/{REPORT}" if point.report else f"{point.folder}/"
 
 
 def href_of(point: SweepPoint) -> str | None:

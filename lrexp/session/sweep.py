@@ -1,140 +1,117 @@
-"""A command line with -m, from what it asks for to the last line that it prints."""
+"""A command line with -m: every point composed and checked, the folder claimed, the points run."""
 
 from __future__ import annotations
 
 import logging
 import os
+import shlex
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus, setup_globals
-from hydra.types import HydraContext, RunMode, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import HydraContext
+from omegaconf import OmegaConf
 
-from lrexp.config.errors import ConfigError
+from lrexp.config.compose import CONFIG_NAME, CheckedLoader
+from lrexp.config.errors import ConfigError, RunFailedError
 from lrexp.config.mistakes import OTHERS_SETTING
-from lrexp.config.names import shown_path
+from lrexp.config.names import new_run_id, shown_path
+from lrexp.folder.claim import Claim, link_latest
+from lrexp.folder.files import write_atomically
+from lrexp.folder.layout import MULTIRUN, WANDB
 from lrexp.grid.launcher import Grid
 from lrexp.grid.leaderboard import Leaderboard, leaderboard_lines
-from lrexp.grid.points.cases import (
-    GROUP,
-    Cases,
-    cross,
-    in_case,
-    overruled,
-    own_overrides,
-    read_cases,
-    take_cases,
-)
+from lrexp.grid.points.cases import cross, in_case, overruled, own_overrides
+from lrexp.grid.points.equal import UnbuildableError, find_equal
 from lrexp.grid.points.moot_rates import may_be_absolute, refuse_moot_rates
 from lrexp.grid.points.point import (
     POINTS,
     Point,
-    Started,
     make_point,
     points_text,
-    read_points,
     read_summary,
     refuse_shared_folders,
     title,
     varied,
 )
-from lrexp.grid.points.resume import UNDONE, numbered_as, set_aside, sweep_folder
-from lrexp.grid.settings import OF_LAUNCHER, read_settings
+from lrexp.grid.points.resume import UNDONE, numbered_as, set_aside
+from lrexp.grid.pool.pool import check_gpus
+from lrexp.grid.settings import read_settings
+from lrexp.session.points import Points
+from lrexp.session.request import CASES_COPY, Request, read_request
+from lrexp.train.signals import signals_stop
 
 log = logging.getLogger(__name__)
 
-LAUNCHER = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
-CASES_COPY = "cases.yaml"  # in the sweep's folder
+Say = Callable[[str], object]  # takes a line for whoever waits for the sweep
 
 
-@dataclass
-class Request:
-    """What a command line with -m asks for."""
-
-    config: DictConfig  # composed for the sweep as a whole
-    overrides: list[str]  # without cases
-    cases: Cases | None
-    started: Started | None = None  # the sweep that is to go on
-    folder: Path | None = None  # and where it is
-
-    @property
-    def ours(self) -> bool:
-        """Whether our launcher runs it."""
-        return self.config.hydra.launcher._target_ == LAUNCHER
-
-    @property
-    def task(self) -> list[str]:
-        """Overrides of the command line that are not Hydra's."""
-        return [str(override) for override in self.config.hydra.overrides.task]
-
-    @property
-    def axes(self) -> list[str]:
-        """What a grid is made of: hydra.sweeper.params and the command line, which wins."""
-        params: Any = OmegaConf.select(self.config, "hydra.sweeper.params") or {}
-        typed = {override.lstrip("+~").partition("=")[0] for override in self.task}
-        return [*(f"{k}={v}" for k, v in params.items() if k not in typed), *self.task]
-
-    @property
-    def how(self) -> list[str]:
-        """Overrides that say how the points are run."""
-        return [override for override in self.overrides if OF_LAUNCHER.fullmatch(override)]
-
-    @property
-    def command(self) -> list[str]:
-        """Overrides that ask for the same grid."""
-        return [*([f"{GROUP}={self.cases.name}"] if self.cases else []), *self.axes]
-
-
-def read_request(
-    loader: Any, config_name: str, overrides: Sequence[str], folders: Sequence[Path]
-) -> Request:
-    """Compose what all points have in common, and find what the grid is made of.
-
-    A sweep that is resumed without naming its grid again is the one that was started.
+def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Leaderboard:
+    """Compose and check every point, then run them in the sweep's folder.
 
     Args:
         loader: composes.
-        config_name: the primary config.
         overrides: of the command line.
-        folders: of YAML files, where cases are looked for.
+        say: is told what people should know before, and what came of it in the end.
+
+    Returns:
+        What came of every point.
 
     Raises:
-        UserError: for what cannot be composed, and launcher settings that cannot be used.
+        UserError: for a mistake that is found before the sweep has a folder.
+        RunFailedError: when the sweep as a whole failed; a point that did stops nothing.
     """
+    request = read_request(loader, overrides)
+    config = request.config
+    config.run_id = config.run_id or new_run_id()
+    folder = request.folder or loader.folder(config, "hydra.sweep.dir", request.overrides)
+    config.hydra.sweep.dir = str(folder)
+    callbacks = Callbacks(config)
+    context, task = HydraContext(config_loader=loader, callbacks=callbacks), Points()
+    sweeper = Plugins.instance().instantiate_sweeper(
+        config=config, hydra_context=context, task_function=task
+    )
+    resumed, points = request.started is not None, []
+    if isinstance(sweeper, BasicSweeper):
+        points = compose_points(loader, request)
+        _refuse_going_on(request, points)
+        Claim(folder, resumed).undo()  # before torch is imported
+        find_equal_points(loader, request, points)
+    elif request.cases or resumed:
+        key = "cases" if request.cases else "hydra.launcher.resume"
+        problem = "is for a grid, and this sweeper chooses points as it goes"
+        raise ConfigError(key, problem, "leave out hydra/sweeper")
+    claim, board = Claim(folder, resumed), Leaderboard(folder)
+    link_latest(folder)
+    callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
+    try:
+        with signals_stop() as task.asked:
+            _run(request, points, sweeper, context, task, board, say)
+    except Exception as error:
+        raise RunFailedError(error) from error
+    finally:
+        claim.release()
+        callbacks.on_multirun_end(config=config, config_name=CONFIG_NAME)
+        with suppress(OSError):
+            say("\n".join([*_closing_lines(board), *_report_lines(board)]))
+    return board
 
-    def compose(given: Sequence[str]) -> DictConfig:
-        return loader.load_configuration(
-            config_name, [*given, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN
-        )
 
-    rest, name = take_cases(overrides)
-    request = Request(compose(rest), rest, None)
-    launcher = request.config.hydra.launcher
-    if request.ours:
-        read_settings(launcher)
-        if launcher.resume:
-            request.folder = sweep_folder(launcher.resume)
-            request.started = read_points(request.folder)
-    if request.started and request.folder and not request.axes and not name:
-        command, name = take_cases(request.started.command)
-        typed = {override.partition("=")[0] for override in rest}
-        kept = [override for override in command if override.partition("=")[0] not in typed]
-        request.overrides = [*rest, *kept]
-        request.config = compose(request.overrides)
-        if name:  # the file as it was then
-            copy = read_cases(str(request.folder / CASES_COPY), folders)
-            request.cases = replace(copy, name=name)
-    elif name:
-        request.cases = read_cases(name, folders)
-    return request
+def _refuse_going_on(request: Request, points: list[Point]) -> None:
+    """Refuse trainer.resume=auto in a grid that is begun: its points never go on by themselves."""
+    asked = [request.config.trainer.resume, *(p.settings.get("trainer.resume") for p in points)]
+    if "auto" in asked and not request.started:
+        hint = "hydra.launcher.resume=SWEEP, or latest, goes on with a grid"
+        raise ConfigError("trainer.resume", "is for single runs", hint, "auto")
 
 
-def compose_points(loader: Any, request: Request) -> list[Point]:
+def compose_points(loader: CheckedLoader, request: Request) -> list[Point]:
     """Every point, composed once and checked; in a resumed sweep under its old number.
 
     Raises:
@@ -160,7 +137,7 @@ def compose_points(loader: Any, request: Request) -> list[Point]:
     return points
 
 
-def find_equal_points(loader: Any, request: Request, points: Sequence[Point]) -> None:
+def find_equal_points(loader: CheckedLoader, request: Request, points: Sequence[Point]) -> None:
     """Note in every point that trains like an earlier one which that is.
 
     Raises:
@@ -168,9 +145,6 @@ def find_equal_points(loader: Any, request: Request, points: Sequence[Point]) ->
     """
     if not request.ours or not _all_train(points):
         return
-    from lrexp.grid.points.equal import UnbuildableError, find_equal
-    from lrexp.grid.pool.pool import check_gpus
-
     check_gpus(read_settings(request.config.hydra.launcher), points)
     try:
         equal = find_equal(points)
@@ -194,23 +168,18 @@ def _in_case(
     return in_case(error, case, request.cases, own_overrides(request.cases, case, overrides))
 
 
-def run_sweep(
+def _run(
     request: Request,
     points: Sequence[Point],
     sweeper: Any,
-    hydra_context: HydraContext,
-    task_function: TaskFunction,
+    context: HydraContext,
+    task: Points,
     board: Leaderboard,
+    say: Say,
 ) -> None:
     """Run the points in the sweep's folder, or let the sweeper choose them.
 
-    Args:
-        request: of the command line.
-        points: composed and checked; none when the sweeper chooses them.
-        sweeper: set up.
-        hydra_context: of this command.
-        task_function: runs one composed config.
-        board: of the sweep's folder; it is up to date however this ends.
+    The board is up to date however this ends.
     """
     setup_globals()
     launcher, folder = sweeper.launcher, board.folder
@@ -228,7 +197,7 @@ def run_sweep(
         for first in range(0, len(points), size):
             batch = points[first : first + size]
             try:
-                _launch(launcher, batch)
+                _launch(launcher, batch, say)
             finally:
                 _look_up(board, batch)
         return
@@ -238,9 +207,9 @@ def run_sweep(
     for point in todo if request.started else ():
         set_aside(folder, point)
     for line in _notes(request, points, todo):
-        print(line, flush=True)
+        say(line)
     settings = read_settings(request.config.hydra.launcher)
-    Grid(board, hydra_context, task_function, settings).run(todo)
+    Grid(board, context, task, settings).run(todo)
 
 
 def _look_up(board: Leaderboard, points: Sequence[Point]) -> None:
@@ -250,11 +219,11 @@ def _look_up(board: Leaderboard, points: Sequence[Point]) -> None:
     board.write()
 
 
-def _launch(launcher: Any, batch: Sequence[Point]) -> None:
+def _launch(launcher: Any, batch: Sequence[Point], say: Say) -> None:
     """Run points through a launcher that is not ours; exceptions are in their summaries."""
     for returned in launcher.launch([p.overrides for p in batch], initial_job_idx=batch[0].num):
         if returned.status != JobStatus.COMPLETED:
-            print(f"failed  {' '.join(returned.overrides)}: {returned._return_value}")
+            say(f"failed  {' '.join(returned.overrides)}: {returned._return_value}")
 
 
 def _with_former(points: Sequence[Point], request: Request) -> list[Point]:
@@ -267,15 +236,13 @@ def _with_former(points: Sequence[Point], request: Request) -> list[Point]:
 
 def _write_grid(folder: Path, points: Sequence[Point], request: Request) -> None:
     """What a sweep folder says about its grid before a point has run."""
-    from lrexp.folder.files import write_atomically
-
     saved = request.config.copy()
     saved.hydra.overrides.task = request.command
     if request.cases:
         copy = folder / CASES_COPY
         if not copy.exists() or not os.path.samefile(request.cases.file, copy):
             shutil.copyfile(request.cases.file, copy)
-    OmegaConf.save(saved, folder / "multirun.yaml")
+    OmegaConf.save(saved, folder / MULTIRUN)
     write_atomically(folder / POINTS, points_text(points, [*request.how, *request.command]))
 
 
@@ -295,10 +262,11 @@ def _notes(request: Request, points: Sequence[Point], todo: Sequence[Point]) -> 
     return lines
 
 
-def closing_lines(board: Leaderboard) -> list[str]:
+def _closing_lines(board: Leaderboard) -> list[str]:
     """The last lines of a sweep: the leaderboard, what failed, where everything is."""
     lines, folder = [], board.folder
     shown = shown_path(folder)
+    typed = shlex.quote(shown)
     if board.points and _all_train(board.points):
         lines += ["", *leaderboard_lines(board.board())]
     for point, error in board.with_status("failed"):
@@ -307,13 +275,13 @@ def closing_lines(board: Leaderboard) -> list[str]:
     undone = [p for p in asked if p.same_as is None and board.status(p.num) in UNDONE]
     if undone and (folder / POINTS).is_file():
         count = f"{len(undone)} of {len(asked)} points have no result"
-        lines.append(f"{count}; run them with: lrexp -m hydra.launcher.resume={shown}")
-    if any(folder.glob("*/wandb/offline-run-*")):
-        lines.append(f"wandb  offline; upload with: python -m lrexp.commands.sync {shown}")
+        lines.append(f"{count}; run them with: lrexp -m hydra.launcher.resume={typed}")
+    if any(folder.glob(f"*/{WANDB}/offline-run-*")):
+        lines.append(f"wandb  offline; upload with: lrexp sync {typed}")
     return [*lines, f"sweep  {shown}"]
 
 
-def report_lines(board: Leaderboard) -> list[str]:
+def _report_lines(board: Leaderboard) -> list[str]:
     """Write the sweep's report.html, and say where it is or why there is none."""
     if not board.points or not _all_train(board.points):
         return []

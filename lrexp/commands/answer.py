@@ -1,0 +1,109 @@
+"""How a command line is answered: the verbs, their words, what is said of errors, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from lrexp.config.errors import RunFailedError, Terminated, UserError, in_words, misused
+from lrexp.config.redact import redacted
+
+if TYPE_CHECKING:
+    from lrexp.config.compose import CheckedLoader
+    from lrexp.session.single import Ran
+
+# What can be asked for but a run, which has no word of its own: a module here each.
+VERBS = {
+    "rerun": "run a saved run again, check it to the bit, or go on with it",
+    "compare": "what differs between two runs, on one screen",
+    "report": "make the report of a run or a sweep anew, from its files",
+    "sync": "upload to W&B what was recorded without it",
+    "dashboard": "a team's W&B dashboard, or a sweep's report there, as code",
+}
+
+
+def answer(dispatch: Callable[[], int]) -> int:
+    """Have a command line answered by `dispatch`, and say on the terminal what went wrong.
+
+    Returns:
+        Its exit code: 0 done (a diverged run too), 1 a run failed, 2 a mistake in the request,
+        130 interrupted from the keyboard, 143 terminated.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # ± on a terminal without it is no reason to fail
+            stream.reconfigure(errors="replace")
+    logging.raiseExceptions = os.environ.get("HYDRA_FULL_ERROR") == "1"  # of a log on a full disk
+    try:
+        return dispatch()
+    except RunFailedError as failed:
+        return _report(failed.args[0], 1)
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        if stop := _stop_among(error):
+            print("interrupted", file=sys.stderr)
+            return 130 if isinstance(stop, KeyboardInterrupt) else 143
+        return _report(error, 2 if isinstance(error, UserError) else 1)
+
+
+def _stop_among(error: BaseException | None) -> BaseException | None:
+    """The interruption that an error is or came from: what it cuts short may raise its own."""
+    seen: set[int] = set()
+    while error is not None and not isinstance(error, KeyboardInterrupt | Terminated):
+        if id(error) in seen:  # an error may be its own cause: `raise placed(error) from error`
+            return None
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _report(error: BaseException, code: int) -> int:
+    """Say what went wrong on the terminal; returns the exit code that goes with it."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        traceback.print_exception(error)
+    elif isinstance(error, UserError):
+        print(f"error: {redacted(str(error))}", file=sys.stderr)
+    else:
+        print(f"error: {redacted(in_words(error))}", file=sys.stderr)
+        print("  set HYDRA_FULL_ERROR=1 to see where it came from", file=sys.stderr)
+    return code
+
+
+def parser_of(verb: str, description: str, examples: str, codes: str) -> argparse.ArgumentParser:
+    """A parser of the words behind a verb, which raises `UserError` for what it cannot read.
+
+    Args:
+        verb: as it is typed.
+        description: what it does, and what its words mean.
+        examples: commands to copy, a line each.
+        codes: its exit codes in words, without those of an interruption.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"lrexp {verb}",
+        description=description,
+        epilog=f"examples:\n{examples}\nexit codes: {codes};\n  130 and 143 interrupted",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.error = partial(misused, parser.prog)  # type: ignore[method-assign]
+    return parser
+
+
+def ended(ran: Ran) -> int:
+    """The exit code of a run that came to its end; says so when that was before."""
+    if ran.before:
+        print(f"{ran.folder} holds this run, and it is {ran.before}: nothing to do")
+    return 0
+
+
+def swept(loader: CheckedLoader, overrides: Sequence[str]) -> int:
+    """The exit code of a sweep that is run here, and shown."""
+    from lrexp.session.sweep import run_sweep
+
+    board = run_sweep(loader, overrides, partial(print, flush=True))
+    return 1 if board.with_status("failed") else 0

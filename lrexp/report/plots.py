@@ -1,0 +1,305 @@
+"""Figures on paper: the same values that a page shows, as PNG and SVG drawn with matplotlib."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lrexp.folder.layout import PLOTS
+from lrexp.report.figure import COLOURS, HEAT, Axis, Chart, Figure, HeatMap, Series, Values
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Picture
+
+COLUMN, PAGE = 3.5, 6.8  # inches: a column of a two-column paper, and both
+DPI = 300
+LINES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+SHIFT = 2.2  # points between dots of several series at one x
+BAND = "± 1 standard error"
+MOST_NUMBERS = 16  # columns of cells that numbers fit into
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.linewidth": 0.4,
+    "grid.color": "#dddddd",
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "hatch.linewidth": 0.4,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "lrexp",  # the same figure, the same file
+    "savefig.dpi": DPI,
+}
+
+
+def write_plots(
+    folder: Path, pictures: Mapping[str, Sequence[Figure]], width: float = COLUMN
+) -> list[Path]:
+    """Draw figures into a folder's plots/, each name as PNG and SVG.
+
+    Args:
+        folder: of a run or a sweep.
+        pictures: by name: figures that share a picture, and their axes where these are alike.
+        width: in inches.
+
+    Returns:
+        The files.
+
+    Raises:
+        OSError: when they cannot be written.
+    """
+    from matplotlib import rc_context
+
+    files = []
+    with rc_context(STYLE):
+        for name, figures in pictures.items():
+            picture = draw(figures, width)
+            picture.draw_without_rendering()
+            picture.set_layout_engine("none")  # laid out once, for both files
+            (folder / PLOTS).mkdir(exist_ok=True)
+            for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+                files.append(folder / PLOTS / f"{name}.{ending}")
+                picture.savefig(files[-1], metadata=metadata)
+    return files
+
+
+def draw(figures: Sequence[Figure], width: float) -> Picture:
+    """One figure, or small ones of one kind in a grid, drawn without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Picture
+
+    heat = isinstance(figures[0], HeatMap)
+    columns = min(3 if heat else 4, len(figures))
+    rows = -(-len(figures) // columns)
+    picture = Picture(figsize=(width, _height(figures, width, rows)), layout="constrained")
+    FigureCanvasAgg(picture)
+    shared = not heat
+    places = picture.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared).ravel()
+    for axes, figure in zip(places, figures, strict=False):
+        if isinstance(figure, HeatMap):
+            _draw_heat_map(axes, figure, columns)
+        else:
+            _draw_chart(axes, figure, alone=len(figures) == 1)
+        if len(figures) > 1:
+            axes.set_title(figure.title)
+    for spare in places[len(figures) :]:
+        spare.set_visible(False)
+    if len(figures) > 1:
+        x_label, y_label = _labels(figures[0])
+        picture.supxlabel(x_label, fontsize=8)
+        picture.supylabel(y_label, fontsize=8)
+    if isinstance(figures[0], HeatMap) and not figures[0].square:
+        _colour_bar(picture, list(places[: len(figures)]), figures)
+    elif isinstance(figures[0], Chart) and figures[0].legend:
+        _legend(picture, places[0], figures[0], width)
+    return picture
+
+
+def _height(figures: Sequence[Figure], width: float, rows: int) -> float:
+    """In inches."""
+    first = figures[0]
+    if isinstance(first, HeatMap):
+        most = max(len(one.rows) for one in figures if isinstance(one, HeatMap))
+        each = 0.6 + 0.28 * most if first.numbers else 0.4 + 0.16 * most
+        return width if first.square else min(8.0, max(2.0, 0.5 + rows * each))
+    return 0.4 + 1.5 * rows if len(figures) > 1 else 2.5 if width == COLUMN else 3.4
+
+
+def _labels(figure: Figure) -> tuple[str, str]:
+    if isinstance(figure, HeatMap):
+        return figure.x_label, figure.y_label
+    return figure.x.label, figure.y.label
+
+
+def _draw_chart(axes: Axes, chart: Chart, alone: bool) -> None:
+    styles = chart.styles()
+    names = list(dict.fromkeys(one.name for one in chart.series))
+    many = len(names) > len(COLOURS) and chart.legend  # from the first, dark, to the last, light
+    for one, (colour, dash, marker) in zip(chart.series, styles, strict=True):
+        if one.hidden or not (one.kind == "area" or any(v is not None for v in (*one.y, *one.x))):
+            continue
+        ink: Any = COLOURS[colour]
+        if many:
+            ink, dash = _shade(names.index(one.name) / (len(names) - 1)), 0
+        _draw_series(axes, one, ink, dash, marker)
+    for rule in chart.rules:
+        axes.axhline(rule.y, color="0.4", linewidth=0.6)
+    for mark in chart.marks:
+        ink = "0.5" if mark.kind == "note" else COLOURS[1]
+        axes.axvline(mark.x, color=ink, linewidth=0.7, linestyle=(0, (1, 2)))
+    _scale(axes.xaxis, axes.set_xscale, chart.x)
+    _scale(axes.yaxis, axes.set_yscale, chart.y)
+    if chart.x.range:
+        axes.set_xlim(chart.x.range)
+    if chart.y.range:
+        axes.set_ylim(chart.y.range)
+    elif chart.y.zero and not chart.y.log and axes.get_ylim()[0] > 0:
+        axes.set_ylim(bottom=0)
+    if alone:
+        axes.set(xlabel=chart.x.label, ylabel=chart.y.label)
+
+
+def _draw_series(axes: Axes, one: Series, ink: Any, dash: int, marker: int) -> None:
+    name = f"_{one.name}" if one.faint else one.name  # no legend lists what begins so
+    pale = 0.3 if one.faint else 1.0
+    if one.low or one.high:
+        area = one.kind == "area"
+        axes.fill_between(
+            one.x, _gaps(one.low), _gaps(one.high), color=ink, linewidth=0,
+            alpha=0.1 if area else 0.2, label=name if area else BAND,
+        )  # fmt: skip
+        if area:
+            return
+    if one.kind == "dots":
+        _draw_dots(axes, one, ink, marker, name, pale)
+        return
+    axes.plot(
+        one.x, _gaps(one.y), color=ink, linestyle=LINES[dash], label=name, alpha=pale,
+        linewidth=0.6 if one.faint else 1.3, marker="." if len(one.x) < 3 else None,
+        drawstyle="steps-post" if one.kind == "step" else "default",
+    )  # fmt: skip
+
+
+def _draw_dots(axes: Axes, one: Series, ink: Any, marker: int, name: str, pale: float) -> None:
+    """In their places, or in a row at an edge of the axes; moved aside by their shift."""
+    from matplotlib.transforms import ScaledTranslation
+
+    up = one.edge == "top"
+    shape = {"cross": "x", "arrow": "^" if up else "v", "ring": "o"}.get(one.shape, MARKERS[marker])
+    size = {"ring": 8.0, "marker": 2.2 if one.faint else 4.0}.get(one.shape, 4.5)
+    place = axes.get_xaxis_transform() if one.edge else axes.transData
+    picture: Any = axes.figure
+    aside = ScaledTranslation(SHIFT * one.shift / 72, 0, picture.dpi_scale_trans)
+    axes.plot(
+        one.x, [0.98 if up else 0.02] * len(one.x) if one.edge else _gaps(one.y), color=ink,
+        linestyle="none", marker=shape, markersize=size, alpha=pale, clip_on=not one.edge,
+        markerfacecolor="none" if one.shape == "ring" else ink,
+        label=name if one.shape == "marker" else None,
+        markeredgecolor="white" if one.shape == "marker" else ink,
+        markeredgewidth=0.4 if one.shape == "marker" else 1.0, transform=place + aside,
+    )  # fmt: skip
+
+
+def _scale(axis: Any, set_scale: Any, wanted: Axis) -> None:
+    """Linear or logarithmic, and labels where they are asked for."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
+
+    if wanted.log:
+        set_scale("log", nonpositive="mask")
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_formatter(NullFormatter())
+    elif axis.axis_name == "x":
+        axis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    if wanted.percent:
+        axis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    if wanted.ticks:
+        axis.set_major_locator(FixedLocator(wanted.ticks))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(lambda value, _: f"{value:.3g}")
+
+
+def _legend(picture: Picture, axes: Axes, chart: Chart, width: float) -> None:
+    """An entry per name, its dots and its line together; of very many the first, middle, last."""
+    handles, names = axes.get_legend_handles_labels()
+    entries: dict[str, list[Any]] = {}
+    for name, handle in zip(names, handles, strict=True):
+        entries.setdefault(name, []).append(handle)
+    listed = list(entries)
+    if len(listed) > len(COLOURS) and all(one.kind != "dots" for one in chart.series):
+        listed = [listed[0], listed[len(listed) // 2], listed[-1]]
+    found: list[Any] = [(entries[name][0], entries[name][-1]) for name in listed]
+    for shape, words in chart.shapes.items():
+        edges = {one.edge for one in chart.series if one.shape == shape and not one.hidden}
+        for edge in sorted(edges):
+            marker = {"cross": "x"}.get(shape, "^" if edge == "top" else "v")
+            found += axes.plot(
+                [], [], linestyle="none", marker=marker, color="0.35", markersize=4.5
+            )
+            listed.append(words)
+            if shape == "cross":
+                break
+    if width == COLUMN and len(listed) > 1:
+        axes.legend(found, listed)
+    elif len(listed) > 1:
+        picture.legend(found, listed, loc="outside upper center", ncols=4)
+
+
+def _draw_heat_map(axes: Axes, heat: HeatMap, beside: int) -> None:
+    """Cells with the first row at the top; what is missing is hatched."""
+    import numpy as np
+
+    colours, norm = _colours(heat.values if heat.between is None else [heat.between], heat)
+    values = np.array([[math.nan if v is None else v for v in row] for row in heat.values], float)
+    shown = np.ma.masked_invalid(np.where(values > 0, values, math.nan) if heat.log else values)
+    axes.patch.set(hatch="/////", edgecolor="0.8", facecolor="white")
+    axes.grid(visible=False)
+    axes.imshow(
+        shown, aspect="equal" if heat.square else "auto", cmap=colours, norm=norm,
+        interpolation="nearest",
+    )  # fmt: skip
+    if heat.numbers and len(heat.columns) * beside <= MOST_NUMBERS:
+        for (row, column), value in np.ndenumerate(shown):
+            if not np.ma.is_masked(value) and (value or not heat.square):
+                red, green, blue, _ = colours(norm(value))
+                dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+                said = f"{100 * value:.1f}" if heat.percent else f"{value:.3g}"
+                axes.text(column, row, said, ha="center", va="center", fontsize=6,
+                          color="white" if dark else "black")  # fmt: skip
+    columns = [one if isinstance(one, str) else f"{one:g}" for one in heat.columns]
+    across = max(1, -(-len(columns) * beside // (20 if heat.square else 11)))
+    down = max(1, len(heat.rows) // (20 if heat.square else 40))
+    turned = 90 if heat.square and max(map(len, columns)) > 3 else 0
+    axes.set_xticks(range(0, len(columns), across), columns[::across], rotation=turned, fontsize=6)
+    axes.set_yticks(range(0, len(heat.rows), down), heat.rows[::down], fontsize=6)
+    if beside == 1:
+        axes.set(xlabel=heat.x_label, ylabel=heat.y_label)
+        if heat.square:
+            axes.set_title(heat.title)
+
+
+def _colours(values: Iterable[Values], heat: HeatMap) -> tuple[Any, Any]:
+    """Map of colours and scale of values."""
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
+
+    known = [v for row in values for v in row if v is not None and math.isfinite(v)]
+    known = [v for v in known if v > 0 or not heat.log]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    ramp = LinearSegmentedColormap.from_list("heat", HEAT[::-1] if heat.reverse else HEAT)
+    return ramp, LogNorm(low, high) if heat.log and low < high else Normalize(low, high)
+
+
+def _colour_bar(picture: Picture, places: Sequence[Axes], figures: Sequence[Figure]) -> None:
+    from matplotlib.cm import ScalarMappable
+
+    maps = [one for one in figures if isinstance(one, HeatMap)]
+    first = maps[0]
+    values = [row for one in maps for row in one.values]
+    colours, norm = _colours(values if first.between is None else [first.between], first)
+    bar = picture.colorbar(ScalarMappable(norm, colours), ax=places, label=first.value_label)
+    bar.ax.tick_params(which="both", labelsize=6)
+    if first.percent:
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+
+
+def _shade(part: float) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](0.9 * part)
+
+
+def _gaps(values: Values) -> list[float]:
+    """What is missing as NaN."""
+    return [math.nan if v is None else v for v in values]

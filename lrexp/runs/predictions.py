@@ -1,0 +1,96 @@
+"""predictions.parquet read back: what the best weights say about the images of a split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lrexp.config.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of the n images of a split."""
+
+    images: list[tuple[int, str]]  # id and item, sorted
+    classes: str  # names, as JSON
+    labels: np.ndarray  # (n,) or (n, classes)
+    losses: np.ndarray  # (n,)
+    right: np.ndarray  # (n,) 0 or 1
+
+
+def read_predictions(file: Path, split: str, most_scores: int | None = None) -> Predictions | None:
+    """The labels of a split's images, and loss and correctness of what was predicted.
+
+    The loss of an image is −ln of its class's score, or with several labels per image the mean
+    binary cross-entropy over classes; it is right when the highest score is its label's, or when
+    every score is on its label's side of 0.5.
+
+    Args:
+        file: predictions.parquet.
+        split: whose images.
+        most_scores: a file with more of them is left unread.
+
+    Returns:
+        None when there is no such file, it is left unread, or it says nothing of the split.
+
+    Raises:
+        UserError: when it cannot be read.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as stored:
+            if most_scores is not None and _scores_in(stored.metadata) > most_scores:
+                return None
+            table = stored.read()
+        chosen = table.filter(np.array(table["split"].to_pylist()) == split).sort_by("id")
+        images = list(zip(chosen["id"].to_pylist(), chosen["item"].to_pylist(), strict=True))
+        if not images:
+            return None
+        labels = np.array(chosen["label"].to_pylist())
+        scores = _rows(chosen["scores"]).astype(np.float64)
+        losses, right = _judged(labels, scores)
+        classes = (table.schema.metadata or {}).get(b"class_names", b"").decode()
+    except FileNotFoundError:
+        return None
+    except (OSError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    return Predictions(images, classes, labels, losses, right.astype(np.float64))
+
+
+def _scores_in(metadata: Any) -> int:
+    """How many scores a file holds, without reading them; they are its last column."""
+    groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
+    return sum(group.column(group.num_columns - 1).num_values for group in groups)
+
+
+def _rows(column: Any) -> np.ndarray:
+    """(n, k) of a column of n lists."""
+    return column.combine_chunks().flatten().to_numpy().reshape(len(column), -1)
+
+
+def _judged(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Loss of every image, and whether it is right, (n,) each.
+
+    Args:
+        labels: (n,), or (n, classes) 0 and 1.
+        scores: (n, classes).
+    """
+    import numpy as np
+
+    least = float(np.finfo(np.float32).tiny)  # scores are float32: a smaller one is stored as 0
+    if labels.ndim == 2:
+        of_label = np.where(labels == 1, scores, 1 - scores)
+        losses = -np.log(np.maximum(of_label, least)).mean(1)
+        return losses, ((scores > 0.5) == (labels == 1)).all(1)
+    if labels.min() < 0:
+        raise ValueError(f"label {labels.min()}")
+    losses = -np.log(np.maximum(scores[np.arange(len(labels)), labels], least))
+    return losses, scores.argmax(1) == labels

@@ -1,0 +1,123 @@
+"""What Hydra runs for a composed config: the task of a single run, and that of a sweep's points."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from lrexp.config.check import check
+from lrexp.config.compose import without_hydra
+from lrexp.config.schema import Config
+from lrexp.runs.resume import Stopped
+from lrexp.tasks.launch import Launch
+
+if TYPE_CHECKING:
+    from lrexp.build.data import Datasets
+    from lrexp.tasks.train import Training
+    from lrexp.train.loop import Trainer
+
+
+class Points:
+    """The task of a sweep's points. Those that run in one program share their data."""
+
+    def __init__(self) -> None:
+        self.datasets: Datasets | None = None  # from the first point on
+        self.view: Any = None  # lrexp.grid.live.GridView, while our launcher runs
+        self.executor = "serial"  # of lrexp.grid.executors
+        self.asked: list[type[BaseException]] = []  # signals that want the sweep to stop
+
+    def __call__(self, composed: DictConfig) -> float:
+        return job(composed, self)
+
+    def open(self, composed: DictConfig, asked: list[type[BaseException]]) -> Training:
+        """A point's run, built but not trained; see `lrexp.tasks.train.open_training`."""
+        from lrexp.tasks.train import open_training
+
+        return open_training(*_checked(composed, self), asked)
+
+    def trainer(self, composed: DictConfig) -> Trainer:
+        """What would train a point, outside of any run."""
+        from lrexp.tasks.train import build_trainer
+
+        return build_trainer(_read(composed), self.shared_data())
+
+    def load_data(self, composed: DictConfig) -> None:
+        """Read a point's data for those to come. That they cannot be had, its run will say."""
+        from lrexp.build.experiment import choose_device
+
+        config = _read(composed)
+        with suppress(Exception):
+            self.shared_data().get(config, choose_device(config.trainer.device))
+
+    def for_worker(self) -> Points:
+        """The same for a worker program, with the data that lie in memory."""
+        points = Points()
+        points.executor, points.datasets = "pool", self.shared_data().in_memory()
+        return points
+
+    def shared_data(self) -> Datasets:
+        """The data of the points so far."""
+        from lrexp.build.data import Datasets
+
+        if self.datasets is None:
+            self.datasets = Datasets()
+        return self.datasets
+
+
+def job(
+    composed: DictConfig,
+    points: Points | None = None,
+    stopped: Stopped | None = None,
+    until: int | None = None,
+) -> float:
+    """Run one checked config in the run folder that Hydra names.
+
+    Args:
+        composed: without its hydra section, as Hydra hands it over.
+        points: the sweep that it is a point of.
+        stopped: the run in the folder that goes on.
+        until: the epoch to stop after; None: the last one.
+
+    Returns:
+        The best monitored value.
+    """
+    from lrexp.config.schema import chosen_option, load
+
+    resolved, config, launch = _checked(composed, points, stopped, until)
+    return load(chosen_option("task", config.task).make)(resolved, config, launch)
+
+
+def _read(composed: DictConfig) -> Config:
+    """A composed point as it is read."""
+    return check(without_hydra(composed))[1]
+
+
+def _checked(
+    composed: DictConfig,
+    points: Points | None,
+    stopped: Stopped | None = None,
+    until: int | None = None,
+) -> tuple[DictConfig, Config, Launch]:
+    """A config as it is saved and as it is read, and where it runs."""
+    hydra: Any = HydraConfig.get()
+    in_sweep = hydra.mode == RunMode.MULTIRUN
+    view = points.view if points else None
+    resolved, config = check(composed)
+    launch = Launch(
+        folder=Path(hydra.runtime.output_dir),
+        overrides=list(OmegaConf.to_container(hydra.overrides.task)),  # type: ignore[arg-type]
+        title=hydra.job.override_dirname.replace(",", " ") if in_sweep else "",
+        sweep=Path(hydra.sweep.dir).name if in_sweep else None,
+        datasets=points and points.shared_data(),
+        executor=points.executor if points else "serial",
+        terminal=partial(view.recorder, hydra.job.num) if view else None,
+        stopped=stopped,
+        until=until,
+    )
+    return resolved, config, launch

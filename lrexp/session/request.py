@@ -1,0 +1,98 @@
+"""What a command line with -m asks for: what its points have in common, and how they vary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from lrexp.config.compose import CONFIG_NAME, CheckedLoader
+from lrexp.folder.layout import CASES
+from lrexp.grid.points.cases import GROUP, Cases, read_cases, take_cases
+from lrexp.grid.points.point import Started, read_points
+from lrexp.grid.points.resume import sweep_folder
+from lrexp.grid.settings import OF_LAUNCHER, read_settings
+
+LAUNCHER = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
+CASES_COPY = CASES  # in the sweep's folder
+
+
+@dataclass
+class Request:
+    """What a command line with -m asks for."""
+
+    config: DictConfig  # composed for the sweep as a whole
+    overrides: list[str]  # without cases
+    cases: Cases | None
+    started: Started | None = None  # the sweep that is to go on
+    folder: Path | None = None  # and where it is
+
+    @property
+    def ours(self) -> bool:
+        """Whether our launcher runs it."""
+        return self.config.hydra.launcher._target_ == LAUNCHER
+
+    @property
+    def task(self) -> list[str]:
+        """Overrides of the command line that are not Hydra's."""
+        return [str(override) for override in self.config.hydra.overrides.task]
+
+    @property
+    def axes(self) -> list[str]:
+        """What a grid is made of: hydra.sweeper.params and the command line, which wins."""
+        params: Any = OmegaConf.select(self.config, "hydra.sweeper.params") or {}
+        typed = {override.lstrip("+~").partition("=")[0] for override in self.task}
+        return [*(f"{k}={v}" for k, v in params.items() if k not in typed), *self.task]
+
+    @property
+    def how(self) -> list[str]:
+        """Overrides that say how the points are run."""
+        return [override for override in self.overrides if OF_LAUNCHER.fullmatch(override)]
+
+    @property
+    def command(self) -> list[str]:
+        """Overrides that ask for the same grid."""
+        return [*([f"{GROUP}={self.cases.name}"] if self.cases else []), *self.axes]
+
+
+def read_request(loader: CheckedLoader, overrides: Sequence[str]) -> Request:
+    """Compose what all points have in common, and find what the grid is made of.
+
+    A sweep that is resumed without naming its grid again is the one that was started.
+
+    Args:
+        loader: composes; in its folders of YAML files cases are looked for.
+        overrides: of the command line.
+
+    Raises:
+        UserError: for what cannot be composed, and launcher settings that cannot be used.
+    """
+
+    def compose(given: Sequence[str]) -> DictConfig:
+        asked = [*given, "hydra.mode=MULTIRUN"]
+        return loader.load_configuration(CONFIG_NAME, asked, RunMode.MULTIRUN)
+
+    rest, name = take_cases(overrides)
+    request = Request(compose(rest), rest, None)
+    launcher = request.config.hydra.launcher
+    if request.ours:
+        read_settings(launcher)
+        if launcher.resume:
+            request.folder = sweep_folder(launcher.resume)
+            request.started = read_points(request.folder)
+    if request.started and request.folder and not request.axes and not name:
+        command, name = take_cases(request.started.command)
+        typed = {override.partition("=")[0] for override in rest}
+        kept = [override for override in command if override.partition("=")[0] not in typed]
+        request.overrides = [*rest, *kept]
+        request.config = compose(request.overrides)
+        if name:  # the file as it was then
+            copy = read_cases(str(request.folder / CASES_COPY), loader.folders)
+            request.cases = replace(copy, name=name)
+    elif name:
+        request.cases = read_cases(name, loader.folders)
+    return request
