@@ -108,7 +108,7 @@ def keep_wrong_images(tested: Tested, folder: Path, class_names: tuple[str, ...]
     from lrexp.record.wrong_images import write_wrong_images
 
     name = tested.last
-    split, logits, found = (of[name] for of in (tested.splits, tested.logits, tested.found))
+    split, logits, found = tested.splits[name], tested.logits[name], tested.found[name]
     file = folder / WRONG_IMAGES
     try:
         write_wrong_images(file, name, split, logits, found.losses, found.correct, class_names)

@@ -85,8 +85,7 @@ class Trainer:
         """Train to the end of the schedule, a divergence, or the end of patience.
 
         After every epoch `last.pt` and, when it got better, `best.pt` go to the folder
-        `checkpoints`, and a row to `record`. With no epoch to train the model is evaluated as it
-        is.
+        `checkpoints`, and a row to `record`. With none to train the model is evaluated as it is.
         """
         model, data = self.experiment.model, self.experiment.dataset
         while self.goes_on:

@@ -114,7 +114,8 @@ def stop_in_step(trainer: Trainer, step: int) -> None:
     loss = trainer.experiment.loss
 
     def interrupted(logits: Any, labels: Any) -> Any:
-        if trainer.step + 1 == step and trainer.in_step:
+        in_step = trainer.current is not None and trainer.current.seen is None
+        if trainer.step + 1 == step and in_step:
             os.kill(os.getpid(), signal.SIGTERM)
         return loss(logits, labels)
 
