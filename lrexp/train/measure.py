@@ -48,7 +48,8 @@ def evaluate_split(model: nn.Module, split: Split, batch_size: int) -> Evaluatio
     """How good a model is on a split, in eval mode. No logits are kept."""
     model.eval()
     batches = split.batches(np.arange(len(split)), batch_size)
-    return evaluate_batches((model(images)[None], labels) for images, labels in batches)[0]
+    logits = ((model(images)[None], labels) for images, labels in batches)
+    return evaluate_batches(logits, len(split))[0]
 
 
 def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
@@ -61,35 +62,40 @@ def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
         logits: (n, classes) float.
         labels: (n,) int64 class of each image, or (n, classes) float of 0 and 1.
     """
-    return evaluate_batches([(logits[None], labels)])[0]
+    return evaluate_batches([(logits[None], labels)], len(labels))[0]
 
 
 @torch.inference_mode()
-def evaluate_batches(batches: Iterable[tuple[Tensor, Tensor]]) -> list[Evaluation]:
-    """What K networks make of the same images; what is kept of a batch does not grow with classes.
+def evaluate_batches(batches: Iterable[tuple[Tensor, Tensor]], images: int) -> list[Evaluation]:
+    """What K networks make of the same images; what is kept does not grow with classes.
 
     Args:
         batches: logits (K, B, classes) and labels, as in `evaluate`.
+        images: how many there are in all batches.
     """
-    kept: list[list[Tensor]] = []
-    truth: list[Tensor] = []  # of images with one label
-    counts: Any = 0  # of images with several: (3, K, classes)
-    classes = 0
+    kept: list[Tensor] = []  # each (K, images): small tensors of every batch would stand in the way
+    truth: Tensor | None = None  # (images,) of those with one label
+    counts: Any = 0  # of those with several: (3, K, classes)
+    classes = done = 0
     for logits, labels in batches:
-        kept.append(_per_image(logits, labels))
-        classes = logits.shape[-1]
+        values, classes = _per_image(logits, labels), logits.shape[-1]
+        kept = kept or [part.new_empty(len(logits), images) for part in values]
+        now = slice(done, done := done + len(labels))
+        for column, part in zip(kept, values, strict=True):
+            column[:, now] = part
         if labels.is_floating_point():
             counts = counts + _label_counts(logits, labels)
         else:
-            truth.append(labels)
-    columns = [torch.cat(parts, dim=1).cpu().numpy() for parts in zip(*kept, strict=True)]
-    if not truth:
+            truth = labels.new_empty(images) if truth is None else truth
+            truth[now] = labels
+    columns = [column.cpu().numpy() for column in kept]
+    if truth is None:
         by_member = counts.transpose(0, 1).cpu().numpy()  # (K, 3, classes)
         return [
             Evaluation(losses.astype(np.float64), right.astype(np.float64), *of, multi_label=True)
             for losses, right, of in zip(*columns, by_member, strict=True)
         ]
-    actual = torch.cat(truth).cpu().numpy()
+    actual = truth.cpu().numpy()
     return [
         Evaluation.of_classes(losses, said, actual, classes, *(float(t.mean()) for t in top5))
         for losses, said, *top5 in zip(*columns, strict=True)
@@ -134,16 +140,47 @@ def _among_largest(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     return before.sum(1) < k
 
 
+class Block:
+    """Loss, correct and number of images of a few batches, all in one tensor.
+
+    A small tensor of every batch would stand in the way of the large ones that come and go.
+
+    Args:
+        size: batches at most.
+    """
+
+    def __init__(self, size: int):
+        self._size, self._images = size, list[int]()
+        self._numbers = torch.empty(2, 0)  # (2, size) or (2, size, K)
+
+    def add(self, loss: Tensor, correct: Tensor, images: int) -> bool:
+        """Note a batch, () or (K,) of members each; returns whether the block is full."""
+        if not self._numbers.numel():
+            double = torch.float32 if loss.device.type == "mps" else torch.float64
+            shape = (2, self._size, *loss.shape)
+            self._numbers = torch.empty(shape, dtype=double, device=loss.device)
+        i = len(self._images)
+        self._numbers[0, i], self._numbers[1, i] = loss, correct
+        self._images.append(images)
+        return i + 1 == self._size
+
+    def take(self) -> tuple[Tensor, Tensor, list[int]]:
+        """Losses and correct (k,) or (k, K), and images, of the k batches since the last call."""
+        images, self._images = self._images, []
+        losses, correct = self._numbers[:, : len(images)]
+        return losses, correct, images
+
+
 class RunningTrain:
     """Loss and accuracy over the batches of an epoch, as they were when each batch was trained on.
 
     Of a batch three numbers are kept. No step waits for the device.
     """
 
-    BLOCK = 256  # batches that are reduced to one tensor
+    BLOCK = 256  # batches
 
     def __init__(self) -> None:
-        self._batches: list[tuple[Tensor, Tensor, int]] = []
+        self._block = Block(self.BLOCK)
         self._reduced: list[Tensor] = []  # each (3, k): loss × images, correct, images of batches
 
     def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
@@ -154,8 +191,7 @@ class RunningTrain:
             correct: () how many of them are right.
             images: how many it has.
         """
-        self._batches.append((loss, correct, images))
-        if len(self._batches) == self.BLOCK:
+        if self._block.add(loss, correct, images):
             self._reduce()
 
     def means(self) -> tuple[float, float, int]:
@@ -170,17 +206,13 @@ class RunningTrain:
 
     def load_state(self, state: Tensor) -> None:
         """Go on from `state()`."""
-        self._batches, self._reduced = [], [state] if state.numel() else []
+        self._block, self._reduced = Block(self.BLOCK), [state] if state.numel() else []
 
     def _reduce(self) -> None:
-        if not self._batches:
-            return
-        losses, correct, images = zip(*self._batches, strict=True)
-        double = torch.float32 if losses[0].device.type == "mps" else torch.float64
-        sizes = torch.tensor(images, dtype=double, device=losses[0].device)
-        columns = [torch.stack(losses).to(double) * sizes, torch.stack(correct).to(double), sizes]
-        self._reduced.append(torch.stack(columns))
-        self._batches.clear()
+        losses, correct, images = self._block.take()
+        if images:
+            sizes = torch.tensor(images, dtype=losses.dtype, device=losses.device)
+            self._reduced.append(torch.stack([losses * sizes, correct, sizes]))
 
 
 def correct_images(logits: Tensor, labels: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ class StackedModel:
         for model in self._models:
             model.eval()
         batches = split.batches(np.arange(len(split)), batch_size)
-        return evaluate_batches((self(images), labels) for images, labels in batches)
+        logits = ((self(images), labels) for images, labels in batches)
+        return evaluate_batches(logits, len(split))
 
 
 def _stack(tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

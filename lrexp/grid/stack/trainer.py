@@ -29,7 +29,7 @@ from lrexp.judge.epoch import Row
 from lrexp.judge.evaluate import Evaluation
 from lrexp.train.experiment import Experiment
 from lrexp.train.loop import TakesRows, Trainer
-from lrexp.train.measure import RunningTrain, correct_images, seen_row
+from lrexp.train.measure import Block, RunningTrain, correct_images, seen_row
 from lrexp.train.step import due, gradients, member_norms, update
 
 log = logging.getLogger(__name__)
@@ -240,12 +240,11 @@ class _Running:
 
     def __init__(self, members: int):
         self._own = [RunningTrain() for _ in range(members)]
-        self._batches: list[tuple[Tensor, Tensor, int]] = []
+        self._block = Block(self.BLOCK)
 
     def add(self, losses: Tensor, correct: Tensor, images: int) -> None:
         """Note one batch: losses (K,), how many are right (K,), how many images a member saw."""
-        self._batches.append((losses, correct, images))
-        if len(self._batches) == self.BLOCK:
+        if self._block.add(losses, correct, images):
             self._hand_on()
 
     def of_members(self) -> list[RunningTrain]:
@@ -254,16 +253,13 @@ class _Running:
         return self._own
 
     def _hand_on(self) -> None:
-        if not self._batches:
+        losses, correct, images = self._block.take()  # (batches, K) twice
+        if not images:
             return
-        losses, correct, images = zip(*self._batches, strict=True)
-        sizes = torch.tensor(images, dtype=torch.float64)
-        weights = (sizes / sizes.sum()).to(losses[0].device)
-        means = weights @ torch.stack(losses).double()  # (K,)
-        right = torch.stack(correct).sum(0)  # (K,)
+        sizes = torch.tensor(images, dtype=losses.dtype, device=losses.device)
+        means, right = (sizes / sizes.sum()) @ losses, correct.sum(0)  # (K,)
         for k, running in enumerate(self._own):
             running.add(means[k], right[k], sum(images))
-        self._batches.clear()
 
 
 def _feeds(trainers: Sequence[Trainer]) -> tuple[list[Split], list[np.ndarray], Tensor | None]:
