@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,14 +76,6 @@ def in_summary(tested: Tested, data: Dataset) -> dict[str, Any]:
     last = tested.last
     worst = worst_classes(tested.found[last], data.class_names, tested.confusions.get(last))
     return {"test": test, "worst_classes": [{"split": last, **row} for row in worst]}
-
-
-def leak_effect(found: Evaluation, data: Dataset) -> Mapping[str, Any]:
-    """How much more often images of val are right that have a twin in the training set."""
-    from lrexp.data.leaks import effect
-
-    assert data.leaks is not None
-    return effect(found.correct, np.isin(data.val.rows, data.leaks.twins["val"]))
 
 
 def write_tested(tested: Tested, folder: Path, class_names: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from omegaconf import DictConfig
 
 from lrexp.config.errors import Terminated
@@ -19,7 +20,6 @@ from lrexp.folder.layout import BEST, CHECKPOINTS, LAST, METRICS, PREVIOUS
 from lrexp.tasks.concluding import (
     in_summary,
     keep_wrong_images,
-    leak_effect,
     tested,
     write_report,
     write_tested,
@@ -260,6 +260,7 @@ class Training:
 
     def conclude(self) -> None:
         """Once training is over: test on the best weights, and save what they predict."""
+        from lrexp.data.leaks import effect
         from lrexp.folder.checkpoint import load_checkpoint
         from lrexp.optim.groups import tensor_hash
 
@@ -274,7 +275,8 @@ class Training:
         found = tested(experiment, self._config.trainer.eval_batch_size)
         self._summary |= in_summary(found, data)
         if data.leaks:
-            self._summary["leaks"]["effect"] = leak_effect(found.found["val"], data)
+            has_twin = np.isin(data.val.rows, data.leaks.twins["val"])
+            self._summary["leaks"]["effect"] = effect(found.found["val"].correct, has_twin)
         write_tested(found, self._folder, data.class_names)
         if not self._launch.sweep:
             keep_wrong_images(found, self._folder, data.class_names)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lrexp.config.schema import Trainer as Settings
 from lrexp.data import draws
+from lrexp.data.dataset import Split
 from lrexp.judge.epoch import Best, Row, Track, evaluated
 from lrexp.judge.evaluate import Evaluation
 from lrexp.optim.groups import set_momentum, set_rates, set_trainable
@@ -25,15 +29,9 @@ from lrexp.train.measure import (
     StepStats,
     correct_images,
     evaluate_split,
-    measure_scales,
     seen_row,
 )
-from lrexp.train.random import (
-    default_generator,
-    dropout_seeds,
-    measured_batches,
-    recalibration_images,
-)
+from lrexp.train.scales import measure_scales
 from lrexp.train.signals import whole
 from lrexp.train.state import (
     Epoch,
@@ -79,7 +77,7 @@ class Trainer:
         self._drift = Drift(experiment.model, experiment.plan)
         steps = len(experiment.schedule), experiment.steps_per_epoch
         self._factors = experiment.plan.factors(*steps)  # g(t) of the groups that have one
-        self._dropout = default_generator(experiment.device)
+        self._dropout = _default_generator(experiment.device)
 
     def run(self, record: TakesRows, checkpoints: Path | None = None) -> None:
         """Train to the end of the schedule, a divergence, or the end of patience.
@@ -109,7 +107,7 @@ class Trainer:
         weights = [p for p in weights if p.requires_grad]
         order = self.order()[(self.step - epoch.first_step) * self.batch_size :]
         train = experiment.dataset.train
-        seeds = dropout_seeds(self.seed, self.step, -(-len(order) // self.batch_size))
+        seeds = _dropout_seeds(self.seed, self.step, -(-len(order) // self.batch_size))
         batches = train.batches(order, self.batch_size, self.epoch) if seeds else ()
         for (images, labels), seed in zip(batches, seeds, strict=True):  # (B, C, H, W), (B,)
             with whole():
@@ -127,7 +125,7 @@ class Trainer:
             if averages_weights(optimizer):
                 use_averaged_weights(optimizer)
                 drawn = (self.seed, self.epoch, self.batch_size)
-                recalibrate_batchnorm(model, recalibration_images(train, *drawn))
+                recalibrate_batchnorm(model, _recalibration_images(train, *drawn))
             epoch.seen = seen_row(experiment, self.stats, epoch.running, epoch.started)
         return epoch.seen
 
@@ -181,8 +179,7 @@ class Trainer:
         experiment = self.experiment
         set_trainable(experiment.model, experiment.plan, finished_epochs=self.epoch)
         if experiment.plan.measured:
-            drawn = (self.seed, self.epoch, self.batch_size)
-            measure_scales(experiment, measured_batches(experiment.dataset.train, *drawn))
+            measure_scales(experiment, self.seed, self.epoch, self.batch_size)
         experiment.model.train()
         use_training_weights(experiment.optimizer)
         self.epoch += 1
@@ -252,3 +249,26 @@ class Trainer:
     ) -> None:
         """Go on from `state()`, on a trainer that has not trained; see `lrexp.train.state`."""
         load_state(self, state, allow_plan_change, allow_data_change)
+
+
+def _default_generator(device: torch.device) -> torch.Generator:
+    """The generator that dropout on a device draws from."""
+    if device.type == "cuda":
+        torch.cuda.init()
+        return torch.cuda.default_generators[device.index or 0]
+    if device.type == "mps":
+        return torch.mps._get_default_mps_generator()
+    return torch.default_generator
+
+
+def _dropout_seeds(seed: int, first_step: int, count: int) -> list[int]:
+    """What makes dropout a function of (seed, step), for so many steps."""
+    steps = np.arange(first_step, first_step + count)
+    return (draws.draw_each(seed, "dropout", steps) >> np.uint64(1)).tolist()
+
+
+def _recalibration_images(train: Split, seed: int, epoch: int, size: int) -> Iterator[Tensor]:
+    """Up to 50 whole batches of training images, each (size, C, H, W)."""
+    order = draws.order(seed, "recalibrate", train.ids, epoch)
+    whole = max(len(order) // size * size, min(len(order), size))
+    return (images for images, _ in train.batches(order[: min(whole, 50 * size)], size))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from lrexp.config.schema import TOP5_CLASSES
 from lrexp.data.dataset import Split
 from lrexp.judge.evaluate import Evaluation
-from lrexp.optim.groups import measured_groups
 from lrexp.plan.plan import Plan
 from lrexp.train.experiment import Experiment
-from lrexp.train.step import gradients
+from lrexp.train.scales import norms_of, scales_of
 
 
 @torch.inference_mode()
@@ -246,7 +245,7 @@ class StepStats:
     def see_gradients(self, weights: Iterable[Tensor]) -> None:
         """Note the norm over all gradients of the weights."""
         found = [weight.grad for weight in weights if weight.grad is not None]
-        self.add_gradient(torch.linalg.vector_norm(_norms(found)))
+        self.add_gradient(torch.linalg.vector_norm(norms_of(found)))
 
     @torch.no_grad()
     def before(self) -> list[Tensor]:
@@ -259,7 +258,7 @@ class StepStats:
         if not before:
             return
         steps = [now - was for now, was in zip(self._tensors, before, strict=True)]
-        self.add_ratios(_norms(steps) / _norms(before))
+        self.add_ratios(norms_of(steps) / norms_of(before))
 
     def add_gradient(self, norm: Tensor) -> None:
         """Note a gradient's norm ()."""
@@ -319,82 +318,9 @@ def seen_row(
     }
 
 
-def scales_of(experiment: Experiment) -> dict[str, float]:
-    """The lr_scale of the groups whose plan says that it is measured."""
-    groups = measured_groups(experiment.optimizer, experiment.plan)
-    return {name: group["lr_scale"] for name, group in groups.items()}
-
-
-def relative_gradient_norms(
-    model: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
-    units: Mapping[str, list[str]],
-) -> dict[str, float]:
-    """Mean over batches of ‖g‖ / ‖w‖ for every unit, all its tensors taken as one vector.
-
-    Measured in eval mode, so that neither dropout nor BatchNorm statistics take part; weights,
-    gradients and buffers stay as they are. Infinite where weights are 0 and gradients are not.
-
-    Args:
-        model: the network.
-        loss: (B, classes) logits and (B,) labels → scalar.
-        batches: of (B, C, H, W) images and (B,) labels.
-        units: names of the parameters that are measured together, all of which train.
-    """
-    model.eval()
-    tensors = dict(model.named_parameters())
-    measured = [tensors[name] for names in units.values() for name in names]
-    kept = [weight.grad for weight in measured]
-    ends = np.cumsum([len(names) for names in units.values()])[:-1]
-    ratios = []
-    for images, labels in batches:
-        gradients(model, loss, images, labels, measured)
-        found = [torch.zeros_like(w) if w.grad is None else w.grad for w in measured]
-        both = torch.stack([_norms(found), _norms([w.detach() for w in measured])])
-        norms = both.cpu().double().numpy()  # (2, tensors)
-        squares = [part.sum(axis=1) for part in np.split(norms**2, ends, axis=1)]  # each (2,)
-        ratios.append([_ratio(math.sqrt(g), math.sqrt(w)) for g, w in squares])
-    for weight, gradient in zip(measured, kept, strict=True):
-        weight.grad = gradient
-    return dict(zip(units, np.mean(ratios, axis=0).tolist(), strict=True))
-
-
-def measure_scales(experiment: Experiment, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Set anew the lr_scale of every group whose plan says that it is measured."""
-    model, loss, plan = experiment.model, experiment.loss, experiment.plan
-    scales = measured_scales(relative_gradient_norms(model, loss, batches, plan.measured))
-    for name, group in measured_groups(experiment.optimizer, plan).items():
-        group["lr_scale"] = scales[plan.groups[name][0].measured]
-
-
-def measured_scales(ratios: Mapping[str, float]) -> dict[str, float]:
-    """Each ratio divided by the largest finite one, which becomes 1.
-
-    A ratio that is not finite (weights that are all 0) gets 1 too: nothing should move more. When
-    no finite ratio is above 0, every scale is 1.
-    """
-    largest = max((r for r in ratios.values() if math.isfinite(r)), default=0.0)
-    return {
-        unit: ratio / largest if largest > 0 and math.isfinite(ratio) else 1.0
-        for unit, ratio in ratios.items()
-    }
-
-
 def _median(values: list[float]) -> float:
     """NaN when any value is; for few values ten times as fast as numpy's."""
     return math.nan if any(map(math.isnan, values)) else statistics.median(values)
-
-
-def _ratio(gradient: float, weight: float) -> float:
-    if weight:
-        return gradient / weight
-    return math.inf if gradient else 0.0
-
-
-def _norms(tensors: list[Tensor]) -> Tensor:
-    """(tensors,) Euclidean norms."""
-    return torch.stack([torch.linalg.vector_norm(t) for t in tensors])
 
 
 class Drift:

@@ -23,7 +23,8 @@ from lrexp.optim.groups import (
 )
 from lrexp.plan.plan import read_plan
 from lrexp.train.experiment import Experiment
-from lrexp.train.measure import RunningTrain, scales_of
+from lrexp.train.measure import RunningTrain
+from lrexp.train.scales import scales_of
 
 if TYPE_CHECKING:
     from lrexp.train.loop import Trainer

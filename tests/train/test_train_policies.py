@@ -23,7 +23,7 @@ from lrexp.judge.epoch import Row
 from lrexp.models.layers import layer_map
 from lrexp.optim.groups import param_groups, state_by_name
 from lrexp.train.loop import Trainer
-from lrexp.train.measure import measured_scales, relative_gradient_norms
+from lrexp.train.scales import measured_scales, relative_gradient_norms
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
