@@ -25,7 +25,8 @@ from lrexp.build.experiment import build
 from lrexp.config.schema import Config
 from lrexp.folder.environment import environment
 from lrexp.grid.stack.allocator import keep_freed_memory
-from lrexp.grid.stack.trainer import StackedTrainer, probe
+from lrexp.grid.stack.probe import probe
+from lrexp.grid.stack.trainer import StackedTrainer
 from lrexp.train.loop import Trainer
 
 SMALL = ("data=synthetic", "data.leak_check=skip")

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from lrexp.build.experiment import build
+from lrexp.judge.epoch import Row
 from lrexp.train.experiment import Experiment
-from lrexp.train.loop import Row, Trainer
+from lrexp.train.loop import Trainer
 
 
 class Silent:

@@ -153,7 +153,7 @@ def look(points: list[Point], session: Session) -> Kind:
 def try_stacking(kind: Kind, session: Session) -> Kind:
     """Find out whether points can be stacked, and how many fit into memory."""
     from lrexp.data.feeding import free_bytes
-    from lrexp.grid.stack.trainer import member_bytes, probe
+    from lrexp.grid.stack.probe import member_bytes, probe
 
     assert kind.trainer is not None
     if reason := probe(kind.trainer):

@@ -121,7 +121,7 @@ class Jobs:
 
     def _train(self, members: Sequence[_Member]) -> None:
         """Train members to their end, those together that can be; notes what made one fail."""
-        from lrexp.grid.stack.trainer import shared
+        from lrexp.grid.stack.probe import shared
 
         alike: dict[Any, list[_Member]] = {}
         for member in members:

@@ -160,11 +160,6 @@ def tensor_hash(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def trained_parameters(optimizer: Optimizer) -> list[Tensor]:
-    """Every parameter that has a gradient now."""
-    return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-
-
 def state_by_name(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
     """Optimizer state per parameter name: momentum buffers, moments, step counts.
 

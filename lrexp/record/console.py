@@ -252,7 +252,7 @@ def worst_in_words(classes: list[dict[str, Any]]) -> str:
     """The classes that are found least often, and what they are taken for.
 
     Args:
-        classes: one or more, those of `metrics.worst_classes` with their `split`.
+        classes: one or more, those of `judge.evaluate.worst_classes` with their `split`.
     """
     words = []
     for i, row in enumerate(classes):

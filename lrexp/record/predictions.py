@@ -77,7 +77,7 @@ def write_per_class(file: Path, rows: Mapping[str, Sequence[dict[str, Any]]]) ->
 
     Args:
         file: CSV, replaced as a whole.
-        rows: by split, those of `metrics.class_rows`.
+        rows: by split, those of `judge.evaluate.class_rows`.
     """
     heading = ["split", *next(iter(rows.values()))[0]]
     lines = [[split, *row.values()] for split, of_split in rows.items() for row in of_split]

@@ -15,7 +15,8 @@ from lrexp.config.saved import read_saved_config
 from lrexp.config.schema import Config, option_of
 from lrexp.folder.claim import link_latest
 from lrexp.folder.layout import CONFIG, PLAN, SCHEDULE
-from lrexp.tasks.launch import Launch, blank_summary, failure, write
+from lrexp.tasks.launch import Launch
+from lrexp.tasks.summary import blank_summary, failure, write
 
 log = logging.getLogger(__name__)
 

@@ -7,33 +7,33 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+import numpy as np
+from omegaconf import DictConfig
 
-from lrexp.config.errors import OutOfMemoryError, Terminated, UserError, out_of_memory
+from lrexp.config.errors import Terminated
 from lrexp.config.schema import MONITORS, Config
 from lrexp.config.schema.run import Wandb
-from lrexp.folder.claim import link_latest, resume_command
-from lrexp.folder.layout import (
-    BEST,
-    CHECKPOINTS,
-    CONFIG,
-    CONFUSION,
-    ENVIRONMENT,
-    HYDRA,
-    LAST,
-    METRICS,
-    OVERRIDES,
-    PER_CLASS,
-    PLAN,
-    PREDICTIONS,
-    PREVIOUS,
-    SCHEDULE,
-    WRONG_IMAGES,
+from lrexp.folder.claim import link_latest
+from lrexp.folder.layout import BEST, CHECKPOINTS, LAST, METRICS, PREVIOUS
+from lrexp.tasks.concluding import (
+    in_summary,
+    keep_wrong_images,
+    tested,
+    write_report,
+    write_tested,
 )
-from lrexp.tasks.launch import Launch, blank_summary, failure, write
+from lrexp.tasks.launch import Launch
+from lrexp.tasks.opening import (
+    environment_of,
+    known_at_start,
+    run_info,
+    with_normalization,
+    write_plans,
+)
+from lrexp.tasks.summary import as_people_read_it, blank_summary, failure, results, write
+from lrexp.tasks.taking_up import changed_environment, restore_best, take_up
 from lrexp.train.signals import answered, signals_stop, whole
 
 if TYPE_CHECKING:
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from lrexp.train.loop import Trainer
 
 log = logging.getLogger(__name__)
-
-CONFUSION_CLASSES = 1000  # a larger table of true against predicted classes is of no use as a file
 
 
 def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
@@ -87,7 +85,7 @@ def open_training(
         if launch.sweep:  # a point keeps its folder, and says why it has no result
             write(launch.folder, blank_summary(resolved, config, launch) | failure(error))
         raise
-    resolved = _with_normalization(resolved, trainer.experiment.dataset)
+    resolved = with_normalization(resolved, trainer.experiment.dataset)
     run = Training(resolved, config, launch, trainer, started, asked)
     if launch.stopped:
         run.take_up(launch.stopped)
@@ -138,54 +136,19 @@ class Training:
         self.checkpoints = launch.folder / CHECKPOINTS
         self._started, self._train_started = started, time.perf_counter()
         self._asked = asked  # signals that want the run to stop
-        self._test: dict[str, Any] = {}
         self._summary = blank_summary(resolved, config, launch)
         self._recorders = Recorders()
         self._earlier_s = 0.0  # that earlier attempts trained
         self._opening: list[str] = []  # what it goes on from
 
     def take_up(self, stopped: Stopped) -> None:
-        """Go on where a run in this folder was stopped; from the start if it had saved no state.
-
-        Nothing is written.
+        """Go on where a run in this folder was stopped.
 
         Raises:
-            UserError: when there is nothing left to do, every state is damaged, or plan or data are
-                others than then.
+            UserError: when it cannot; see `taking_up.take_up`.
         """
-        from lrexp.folder.checkpoint import load_last
-
         trainer = self.trainer
-        state = load_last(self.checkpoints, trainer.experiment.device)
-        if state is None:
-            self._opening = ["resume from the start: no state was saved"]
-        else:
-            try:
-                trainer.load_state(state, bool(stopped.changes), stopped.changed_data)
-            except UserError:
-                raise
-            except Exception as error:  # whatever a state of something else leads to
-                if out_of_memory(error):
-                    raise
-                log.info("the state", exc_info=error)
-                said = (str(error).splitlines() or [""])[0]
-                raise UserError(
-                    f"{self.checkpoints}: the state there is not of this run:"
-                    f" {type(error).__name__}: {said}\n  start a new run"
-                ) from error
-            self._opening = [f"resume from epoch {trainer.epoch}, step {trainer.step}"]
-            steps = len(trainer.experiment.schedule)
-            if trainer.step > steps:
-                raise UserError(
-                    f"{self._folder} has trained {trainer.step} steps, and these settings end after"
-                    f" {steps}\n  give more trainer.epochs, or start a new run"
-                )
-        if stopped.status in ("finished", "diverged") and not trainer.goes_on:
-            raise UserError(
-                f"{self._folder} is {stopped.status} after epoch {trainer.epoch}\n"
-                "  nothing is left to train; a larger trainer.epochs adds epochs"
-            )
-        self._opening += [f"change {line}" for line in stopped.changes]
+        self._opening = take_up(trainer, self._folder, stopped)
         self._earlier_s = sum(row["perf/epoch_s"] for row in trainer.rows)
         point = {"epoch": trainer.epoch, "step": trainer.step, "changes": stopped.changes}
         self._summary["resumed"] = [*stopped.resumed, point]
@@ -209,7 +172,7 @@ class Training:
             return
         except Exception as error:
             log.info("the run failed", exc_info=error)
-            told = self._in_words(error)
+            told = as_people_read_it(error, self.trainer, self._config, self._folder)
             self.finish(failure(told))
             if told is error:
                 raise
@@ -244,286 +207,37 @@ class Training:
         if recorded:
             self.trainer.load_state(load_checkpoint(self.checkpoints / LAST, device))
 
-    def _keep_state(self) -> None:
-        """Save the state of a run that is stopped within an epoch. A sweep runs its points anew."""
-        if not self.trainer.within_epoch or self._launch.sweep:
-            return
-        try:
-            self.trainer.save(self.checkpoints)
-        except OSError as error:
-            log.warning("the state within this epoch could not be saved: %s", error)
-
-    def _in_words(self, error: Exception) -> Exception:
-        """An error as people should read it: what to do when memory or disk ran out."""
-        trainer, config = self.trainer, self._config
-        if out_of_memory(error):
-            said = (str(error).splitlines() or [type(error).__name__])[0]
-            key, size = "trainer.eval_batch_size", config.trainer.eval_batch_size
-            where = f"evaluating epoch {trainer.epoch}"
-            if trainer.in_step:
-                key, size = "data.batch_size", config.data.batch_size
-                where = f"step {trainer.step + 1} (epoch {trainer.epoch})"
-            hint = f"set {key}={size // 2}" if size > 1 else "take a smaller network or images"
-            return OutOfMemoryError(f"out of memory in {where} with {key}={size}: {said}\n  {hint}")
-        if isinstance(error, OSError) and str(self.checkpoints) in str(error.filename):
-            name = Path(str(error.filename)).name
-            kept = (self.checkpoints / LAST).exists()
-            saved = f"once that is mended: {resume_command(self._folder)}"
-            saved = saved if kept else "no state was saved before"
-            return UserError(f"{CHECKPOINTS}/{name}: {error.strerror}\n  {saved}")
-        return error
-
-    def _restore_best(self) -> None:
-        """Make best.pt what the state says it is; without it the best epoch is one to come."""
-        from lrexp.folder.checkpoint import load_checkpoint
-
-        trainer = self.trainer
-        for leftover in (*self.checkpoints.glob("*.tmp"), *self._folder.glob(".*.tmp")):
-            leftover.unlink(missing_ok=True)  # of a killed program
-        if trainer.best.epoch < 0:
-            return
-        trainer.save_best(self.checkpoints)
-        try:
-            found = load_checkpoint(self.checkpoints / BEST)["epoch"]
-        except Exception as error:  # whatever a reader makes of bytes that nobody wrote
-            log.info(BEST, exc_info=error)
-            found = None
-        if found != trainer.best.epoch:
-            holds = f"of epoch {found}" if found is not None else "damaged or gone"
-            log.warning(
-                "checkpoints/best.pt is %s, not of epoch %d: the best epoch will be one of those to"
-                " come",
-                *(holds, trainer.best.epoch),
-            )
-            trainer.forget_best()
-
     def start(self) -> None:
         """Write what is known before the first step, and start the recorders."""
-        import torch
+        from lrexp.folder.environment import write_environment
 
-        from lrexp.folder.environment import environment, write_environment
-        from lrexp.folder.files import write_atomically
-        from lrexp.models.weights import weights_name
-        from lrexp.plan.preview import parameter_counts, planned_rates
-        from lrexp.record.console import ConsoleRecorder, opening_lines
-        from lrexp.record.jsonl import JsonlRecorder
-        from lrexp.record.recorders import RunInfo
-
-        config, launch, trainer, folder = self._config, self._launch, self.trainer, self._folder
-        experiment = trainer.experiment
+        launch, trainer, folder = self._launch, self.trainer, self._folder
         if launch.stopped:
-            self._restore_best()
-        plain: Any = OmegaConf.to_container(self._resolved)
-        write_atomically(folder / CONFIG, OmegaConf.to_yaml(self._resolved))
-        write_atomically(folder / PLAN, experiment.plan.to_csv())
-        if experiment.schedule and not launch.sweep:  # for the report's curves step by step
-            schedule = planned_rates(
-                *(experiment.plan, experiment.base_lr, experiment.schedule),
-                experiment.steps_per_epoch,
-            )
-            write_atomically(folder / SCHEDULE, schedule)
-        fingerprints = {"data": experiment.dataset.fingerprint}
-        if experiment.weights_fingerprint:
-            fingerprints["weights"] = experiment.weights_fingerprint
-        facts = environment(experiment.device, torch.get_num_threads(), fingerprints)
-        if launch.stopped:
-            self._note_environment(facts)
+            restore_best(trainer, folder)
+        write_plans(self._resolved, trainer.experiment, launch)
+        facts = environment_of(trainer.experiment)
+        if launch.stopped and (changes := changed_environment(folder, facts)):
+            self._opening += [f"change {line}" for line in changes]
+            self._summary["resumed"][-1]["environment"] = changes
         write_environment(folder, facts)
-        leaks = experiment.dataset.leaks
-        self._summary |= {
-            "verdicts": self._verdicts(),
-            "plan_hash": experiment.plan.hash,
-            "device": str(experiment.device),
-            "parameters": parameter_counts(experiment.plan),
-            "leaks": None if leaks is None else leaks.as_dict(),
-            "data": {
-                "images": experiment.dataset.sizes,
-                "left_out": experiment.dataset.left_out,
-                "unlabeled": experiment.dataset.unlabeled,
-                "converted": experiment.dataset.converted,
-            },
-        }
+        self._summary |= known_at_start(trainer)
         write(folder, self._summary)
         if not launch.sweep:
             link_latest(folder)
-        info = RunInfo(
-            folder=folder,
-            run_id=str(config.run_id),
-            title=launch.title or " ".join(_first_overrides(launch)) or config.name,
-            sweep=launch.sweep,
-            config=plain,
-            config_id=self._summary["config_id"],
-            steps=len(experiment.schedule),
-            monitor=config.trainer.monitor,
-            opening=[
-                *opening_lines(
-                    config.model.name,
-                    weights_name(config.model),
-                    config.data.name,
-                    experiment.plan,
-                    experiment.base_lr,
-                    experiment.dataset.sizes,
-                    _data_lines(experiment.dataset),
-                ),
-                *self._opening,
-            ],
-            earlier=list(trainer.rows) if launch.stopped else None,
-        )
-        self._recorders.add(METRICS, lambda: JsonlRecorder(folder, trainer.rows))
-        wandb = self._wandb(config.logger, info)
-        where = wandb.where if wandb and not launch.sweep else None  # a sweep says it once
-        terminal = launch.terminal or (lambda info, steps: ConsoleRecorder(info, steps, where))
-        self._recorders.add("terminal", lambda: terminal(info, lambda: self.trainer.step))
+        known = (self._resolved, self._config, launch, trainer, self._summary["config_id"])
+        self._start_recorders(run_info(*known, self._opening))
         self._train_started = time.perf_counter()
 
-    def _note_environment(self, facts: dict[str, Any]) -> None:
-        """Say and keep what of code, packages, machine and data is not as the run began under."""
-        from lrexp.runs.differences import change_lines, environment_changes
-        from lrexp.runs.run import json_object, noted
+    def _start_recorders(self, info: RunInfo) -> None:
+        from lrexp.record.console import ConsoleRecorder
+        from lrexp.record.jsonl import JsonlRecorder
 
-        before = noted(self._folder / ENVIRONMENT, json_object, facts, [])  # damaged: nothing known
-        if changes := change_lines(environment_changes(before, facts)):
-            self._opening += [f"change {line}" for line in changes]
-            self._summary["resumed"][-1]["environment"] = changes
-
-    def row(self, row: dict[str, float]) -> None:
-        """Record one epoch; stop after it if that is asked for or a signal's exception was lost."""
-        self._recorders.row(row)
-        if self._asked:
-            raise self._asked[-1]
-        if self._launch.until is not None and row["epoch"] >= self._launch.until:
-            raise _FarEnough
-
-    def conclude(self) -> None:
-        """Once training is over: test on the best weights, and save what they predict."""
-        from lrexp.folder.checkpoint import load_checkpoint
-        from lrexp.optim.groups import tensor_hash
-        from lrexp.record.predictions import write_confusion, write_per_class, write_predictions
-
-        self._summary["frozen_proof"] = self.trainer.frozen_proof()
-        self._summary["weights_hash"] = tensor_hash(self.trainer.experiment.model.state_dict())
-        best = self.checkpoints / BEST
-        if self.trainer.best.epoch < 0:
-            return
-        experiment = self.trainer.experiment
-        experiment.model.load_state_dict(load_checkpoint(best, experiment.device)["model"])
-        data = experiment.dataset
-        splits = {"val": data.val}
-        if data.test is not None:
-            splits["test"] = data.test
-        splits |= data.eval_sets
-        import numpy as np
-
-        from lrexp.train.measure import class_rows, confusion, evaluate, logits_of, worst_classes
-
-        logits = {
-            name: logits_of(experiment.model, split, self._config.trainer.eval_batch_size)
-            for name, split in splits.items()
-        }
-        found = {name: evaluate(logits[name], split.labels) for name, split in splits.items()}
-        results = {
-            name: {**evaluation.metrics, "images": len(evaluation.losses)}
-            for name, evaluation in found.items()
-        }
-        self._test = dict(results.get("test", {}))
-        if data.eval_sets:
-            self._test["eval_sets"] = {name: results[name] for name in data.eval_sets}
-        confusions = {
-            name: confusion(logits[name], split.labels)
-            for name, split in splits.items()
-            if not found[name].multi_label and len(data.class_names) <= CONFUSION_CLASSES
-        }
-        last = "test" if "test" in splits else "val"
-        self._summary["worst_classes"] = [
-            {"split": last, **row}
-            for row in worst_classes(found[last], data.class_names, confusions.get(last))
-        ]
-        if data.leaks:
-            from lrexp.data.leaks import effect
-
-            has_twin = np.isin(data.val.rows, data.leaks.twins["val"])
-            self._summary["leaks"]["effect"] = effect(found["val"].correct, has_twin)
-        table = {name: class_rows(one, data.class_names) for name, one in found.items()}
-        try:
-            file = self._folder / PREDICTIONS
-            write_predictions(file, splits, logits, data.class_names)
-            write_per_class(self._folder / PER_CLASS, table)
-            if confusions:
-                write_confusion(self._folder / CONFUSION, confusions, data.class_names)
-        except OSError as error:
-            log.warning("what the best weights predict could not be written: %s", error)
-        if not self._launch.sweep:
-            self._keep_wrong_images(last, splits[last], logits[last], found[last])
-
-    def _keep_wrong_images(self, name: str, split: Any, logits: Any, found: Any) -> None:
-        """The pixels that the report shows: it is made from files alone."""
-        from lrexp.record.wrong_images import write_wrong_images
-
-        names = self.trainer.experiment.dataset.class_names
-        file = self._folder / WRONG_IMAGES
-        try:
-            write_wrong_images(file, name, split, logits, found.losses, found.correct, names)
-        except Exception as error:  # an image that cannot be read again is no reason to fail
-            log.warning("the most wrong images could not be kept: %s", error)
-
-    def finish(self, outcome: dict[str, Any]) -> None:
-        """Write the final summary with the outcome (status, error), then tell the recorders."""
-        with whole():
-            self._summarise(outcome)
-        self._close()
-
-    def _summarise(self, outcome: dict[str, Any]) -> None:
-        rows, best_epoch = self.trainer.rows, self.trainer.best.epoch
-        best = next((row for row in rows if row["epoch"] == best_epoch), {})
-        last = rows[-1] if rows else {}
-        now = time.perf_counter()
-        self._summary |= outcome | {
-            "best": best,
-            "last": last,
-            "test": self._test,
-            "gap": {
-                moment: {key: row[f"gap/{key}"] for key in ("loss", "loss_se", "accuracy")}
-                for moment, row in (("best", best), ("last", last))
-                if row
-            },
-            "verdicts": self._verdicts(),
-            "timings": {
-                "startup_s": self._train_started - self._started,
-                "train_s": self._earlier_s + now - self._train_started,
-                "total_s": self._earlier_s + now - self._started,
-            },
-        }
-        write(self._folder, self._summary)
-
-    def _close(self) -> None:
-        """Write the report, and tell the recorders that it is over."""
-        if not self._launch.sweep:
-            _write_report(self._folder)
-        self._recorders.finish(self._summary)
-
-    def _verdicts(self) -> list[dict[str, Any]]:
-        plan, verdicts = self.trainer.experiment.plan, []
-        if plan.frozen_random:
-            verdicts.append(
-                {
-                    "kind": "frozen_random",
-                    "severity": "warning",
-                    "message": "frozen tensors were never loaded from weights: random features",
-                    "evidence": {"tensors": plan.frozen_random},
-                    "advice": "load a pretrained network with model.weights, or train everything",
-                }
-            )
-        if self.trainer.diverged:
-            verdicts.append(
-                {
-                    "kind": "diverged",
-                    "severity": "error",
-                    "message": "the loss is no longer a finite number",
-                    "evidence": {"epoch": self.trainer.epoch},
-                    "advice": "lower optimizer.lr or set scheduler.warmup",
-                }
-            )
-        return verdicts
+        launch, add = self._launch, self._recorders.add
+        add(METRICS, lambda: JsonlRecorder(self._folder, self.trainer.rows))
+        wandb = self._wandb(self._config.logger, info)
+        where = wandb.where if wandb and not launch.sweep else None  # a sweep says it once
+        terminal = launch.terminal or (lambda info, steps: ConsoleRecorder(info, steps, where))
+        add("terminal", lambda: terminal(info, lambda: self.trainer.step))
 
     def _wandb(self, settings: Any, info: RunInfo) -> WandbRecorder | None:
         if not isinstance(settings, Wandb):
@@ -536,36 +250,66 @@ class Training:
 
         return self._recorders.add("W&B", start)
 
+    def row(self, row: dict[str, float]) -> None:
+        """Record one epoch; stop after it if that is asked for or a signal's exception was lost."""
+        self._recorders.row(row)
+        if self._asked:
+            raise self._asked[-1]
+        if self._launch.until is not None and row["epoch"] >= self._launch.until:
+            raise _FarEnough
 
-def _first_overrides(launch: Launch) -> list[str]:
-    """Those that the run was started with, if it goes on: its title stays."""
-    from lrexp.runs.run import read_overrides
+    def conclude(self) -> None:
+        """Once training is over: test on the best weights, and save what they predict."""
+        from lrexp.data.leaks import effect
+        from lrexp.folder.checkpoint import load_checkpoint
+        from lrexp.optim.groups import tensor_hash
 
-    known = launch.stopped is not None and (launch.folder / HYDRA / OVERRIDES).is_file()
-    return read_overrides(launch.folder) if known else launch.overrides
+        trainer, experiment = self.trainer, self.trainer.experiment
+        self._summary["frozen_proof"] = trainer.frozen.as_dict()
+        self._summary["weights_hash"] = tensor_hash(experiment.model.state_dict())
+        if not trainer.best.known:
+            return
+        best = load_checkpoint(self.checkpoints / BEST, experiment.device)
+        experiment.model.load_state_dict(best["model"])
+        data = experiment.dataset
+        found = tested(experiment, self._config.trainer.eval_batch_size)
+        self._summary |= in_summary(found, data)
+        if data.leaks:
+            has_twin = np.isin(data.val.rows, data.leaks.twins["val"])
+            self._summary["leaks"]["effect"] = effect(found.found["val"].correct, has_twin)
+        write_tested(found, self._folder, data.class_names)
+        if not self._launch.sweep:
+            keep_wrong_images(found, self._folder, data.class_names)
 
+    def finish(self, outcome: dict[str, Any]) -> None:
+        """Write the final summary with the outcome (status, error), then tell the recorders."""
+        with whole():
+            self._summarise(outcome)
+        self._close()
 
-def _with_normalization(resolved: DictConfig, dataset: Any) -> DictConfig:
-    """The config with the numbers that `data.normalize` came to, and the choice that led there."""
-    given = resolved.data.normalize
-    if isinstance(given, DictConfig):
-        return resolved
-    found = {"mean": dataset.mean, "std": dataset.std, "chosen": given}
-    OmegaConf.update(resolved, "data.normalize", found, force_add=True)
-    return resolved
+    def _keep_state(self) -> None:
+        """Save the state of a run that is stopped within an epoch. A sweep runs its points anew."""
+        if self.trainer.current is None or self._launch.sweep:
+            return
+        from lrexp.train.state import save_last
 
+        try:
+            save_last(self.trainer, self.checkpoints)
+        except OSError as error:
+            log.warning("the state within this epoch could not be saved: %s", error)
 
-def _data_lines(dataset: Any) -> list[str]:
-    """What people should know about the images before they train on them."""
-    leaks = dataset.leaks.lines() if dataset.leaks else []
-    return [*(f"note   {note}" for note in dataset.notes), *(f"leaks  {line}" for line in leaks)]
+    def _summarise(self, outcome: dict[str, Any]) -> None:
+        now = time.perf_counter()
+        timings = {
+            "startup_s": self._train_started - self._started,
+            "train_s": self._earlier_s + now - self._train_started,
+            "total_s": self._earlier_s + now - self._started,
+        }
+        self._summary |= outcome | results(self.trainer) | {"timings": timings}
+        write(self._folder, self._summary)
 
-
-def _write_report(folder: Path) -> None:
-    try:
-        from lrexp.report.run.page import write_run_report
-
-        write_run_report(folder)
-    except Exception as error:
-        log.warning("report.html could not be written: %s", error)
-        log.info("the report", exc_info=error)  # the file alone shows the traceback
+    def _close(self) -> None:
+        """Write the report, and tell the recorders that it is over."""
+        if not self._launch.sweep:
+            write_report(self._folder)
+        self._recorders.finish(self._summary)

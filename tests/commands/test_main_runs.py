@@ -47,8 +47,8 @@ def before(name):
             return returned
         Grid.run = keep
     if name.startswith("failed"):
-        import lrexp.train.loop
-        save = lrexp.train.loop.save_checkpoint
+        import lrexp.train.state
+        save = lrexp.train.state.save_checkpoint
         save = getattr(save, "original", save)
         saved = []
         def disk_is_full(file, state, synced=False):
@@ -57,7 +57,7 @@ def before(name):
                 raise OSError(28, "No space left on device", str(file))
             save(file, state, synced)
         disk_is_full.original = save
-        lrexp.train.loop.save_checkpoint = disk_is_full
+        lrexp.train.state.save_checkpoint = disk_is_full
 
 def in_group(file):
     from wandb.proto.wandb_internal_pb2 import RunRecord

@@ -20,9 +20,10 @@ from lrexp.build.experiment import build
 from lrexp.commands.answer import answer, ended
 from lrexp.config.errors import Terminated, UserError
 from lrexp.folder.checkpoint import load_checkpoint, load_last, save_checkpoint
+from lrexp.judge.epoch import Row
 from lrexp.session.single import continue_run
-from lrexp.train.loop import Row, Trainer
-from lrexp.train.measure import RunningTrain, StepStats
+from lrexp.train.loop import Trainer
+from lrexp.train.measure import RunningTrain, StepStats, correct_images
 from lrexp.train.signals import signals_stop, whole
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -113,7 +114,8 @@ def stop_in_step(trainer: Trainer, step: int) -> None:
     loss = trainer.experiment.loss
 
     def interrupted(logits: Any, labels: Any) -> Any:
-        if trainer.step + 1 == step and trainer.in_step:
+        in_step = trainer.current is not None and trainer.current.seen is None
+        if trainer.step + 1 == step and in_step:
             os.kill(os.getpid(), signal.SIGTERM)
         return loss(logits, labels)
 
@@ -124,7 +126,7 @@ def stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Let it arrive in an evaluation; there are two in every epoch."""
     import lrexp.train.loop
 
-    evaluate, calls = lrexp.train.loop.logits_of, [0]
+    evaluate, calls = lrexp.train.loop.evaluate_split, [0]
 
     def interrupted(*arguments: Any) -> Any:
         calls[0] += 1
@@ -132,7 +134,7 @@ def stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(*arguments)
 
-    monkeypatch.setattr(lrexp.train.loop, "logits_of", interrupted)
+    monkeypatch.setattr(lrexp.train.loop, "evaluate_split", interrupted)
 
 
 def stopped(trainer: Trainer, file: Path) -> dict[str, Any]:
@@ -232,14 +234,18 @@ def test_sums_over_an_epoch_do_not_depend_on_where_it_was_cut() -> None:
          torch.randint(3, (7,), generator=generator))
         for _ in range(600)
     ]  # fmt: skip
+
+    def add(running: RunningTrain, loss: Any, logits: Any, labels: Any) -> None:
+        running.add(loss, correct_images(logits, labels), len(labels))
+
     one, two, rest = RunningTrain(), RunningTrain(), RunningTrain()
     for batch in batches:
-        one.add(*batch)
+        add(one, *batch)
     for batch in batches[:301]:
-        two.add(*batch)
+        add(two, *batch)
     rest.load_state(two.state())
     for batch in batches[301:]:
-        rest.add(*batch)
+        add(rest, *batch)
     assert rest.means() == one.means()
     right = sum(int((logits.argmax(1) == labels).sum()) for _, logits, labels in batches)
     assert one.means()[1:] == (right / 4200, 4200)
@@ -421,16 +427,16 @@ def test_the_same_command_goes_on_and_then_has_nothing_to_do(
 
 def test_steps_between_are_saved_when_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[tuple[str, int]] = []
-    import lrexp.train.loop
+    import lrexp.train.state
 
-    save = lrexp.train.loop.save_checkpoint
+    save = lrexp.train.state.save_checkpoint
 
     def noted(file: Path, state: dict[str, Any], synced: bool = False) -> None:
         steps.append((file.name, state.get("step", -1)))
         assert synced == (file.name == "last.pt")
         save(file, state, synced)
 
-    monkeypatch.setattr(lrexp.train.loop, "save_checkpoint", noted)
+    monkeypatch.setattr(lrexp.train.state, "save_checkpoint", noted)
     assert run("trainer.checkpoint_every_steps=3", "trainer.epochs=2")[0] == 0
     assert [step for name, step in steps if name == "last.pt"] == [3, 5, 6, 9, 10]
 

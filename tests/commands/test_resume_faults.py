@@ -359,7 +359,7 @@ def test_memory_that_runs_out_is_one_message_that_says_what_to_set(
             step = lambda t, s: full() if s == 5 else rates(t, s)  # noqa: E731
             patch.setattr(Trainer, "set_rates", step)
         else:
-            patch.setattr(lrexp.train.loop, "logits_of", full)
+            patch.setattr(lrexp.train.loop, "evaluate_split", full)
         assert main([*COMMAND, f"hydra.run.dir={tmp_path}/run"]) == 1
     err = capsys.readouterr().err
     half = "data.batch_size=32" if where == "step" else "trainer.eval_batch_size=256"

@@ -173,14 +173,14 @@ def test_a_pack_whose_member_finds_no_memory_to_be_judged_in_is_halved(
     grid = (*LONGER, "seed=0,1,2,3")
     alone = run("serial", *grid)
     tried = broken_stack(monkeypatch, ValueError("odd"), 4)
-    evaluated = Trainer._evaluated
+    judged = Trainer._judged
 
     def no_room(self: Any, *arguments: Any) -> Any:
         if tried == [4] and self.epoch == 2 and self.seed == 2:
             raise torch.OutOfMemoryError("no room")
-        return evaluated(self, *arguments)
+        return judged(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_evaluated", no_room)
+    monkeypatch.setattr(Trainer, "_judged", no_room)
     ran = run("stacked", *grid)
     assert tried == [4, 2, 2]  # the first two are an epoch further than the others
     for num in range(4):

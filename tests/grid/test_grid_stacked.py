@@ -24,9 +24,11 @@ from lrexp.build.rates import build_rates
 from lrexp.build.schedule import count_steps
 from lrexp.data.draws import draw
 from lrexp.folder.checkpoint import load_checkpoint
-from lrexp.grid.stack.trainer import StackedTrainer, member_bytes, probe, shared
+from lrexp.grid.stack.probe import member_bytes, probe, shared
+from lrexp.grid.stack.trainer import StackedTrainer
+from lrexp.judge.epoch import Row
 from lrexp.models.layers import layer_map
-from lrexp.train.loop import Row, Trainer
+from lrexp.train.loop import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -197,7 +199,7 @@ def test_every_member_ends_where_its_own_run_ends(make: Make, pack: str) -> None
         assert one.step == other.step == len(other.experiment.schedule)
         assert farthest(one, other) <= 1e-9  # running statistics and batch counts included
         assert_same_rows(other, one, 1e-6)  # losses are taken in float64, logits of one rounding
-        assert one.frozen_proof()["identical"]
+        assert one.frozen.as_dict()["identical"]
 
 
 def test_early_steps_in_float32_are_those_of_the_run_of_its_own(make: Make) -> None:

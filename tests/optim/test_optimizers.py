@@ -19,6 +19,7 @@ from lrexp.build.experiment import build
 from lrexp.config.errors import ConfigError
 from lrexp.data.draws import order
 from lrexp.folder.checkpoint import load_checkpoint, save_checkpoint
+from lrexp.judge.epoch import Row
 from lrexp.models.layers import layer_map
 from lrexp.optim.groups import (
     load_state_by_name,
@@ -39,7 +40,7 @@ from lrexp.plan.plan import Plan, Treatment, make_plan
 from lrexp.plan.policies.freeze_backbone import freeze_backbone
 from lrexp.plan.policies.layerwise_decay import layerwise_decay
 from lrexp.plan.policies.uniform import uniform
-from lrexp.train.loop import Row, Trainer
+from lrexp.train.loop import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -441,7 +442,7 @@ def test_frozen_batchnorm_is_not_recalibrated(compose: Any) -> None:
     one.run(Silent())
     after = one.experiment.model.get_submodule("norm").state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert one.frozen_proof()["identical"] is True
+    assert one.frozen.as_dict()["identical"] is True
 
 
 def test_a_model_with_norms_continues_to_the_same_bits_under_schedule_free(compose: Any) -> None:

@@ -34,6 +34,7 @@ from lrexp.build.data import build_dataset
 from lrexp.data.dataset import Dataset, Split
 from lrexp.folder.environment import DIFF_BYTES, environment
 from lrexp.folder.files import strict_json, write_atomically
+from lrexp.judge.epoch import Track
 from lrexp.record.jsonl import JsonlRecorder
 from lrexp.record.recorders import Recorders
 from lrexp.tasks.launch import Launch
@@ -225,12 +226,12 @@ def test_an_interrupt_while_a_finished_run_is_closed_leaves_it_finished(
 def test_a_diverged_run_is_worth_the_worst_value_whatever_it_had_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compose: Callable[..., Any]
 ) -> None:
-    judge = Trainer._judge
+    see = Track.see
 
-    def diverges_in_epoch_2(trainer: Trainer, row: dict[str, float]) -> None:
-        judge(trainer, row | ({"val/loss": math.nan} if row["epoch"] == 2 else {}))
+    def diverges_in_epoch_2(track: Track, epoch: int, row: dict[str, float]) -> None:
+        see(track, epoch, row | ({"val/loss": math.nan} if epoch == 2 else {}))
 
-    monkeypatch.setattr(Trainer, "_judge", diverges_in_epoch_2)
+    monkeypatch.setattr(Track, "see", diverges_in_epoch_2)
     for monitor, worst in [("val/loss", math.inf), ("val/accuracy", -math.inf)]:
         folder = tmp_path / monitor.replace("/", "_")
         folder.mkdir()
@@ -529,7 +530,7 @@ def test_without_a_test_split_the_worst_classes_are_those_of_validation(
 def test_more_classes_than_a_table_can_show_have_no_confusion_csv(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lrexp.tasks.train.CONFUSION_CLASSES", 9)
+    monkeypatch.setattr("lrexp.tasks.concluding.CONFUSION_CLASSES", 9)
     assert main(["experiment=smoke", f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     assert not (tmp_path / "run" / "confusion.csv").exists()
     assert (tmp_path / "run" / "per_class.csv").exists()

@@ -17,6 +17,9 @@ from trainers import Silent, trainer_of
 
 from lrexp.build.experiment import build
 from lrexp.data.dataset import Dataset, Split
+from lrexp.judge import evaluate as judge
+from lrexp.judge.evaluate import class_rows, worst_classes
+from lrexp.judge.gap import gap, paired_difference, variance_of_mean
 from lrexp.models.layers import layer_map
 from lrexp.optim.groups import param_groups
 from lrexp.plan.policies.uniform import uniform
@@ -26,14 +29,10 @@ from lrexp.train.measure import (
     Drift,
     RunningTrain,
     StepStats,
-    class_rows,
-    confusion,
+    correct_images,
     evaluate,
-    gap,
+    evaluate_split,
     logits_of,
-    paired_difference,
-    variance_of_mean,
-    worst_classes,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -241,10 +240,11 @@ def test_evaluation_in_batches_is_in_eval_mode_and_the_same_for_every_batch_size
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(1), nn.Dropout(0.9), nn.Linear(1, 2))
     data = split(*[(float(i), 0) for i in range(11)])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = [logits_of(model.train(), data, size) for size in (3, 11, 512)]
-    assert found[0].shape == (11, 2)
-    assert torch.allclose(found[0], found[1])
-    assert torch.equal(found[1], found[2])
+    whole = evaluate(logits_of(model.train(), data, 512), data.labels)
+    for size in (3, 11, 512):
+        found = evaluate_split(model.train(), data, size)
+        assert found.losses == pytest.approx(whole.losses)
+        assert found.metrics == pytest.approx(whole.metrics)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
@@ -259,7 +259,8 @@ def test_running_means_weigh_images_alike_over_blocks_and_a_smaller_last_batch(
     for loss, size, hits in zip(losses, sizes, right, strict=True):
         logits = torch.zeros(size, 2)
         logits[:hits, 1] = 1.0
-        running.add(torch.tensor(loss, requires_grad=True), logits, torch.ones(size).long())
+        labels = torch.ones(size).long()
+        running.add(torch.tensor(loss), correct_images(logits, labels), size)
     images = 4 * (batches - 1) + 1
     loss, accuracy, seen = running.means()
     assert loss == pytest.approx(sum(a * b for a, b in zip(losses, sizes, strict=True)) / images)
@@ -287,7 +288,8 @@ def test_update_ratio_is_the_median_over_matrices_and_measured_steps() -> None:
         model.body.weight.grad = torch.tensor([[body, 0.0]])
         model.body.bias.grad = torch.tensor([bias])
         model.head.weight.grad = torch.tensor([[head]])
-        before = stats.before(list(model.parameters()))
+        stats.see_gradients(list(model.parameters()))
+        before = stats.before()
         with torch.no_grad():
             model.body.weight.copy_(torch.tensor([[3.0, 4.0 + body]]))  # from (3, 4): ‖w‖ = 5
             model.body.bias.add_(bias)
@@ -344,6 +346,10 @@ def test_drift_of_a_group_that_starts_at_zero_is_infinite_once_it_moves() -> Non
 
 
 # Five images of classes 0, 0, 1, 1, 2 in four classes, taken for 0, 1, 1, 1, 1: class 3 is nowhere.
+def confusion(logits: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
+    return judge.confusion(labels.numpy(), logits.argmax(1).numpy(), logits.shape[1])
+
+
 SAID = torch.eye(4)[[0, 1, 1, 1, 1]]
 TRUTH = torch.tensor([0, 0, 1, 1, 2])
 
@@ -515,8 +521,10 @@ def test_multi_label_metrics_are_what_counting_gives(classes: int, n: int, seed:
 def test_running_accuracy_of_several_labels_needs_all_of_them() -> None:
     running = RunningTrain()
     labels = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-    running.add(torch.tensor(1.0), torch.tensor([[2.0, -1.0], [2.0, -1.0]]), labels)
-    running.add(torch.tensor(4.0), torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 1.0]]))
+    first = correct_images(torch.tensor([[2.0, -1.0], [2.0, -1.0]]), labels)
+    running.add(torch.tensor(1.0), first, 2)
+    second = correct_images(torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 1.0]]))
+    running.add(torch.tensor(4.0), second, 1)
     assert running.means() == (2.0, 2 / 3, 3)
 
 

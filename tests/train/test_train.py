@@ -20,10 +20,11 @@ from trainers import Silent, Watch, trainer_of
 from lrexp.build.experiment import build
 from lrexp.data import draws
 from lrexp.folder.checkpoint import load_checkpoint, save_checkpoint
+from lrexp.judge.epoch import Row
 from lrexp.models.layers import layer_map
 from lrexp.optim.groups import param_groups
 from lrexp.plan.policies.freeze_backbone import freeze_backbone
-from lrexp.train.loop import Row, Trainer
+from lrexp.train.loop import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -223,7 +224,7 @@ def test_going_on_from_a_state_gives_the_bits_of_going_through(
     assert same_bits(weights(resumed), weights(whole))
     assert exact(resumed.rows) == exact(whole.rows)
     assert resumed.best.epoch == whole.best.epoch
-    assert resumed.frozen_proof() == whole.frozen_proof()
+    assert resumed.frozen.as_dict() == whole.frozen.as_dict()
     # The states agree too, momentum buffers and step counts included.
     one, other = resumed.state()["optimizer"], whole.state()["optimizer"]
     assert one.keys() == other.keys()
@@ -248,8 +249,8 @@ def test_the_proof_of_a_resumed_run_starts_where_the_first_one_did(prepare: Trai
     whole.run(Silent())
     resumed = prepare(*SHORT, "lr_policy=freeze_backbone")
     resumed.load_state({**whole.state(), "frozen_before": "hash of then"})
-    assert resumed.frozen_proof()["before"] == "hash of then"
-    assert not resumed.frozen_proof()["identical"]
+    assert resumed.frozen.as_dict()["before"] == "hash of then"
+    assert not resumed.frozen.as_dict()["identical"]
 
 
 def test_a_finished_run_has_nothing_to_go_on_with(train: Train, prepare: Train) -> None:
@@ -289,7 +290,7 @@ def test_frozen_backbone_and_its_batchnorm_are_bit_identical_after_training(comp
     after = weights(trainer)
     for name in before:
         assert torch.equal(before[name], after[name]) == (not name.startswith("head.")), name
-    proof = trainer.frozen_proof()
+    proof = trainer.frozen.as_dict()
     assert proof["identical"] is True
     assert proof["before"] == proof["after"]
     assert proof["tensors"] == len(before) - 2
@@ -298,11 +299,11 @@ def test_frozen_backbone_and_its_batchnorm_are_bit_identical_after_training(comp
     assert "lr/conv" not in trainer.rows[-1]
     # The proof notices a single buffer.
     model.norm.running_mean[0] += 1e-6
-    assert trainer.frozen_proof()["identical"] is False
+    assert trainer.frozen.as_dict()["identical"] is False
 
 
 def test_nothing_frozen_is_proven_over_nothing(train: Train) -> None:
-    proof = train(*SHORT).frozen_proof()
+    proof = train(*SHORT).frozen.as_dict()
     assert proof["tensors"] == 0
     assert proof["identical"] is True
 

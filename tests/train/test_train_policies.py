@@ -19,10 +19,11 @@ from lrexp.build.rates import build_plan
 from lrexp.config.errors import UserError
 from lrexp.config.schema import OPTIONS
 from lrexp.folder.checkpoint import load_checkpoint, save_checkpoint
+from lrexp.judge.epoch import Row
 from lrexp.models.layers import layer_map
 from lrexp.optim.groups import param_groups, state_by_name
-from lrexp.train.loop import Row, Trainer
-from lrexp.train.measure import measured_scales, relative_gradient_norms
+from lrexp.train.loop import Trainer
+from lrexp.train.scales import measured_scales, relative_gradient_norms
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -122,8 +123,8 @@ def test_continuing_after_any_epoch_equals_the_uninterrupted_run_bit_for_bit(
         assert ours.keys() == theirs.keys()
         for name, state in ours.items():
             assert all(torch.equal(state[k], theirs[name][k]) for k in state), (cut, name)
-        assert rest.frozen_proof() == whole.frozen_proof()
-        assert rest.frozen_proof()["identical"]
+        assert rest.frozen.as_dict() == whole.frozen.as_dict()
+        assert rest.frozen.as_dict()["identical"]
 
 
 @pytest.mark.parametrize("policy", ["gradual_unfreeze", "lp_ft", "freezeout"])
@@ -212,7 +213,7 @@ def test_a_changed_plan_is_refused_with_the_difference_unless_allowed(
     assert set(state_by_name(other.experiment.optimizer)) == {"head.weight", "head.bias"}
     other.run(After())
     assert other.rows[-1]["epoch"] == EPOCHS
-    assert other.frozen_proof()["identical"]  # since the change
+    assert other.frozen.as_dict()["identical"]  # since the change
 
 
 def test_measured_scales_are_rows_state_and_rates(make: Make) -> None:

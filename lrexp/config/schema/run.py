@@ -45,10 +45,14 @@ class Trainer:
     eval_batch_size: int = number(at_least=1, identity=True, resume="may", stack="shared")
     stats_every: int = number(at_least=0, identity=True, resume="may", stack="shared")
     checkpoint_every_steps: int | None = number(
-        at_least=1, identity=False, resume="may", stack="shared", decides=False
+        at_least=1,
+        identity=False,
+        resume="may",
+        stack="trainer.checkpoint_every_steps saves the state of a single run",
+        decides=False,
     )
     resume: str = choice(
-        "never", "auto", identity=False, resume="ignored", stack="shared", decides=False
+        "never", "auto", identity=False, resume="ignored", stack="ignored", decides=False
     )
 
 

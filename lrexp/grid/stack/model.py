@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from lrexp.data.dataset import Split
+from lrexp.judge.evaluate import Evaluation
+from lrexp.train.measure import evaluate_batches
 
 
 class StackedModel:
@@ -30,7 +32,7 @@ class StackedModel:
     def follow_freezing(self) -> None:
         """Take gradients of what the networks take gradients of."""
         for name, parameter in self._models[0].named_parameters():
-            self.weights[name].requires_grad_(parameter.requires_grad)
+            self.weights[name].requires_grad_(parameter.requires_grad).grad = None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (K, B, classes) of images (K, B, C, H, W), or (B, C, H, W) for all.
@@ -44,13 +46,13 @@ class StackedModel:
         own = 0 if images.ndim == 5 else None
         return vmap(logits, in_dims=(0, 0, own))(self.weights, self._buffers, images)
 
-    @torch.inference_mode()
-    def logits_of(self, split: Split, batch_size: int) -> Tensor:
-        """(K, n, classes) logits in eval mode."""
+    def evaluate(self, split: Split, batch_size: int) -> list[Evaluation]:
+        """How good each network is on a split, in eval mode."""
         for model in self._models:
             model.eval()
         batches = split.batches(np.arange(len(split)), batch_size)
-        return torch.cat([self(images) for images, _ in batches], dim=1)
+        logits = ((self(images), labels) for images, labels in batches)
+        return evaluate_batches(logits, len(split))
 
 
 def _stack(tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -186,6 +186,7 @@ class StackedOptimizer:
         self._state: dict[str, dict[str, Tensor]] = {}
         self._count = dict.fromkeys(self._weights, 0)  # steps made
         self._table: dict[str, list[float] | Tensor] = {}
+        self._next = 0  # of the prepared steps
         for name in self._weights:
             if any(self._own_states(name)):
                 self._begin(name)
@@ -218,22 +219,24 @@ class StackedOptimizer:
         number = made + np.arange(1, steps + 1)[:, None, None]  # (steps, parameters, 1)
         table = self._rule.coefficients(found, number)
         like = next(iter(self._weights.values()))
+        self._next = 0
         self._table = {
             key: _column(np.broadcast_to(values, shape), like) for key, values in table.items()
         }
 
     @torch.no_grad()
-    def step(self, i: int, gradients: Mapping[str, Tensor]) -> None:
-        """The i-th of the prepared steps, from 0, with gradients (K, ...) of what trains."""
+    def step(self) -> None:
+        """The next of the prepared steps, of the weights that have a gradient."""
+        i, self._next = self._next, self._next + 1
         now = {key: rows[i] for key, rows in self._table.items()}  # each a float or (parameters, K)
         for j, (name, weight) in enumerate(self._weights.items()):
-            if name not in gradients:
+            if weight.grad is None:
                 continue
             if name not in self._state:
                 self._begin(name)
             ones = (1,) * (weight.ndim - 1)
             c = {k: v[j].view(-1, *ones) if isinstance(v, Tensor) else v for k, v in now.items()}
-            self._rule.step(weight, gradients[name], self._state[name], c, self._flavour)
+            self._rule.step(weight, weight.grad, self._state[name], c, self._flavour)
             self._count[name] += 1
 
     def hand_over(self) -> None:

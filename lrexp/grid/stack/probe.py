@@ -1,0 +1,201 @@
+"""Which runs may train in one stack, whether they can, and what memory each takes."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import fields
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from lrexp.config.schema import Trainer as Settings
+from lrexp.data.dataset import Split
+from lrexp.grid.stack.model import StackedModel
+from lrexp.grid.stack.optimizers import RULES, flavour, refused
+from lrexp.optim.groups import set_trainable
+from lrexp.optim.optimizers import averages_weights
+from lrexp.train.loop import Trainer
+from lrexp.train.step import gradients
+
+TRIAL_TOLERANCE = 1e-4  # of a norm, between a step alone and stacked, the network in float64
+
+
+def shared(trainer: Trainer) -> Hashable:
+    """What members of one stack must have in common: those with equal keys may train together.
+
+    Architecture, data and splits, number and size of steps, kind of optimizer, what is frozen when,
+    the loss, the device, how far the run is, and the trainer's settings that say so on their
+    fields. Rates, policies, schedules, momentum, weight decay and seeds may differ.
+    """
+    experiment, settings, data = trainer.experiment, trainer.settings, trainer.experiment.dataset
+    model, train = experiment.model, data.train
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    frozen = [
+        (r.name, r.trainable_from, r.trainable_until, r.bn_stats, r.frozen_dropout)
+        for r in experiment.plan.rows
+    ]
+    generator = torch.Generator().manual_seed(0)
+    labels = train.labels[:1024]
+    logits = torch.randn(len(labels), len(data.class_names), generator=generator)
+    same = [f.name for f in fields(settings) if f.metadata.get("stack") == "shared"]
+    return (
+        repr(model),
+        tuple((name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors),
+        data.fingerprint,
+        (*data.mean, *data.std),
+        tuple(_digest(split) for split in (train, data.train_eval, data.val)),
+        train.augment is None,
+        trainer.batch_size,
+        tuple(getattr(settings, name) for name in same),
+        (len(experiment.schedule), experiment.steps_per_epoch),
+        (type(experiment.optimizer).__name__, flavour(experiment.optimizer)),
+        tuple(sorted(frozen)),
+        float(experiment.loss(logits.to(experiment.device), labels)),
+        str(experiment.device),
+        (trainer.epoch, trainer.step),
+    )
+
+
+def probe(trainer: Trainer) -> str | None:
+    """Why a member cannot be trained in a stack, in a sentence; None when it can.
+
+    Found by trying: one step of two copies, stacked and each alone, in every mode that the plan
+    puts the network into. The trainer is left as it was.
+    """
+    experiment = trainer.experiment
+    if reason := refused_setting(trainer.settings):
+        return reason
+    if experiment.plan.measured:
+        return "the policy measures its rates in the run, member by member"
+    if averages_weights(experiment.optimizer):
+        return f"{type(experiment.optimizer).__name__} averages weights beside those it trains"
+    if reason := refused(experiment.optimizer):
+        return reason
+    if 0.0 in experiment.momenta:
+        return "momentum passes through 0, where torch leaves its buffers out of a step"
+    if experiment.device.type not in ("cpu", "cuda"):
+        return f"members are stacked on cpu and cuda, not on {experiment.device.type}"
+    if len({p.dtype for p in experiment.model.parameters()}) > 1:
+        return "the network's parameters are of several number types"
+    rows = [row for row in experiment.plan.rows if not row.frozen]
+    epochs = {0, *(r.trainable_from for r in rows), *(r.trainable_until or 0 for r in rows)}
+    last = math.ceil(len(experiment.schedule) / experiment.steps_per_epoch) - 1
+    try:
+        for epoch in sorted(epoch for epoch in epochs if epoch <= max(0, last)):
+            if reason := _trial(trainer, epoch):
+                return reason
+    except Exception as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        if "random" in said:
+            return (
+                "the network draws random numbers in training (dropout, stochastic depth), and"
+                " stacked they would not be those of a run of its own"
+            )
+        return f"the network cannot be stacked: {said}"
+    return None
+
+
+def refused_setting(settings: Settings) -> str | None:
+    """Why the trainer's settings are none for a member of a stack; see `Meaning.stack`.
+
+    A setting whose field does not say how it goes with others is refused, whatever its value: the
+    common step would train as if it were not there.
+    """
+    for f in fields(settings):
+        said = f.metadata.get("stack")
+        if said is None:
+            return f"trainer.{f.name} does not say what it means to runs that train together"
+        alone = said not in ("shared", "member", "ignored")
+        if alone and getattr(settings, f.name) != f.metadata.get("neutral"):
+            return said
+    return None
+
+
+def member_bytes(trainer: Trainer) -> int:
+    """About the memory a member takes on a stack: weights, their state, a step's activations.
+
+    What a step of the network alone keeps for its backward, counted, and as much again for what
+    comes and goes; for the weights themselves two gradients and the tensors of the optimizer.
+    """
+    experiment, train = trainer.experiment, trainer.experiment.dataset.train
+    model = copy.deepcopy(experiment.model).train()
+    chosen = np.arange(min(trainer.batch_size, len(train)))
+    images, labels = next(train.batches(chosen, len(chosen)))
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        loss = experiment.loss(model(images), labels)
+    del loss
+    weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    copies = 3 + len(RULES[type(experiment.optimizer)].state)
+    return images.nbytes + 2 * sum(kept.values()) + copies * weights
+
+
+def _trial(trainer: Trainer, epoch: int) -> str | None:
+    """What differs between a step of two stacked networks and a step of each alone, in an epoch.
+
+    In float64, so that what a network makes of rounding is not taken for a difference.
+    """
+    experiment, train = trainer.experiment, trainer.experiment.dataset.train
+    chosen = np.arange(min(trainer.batch_size, len(train)))
+    images, labels = next(train.batches(chosen, len(chosen)))
+    images = images.double()
+    stacked = [copy.deepcopy(experiment.model).double() for _ in range(2)]
+    for model in stacked:
+        set_trainable(model, experiment.plan, epoch)
+        model.train()
+    with torch.no_grad():
+        for parameter in stacked[1].parameters():
+            parameter.mul_(1.01)  # a second member that is not the first
+    alone = copy.deepcopy(stacked)
+    both = StackedModel(stacked)
+    both.follow_freezing()
+    trained = {name: w for name, w in both.weights.items() if w.requires_grad}
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return experiment.loss(logits.float(), labels)
+
+    losses = vmap(loss, in_dims=(0, None))
+    _, logits = gradients(both, losses, images, labels, list(trained.values()))
+    for k, model in enumerate(alone):
+        tensors = dict(model.named_parameters())
+        tensors = {name: tensors[name] for name in trained}
+        _, own = gradients(model, loss, images, labels, list(tensors.values()))
+        pairs = [
+            ("logits", logits[k], own),
+            ("gradients", _flat(_gradients(trained), k), _flat(_gradients(tensors))),
+            (
+                "buffers",
+                _flat(dict(stacked[k].named_buffers())),
+                _flat(dict(model.named_buffers())),
+            ),
+        ]
+        for what, found, expected in pairs:
+            far = (found - expected).norm() <= TRIAL_TOLERANCE * expected.norm()
+            if not far:
+                return f"the network's {what} are others when it is stacked"
+    return None
+
+
+def _gradients(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: w.grad for name, w in weights.items() if w.grad is not None}
+
+
+def _flat(tensors: Mapping[str, Tensor], k: int | None = None) -> Tensor:
+    """Tensors, or their k-th members, as one vector in order of names."""
+    chosen = [tensors[name] if k is None else tensors[name][k] for name in sorted(tensors)]
+    return torch.cat([torch.zeros(1), *(t.detach().reshape(-1).double().cpu() for t in chosen)])
+
+
+def _digest(split: Split) -> str:
+    return hashlib.blake2b(split.ids.tobytes(), digest_size=8).hexdigest()

@@ -1,0 +1,214 @@
+"""What a trainer needs to stop and go on: its state, and proof that it is the same run."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lrexp.config.errors import UserError
+from lrexp.folder.checkpoint import save_checkpoint
+from lrexp.folder.layout import BEST, LAST
+from lrexp.judge.epoch import Row, Track
+from lrexp.optim.groups import (
+    frozen_state,
+    load_state_by_name,
+    measured_groups,
+    state_by_name,
+    tensor_hash,
+)
+from lrexp.plan.plan import read_plan
+from lrexp.train.experiment import Experiment
+from lrexp.train.measure import RunningTrain
+from lrexp.train.scales import scales_of
+
+if TYPE_CHECKING:
+    from lrexp.train.loop import Trainer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Epoch:
+    """The epoch that is being trained: where it began, and what its steps have shown so far."""
+
+    first_step: int
+    running: RunningTrain = field(default_factory=RunningTrain)
+    started: float = field(default_factory=time.perf_counter)
+    seen: Row | None = None  # once its last step is done
+
+    def state(self) -> dict[str, Any]:
+        """All of it, with the time it took so far."""
+        return {
+            "first_step": self.first_step,
+            "running": self.running.state(),
+            "elapsed_s": time.perf_counter() - self.started,
+            "seen": self.seen,
+        }
+
+    @classmethod
+    def of_state(cls, state: dict[str, Any]) -> Epoch:
+        """The epoch of a `state()`, as if it had been trained up to now."""
+        epoch = cls(state["first_step"], seen=state["seen"])
+        epoch.running.load_state(state["running"])
+        epoch.started -= state["elapsed_s"]
+        return epoch
+
+
+class FrozenProof:
+    """Hashes of what never trains, tensors and buffers, before training and now."""
+
+    def __init__(self, experiment: Experiment):
+        self._experiment = experiment
+        self.begin()
+
+    def begin(self) -> None:
+        """Take what there is now for the start."""
+        self.before = tensor_hash(self._frozen())
+
+    def as_dict(self) -> dict[str, Any]:
+        """As summary.json has it."""
+        frozen = self._frozen()
+        after = tensor_hash(frozen)
+        return {
+            "tensors": len(frozen),
+            "before": self.before,
+            "after": after,
+            "identical": self.before == after,
+        }
+
+    def _frozen(self) -> dict[str, torch.Tensor]:
+        return frozen_state(self._experiment.model, self._experiment.plan)
+
+
+def fingerprints(experiment: Experiment) -> dict[str, str]:
+    """Of the files that a run depends on."""
+    found = {"data": experiment.dataset.fingerprint}
+    weights = experiment.weights_fingerprint
+    return found | ({"weights": weights} if weights else {})
+
+
+def state_of(trainer: Trainer) -> dict[str, Any]:
+    """All that the rest of a run depends on but the config and the files it names.
+
+    The starting point that drift is measured from is rebuilt from those. Tensors are the live ones:
+    save or copy the state.
+    """
+    experiment, current = trainer.experiment, trainer.current
+    return {
+        "model": experiment.model.state_dict(),
+        "optimizer": state_by_name(experiment.optimizer),
+        "plan": experiment.plan.to_csv(),
+        "lr_scale": scales_of(experiment),
+        "epoch": trainer.epoch,
+        "step": trainer.step,
+        "diverged": trainer.diverged,
+        "rows": [dict(row) for row in trainer.rows],
+        "best": _bests(trainer.track),
+        "frozen_before": trainer.frozen.before,
+        "plateau": experiment.plateau and experiment.plateau.state(),
+        "fingerprints": fingerprints(experiment),
+        "current": current and {**current.state(), "stats": trainer.stats.state()},
+    }
+
+
+def load_state(
+    trainer: Trainer, state: dict[str, Any], allow_plan_change: bool, allow_data_change: bool
+) -> None:
+    """Take up a state of the same config, on a trainer that has not trained yet.
+
+    Args:
+        trainer: changed in place.
+        state: of `state_of`.
+        allow_plan_change: go on under another plan than the state's; the difference is logged. What
+            no longer trains loses its optimizer state, what newly trains starts without.
+        allow_data_change: go on with other data, or from other first weights, than the state's.
+
+    Raises:
+        UserError: when the state's plan or data differ and that is not allowed, with the
+            difference.
+    """
+    experiment = trainer.experiment
+    _check_fingerprints(state["fingerprints"], fingerprints(experiment), allow_data_change)
+    changed = _check_plan(state["plan"], experiment, allow_plan_change)
+    experiment.model.load_state_dict(state["model"])
+    optimizer = experiment.optimizer
+    trained = {name for group in optimizer.param_groups for name in group["names"]}
+    kept = {name: values for name, values in state["optimizer"].items() if name in trained}
+    load_state_by_name(optimizer, kept)
+    for name, group in measured_groups(optimizer, experiment.plan).items():
+        group["lr_scale"] = state["lr_scale"].get(name, group["lr_scale"])
+    trainer.epoch, trainer.step = state["epoch"], state["step"]
+    trainer.rows = [dict(row) for row in state["rows"]]
+    trainer.track.diverged = state["diverged"]
+    for name, best in trainer.track.bests.items():
+        saved = state["best"][name]
+        best.epoch, best.value = saved["epoch"], saved["value"]
+        best.per_image = saved["per_image"].cpu().numpy().copy()
+    if changed:
+        trainer.frozen.begin()
+    else:
+        trainer.frozen.before = state["frozen_before"]
+    if experiment.plateau and state["plateau"]:
+        experiment.plateau.load_state(state["plateau"])
+    current = state["current"]
+    trainer.current = current and Epoch.of_state(current)
+    if current:
+        trainer.stats.load_state(current["stats"])
+
+
+def save_last(trainer: Trainer, checkpoints: Path) -> None:
+    """Write the state to last.pt.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    save_checkpoint(checkpoints / LAST, trainer.state(), trainer.synced)
+
+
+def save_best(trainer: Trainer, checkpoints: Path) -> None:
+    """Write the weights to best.pt if they are those of the best epoch so far.
+
+    After last.pt: whoever goes on from there can do it again.
+    """
+    if trainer.current is None and trainer.best.epoch == trainer.epoch:
+        weights = {"model": trainer.experiment.model.state_dict(), "epoch": trainer.epoch}
+        weights["class_names"] = list(trainer.experiment.dataset.class_names)
+        save_checkpoint(checkpoints / BEST, weights)
+
+
+def _bests(track: Track) -> dict[str, Any]:
+    return {
+        name: {
+            "epoch": best.epoch,
+            "value": best.value,
+            "per_image": torch.from_numpy(best.per_image),
+        }
+        for name, best in track.bests.items()
+    }
+
+
+def _check_plan(then: str, experiment: Experiment, allow_change: bool) -> bool:
+    """Whether the plan is another than the one of a state."""
+    changes = read_plan(then).diff(experiment.plan)
+    if changes:
+        difference = "the plan has changed since this state:\n  " + "\n  ".join(changes)
+        if not allow_change:
+            raise UserError(f"{difference}\n  allow_plan_change=True continues all the same")
+        log.warning(difference)
+    return bool(changes)
+
+
+def _check_fingerprints(then: dict[str, str], now: dict[str, str], allow_change: bool) -> None:
+    changed = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+    if not changed:
+        return
+    lines = [f"{name}: {then.get(name)} → {now.get(name)}" for name in changed]
+    said = "\n  ".join([f"{' and '.join(changed)} changed since the checkpoint", *lines])
+    if not allow_change:
+        raise UserError(f"{said}\n  lrexp rerun RUN --resume --changed-data goes on")
+    log.warning(said)
