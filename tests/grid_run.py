@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from grid_points import composing
 from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
+from omegaconf import flag_override
 
 from lrexp.grid.launcher import Grid
 from lrexp.grid.leaderboard import Leaderboard
@@ -57,6 +59,23 @@ class Ran:
         return self.folder / self.points[num].folder
 
 
+COMPOSED: dict[tuple[str, ...], bytes] = {}  # points by overrides: several tests ask for the same
+
+
+def composed_for(sweep: Path, overrides: tuple[str, ...]) -> list[Point]:
+    """The points of a grid, which are to run in that folder."""
+    if overrides not in COMPOSED:
+        with composing() as points:
+            COMPOSED[overrides] = pickle.dumps(points(*FAST, *overrides, equal=True))
+    found: list[Point] = pickle.loads(COMPOSED[overrides])
+    for point in found:
+        config = point.config
+        with flag_override(config, ["struct", "readonly"], False):
+            config.hydra.sweep.dir = str(sweep)
+        point.composed = pickle.dumps(config)
+    return found
+
+
 @contextmanager
 def running(folder: Path, say: Callable[[], str]) -> Iterator[Callable[..., Ran]]:
     """A function from an executor and overrides to what came of the grid, run below `folder`."""
@@ -70,10 +89,7 @@ def running(folder: Path, say: Callable[[], str]) -> Iterator[Callable[..., Ran]
         asked: Sequence[type[BaseException]] = (),
     ) -> Ran:
         sweep = folder / f"sweep{next(count)}"
-        with composing() as points:
-            composed = points(
-                *FAST, "logger=none", f"hydra.sweep.dir={sweep}", *overrides, equal=True
-            )
+        composed = composed_for(sweep, overrides)
         sweep.mkdir()
         board = Leaderboard(sweep)
         board.points = composed
