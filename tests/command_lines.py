@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from processes import HUNG_S
+from unchanged import nothing_changed
 
 Lrexp = Callable[..., subprocess.CompletedProcess[str]]
 Outcomes = dict[str, dict[str, Any]]
@@ -84,7 +85,7 @@ def main_in(folder: Path, *arguments: str, **environment: str) -> int:
     """The exit code of a command line in this process and a folder, for fixtures of many tests."""
     from lrexp.__main__ import main
 
-    with pytest.MonkeyPatch.context() as patch:
+    with nothing_changed(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name in os.environ.keys() - user_environment(folder).keys():
             patch.delenv(name)

@@ -15,6 +15,7 @@ from typing import Any
 
 import processes
 import pytest
+from unchanged import nothing_changed
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks: a second thread only waits
@@ -91,41 +92,8 @@ def _ends_what_it_started() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _changes_nothing_for_others() -> Iterator[None]:
     """What belongs to the whole program is as it was: folder, environment, logging, torch."""
-    import logging
-
-    cwd, environment = os.getcwd(), dict(os.environ)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    before = _torch_state()
-    yield
-    os.chdir(cwd)
-    if os.environ != environment:
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
-        os.environ.update(environment)
-    for handler in [h for h in root.handlers if h not in handlers]:
-        root.removeHandler(handler)
-        if isinstance(handler, logging.FileHandler):
-            handler.close()
-    root.setLevel(level)
-    _restore_torch(before)
-    if (module := sys.modules.get("hydra.core.global_hydra")) is not None:
-        module.GlobalHydra.instance().clear()
-
-
-def _torch_state() -> tuple[int, bool] | None:
-    if (torch := sys.modules.get("torch")) is None:
-        return None
-    return torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-
-
-def _restore_torch(before: tuple[int, bool] | None) -> None:
-    now = _torch_state()
-    if now is not None and now != before:
-        torch = sys.modules["torch"]
-        threads, deterministic = before or (int(os.environ["OMP_NUM_THREADS"]), False)
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+    with nothing_changed():
+        yield
 
 
 @pytest.fixture(autouse=True)

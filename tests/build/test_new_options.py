@@ -14,7 +14,7 @@ from torch import nn
 from trainers import Silent, trainer_of
 
 import lrexp
-from lrexp.config.schema import OPTIONS, Option, store_schemas
+from lrexp.config.schema import OPTIONS, Option, meaning_of, store_schemas
 from lrexp.config.schema.data import Data
 from lrexp.config.schema.meaning import length, number
 from lrexp.config.schema.model import Model
@@ -111,8 +111,10 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
         own = f"{{defaults: {defaults}, name: own, {YAML[group][1:]}\n"
         (tmp_path / group / "own.yaml").write_text(own)
     store_schemas()
+    meaning_of.cache_clear()
     yield tmp_path
     monkeypatch.undo()
+    meaning_of.cache_clear()
 
 
 def composed(folder: Path, *overrides: str) -> Any:

@@ -83,7 +83,7 @@ def test_yaml_files(here: Path, content: str | bytes) -> None:
 def test_damaged_files_of_a_run(run_folder: Path, name: str) -> None:
     original = (run_folder / name).read_bytes()
 
-    @settings(max_examples=40, **FEW)
+    @settings(max_examples=20, **FEW)
     @given(fuzzing.damages)
     @example((0.0, []))
     @example((0.5, []))
@@ -102,7 +102,7 @@ def test_no_damage_makes_a_state_that_nobody_saved(run_folder: Path) -> None:
     last, previous, whole = fuzzing.two_states(run_folder)
     there = run_folder / "states"
 
-    @settings(max_examples=80, **FEW)
+    @settings(max_examples=40, **FEW)
     @given(fuzzing.damages, st.none() | fuzzing.damages)
     @example((1.0, []), None)
     @example((0.0, []), (1.0, []))

@@ -12,16 +12,38 @@ from processes import HUNG_S, wait_for
 from lrexp.__main__ import main
 
 
-def test_a_run_terminated_before_its_first_step_leaves_nothing(tmp_path: Path) -> None:
-    process = start(tmp_path, *SMOKE)
+def test_a_folder_belongs_to_one_process_and_one_terminated_before_its_first_step_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = [*SMOKE, "hydra.run.dir=mine"]
+    process = start(tmp_path, *arguments)
+    wait_for((tmp_path / "mine" / ".lock").exists, process)
+    process.send_signal(signal.SIGSTOP)  # it does not go on meanwhile
+    assert main(arguments) == 2
+    assert "mine is in use by another lrexp process" in capsys.readouterr().err
+    process.send_signal(signal.SIGCONT)
     maps = Path(f"/proc/{process.pid}/maps")
     wait_for(lambda: "libtorch" in maps.read_text(), process)  # it is being imported
-    assert [*tmp_path.glob("outputs/*/*/lrexp.log")]
+    assert (tmp_path / "mine" / "lrexp.log").exists()
     process.terminate()
     said = process.communicate(timeout=HUNG_S)[0]
     assert process.returncode == 143, said
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_belongs_to_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = [*SMOKE, "hydra.run.dir=mine"]
+    assert main(arguments) == 0
+    folder = tmp_path / "mine"
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert main(arguments) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
 
 
 @pytest.mark.parametrize(
@@ -41,22 +63,3 @@ def test_a_stopped_run_has_saved_its_state(sent: int, code: int, tmp_path: Path)
     assert summary["last"]["epoch"] == rows_of(folder)[-1]["epoch"] > 0
     assert (folder / "checkpoints" / "last.pt").is_file()
     assert str(folder.name) in said
-
-
-def test_a_folder_belongs_to_one_process_and_one_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    arguments = [*SMOKE, "hydra.run.dir=mine"]
-    first = start(tmp_path, *arguments)
-    wait_for((tmp_path / "mine" / ".lock").exists, first)
-    assert main(arguments) == 2
-    assert "mine is in use by another lrexp process" in capsys.readouterr().err
-    said = first.communicate(timeout=HUNG_S)[0]
-    assert first.returncode == 0, said
-    folder = tmp_path / "mine"
-    assert summary_of(folder)["status"] == "finished"
-    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    assert main(arguments) == 2
-    assert "already holds a run" in capsys.readouterr().err
-    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before

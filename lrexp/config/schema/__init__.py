@@ -12,6 +12,7 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 from lrexp.config.schema import data, model, optimizer, policy, run, scheduler
@@ -219,6 +220,7 @@ def schemas_of(section: str) -> list[type]:
     return [option.schema for option in OPTIONS.get(section, {}).values()]
 
 
+@cache  # asked a thousand times for one command
 def meaning_of(key: str) -> Meaning:
     """What a setting means by its dotted key; of one that no schema has, what its section says."""
     section, _, rest = key.partition(".")

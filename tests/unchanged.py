@@ -1,0 +1,49 @@
+"""What belongs to the whole program, and that no test or fixture may leave changed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def nothing_changed() -> Iterator[None]:
+    """Give back the working folder, the environment, logging's handlers, torch's flags, Hydra."""
+    cwd, environment = os.getcwd(), dict(os.environ)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    torch = _torch_state()
+    try:
+        yield
+    finally:
+        os.chdir(cwd)
+        if os.environ != environment:
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            os.environ.update(environment)
+        for handler in [h for h in root.handlers if h not in handlers]:
+            root.removeHandler(handler)
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
+        root.setLevel(level)
+        _restore_torch(torch)
+        if (module := sys.modules.get("hydra.core.global_hydra")) is not None:
+            module.GlobalHydra.instance().clear()
+
+
+def _torch_state() -> tuple[int, bool] | None:
+    if (torch := sys.modules.get("torch")) is None:
+        return None
+    return torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+
+
+def _restore_torch(before: tuple[int, bool] | None) -> None:
+    now = _torch_state()
+    if now is not None and now != before:
+        torch = sys.modules["torch"]
+        threads, deterministic = before or (int(os.environ["OMP_NUM_THREADS"]), False)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
