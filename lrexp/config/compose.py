@@ -44,6 +44,10 @@ OmegaConf.register_new_resolver("lrexp.point_name", point_name, replace=True)
 class _BoundedRepository(ConfigRepository):
     """Hydra's, which reads no YAML file of a size that no config has."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> _BoundedRepository:
+        """Hydra changes its copy by giving it other sources; these hold all schemas."""
+        return copy.copy(self)
+
     def load_config(self, config_path: str) -> Any:
         source = self._find_object_source(config_path, ObjectType.CONFIG)
         if source and source.scheme() == "file" and source.path != str(conf_folder()):
