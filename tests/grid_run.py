@@ -20,7 +20,8 @@ from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from lrexp.grid.launcher import Grid
+from lrexp.grid.jobs import Session
+from lrexp.grid.launcher import run_points
 from lrexp.grid.leaderboard import Leaderboard
 from lrexp.grid.points.point import Point
 from lrexp.grid.settings import LauncherSettings
@@ -103,7 +104,7 @@ def running(folder: Path, say: Callable[[], str]) -> Iterator[Callable[..., Ran]
         chosen = LauncherSettings(executor=executor, **(settings or {}))
         task = task or Points()
         task.asked = list(asked)
-        ended = Grid(board, context, task, chosen).run(_once(composed))
+        ended = run_points(_once(composed), Session(context, task, chosen, sweep), board)
         return Ran(composed, ended, sweep, say())
 
     yield run

@@ -12,14 +12,13 @@ from lrexp.config.errors import out_of_memory
 from lrexp.grid.executors import (
     Ended,
     Kind,
-    Session,
+    aside,
     in_turn,
     kinds,
     look,
     try_stacking,
-    warning_on,
 )
-from lrexp.grid.isolation import undisturbed
+from lrexp.grid.jobs import Session
 from lrexp.grid.points.point import Point
 from lrexp.grid.pool.pool import measure_pool, opened, places, run_packs
 from lrexp.grid.pool.workers import Workers
@@ -171,7 +170,7 @@ def _estimate(points: list[Point], session: Session, known: dict[str, Estimate])
         like = replace(known[job], kind=Kind(points), stacked=None)
         if not _worth_a_look(like):
             return like
-    with undisturbed(), warning_on(session.view, points[0].num):
+    with aside(session.view, points[0].num):
         kind = look(points, session)
         if kind.trainer is None or not kind.trainer.experiment.schedule:
             return Estimate(Kind(points))
@@ -186,25 +185,25 @@ def _estimate(points: list[Point], session: Session, known: dict[str, Estimate])
 
 
 def _timed(kind: Kind, session: Session) -> Estimate:
-    from lrexp.grid.stack.timing import clones, serial_steps_per_s
+    from lrexp.grid.stack.timing import clones, steps_per_s
 
     assert kind.trainer is not None
     trainer, seed = kind.trainer, int(kind.points[0].settings["seed"])
     steps = len(trainer.experiment.schedule)
-    serial = serial_steps_per_s(clones(trainer, [seed])[0], LEAST_S)
+    serial = steps_per_s(clones(trainer, [seed]), LEAST_S)
     estimate, stacked = Estimate(kind, steps, serial), None
     if _worth_a_look(estimate):
         at_least_s = min(max(TIMED * estimate.seconds, LEAST_S), MOST_S)
         kind, stacked = _stacked(try_stacking(kind, session), at_least_s)
     elif max(2 * LEAST_S, AGAIN_STEPS / serial) > WORTH * estimate.seconds:
         return estimate
-    again = serial_steps_per_s(clones(trainer, [seed])[0], LEAST_S)
+    again = steps_per_s(clones(trainer, [seed]), LEAST_S)
     return Estimate(kind, steps, max(serial, again), stacked)  # one may have been disturbed
 
 
 def _stacked(kind: Kind, at_least_s: float) -> tuple[Kind, float | None]:
     """The kind with packs of a size that fits, and their member-steps per second if they can be."""
-    from lrexp.grid.stack.timing import clones, stacked_steps_per_s
+    from lrexp.grid.stack.timing import clones, steps_per_s
 
     trainer = kind.trainer
     assert trainer is not None
@@ -213,7 +212,7 @@ def _stacked(kind: Kind, at_least_s: float) -> tuple[Kind, float | None]:
     while (members := min(kind.largest, len(kind.points))) > 1:
         try:
             seeds = [int(point.settings["seed"]) for point in kind.packs()[0]]
-            return kind, stacked_steps_per_s(clones(trainer, seeds), at_least_s)
+            return kind, steps_per_s(clones(trainer, seeds), at_least_s)
         except Exception as error:
             if not out_of_memory(error):
                 reason = f"{kind.named} train one by one: {error}"

@@ -11,16 +11,15 @@ import gc
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
 
 from lrexp.grid.isolation import undisturbed
-from lrexp.grid.jobs import Jobs
+from lrexp.grid.jobs import Session
 from lrexp.grid.points.point import Point
-from lrexp.grid.settings import MOST_MEMBERS, LauncherSettings
+from lrexp.grid.settings import MOST_MEMBERS
 from lrexp.grid.stack.packing import pack
 
 if TYPE_CHECKING:
@@ -30,22 +29,6 @@ log = logging.getLogger(__name__)
 
 MEMORY = 0.6  # of what is free, for the members of a pack
 Ended = Generator[tuple[Point, JobReturn], None, None]
-
-
-@dataclass(frozen=True)
-class Session:
-    """What points are run with."""
-
-    jobs: Jobs
-    task: Any  # of lrexp's own points: see `lrexp.session.points`
-    settings: LauncherSettings = field(default_factory=LauncherSettings)
-    view: Any = None  # lrexp.grid.live.GridView
-    folder: Path = Path()  # the sweep's
-
-    def say(self, line: str) -> None:
-        """Tell people about the grid as a whole."""
-        log.info(line)
-        self.view.say(line)
 
 
 Executor = Callable[[Sequence[Point], Session], Ended]
@@ -63,7 +46,11 @@ def stacked(points: Sequence[Point], session: Session) -> Ended:
     """
     packs: list[list[Point]] = []
     for points_alike in kinds(points):
-        kind = inspect(points_alike, session)
+        kind = Kind(points_alike)
+        if len(points_alike) > 1:
+            with aside(session.view, points_alike[0].num):
+                kind = look(points_alike, session)
+                kind = try_stacking(kind, session) if kind.trainer else kind
         if kind.reason:
             session.say(f"note   {kind.reason}")
             for point in points_alike:
@@ -76,7 +63,7 @@ def in_turn(packs: Sequence[Sequence[Point]], session: Session) -> Ended:
     """Run packs in this program, a pack of one by itself."""
     for i, points in enumerate(packs):
         with undisturbed():
-            ended = session.jobs.run(points)
+            ended = session.run(points)
         if not i:
             gc.freeze()  # what the first point imported: see `small_collections`
         yield from ended
@@ -117,28 +104,20 @@ class Kind:
         return [[self.points[i] for i in part] for part in pack(seeds, largest)]
 
 
-def inspect(points: list[Point], session: Session) -> Kind:
-    """What the first of some points says about training them together."""
-    if len(points) == 1:
-        return Kind(points)
-    with undisturbed(), warning_on(session.view, points[0].num):
-        kind = look(points, session)
-        return try_stacking(kind, session) if kind.trainer else kind
-
-
 @contextmanager
-def warning_on(view: Any, num: int) -> Iterator[None]:
-    """Say on the view what a point warns of while it is built outside of its run."""
+def aside(view: Any, num: int) -> Iterator[None]:
+    """Build a point outside of its run: what it leaves behind is put back, warnings are shown."""
     from lrexp.grid.live import OncePerGrid
 
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
     handler.addFilter(OncePerGrid(view, num))
-    logging.root.addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.root.removeHandler(handler)
+    with undisturbed():
+        logging.root.addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.root.removeHandler(handler)
 
 
 def look(points: list[Point], session: Session) -> Kind:

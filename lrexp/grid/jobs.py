@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -14,43 +17,51 @@ from omegaconf import DictConfig
 
 from lrexp.config.errors import out_of_memory
 from lrexp.grid.points.point import Point
+from lrexp.grid.settings import LauncherSettings
 from lrexp.grid.stack.packing import halves
 from lrexp.train.signals import signals_stop
 
 log = logging.getLogger(__name__)
 
-Ended = list[tuple[Point, JobReturn]]
 
-
-class Jobs:
+@dataclass(frozen=True)
+class Session:
     """Runs points in this program, whatever becomes of each.
 
     What stops a sweep (KeyboardInterrupt, Terminated) passes through.
-
-    Args:
-        hydra_context: of the command.
-        task: runs one composed config. One of lrexp's own also has `view`, `executor` and `open`
-            (see `lrexp.session.points`); any other function is simply called.
-        begin: is told of every point before it starts.
     """
 
-    def __init__(self, hydra_context: HydraContext, task: Any, begin: Callable[[Point], None]):
-        self._hydra_context, self._task, self.begin = hydra_context, task, begin
+    context: HydraContext  # of the command
+    # runs one composed config; lrexp's own has more (see `lrexp.session.points`) and what shows its
+    # points, `view`: the grid's, or None
+    task: Any
+    settings: LauncherSettings = field(default_factory=LauncherSettings)
+    folder: Path = Path()  # the sweep's
 
-    def run(self, points: Sequence[Point]) -> Ended:
+    @property
+    def view(self) -> Any:
+        """What shows the points: see `lrexp.grid.live.GridView`."""
+        return getattr(self.task, "view", None)
+
+    def say(self, line: str) -> None:
+        """Tell people about the grid as a whole."""
+        log.info(line)
+        self.view.say(line)
+
+    def run(self, points: Sequence[Point]) -> list[tuple[Point, JobReturn]]:
         """Run points together, or one by itself."""
         if len(points) == 1:
-            return [(points[0], self._run(points[0], self._task))]
+            return [(points[0], self._run(points[0], self.task))]
         return self._together(points)
 
-    def _together(self, points: Sequence[Point]) -> Ended:
+    def _together(self, points: Sequence[Point]) -> list[tuple[Point, JobReturn]]:
         """Run points that train together where their networks allow it, the rest one by one.
 
         Their jobs are nested, the last one outermost: all are open while they train, each has its
         own Hydra files, log and records, and they are concluded in turn, the first one first.
         """
         members: list[_Member] = []
-        ended: Ended = []
+        ended: list[tuple[Point, JobReturn]] = []
 
         def enter(following: Sequence[Point]) -> None:
             if not following:
@@ -61,7 +72,7 @@ class Jobs:
 
             def task(config: DictConfig) -> float:
                 nonlocal opened
-                run = self._task.open(config, asked)
+                run = self.task.open(config, asked)
                 with run.recorded():
                     member = _Member(run)
                     members.append(member)
@@ -85,10 +96,16 @@ class Jobs:
         return ended
 
     def _run(self, point: Point, task: Callable[[DictConfig], Any]) -> JobReturn:
-        self.begin(point)
+        if self.view:
+            self.view.begin(point.num)
 
         def guarded(config: DictConfig) -> Any:
-            self._say_warnings_once(point)
+            if self.view:
+                from lrexp.grid.live import OncePerGrid
+
+                for handler in logging.root.handlers:
+                    if type(handler) is logging.StreamHandler:
+                        handler.addFilter(OncePerGrid(self.view, point.num))
             if point.note:
                 log.info(point.note)
             try:
@@ -102,22 +119,11 @@ class Jobs:
                 config=point.config,
                 job_dir_key="hydra.sweep.dir",
                 job_subdir_key="hydra.sweep.subdir",
-                hydra_context=self._hydra_context,
+                hydra_context=self.context,
             )
         except Exception as error:  # its folder could not be written, or a callback failed
             log.info("point %d", point.num, exc_info=error)
-            returned = JobReturn(overrides=point.overrides, status=JobStatus.FAILED)
-            returned.return_value = error
-            return returned
-
-    def _say_warnings_once(self, point: Point) -> None:
-        if getattr(self._task, "view", None) is None:
-            return
-        from lrexp.grid.live import OncePerGrid
-
-        for handler in logging.root.handlers:
-            if type(handler) is logging.StreamHandler:
-                handler.addFilter(OncePerGrid(self._task.view, point.num))
+            return failed_as(point, error)
 
     def _train(self, members: Sequence[_Member]) -> None:
         """Train members to their end, those together that can be; notes what made one fail."""
@@ -130,12 +136,15 @@ class Jobs:
             self._train_alike(group)
 
     def _train_alike(self, group: Sequence[_Member]) -> None:
-        from lrexp.grid.stack.trainer import StackedTrainer
+        from lrexp.grid.stack.trainer import StackedTrainer, failure_of
 
         if len(group) == 1:
-            _train_alone(group[0])
+            (member,) = group
+            run = member.run
+            run.trained_by(run.executor, 1)
+            member.failure = failure_of(partial(run.trainer.run, member, run.checkpoints))
             return
-        executor = "stacked" if self._task.executor == "serial" else self._task.executor
+        executor = "stacked" if self.task.executor == "serial" else self.task.executor
         for member in group:
             member.run.trained_by(executor, len(group))
             with member.own_log():
@@ -154,8 +163,8 @@ class Jobs:
             parts = []
         for member, failure in zip(group, failures, strict=True):
             member.failure = failure
-            if parts and failure is None:
-                member.renew()
+            if parts and failure is None:  # built anew, as far as its last recorded epoch
+                member.failure = failure_of(member.run.renew)
         for part in parts:  # those that have come to their end are no longer like the others
             self._train([member for member in part if member.failure is None])
 
@@ -173,13 +182,6 @@ class _Member:
         """Record one epoch."""
         with self.own_log():
             self.run.row(row)
-
-    def renew(self) -> None:
-        """Build its trainer anew, as far as its last recorded epoch."""
-        try:
-            self.run.renew()
-        except Exception as error:
-            self.failure = error
 
     @contextmanager
     def own_log(self) -> Iterator[None]:
@@ -204,10 +206,8 @@ class _Member:
                 handler.close()
 
 
-def _train_alone(member: _Member) -> None:
-    run = member.run
-    run.trained_by(run.executor, 1)
-    try:
-        run.trainer.run(member, run.checkpoints)
-    except Exception as error:
-        member.failure = error
+def failed_as(point: Point, error: BaseException) -> JobReturn:
+    """The end of a point that has none of its own."""
+    returned = JobReturn(overrides=point.overrides, status=JobStatus.FAILED)
+    returned.return_value = error
+    return returned

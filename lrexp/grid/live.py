@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -26,19 +26,22 @@ TITLE = 44  # characters of a point's title
 LINES = 16  # of running points
 
 
+@dataclass
 class _Running:
     """A point that is under way."""
 
-    def __init__(self, num: int, title: str):
-        self.num, self.title, self.started = num, title, time.monotonic()
-        self.monitor, self.steps = "val/loss", 0
-        self.row: Mapping[str, float] = {}
-        self.steps_done: Callable[[], float] = lambda: self.row.get("step", 0)  # as of its last row
+    named: str
+    started: float
+    monitor: str = "val/loss"
+    steps: int = 0
+    steps_done: Callable[[], float] | None = None  # None: as of its last row
+    row: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def share(self) -> float:
-        """Of its steps, how many are done, 0 to 1."""
-        return min(1.0, self.steps_done() / self.steps) if self.steps else 0.0
+    def done(self) -> float:
+        """Steps so far."""
+        found = self.steps_done() if self.steps_done else self.row.get("step", 0)
+        return min(found, self.steps)
 
 
 class GridView:
@@ -48,47 +51,42 @@ class GridView:
     piped there is one line per point, as it ends. A point's own lines go to its lrexp.log.
 
     Args:
-        total: points to run.
+        titles: of the points to run, by number.
         console: where to print; standard output by default.
     """
 
-    def __init__(self, total: int, console: Console | None = None):
+    def __init__(self, titles: Mapping[int, str], console: Console | None = None):
         self._console = console or Console(highlight=False, soft_wrap=True, emoji=False)
-        self._total, self._done = total, 0
+        self._titles, self._total, self._done = titles, len(titles), 0
         self._started, self._trains = time.monotonic(), False  # whether any point has begun to
-        self._running: dict[int, _Running] = {}
+        self.running: dict[int, _Running] = {}
         self._said: set[str] = set()
-        self._live: Live | None = None
 
-    @contextmanager
-    def shown(self) -> Iterator[GridView]:
-        """Keep the live part on the terminal meanwhile."""
-        if self._console.is_terminal:
-            self._live = Live(
-                get_renderable=self._picture,
-                console=self._console,
-                refresh_per_second=4,
-                transient=True,
-            )
-            self._live.start()
-        try:
-            yield self
-        finally:
-            if self._live is not None:
-                self._live.stop()
-                self._live = None
+    def shown(self) -> AbstractContextManager[object]:
+        """Keeps the live part on the terminal meanwhile."""
+        if not self._console.is_terminal:
+            return nullcontext()
+        return Live(
+            get_renderable=self._picture,
+            console=self._console,
+            refresh_per_second=4,
+            transient=True,
+        )
 
-    def begin(self, num: int, title: str) -> None:
+    def begin(self, num: int) -> None:
         """A point starts."""
-        self._running[num] = _Running(num, title)
+        named = f"{num} {self._titles[num]}"
+        named = named if len(named) <= TITLE else f"{named[: TITLE - 3]}..."
+        self.running[num] = _Running(named, time.monotonic())
 
-    def recorder(self, num: int, info: RunInfo, steps_done: Callable[[], int]) -> PointRecorder:
-        """What takes the rows of a point that has begun."""
-        self.describe(num, info.opening, info.steps, info.monitor)
-        self._running[num].steps_done = steps_done
-        return PointRecorder(info, partial(self.row, num))
-
-    def describe(self, num: int, opening: Sequence[str], steps: int, monitor: str) -> None:
+    def describe(
+        self,
+        num: int,
+        opening: Sequence[str],
+        steps: int,
+        monitor: str,
+        steps_done: Callable[[], float] | None = None,
+    ) -> None:
         """What a point that is about to train says of itself."""
         if not self._trains and not self._done:  # what was done once before is no measure
             self._started = time.monotonic()
@@ -96,39 +94,37 @@ class GridView:
         for line in opening:
             if line.startswith(("note ", "leaks ")):
                 self.say(brief(line))
-        self._running[num].steps, self._running[num].monitor = steps, monitor
+        point = self.running[num]
+        point.steps, point.monitor, point.steps_done = steps, monitor, steps_done
 
     def row(self, num: int, row: Mapping[str, float]) -> None:
         """A point's latest epoch."""
-        self._running[num].row = row
+        self.running[num].row = row
 
     def end(self, num: int, summary: Mapping[str, Any]) -> None:
         """A point ended, in whatever way."""
-        point = self._running.pop(num)
+        point = self.running.pop(num)
         self._done += 1
-        monitor, best = point.monitor, summary.get("best") or {}
-        said = str(summary["status"])
+        best, said = summary.get("best") or {}, str(summary["status"])
         if summary["status"] == "failed":
             said += f"  {(str(summary.get('error') or '').splitlines() or [''])[0]}"
         elif best:
-            said += f"  {monitor} {float(best[monitor]):.4g} in epoch {best['epoch']}"
+            said += f"  {point.monitor} {float(best[point.monitor]):.4g} in epoch {best['epoch']}"
         elapsed = f"{time.monotonic() - point.started:.1f}s"
         left = f", {duration(self._left())} left" if self._done < self._total else ""
         count = f"{self._done:>{len(str(self._total))}}/{self._total}"
-        named = shortened(f"{num} {point.title}").ljust(TITLE)
-        self._print(f"{count}  {named}  {said}  ({elapsed}{left})")
+        self._print(f"{count}  {point.named:<{TITLE}}  {said}  ({elapsed}{left})")
 
-    def say(self, line: str) -> None:
-        """Print a line once, however many points say it."""
-        if line not in self._said:
-            self._said.add(line)
+    def say(self, line: str, message: str = "") -> None:
+        """Print a line once, however many points say it, or its message in other lines."""
+        message = message or line
+        if message not in self._said:
+            self._said.add(message)
             self._print(line)
 
     def warn(self, num: int, level: str, message: str) -> None:
         """Print a warning with the first point that gives it."""
-        if message not in self._said:
-            self._said.add(message)
-            self._print(f"{level}: point {num}: {message}")
+        self.say(f"{level}: point {num}: {message}", message)
 
     def _print(self, line: str) -> None:
         try:
@@ -139,19 +135,19 @@ class GridView:
     def _left(self) -> float:
         """Seconds until the last point ends, if the rest takes as long as what was."""
         elapsed = time.monotonic() - self._started
-        done = self._done + sum(point.share for point in self._running.values())
+        shares = (point.done / point.steps for point in self.running.values() if point.steps)
+        done = self._done + sum(shares)
         return elapsed / done * (self._total - done) if done else math.inf
 
     def _picture(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))
-        running = list(self._running.values())
+        running = list(self.running.values())
         for point in running[:LINES]:
-            done = min(point.steps_done(), point.steps)
             epoch = f"epoch {point.row['epoch']:.0f}" if point.row else "starts"
             value = point.row.get(point.monitor)
             table.add_row(
-                Text(shortened(f"{point.num} {point.title}")),
-                ProgressBar(total=max(1, point.steps), completed=done, width=20),
+                Text(point.named),
+                ProgressBar(total=max(1, point.steps), completed=point.done, width=20),
                 Text(epoch),
                 Text("" if value is None else f"{point.monitor} {value:.4g}"),
             )
@@ -171,14 +167,15 @@ class GridView:
 class PointRecorder:
     """Takes the rows of one point: for the live view, and into its log file."""
 
-    def __init__(self, info: RunInfo, take: Callable[[Mapping[str, float]], None]):
-        self._info, self._take = info, take
+    def __init__(self, view: Any, num: int, info: RunInfo, steps_done: Callable[[], int]):
+        self._info, self._view, self._num = info, view, num
+        view.describe(num, info.opening, info.steps, info.monitor, steps_done)
         for line in (*info.opening, heading_line(info.monitor)):
             log.info(line)
 
     def row(self, row: dict[str, float]) -> None:
         """One epoch."""
-        self._take(row)
+        self._view.row(self._num, row)
         log.info(epoch_line(row, self._info.monitor))
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -198,11 +195,6 @@ class OncePerGrid(logging.Filter):
         """Never true: the view has said it."""
         self._view.warn(self._num, record.levelname, record.getMessage())
         return False
-
-
-def shortened(text: str) -> str:
-    """At most TITLE characters."""
-    return text if len(text) <= TITLE else f"{text[: TITLE - 3]}..."
 
 
 def duration(seconds: float) -> str:

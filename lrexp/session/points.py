@@ -107,7 +107,11 @@ def _checked(
     """A config as it is saved and as it is read, and where it runs."""
     hydra: Any = HydraConfig.get()
     in_sweep = hydra.mode == RunMode.MULTIRUN
-    view = points.view if points else None
+    terminal = None
+    if points and points.view:
+        from lrexp.grid.live import PointRecorder
+
+        terminal = partial(PointRecorder, points.view, hydra.job.num)
     resolved, config = check(composed)
     launch = Launch(
         folder=Path(hydra.runtime.output_dir),
@@ -116,7 +120,7 @@ def _checked(
         sweep=Path(hydra.sweep.dir).name if in_sweep else None,
         datasets=points and points.shared_data(),
         executor=points.executor if points else "serial",
-        terminal=partial(view.recorder, hydra.job.num) if view else None,
+        terminal=terminal,
         stopped=stopped,
         until=until,
     )

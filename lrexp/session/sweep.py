@@ -25,7 +25,8 @@ from lrexp.config.names import new_run_id, shown_path
 from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import MULTIRUN, WANDB
-from lrexp.grid.launcher import Grid
+from lrexp.grid.jobs import Session
+from lrexp.grid.launcher import run_points
 from lrexp.grid.leaderboard import Leaderboard, leaderboard_lines
 from lrexp.grid.points.cases import cross, in_case, overruled, own_overrides
 from lrexp.grid.points.equal import UnbuildableError, find_equal
@@ -209,7 +210,7 @@ def _run(
     for line in _notes(request, points, todo):
         say(line)
     settings = read_settings(request.config.hydra.launcher)
-    Grid(board, context, task, settings).run(todo)
+    run_points(todo, Session(context, task, settings, folder), board)
 
 
 def _look_up(board: Leaderboard, points: Sequence[Point]) -> None:

@@ -38,14 +38,14 @@ def before(name):
         hydra.core.utils.datetime = StoppedClock
         assert run(["experiment=smoke"])["code"] == 0
     if name == "sweep":
-        from lrexp.grid.launcher import Grid
-        original = Grid.run
-        def keep(self, points):
-            returned = original(self, points)
+        import lrexp.session.sweep
+        original = lrexp.session.sweep.run_points
+        def keep(points, session, board):
+            returned = original(points, session, board)
             values = [returned[point.num].return_value for point in points]
             (base / "returned.json").write_text(json.dumps(values))
             return returned
-        Grid.run = keep
+        lrexp.session.sweep.run_points = keep
     if name.startswith("failed"):
         import lrexp.train.state
         save = lrexp.train.state.save_checkpoint

@@ -368,8 +368,11 @@ def test_a_disturbed_timing_does_not_speak_against_serial(
 
     rates = iter([50.0, 100.0])
     monkeypatch.setattr(timing, "clones", lambda trainer, seeds: [trainer] * len(seeds))
-    monkeypatch.setattr(timing, "serial_steps_per_s", lambda trainer, at_least_s: next(rates))
-    monkeypatch.setattr(timing, "stacked_steps_per_s", lambda trainers, at_least_s: 95.0)
+    monkeypatch.setattr(
+        timing,
+        "steps_per_s",
+        lambda trainers, at_least_s: next(rates) if len(trainers) == 1 else 95.0,
+    )
     monkeypatch.setattr(choice, "try_stacking", lambda kind, session: kind)
     experiment = SimpleNamespace(schedule=[1.0] * 10_000, device=torch.device("cpu"))
     timed: Any = replace(kind(count), trainer=cast("Any", SimpleNamespace(experiment=experiment)))
@@ -394,8 +397,8 @@ def test_a_pool_begins_with_what_takes_longest(run: Run, monkeypatch: pytest.Mon
         monkeypatch.setattr(module, "places", lambda *arguments: [Place(None, 1)] * 2)
     monkeypatch.setattr(choice, "measure_pool", lambda *arguments: 1e9)
     monkeypatch.setattr(choice, "POOL_START_S", -1000)
-    for way in ("serial", "stacked"):  # no clock decides how long a point takes
-        monkeypatch.setattr(f"lrexp.grid.stack.timing.{way}_steps_per_s", lambda *arguments: 100.0)
+    # No clock decides how long a point takes.
+    monkeypatch.setattr("lrexp.grid.stack.timing.steps_per_s", lambda *arguments: 100.0)
     for executor in ("pool", "auto"):
         run(executor, "trainer.epochs=1,3,2", "seed=0,1")
         assert begun == [2, 3, 4, 5, 0, 1], executor

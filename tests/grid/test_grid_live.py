@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lrexp.grid.live import GridView, OncePerGrid, duration
+from lrexp.grid.live import GridView, OncePerGrid, PointRecorder, duration
 from lrexp.record.recorders import RunInfo
 
 INFO = RunInfo(
@@ -25,24 +25,29 @@ INFO = RunInfo(
     opening=["model  m", "note   odd", "leaks  few"],
 )
 BEST = {"epoch": 3, "val/loss": 0.5, "val/accuracy": 0.75}
+TITLES = {0: "lr=0.1", 1: "lr=0.1", 2: "lr=0.2"}
 ROW = BEST | {"gap/loss": 0, "gap/loss_se": 1, "train_eval/loss": 1, "perf/epoch_s": 1, "lr/a": 1}
+
+
+def seeds(count: int) -> dict[int, str]:
+    return {num: f"seed={num}" for num in range(count)}
 
 
 def run(view: GridView) -> None:
     for num in range(2):
-        view.begin(num, "lr=0.1")
-        view.recorder(num, INFO, lambda: 5).row(dict(ROW))
+        view.begin(num)
+        PointRecorder(view, num, INFO, lambda: 5).row(dict(ROW))
         OncePerGrid(view, num).filter(
             logging.LogRecord("x", logging.WARNING, "", 0, "odd rates", None, None)
         )
         view.end(num, {"status": "finished", "best": BEST})
-    view.begin(2, "lr=0.2")
+    view.begin(2)
     view.end(2, {"status": "failed", "error": "OSError: full\nmore", "best": {}})
 
 
 def test_piped_output_has_a_line_per_point_as_it_ends() -> None:
     out = io.StringIO()
-    view = GridView(3, Console(file=out))
+    view = GridView(TITLES, Console(file=out))
     with view.shown():
         run(view)
     lines = out.getvalue().splitlines()
@@ -58,10 +63,10 @@ def test_piped_output_has_a_line_per_point_as_it_ends() -> None:
 
 def test_a_terminal_shows_running_points_and_the_whole() -> None:
     out = io.StringIO()
-    view = GridView(3, Console(file=out, force_terminal=True, width=100))
+    view = GridView(TITLES, Console(file=out, force_terminal=True, width=100))
     with view.shown():
-        view.begin(0, "lr=0.1")
-        view.recorder(0, INFO, lambda: 5).row(dict(ROW))
+        view.begin(0)
+        PointRecorder(view, 0, INFO, lambda: 5).row(dict(ROW))
         shown = Console(file=io.StringIO(), width=100)
         shown.print(view._picture())
         picture = shown.file.getvalue()  # type: ignore[attr-defined]
@@ -76,9 +81,9 @@ def test_a_terminal_shows_running_points_and_the_whole() -> None:
 def test_time_left_counts_what_running_points_have_done(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    view = GridView(4, Console(file=io.StringIO()))
+    view = GridView(seeds(4), Console(file=io.StringIO()))
     for num in range(4):
-        view.begin(num, f"seed={num}")
+        view.begin(num)
         view.describe(num, [], 10, "val/accuracy")
     assert math.isinf(view._left())
     now = 110.0
@@ -94,9 +99,9 @@ def test_what_is_done_once_does_not_count_for_the_time_left(
 ) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    view = GridView(4, Console(file=io.StringIO()))
+    view = GridView(seeds(4), Console(file=io.StringIO()))
     for num in range(2):
-        view.begin(num, f"seed={num}")
+        view.begin(num)
         now += 7 if num == 0 else 0.5  # data are read for the first point
         view.describe(num, [], 10, "val/accuracy")
         now += 1
@@ -105,9 +110,9 @@ def test_what_is_done_once_does_not_count_for_the_time_left(
 
 
 def test_a_large_pack_does_not_fill_the_terminal() -> None:
-    view = GridView(64, Console(file=io.StringIO()))
+    view = GridView(seeds(64), Console(file=io.StringIO()))
     for num in range(64):
-        view.begin(num, f"seed={num}")
+        view.begin(num)
     shown = Console(file=io.StringIO(), width=100)
     shown.print(view._picture())
     lines = shown.file.getvalue().splitlines()  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from trainers import trainer_of
 
-from lrexp.grid.stack.timing import clones, serial_steps_per_s, stacked_steps_per_s
+from lrexp.grid.stack.timing import clones, steps_per_s
 from lrexp.train.loop import Trainer
 
 
@@ -42,30 +42,28 @@ def test_the_rate_is_that_of_the_steps(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch, clock: dict[str, float]
 ) -> None:
     slow_steps(monkeypatch, clock, lambda step: 5.0 if step <= 2 else 0.01)  # warm-up is left out
-    (clone,) = clones(trainer, [0])
-    assert serial_steps_per_s(clone, 0.1) == pytest.approx(100)
+    assert steps_per_s(clones(trainer, [0]), 0.1) == pytest.approx(100)
 
 
 def test_a_disturbance_does_not_count(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch, clock: dict[str, float]
 ) -> None:
     slow_steps(monkeypatch, clock, lambda step: 1.0 if step == 4 else 0.01)
-    (clone,) = clones(trainer, [0])
-    assert serial_steps_per_s(clone, 0.05) == pytest.approx(100)
+    assert steps_per_s(clones(trainer, [0]), 0.05) == pytest.approx(100)
 
 
 def test_a_stack_counts_the_steps_of_every_member(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch, clock: dict[str, float]
 ) -> None:
     slow_steps(monkeypatch, clock, lambda step: 0.01)  # every member's, one after the other
-    assert stacked_steps_per_s(clones(trainer, [0, 1, 0]), 0.1) == pytest.approx(100)
+    assert steps_per_s(clones(trainer, [0, 1, 0]), 0.1) == pytest.approx(100)
 
 
 def test_what_is_timed_leaves_the_trainer_as_it_was(trainer: Trainer) -> None:
     before = {k: v.clone() for k, v in trainer.experiment.model.state_dict().items()}
     limit = trainer.settings.limit_train_batches
-    stacked_steps_per_s(clones(trainer, [0, 1]), 0.01)
-    serial_steps_per_s(clones(trainer, [0])[0], 0.01)
+    steps_per_s(clones(trainer, [0, 1]), 0.01)
+    steps_per_s(clones(trainer, [0]), 0.01)
     assert (trainer.step, trainer.epoch, trainer.settings.limit_train_batches) == (0, 0, limit)
     assert not trainer.experiment.optimizer.state
     for name, tensor in trainer.experiment.model.state_dict().items():

@@ -23,9 +23,7 @@ from lrexp.train.signals import signals_stop, whole
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
 
-    from lrexp.grid.live import PointRecorder
     from lrexp.grid.points.point import Point
-    from lrexp.record.recorders import RunInfo
 
 STOPPED = 143  # exit code of a worker that was asked to stop
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -154,7 +152,7 @@ def start_points(task: Any, place: Place, say: Say) -> Work:
     if place.threads:
         experiment.DEFAULT_THREADS = place.threads
     task.view = RemoteView(say)
-    here = PointsHere(task, say)
+    here = PointsHere(task)
     return lambda piece: getattr(here, piece[0])(*piece[1:])
 
 
@@ -162,12 +160,11 @@ class PointsHere:
     """Runs and times points in this worker.
 
     Args:
-        task: of the session's points, see `lrexp.grid.jobs.Jobs`.
-        say: tells the session.
+        task: of the session's points, see `lrexp.grid.jobs.Session`.
     """
 
-    def __init__(self, task: Any, say: Say):
-        self._task, self._say = task, say
+    def __init__(self, task: Any):
+        self._task = task
         self._context: Any = None  # Hydra's; its callbacks come with the first point's config
 
     def run(self, points: Sequence[Point]) -> dict[int, JobReturn]:
@@ -177,14 +174,13 @@ class PointsHere:
         from hydra.types import HydraContext
 
         from lrexp.grid.isolation import undisturbed
-        from lrexp.grid.jobs import Jobs
+        from lrexp.grid.jobs import Session
 
         if self._context is None:
             callbacks = Callbacks(points[0].config)
             self._context = HydraContext(None, callbacks)  # type: ignore[arg-type]
-        jobs = Jobs(self._context, self._task, lambda point: self._say(("begin", point.num)))
         with undisturbed():
-            ended = jobs.run(points)
+            ended = Session(self._context, self._task).run(points)
         for _, returned in ended:
             returned.cfg = returned.hydra_cfg = None
             if returned.status == JobStatus.FAILED:
@@ -202,39 +198,28 @@ class PointsHere:
         Returns:
             The rate; 0 when this worker got ready too late.
         """
-        from lrexp.grid.executors import warning_on
-        from lrexp.grid.isolation import undisturbed
-        from lrexp.grid.stack.timing import clones, serial_steps_per_s, stacked_steps_per_s
+        from lrexp.grid.executors import aside
+        from lrexp.grid.stack.timing import clones, steps_per_s
 
-        with undisturbed(), warning_on(self._task.view, points[0].num):
+        with aside(self._task.view, points[0].num):
             seeds = [int(point.settings["seed"]) for point in points]
             trainers = clones(self._task.trainer(points[0].config), seeds)
             left_s = at - time.monotonic()
             if left_s < 0:
                 return 0.0
             time.sleep(left_s)
-            if len(trainers) == 1:
-                return serial_steps_per_s(trainers[0], budget_s)
-            return stacked_steps_per_s(trainers, budget_s)
+            return steps_per_s(trainers, budget_s)
 
 
 class RemoteView:
-    """Stands for the terminal's view in a worker: everything is said to the program that has it."""
+    """Stands for the grid's view in a worker: tells the session which of its methods to call."""
 
     def __init__(self, say: Say):
         self._say = say
 
-    def recorder(self, num: int, info: RunInfo, steps_done: Callable[[], int]) -> PointRecorder:
-        """What takes the rows of a point that has begun."""
-        from lrexp.grid.live import PointRecorder
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments: self._say((name, *arguments))
 
-        self._say(("describe", num, list(info.opening), info.steps, info.monitor))
-        return PointRecorder(info, lambda row: self._say(("row", num, dict(row))))
-
-    def warn(self, num: int, level: str, message: str) -> None:
-        """A warning of a point."""
-        self._say(("warn", num, level, message))
-
-    def say(self, line: str) -> None:
-        """A line about the grid."""
-        self._say(("say", line))
+    def describe(self, num: int, opening: list[str], steps: int, monitor: str, _: Any) -> None:
+        """What a point says of itself; how far it is, only its rows tell."""
+        self._say(("describe", num, opening, steps, monitor))

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 
@@ -16,7 +15,8 @@ from lrexp.config.errors import ConfigError, out_of_memory
 from lrexp.config.names import new_run_id
 from lrexp.config.schema import meaning_of
 from lrexp.folder.layout import SUMMARY
-from lrexp.grid.executors import Ended, Session, warning_on
+from lrexp.grid.executors import Ended, aside
+from lrexp.grid.jobs import Session, failed_as
 from lrexp.grid.points.point import Point, read_summary
 from lrexp.grid.points.resume import set_aside
 from lrexp.grid.pool.in_worker import Place, start_points
@@ -103,7 +103,7 @@ def opened(session: Session, points: Sequence[Point], where: Sequence[Place]) ->
             repr([kv for kv in p.settings.items() if meaning_of(kv[0]).reads]): p for p in points
         }
         for point in distinct.values():
-            with warning_on(session.view, point.num):
+            with aside(session.view, point.num):
                 session.task.load_data(point.config)
     start = partial(start_points, session.task.for_worker())
     with Workers(start, where, PRELOAD) as running:
@@ -118,7 +118,8 @@ def run_packs(packs: Sequence[list[Point]], running: Workers, session: Session) 
         running.put(("run", points))
     for event in running.events():
         if event.kind == "said":
-            _show(event.content, by_num, session)
+            method, *arguments = event.content
+            getattr(session.view, method)(*arguments)
             continue
         ended, again, why = _what_came_of(event, session)
         again = [num for num in again if tries[num] < session.settings.retries]
@@ -137,7 +138,7 @@ def _what_came_of(event: Event, session: Session) -> tuple[dict[int, JobReturn],
         ended = {point.num: _left_behind(point, error, session) for point in points}
         return ended, [n for n, end in ended.items() if _failed(end)], str(error)
     if event.kind == "raised":
-        ended = {point.num: failure(point, event.content) for point in points}
+        ended = {point.num: failed_as(point, event.content) for point in points}
     else:
         ended = event.content
     short = [n for n, end in ended.items() if _failed(end) and out_of_memory(end._return_value)]
@@ -173,21 +174,6 @@ def measure_pool(running: Workers, points: list[Point], count: int) -> float:
     return 0.0
 
 
-def _show(message: tuple[Any, ...], by_num: dict[int, Point], session: Session) -> None:
-    kind, *content = message
-    if kind == "begin":
-        session.jobs.begin(by_num[content[0]])
-    else:
-        getattr(session.view, kind)(*content)
-
-
-def failure(point: Point, error: BaseException) -> JobReturn:
-    """The end of a point that has none of its own."""
-    returned = JobReturn(overrides=point.overrides, status=JobStatus.FAILED)
-    returned.return_value = error
-    return returned
-
-
 def _failed(returned: JobReturn) -> bool:
     return returned.status == JobStatus.FAILED
 
@@ -205,7 +191,7 @@ def _left_behind(point: Point, error: Exception, session: Session) -> JobReturn:
     if (folder / SUMMARY).is_file():
         said = f"{type(error).__name__}: {error}"
         write_summary(folder, summary | {"status": "failed", "error": said})
-    return failure(point, error)
+    return failed_as(point, error)
 
 
 def _make_afresh(point: Point, session: Session) -> None:

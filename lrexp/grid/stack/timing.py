@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 from lrexp.grid.stack.trainer import StackedTrainer
@@ -17,43 +18,23 @@ TIMED_STEPS = 4  # at least
 
 def clones(trainer: Trainer, seeds: Sequence[int]) -> list[Trainer]:
     """Trainers like one that has not trained, one for every seed; all begin with its weights."""
-    return [_clone(trainer, seed) for seed in seeds]
+    made = []
+    for seed in seeds:
+        model, optimizer = copy.deepcopy((trainer.experiment.model, trainer.experiment.optimizer))
+        own = replace(trainer.experiment, model=model, optimizer=optimizer)
+        made.append(Trainer(own, copy.copy(trainer.settings), trainer.batch_size, seed))
+    return made
 
 
-def _clone(trainer: Trainer, seed: int) -> Trainer:
-    experiment = trainer.experiment
-    model, optimizer = copy.deepcopy((experiment.model, experiment.optimizer))
-    settings = copy.copy(trainer.settings)
-    own = replace(experiment, model=model, optimizer=optimizer)
-    return Trainer(own, settings, trainer.batch_size, seed)
+def steps_per_s(trainers: Sequence[Trainer], at_least_s: float) -> float:
+    """Member-steps per second of one run by itself, or of several that train together.
 
-
-def serial_steps_per_s(trainer: Trainer, at_least_s: float) -> float:
-    """Steps per second of one run by itself.
-
-    Args:
-        trainer: used up by it.
-        at_least_s: what the timed steps take.
-    """
-    return _steps_per_s([trainer], trainer.train_epoch, at_least_s)
-
-
-def stacked_steps_per_s(trainers: Sequence[Trainer], at_least_s: float) -> float:
-    """Member-steps per second of runs that train together.
+    The better of two timings: what disturbs one makes it slower.
 
     Args:
         trainers: used up by it.
-        at_least_s: what the timed steps take.
+        at_least_s: what the timed steps of each timing take.
     """
-    stack = StackedTrainer(trainers)
-    with stack.stacked():
-        return _steps_per_s(trainers, stack.train_epoch, at_least_s)
-
-
-def _steps_per_s(
-    trainers: Sequence[Trainer], epoch: Callable[[], object], at_least_s: float
-) -> float:
-    """Member-steps per second, the better of two timings: what disturbs one makes it slower."""
 
     def timed(steps: int) -> float:
         """Seconds per step."""
@@ -64,9 +45,14 @@ def _steps_per_s(
         epoch()
         return (time.perf_counter() - started) / trainers[0].step
 
-    step_s = timed(WARM_STEPS)
-    best = math.inf
-    for _ in range(2):
-        step_s = timed(max(TIMED_STEPS, round(at_least_s / min(step_s, best))))
-        best = min(best, step_s)
+    if len(trainers) == 1:
+        epoch, going = trainers[0].train_epoch, nullcontext()
+    else:
+        stack = StackedTrainer(trainers)
+        epoch, going = stack.train_epoch, stack.stacked()
+    with going:
+        step_s, best = timed(WARM_STEPS), math.inf
+        for _ in range(2):
+            step_s = timed(max(TIMED_STEPS, round(at_least_s / min(step_s, best))))
+            best = min(best, step_s)
     return len(trainers) / best

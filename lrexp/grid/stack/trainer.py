@@ -86,7 +86,7 @@ class StackedTrainer:
                     (k,) = going
                     self._stack([])
                     rest = partial(self._members[k].run, records[k], checkpoints[k])
-                    failures[k] = _failure_of(rest)
+                    failures[k] = failure_of(rest)
                     continue
                 self._stack([self._members[k] for k in going])
                 started = time.perf_counter()
@@ -95,7 +95,7 @@ class StackedTrainer:
                 for i, k in enumerate(going):
                     trainer = self._members[k]
                     end = partial(trainer.end_epoch, seen[i], train_eval[i], val[i])
-                    failure = _failure_of(partial(end, started, records[k], checkpoints[k]))
+                    failure = failure_of(partial(end, started, records[k], checkpoints[k]))
                     recorded = trainer.rows and trainer.rows[-1]["epoch"] == trainer.epoch
                     if failure and out_of_memory(failure) and not recorded:
                         raise failure  # fewer members may fit
@@ -283,11 +283,11 @@ def _uses_momentum(experiment: Experiment) -> bool:
     return bool(experiment.momenta) or any(group.get("momentum") for group in groups)
 
 
-def _failure_of(step: Callable[[], None]) -> Exception | None:
-    """What a step raised; an interruption goes on its way."""
+def failure_of(step: Callable[[], None]) -> Exception | None:
+    """What a step of one member raised; an interruption goes on its way."""
     try:
         step()
     except Exception as error:
-        log.info("a member of a stack failed", exc_info=error)
+        log.info("a member failed", exc_info=error)
         return error
     return None
