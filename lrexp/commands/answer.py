@@ -106,4 +106,4 @@ def swept(loader: CheckedLoader, overrides: Sequence[str]) -> int:
     from lrexp.session.sweep import run_sweep
 
     board = run_sweep(loader, overrides, partial(print, flush=True))
-    return 1 if board.with_status("failed") else 0
+    return 1 if board.failed() else 0

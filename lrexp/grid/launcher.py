@@ -15,10 +15,11 @@ from lrexp.grid.isolation import small_collections
 from lrexp.grid.jobs import Session
 from lrexp.grid.leaderboard import Leaderboard
 from lrexp.grid.points.equal import UnbuildableError, find_equal
-from lrexp.grid.points.point import NEVER_STARTED, Point, make_point, read_summary, title, varied
+from lrexp.grid.points.point import Point, make_point, read_summary, title
 from lrexp.grid.pool.pool import pool
 from lrexp.grid.settings import read_settings
 from lrexp.grid.stack.allocator import keep_freed_memory
+from lrexp.runs.sweep import MISSING, swept_keys
 
 EXECUTORS: dict[str, Executor] = {f.__name__: f for f in (auto, serial, stacked, pool)}
 
@@ -39,7 +40,7 @@ def run_points(
     if own and all(point.settings["task.name"] == "train" for point in points):
         from lrexp.grid.live import GridView
 
-        keys, executor = varied(board.points), EXECUTORS[session.settings.executor]
+        keys, executor = swept_keys(board.points), EXECUTORS[session.settings.executor]
         view = task.view = GridView({p.num: title(p, keys) or p.folder for p in points})
     shown = view.shown() if view else nullcontext()
     try:
@@ -75,7 +76,7 @@ def _taken(point: Point, returned: JobReturn | None, board: Leaderboard) -> dict
         error = returned._return_value
         said = summary.get("error") or f"{type(error).__name__}: {error}"
         summary |= {"status": "failed", "error": said}
-    elif returned is not None and summary.get("status") in (NEVER_STARTED, "running", None):
+    elif returned is not None and summary.get("status") in (MISSING, "running", None):
         problem = "it ended, and its summary could not be written: see lrexp.log"
         summary |= {"status": "failed", "error": problem}
     board.take(point.num, summary)

@@ -13,7 +13,7 @@ from typing import Any
 from lrexp.config.schema import MONITORS
 from lrexp.folder.files import strict_json, write_atomically
 from lrexp.folder.layout import LEADERBOARD, LEADERBOARD_TABLE
-from lrexp.grid.points.point import Point
+from lrexp.grid.points.point import Point, read_summary
 from lrexp.judge.ranking import configurations
 from lrexp.judge.words import in_short
 from lrexp.runs.run import numbers
@@ -138,8 +138,8 @@ def leaderboard_csv(board: Mapping[str, Any]) -> str:
 def leaderboard_lines(board: Mapping[str, Any], at_most: int = 20) -> list[str]:
     """The board in a terminal of 100 columns: what tells configurations apart, and how they did."""
     monitor, rows = board["monitor"], board["configurations"][:at_most]
-    better = "lowest" if board["direction"] == "min" else "highest"
-    table = [["", monitor, "± std", "test acc", "gap", "seeds"]]
+    heading = f"by {'lowest' if board['direction'] == 'min' else 'highest'} {monitor}"
+    table = [[heading, monitor, "± std", "test acc", "gap", "seeds"]]
     for row in rows:
         named = in_short(row["settings"]) or "all"
         named = f"former {named}" if row["former"] else named
@@ -155,18 +155,13 @@ def leaderboard_lines(board: Mapping[str, Any], at_most: int = 20) -> list[str]:
                 str(row[monitor]["n"]) if all_finished else ", ".join(bad),
             ]
         )
-    widths = [max(len(line[i]) for line in table) for i in range(6)]
-    room = WIDTH - sum(widths[1:]) - 2 * 5
-    heading = f"by {better} {monitor}"
-    widths[0] = max(len(heading), min(widths[0], room))
+    first, *widths = (max(map(len, column)) for column in zip(*table, strict=True))
+    first = max(len(heading), min(first, WIDTH - sum(widths) - 2 * len(widths)))
     lines = []
-    for line in table:
-        first = line[0]
-        if len(first) > widths[0]:
-            first = f"{first[: widths[0] - 3]}..."
-        rest = [cell.rjust(width) for cell, width in zip(line[1:5], widths[1:5], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *rest, line[5]]).rstrip())
-    lines[0] = heading.ljust(widths[0]) + lines[0][widths[0] :]
+    for named, *cells, seeds in table:
+        shown = named if len(named) <= first else f"{named[: first - 3]}..."
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=False)]
+        lines.append("  ".join([shown.ljust(first), *padded, seeds]).rstrip())
     left_out = len(board["configurations"]) - len(rows)
     if left_out:
         lines.append(f"     and {left_out} more configurations: see leaderboard.csv")
@@ -192,13 +187,19 @@ class Leaderboard:
         kept = ("status", "best", "test", "error")
         self._summaries[num] = numbers({key: summary.get(key) for key in kept})
 
+    def look_up(self, points: Sequence[Point]) -> None:
+        """Take what the folders of points say, and write the files."""
+        for point in points:
+            self.take(point.num, read_summary(self.folder / point.folder))
+        self.write()
+
     def status(self, num: int) -> str:
         """Of a point."""
         return self._summaries.get(num, {}).get("status") or MISSING
 
-    def with_status(self, status: str) -> list[tuple[Point, str]]:
-        """Points of a status, each with the first line of its error."""
-        found = [p for p in self.points if p.same_as is None and self.status(p.num) == status]
+    def failed(self) -> list[tuple[Point, str]]:
+        """Points that failed, each with the first line of its error."""
+        found = [p for p in self.points if p.same_as is None and self.status(p.num) == FAILED]
         errors = [str(self._summaries[p.num]["error"] or "") for p in found]
         return [(p, (e.splitlines() or [""])[0]) for p, e in zip(found, errors, strict=True)]
 

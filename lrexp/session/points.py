@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,6 @@ class Points:
     """The task of a sweep's points. Those that run in one program share their data."""
 
     def __init__(self) -> None:
-        self.datasets: Datasets | None = None  # from the first point on
         self.view: Any = None  # lrexp.grid.live.GridView, while our launcher runs
         self.executor = "serial"  # of lrexp.grid.executors
         self.asked: list[type[BaseException]] = []  # signals that want the sweep to stop
@@ -45,29 +44,28 @@ class Points:
         """What would train a point, outside of any run."""
         from lrexp.tasks.train import build_trainer
 
-        return build_trainer(_read(composed), self.shared_data())
+        return build_trainer(check(without_hydra(composed))[1], self.datasets)
 
     def load_data(self, composed: DictConfig) -> None:
         """Read a point's data for those to come. That they cannot be had, its run will say."""
         from lrexp.build.experiment import choose_device
 
-        config = _read(composed)
+        config = check(without_hydra(composed))[1]
         with suppress(Exception):
-            self.shared_data().get(config, choose_device(config.trainer.device))
+            self.datasets.get(config, choose_device(config.trainer.device))
 
     def for_worker(self) -> Points:
         """The same for a worker program, with the data that lie in memory."""
         points = Points()
-        points.executor, points.datasets = "pool", self.shared_data().in_memory()
+        points.executor, points.datasets = "pool", self.datasets.in_memory()
         return points
 
-    def shared_data(self) -> Datasets:
+    @cached_property
+    def datasets(self) -> Datasets:
         """The data of the points so far."""
         from lrexp.build.data import Datasets
 
-        if self.datasets is None:
-            self.datasets = Datasets()
-        return self.datasets
+        return Datasets()
 
 
 def job(
@@ -93,11 +91,6 @@ def job(
     return load(chosen_option("task", config.task).make)(resolved, config, launch)
 
 
-def _read(composed: DictConfig) -> Config:
-    """A composed point as it is read."""
-    return check(without_hydra(composed))[1]
-
-
 def _checked(
     composed: DictConfig,
     points: Points | None,
@@ -118,7 +111,7 @@ def _checked(
         overrides=list(OmegaConf.to_container(hydra.overrides.task)),  # type: ignore[arg-type]
         title=hydra.job.override_dirname.replace(",", " ") if in_sweep else "",
         sweep=Path(hydra.sweep.dir).name if in_sweep else None,
-        datasets=points and points.shared_data(),
+        datasets=points and points.datasets,
         executor=points.executor if points else "serial",
         terminal=terminal,
         stopped=stopped,

@@ -15,7 +15,7 @@ from lrexp.folder.layout import CASES
 from lrexp.grid.points.cases import GROUP, Cases, read_cases, take_cases
 from lrexp.grid.points.point import Started, read_points
 from lrexp.grid.points.resume import sweep_folder
-from lrexp.grid.settings import OF_LAUNCHER, read_settings
+from lrexp.grid.settings import OF_LAUNCHER, LauncherSettings, read_settings
 
 LAUNCHER = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
 CASES_COPY = CASES  # in the sweep's folder
@@ -35,6 +35,11 @@ class Request:
     def ours(self) -> bool:
         """Whether our launcher runs it."""
         return self.config.hydra.launcher._target_ == LAUNCHER
+
+    @property
+    def settings(self) -> LauncherSettings:
+        """Of our launcher."""
+        return read_settings(self.config.hydra.launcher)
 
     @property
     def task(self) -> list[str]:
@@ -78,12 +83,9 @@ def read_request(loader: CheckedLoader, overrides: Sequence[str]) -> Request:
 
     rest, name = take_cases(overrides)
     request = Request(compose(rest), rest, None)
-    launcher = request.config.hydra.launcher
-    if request.ours:
-        read_settings(launcher)
-        if launcher.resume:
-            request.folder = sweep_folder(launcher.resume)
-            request.started = read_points(request.folder)
+    if request.ours and (resumed := request.settings.resume):
+        request.folder = sweep_folder(resumed)
+        request.started = read_points(request.folder)
     if request.started and request.folder and not request.axes and not name:
         command, name = take_cases(request.started.command)
         typed = {override.partition("=")[0] for override in rest}

@@ -80,7 +80,11 @@ def run_single(
     config.run_id, stopped = given, None
     if may_go_on:
         try:
-            stopped = _same_run(claim.folder, config)
+            if stopped := stopped_run(claim.folder):
+                now = check(without_hydra(config))[0]
+                refuse_any(claim.folder, changes_since(claim.folder, now))
+                if given not in (None, stopped.run_id):
+                    raise UserError(f"{claim.folder} holds run {stopped.run_id}, not {given}")
         except UserError:
             claim.release()
             raise
@@ -121,20 +125,6 @@ def continue_run(
         config = OmegaConf.create({**resolved, "run_id": stopped.run_id, "hydra": composed.hydra})
         config.hydra.overrides.task = overrides
         return _run(loader, config, overrides, Claim(folder, resumed=True), stopped)
-
-
-def _same_run(folder: Path, composed: DictConfig) -> Stopped | None:
-    """The run of the same settings that a folder holds, None when it holds none.
-
-    Raises:
-        UserError: when it holds something else.
-    """
-    stopped = stopped_run(folder)
-    if stopped is not None:
-        refuse_any(folder, changes_since(folder, check(without_hydra(composed))[0]))
-        if composed.run_id not in (None, stopped.run_id):
-            raise UserError(f"{folder} holds run {stopped.run_id}, not {composed.run_id}")
-    return stopped
 
 
 def _run(

@@ -8,6 +8,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,19 @@ from lrexp.folder.layout import MULTIRUN, WANDB
 from lrexp.grid.jobs import Session
 from lrexp.grid.launcher import run_points
 from lrexp.grid.leaderboard import Leaderboard, leaderboard_lines
-from lrexp.grid.points.cases import cross, in_case, overruled, own_overrides
-from lrexp.grid.points.equal import UnbuildableError, find_equal
-from lrexp.grid.points.moot_rates import may_be_absolute, refuse_moot_rates
+from lrexp.grid.points.cases import cross, in_case, overruled
+from lrexp.grid.points.equal import UnbuildableError, find_equal, refuse_moot_rates
 from lrexp.grid.points.point import (
     POINTS,
     Point,
     make_point,
     points_text,
-    read_summary,
     refuse_shared_folders,
     title,
-    varied,
 )
 from lrexp.grid.points.resume import UNDONE, numbered_as, set_aside
 from lrexp.grid.pool.pool import check_gpus
-from lrexp.grid.settings import read_settings
+from lrexp.runs.sweep import FAILED, swept_keys
 from lrexp.session.points import Points
 from lrexp.session.request import CASES_COPY, Request, read_request
 from lrexp.train.signals import signals_stop
@@ -81,7 +79,10 @@ def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Lead
     resumed, points = request.started is not None, []
     if isinstance(sweeper, BasicSweeper):
         points = compose_points(loader, request)
-        _refuse_going_on(request, points)
+        asked = [config.trainer.resume, *(p.settings.get("trainer.resume") for p in points)]
+        if "auto" in asked and not resumed:  # points never go on by themselves
+            hint = "hydra.launcher.resume=SWEEP, or latest, goes on with a grid"
+            raise ConfigError("trainer.resume", "is for single runs", hint, "auto")
         Claim(folder, resumed).undo()  # before torch is imported
         find_equal_points(loader, request, points)
     elif request.cases or resumed:
@@ -93,23 +94,15 @@ def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Lead
     callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
     try:
         with signals_stop() as task.asked:
-            _run(request, points, sweeper, context, task, board, say)
+            _run(request, points, sweeper, Session(context, task, folder=folder), board, say)
     except Exception as error:
         raise RunFailedError(error) from error
     finally:
         claim.release()
         callbacks.on_multirun_end(config=config, config_name=CONFIG_NAME)
         with suppress(OSError):
-            say("\n".join([*_closing_lines(board), *_report_lines(board)]))
+            say("\n".join(_closing_lines(board)))
     return board
-
-
-def _refuse_going_on(request: Request, points: list[Point]) -> None:
-    """Refuse trainer.resume=auto in a grid that is begun: its points never go on by themselves."""
-    asked = [request.config.trainer.resume, *(p.settings.get("trainer.resume") for p in points)]
-    if "auto" in asked and not request.started:
-        hint = "hydra.launcher.resume=SWEEP, or latest, goes on with a grid"
-        raise ConfigError("trainer.resume", "is for single runs", hint, "auto")
 
 
 def compose_points(loader: CheckedLoader, request: Request) -> list[Point]:
@@ -126,12 +119,11 @@ def compose_points(loader: CheckedLoader, request: Request) -> list[Point]:
         except ConfigError as error:
             if OTHERS_SETTING in error.problem and request.cases is None:
                 error.hint += "; in a grid of both, cases= gives each settings of its own"
-            raise _in_case(error, request, case, overrides) from error
+            raise in_case(error, case, request.cases) from error
         points.append(make_point(len(points), overrides, composed, case))
     refuse_shared_folders(points)
     if request.cases is None:
-        rated = [point for point in points if may_be_absolute(point.settings["lr_policy.name"])]
-        refuse_moot_rates([point.config for point in rated])
+        refuse_moot_rates(points)
     if request.started:
         allowed = config.hydra.launcher.allow_changed_grid
         points = numbered_as(request.started, points, allowed)
@@ -146,13 +138,13 @@ def find_equal_points(loader: CheckedLoader, request: Request, points: Sequence[
     """
     if not request.ours or not _all_train(points):
         return
-    check_gpus(read_settings(request.config.hydra.launcher), points)
+    check_gpus(request.settings, points)
     try:
         equal = find_equal(points)
     except UnbuildableError as problem:
         point = problem.point
         error = loader.placed(problem.error, point.overrides)
-        raise _in_case(error, request, point.case, point.overrides) from problem
+        raise in_case(error, point.case, request.cases) from problem
     for point in points:
         point.same_as = equal.get(point.num)
 
@@ -161,20 +153,11 @@ def _all_train(points: Sequence[Point]) -> bool:
     return all(point.settings["task.name"] == "train" for point in points)
 
 
-def _in_case(
-    error: ConfigError, request: Request, case: str, overrides: Sequence[str]
-) -> ConfigError:
-    if request.cases is None:
-        return error
-    return in_case(error, case, request.cases, own_overrides(request.cases, case, overrides))
-
-
 def _run(
     request: Request,
     points: Sequence[Point],
     sweeper: Any,
-    context: HydraContext,
-    task: Points,
+    session: Session,
     board: Leaderboard,
     say: Say,
 ) -> None:
@@ -183,56 +166,51 @@ def _run(
     The board is up to date however this ends.
     """
     setup_globals()
-    launcher, folder = sweeper.launcher, board.folder
+    launcher = sweeper.launcher
     if not isinstance(sweeper, BasicSweeper):
         launcher.board = board
         sweeper.sweep(arguments=request.task)
         return
-    board.points = _with_former(points, request)
-    _write_grid(folder, board.points, request)
-    if not request.ours:
-        size = sweeper.max_batch_size or len(points)
-        if size < 1:
-            key, hint = "hydra.sweeper.max_batch_size", "at least 1"
-            raise ConfigError(key, "is too small", hint, size)
-        for first in range(0, len(points), size):
-            batch = points[first : first + size]
-            try:
-                _launch(launcher, batch, say)
-            finally:
-                _look_up(board, batch)
-        return
-    _look_up(board, board.points)
-    undone = ("failed",) if request.config.hydra.launcher.only == "failed" else UNDONE
-    todo = [p for p in points if p.same_as is None and board.status(p.num) in undone]
-    for point in todo if request.started else ():
-        set_aside(folder, point)
-    for line in _notes(request, points, todo):
-        say(line)
-    settings = read_settings(request.config.hydra.launcher)
-    run_points(todo, Session(context, task, settings, folder), board)
-
-
-def _look_up(board: Leaderboard, points: Sequence[Point]) -> None:
-    """Bring the board up to date from the summaries of points."""
-    for point in points:
-        board.take(point.num, read_summary(board.folder / point.folder))
-    board.write()
-
-
-def _launch(launcher: Any, batch: Sequence[Point], say: Say) -> None:
-    """Run points through a launcher that is not ours; exceptions are in their summaries."""
-    for returned in launcher.launch([p.overrides for p in batch], initial_job_idx=batch[0].num):
-        if returned.status != JobStatus.COMPLETED:
-            say(f"failed  {' '.join(returned.overrides)}: {returned._return_value}")
-
-
-def _with_former(points: Sequence[Point], request: Request) -> list[Point]:
-    """The points, and those of the sweep's start that are no longer asked for."""
     nums = {point.num for point in points}
     former = request.started.points if request.started else []
-    both = [*points, *(point for point in former if point.num not in nums)]
-    return sorted(both, key=lambda point: point.num)
+    board.points = [*points, *(point for point in former if point.num not in nums)]
+    board.points.sort(key=lambda point: point.num)
+    _write_grid(board.folder, board.points, request)
+    if request.ours:
+        board.look_up(board.points)
+        todo = _todo(request, points, board, say)
+        run_points(todo, replace(session, settings=request.settings), board)
+        return
+    size = sweeper.max_batch_size or len(points)
+    if size < 1:
+        raise ConfigError("hydra.sweeper.max_batch_size", "is too small", "at least 1", size)
+    for first in range(0, len(points), size):
+        batch = points[first : first + size]
+        try:
+            ended = launcher.launch([p.overrides for p in batch], initial_job_idx=first)
+        finally:  # exceptions are in their summaries
+            board.look_up(batch)
+        for returned in ended:
+            if returned.status != JobStatus.COMPLETED:
+                say(f"failed  {' '.join(returned.overrides)}: {returned._return_value}")
+
+
+def _todo(
+    request: Request, points: Sequence[Point], board: Leaderboard, say: Say
+) -> Sequence[Point]:
+    """The points to run, whose folders are free; says what people should know before."""
+    undone = (FAILED,) if request.settings.only else UNDONE
+    todo = [p for p in points if p.same_as is None and board.status(p.num) in undone]
+    for line in overruled(request.cases, request.axes) if request.cases else ():
+        say(f"note   {line}")
+    keys, equal = swept_keys(points), [p for p in points if p.same_as is not None]
+    for twin in equal:
+        say(f"equal  {twin.num} {title(twin, keys)} trains as {twin.same_as} does: runs once")
+    if request.started:
+        for point in todo:
+            set_aside(board.folder, point)
+        say(f"resume {len(points) - len(todo) - len(equal)} points are done, {len(todo)} to run")
+    return todo
 
 
 def _write_grid(folder: Path, points: Sequence[Point], request: Request) -> None:
@@ -252,7 +230,7 @@ def _notes(request: Request, points: Sequence[Point], todo: Sequence[Point]) -> 
     lines = []
     if request.cases:
         lines += [f"note   {line}" for line in overruled(request.cases, request.axes)]
-    keys = varied(points)
+    keys = swept_keys(points)
     for point in points:
         if point.same_as is not None:
             named = title(point, keys)
@@ -264,13 +242,14 @@ def _notes(request: Request, points: Sequence[Point], todo: Sequence[Point]) -> 
 
 
 def _closing_lines(board: Leaderboard) -> list[str]:
-    """The last lines of a sweep: the leaderboard, what failed, where everything is."""
+    """The last lines of a sweep: the leaderboard, what failed, where everything is; its report."""
     lines, folder = [], board.folder
     shown = shown_path(folder)
     typed = shlex.quote(shown)
-    if board.points and _all_train(board.points):
+    ranked = board.points and _all_train(board.points)
+    if ranked:
         lines += ["", *leaderboard_lines(board.board())]
-    for point, error in board.with_status("failed"):
+    for point, error in board.failed():
         lines.append(f"failed {point.folder}: {error}")
     asked = [point for point in board.points if not point.former]
     undone = [p for p in asked if p.same_as is None and board.status(p.num) in UNDONE]
@@ -279,17 +258,14 @@ def _closing_lines(board: Leaderboard) -> list[str]:
         lines.append(f"{count}; run them with: lrexp -m hydra.launcher.resume={typed}")
     if any(folder.glob(f"*/{WANDB}/offline-run-*")):
         lines.append(f"wandb  offline; upload with: lrexp sync {typed}")
-    return [*lines, f"sweep  {shown}"]
+    lines.append(f"sweep  {shown}")
+    if ranked:
+        from lrexp.report.sweep.page import write_sweep_report
 
-
-def _report_lines(board: Leaderboard) -> list[str]:
-    """Write the sweep's report.html, and say where it is or why there is none."""
-    if not board.points or not _all_train(board.points):
-        return []
-    from lrexp.report.sweep.page import write_sweep_report
-
-    try:
-        return [f"report {shown_path(write_sweep_report(board.folder))}"]
-    except Exception as error:  # the sweep itself is done
-        log.info("report of %s", board.folder, exc_info=error)
-        return [f"warning: the report could not be written: {type(error).__name__}: {error}"]
+        try:
+            lines.append(f"report {shown_path(write_sweep_report(folder))}")
+        except Exception as error:  # the sweep itself is done
+            log.info("report of %s", folder, exc_info=error)
+            said = f"{type(error).__name__}: {error}"
+            lines.append(f"warning: the report could not be written: {said}")
+    return lines

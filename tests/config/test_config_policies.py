@@ -122,13 +122,15 @@ def test_other_sweeps_are_none_of_its_business() -> None:
     from hydra.types import RunMode
 
     from lrexp.config.compose import CONFIG_NAME, CheckedLoader
-    from lrexp.grid.points.moot_rates import refuse_moot_rates
+    from lrexp.grid.points.equal import refuse_moot_rates
+    from lrexp.grid.points.point import make_point
 
     setup_globals()
     loader = CheckedLoader()
 
     def points(*each: list[str]) -> list[Any]:
-        return [loader.load_configuration(CONFIG_NAME, list(o), RunMode.RUN) for o in each]
+        composed = [loader.load_configuration(CONFIG_NAME, list(o), RunMode.RUN) for o in each]
+        return [make_point(num, o, composed[num]) for num, o in enumerate(each)]
 
     fixed = ["lr_policy=per_layer", ABSOLUTE]
     relative = ["lr_policy=per_layer", "lr_policy.rules=[{match: 'conv.*', scale: 0.1}]"]

@@ -19,8 +19,8 @@ from lrexp.grid.points.point import (
     read_points,
     read_summary,
     refuse_shared_folders,
-    varied,
 )
+from lrexp.runs.sweep import swept_keys
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_every_point_has_its_own_run_id_and_number(points: Callable[..., Any]) -
     assert len({p.config.run_id for p in found}) == 6
     assert [p.settings["optimizer.lr"] for p in found] == [0.1, 0.2] * 3
     assert found[1].folder == "1_seed_1_optimizer.lr_0.2"
-    assert varied(found) == ["seed", "optimizer.lr"]
+    assert swept_keys(found) == ["seed", "optimizer.lr"]
 
 
 def test_a_point_is_named_by_what_was_swept(points: Callable[..., Any]) -> None:

@@ -30,11 +30,10 @@ class Cases:
     file: Path
     axes: dict[str, list[str]]  # case → overrides, an axis as KEY=VALUE,VALUE
 
-    @property
-    def shown(self) -> str:
-        """The file as a user would type it."""
+    def place(self, case: str) -> str:
+        """A case for a message, in the file as a user would type it."""
         relative = os.path.relpath(self.file)
-        return str(self.file) if relative.startswith("..") else relative
+        return f"{self.file if relative.startswith('..') else relative}, case {case}"
 
 
 def take_cases(overrides: Sequence[str]) -> tuple[list[str], str | None]:
@@ -56,10 +55,8 @@ def take_cases(overrides: Sequence[str]) -> tuple[list[str], str | None]:
 
 def refuse_cases(overrides: Sequence[str]) -> None:
     """Raise ConfigError when cases are given where one run is asked for."""
-    if take_cases(overrides)[1] is not None:
-        given = next(o for o in overrides if o.lstrip("+").startswith(GROUP))
-        problem = "several cases for one run"
-        raise ConfigError("", f"{given}: {problem}", "add -m", place="the command line")
+    if name := take_cases(overrides)[1]:
+        raise ConfigError(GROUP, "several cases for one run", "add -m", name, "the command line")
 
 
 def read_cases(name: str, folders: Sequence[Path]) -> Cases:
@@ -119,42 +116,34 @@ def cross(cases: Cases | None, common: Sequence[str], loader: Any) -> list[tuple
         try:
             points += [(case, overrides) for overrides in _product([*axes, *others], loader)]
         except ConfigError as error:
-            raise in_case(error, case, cases, axes) from error
+            raise in_case(error, case, cases) from error
         except Exception as error:
-            said = str(error).splitlines()[0]
-            problem = f"an axis cannot be read: {said}"
-            raise ConfigError("", f"{cases.shown}, case {case}: {problem}") from error
+            problem = f"an axis cannot be read: {str(error).splitlines()[0]}"
+            raise ConfigError("", f"{cases.place(case)}: {problem}") from error
     return points
 
 
 def overruled(cases: Cases, common: Sequence[str]) -> list[str]:
     """A line per override of the command line that a case makes otherwise."""
     given = {_key(o): o for o in common}
-    lines = []
-    for case, axes in cases.axes.items():
-        for axis in axes:
-            override = given.get(_key(axis))
-            if override not in (None, axis):
-                lines.append(f"case {case} has {axis}: {override} is for the other cases")
-    return lines
+    return [
+        f"case {case} has {axis}: {given[_key(axis)]} is for the other cases"
+        for case, axes in cases.axes.items()
+        for axis in axes
+        if given.get(_key(axis), axis) != axis
+    ]
 
 
-def in_case(error: ConfigError, case: str, cases: Cases, own: Sequence[str]) -> ConfigError:
+def in_case(error: ConfigError, case: str, cases: Cases | None) -> ConfigError:
     """The same error, placed in the file of cases when it is about one of the case's overrides."""
-    place = f"{cases.shown}, case {case}"
-    said = "the command line: "
-    override = error.place.removeprefix(said)
-    if override in own:
+    if cases is None:
+        return error
+    place, override = cases.place(case), error.place.removeprefix("the command line: ")
+    if override.partition("=")[0] in {axis.partition("=")[0] for axis in cases.axes[case]}:
         error.place = f"{place}: {override}"
     else:
         error.place = f"{error.place}; in {place}" if error.place else place
     return error
-
-
-def own_overrides(cases: Cases, case: str, overrides: Sequence[str]) -> list[str]:
-    """Those overrides of a point that its case gave."""
-    keys = {axis.partition("=")[0] for axis in cases.axes[case]}
-    return [override for override in overrides if override.partition("=")[0] in keys]
 
 
 def _product(arguments: Sequence[str], loader: Any) -> list[list[str]]:
@@ -183,12 +172,11 @@ def _refuse_twice(file: Path, node: Any) -> None:
         for item in node.value:
             _refuse_twice(file, item)
     if isinstance(node, MappingNode):
-        names = []
-        for key, inner in node.value:
-            if key.value in names:
+        names = [key.value for key, _ in node.value]
+        for i, (key, inner) in enumerate(node.value):
+            if key.value in names[:i]:
                 line = key.start_mark.line + 1
                 raise ConfigError("", f"{file}, line {line}: {key.value} is there twice")
-            names.append(key.value)
             _refuse_twice(file, inner)
 
 

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from omegaconf import OmegaConf, flag_override
+from omegaconf import OmegaConf
 
 from lrexp.config.check import check
+from lrexp.config.compose import without_hydra
 from lrexp.config.errors import ConfigError
-from lrexp.config.schema import Config, chosen_option, meaning_of
+from lrexp.config.schema import OPTIONS, Config, chosen_option, load, meaning_of
 from lrexp.config.schema.optimizer import LibraryOptimizer
 from lrexp.grid.points.point import Point
 
@@ -51,20 +52,36 @@ def find_equal(points: Sequence[Point]) -> dict[int, int]:
     with _quiet():
         for point in points:
             training, point.alike, point.work = _compared(point, shared)
-            if training in first:
+            if first.setdefault(training, point.num) != point.num:
                 equal[point.num] = first[training]
-            else:
-                first[training] = point.num
     return equal
+
+
+def refuse_moot_rates(points: Sequence[Point]) -> None:
+    """Refuse a sweep over optimizer.lr under a policy whose rates are all absolute.
+
+    Such points differ in optimizer.lr alone and would train alike.
+
+    Raises:
+        ConfigError: for the first two points of which that is true.
+    """
+    seen: dict[str, Any] = {}  # the rest of a point's settings → its optimizer.lr
+    for point in points:
+        rest, prefix = dict(point.settings), "lr_policy."
+        policy = {k.removeprefix(prefix): v for k, v in rest.items() if k.startswith(prefix)}
+        all_absolute = OPTIONS["lr_policy"][policy["name"]].absolute
+        if not all_absolute or not load(all_absolute)(policy):
+            continue
+        given = rest.pop("optimizer.lr")
+        if seen.setdefault(_as_text(rest), given) != given:
+            problem = f"changes nothing: every rate of lr_policy={policy['name']} is absolute"
+            raise ConfigError("optimizer.lr", problem, "sweep the policy's own rates", given)
 
 
 def _compared(point: Point, shared: dict[str, Any]) -> tuple[str, str, float]:
     """All that a point's training depends on, as text; what it shares with a stack; its work."""
     composed = point.config
-    variables = OmegaConf.to_container(composed.hydra.job.env_set)
-    with flag_override(composed, ["struct", "readonly"], False):
-        del composed["hydra"]
-    _, config = check(composed)
+    _, config = check(without_hydra(composed))
     settings = asdict(config)
     del settings["run_id"], settings["name"]
     try:
@@ -77,33 +94,26 @@ def _compared(point: Point, shared: dict[str, Any]) -> tuple[str, str, float]:
         key: _shared(f"{key}.", value) if isinstance(value, dict) else value
         for key, value in _shared("", settings).items()
     }
-    together["hydra.job.env_set"] = variables  # of jobs that are open at a time
-    if rates is not None:
-        for section in RATES:
-            del settings[section], together[section]
-        if not isinstance(config.optimizer, LibraryOptimizer):
-            del settings["optimizer"]["lr"]
-        del settings["optimizer"]["weight_decay"]
-    work = _work(config.data.batch_size, *rates[:2]) if rates else 0.0
-    return _as_text([settings, rates]), _as_text([together, rates and _of_all(*rates[:2])]), work
+    # of jobs that are open at a time
+    together["hydra.job.env_set"] = OmegaConf.to_container(composed.hydra.job.env_set)
+    if rates is None:
+        return _as_text(settings), _as_text(together), 0.0
+    for section in RATES:
+        del settings[section], together[section]
+    if not isinstance(config.optimizer, LibraryOptimizer):
+        del settings["optimizer"]["lr"]
+    del settings["optimizer"]["weight_decay"]
+    rows, (factors, momenta), _ = rates
+    # What is frozen when, which rates are measured, and whether momentum passes through 0.
+    keys = ("name", "trainable_from", "trainable_until", "measured")
+    same = [[row[key] for key in keys] for row in rows], "0" in momenta
+    work = len(factors) * config.data.batch_size * sum(math.prod(row["shape"]) for row in rows)
+    return _as_text([settings, rates]), _as_text([together, same]), work
 
 
 def _shared(prefix: str, section: dict[str, Any]) -> dict[str, Any]:
     """Settings of a section that members of a stack have in common."""
     return {k: v for k, v in section.items() if meaning_of(f"{prefix}{k}").stack != "member"}
-
-
-def _work(batch_size: int, rows: Any, tables: Any) -> float:
-    return len(tables[0]) * batch_size * sum(math.prod(row["shape"]) for row in rows)
-
-
-def _of_all(rows: Any, tables: Any) -> Any:
-    """Of plan and schedule what members of a stack must share, or decides whether they can be.
-
-    That is what is frozen when, which rates are measured, and whether momentum passes through 0.
-    """
-    keys = ("name", "trainable_from", "trainable_until", "measured")
-    return [[row[key] for key in keys] for row in rows], "0" in tables[1]
 
 
 def _as_text(values: Any) -> str:

@@ -20,9 +20,7 @@ from lrexp.grid.settings import OF_LAUNCHER
 from lrexp.judge.words import in_short
 from lrexp.runs import run as run_folder
 from lrexp.runs.run import flat
-from lrexp.runs.sweep import read_grid, swept_keys
-
-NEVER_STARTED = "missing"
+from lrexp.runs.sweep import MISSING, read_grid
 
 
 @dataclass
@@ -92,11 +90,6 @@ def refuse_shared_folders(points: Sequence[Point]) -> None:
         raise ConfigError("hydra.sweep.subdir", problem, "keep ${hydra.job.num} in it", twice)
 
 
-def varied(points: Sequence[Point]) -> list[str]:
-    """The keys that were swept: those whose override differs between points."""
-    return swept_keys(points)
-
-
 def title(point: Point, keys: Sequence[str]) -> str:
     """What tells a point from the others: see `in_short`."""
     return in_short({key: point.chosen.get(key) for key in keys})
@@ -142,37 +135,32 @@ def read_points(folder: Path) -> Started:
     """The grid that a sweep folder was started with.
 
     Raises:
-        UserError: when the folder holds no sweep of this launcher.
+        UserError: when the folder holds no sweep of this launcher, or what none of ours writes:
+            points elsewhere, overrides of Hydra itself.
     """
-    problems: list[str] = []
+    file, problems = folder / POINTS, list[str]()
     command, listed = read_grid(folder, problems)
-    if not (folder / POINTS).exists():
+    if not file.exists():
         raise UserError(f"{folder} is no sweep that can be resumed: it has no {POINTS}")
     if problems or not listed:
         said = problems[0] if problems else "it has no points"
-        raise UserError(f"{folder / POINTS} cannot be read: {said}")
+        raise UserError(f"{file} cannot be read: {said}")
     points = [
         Point(
             p.num, list(p.overrides), dict(p.settings), p.folder, b"", p.case, p.same_as, p.former
         )
         for p in listed
     ]
-    started = Started(list(command), points)
-    _refuse_foreign(folder / POINTS, started)
-    return started
-
-
-def _refuse_foreign(file: Path, started: Started) -> None:
-    """Refuse what no sweep of ours writes: points elsewhere, and overrides of Hydra itself."""
-    for point in started.points:
+    for point in points:
         if os.path.isabs(point.folder) or ".." in Path(point.folder).parts:
             raise UserError(f"{file}: {point.folder} lies outside of the sweep's folder")
-    for override in started.command:
+    for override in command:
         if re.match(r"[+~]*hydra[./@=]", override) and not OF_LAUNCHER.fullmatch(override):
             raise UserError(f"{file}: {override} is no setting of an experiment")
+    return Started(list(command), points)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """summary.json of a point; only a status when there is none that can be read."""
     found = run_folder.read_summary(folder, [])
-    return found if "status" in found else found | {"status": NEVER_STARTED, "error": None}
+    return found if "status" in found else found | {"status": MISSING, "error": None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -9,11 +10,12 @@ from pathlib import Path
 
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.folder.layout import SUMMARY
-from lrexp.grid.points.point import NEVER_STARTED, Point, Started, title, varied
+from lrexp.grid.points.point import Point, Started, title
 from lrexp.runs.named import named_path
+from lrexp.runs.sweep import FAILED, INTERRUPTED, MISSING, RUNNING, swept_keys
 
 EARLIER = "earlier"  # folder of a sweep that keeps what former attempts at a point left
-UNDONE = (NEVER_STARTED, "failed", "interrupted", "running")  # a running one has been killed
+UNDONE = (MISSING, FAILED, INTERRUPTED, RUNNING)  # a running one has been killed
 
 
 def sweep_folder(name: str) -> Path:
@@ -23,12 +25,12 @@ def sweep_folder(name: str) -> Path:
         ConfigError: when there is none.
     """
     path = named_path(name)
+    folder, problem = path.resolve(), ""
     if not os.path.isdir(path):
-        hint = "give a sweep's folder"
-        raise ConfigError("hydra.launcher.resume", "there is no such sweep", hint, name)
-    folder = path.resolve()
-    if (folder / SUMMARY).is_file():
+        problem = "there is no such sweep"
+    elif (folder / SUMMARY).is_file():
         problem = f"{folder} is a single run"
+    if problem:
         raise ConfigError("hydra.launcher.resume", problem, "give a sweep's folder", name)
     return folder
 
@@ -61,7 +63,7 @@ def numbered_as(started: Started, points: Sequence[Point], allow_changed: bool) 
     dropped = [point for rest in old.values() for point in rest]
     gone = [point for point in dropped if not point.former]
     if (new or gone) and not allow_changed:
-        said = "\n  ".join(changes(gone, new, varied(points), varied(started.points)))
+        said = "\n  ".join(_changes(gone, new, swept_keys(points), swept_keys(started.points)))
         raise UserError(
             f"the grid is not the one this sweep was started with:\n  {said}\n"
             "  without any other override the sweep goes on as it was;"
@@ -75,17 +77,10 @@ def numbered_as(started: Started, points: Sequence[Point], allow_changed: bool) 
     return sorted(points, key=lambda point: point.num)
 
 
-def changes(
+def _changes(
     gone: Sequence[Point], new: Sequence[Point], keys: Sequence[str], former_keys: Sequence[str]
 ) -> list[str]:
-    """What differs between two grids, a line per change.
-
-    Args:
-        gone: points of the former grid that are not in the new one.
-        new: points that were not in the former one.
-        keys: that the new grid sweeps.
-        former_keys: that the former one swept.
-    """
+    """What differs between two grids and the keys that each sweeps, a line per change."""
     found: dict[str, list[str]] = {}
     before = {tuple(map(point.chosen.get, keys)): point for point in gone}
     for point in new:
@@ -114,10 +109,8 @@ def set_aside(folder: Path, point: Point) -> None:
         return
     kept = folder / EARLIER / point.folder
     kept.parent.mkdir(parents=True, exist_ok=True)  # hydra.sweep.subdir may have several levels
-    attempt = 1
-    while kept.with_name(f"{kept.name}.{attempt}").exists():
-        attempt += 1
-    left.rename(kept.with_name(f"{kept.name}.{attempt}"))
+    attempts = (kept.with_name(f"{kept.name}.{number}") for number in itertools.count(1))
+    left.rename(next(attempt for attempt in attempts if not attempt.exists()))
 
 
 def _identity(point: Point) -> str:
