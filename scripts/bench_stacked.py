@@ -24,7 +24,7 @@ from bench_loop import compose
 from lrexp.build.experiment import build
 from lrexp.config.schema import Config
 from lrexp.folder.environment import environment
-from lrexp.grid.stack.allocator import keep_freed_memory
+from lrexp.grid.isolation import keep_freed_memory
 from lrexp.grid.stack.probe import probe
 from lrexp.grid.stack.trainer import StackedTrainer
 from lrexp.train.loop import Trainer

@@ -11,14 +11,13 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 
 from lrexp.grid.auto import auto
 from lrexp.grid.executors import Executor, serial, stacked
-from lrexp.grid.isolation import small_collections
+from lrexp.grid.isolation import keep_freed_memory, small_collections
 from lrexp.grid.jobs import Session
 from lrexp.grid.leaderboard import Leaderboard
 from lrexp.grid.points.equal import UnbuildableError, find_equal
 from lrexp.grid.points.point import Point, make_point, read_summary, title
 from lrexp.grid.pool.pool import pool
 from lrexp.grid.settings import read_settings
-from lrexp.grid.stack.allocator import keep_freed_memory
 from lrexp.runs.sweep import MISSING, swept_keys
 
 EXECUTORS: dict[str, Executor] = {f.__name__: f for f in (auto, serial, stacked, pool)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NoReturn
 
 from lrexp.config.errors import ConfigError, did_you_mean
 
@@ -42,27 +42,24 @@ def read_settings(launcher: Any) -> LauncherSettings:
         ConfigError: for one that cannot be used.
     """
     found = {field.name: getattr(launcher, field.name) for field in fields(LauncherSettings)}
+
+    def refuse(name: str, problem: str, hint: str) -> NoReturn:
+        raise ConfigError(f"hydra.launcher.{name}", problem, hint, found[name])
+
     for name, allowed in (("executor", EXECUTORS), ("only", ONLY)):
-        value = found[name]
-        if value not in allowed and not (name == "only" and value is None):
-            hint = did_you_mean(str(value), allowed)
-            raise ConfigError(f"hydra.launcher.{name}", "is not one of the choices", hint, value)
+        if found[name] is not None and found[name] not in allowed:
+            refuse(name, "is not one of the choices", did_you_mean(str(found[name]), allowed))
     for name in ("only", "allow_changed_grid"):
         if found[name] and not found["resume"]:
             hint = "hydra.launcher.resume=SWEEP or latest"
-            problem = "is for a sweep that is resumed"
-            raise ConfigError(f"hydra.launcher.{name}", problem, hint, found[name])
+            refuse(name, "is for a sweep that is resumed", hint)
     for name, least in LEAST.items():
         if found[name] is not None and found[name] < least:
-            problem = "is too small"
-            raise ConfigError(f"hydra.launcher.{name}", problem, f"at least {least}", found[name])
+            refuse(name, "is too small", f"at least {least}")
     if found["members"] is not None and found["members"] > MOST_MEMBERS:
-        hint = f"at most {MOST_MEMBERS}"
-        raise ConfigError("hydra.launcher.members", "is too large", hint, found["members"])
-    gpus = found["gpus"]
-    if gpus is not None:
-        found["gpus"] = list(gpus)
+        refuse("members", "is too large", f"at most {MOST_MEMBERS}")
+    if found["gpus"] is not None:
+        found["gpus"] = gpus = list(found["gpus"])
         if not gpus or min(gpus) < 0 or len(set(gpus)) < len(gpus):
-            problem = "is no list of different GPUs"
-            raise ConfigError("hydra.launcher.gpus", problem, "such as [0,1]", found["gpus"])
+            refuse("gpus", "is no list of different GPUs", "such as [0,1]")
     return LauncherSettings(**found)

@@ -18,7 +18,6 @@ from lrexp.grid.points.resume import sweep_folder
 from lrexp.grid.settings import OF_LAUNCHER, LauncherSettings, read_settings
 
 LAUNCHER = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
-CASES_COPY = CASES  # in the sweep's folder
 
 
 @dataclass
@@ -93,7 +92,7 @@ def read_request(loader: CheckedLoader, overrides: Sequence[str]) -> Request:
         request.overrides = [*rest, *kept]
         request.config = compose(request.overrides)
         if name:  # the file as it was then
-            copy = read_cases(str(request.folder / CASES_COPY), loader.folders)
+            copy = read_cases(str(request.folder / CASES), loader.folders)
             request.cases = replace(copy, name=name)
     elif name:
         request.cases = read_cases(name, loader.folders)

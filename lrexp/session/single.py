@@ -170,8 +170,5 @@ def _run(
 
 def _state_of(file: Path) -> tuple[int, int] | None:
     """What changes with every writing of a file; None when there is none."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
+    found = file.stat() if file.is_file() else None
+    return found and (found.st_ino, found.st_mtime_ns)

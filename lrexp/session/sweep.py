@@ -25,7 +25,7 @@ from lrexp.config.mistakes import OTHERS_SETTING
 from lrexp.config.names import new_run_id, shown_path
 from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import write_atomically
-from lrexp.folder.layout import MULTIRUN, WANDB
+from lrexp.folder.layout import CASES, MULTIRUN, WANDB
 from lrexp.grid.jobs import Session
 from lrexp.grid.launcher import run_points
 from lrexp.grid.leaderboard import Leaderboard, leaderboard_lines
@@ -43,7 +43,7 @@ from lrexp.grid.points.resume import UNDONE, numbered_as, set_aside
 from lrexp.grid.pool.pool import check_gpus
 from lrexp.runs.sweep import FAILED, swept_keys
 from lrexp.session.points import Points
-from lrexp.session.request import CASES_COPY, Request, read_request
+from lrexp.session.request import Request, read_request
 from lrexp.train.signals import signals_stop
 
 log = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ def _write_grid(folder: Path, points: Sequence[Point], request: Request) -> None
     saved = request.config.copy()
     saved.hydra.overrides.task = request.command
     if request.cases:
-        copy = folder / CASES_COPY
+        copy = folder / CASES
         if not copy.exists() or not os.path.samefile(request.cases.file, copy):
             shutil.copyfile(request.cases.file, copy)
     OmegaConf.save(saved, folder / MULTIRUN)

@@ -506,7 +506,7 @@ def test_memory_of_a_member_grows_with_its_batch_and_its_optimizer(make: Make) -
 
 def test_freed_memory_can_be_kept_where_the_c_library_is_glibc() -> None:
     # In a process of its own, since it holds for a whole one.
-    code = "from lrexp.grid.stack.allocator import keep_freed_memory; print(keep_freed_memory())"
+    code = "from lrexp.grid.isolation import keep_freed_memory; print(keep_freed_memory())"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

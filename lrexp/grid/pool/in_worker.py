@@ -59,7 +59,8 @@ def work_on_pieces(
     """
     os.register_at_fork(after_in_child=line.close)  # the line shall end with this process
     threading.Thread(target=_end_with_session, args=(patience_s,), daemon=True).start()
-    _be_killed_first()
+    with suppress(OSError):  # out of memory, Linux shall take a worker, not who knows about all
+        Path("/proc/self/oom_score_adj").write_text("500")
     os.environ.clear()
     os.environ.update(environment)
     set_threads(place.threads)
@@ -105,12 +106,6 @@ def _end_with_session(patience_s: float) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _be_killed_first() -> None:
-    """When memory runs out, Linux shall take a worker, not the program that knows about all."""
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("500")
-
-
 def set_threads(count: int | None) -> None:
     """Let torch, OpenMP and BLAS use `count` threads, whether they are loaded yet or not."""
     if count is None:
@@ -146,7 +141,7 @@ def start_points(task: Any, place: Place, say: Say) -> Work:
     setup_globals()
     OmegaConf.register_new_resolver("lrexp.point_name", point_name, replace=True)
     from lrexp.build import experiment
-    from lrexp.grid.stack.allocator import keep_freed_memory
+    from lrexp.grid.isolation import keep_freed_memory
 
     keep_freed_memory()
     if place.threads:

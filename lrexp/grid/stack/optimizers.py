@@ -9,43 +9,30 @@ that it stays what is saved, and what a run goes on from.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-Coefficient = Tensor | float
-Numbers = Mapping[str, np.ndarray]  # a hyperparameter for every step, parameter and member
+State = Mapping[str, Tensor]
+Coefficients = Mapping[str, Any]  # each (K, 1, ...), or a number
 # What torch offers and is not stacked, by the value that leaves it off.
 OFF = {"maximize": False, "amsgrad": False, "centered": False, "dampening": 0}
 
 
-@dataclass(frozen=True)
-class Rule:
-    """How one kind of optimizer steps.
+class Rule(NamedTuple):
+    """How one kind of optimizer steps."""
 
-    `coefficients` turns hyperparameters, each (steps, parameters, K) float64, and the number of
-    the step of each parameter, (steps, parameters, 1) from 1, into those of `step`. `step` changes
-    a weight (K, ...) and its state in place by its gradient.
-    """
-
+    # Changes a weight (K, ...) and its state in place by its gradient; see `flavour` for the last.
+    step: Callable[[Tensor, Tensor, State, Coefficients, bool], None]
     hyperparameters: tuple[str, ...]
     state: tuple[str, ...]  # tensors of the weight's shape; momentum_buffer only with momentum
-    counts: bool  # whether torch keeps the number of steps
-    coefficients: Callable[[Numbers, np.ndarray], dict[str, np.ndarray]]
-    step: Callable[[Tensor, Tensor, Mapping[str, Tensor], Mapping[str, Any], bool], None]
+    counts: bool = True  # whether torch keeps the number of steps
 
 
-def _sgd(
-    weight: Tensor,
-    gradient: Tensor,
-    state: Mapping[str, Tensor],
-    c: Mapping[str, Any],
-    nesterov: bool,
-) -> None:
+def _sgd(weight: Tensor, gradient: Tensor, state: State, c: Coefficients, nesterov: bool) -> None:
     """g += λw;  b = μb + g;  w −= lr (g + μb) with nesterov, lr b without."""
     gradient = _with_decay(gradient, weight, c["decay"])
     if "momentum_buffer" in state:
@@ -54,17 +41,7 @@ def _sgd(
     _add_product(weight, gradient, c["minus_lr"])
 
 
-def _sgd_coefficients(h: Numbers, step: np.ndarray) -> dict[str, np.ndarray]:
-    return {"minus_lr": -h["lr"], "decay": h["weight_decay"], "momentum": h["momentum"]}
-
-
-def _adam(
-    weight: Tensor,
-    gradient: Tensor,
-    state: Mapping[str, Tensor],
-    c: Mapping[str, Any],
-    decoupled: bool,
-) -> None:
+def _adam(weight: Tensor, gradient: Tensor, state: State, c: Coefficients, decoupled: bool) -> None:
     """m = β₁m + (1−β₁)g;  v = β₂v + (1−β₂)g²;  w −= lr/(1−β₁ᵗ) m / (√v/√(1−β₂ᵗ) + ε).
 
     Before it g += λw, or decoupled w *= 1 − lr λ.
@@ -80,23 +57,7 @@ def _adam(
     _add_product(weight, mean / size, c["minus_step_size"])
 
 
-def _adam_coefficients(h: Numbers, step: np.ndarray) -> dict[str, np.ndarray]:
-    lr, beta1, beta2 = h["lr"], h["beta1"], h["beta2"]
-    return {
-        "keep": 1 - lr * h["weight_decay"],
-        "decay": h["weight_decay"],
-        "one_minus_beta1": 1 - beta1,
-        "beta2": beta2,
-        "one_minus_beta2": 1 - beta2,
-        "root_correction2": np.sqrt(1 - beta2**step),
-        "eps": h["eps"],
-        "minus_step_size": -lr / (1 - beta1**step),
-    }
-
-
-def _rmsprop(
-    weight: Tensor, gradient: Tensor, state: Mapping[str, Tensor], c: Mapping[str, Any], _: bool
-) -> None:
+def _rmsprop(weight: Tensor, gradient: Tensor, state: State, c: Coefficients, _: bool) -> None:
     """g += λw;  v = αv + (1−α)g²;  b = μb + g / (√v + ε);  w −= lr b."""
     gradient = _with_decay(gradient, weight, c["decay"])
     square = state["square_avg"].mul_(c["alpha"])
@@ -107,29 +68,35 @@ def _rmsprop(
     _add_product(weight, update, c["minus_lr"])
 
 
-def _rmsprop_coefficients(h: Numbers, step: np.ndarray) -> dict[str, np.ndarray]:
-    return _sgd_coefficients(h, step) | {
-        "alpha": h["alpha"],
-        "one_minus_alpha": 1 - h["alpha"],
-        "eps": h["eps"],
-    }
-
-
-_SGD = Rule(("momentum",), ("momentum_buffer",), False, _sgd_coefficients, _sgd)
-_ADAM = Rule(("beta1", "beta2", "eps"), ("exp_avg", "exp_avg_sq"), True, _adam_coefficients, _adam)
-_RMSPROP = Rule(
-    ("momentum", "alpha", "eps"),
-    ("square_avg", "momentum_buffer"),
-    True,
-    _rmsprop_coefficients,
-    _rmsprop,
-)
+_ADAM = Rule(_adam, ("beta1", "beta2", "eps"), ("exp_avg", "exp_avg_sq"))
 RULES: dict[type[Optimizer], Rule] = {
-    torch.optim.SGD: _SGD,
+    torch.optim.SGD: Rule(_sgd, ("momentum",), ("momentum_buffer",), counts=False),
     torch.optim.Adam: _ADAM,
     torch.optim.AdamW: _ADAM,
-    torch.optim.RMSprop: _RMSPROP,
+    torch.optim.RMSprop: Rule(
+        _rmsprop, ("momentum", "alpha", "eps"), ("square_avg", "momentum_buffer")
+    ),
 }
+
+
+def _coefficients(h: Mapping[str, np.ndarray], step: np.ndarray) -> dict[str, np.ndarray]:
+    """What a rule's steps take.
+
+    Args:
+        h: hyperparameters, each (steps, parameters, K) float64.
+        step: (steps, parameters, 1) number of each parameter's step, from 1.
+    """
+    lr = h["lr"]
+    found = {"decay": h["weight_decay"]}
+    found |= {key: h[key] for key in ("momentum", "alpha", "beta2", "eps") if key in h}
+    found |= {f"one_minus_{k}": 1 - h[k] for k in ("alpha", "beta1", "beta2") if k in h}
+    if "beta1" not in h:
+        return found | {"minus_lr": -lr}
+    return found | {
+        "keep": 1 - lr * h["weight_decay"],
+        "root_correction2": np.sqrt(1 - h["beta2"] ** step),
+        "minus_step_size": -lr / (1 - h["beta1"] ** step),
+    }
 
 
 def refused(optimizer: Optimizer) -> str | None:
@@ -171,18 +138,15 @@ class StackedOptimizer:
     ):
         self._optimizers, self._uses_momentum = list(optimizers), list(uses_momentum)
         self._rule, self._flavour = RULES[type(optimizers[0])], flavour(optimizers[0])
-        self._parameters: list[dict[str, Tensor]] = []  # of each member by name
-        places: list[dict[str, int]] = []  # likewise the index of the group each is in
-        for optimizer in optimizers:
-            named = [
-                (name, parameter, j)
+        self._places: list[dict[str, tuple[Tensor, int]]] = [  # of each member by name
+            {
+                name: (parameter, j)  # and the index of the group it is in
                 for j, group in enumerate(optimizer.param_groups)
                 for name, parameter in zip(group["names"], group["params"], strict=True)
-            ]
-            self._parameters.append({name: parameter for name, parameter, _ in named})
-            places.append({name: j for name, _, j in named})
-        self._weights = {name: w for name, w in weights.items() if name in places[0]}
-        self._group_of = [np.array([place[name] for name in self._weights]) for place in places]
+            }
+            for optimizer in optimizers
+        ]
+        self._weights = {name: w for name, w in weights.items() if name in self._places[0]}
         self._state: dict[str, dict[str, Tensor]] = {}
         self._count = dict.fromkeys(self._weights, 0)  # steps made
         self._table: dict[str, list[float] | Tensor] = {}
@@ -204,7 +168,8 @@ class StackedOptimizer:
             key: np.empty(shape) for key in ("lr", "weight_decay", *self._rule.hyperparameters)
         }
         for k, (optimizer, set_them) in enumerate(zip(self._optimizers, set_rates, strict=True)):
-            groups, of = optimizer.param_groups, self._group_of[k]
+            groups = optimizer.param_groups
+            of = np.array([self._places[k][name][1] for name in self._weights])
             rates = []
             for i in range(steps):
                 set_them(i)
@@ -217,11 +182,11 @@ class StackedOptimizer:
                     values[:, :, k] = np.array([_number(group, key) for group in groups])[of]
         made = np.array(list(self._count.values()))[:, None]
         number = made + np.arange(1, steps + 1)[:, None, None]  # (steps, parameters, 1)
-        table = self._rule.coefficients(found, number)
         like = next(iter(self._weights.values()))
         self._next = 0
         self._table = {
-            key: _column(np.broadcast_to(values, shape), like) for key, values in table.items()
+            key: _column(np.broadcast_to(values, shape), like)
+            for key, values in _coefficients(found, number).items()
         }
 
     @torch.no_grad()
@@ -262,12 +227,12 @@ class StackedOptimizer:
                 if key != "momentum_buffer" or self._uses_momentum[k]
             }
             if views:
-                optimizer.state[self._parameters[k][name]] = views
+                optimizer.state[self._places[k][name][0]] = views
 
     def _own_states(self, name: str) -> list[dict[str, Any]]:
         """What each member's own optimizer keeps of a parameter."""
-        pairs = zip(self._optimizers, self._parameters, strict=True)
-        return [optimizer.state.get(own[name], {}) for optimizer, own in pairs]
+        pairs = zip(self._optimizers, self._places, strict=True)
+        return [optimizer.state.get(places[name][0], {}) for optimizer, places in pairs]
 
 
 def _number(group: Mapping[str, Any], key: str) -> float:
@@ -282,7 +247,7 @@ def _column(values: np.ndarray, like: Tensor) -> list[float] | Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device)
 
 
-def _add_product(target: Tensor, tensor: Tensor, factor: Coefficient) -> None:
+def _add_product(target: Tensor, tensor: Tensor, factor: Tensor | float) -> None:
     """target += tensor × factor, in place."""
     if isinstance(factor, Tensor):
         target.addcmul_(tensor, factor)
@@ -290,7 +255,7 @@ def _add_product(target: Tensor, tensor: Tensor, factor: Coefficient) -> None:
         target.add_(tensor, alpha=factor)
 
 
-def _with_decay(gradient: Tensor, weight: Tensor, decay: Coefficient) -> Tensor:
+def _with_decay(gradient: Tensor, weight: Tensor, decay: Tensor | float) -> Tensor:
     """gradient + weight × decay."""
     if isinstance(decay, Tensor):
         return torch.addcmul(gradient, weight, decay)

@@ -26,8 +26,6 @@ from lrexp.grid.stack.model import StackedModel, detach_from_stack, stacked_batc
 from lrexp.grid.stack.optimizers import StackedOptimizer
 from lrexp.grid.stack.probe import shared
 from lrexp.judge.epoch import Row
-from lrexp.judge.evaluate import Evaluation
-from lrexp.train.experiment import Experiment
 from lrexp.train.loop import TakesRows, Trainer
 from lrexp.train.measure import Block, RunningTrain, correct_images, seen_row
 from lrexp.train.step import due, gradients, member_norms, update
@@ -91,7 +89,10 @@ class StackedTrainer:
                 self._stack([self._members[k] for k in going])
                 started = time.perf_counter()
                 seen = self.train_epoch()
-                train_eval, val = self._evaluate()
+                settings, data = self._going[0].settings, self._going[0].experiment.dataset
+                size = max(1, settings.eval_batch_size // len(going))  # memory of one member
+                train_eval = self._model.evaluate(data.train_eval, size)
+                val = self._model.evaluate(data.val, size)
                 for i, k in enumerate(going):
                     trainer = self._members[k]
                     end = partial(trainer.end_epoch, seen[i], train_eval[i], val[i])
@@ -143,16 +144,17 @@ class StackedTrainer:
         self._optimizer = StackedOptimizer(
             [trainer.experiment.optimizer for trainer in going],
             self._model.weights,
-            [_uses_momentum(trainer.experiment) for trainer in going],
+            [
+                bool(e.momenta) or any(group.get("momentum") for group in e.optimizer.param_groups)
+                for e in (trainer.experiment for trainer in going)
+            ],
         )
         self._losses = vmap(first.loss, in_dims=(0, 0))
         self._losses_of_shared = vmap(first.loss, in_dims=(0, None))
         limits = [trainer.settings.clip_grad_norm or math.inf for trainer in going]
-        self._clip = (
-            None
-            if min(limits) == math.inf
-            else torch.tensor(limits, dtype=next(first.model.parameters()).dtype, device=device)
-        )
+        dtype = next(first.model.parameters()).dtype
+        clip = torch.tensor(limits, dtype=dtype, device=device)
+        self._clip = None if min(limits) == math.inf else clip
         self._stats = _Stats(going, self._model.weights)
 
     def train_epoch(self) -> list[Row]:
@@ -190,13 +192,6 @@ class StackedTrainer:
             seen_row(trainer.experiment, trainer.stats, own, started)
             for trainer, own in zip(trainers, running.of_members(), strict=True)
         ]
-
-    def _evaluate(self) -> tuple[list[Evaluation], list[Evaluation]]:
-        """Of each member on train_eval, and on val."""
-        first = self._going[0]
-        size = max(1, first.settings.eval_batch_size // len(self._going))  # memory of one member
-        data = first.experiment.dataset
-        return self._model.evaluate(data.train_eval, size), self._model.evaluate(data.val, size)
 
 
 class _Stats:
@@ -276,11 +271,6 @@ def _feeds(trainers: Sequence[Trainer]) -> tuple[list[Split], list[np.ndarray], 
         return splits, orders, None
     of = torch.tensor([distinct.index(key) for key in keys], device=splits[0].labels.device)
     return splits, orders, of
-
-
-def _uses_momentum(experiment: Experiment) -> bool:
-    groups = experiment.optimizer.param_groups
-    return bool(experiment.momenta) or any(group.get("momentum") for group in groups)
 
 
 def failure_of(step: Callable[[], None]) -> Exception | None:
