@@ -14,7 +14,6 @@ from lrexp.config.schema import MONITORS
 from lrexp.folder.layout import PREDICTIONS
 from lrexp.plan.plan import difference_lines
 from lrexp.runs.differences import (
-    CurveDifference,
     SavedRun,
     change_lines,
     config_changes,
@@ -30,6 +29,17 @@ from lrexp.runs.paired import paired_differences
 
 WIDTH = 100
 MOST = {"config": 12, "plan": 4, "env": 8, "curves": 8}  # lines of each part
+# of summary.json beside the best metrics: title, and where it stands
+FIGURES = (
+    ("test loss", "test", "loss"),
+    ("test accuracy", "test", "accuracy"),
+    ("best epoch", "best", "epoch"),
+    ("last epoch", "last", "epoch"),
+    ("trained parameters", "parameters", "trainable"),
+    ("training, s", "timings", "train_s"),
+)
+# curves that are shown before others
+FIRST = ("val/loss", "val/accuracy", "train_eval/loss", "train/loss", "gap/loss", "grad_norm")
 OTHERWISE_TOLD = ("name", "run_id")  # settings that say nothing of what differs
 DESCRIPTION = """\
 What differs between two runs: outcome, curves, config, plan and environment.
@@ -61,76 +71,60 @@ def main(argv: list[str]) -> int:
 
 def comparison(a: SavedRun, b: SavedRun) -> list[str]:
     """Lines of at most 100 columns that say what differs."""
-    monitor = _monitor(a, b)
-    lines = [*_names(a, b), "", *_outcome(a, b, monitor)]
-    lines += [line for part in (_noise(a, b, monitor), _curves(a, b)) for line in part]
-    changes = [
-        change for change in config_changes(a.config, b.config) if change[0] not in OTHERWISE_TOLD
-    ]
-    lines += ["", *_part("config", change_lines(changes, MOST["config"]), "the same settings")]
-    if a.plan is None or b.plan is None:
-        lines += _part("plan", [f"{_missing(a.plan, b.plan)} has no plan.csv"], "")
-    else:
-        plan = difference_lines(a.plan.diff(b.plan))
-        more = [f"and {len(plan) - MOST['plan']} more"] if len(plan) > MOST["plan"] else []
-        lines += _part("plan", [*plan[: MOST["plan"]], *more], "the same plan")
-    if not a.environment or not b.environment:
-        lines += _part("env", [f"{_missing(a.environment, b.environment)} has no record of it"], "")
-    else:
-        env = change_lines(environment_changes(a.environment, b.environment), MOST["env"])
-        lines += _part("env", env, "the same code, packages, machine and data, as far as recorded")
-    return lines
-
-
-def _missing(of_a: Any, of_b: Any) -> str:
-    return "neither run" if not of_a and not of_b else "A" if not of_a else "B"
-
-
-def _names(a: SavedRun, b: SavedRun) -> list[str]:
-    return [
+    monitors = {str(_dig(run.config, ("trainer", "monitor"))) for run in (a, b)}
+    monitor = monitors.pop() if len(monitors) == 1 else "val/loss"  # where they disagree
+    monitor = monitor if monitor in MONITORS else "val/loss"
+    lines = [
         f"{letter}  {shown_path(run.folder or run.file)}"
         + (f" (seed {run.config['seed']})" if "seed" in run.config else "")
         for letter, run in (("A", a), ("B", b))
     ]
+    lines += ["", *_outcome(a, b, monitor)]
+    if better := _better(a, b, monitor):
+        lines += ["", *_part("better", better)]
+    lines += ["", *_part("curves", _curves(a, b))]
+    settings = [one for one in config_changes(a.config, b.config) if one[0] not in OTHERWISE_TOLD]
+    changed = change_lines(settings, MOST["config"])
+    lines += ["", *_part("config", changed or ["the same settings"])]
+    changed = _lacking(a.plan, b.plan, "plan.csv")
+    if a.plan is not None and b.plan is not None:
+        changed, most = difference_lines(a.plan.diff(b.plan)), MOST["plan"]
+        if len(changed) > most:
+            changed = [*changed[:most], f"and {len(changed) - most} more"]
+    lines += _part("plan", changed or ["the same plan"])
+    changed = _lacking(a.environment, b.environment, "record of it") or change_lines(
+        environment_changes(a.environment, b.environment), MOST["env"]
+    )
+    same = "the same code, packages, machine and data, as far as recorded"
+    return lines + _part("env", changed or [same])
 
 
-def _part(title: str, lines: Sequence[str], otherwise: str) -> list[str]:
+def _lacking(of_a: Any, of_b: Any, what: str) -> list[str]:
+    """A line that says who does not have it; none when both do."""
+    if of_a and of_b:
+        return []
+    return [f"{'neither run' if not of_a and not of_b else 'B' if of_a else 'A'} has no {what}"]
+
+
+def _part(title: str, lines: Sequence[str]) -> list[str]:
     """Lines under a title, folded to the screen."""
-    found: list[str] = []
-    for line in lines or [otherwise]:
-        found += textwrap.wrap(
-            line, WIDTH - 8, subsequent_indent="  ", drop_whitespace=True, break_on_hyphens=False
-        ) or [""]
-    return [f"{title if i == 0 else '':<8}{line}" for i, line in enumerate(found)]
-
-
-def _monitor(a: SavedRun, b: SavedRun) -> str:
-    """What decides in both; val/loss where they disagree."""
-    found = {str(_dig(run.config, ("trainer", "monitor"))) for run in (a, b)}
-    monitor = found.pop() if len(found) == 1 else "val/loss"
-    return monitor if monitor in MONITORS else "val/loss"
+    folded = [
+        part
+        for line in lines
+        for part in textwrap.wrap(line, WIDTH - 8, subsequent_indent="  ", break_on_hyphens=False)
+    ]
+    return [f"{title if i == 0 else '':<8}{line}" for i, line in enumerate(folded)]
 
 
 def _outcome(a: SavedRun, b: SavedRun, monitor: str) -> list[str]:
     """A line per figure of both summaries, and their difference."""
-    if not a.summary or not b.summary:
-        return _part("outcome", [f"{_missing(a.summary, b.summary)} has no summary.json"], "")
-    figures: list[tuple[str, Any, Any]] = []
-
-    def of_both(title: str, *path: str) -> None:
-        figures.append((title, _dig(a.summary, path), _dig(b.summary, path)))
-
-    for metric in dict.fromkeys([monitor, "val/loss", "val/accuracy", "gap/loss"]):
-        of_both(f"best {metric}", "best", metric)
-    of_both("test loss", "test", "loss")
-    of_both("test accuracy", "test", "accuracy")
-    of_both("best epoch", "best", "epoch")
-    of_both("last epoch", "last", "epoch")
-    of_both("trained parameters", "parameters", "trainable")
-    of_both("training, s", "timings", "train_s")
+    if lacking := _lacking(a.summary, b.summary, "summary.json"):
+        return _part("outcome", lacking)
+    metrics = dict.fromkeys([monitor, "val/loss", "val/accuracy", "gap/loss"])
     lines = [f"{'outcome':<8}{'':<24}{'A':>16}{'B':>16}{'B - A':>16}"]
     lines.append(f"{'':<8}{'status':<24}{a.status:>16}{b.status:>16}")
-    for title, was, now in figures:
+    for title, *path in (*((f"best {m}", "best", m) for m in metrics), *FIGURES):
+        was, now = (_dig(run.summary, path) for run in (a, b))
         if was is None and now is None:
             continue
         x, y = number(was), number(now)
@@ -155,69 +149,57 @@ def _cell(value: Any) -> str:
     return "-" if value is None else shown(value, 15)
 
 
-def _noise(a: SavedRun, b: SavedRun, monitor: str) -> list[str]:
+def _better(a: SavedRun, b: SavedRun, monitor: str) -> list[str]:
     """Who is better by the monitor, and whether that is more than noise."""
-    values = [number(_dig(run.summary, ("best", monitor))) for run in (a, b)]
-    if not all(map(math.isfinite, values)):
+    was, now = (number(_dig(run.summary, ("best", monitor))) for run in (a, b))
+    if not math.isfinite(was) or not math.isfinite(now):
         return []
+    if was == now:
+        return [f"neither: {monitor} is the same"]
     lower = MONITORS[monitor] == "min"
-    if values[0] == values[1]:
-        return ["", *_part("better", [f"neither: {monitor} is the same"], "")]
-    better = "A" if (values[0] < values[1]) == lower else "B"
-    said = f"{better} by {monitor} ({'lower' if lower else 'higher'} is better)"
-    lines = [f"{said}, by {abs(values[1] - values[0]):.4g}"]
+    said = f"{'A' if (was < now) == lower else 'B'} by {monitor}"
+    lines = [f"{said} ({'lower' if lower else 'higher'} is better), by {abs(now - was):.4g}"]
     if a.folder is None or b.folder is None:
-        return ["", *_part("better", lines, "")]
+        return lines
     pairs = paired_differences(a.folder / PREDICTIONS, b.folder / PREDICTIONS)
     if not pairs:
-        lines.append("how much of it is noise is not known: no predictions on the same images")
+        return [*lines, "how much of it is noise is not known: no predictions on the same images"]
     for pair in pairs:
         verdict = "more than noise" if pair.beyond_noise else "within noise"
         lines.append(
             f"{pair.metric} of the best weights, B - A: {pair.mean:+.4g} ± {pair.se:.2g} "
             f"(paired over {pair.images} images): {verdict}"
         )
-    grouped = [_dig(run.config, ("data", "group_by")) for run in (a, b)]
-    if pairs and any(grouped):
+    if any(_dig(run.config, ("data", "group_by")) for run in (a, b)):
         lines.append("images of one group are alike (data.group_by): the real noise is larger")
-    if pairs and a.config.get("seed") == b.config.get("seed"):
+    if a.config.get("seed") == b.config.get("seed"):
         lines.append("one seed each: another seed moves both numbers as well")
-    return ["", *_part("better", lines, "")]
+    return lines
 
 
 def _curves(a: SavedRun, b: SavedRun) -> list[str]:
     """How far the metrics of the epochs that both have are apart, and where."""
-    if not a.rows or not b.rows:
-        return ["", *_part("curves", [f"{_missing(a.rows, b.rows)} has no metrics.jsonl"], "")]
-    curves, alone = curve_differences(a.rows, b.rows), lone_epochs(a.rows, b.rows)
-    lines = ["", *_part("curves", _curve_summary(curves, a, b), "")]
-    for letter, epochs in zip("AB", alone, strict=True):
-        if epochs:
-            lines.append(f"{'':<8}only {letter} has epochs {epochs[0]} to {epochs[-1]}")
-    return lines
-
-
-def _curve_summary(curves: list[CurveDifference], a: SavedRun, b: SavedRun) -> list[str]:
-    if not curves:
-        return ["equal bit for bit in every epoch that both have (speed aside)"]
-    measured = [{key for row in run.rows for key in row} for run in (a, b)]
-    common = [d for d in curves if d.metric in measured[0] & measured[1]]
+    if lacking := _lacking(a.rows, b.rows, "metrics.jsonl"):
+        return lacking
+    differences = curve_differences(a.rows, b.rows)
+    ours, theirs = ({key for row in run.rows for key in row} for run in (a, b))
+    common = [d for d in differences if d.metric in ours & theirs]
     lines = []
+    if not differences:
+        lines.append("equal bit for bit in every epoch that both have (speed aside)")
     if common:
         first = min(d.first_epoch for d in common)
-        lines = [f"{len(common)} metrics differ, first in epoch {first}; largest differences:"]
-    place = {metric: i for i, metric in enumerate(FIRST)}
-    listed = sorted(common, key=lambda d: place.get(d.metric, len(FIRST)))[: MOST["curves"]]
+        lines.append(f"{len(common)} metrics differ, first in epoch {first}; largest differences:")
+    common.sort(key=lambda d: FIRST.index(d.metric) if d.metric in FIRST else len(FIRST))
     lines += [
         f"{d.metric:<20} {d.largest:>10.4g} in epoch {d.epoch} ({d.was:.5g} → {d.now:.5g})"
-        for d in listed
+        for d in common[: MOST["curves"]]
     ]
-    for letter, own, other in (("A", *measured), ("B", *reversed(measured))):
-        if lone := sorted(own - other):
+    for letter, lone in (("A", sorted(ours - theirs)), ("B", sorted(theirs - ours))):
+        if lone and differences:
             more = f" and {len(lone) - 6} more" if len(lone) > 6 else ""
             lines.append(f"only {letter} has {', '.join(lone[:6])}{more}")
+    for letter, epochs in zip("AB", lone_epochs(a.rows, b.rows), strict=True):
+        if epochs:
+            lines.append(f"only {letter} has epochs {epochs[0]} to {epochs[-1]}")
     return lines
-
-
-# curves that are shown before others
-FIRST = ("val/loss", "val/accuracy", "train_eval/loss", "train/loss", "gap/loss", "grad_norm")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrexp.commands.answer import VERBS
+from lrexp.config.names import CONFIG_NAME
 from lrexp.runs.run import is_run, is_sweep
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ def complete(hydra: Hydra, asked: list[str]) -> None:
     A query prints what could stand at the end of the line in COMP_LINE, a word a line. A line that
     cannot be completed prints nothing: people are still typing.
     """
-    from lrexp.config.compose import CONFIG_NAME
-
     line = os.environ.get("COMP_LINE", "")
     if not line or not any(word.startswith("query=") for word in asked):
         hydra.shell_completion(CONFIG_NAME, asked)
@@ -63,7 +62,13 @@ def _behind_verb(verb: str, *words: str, asked: list[str]) -> None:
     elif place and place.metavar in PATHS:
         _offer(word, run_folders(word))
     elif flag is None and places and places[-1].nargs == "*":
-        _overrides_of(given[0], [*given[1:], word], asked)
+        from lrexp.config.recompose import SavedLoader
+        from lrexp.runs.differences import read_run
+        from lrexp.session.hydra import hydra_of
+
+        saved = read_run(given[0])
+        with hydra_of(SavedLoader(saved.config, saved.file)) as hydra:
+            _of_hydra(hydra, [*given[1:], word], asked)
 
 
 def run_folders(word: str) -> list[str]:
@@ -78,21 +83,8 @@ def _is_ours(folder: Path) -> bool:
     return is_run(folder) or is_sweep(folder)
 
 
-def _overrides_of(run: str, words: list[str], asked: list[str]) -> None:
-    """Offer what Hydra does on top of a saved run."""
-    from lrexp.config.recompose import SavedLoader
-    from lrexp.runs.differences import read_run
-    from lrexp.session.hydra import hydra_of
-
-    saved = read_run(run)
-    with hydra_of(SavedLoader(saved.config, saved.file)) as hydra:
-        _of_hydra(hydra, words, asked)
-
-
 def _of_hydra(hydra: Hydra, words: list[str], asked: list[str]) -> None:
     """Offer what Hydra does for a line of flags and overrides."""
-    from lrexp.config.compose import CONFIG_NAME
-
     os.environ["COMP_LINE"] = " ".join(["lrexp", *words])
     hydra.shell_completion(CONFIG_NAME, asked)
 

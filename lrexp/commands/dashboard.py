@@ -54,8 +54,11 @@ def main(argv: list[str]) -> int:
         ) from None
     if args.save and (why := why_offline()):
         raise UserError(f"nothing was saved: {why}\n  --json FILE needs no login")
-    sweep = _sweep_folder(args.report) if args.report else None
+    sweep = named_folder(args.report) if args.report else None
     if sweep:
+        if not (sweep / LEADERBOARD).is_file():
+            hint = "give a sweep's folder"
+            raise UserError(f"--report {args.report}: there is no leaderboard.json\n  {hint}")
         built: Any = report(args.entity, args.project, sweep)
     else:
         built = workspace(args.entity, args.project, args.monitor)
@@ -76,10 +79,3 @@ def main(argv: list[str]) -> int:
     else:
         print("\n".join(outline(spec)))
     return 0
-
-
-def _sweep_folder(name: str) -> Path:
-    folder = named_folder(name)
-    if not (folder / LEADERBOARD).is_file():
-        raise UserError(f"--report {name}: there is no leaderboard.json\n  give a sweep's folder")
-    return folder

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 from lrexp.commands.answer import ended, parser_of, swept
+from lrexp.config.check import check
+from lrexp.config.compose import without_hydra
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.names import shown_path
+from lrexp.config.recompose import SavedLoader
 from lrexp.runs.differences import (
-    Change,
     SavedRun,
     change_lines,
     config_changes,
@@ -19,11 +24,9 @@ from lrexp.runs.differences import (
     read_run,
     shown,
 )
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from lrexp.config.recompose import SavedLoader
+from lrexp.runs.recheck import OTHER_CONFIG, data_lines, edited, refuse_uncheckable, verdict
+from lrexp.session.hydra import hydra_of
+from lrexp.session.single import compose_single, continue_run, run_single
 
 DESCRIPTION = """\
 Run a saved run again, in a new run folder, from the config that it saved.
@@ -63,6 +66,15 @@ def parser() -> argparse.ArgumentParser:
     return words
 
 
+# what lines begin with that say a part of the environment is another
+HEADINGS = {
+    **dict.fromkeys(("lrexp", "commit", "diff_hash", "code_hash"), "code"),
+    **dict.fromkeys(("packages", "python"), "pkg"),
+    **dict.fromkeys(("device", "gpu", "gpu_driver", "cuda", "cudnn"), "gpu"),
+    **dict.fromkeys(("threads", "cpu", "cpu_capability", "cpu_count", "os"), "cpu"),
+}
+
+
 def main(argv: list[str]) -> int:
     """Answer the words behind the verb; see `lrexp.commands.answer.answer`."""
     args = parser().parse_intermixed_args(argv)
@@ -72,59 +84,60 @@ def main(argv: list[str]) -> int:
     if args.changed_data and not args.resume:
         raise UserError("--changed-data goes with --resume")
     saved, overrides = read_run(args.run), args.overrides
-
-    from lrexp.config.recompose import SavedLoader
-    from lrexp.runs.recheck import refuse_uncheckable
-    from lrexp.session.hydra import hydra_of
-
     if args.check:
         refuse_uncheckable(saved)
-    ground = saved.config if args.resume else _begun_anew(saved.config)
+    ground, trainer = saved.config, saved.config.get("trainer")
+    if not args.resume and isinstance(trainer, dict) and trainer.get("resume") == "auto":
+        ground = ground | {"trainer": trainer | {"resume": "never"}}  # a run of its own
     loader = SavedLoader(ground, saved.file, args.config_dir)
     with hydra_of(loader):
         if args.multirun:
             return swept(loader, overrides)
+        if args.resume and saved.folder is None:
+            raise UserError(f"{saved.file} is a config alone: --resume goes on in a run folder")
+        config = compose_single(loader, overrides)
+        if config.hydra.mode == RunMode.MULTIRUN:
+            raise UserError("hydra.mode=MULTIRUN: write -m for a grid around the saved run")
         if args.resume:
-            return _resume(saved, loader, overrides, args.changed_data)
-        return _rerun(saved, loader, overrides, args.check)
+            config.run_id = config.run_id or saved.config.get("run_id")
+        loader.check(config, overrides)
+        _match_threads(saved, config)
+        if args.resume:
+            return _resume(saved, config, overrides, args.changed_data)
+        return _rerun(saved, loader, config, overrides, args.check)
 
 
-def _resume(saved: SavedRun, loader: SavedLoader, overrides: list[str], changed_data: bool) -> int:
+def _resume(saved: SavedRun, config: DictConfig, overrides: list[str], changed_data: bool) -> int:
     """Go on with a run in its own folder."""
-    from lrexp.config.check import check
-    from lrexp.config.compose import without_hydra
-    from lrexp.session.single import continue_run
-
-    if saved.folder is None:
-        raise UserError(f"{saved.file} is a config alone: --resume goes on in a run folder")
-    config = _composed(loader, overrides)
-    config.run_id = config.run_id or saved.config.get("run_id")
-    loader.check(config, overrides)
     if hydra := [override for override in overrides if override.startswith("hydra.")]:
         raise UserError(f"{hydra[0]}: a run goes on in its own folder, as it was started")
-    _match_threads(saved, config)
+    assert saved.folder is not None
     resolved = check(without_hydra(config))[0]
     return ended(continue_run(saved.folder, resolved, overrides, changed_data))
 
 
-def _rerun(saved: SavedRun, loader: SavedLoader, overrides: list[str], to_check: bool) -> int:
+def _rerun(
+    saved: SavedRun, loader: SavedLoader, config: DictConfig, overrides: list[str], to_check: bool
+) -> int:
     """Run it once more, in a folder of its own, and say what is not as it was."""
-    from lrexp.runs.recheck import OTHER_CONFIG, data_lines, edited, verdict
-    from lrexp.session.single import run_single
-
-    config = _composed(loader, overrides)
-    loader.check(config, overrides)
     if to_check and config.trainer.resume != "never":
         raise UserError("trainer.resume=auto: --check trains anew; leave one of them out")
-    changes = _config_changes(saved, loader, config)
-    for line in [*_opening(saved), *_config_lines(saved, loader, changes)]:
-        print(line, flush=True)
+    now: Any = OmegaConf.to_container(check(without_hydra(config))[0])
+    known = {"run_id", *loader.filled}
+    changes = [one for one in config_changes(saved.config, now) if one[0] not in known]
+    of_file = "a config alone" if saved.folder is None else "an artifact"
+    status = saved.status if saved.summary else of_file
+    lines = [f"rerun  {shown_path(saved.folder or saved.file)} ({status})"]
+    lines += [f"config {line}" for line in change_lines(changes)] or ["config the saved one"]
+    if edited(saved):
+        lines.append("config config.yaml was edited after the run (its config_id is another)")
+    if new := ", ".join(f"{key}={shown(value)}" for key, value in loader.filled.items()):
+        lines.append(f"config newer than the saved one, at today's default: {new}")
+    print("\n".join(lines), flush=True)
     if to_check and (edited(saved) or any(decides(key) for key, _, _ in changes)):
         print("check  different config: nothing was run")
         return OTHER_CONFIG
-    _match(saved, config)
-    for line in _environment_lines(saved, config, loader, overrides):
-        print(line, flush=True)
+    print("\n".join(_environment_lines(saved, config, loader, overrides)), flush=True)
     until = None
     if to_check and not saved.whole:
         until = saved.rows[-1]["epoch"]
@@ -140,70 +153,8 @@ def _rerun(saved: SavedRun, loader: SavedLoader, overrides: list[str], to_check:
     return code
 
 
-def _composed(loader: SavedLoader, overrides: list[str]) -> DictConfig:
-    from hydra.types import RunMode
-
-    from lrexp.session.single import compose_single
-
-    config = compose_single(loader, overrides)
-    if config.hydra.mode == RunMode.MULTIRUN:
-        raise UserError("hydra.mode=MULTIRUN: write -m for a grid around the saved run")
-    return config
-
-
-def _begun_anew(config: dict[str, Any]) -> dict[str, Any]:
-    """A saved config for a run of its own, which goes on with nothing that a folder may hold."""
-    trainer = config.get("trainer")
-    if not isinstance(trainer, dict) or trainer.get("resume") != "auto":
-        return config
-    return config | {"trainer": trainer | {"resume": "never"}}
-
-
-def _opening(saved: SavedRun) -> list[str]:
-    where = shown_path(saved.folder or saved.file)
-    status = "a config alone" if saved.folder is None else "an artifact"
-    return [f"rerun  {where} ({saved.status if saved.summary else status})"]
-
-
-def _config_changes(saved: SavedRun, loader: SavedLoader, config: DictConfig) -> list[Change]:
-    """What overrides have changed in the saved config."""
-    from omegaconf import OmegaConf
-
-    from lrexp.config.check import check
-    from lrexp.config.compose import without_hydra
-
-    now: Any = OmegaConf.to_container(check(without_hydra(config))[0])
-    return [
-        change
-        for change in config_changes(saved.config, now)
-        if change[0] != "run_id" and change[0] not in loader.filled
-    ]
-
-
-def _config_lines(saved: SavedRun, loader: SavedLoader, changes: list[Change]) -> list[str]:
-    from lrexp.runs.recheck import edited
-
-    lines = [f"config {line}" for line in change_lines(changes)] or ["config the saved one"]
-    if edited(saved):
-        lines.append("config config.yaml was edited after the run (its config_id is another)")
-    new = [f"{key}={shown(value)}" for key, value in loader.filled.items()]
-    if new:
-        lines.append(f"config newer than the saved one, at today's default: {', '.join(new)}")
-    return lines
-
-
-def _match(saved: SavedRun, config: DictConfig) -> None:
-    """Take as many threads as the run had, and stay on the CPU when it was there."""
-    _match_threads(saved, config)
-    if saved.environment.get("device") == "cpu" and config.trainer.device == "auto":
-        from lrexp.build.experiment import choose_device
-
-        if choose_device("auto").type != "cpu":
-            config.trainer.device = "cpu"
-            print("device cpu, where the run was; trainer.device=auto was saved")
-
-
 def _match_threads(saved: SavedRun, config: DictConfig) -> None:
+    """Take as many threads as the run had."""
     from lrexp.grid.pool.in_worker import set_threads
 
     threads, cores = saved.environment.get("threads"), os.cpu_count() or 1
@@ -214,7 +165,10 @@ def _match_threads(saved: SavedRun, config: DictConfig) -> None:
 def _environment_lines(
     saved: SavedRun, config: DictConfig, loader: SavedLoader, overrides: list[str]
 ) -> list[str]:
-    """What of code, packages and machine is not as it was, before anything is built."""
+    """What of code, packages and machine is not as it was, before anything is built.
+
+    A run that was on the CPU stays there.
+    """
     if not saved.environment:
         return ["code   nothing is recorded of code, packages and machine"]
     import torch
@@ -222,23 +176,19 @@ def _environment_lines(
     from lrexp.build.experiment import choose_device
     from lrexp.folder.environment import environment
 
+    lines: list[str] = []
+    was, chosen = saved.environment.get("device"), config.trainer.device
+    if was == "cpu" and chosen == "auto" and choose_device("auto").type != "cpu":
+        lines.append("device cpu, where the run was; trainer.device=auto was saved")
+        config.trainer.device = "cpu"
     try:
         device = choose_device(config.trainer.device)
     except ConfigError as error:
         raise loader.placed(error, overrides) from error
-    threads = config.trainer.threads or torch.get_num_threads()
-    now = environment(device, threads, {})
+    now = environment(device, config.trainer.threads or torch.get_num_threads(), {})
     before = {k: v for k, v in saved.environment.items() if k != "fingerprints"}
     changes = environment_changes(before, now)
-    return [f"{_heading(change[0])} {change_lines([change])[0]}" for change in changes] or [
-        "code   code, packages and machine are as they were"
-    ]
-
-
-def _heading(key: str) -> str:
-    section = key.partition(".")[0]
-    words = {"packages": "pkg", "threads": "cpu", "python": "pkg", "lrexp": "code"}
-    words |= dict.fromkeys(("commit", "diff_hash", "code_hash"), "code")
-    words |= dict.fromkeys(("device", "gpu", "gpu_driver", "cuda", "cudnn"), "gpu")
-    words |= dict.fromkeys(("cpu", "cpu_capability", "cpu_count", "os"), "cpu")
-    return f"{words.get(section, 'env'):<6}"
+    for change in changes:
+        heading = HEADINGS.get(change[0].partition(".")[0], "env")
+        lines.append(f"{heading:<6} {change_lines([change])[0]}")
+    return lines if changes else [*lines, "code   code, packages and machine are as they were"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 from lrexp.commands.answer import ended, swept
 from lrexp.commands.help import help_text, refuse_word
 from lrexp.config.errors import UserError
+from lrexp.config.names import CONFIG_NAME
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -50,25 +51,21 @@ def main(argv: list[str]) -> int:
         if args.hydra_help or args.info is not None or args.cfg:
             _show(hydra, loader, parser, args)
             return 0
-        return swept(loader, args.overrides) if args.multirun else _run(loader, args.overrides)
+        if not args.multirun:
+            from hydra.types import RunMode
 
+            from lrexp.session.single import compose_single, run_single
 
-def _run(loader: CheckedLoader, overrides: list[str]) -> int:
-    from hydra.types import RunMode
-
-    from lrexp.session.single import compose_single, run_single
-
-    config = compose_single(loader, overrides)
-    if config.hydra.mode == RunMode.MULTIRUN:
-        return swept(loader, overrides)
-    return ended(run_single(loader, config, overrides))
+            config = compose_single(loader, args.overrides)
+            if config.hydra.mode != RunMode.MULTIRUN:
+                return ended(run_single(loader, config, args.overrides))
+        return swept(loader, args.overrides)
 
 
 def _show(
     hydra: Hydra, loader: CheckedLoader, parser: argparse.ArgumentParser, args: argparse.Namespace
 ) -> None:
     """What Hydra shows of a command line, which it composes by itself."""
-    from lrexp.config.compose import CONFIG_NAME
     from lrexp.grid.points.cases import refuse_cases, take_cases
 
     overrides, _ = take_cases(args.overrides)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
 from lrexp.commands.answer import parser_of
 from lrexp.config.names import shown_path
@@ -41,15 +39,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Answer the words behind the verb; see `lrexp.commands.answer.answer`."""
     args = parser().parse_args(argv)
-    try:
-        return _sync(named_folder(args.folder), args.dry_run, args.again)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
-
-
-def _sync(folder: Path, dry_run: bool, again: bool) -> int:
-    uploads = [checked(file, again) for file in unsynced(folder)]
+    folder, dry_run = named_folder(args.folder), args.dry_run
+    uploads = [checked(file, args.again) for file in unsynced(folder)]
     good = [upload for upload in uploads if not upload.problem]
     bad = [upload for upload in uploads if upload.problem]
     if not uploads:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MEMORY = 0.6  # of what is free, for the members of a pack
+CLEARLY = 0.9  # of the time of another way: what is chosen instead takes no more
 Ended = Generator[tuple[Point, JobReturn], None, None]
 
 
@@ -85,6 +86,9 @@ class Kind:
     trainer: Trainer | None = None  # of the first one, not trained; None: it cannot be built
     reason: str = ""  # why they have to train one by one
     largest: int = 1  # members of a pack at most
+    steps: int = 0  # of one point
+    serial: float = 0.0  # member-steps per second in this program; 0: not timed
+    stacked: float | None = None  # likewise, in packs of `largest`; None: not timed
 
     @property
     def named(self) -> str:
@@ -96,6 +100,22 @@ class Kind:
             return f"points {nums[0]}-{nums[-1]}"
         first = ", ".join(map(str, nums[:3]))
         return f"points {first}" if len(nums) <= 3 else f"points {first} and {len(nums) - 3} more"
+
+    @property
+    def together(self) -> int:
+        """Members of a pack, the faster way."""
+        faster = self.stacked is not None and self.serial < CLEARLY * self.stacked
+        return min(self.largest, len(self.points)) if faster else 1
+
+    @property
+    def rate(self) -> float:
+        """Member-steps per second, the faster way."""
+        return self.stacked if self.together > 1 and self.stacked else self.serial
+
+    @property
+    def seconds(self) -> float:
+        """That they train, the faster way."""
+        return self.steps * len(self.points) / self.rate if self.rate else 0.0
 
     def packs(self, largest: int | None = None) -> list[list[Point]]:
         """The points in packs of equal sizes, but for one point."""

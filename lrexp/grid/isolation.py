@@ -14,17 +14,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-# name in torch of what reads a setting, and of what sets it
-TORCH_SETTINGS = (
-    ("get_num_threads", "set_num_threads"),
-    ("get_default_dtype", "set_default_dtype"),
-    ("get_float32_matmul_precision", "set_float32_matmul_precision"),
-    ("is_grad_enabled", "set_grad_enabled"),
-    ("get_rng_state", "set_rng_state"),
-)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT_BYTES = 1 << 30
-CUDNN = ("enabled", "benchmark", "deterministic", "allow_tf32")
+OF_TORCH = ("num_threads", "default_dtype", "float32_matmul_precision", "rng_state")
+OF_CUDNN = ("enabled", "benchmark", "deterministic", "allow_tf32")
 
 
 @contextmanager
@@ -33,60 +26,55 @@ def undisturbed() -> Iterator[None]:
 
     Memory that nothing refers to any more is given back as well.
     """
-    put_back = [*_of_python(), *_of_torch()]
+    before = [(put, read()) for read, put in _settings()]
     try:
-        yield
+        with warnings.catch_warnings():
+            yield
     finally:
-        for undo in reversed(put_back):
-            undo()
+        for put, value in reversed(before):
+            put(value)
         gc.collect()
         torch: Any = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
 
-def _of_python() -> Iterator[Callable[[], Any]]:
-    state, caught = random.getstate(), warnings.catch_warnings()
-    caught.__enter__()
-    environment, folder = dict(os.environ), os.getcwd()
-    level, disabled = logging.root.level, logging.root.manager.disable
-
-    def undo() -> None:
-        random.setstate(state)
-        caught.__exit__(None, None, None)
-        if dict(os.environ) != environment:
-            os.environ.clear()
-            os.environ.update(environment)
-        os.chdir(folder)
-        logging.root.setLevel(level)
-        logging.disable(disabled)
-
-    yield undo
+def _settings() -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
+    """What reads everything that a run may change, and what sets it."""
+    yield random.getstate, random.setstate
+    yield lambda: dict(os.environ), _set_environment
+    yield os.getcwd, os.chdir
+    yield lambda: logging.root.level, logging.root.setLevel
+    yield lambda: logging.root.manager.disable, logging.disable
     if "numpy" in sys.modules:
         import numpy as np
 
-        numpy_state, errors = np.random.get_state(), np.geterr()
-        yield lambda: (np.random.set_state(numpy_state), np.seterr(**errors))
-
-
-def _of_torch() -> Iterator[Callable[[], Any]]:
+        yield np.random.get_state, np.random.set_state
+        yield np.geterr, lambda errors: np.seterr(**errors)
     torch: Any = sys.modules.get("torch")
     if torch is None:
         return
-    for read, put in TORCH_SETTINGS:
-        yield _setter(getattr(torch, put), getattr(torch, read)())
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    yield lambda: torch.use_deterministic_algorithms(deterministic, warn_only=only_warn)
-    for name in CUDNN:
-        put = partial(setattr, torch.backends.cudnn, name)
-        yield _setter(put, getattr(torch.backends.cudnn, name))
+    for name in OF_TORCH:
+        yield getattr(torch, f"get_{name}"), getattr(torch, f"set_{name}")
+    yield torch.is_grad_enabled, torch.set_grad_enabled
+    yield (
+        lambda: (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
+        lambda found: torch.use_deterministic_algorithms(found[0], warn_only=found[1]),
+    )
+    for name in OF_CUDNN:
+        cudnn = torch.backends.cudnn
+        yield partial(getattr, cudnn, name), partial(setattr, cudnn, name)
     if torch.cuda.is_initialized():
-        yield _setter(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+        yield torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all
 
 
-def _setter(put: Callable[[Any], Any], value: Any) -> Callable[[], Any]:
-    return lambda: put(value)
+def _set_environment(before: dict[str, str]) -> None:
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager

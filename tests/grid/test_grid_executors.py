@@ -20,7 +20,6 @@ from hydra.core.utils import JobStatus
 from lrexp.config.errors import Terminated
 from lrexp.grid import auto as choice
 from lrexp.grid import executors
-from lrexp.grid.auto import Estimate
 from lrexp.grid.executors import Kind, kinds
 from lrexp.grid.points.point import Point
 from lrexp.grid.pool import pool
@@ -355,9 +354,9 @@ def kind(count: int, largest: int = 64) -> Kind:
 def test_stacking_is_taken_only_where_it_is_clearly_faster(
     serial: float, stacked: float | None, members: int
 ) -> None:
-    estimate = Estimate(kind(16), 50, serial, stacked)
-    assert estimate.largest == members
-    assert estimate.seconds == 800 / (stacked if members > 1 and stacked else serial)
+    timed = replace(kind(16), steps=50, serial=serial, stacked=stacked)
+    assert timed.together == members
+    assert timed.seconds == 800 / (stacked if members > 1 and stacked else serial)
 
 
 @pytest.mark.parametrize(("count", "stacked"), [(16, 95.0), (1, None)])
@@ -376,8 +375,8 @@ def test_a_disturbed_timing_does_not_speak_against_serial(
     monkeypatch.setattr(choice, "try_stacking", lambda kind, session: kind)
     experiment = SimpleNamespace(schedule=[1.0] * 10_000, device=torch.device("cpu"))
     timed: Any = replace(kind(count), trainer=cast("Any", SimpleNamespace(experiment=experiment)))
-    estimate = choice._timed(timed, cast("Any", None))
-    assert (estimate.serial, estimate.stacked, estimate.largest) == (100.0, stacked, 1)
+    found = choice._timed(timed, cast("Any", None))
+    assert (found.serial, found.stacked, found.together) == (100.0, stacked, 1)
 
 
 def test_a_pool_begins_with_what_takes_longest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

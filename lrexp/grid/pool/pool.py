@@ -20,7 +20,7 @@ from lrexp.grid.jobs import Session, failed_as
 from lrexp.grid.points.point import Point, read_summary
 from lrexp.grid.points.resume import set_aside
 from lrexp.grid.pool.in_worker import Place, start_points
-from lrexp.grid.pool.workers import Event, Workers
+from lrexp.grid.pool.workers import Workers
 from lrexp.grid.settings import LauncherSettings
 from lrexp.grid.stack.packing import halves
 
@@ -73,16 +73,15 @@ def check_gpus(settings: LauncherSettings, points: Sequence[Point]) -> None:
         return
     import torch
 
-    key, given = "hydra.launcher.gpus", settings.gpus
     device = next((str(p.settings.get("trainer.device")) for p in points), "auto")
+    there, problem, hint = torch.cuda.device_count(), "", ""
     if device not in ("auto", "cuda"):
-        raise ConfigError(
-            key, f"does not go with trainer.device={device}", "trainer.device=cuda", given
-        )
-    there = torch.cuda.device_count()
-    if max(given) >= there:
+        problem, hint = f"does not go with trainer.device={device}", "trainer.device=cuda"
+    elif max(settings.gpus) >= there:
+        problem = "names a GPU that is not on this machine"
         hint = f"those that are there: {list(range(there))}" if there else "leave it out"
-        raise ConfigError(key, "names a GPU that is not on this machine", hint, given)
+    if problem:
+        raise ConfigError("hydra.launcher.gpus", problem, hint, settings.gpus)
 
 
 def cores() -> int:
@@ -112,7 +111,6 @@ def opened(session: Session, points: Sequence[Point], where: Sequence[Place]) ->
 
 def run_packs(packs: Sequence[list[Point]], running: Workers, session: Session) -> Ended:
     """Run packs in workers; a point whose worker dies or has no memory left is tried again."""
-    by_num = {point.num: point for points in packs for point in points}
     tries: Counter[int] = Counter()
     for points in packs:
         running.put(("run", points))
@@ -121,40 +119,33 @@ def run_packs(packs: Sequence[list[Point]], running: Workers, session: Session) 
             method, *arguments = event.content
             getattr(session.view, method)(*arguments)
             continue
-        ended, again, why = _what_came_of(event, session)
-        again = [num for num in again if tries[num] < session.settings.retries]
-        tries.update(again)
-        _run_again([by_num[num] for num in again], why, running, session)
-        for num, returned in ended.items():
-            if num not in again:
-                yield by_num[num], returned
-
-
-def _what_came_of(event: Event, session: Session) -> tuple[dict[int, JobReturn], list[int], str]:
-    """The ends of a pack's points by number, which of them may be tried again, and why."""
-    points = event.piece[1]
-    if event.kind == "died":
-        error = RuntimeError(f"worker {event.content}")
-        ended = {point.num: _left_behind(point, error, session) for point in points}
-        return ended, [n for n, end in ended.items() if _failed(end)], str(error)
-    if event.kind == "raised":
-        ended = {point.num: failed_as(point, event.content) for point in points}
-    else:
-        ended = event.content
-    short = [n for n, end in ended.items() if _failed(end) and out_of_memory(end._return_value)]
-    return ended, short, "there was not enough memory"
-
-
-def _run_again(points: Sequence[Point], why: str, running: Workers, session: Session) -> None:
-    """Put points once more, those of a pack in halves."""
-    if not points:
-        return
-    nums = ", ".join(str(point.num) for point in points)
-    session.say(f"retry  point{'s' * (len(points) > 1)} {nums}: {why}")
-    for part in halves(points) if len(points) > 1 else [points]:
-        for point in part:
-            _make_afresh(point, session)
-        running.put(("run", list(part)))
+        points, died = event.piece[1], event.kind == "died"
+        if died:
+            error = RuntimeError(f"worker {event.content}")
+            ended = [_left_behind(point, error, session) for point in points]
+        elif event.kind == "raised":
+            ended = [failed_as(point, event.content) for point in points]
+        else:
+            ended = [event.content[point.num] for point in points]
+        again = [
+            point
+            for point, end in zip(points, ended, strict=True)
+            if end.status == JobStatus.FAILED
+            and (died or out_of_memory(end._return_value))
+            and tries[point.num] < session.settings.retries
+        ]
+        nums = [point.num for point in again]
+        tries.update(nums)
+        if again:
+            why = f"worker {event.content}" if died else "there was not enough memory"
+            session.say(f"retry  point{'s' * (len(nums) > 1)} {', '.join(map(str, nums))}: {why}")
+        for part in halves(again) if len(again) > 1 else [again] * len(again):
+            for point in part:  # it is another run
+                set_aside(session.folder, point)
+                with point.changed() as composed:
+                    composed.run_id = new_run_id()
+            running.put(("run", list(part)))
+        yield from ((p, end) for p, end in zip(points, ended, strict=True) if p.num not in nums)
 
 
 def measure_pool(running: Workers, points: list[Point], count: int) -> float:
@@ -174,10 +165,6 @@ def measure_pool(running: Workers, points: list[Point], count: int) -> float:
     return 0.0
 
 
-def _failed(returned: JobReturn) -> bool:
-    return returned.status == JobStatus.FAILED
-
-
 def _left_behind(point: Point, error: Exception, session: Session) -> JobReturn:
     """The end of a point whose worker died, as its folder has it; a failure is noted there."""
     from lrexp.folder.files import write_summary
@@ -192,10 +179,3 @@ def _left_behind(point: Point, error: Exception, session: Session) -> JobReturn:
         said = f"{type(error).__name__}: {error}"
         write_summary(folder, summary | {"status": "failed", "error": said})
     return failed_as(point, error)
-
-
-def _make_afresh(point: Point, session: Session) -> None:
-    """Clear a point's folder, and give it another run_id: it is another run."""
-    set_aside(session.folder, point)
-    with point.changed() as composed:
-        composed.run_id = new_run_id()

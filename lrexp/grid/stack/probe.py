@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.func import vmap
 
 from lrexp.config.schema import Trainer as Settings
-from lrexp.data.dataset import Split
 from lrexp.grid.stack.model import StackedModel
 from lrexp.grid.stack.optimizers import RULES, flavour, refused
 from lrexp.optim.groups import set_trainable
@@ -48,7 +47,10 @@ def shared(trainer: Trainer) -> Hashable:
         tuple((name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors),
         data.fingerprint,
         (*data.mean, *data.std),
-        tuple(_digest(split) for split in (train, data.train_eval, data.val)),
+        tuple(
+            hashlib.blake2b(split.ids.tobytes(), digest_size=8).hexdigest()
+            for split in (train, data.train_eval, data.val)
+        ),
         train.augment is None,
         trainer.batch_size,
         tuple(getattr(settings, name) for name in same),
@@ -168,21 +170,17 @@ def _trial(trainer: Trainer, epoch: int) -> str | None:
     losses = vmap(loss, in_dims=(0, None))
     _, logits = gradients(both, losses, images, labels, list(trained.values()))
     for k, model in enumerate(alone):
-        tensors = dict(model.named_parameters())
-        tensors = {name: tensors[name] for name in trained}
+        tensors = {name: w for name, w in model.named_parameters() if name in trained}
         _, own = gradients(model, loss, images, labels, list(tensors.values()))
-        pairs = [
-            ("logits", logits[k], own),
-            ("gradients", _flat(_gradients(trained), k), _flat(_gradients(tensors))),
-            (
-                "buffers",
-                _flat(dict(stacked[k].named_buffers())),
-                _flat(dict(model.named_buffers())),
-            ),
-        ]
-        for what, found, expected in pairs:
-            far = (found - expected).norm() <= TRIAL_TOLERANCE * expected.norm()
-            if not far:
+        buffers = (dict(network.named_buffers()) for network in (stacked[k], model))
+        pairs = {
+            "logits": (logits[k], own),
+            "gradients": (_flat(_gradients(trained), k), _flat(_gradients(tensors))),
+            "buffers": map(_flat, buffers),
+        }
+        for what, (found, expected) in pairs.items():
+            near = (found - expected).norm() <= TRIAL_TOLERANCE * expected.norm()
+            if not near:  # NaN is not
                 return f"the network's {what} are others when it is stacked"
     return None
 
@@ -195,7 +193,3 @@ def _flat(tensors: Mapping[str, Tensor], k: int | None = None) -> Tensor:
     """Tensors, or their k-th members, as one vector in order of names."""
     chosen = [tensors[name] if k is None else tensors[name][k] for name in sorted(tensors)]
     return torch.cat([torch.zeros(1), *(t.detach().reshape(-1).double().cpu() for t in chosen)])
-
-
-def _digest(split: Split) -> str:
-    return hashlib.blake2b(split.ids.tobytes(), digest_size=8).hexdigest()
