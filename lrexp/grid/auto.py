@@ -133,13 +133,11 @@ def _like(kind: Kind, points: list[Point]) -> Kind:
 def _look(points: list[Point], session: Session, known: dict[str, Kind]) -> Kind:
     """Time ways of training points that may train together.
 
-    Args:
-        points: of one kind.
-        session: that runs them.
-        known: kinds by what points have in common beyond their kind; those that it cannot pay to
-            look at are taken to be like one.
+    Those that it cannot pay to look at are taken to be like a known kind of the same job: what
+    decides how long a step takes and how many there are, but for what is frozen.
     """
-    job = _job(points[0])
+    sections = ("model.", "data.", "trainer.", "optimizer.name")
+    job = json.dumps([kv for kv in points[0].settings.items() if kv[0].startswith(sections)])
     if job in known:
         like = _like(known[job], points)
         if not _worth_a_look(like):
@@ -159,7 +157,7 @@ def _look(points: list[Point], session: Session, known: dict[str, Kind]) -> Kind
 
 
 def _timed(kind: Kind, session: Session) -> Kind:
-    from lrexp.grid.stack.timing import clones, steps_per_s
+    from lrexp.grid.stack.probe import clones, steps_per_s
 
     assert kind.trainer is not None
     trainer, seed = kind.trainer, int(kind.points[0].settings["seed"])
@@ -176,7 +174,7 @@ def _timed(kind: Kind, session: Session) -> Kind:
 
 def _stacked(kind: Kind, at_least_s: float) -> Kind:
     """The kind with packs of a size that fits, timed if they can be."""
-    from lrexp.grid.stack.timing import clones, steps_per_s
+    from lrexp.grid.stack.probe import clones, steps_per_s
 
     trainer = kind.trainer
     assert trainer is not None
@@ -201,9 +199,3 @@ def _worth_a_look(serially: Kind) -> bool:
         return False
     looking_s = (LOOK_STEPS + STACKED_STEPS * count) / serially.serial + CLONE_S * count
     return looking_s <= WORTH * serially.seconds
-
-
-def _job(point: Point) -> str:
-    """What decides how long a step takes and how many there are, but for what is frozen."""
-    sections = ("model.", "data.", "trainer.", "optimizer.name")
-    return json.dumps([kv for kv in point.settings.items() if kv[0].startswith(sections)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn
 
 from lrexp.grid.isolation import undisturbed
-from lrexp.grid.jobs import Session
+from lrexp.grid.jobs import Session, pack
 from lrexp.grid.points.point import Point
 from lrexp.grid.settings import MOST_MEMBERS
-from lrexp.grid.stack.packing import pack
 
 if TYPE_CHECKING:
     from lrexp.train.loop import Trainer
@@ -30,9 +29,6 @@ log = logging.getLogger(__name__)
 MEMORY = 0.6  # of what is free, for the members of a pack
 CLEARLY = 0.9  # of the time of another way: what is chosen instead takes no more
 Ended = Generator[tuple[Point, JobReturn], None, None]
-
-
-Executor = Callable[[Sequence[Point], Session], Ended]
 
 
 def serial(points: Sequence[Point], session: Session) -> Ended:
@@ -50,8 +46,7 @@ def stacked(points: Sequence[Point], session: Session) -> Ended:
         kind = Kind(points_alike)
         if len(points_alike) > 1:
             with aside(session.view, points_alike[0].num):
-                kind = look(points_alike, session)
-                kind = try_stacking(kind, session) if kind.trainer else kind
+                kind = try_stacking(look(points_alike, session), session)
         if kind.reason:
             session.say(f"note   {kind.reason}")
             for point in points_alike:
@@ -94,8 +89,6 @@ class Kind:
     def named(self) -> str:
         """`points 0-15`, or `points 0, 2, 4 and 9 more`."""
         nums = sorted(point.num for point in self.points)
-        if len(nums) == 1:
-            return f"point {nums[0]}"
         if nums == list(range(nums[0], nums[-1] + 1)):
             return f"points {nums[0]}-{nums[-1]}"
         first = ", ".join(map(str, nums[:3]))
@@ -154,7 +147,8 @@ def try_stacking(kind: Kind, session: Session) -> Kind:
     from lrexp.data.feeding import free_bytes
     from lrexp.grid.stack.probe import member_bytes, probe
 
-    assert kind.trainer is not None
+    if kind.trainer is None:
+        return kind
     if reason := probe(kind.trainer):
         return replace(kind, reason=f"{kind.named} train one by one: {reason}")
     bytes_each = member_bytes(kind.trainer)

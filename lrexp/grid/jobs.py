@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, run_job
@@ -18,10 +20,11 @@ from omegaconf import DictConfig
 from lrexp.config.errors import out_of_memory
 from lrexp.grid.points.point import Point
 from lrexp.grid.settings import LauncherSettings
-from lrexp.grid.stack.packing import halves
 from lrexp.train.signals import signals_stop
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,9 @@ class Session:
 
         with signals_stop() as asked:
             enter(points)
-        for member in members:
-            member.close_log()
+        for handler in (handler for member in members for handler in member.handlers):
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
         return ended
 
     def _run(self, point: Point, task: Callable[[DictConfig], Any]) -> JobReturn:
@@ -127,7 +131,7 @@ class Session:
 
     def _train(self, members: Sequence[_Member]) -> None:
         """Train members to their end, those together that can be; notes what made one fail."""
-        from lrexp.grid.stack.probe import shared
+        from lrexp.grid.stack.trainer import shared
 
         alike: dict[Any, list[_Member]] = {}
         for member in members:
@@ -151,9 +155,8 @@ class Session:
                 log.info("trains together with %d other runs", len(group) - 1)
         failures: list[Exception | None] = [None] * len(group)
         try:
-            trainers = [member.run.trainer for member in group]
-            checkpoints = [member.run.checkpoints for member in group]
-            StackedTrainer(trainers).run(group, checkpoints, failures)
+            stack = StackedTrainer([member.run.trainer for member in group])
+            stack.run(group, [member.run.checkpoints for member in group], failures)
         except Exception as error:
             reason = "there was not enough memory" if out_of_memory(error) else f"{error}"
             parts = halves(group) if out_of_memory(error) else [[member] for member in group]
@@ -175,7 +178,7 @@ class _Member:
     def __init__(self, run: Any):
         self.run = run
         self.failure: Exception | None = None
-        self._handlers = logging.root.handlers[:]
+        self.handlers = logging.root.handlers[:]
         self._hydra = HydraConfig.instance().cfg
 
     def row(self, row: dict[str, float]) -> None:
@@ -196,14 +199,8 @@ class _Member:
 
     def switch_log(self) -> None:
         """Log to its file from now on. Configuring the next job's log closed it: it opens again."""
-        logging.root.handlers[:] = self._handlers
+        logging.root.handlers[:] = self.handlers
         HydraConfig.instance().cfg = self._hydra
-
-    def close_log(self) -> None:
-        """Close its file."""
-        for handler in self._handlers:
-            if isinstance(handler, logging.FileHandler):
-                handler.close()
 
 
 def failed_as(point: Point, error: BaseException) -> JobReturn:
@@ -211,3 +208,34 @@ def failed_as(point: Point, error: BaseException) -> JobReturn:
     returned = JobReturn(overrides=point.overrides, status=JobStatus.FAILED)
     returned.return_value = error
     return returned
+
+
+def pack(feeds: Sequence[Hashable], largest: int) -> list[list[int]]:
+    """Packs of at most `largest` runs that may all train together, as indices: each run in one.
+
+    As few packs as there can be, of equal sizes but for one run; when there are several, runs of
+    one feed, which see the same batches, stay together where they can: that is cheaper. Packs are
+    in order of their first run, and so are the runs in each.
+    """
+    first_seen = {feed: i for i, feed in reversed(list(enumerate(feeds)))}
+    order = sorted(range(len(feeds)), key=lambda i: (first_seen[feeds[i]], i))
+    return sorted(sorted(part) for part in _parts(order, math.ceil(len(order) / largest)))
+
+
+def halves(members: Sequence[T]) -> tuple[list[T], list[T]]:
+    """Two packs out of one that did not fit, of equal sizes but for one member.
+
+    Raises:
+        ValueError: for fewer than two members, which cannot be divided.
+    """
+    if len(members) < 2:
+        raise ValueError(f"a pack of {len(members)} cannot be halved")
+    first, second = _parts(members, 2)
+    return first, second
+
+
+def _parts(members: Sequence[T], count: int) -> list[list[T]]:
+    """So many stretches of a list, the first ones longer by one where it does not divide evenly."""
+    size, rest = divmod(len(members), count)
+    ends = [i * size + min(i, rest) for i in range(count + 1)]
+    return [list(members[a:b]) for a, b in itertools.pairwise(ends)]

@@ -9,18 +9,19 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 
+from lrexp.config.errors import ConfigError
 from lrexp.grid.auto import auto
-from lrexp.grid.executors import Executor, serial, stacked
+from lrexp.grid.executors import serial, stacked
 from lrexp.grid.isolation import keep_freed_memory, small_collections
 from lrexp.grid.jobs import Session
 from lrexp.grid.leaderboard import Leaderboard
-from lrexp.grid.points.equal import UnbuildableError, find_equal
+from lrexp.grid.points.equal import find_equal
 from lrexp.grid.points.point import Point, make_point, read_summary, title
 from lrexp.grid.pool.pool import pool
 from lrexp.grid.settings import read_settings
 from lrexp.runs.sweep import MISSING, swept_keys
 
-EXECUTORS: dict[str, Executor] = {f.__name__: f for f in (auto, serial, stacked, pool)}
+EXECUTORS = {f.__name__: f for f in (auto, serial, stacked, pool)}
 
 
 def run_points(
@@ -85,13 +86,7 @@ def _taken(point: Point, returned: JobReturn | None, board: Leaderboard) -> dict
 def launch(
     launcher: Any, job_overrides: Sequence[Sequence[str]], first_num: int
 ) -> list[JobReturn]:
-    """Run a batch of points that a sweeper chose.
-
-    Args:
-        launcher: the plugin; it keeps the leaderboard between batches.
-        job_overrides: of every point.
-        first_num: number of the first one.
-    """
+    """Run a batch of points that a sweeper chose; the plugin keeps the board between batches."""
     setup_globals()
     hydra = launcher.config.hydra
     configure_log(hydra.hydra_logging, hydra.verbose)
@@ -110,7 +105,7 @@ def launch(
     ]
     launcher.board.points += points
     if all(point.settings.get("task.name") == "train" for point in points):
-        with suppress(UnbuildableError):  # its run will say so
+        with suppress(ConfigError):  # its run will say so
             find_equal(points)  # which of them may train together
     session = Session(context, launcher.task_function, settings, folder)
     returned = run_points(points, session, launcher.board)

@@ -46,14 +46,25 @@ def leaderboard(
     A row has the mean and the sample standard deviation over its finished seeds of the monitor's
     best value, and of test and gap at that epoch; the standard deviation is NaN for one seed.
     Points that train like an earlier one count there alone, and are named. A row of points that a
-    changed grid no longer asks for is `former`.
-
-    Args:
-        points: of the sweep, partly run or not at all.
-        summaries: by number of the point; those that are missing have not run.
+    changed grid no longer asks for is `former`. Summaries are by number of the point.
     """
     monitor, _ = common_monitor([point.settings for point in points])
-    known = tuple(_known(point, summaries.get(point.num, {})) for point in points)
+    known = tuple(
+        SweepPoint(
+            num=point.num,
+            folder=point.folder,
+            overrides=tuple(point.overrides),
+            settings=point.settings,
+            case=point.case,
+            same_as=point.same_as,
+            former=point.former,
+            status=summary.get("status") or MISSING,
+            best=summary.get("best") or {},
+            test=summary.get("test") or {},
+        )
+        for point in points
+        for summary in [summaries.get(point.num, {})]  # it may not have run
+    )
     swept = swept_keys(known)
     nums = {point.num for point in known}
     twins = [point for point in known if point.same_as is not None]
@@ -89,22 +100,6 @@ def leaderboard(
             if twin.same_as in nums
         ],
     }
-
-
-def _known(point: Point, summary: Mapping[str, Any]) -> SweepPoint:
-    """A point with what has become of it."""
-    return SweepPoint(
-        num=point.num,
-        folder=point.folder,
-        overrides=tuple(point.overrides),
-        settings=point.settings,
-        case=point.case,
-        same_as=point.same_as,
-        former=point.former,
-        status=summary.get("status") or MISSING,
-        best=summary.get("best") or {},
-        test=summary.get("test") or {},
-    )
 
 
 def leaderboard_csv(board: Mapping[str, Any]) -> str:

@@ -49,10 +49,7 @@ class GridView:
 
     On a terminal finished points scroll by above the running ones and a bar; where the output is
     piped there is one line per point, as it ends. A point's own lines go to its lrexp.log.
-
-    Args:
-        titles: of the points to run, by number.
-        console: where to print; standard output by default.
+    Titles are by number, of all points to run.
     """
 
     def __init__(self, titles: Mapping[int, str], console: Console | None = None):

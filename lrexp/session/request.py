@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from hydra.types import RunMode
@@ -28,7 +27,6 @@ class Request:
     overrides: list[str]  # without cases
     cases: Cases | None
     started: Started | None = None  # the sweep that is to go on
-    folder: Path | None = None  # and where it is
 
     @property
     def ours(self) -> bool:
@@ -68,10 +66,6 @@ def read_request(loader: CheckedLoader, overrides: Sequence[str]) -> Request:
 
     A sweep that is resumed without naming its grid again is the one that was started.
 
-    Args:
-        loader: composes; in its folders of YAML files cases are looked for.
-        overrides: of the command line.
-
     Raises:
         UserError: for what cannot be composed, and launcher settings that cannot be used.
     """
@@ -83,16 +77,16 @@ def read_request(loader: CheckedLoader, overrides: Sequence[str]) -> Request:
     rest, name = take_cases(overrides)
     request = Request(compose(rest), rest, None)
     if request.ours and (resumed := request.settings.resume):
-        request.folder = sweep_folder(resumed)
-        request.started = read_points(request.folder)
-    if request.started and request.folder and not request.axes and not name:
-        command, name = take_cases(request.started.command)
+        request.started = read_points(sweep_folder(resumed))
+    started = request.started
+    if started and not request.axes and not name:
+        command, name = take_cases(started.command)
         typed = {override.partition("=")[0] for override in rest}
         kept = [override for override in command if override.partition("=")[0] not in typed]
         request.overrides = [*rest, *kept]
         request.config = compose(request.overrides)
         if name:  # the file as it was then
-            copy = read_cases(str(request.folder / CASES), loader.folders)
+            copy = read_cases(str(started.folder / CASES), loader.folders)
             request.cases = replace(copy, name=name)
     elif name:
         request.cases = read_cases(name, loader.folders)

@@ -30,7 +30,7 @@ from lrexp.grid.jobs import Session
 from lrexp.grid.launcher import run_points
 from lrexp.grid.leaderboard import Leaderboard, leaderboard_lines
 from lrexp.grid.points.cases import cross, in_case, overruled
-from lrexp.grid.points.equal import UnbuildableError, find_equal, refuse_moot_rates
+from lrexp.grid.points.equal import find_equal, refuse_moot_rates
 from lrexp.grid.points.point import (
     POINTS,
     Point,
@@ -48,35 +48,30 @@ from lrexp.train.signals import signals_stop
 
 log = logging.getLogger(__name__)
 
+SWEEP_DIR = "hydra.sweep.dir"
 Say = Callable[[str], object]  # takes a line for whoever waits for the sweep
 
 
 def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Leaderboard:
-    """Compose and check every point, then run them in the sweep's folder.
+    """Compose and check every point, then run them in the sweep's folder; what came of each.
 
-    Args:
-        loader: composes.
-        overrides: of the command line.
-        say: is told what people should know before, and what came of it in the end.
-
-    Returns:
-        What came of every point.
+    `say` is told what people should know before, and what came of it in the end.
 
     Raises:
         UserError: for a mistake that is found before the sweep has a folder.
         RunFailedError: when the sweep as a whole failed; a point that did stops nothing.
     """
     request = read_request(loader, overrides)
-    config = request.config
+    config, started = request.config, request.started
     config.run_id = config.run_id or new_run_id()
-    folder = request.folder or loader.folder(config, "hydra.sweep.dir", request.overrides)
+    resumed, points = started is not None, []
+    folder = started.folder if started else loader.folder(config, SWEEP_DIR, request.overrides)
     config.hydra.sweep.dir = str(folder)
     callbacks = Callbacks(config)
     context, task = HydraContext(config_loader=loader, callbacks=callbacks), Points()
     sweeper = Plugins.instance().instantiate_sweeper(
         config=config, hydra_context=context, task_function=task
     )
-    resumed, points = request.started is not None, []
     if isinstance(sweeper, BasicSweeper):
         points = compose_points(loader, request)
         asked = [config.trainer.resume, *(p.settings.get("trainer.resume") for p in points)]
@@ -139,12 +134,11 @@ def find_equal_points(loader: CheckedLoader, request: Request, points: Sequence[
     if not request.ours or not _all_train(points):
         return
     check_gpus(request.settings, points)
-    try:
-        equal = find_equal(points)
-    except UnbuildableError as problem:
-        point = problem.point
-        error = loader.placed(problem.error, point.overrides)
-        raise in_case(error, point.case, request.cases) from problem
+
+    def placed(point: Point, error: ConfigError) -> ConfigError:
+        return in_case(loader.placed(error, point.overrides), point.case, request.cases)
+
+    equal = find_equal(points, placed)
     for point in points:
         point.same_as = equal.get(point.num)
 

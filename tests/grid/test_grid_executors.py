@@ -363,7 +363,7 @@ def test_stacking_is_taken_only_where_it_is_clearly_faster(
 def test_a_disturbed_timing_does_not_speak_against_serial(
     monkeypatch: pytest.MonkeyPatch, count: int, stacked: float | None
 ) -> None:
-    from lrexp.grid.stack import timing
+    from lrexp.grid.stack import probe as timing
 
     rates = iter([50.0, 100.0])
     monkeypatch.setattr(timing, "clones", lambda trainer, seeds: [trainer] * len(seeds))
@@ -397,7 +397,7 @@ def test_a_pool_begins_with_what_takes_longest(run: Run, monkeypatch: pytest.Mon
     monkeypatch.setattr(choice, "measure_pool", lambda *arguments: 1e9)
     monkeypatch.setattr(choice, "POOL_START_S", -1000)
     # No clock decides how long a point takes.
-    monkeypatch.setattr("lrexp.grid.stack.timing.steps_per_s", lambda *arguments: 100.0)
+    monkeypatch.setattr("lrexp.grid.stack.probe.steps_per_s", lambda *arguments: 100.0)
     for executor in ("pool", "auto"):
         run(executor, "trainer.epochs=1,3,2", "seed=0,1")
         assert begun == [2, 3, 4, 5, 0, 1], executor

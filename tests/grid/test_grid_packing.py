@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrexp.grid.stack.packing import halves, pack
+from lrexp.grid.jobs import halves, pack
 
 FEEDS, LARGEST = st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(1, 12)
 

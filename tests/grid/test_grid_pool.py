@@ -201,8 +201,8 @@ def test_only_workers_that_train_at_a_time_measure_a_pool(
 
 
 def test_a_worker_that_is_ready_too_late_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrexp.grid.stack.timing.clones", lambda trainer, seeds: [trainer])
-    monkeypatch.setattr("lrexp.grid.stack.timing.steps_per_s", lambda trainers, budget_s: 50.0)
+    monkeypatch.setattr("lrexp.grid.stack.probe.clones", lambda trainer, seeds: [trainer])
+    monkeypatch.setattr("lrexp.grid.stack.probe.steps_per_s", lambda trainers, budget_s: 50.0)
     task: Any = SimpleNamespace(view=None, trainer=lambda config: None)
     here = PointsHere(task)
     point = Point(0, [], {"seed": 0}, "0", pickle.dumps(None))

@@ -24,8 +24,8 @@ from lrexp.build.rates import build_rates
 from lrexp.build.schedule import count_steps
 from lrexp.data.draws import draw
 from lrexp.folder.checkpoint import load_checkpoint
-from lrexp.grid.stack.probe import member_bytes, probe, shared
-from lrexp.grid.stack.trainer import StackedTrainer
+from lrexp.grid.stack.probe import member_bytes, probe
+from lrexp.grid.stack.trainer import StackedTrainer, shared
 from lrexp.judge.epoch import Row
 from lrexp.models.layers import layer_map
 from lrexp.train.loop import Trainer

@@ -11,8 +11,8 @@ from trainers import Silent
 
 from lrexp.config.schema import Trainer as Settings
 from lrexp.config.schema.meaning import number
-from lrexp.grid.stack.probe import probe, refused_setting, shared
-from lrexp.grid.stack.trainer import StackedTrainer
+from lrexp.grid.stack.probe import probe, refused_setting
+from lrexp.grid.stack.trainer import StackedTrainer, shared
 from lrexp.train.loop import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

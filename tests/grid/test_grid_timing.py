@@ -9,7 +9,7 @@ import pytest
 import torch
 from trainers import trainer_of
 
-from lrexp.grid.stack.timing import clones, steps_per_s
+from lrexp.grid.stack.probe import clones, steps_per_s
 from lrexp.train.loop import Trainer
 
 

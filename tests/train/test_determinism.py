@@ -28,7 +28,7 @@ from lrexp.data.dataset import Dataset
 from lrexp.data.feeding import Streamed
 from lrexp.data.transforms import Augment
 from lrexp.grid.isolation import undisturbed
-from lrexp.grid.stack.probe import shared
+from lrexp.grid.stack.trainer import shared
 from lrexp.train.loop import Trainer
 
 SHORT = ("trainer.epochs=2", "trainer.limit_train_batches=4", "data.limit=100", "logger=none")

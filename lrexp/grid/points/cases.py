@@ -60,11 +60,7 @@ def refuse_cases(overrides: Sequence[str]) -> None:
 
 
 def read_cases(name: str, folders: Sequence[Path]) -> Cases:
-    """The cases of a file.
-
-    Args:
-        name: of a file in the folder `cases` of one of the folders, or a path ending in .yaml.
-        folders: of YAML files, first come first served.
+    """The cases of a file: a path ending in .yaml, or its name in `cases/` of one of the folders.
 
     Raises:
         ConfigError: when there is no such file or it is not a table of cases.

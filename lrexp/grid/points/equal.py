@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,15 +23,10 @@ RATES = ("lr_policy", "scheduler")
 MAX_STEPS = 100_000  # a longer schedule is compared by its settings: its table takes too long
 
 
-class UnbuildableError(Exception):
-    """A point that cannot be built, whatever the data."""
-
-    def __init__(self, point: Point, error: ConfigError):
-        super().__init__(str(error))
-        self.point, self.error = point, error
-
-
-def find_equal(points: Sequence[Point]) -> dict[int, int]:
+def find_equal(
+    points: Sequence[Point],
+    placed: Callable[[Point, ConfigError], ConfigError] = lambda point, error: error,
+) -> dict[int, int]:
     """Number of a point → number of the first point that trains alike.
 
     Points train alike when all that training depends on is equal: every setting but name and
@@ -44,16 +38,23 @@ def find_equal(points: Sequence[Point]) -> dict[int, int]:
     and how long it takes beside others (`Point.work`).
 
     Raises:
-        UnbuildableError: for a point whose network, plan or schedule cannot be built.
+        ConfigError: for a point whose network, plan or schedule cannot be built; `placed` puts it.
     """
     first: dict[str, int] = {}
     equal: dict[int, int] = {}
     shared: dict[str, Any] = {}
-    with _quiet():
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # warnings belong to the run itself
+    try:
         for point in points:
-            training, point.alike, point.work = _compared(point, shared)
+            try:
+                training, point.alike, point.work = _compared(point, shared)
+            except ConfigError as error:
+                raise placed(point, error) from error
             if first.setdefault(training, point.num) != point.num:
                 equal[point.num] = first[training]
+    finally:
+        logging.disable(before)
     return equal
 
 
@@ -86,8 +87,8 @@ def _compared(point: Point, shared: dict[str, Any]) -> tuple[str, str, float]:
     del settings["run_id"], settings["name"]
     try:
         rates = _rates(config, shared)
-    except ConfigError as error:
-        raise UnbuildableError(point, error) from error
+    except ConfigError:
+        raise
     except Exception:  # it will say so when it runs
         rates = None
     together = {
@@ -149,14 +150,3 @@ def _rates(config: Config, shared: dict[str, Any]) -> Any:
         rows.append(plain)
     follows = chosen_option("scheduler", config.scheduler).follows
     return rows, shared[repr(timing)], repr(config.scheduler if follows else None)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep warnings for the run itself, where they belong."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import Container, DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.folder.layout import POINTS
@@ -66,16 +66,15 @@ def make_point(num: int, overrides: Sequence[str], composed: DictConfig, case: s
     """
     with flag_override(composed, ["struct", "readonly"], False):
         composed.hydra.job.num = composed.hydra.job.id = num
-    ours = "run_id" in composed
-    keys = [key for key in composed if key not in ("hydra", "run_id")] if ours else []
-    settings = flat({str(key): _plain(composed[key]) for key in keys})
+    settings: dict[str, Any] = {}
+    for key in composed if "run_id" in composed else ():
+        if key not in ("hydra", "run_id"):
+            value = composed[key]
+            is_section = OmegaConf.is_config(value)
+            plain = OmegaConf.to_container(value, resolve=True) if is_section else value
+            settings |= flat({str(key): plain})
     folder = str(composed.hydra.sweep.subdir)
     return Point(num, list(overrides), settings, folder, pickle.dumps(composed), case)
-
-
-def _plain(value: Any) -> Any:
-    """A setting or a section, resolved."""
-    return OmegaConf.to_container(value, resolve=True) if isinstance(value, Container) else value
 
 
 def refuse_shared_folders(points: Sequence[Point]) -> None:
@@ -96,12 +95,7 @@ def title(point: Point, keys: Sequence[str]) -> str:
 
 
 def points_text(points: Sequence[Point], command: Sequence[str]) -> str:
-    """points.json: how the sweep was asked for, and every point against the first one.
-
-    Args:
-        points: in any order.
-        command: overrides as they were typed.
-    """
+    """points.json: how the sweep was asked for, and every point against the first one."""
     points = sorted(points, key=lambda point: point.num)
     base = points[0].settings
     rows = [
@@ -127,6 +121,7 @@ def points_text(points: Sequence[Point], command: Sequence[str]) -> str:
 class Started:
     """What points.json of a sweep says."""
 
+    folder: Path
     command: list[str]
     points: list[Point]  # without their composed configs
 
@@ -157,7 +152,7 @@ def read_points(folder: Path) -> Started:
     for override in command:
         if re.match(r"[+~]*hydra[./@=]", override) and not OF_LAUNCHER.fullmatch(override):
             raise UserError(f"{file}: {override} is no setting of an experiment")
-    return Started(list(command), points)
+    return Started(folder, list(command), points)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -41,11 +41,6 @@ def numbered_as(started: Started, points: Sequence[Point], allow_changed: bool) 
     New points come after all others. Those of the start that are no longer asked for become former
     ones, which are not missed when the sweep is resumed again.
 
-    Args:
-        started: what the sweep's folder says.
-        points: of the grid as it is asked for now.
-        allow_changed: go on although some are new or gone.
-
     Raises:
         UserError: when the grid has changed and may not; it names what has.
     """

@@ -152,11 +152,7 @@ def start_points(task: Any, place: Place, say: Say) -> Work:
 
 
 class PointsHere:
-    """Runs and times points in this worker.
-
-    Args:
-        task: of the session's points, see `lrexp.grid.jobs.Session`.
-    """
+    """Runs and times points in this worker, by the task of the session's points."""
 
     def __init__(self, task: Any):
         self._task = task
@@ -185,16 +181,10 @@ class PointsHere:
     def steps_per_s(self, points: Sequence[Point], at: float, budget_s: float) -> float:
         """Member-steps per second of points that train together, or one by itself.
 
-        Args:
-            points: to time; they are not run.
-            at: the time.monotonic() to begin at.
-            budget_s: what the timed steps take.
-
-        Returns:
-            The rate; 0 when this worker got ready too late.
+        They are timed from the time.monotonic() `at` on; 0 when this worker gets ready too late.
         """
         from lrexp.grid.executors import aside
-        from lrexp.grid.stack.timing import clones, steps_per_s
+        from lrexp.grid.stack.probe import clones, steps_per_s
 
         with aside(self._task.view, points[0].num):
             seeds = [int(point.settings["seed"]) for point in points]

@@ -16,19 +16,18 @@ from lrexp.config.names import new_run_id
 from lrexp.config.schema import meaning_of
 from lrexp.folder.layout import SUMMARY
 from lrexp.grid.executors import Ended, aside
-from lrexp.grid.jobs import Session, failed_as
+from lrexp.grid.jobs import Session, failed_as, halves
 from lrexp.grid.points.point import Point, read_summary
 from lrexp.grid.points.resume import set_aside
 from lrexp.grid.pool.in_worker import Place, start_points
 from lrexp.grid.pool.workers import Workers
 from lrexp.grid.settings import LauncherSettings
-from lrexp.grid.stack.packing import halves
 
 # What workers import before they start. None of it starts a thread (pyarrow does) or uses a GPU.
 PRELOAD = (
     "lrexp.grid.executors",
     "lrexp.grid.live",
-    "lrexp.grid.stack.timing",
+    "lrexp.grid.stack.probe",
     "lrexp.tasks.choice",
     "lrexp.build.experiment",
     "lrexp.record.jsonl",

@@ -192,7 +192,5 @@ def _exit_in_words(code: int) -> str:
         return "stopped from outside"
     if code >= 0:
         return f"ended with exit code {code}"
-    try:
-        return f"killed by signal {-code} ({signal.Signals(-code).name})"
-    except ValueError:
-        return f"killed by signal {-code}"
+    names = {known.value: f" ({known.name})" for known in signal.Signals}
+    return f"killed by signal {-code}{names.get(-code, '')}"

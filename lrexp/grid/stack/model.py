@@ -64,12 +64,6 @@ def _stack(tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return stacked
 
 
-def detach_from_stack(model: nn.Module) -> None:
-    """Give a network that was stacked its own memory again."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.clone()
-
-
 def stacked_batches(
     splits: Sequence[Split], orders: Sequence[np.ndarray], batch_size: int, epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,12 +1,12 @@
-"""Which runs may train in one stack, whether they can, and what memory each takes."""
+"""What is tried before runs train: can they be stacked, in what memory, and how fast are they."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
-from collections.abc import Hashable, Mapping
-from dataclasses import fields
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -15,52 +15,16 @@ from torch.func import vmap
 
 from lrexp.config.schema import Trainer as Settings
 from lrexp.grid.stack.model import StackedModel
-from lrexp.grid.stack.optimizers import RULES, flavour, refused
+from lrexp.grid.stack.optimizers import RULES, refused
+from lrexp.grid.stack.trainer import StackedTrainer
 from lrexp.optim.groups import set_trainable
 from lrexp.optim.optimizers import averages_weights
 from lrexp.train.loop import Trainer
 from lrexp.train.step import gradients
 
+WARM_STEPS = 2
+TIMED_STEPS = 4  # at least
 TRIAL_TOLERANCE = 1e-4  # of a norm, between a step alone and stacked, the network in float64
-
-
-def shared(trainer: Trainer) -> Hashable:
-    """What members of one stack must have in common: those with equal keys may train together.
-
-    Architecture, data and splits, number and size of steps, kind of optimizer, what is frozen when,
-    the loss, the device, how far the run is, and the trainer's settings that say so on their
-    fields. Rates, policies, schedules, momentum, weight decay and seeds may differ.
-    """
-    experiment, settings, data = trainer.experiment, trainer.settings, trainer.experiment.dataset
-    model, train = experiment.model, data.train
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    frozen = [
-        (r.name, r.trainable_from, r.trainable_until, r.bn_stats, r.frozen_dropout)
-        for r in experiment.plan.rows
-    ]
-    generator = torch.Generator().manual_seed(0)
-    labels = train.labels[:1024]
-    logits = torch.randn(len(labels), len(data.class_names), generator=generator)
-    same = [f.name for f in fields(settings) if f.metadata.get("stack") == "shared"]
-    return (
-        repr(model),
-        tuple((name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors),
-        data.fingerprint,
-        (*data.mean, *data.std),
-        tuple(
-            hashlib.blake2b(split.ids.tobytes(), digest_size=8).hexdigest()
-            for split in (train, data.train_eval, data.val)
-        ),
-        train.augment is None,
-        trainer.batch_size,
-        tuple(getattr(settings, name) for name in same),
-        (len(experiment.schedule), experiment.steps_per_epoch),
-        (type(experiment.optimizer).__name__, flavour(experiment.optimizer)),
-        tuple(sorted(frozen)),
-        float(experiment.loss(logits.to(experiment.device), labels)),
-        str(experiment.device),
-        (trainer.epoch, trainer.step),
-    )
 
 
 def probe(trainer: Trainer) -> str | None:
@@ -141,6 +105,43 @@ def member_bytes(trainer: Trainer) -> int:
     weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     copies = 3 + len(RULES[type(experiment.optimizer)].state)
     return images.nbytes + 2 * sum(kept.values()) + copies * weights
+
+
+def clones(trainer: Trainer, seeds: Sequence[int]) -> list[Trainer]:
+    """Trainers like one that has not trained, one for every seed; all begin with its weights."""
+    made = []
+    for seed in seeds:
+        model, optimizer = copy.deepcopy((trainer.experiment.model, trainer.experiment.optimizer))
+        own = replace(trainer.experiment, model=model, optimizer=optimizer)
+        made.append(Trainer(own, copy.copy(trainer.settings), trainer.batch_size, seed))
+    return made
+
+
+def steps_per_s(trainers: Sequence[Trainer], at_least_s: float) -> float:
+    """Member-steps per second of one run by itself, or of several that train together.
+
+    The better of two timings: what disturbs one makes it slower.
+
+    Args:
+        trainers: used up by it.
+        at_least_s: what the timed steps of each timing take.
+    """
+
+    def timed(steps: int) -> float:
+        """Seconds per step."""
+        for trainer in trainers:
+            trainer.epoch = trainer.step = 0
+            trainer.settings.limit_train_batches = steps
+        started = time.perf_counter()
+        together.train_epoch()
+        return (time.perf_counter() - started) / trainers[0].step
+
+    together = StackedTrainer(trainers) if len(trainers) > 1 else trainers[0]
+    step_s, best = timed(WARM_STEPS), math.inf
+    for _ in range(2):
+        step_s = timed(max(TIMED_STEPS, round(at_least_s / min(step_s, best))))
+        best = min(best, step_s)
+    return len(trainers) / best
 
 
 def _trial(trainer: Trainer, epoch: int) -> str | None:

@@ -7,11 +7,12 @@ stops early, changes nothing for the others.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -22,9 +23,8 @@ from torch.func import vmap
 
 from lrexp.config.errors import out_of_memory
 from lrexp.data.dataset import Split
-from lrexp.grid.stack.model import StackedModel, detach_from_stack, stacked_batches
-from lrexp.grid.stack.optimizers import StackedOptimizer
-from lrexp.grid.stack.probe import shared
+from lrexp.grid.stack.model import StackedModel, stacked_batches
+from lrexp.grid.stack.optimizers import StackedOptimizer, flavour
 from lrexp.judge.epoch import Row
 from lrexp.train.loop import TakesRows, Trainer
 from lrexp.train.measure import Block, RunningTrain, correct_images, seen_row
@@ -35,8 +35,47 @@ log = logging.getLogger(__name__)
 CHECK_TOLERANCE = 1e-2  # of the norm of a few logits in float32, which differ by rounding alone
 
 
+def shared(trainer: Trainer) -> Hashable:
+    """What members of one stack must have in common: those with equal keys may train together.
+
+    Architecture, data and splits, number and size of steps, kind of optimizer, what is frozen when,
+    the loss, the device, how far the run is, and the trainer's settings that say so on their
+    fields. Rates, policies, schedules, momentum, weight decay and seeds may differ.
+    """
+    experiment, settings, data = trainer.experiment, trainer.settings, trainer.experiment.dataset
+    model, train = experiment.model, data.train
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    frozen = [
+        (r.name, r.trainable_from, r.trainable_until, r.bn_stats, r.frozen_dropout)
+        for r in experiment.plan.rows
+    ]
+    generator = torch.Generator().manual_seed(0)
+    labels = train.labels[:1024]
+    logits = torch.randn(len(labels), len(data.class_names), generator=generator)
+    same = [f.name for f in fields(settings) if f.metadata.get("stack") == "shared"]
+    return (
+        repr(model),
+        tuple((name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors),
+        data.fingerprint,
+        (*data.mean, *data.std),
+        tuple(
+            hashlib.blake2b(split.ids.tobytes(), digest_size=8).hexdigest()
+            for split in (train, data.train_eval, data.val)
+        ),
+        train.augment is None,
+        trainer.batch_size,
+        tuple(getattr(settings, name) for name in same),
+        (len(experiment.schedule), experiment.steps_per_epoch),
+        (type(experiment.optimizer).__name__, flavour(experiment.optimizer)),
+        tuple(sorted(frozen)),
+        float(experiment.loss(logits.to(experiment.device), labels)),
+        str(experiment.device),
+        (trainer.epoch, trainer.step),
+    )
+
+
 class StackedTrainer:
-    """Trains K members together, each as its own `Trainer.run` would.
+    """Trains K members together, each as its own `Trainer.run` would. Two or more are on the stack.
 
     Args:
         trainers: of the members, built and perhaps resumed at one and the same step; `probe` has
@@ -104,15 +143,6 @@ class StackedTrainer:
         finally:
             self._stack([])
 
-    @contextmanager
-    def stacked(self) -> Iterator[None]:
-        """Keep all members on the stack meanwhile, for whoever trains single epochs."""
-        self._stack(self._members)
-        try:
-            yield
-        finally:
-            self._stack([])
-
     def _check_members(self) -> None:
         """Stack them and see that every network still says what it said by itself."""
         split = self._members[0].experiment.dataset.train_eval
@@ -133,7 +163,8 @@ class StackedTrainer:
         for trainer in self._going:
             if trainer not in going:
                 experiment = trainer.experiment
-                detach_from_stack(experiment.model)
+                for tensor in (*experiment.model.parameters(), *experiment.model.buffers()):
+                    tensor.data = tensor.data.clone()
                 for values in experiment.optimizer.state.values():
                     values |= {key: v.clone() for key, v in values.items()}
         self._going = going
