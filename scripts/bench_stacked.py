@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--members", type=int, nargs="+", help="instead of each job's own numbers")
-    parser.add_argument("--keep-freed", action="store_true", help="see lrexp/grid/allocator.py")
+    parser.add_argument("--keep-freed", action="store_true", help="see lrexp/grid/isolation.py")
     parser.add_argument("--only", default="", help="jobs whose name begins so")
     args, overrides = parser.parse_known_args()
 

@@ -138,12 +138,12 @@ def run_packs(packs: Sequence[list[Point]], running: Workers, session: Session) 
         if again:
             why = f"worker {event.content}" if died else "there was not enough memory"
             session.say(f"retry  point{'s' * (len(nums) > 1)} {', '.join(map(str, nums))}: {why}")
-        for part in halves(again) if len(again) > 1 else [again] * len(again):
-            for point in part:  # it is another run
-                set_aside(session.folder, point)
-                with point.changed() as composed:
-                    composed.run_id = new_run_id()
-            running.put(("run", list(part)))
+            for part in halves(again) if len(again) > 1 else [again]:
+                for point in part:  # it is another run
+                    set_aside(session.folder, point)
+                    with point.changed() as composed:
+                        composed.run_id = new_run_id()
+                running.put(("run", list(part)))
         yield from ((p, end) for p, end in zip(points, ended, strict=True) if p.num not in nums)
 
 
