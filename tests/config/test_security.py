@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
+from processes import HUNG_S
 
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.redact import redacted, secret_in
@@ -245,7 +246,7 @@ def audited(folder: Path, lines: list[list[str]], *warm: str, **environment: str
         env={**os.environ, "PYTHONPATH": path, **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HUNG_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,6 @@ import importlib
 import logging
 import shutil
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -340,11 +339,9 @@ def test_a_hub_that_does_not_give_it_is_asked_once_and_leaves_nothing(
     endpoint = DEAD if kind == "dead" else address
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", endpoint.rstrip("/"))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", kind == "offline")
-    started = time.monotonic()
     why = "hub does not give it" if kind == "missing" else "hub did not answer"
     with pytest.raises(ConfigError, match=rf"data\.path=me/mine: .*{why}.*\n  local layouts: "):
         hf("me/mine")
-    assert time.monotonic() - started < 2.0
     assert stub.asked == (kind in ("hangs", "missing"))
     assert left(datasets.config.HF_DATASETS_CACHE) == []
     assert capfd.readouterr() == ("", "")

@@ -28,6 +28,7 @@ import yaml
 from conftest import ROOT
 from omegaconf import OmegaConf
 from plain_split import plain_split
+from processes import HUNG_S
 
 from lrexp.__main__ import main
 from lrexp.build.data import build_dataset
@@ -286,7 +287,7 @@ def test_a_reader_of_our_output_that_goes_away_never_stops_the_run(tmp_path: Pat
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.close()  # as `| head` does
-        process.wait(timeout=60)
+        process.wait(timeout=HUNG_S)
     assert strict((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from processes import HUNG_S
 
 from lrexp.data.dataset import Split
 from lrexp.data.feeding import InMemory
@@ -32,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
          "lr_policy.rewarmup=2.5", "scheduler=cosine", "scheduler.warmup=0.2", "trainer.epochs=4",
          "name=with_report"],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        timeout=120, check=False,
+        timeout=HUNG_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (summary,) = folder.glob("outputs/*/*/summary.json")
