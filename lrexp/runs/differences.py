@@ -29,28 +29,6 @@ from lrexp.runs.run import content, flat, json_object, read_rows, read_summary
 
 # in a run folder, and in the flat one of an artifact
 WEIGHTS = (f"{CHECKPOINTS}/{LAST}", LAST, f"{CHECKPOINTS}/{BEST}", BEST)
-# Most likely causes first. What is left out explains no number.
-CAUSES = (
-    "fingerprints",
-    "code_hash",
-    "commit",
-    "diff_hash",
-    "lrexp",
-    "device",
-    "gpu",
-    "threads",
-    "packages",
-    "cpu",
-    "cpu_capability",
-    "flags",
-    "variables",
-    "gpu_driver",
-    "cuda",
-    "cudnn",
-    "python",
-    "os",
-    "cpu_count",
-)
 Change = tuple[str, Any, Any]  # key, was, is
 
 
@@ -168,17 +146,10 @@ def decides(key: str) -> bool:
 
 def environment_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """What was recorded of code, packages, machine and data in both and differs, causes first."""
-    ours, theirs = flat(was), flat(now)
     found = []
-    for section in CAUSES:
-        if section not in was or section not in now:
-            continue  # an older record: nothing is known
-        of_section = [
-            key
-            for key in dict.fromkeys([*ours, *theirs])
-            if key == section or key.startswith(f"{section}.")
-        ]
-        pairs = [(key, ours.get(key), theirs.get(key)) for key in of_section]
+    for section in (key for key in now if key in was):  # else an older record: nothing is known
+        ours, theirs = flat({section: was[section]}), flat({section: now[section]})
+        pairs = [(k, ours.get(k), theirs.get(k)) for k in dict.fromkeys([*ours, *theirs])]
         found += [(k, a or None, b or None) for k, a, b in pairs if (a or None) != (b or None)]
     return [(k, a and a[:10], b and b[:10]) if k == "commit" else (k, a, b) for k, a, b in found]
 

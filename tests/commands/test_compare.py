@@ -15,10 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 
 from lrexp.__main__ import main
+from lrexp.folder.environment import environment
 from lrexp.runs.differences import (
     change_lines,
     config_changes,
@@ -130,8 +132,9 @@ def test_config_changes_are_by_key_and_know_what_decides_nothing() -> None:
 
 def test_environment_changes_name_causes_first_and_nothing_that_is_not_recorded() -> None:
     was = {"os": "a", "threads": 1, "packages": {"torch": "2.0"}, "fingerprints": {"data": "x"}}
-    now = {"os": "b", "threads": 2, "packages": {"torch": "2.1"}, "fingerprints": {"data": "y"}}
-    changes = environment_changes(was, now | {"cpu_capability": "AVX512"})
+    now = environment(torch.device("cpu"), 2, {"data": "y"})  # in the order of causes
+    now |= {"os": "b", "packages": {"torch": "2.1"}}
+    changes = environment_changes(was, now)
     assert [key for key, _, _ in changes] == [
         "fingerprints.data",
         "threads",
