@@ -96,7 +96,7 @@ def restore_best(trainer: Trainer, folder: Path) -> None:
 def changed_environment(folder: Path, facts: dict[str, Any]) -> list[str]:
     """What of code, packages, machine and data is not as the run in a folder began under."""
     from lrexp.runs.differences import change_lines, environment_changes
-    from lrexp.runs.run import json_object, noted
+    from lrexp.runs.run import content, json_object
 
-    before = noted(folder / ENVIRONMENT, json_object, facts, [])  # damaged: nothing known
+    before = content(folder / ENVIRONMENT, json_object, facts, [])  # damaged: nothing known
     return change_lines(environment_changes(before, facts))
