@@ -15,7 +15,8 @@ from lrexp.config.saved import read_saved_config
 from lrexp.config.schema import Config, option_of
 from lrexp.folder.claim import link_latest
 from lrexp.folder.layout import CONFIG, PLAN, SCHEDULE
-from lrexp.tasks.launch import Launch
+from lrexp.runs.differences import change_lines, config_changes
+from lrexp.tasks.opening import Launch
 from lrexp.tasks.summary import blank_summary, failure, write
 
 log = logging.getLogger(__name__)
@@ -97,13 +98,7 @@ def _changed_settings(other: Path, resolved: DictConfig) -> list[str]:
     """What decides rates beside the plan and differs from the config in another run's folder."""
     if not (other / CONFIG).is_file():
         return []
-    theirs = OmegaConf.create(read_saved_config(other))
-    lines: list[str] = []
-    for section in ("optimizer", "scheduler", "trainer.epochs", "trainer.max_steps"):
-        was, now = (OmegaConf.select(config, section) for config in (theirs, resolved))
-        both: list[Any] = [c if isinstance(c, DictConfig) else {"": c} for c in (was, now)]
-        for key in dict.fromkeys([*both[0], *both[1]]):
-            before, after = (c.get(key) for c in both)
-            if before != after:
-                lines.append(f"{section}{'.' * bool(key)}{key}: {before} → {after}")
-    return lines
+    now: Any = OmegaConf.to_container(resolved)
+    changes = config_changes(read_saved_config(other), now)
+    deciding = ("optimizer.", "scheduler.", "trainer.epochs", "trainer.max_steps")
+    return change_lines([change for change in changes if change[0].startswith(deciding)])
