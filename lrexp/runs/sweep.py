@@ -185,7 +185,9 @@ def read_grid(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[Swe
         saved = content(folder / POINTS, json.loads, None)
         if saved is None:
             return (), []
-        command, first, listed = list(saved["command"]), dict(saved["first"]), list(saved["points"])
+        command, first, listed = saved["command"], dict(saved["first"]), list(saved["points"])
+        if not isinstance(command, list) or not all(isinstance(one, str) for one in command):
+            raise TypeError("its command is no list of overrides")
     except (UserError, ValueError, KeyError, TypeError) as error:
         notes.append(f"{POINTS} cannot be read ({_said(error)}): the points are the folders found")
         return (), []
@@ -197,7 +199,7 @@ def read_grid(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[Swe
             notes.append(f"a point of {POINTS} cannot be read: {_said(error)}")
     nums = {point.num for point in points}
     lone = [p if p.same_as in nums else replace(p, same_as=None) for p in points]
-    return tuple(map(str, command)), lone
+    return tuple(command), lone
 
 
 def _planned(row: Mapping[str, Any], first: Mapping[str, Any]) -> SweepPoint:
