@@ -242,7 +242,7 @@ def read_damaged(folder: Path, name: str) -> None:
     from lrexp.models.weights import read_weights
     from lrexp.plan.plan import read_plan
     from lrexp.runs.differences import read_run
-    from lrexp.runs.paired import paired_differences
+    from lrexp.runs.predictions import paired_differences
 
     if name in COMPARED:
         found = read_run(str(folder))

@@ -12,7 +12,7 @@ from lrexp.config.errors import UserError, did_you_mean
 from lrexp.config.schema import MONITORS
 from lrexp.folder.layout import LEADERBOARD
 from lrexp.record.wandb.client import why_offline
-from lrexp.runs.named import named_folder
+from lrexp.runs.run import named_folder
 
 DESCRIPTION = """\
 The view of W&B that a team looks at, or a sweep's report there: printed, written, or saved.

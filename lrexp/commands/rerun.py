@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from lrexp.commands.answer import ended, parser_of, swept
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.names import shown_path
+from lrexp.config.schema import meaning_of
 from lrexp.runs.differences import (
     Change,
     SavedRun,
     change_lines,
     config_changes,
-    decides,
     environment_changes,
     read_run,
     shown,
@@ -119,7 +119,7 @@ def _rerun(saved: SavedRun, loader: SavedLoader, overrides: list[str], to_check:
     changes = _config_changes(saved, loader, config)
     for line in [*_opening(saved), *_config_lines(saved, loader, changes)]:
         print(line, flush=True)
-    if to_check and (edited(saved) or any(decides(key) for key, _, _ in changes)):
+    if to_check and (edited(saved) or any(meaning_of(key).decides for key, _, _ in changes)):
         print("check  different config: nothing was run")
         return OTHER_CONFIG
     _match(saved, config)

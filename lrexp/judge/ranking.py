@@ -179,9 +179,9 @@ def compared_by(sweep: Sweep) -> tuple[str, str]:
 
 
 def configurations(sweep: Sweep) -> list[Configuration]:
-    """Every configuration, best first: the order of leaderboard.json where it fits the runs.
+    """Every configuration, best first.
 
-    Those with a diverged or failed point come after all others, as in the leaderboard.
+    Those with a diverged or failed point come after all others.
     """
     keys = [key for key in swept_keys(sweep.points) if key != SEED]
     _, by = compared_by(sweep)
@@ -193,12 +193,6 @@ def configurations(sweep: Sweep) -> list[Configuration]:
     varied = {place for place, values in used.items() if len(values) > 1}
     found = [_configuration(sweep.monitor, some, keys, by, varied) for some in tries]
     found.sort(key=lambda one: order(one, sweep.sign))
-    places = {frozenset(nums): place for place, nums in enumerate(sweep.ranks)}
-    nums = [frozenset(p.num for p in one.points) for one in found]
-    if set(nums) == set(places):  # ties and what only the launcher knows, as it has them
-        ranked = sorted(found, key=lambda c: places[frozenset(p.num for p in c.points)])
-        if [order(c, sweep.sign) for c in ranked] == [order(c, sweep.sign) for c in found]:
-            found = ranked
     return [replace(one, rank=rank) for rank, one in enumerate(found, 1)]
 
 

@@ -38,7 +38,7 @@ from lrexp.folder.files import strict_json, write_atomically
 from lrexp.judge.epoch import Track
 from lrexp.record.jsonl import JsonlRecorder
 from lrexp.record.recorders import Recorders
-from lrexp.tasks.launch import Launch
+from lrexp.tasks.opening import Launch
 from lrexp.tasks.train import train
 from lrexp.train.loop import Trainer
 

@@ -154,9 +154,8 @@ def test_damage_costs_the_point_and_not_the_page(folder: Path) -> None:
     (runs[1] / "summary.json").unlink()
     (runs[1] / "metrics.jsonl").write_bytes(b"\x00\x01")
     shutil.rmtree(runs[2])
-    (folder / "leaderboard.json").write_text('{"configurations": 3}')
+    (folder / "leaderboard.json").write_text('{"configurations": 3}')  # no report reads it
     text = said(folder)
-    assert "leaderboard.json cannot be read" in text
     assert "1 point has damaged files" in text
     assert "2 never started" in text
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.folder.layout import SUMMARY
 from lrexp.grid.points.point import NEVER_STARTED, Point, Started, title, varied
-from lrexp.runs.named import named_path
+from lrexp.runs.run import named_path
 
 EARLIER = "earlier"  # folder of a sweep that keeps what former attempts at a point left
 UNDONE = (NEVER_STARTED, "failed", "interrupted", "running")  # a running one has been killed

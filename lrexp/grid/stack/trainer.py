@@ -29,7 +29,7 @@ from lrexp.judge.epoch import Row
 from lrexp.judge.evaluate import Evaluation
 from lrexp.train.experiment import Experiment
 from lrexp.train.loop import TakesRows, Trainer
-from lrexp.train.measure import Block, RunningTrain, correct_images, seen_row
+from lrexp.train.measure import RunningTrain, correct_images, seen_row
 from lrexp.train.step import due, gradients, member_norms, update
 
 log = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ class StackedTrainer:
         started = time.perf_counter()
         first, start = trainers[0], trainers[0].step
         splits, orders, feed_of = _feeds(trainers)
-        running = _Running(len(trainers))
+        running = RunningTrain()
         steps = -(-len(orders[0]) // first.batch_size)
         rates = [lambda i, t=trainer: t.set_rates(start + i) for trainer in trainers]
         optimizer.prepare(steps, rates)
@@ -228,38 +228,6 @@ class _Stats:
         ratios = member_norms(moved) / member_norms(before)  # (tensors, K)
         for k, own in enumerate(self._own):
             own.add_ratios(ratios[self._order[k], k])
-
-
-class _Running:
-    """Loss and accuracy of several members over the batches of an epoch.
-
-    Batches are handed on in blocks, as one large batch each.
-    """
-
-    BLOCK = 64
-
-    def __init__(self, members: int):
-        self._own = [RunningTrain() for _ in range(members)]
-        self._block = Block(self.BLOCK)
-
-    def add(self, losses: Tensor, correct: Tensor, images: int) -> None:
-        """Note one batch: losses (K,), how many are right (K,), how many images a member saw."""
-        if self._block.add(losses, correct, images):
-            self._hand_on()
-
-    def of_members(self) -> list[RunningTrain]:
-        """What each member saw."""
-        self._hand_on()
-        return self._own
-
-    def _hand_on(self) -> None:
-        losses, correct, images = self._block.take()  # (batches, K) twice
-        if not images:
-            return
-        sizes = torch.tensor(images, dtype=losses.dtype, device=losses.device)
-        means, right = (sizes / sizes.sum()) @ losses, correct.sum(0)  # (K,)
-        for k, running in enumerate(self._own):
-            running.add(means[k], right[k], sum(images))
 
 
 def _feeds(trainers: Sequence[Trainer]) -> tuple[list[Split], list[np.ndarray], Tensor | None]:
