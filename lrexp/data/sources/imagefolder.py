@@ -66,7 +66,7 @@ def imagefolder(path: str, channels: int, test_only: bool = False) -> Source:
     if ignored:
         log.warning("%s: %d hidden files or files that are no images are ignored", root, ignored)
     source = Source(
-        EncodedImages(files.__getitem__, files.__getitem__, len(files), channels, None),
+        EncodedImages(files.__getitem__, files.__getitem__, channels, None),
         np.array(labels, np.int64),
         tuple(names),
         np.array(splits, np.int8) if has_splits else None,
