@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lrexp.data.choose import choose
 from lrexp.data.dataset import Dataset, make_dataset
 from lrexp.data.source import EncodedImages, Source
+from lrexp.data.splits import choose
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from lrexp.config.errors import UserError, few
-from lrexp.data.choose import Chosen, refuse_poor
 from lrexp.data.feeding import (
     InMemory,
     Pixels,
@@ -32,7 +31,7 @@ from lrexp.data.images import ImageError
 from lrexp.data.leaks import Signatures, find_leaks, pixel_hashes
 from lrexp.data.leaks_found import Leaks
 from lrexp.data.source import Source
-from lrexp.data.splits import strata, stratified_sample
+from lrexp.data.splits import Chosen, refuse_poor, strata, stratified_sample
 from lrexp.data.transforms import Augment, Normalize
 
 log = logging.getLogger(__name__)
