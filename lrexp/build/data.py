@@ -22,7 +22,7 @@ from lrexp.data.sources.csv_table import csv_table
 from lrexp.data.sources.hf import hf
 from lrexp.data.splits import Chosen, choose, class_positions
 from lrexp.data.transforms import Augment
-from lrexp.models.expected_input import expected_input
+from lrexp.models.pretrained import expected_input
 
 log = logging.getLogger(__name__)
 
