@@ -70,6 +70,11 @@ class Augment:
             operations = _draw_operations(draws.draw_each(self.seed, "trivial", ids, epoch))
         return Drawn(placed(crops, device), operations)
 
+    def __call__(self, images: Tensor, ids: np.ndarray, epoch: int) -> Tensor:
+        """(B, C, H, W) uint8 → the same, changed as `draw` says for these (B,) ids."""
+        _, c, h, w = images.shape
+        return self.draw(ids, epoch, (c, h, w), images.device)(images)
+
 
 @dataclass(frozen=True)
 class Drawn:

@@ -29,14 +29,9 @@ def drawn(count: int, channels: int = 3, side: int = 16) -> torch.Tensor:
     return torch.randint(256, (count, channels, side, side), generator=generator, dtype=torch.uint8)
 
 
-def change(augment: Augment, images: torch.Tensor, ids: np.ndarray, epoch: int) -> torch.Tensor:
-    _, c, h, w = images.shape
-    return augment.draw(ids, epoch, (c, h, w), images.device)(images)
-
-
 def test_basic_is_a_crop_of_the_padded_image_or_its_mirror_image() -> None:
     images = drawn(200)
-    changed = change(Augment("basic", 0), images, np.arange(200), 1)
+    changed = Augment("basic", 0)(images, np.arange(200), 1)
     padded = F.pad(images, (2, 2, 2, 2))
     seen: Counter[tuple[int, int, bool]] = Counter()
     for i in range(200):
@@ -57,19 +52,19 @@ def test_a_change_depends_on_seed_epoch_and_image_alone() -> None:
     images, ids = drawn(30), np.arange(100, 130)
     for kind in ("basic", "trivial"):
         augment = Augment(kind, 5)
-        whole = change(augment, images, ids, 2)
-        turned = change(augment, images.flip(0), ids[::-1], 2)
+        whole = augment(images, ids, 2)
+        turned = augment(images.flip(0), ids[::-1], 2)
         assert torch.equal(turned.flip(0), whole)
-        alone = [change(augment, images[i : i + 1], ids[i : i + 1], 2)[0] for i in range(30)]
+        alone = [augment(images[i : i + 1], ids[i : i + 1], 2)[0] for i in range(30)]
         assert torch.equal(torch.stack(alone), whole)
-        assert not torch.equal(change(augment, images, ids, 3), whole)
-        assert not torch.equal(change(Augment(kind, 6), images, ids, 2), whole)
+        assert not torch.equal(augment(images, ids, 3), whole)
+        assert not torch.equal(Augment(kind, 6)(images, ids, 2), whole)
 
 
 def test_the_batch_itself_stays_as_it_is() -> None:
     images = drawn(20)
     before = images.clone()
-    change(Augment("trivial", 0), images, np.arange(20), 1)
+    Augment("trivial", 0)(images, np.arange(20), 1)
     assert torch.equal(images, before)
 
 
@@ -117,8 +112,8 @@ def test_images_changed_together_are_what_torchvision_makes_of_each(
     ids = np.arange(900)
     images = drawn(900, channels, side)
     codes = augment.draw(ids, 1, (channels, side, side), device).operations
-    cropped = change(Augment("basic", 2), images, ids, 1)
-    changed = change(augment, images, ids, 1)
+    cropped = Augment("basic", 2)(images, ids, 1)
+    changed = augment(images, ids, 1)
     assert codes is not None
     for i, code in enumerate(codes.tolist()):
         name, amount = decoded(code)
@@ -129,9 +124,9 @@ def test_images_too_large_to_remember_their_moves_are_changed_alike(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images, ids = drawn(100), np.arange(100)
-    remembered = change(Augment("trivial", 0), images, ids, 1)
+    remembered = Augment("trivial", 0)(images, ids, 1)
     monkeypatch.setattr(transforms, "MOST_PIXELS", 255)
-    assert torch.equal(change(Augment("trivial", 0), images, ids, 1), remembered)
+    assert torch.equal(Augment("trivial", 0)(images, ids, 1), remembered)
 
 
 @pytest.mark.parametrize("kind", ["basic", "trivial"])
@@ -140,7 +135,7 @@ def test_draws_of_many_batches_at_once_are_those_of_each(kind: str) -> None:
     drawn_at_once = augment.draw(ids, 3, (3, 16, 16), CPU)
     for rows in (slice(0, 20), slice(20, 40), slice(40, 60)):
         changed = drawn_at_once[rows](images[rows])
-        assert torch.equal(changed, change(augment, images[rows], ids[rows], 3))
+        assert torch.equal(changed, augment(images[rows], ids[rows], 3))
 
 
 @pytest.mark.gpu
@@ -148,8 +143,8 @@ def test_draws_of_many_batches_at_once_are_those_of_each(kind: str) -> None:
 @pytest.mark.parametrize("side", [16, 33])
 def test_crops_and_flips_are_the_same_bits_on_a_gpu(side: int) -> None:
     images, ids = drawn(300, side=side), np.arange(300)
-    expected = change(Augment("basic", 0), images, ids, 1)
-    assert torch.equal(change(Augment("basic", 0), images.cuda(), ids, 1).cpu(), expected)
+    expected = Augment("basic", 0)(images, ids, 1)
+    assert torch.equal(Augment("basic", 0)(images.cuda(), ids, 1).cpu(), expected)
 
 
 def test_normalisation_is_pixel_minus_mean_over_std_per_channel() -> None:
