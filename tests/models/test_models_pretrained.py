@@ -21,8 +21,7 @@ from lrexp.build.data import StatedData
 from lrexp.build.model import build_model
 from lrexp.config.errors import ConfigError
 from lrexp.models import pretrained
-from lrexp.models.expected_input import expected_input
-from lrexp.models.pretrained import pretrained_file
+from lrexp.models.pretrained import expected_input, pretrained_file
 from lrexp.models.weights import weights_fingerprint
 
 TORCHVISION = "squeezenet1_1"

@@ -236,7 +236,7 @@ def _feeds(trainers: Sequence[Trainer]) -> tuple[list[Split], list[np.ndarray], 
     Members with the same order and the same augmentation share a feed; None where all do.
     """
     train = {trainer: trainer.experiment.dataset.train for trainer in trainers}
-    keys = [(trainer.seed, split.augment and split.augment.key) for trainer, split in train.items()]
+    keys = [(trainer.seed, split.augment) for trainer, split in train.items()]
     distinct = list(dict.fromkeys(keys))
     firsts = [trainers[keys.index(key)] for key in distinct]
     splits, orders = [train[trainer] for trainer in firsts], [trainer.order() for trainer in firsts]
