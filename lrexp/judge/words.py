@@ -6,13 +6,30 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lrexp.config.schema import GROUPS
+from lrexp.config.schema import GROUPS, MONITORS
+
+HELPS = "a lower optimizer.lr or a scheduler.warmup usually helps"
 
 
 def brief(line: str) -> str:
     """An opening line for the terminal: of leaks the counts, not the first few images."""
     counts, cut, _ = line.partition("; ")
     return f"{counts} (summary.json lists them)" if cut and line.startswith("leaks ") else line
+
+
+def capital(words: str) -> str:
+    """As a sentence begins."""
+    return words[:1].upper() + words[1:]
+
+
+def best_is(monitor: str) -> str:
+    """Of a metric: `lowest` or `highest`."""
+    return "highest" if MONITORS.get(monitor) == "max" else "lowest"
+
+
+def diverged_in_words(epoch: Any) -> str:
+    """When, and what to do about it."""
+    return f"diverged in epoch {epoch}: the loss is no longer a finite number; {HELPS}"
 
 
 def leak_effect_in_words(summary: dict[str, Any]) -> str:
@@ -63,7 +80,7 @@ def overfit_in_words(best: dict[str, float], last: dict[str, float]) -> str:
         return (
             f"by epoch {last['epoch']} it got worse on training images too: val loss is {rise}"
             f" above its best, train-eval loss {compact(on_train, 3)} above that of epoch"
-            f" {best['epoch']}; a lower optimizer.lr or a scheduler.warmup usually helps"
+            f" {best['epoch']}; {HELPS}"
         )
     return f"by epoch {last['epoch']} it {word}: val loss is {rise} above its best, {sign}"
 

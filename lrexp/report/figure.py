@@ -42,7 +42,7 @@ class Series:
     shift: float = 0.0  # places to the right: keeps dots of several series at one x apart
     # dots pile up beyond that end of the y axis, whatever their y
     edge: Literal["", "top", "bottom"] = ""
-    shape: Literal["marker", "ring", "cross", "arrow"] = "marker"  # of dots; arrows are for an edge
+    shape: Literal["", "ring", "cross", "arrow"] = ""  # of dots; arrows are for an edge
     texts: Sequence[str] = ()  # per dot: what is written beside it
 
 

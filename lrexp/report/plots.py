@@ -179,7 +179,7 @@ def _draw_dots(axes: Axes, one: Series, ink: Any, marker: int, name: str, pale: 
 
     up = one.edge == "top"
     shape = {"cross": "x", "arrow": "^" if up else "v", "ring": "o"}.get(one.shape, MARKERS[marker])
-    size = {"ring": 8.0, "marker": 2.2 if one.faint else 4.0}.get(one.shape, 4.5)
+    size = {"ring": 8.0, "": 2.2 if one.faint else 4.0}.get(one.shape, 4.5)
     place = axes.get_xaxis_transform() if one.edge else axes.transData
     picture: Any = axes.figure
     aside = ScaledTranslation(SHIFT * one.shift / 72, 0, picture.dpi_scale_trans)
@@ -187,9 +187,9 @@ def _draw_dots(axes: Axes, one: Series, ink: Any, marker: int, name: str, pale: 
         one.x, [0.98 if up else 0.02] * len(one.x) if one.edge else _gaps(one.y), color=ink,
         linestyle="none", marker=shape, markersize=size, alpha=pale, clip_on=not one.edge,
         markerfacecolor="none" if one.shape == "ring" else ink,
-        label=name if one.shape == "marker" else None,
-        markeredgecolor="white" if one.shape == "marker" else ink,
-        markeredgewidth=0.4 if one.shape == "marker" else 1.0, transform=place + aside,
+        label=None if one.shape else name,
+        markeredgecolor=ink if one.shape else "white",
+        markeredgewidth=1.0 if one.shape else 0.4, transform=place + aside,
     )  # fmt: skip
 
 
