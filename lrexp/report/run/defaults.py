@@ -49,9 +49,8 @@ def changes(
     ]
     settings: list[Change] = []
     for group, option in known.items():
-        section = config.get(group)
-        stated = _option(places, group, str(option)) if isinstance(section, dict) else {}
-        if not stated or group == "experiment":
+        section, stated = config.get(group), _option(places, group, str(option))
+        if not stated or group == "experiment" or not isinstance(section, dict):
             continue
         found = flat(section)
         for key in dict.fromkeys([*stated, *found]):

@@ -30,7 +30,6 @@ from lrexp.report.run.figures import (
     groups_in_words,
     groups_of,
     layer_figures,
-    layers_of,
     learning_figures,
     rate_map,
 )
@@ -129,12 +128,11 @@ def _learning(run: Run) -> Markup:
 
 def _layers(run: Run) -> Markup:
     """Rates, sizes of steps and drift by parameter group."""
-    figures, groups = layer_figures(run), groups_of(run)
-    if "rates" in figures and len(groups) > MOST_LINES and run.rows:
+    figures = layer_figures(run)
+    if "rates" in figures and len(groups_of(run)) > MOST_LINES and run.rows:
         figures["rates"] = rate_map(run)
-    layers = layers_of(run)
-    lead = groups_in_words({group: layers.get(group, []) for group in groups})
-    words = element("p", lead, "lead") if lead and figures else ""
+    lead = groups_in_words(run) if figures else ""
+    words = element("p", lead, "lead") if lead else ""
     return join(words, tags.grid(list(map(drawn, figures.values()))))
 
 

@@ -187,8 +187,7 @@ def _accuracy_se(run: Run, share: Any, images: int | None) -> float | None:
 
     Images of one group are alike: an error that takes them for independent is too small.
     """
-    known = images and isinstance(share, int | float) and 0 <= share <= 1
-    if not known or settings_of(run, "data").get("group_by"):
+    if not images or not is_finite(share) or settings_of(run, "data").get("group_by"):
         return None
     return math.sqrt(share * (1 - share) / images) or None
 
