@@ -61,14 +61,9 @@ class Configuration:
     rank: int = 0  # 1 is best
 
     @cached_property
-    def values(self) -> tuple[float, ...]:
-        """The monitor's best, of the points that finished."""
-        return tuple(p.best[self.monitor] for p in self._judged)
-
-    @cached_property
     def worth(self) -> Spread:
         """Of the monitor: what configurations are ranked by."""
-        return spread(self.values)
+        return self.over_seeds(self.monitor)
 
     @cached_property
     def gap(self) -> Spread:
@@ -88,27 +83,19 @@ class Configuration:
     def over_seeds(self, key: str) -> Spread:
         """Of a metric at the best epoch, or on the test set, over the points that finished."""
         section, _, name = key.partition("/")
-        finished = [p for p in self.points if p.status == FINISHED]
-        found = [p.test.get(name) if section == "test" else p.best.get(key) for p in finished]
+        ended = [p for p in self.points if p.status == FINISHED]
+        found = [p.test.get(name) if section == "test" else p.best.get(key) for p in ended]
         return spread(value for value in found if value is not None)
+
+    def finished(self, key: str) -> list[SweepPoint]:
+        """The points that finished and have a number for a metric of their best epoch."""
+        ended = [p for p in self.points if p.status == FINISHED]
+        return [p for p in ended if math.isfinite(p.best.get(key, math.nan))]
 
     @property
     def seeds(self) -> dict[Any, float]:
         """The monitor's best by seed, of the finished points."""
-        return {p.seed: p.best[self.monitor] for p in self._judged}
-
-    @property
-    def _judged(self) -> list[SweepPoint]:
-        return [p for p in self.points if p.status == FINISHED and self.monitor in p.best]
-
-
-@dataclass(frozen=True)
-class Line:
-    """Configurations of one group and variant, by rate: a line of the figure."""
-
-    group: str
-    variant: str
-    configurations: tuple[Configuration, ...]
+        return {p.seed: p.best[self.monitor] for p in self.finished(self.monitor)}
 
 
 @dataclass(frozen=True)
@@ -267,22 +254,21 @@ def _configuration(
     )
 
 
-def lines(ranked: Sequence[Configuration]) -> list[Line]:
-    """The figure's lines, the group of the best configuration first; configurations by rate."""
+def lines(ranked: Sequence[Configuration]) -> dict[tuple[str, str], list[Configuration]]:
+    """The figure's lines: configurations of one group and variant, by rate; best group first."""
     found: dict[tuple[str, str], list[Configuration]] = {}
     for one in ranked:
         found.setdefault((one.group, one.variant), []).append(one)
-    first = {name: place for place, name in enumerate(dict.fromkeys(c.group for c in ranked))}
-    made = [
-        Line(group, variant, tuple(sorted(some, key=lambda c: (c.rate is None, c.rate or 0.0))))
-        for (group, variant), some in found.items()
-    ]
-    return sorted(made, key=lambda line: first[line.group])  # stable: the best variant leads
+    first = list(dict.fromkeys(group for group, _ in found))
+    return {
+        line: sorted(found[line], key=lambda c: (c.rate is None, c.rate or 0.0))
+        for line in sorted(found, key=lambda line: first.index(line[0]))  # the best variant leads
+    }
 
 
 def has_rate_axis(ranked: Sequence[Configuration]) -> bool:
     """Whether anything was tried at more than one rate."""
-    return any(len({c.rate for c in line.configurations} - {None}) > 1 for line in lines(ranked))
+    return any(len({c.rate for c in some} - {None}) > 1 for some in lines(ranked).values())
 
 
 def groups(ranked: Sequence[Configuration]) -> list[Group]:
@@ -343,12 +329,6 @@ def difference(better: Configuration, other: Configuration, sign: int) -> Differ
     if n < 2:
         return Difference(mean, math.nan, 0)
     return Difference(mean, t95(n - 1) * math.sqrt(a.std**2 / a.n + b.std**2 / b.n), 0)
-
-
-def finished(one: Configuration, key: str) -> list[SweepPoint]:
-    """The points that finished and have a number for a metric of their best epoch."""
-    found = [p for p in one.points if p.status == FINISHED]
-    return [p for p in found if math.isfinite(p.best.get(key, math.nan))]
 
 
 def limits(key: str, values: Sequence[float]) -> tuple[float, float, bool]:

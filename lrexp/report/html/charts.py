@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lrexp.report.figure import Chart, Figure, HeatMap
+from lrexp.report.figure import Chart, Figure, HeatMap, evenly
 from lrexp.report.html.page import embedded_json, tags
 
 MOST_POINTS = 1000  # of one line
@@ -28,7 +28,7 @@ def xy_chart(chart: Chart) -> Markup:
     places: dict[tuple[float, ...], int] = {}  # series over the same x share it
     series = []
     for one, style in zip(chart.series, chart.styles(), strict=True):
-        kept = _thinned(len(one.x), MOST_POINTS) if one.kind != "dots" else range(len(one.x))
+        kept = evenly(range(len(one.x)), MOST_POINTS) if one.kind != "dots" else range(len(one.x))
         x = tuple(float(one.x[i]) for i in kept)
         spec: dict[str, Any] = {"y": []} | {
             key: [value[i] for i in kept] if key in PER_POINT else value
@@ -54,7 +54,7 @@ def xy_chart(chart: Chart) -> Markup:
 def heat_map(heat: HeatMap) -> Markup:
     """Values as colours; of very many columns over epochs some are left out."""
     most = min(MOST_COLUMNS, max(20, MOST_CELLS // max(1, len(heat.rows))))
-    kept = _thinned(len(heat.columns), most) if heat.cursor else range(len(heat.columns))
+    kept = evenly(range(len(heat.columns)), most) if heat.cursor else range(len(heat.columns))
     spec = vars(heat) | {
         "kind": "heat",
         "columns": [heat.columns[i] for i in kept],
@@ -94,10 +94,3 @@ def bar_chart(title: str, bars: Sequence[Bar]) -> Markup:
 
     note = "Bar lengths are logarithmic." if log else ""
     return tags.bars(title, [(bar, length(bar.value)) for bar in bars], note)
-
-
-def _thinned(count: int, most: int) -> Sequence[int]:
-    """Every index, or of too many evenly spaced ones with the first and the last."""
-    if count <= most:
-        return range(count)
-    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})

@@ -19,7 +19,7 @@ from lrexp.report.html.page import (
     tags,
     without_home,
 )
-from lrexp.report.sweep.dots import link_to
+from lrexp.report.sweep.words import link_to
 from lrexp.runs.sweep import (
     DIVERGED,
     EQUAL,

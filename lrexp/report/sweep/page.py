@@ -40,17 +40,18 @@ from lrexp.report.html.page import (
     tags,
     without_home,
 )
-from lrexp.report.sweep.dots import dot_rows, dots_lead, link_to
 from lrexp.report.sweep.figures import (
     curve_figures,
     curves_lead,
+    dot_rows,
+    dots_lead,
     heat_figures,
     heat_lead,
     rate_figures,
     rates_lead,
 )
 from lrexp.report.sweep.origin import origin, points_have, unfinished
-from lrexp.report.sweep.words import counted, headline, plural, value_text, worth_text
+from lrexp.report.sweep.words import counted, headline, link_to, plural, value_text, worth_text
 from lrexp.runs.sweep import (
     DAMAGED,
     DIVERGED,

@@ -1,15 +1,19 @@
-"""What a sweep report says: the headline, names of configurations, numbers in words."""
+"""What a sweep report says: the headline, names, numbers in words, and links to points."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Sequence
+from urllib.parse import quote
 
+from markupsafe import Markup, escape
+
+from lrexp.folder.layout import REPORT
 from lrexp.judge.ranking import Configuration, Spread, compared_by, difference, groups
 from lrexp.judge.words import best_is, capital, is_share
 from lrexp.report.html.page import number, percent, plus_minus
-from lrexp.runs.sweep import DAMAGED, FINISHED, MISSING, STATUSES, Sweep, SweepPoint
+from lrexp.runs.sweep import DAMAGED, EQUAL, FINISHED, MISSING, STATUSES, Sweep, SweepPoint
 
 STATUS_WORDS = {
     MISSING: "never started",
@@ -117,3 +121,16 @@ def plural(count: int, word: str) -> str:
     if count == 1:
         return f"1 {word}"
     return f"{count} {word[:-1]}ies" if word.endswith("y") else f"{count} {word}s"
+
+
+def href_of(point: SweepPoint) -> str | None:
+    """Of the point's report or folder; None where there is nothing to open."""
+    nothing = point.status in (MISSING, EQUAL)
+    return None if nothing else quote(f"{point.folder}/{REPORT if point.report else ''}")
+
+
+def link_to(point: SweepPoint) -> Markup:
+    """The point's number, as a link where there is something to open."""
+    href = href_of(point)
+    made = Markup('<a href="{}">{}</a>').format(href, point.num)
+    return made if href else escape(point.num)
