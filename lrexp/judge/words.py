@@ -1,14 +1,39 @@
-"""What the numbers of a run say, in sentences that the terminal and the report share."""
+"""What the numbers of a run say: verdicts, and sentences that terminal and report share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrexp.config.schema import GROUPS, MONITORS
 
+NOT_FINITE = "the loss is no longer a finite number"
 HELPS = "a lower optimizer.lr or a scheduler.warmup usually helps"
+
+
+def verdicts(frozen_random: Sequence[str], diverged_in: int | None) -> list[dict[str, Any]]:
+    """What summary.json lists as verdicts: kind, severity, message, evidence, advice.
+
+    Args:
+        frozen_random: tensors that never train and were never loaded from weights.
+        diverged_in: the epoch after which a loss was no finite number, if there is one.
+    """
+    random = {
+        "kind": "frozen_random",
+        "severity": "warning",
+        "message": "frozen tensors were never loaded from weights: random features",
+        "evidence": {"tensors": frozen_random},
+        "advice": "load a pretrained network with model.weights, or train everything",
+    }
+    diverged = {
+        "kind": "diverged",
+        "severity": "error",
+        "message": NOT_FINITE,
+        "evidence": {"epoch": diverged_in},
+        "advice": "lower optimizer.lr or set scheduler.warmup",
+    }
+    return [random] * bool(frozen_random) + [diverged] * (diverged_in is not None)
 
 
 def brief(line: str) -> str:
@@ -29,7 +54,7 @@ def best_is(monitor: str) -> str:
 
 def diverged_in_words(epoch: Any) -> str:
     """When, and what to do about it."""
-    return f"diverged in epoch {epoch}: the loss is no longer a finite number; {HELPS}"
+    return f"diverged in epoch {epoch}: {NOT_FINITE}; {HELPS}"
 
 
 def leak_effect_in_words(summary: dict[str, Any]) -> str:

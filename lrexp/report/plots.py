@@ -222,9 +222,7 @@ def _legend(picture: Picture, axes: Axes, chart: Chart, width: float) -> None:
         there = [one for one in chart.series if one.shape == shape and not one.hidden]
         kinds = {"x" if shape == "cross" else "^" if one.edge == "top" else "v" for one in there}
         for kind in sorted(kinds, reverse=True):
-            found += axes.plot(
-                [], [], linestyle="none", marker=marker, color="0.35", markersize=4.5
-            )
+            found += axes.plot([], [], linestyle="none", marker=kind, color="0.35", markersize=4.5)
             listed.append(words)
     if width == COLUMN and len(listed) > 1:
         axes.legend(found, listed)

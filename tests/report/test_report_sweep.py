@@ -15,10 +15,10 @@ from synthetic_sweep import outcome, went_wrong, write_sweep
 
 from lrexp.grid.leaderboard import Leaderboard, leaderboard
 from lrexp.grid.points.point import read_points, read_summary
-from lrexp.judge.crossed import cross_tables, numeric_axes
 from lrexp.judge.ranking import (
     compared_by,
     configurations,
+    cross_tables,
     difference,
     groups,
     has_rate_axis,
@@ -392,9 +392,9 @@ def test_a_heat_map_holds_the_mean_at_every_pair(tmp_path: Path) -> None:
         return outcome(c["optimizer.lr"] + 10 * c["optimizer.weight_decay"] + c["seed"] + worse)
 
     sweep = read_sweep(write_sweep(tmp_path, axes, result))
-    assert numeric_axes(sweep) == ["optimizer.lr", "optimizer.weight_decay"]
     maps = {one.group: one for one in cross_tables(sweep, configurations(sweep))}
     one = maps["false"]
+    assert (one.x_key, one.y_key) == ("optimizer.lr", "optimizer.weight_decay")
     assert (one.xs, one.ys, one.several) == ((0.1, 1.0), (0.0, 0.1), False)
     means = [[cell.worth.mean for cell in row if cell] for row in one.cells]
     assert means == [[pytest.approx(0.6), 1.5], [pytest.approx(1.6), 2.5]]

@@ -10,11 +10,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lrexp.judge.crossed import CrossTable, cross_tables
 from lrexp.judge.ranking import (
     Configuration,
+    CrossTable,
     compared_by,
     configurations,
+    cross_tables,
     has_rate_axis,
     limits,
     lines,

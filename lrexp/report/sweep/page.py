@@ -154,7 +154,7 @@ def _group_table(sweep: Sweep, found: Sequence[Group], word: str) -> Markup:
     rates = any(len(group.rates) > 1 for group in found)
     with_rate = len({group.best.rate for group in found}) > 1 or rates
     several = len(found) > 1
-    unfinished = any(group.counts[FINISHED] < group.points for group in found)
+    unfinished = any(group.counts[FINISHED] < group.counts.total() for group in found)
     caption = f"every {word} at its best; ± over seeds is the standard deviation"
     caption += ", after behind half of the 95 % interval" * several
 
@@ -196,9 +196,9 @@ def _group_table(sweep: Sweep, found: Sequence[Group], word: str) -> Markup:
         and (TEST, lambda g: _accuracy(g.best.test.mean, g.best.test.std)),
         (
             Column("tries", number=True, hint="configurations tried"),
-            lambda g: Cell(str(g.tries), g.tries, f"{g.points} points"),
+            lambda g: Cell(str(g.tries), g.tries, f"{g.counts.total()} points"),
         ),
-        unfinished and (Column("not finished"), lambda g: _ends(g.counts, g.points)),
+        unfinished and (Column("not finished"), lambda g: _ends(g.counts)),
     ]
     return table_of(columns, found, caption=caption, tall=True)
 
@@ -207,8 +207,8 @@ def _accuracy(mean: float, std: float = math.nan) -> Cell:
     return Cell(plus_minus(mean, std, share=True), mean)
 
 
-def _ends(counts: Counter[str], points: int) -> Cell:
-    return Cell(element("span", counted(counts) or "–", "why"), points - counts[FINISHED])
+def _ends(counts: Counter[str]) -> Cell:
+    return Cell(element("span", counted(counts) or "–", "why"), counts.total() - counts[FINISHED])
 
 
 def _edge_cell(group: Group) -> Cell:
@@ -276,7 +276,7 @@ def _leaderboard(sweep: Sweep, ranked: Sequence[Configuration]) -> Markup:
         any(one.test.n for one in ranked) and (TEST, lambda one: _accuracy(one.test.mean)),
         (SEEDS, lambda one: one.worth.n),
         not all(one.whole for one in ranked)
-        and (Column("not finished"), lambda one: _ends(one.counts, 0)),
+        and (Column("not finished"), lambda one: _ends(one.counts)),
         (
             Column("runs", hint="number of the point; opens its report or folder"),
             lambda one: Cell(Markup(" ").join(map(link_to, one.points)), one.points[0].num),
