@@ -96,7 +96,7 @@ def write_tested(tested: Tested, folder: Path, class_names: tuple[str, ...]) -> 
 
 def keep_wrong_images(tested: Tested, folder: Path, class_names: tuple[str, ...]) -> None:
     """The pixels that the report shows: it is made from files alone."""
-    from lrexp.record.wrong_images import write_wrong_images
+    from lrexp.record.predictions import write_wrong_images
 
     name = tested.last
     split, logits, found = tested.splits[name], tested.logits[name], tested.found[name]

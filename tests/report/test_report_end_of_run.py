@@ -18,7 +18,7 @@ from conftest import ROOT
 from lrexp.data.dataset import Split
 from lrexp.data.feeding import InMemory
 from lrexp.data.transforms import Normalize
-from lrexp.record.wrong_images import write_wrong_images
+from lrexp.record.predictions import write_wrong_images
 
 SMALL = ("experiment=smoke", "trainer.threads=1")
 

@@ -161,30 +161,26 @@ def outline(spec: dict[str, Any]) -> list[str]:
     """Headings, conclusions and panels of a view or a report, to look at on a terminal."""
     inner = spec["spec"]
     if "blocks" not in inner:
-        sections = inner["section"]["panelBankConfig"]["sections"]
-        return [
-            line
-            for section in sections
-            if section["panels"]
-            for line in (section["name"], *map(_panel_in_words, section["panels"]))
-        ]
+        shown = [one for one in inner["section"]["panelBankConfig"]["sections"] if one["panels"]]
+        return [line for one in shown for line in (one["name"], *_in_words(one["panels"]))]
     lines: list[str] = []
     for block in inner["blocks"]:
-        if block["type"] == "heading":
-            lines.append(_text_of(block))
-        elif block["type"] == "list":
-            lines += [f"  {_text_of(item)}" for item in block["children"]]
-        elif block["type"] == "markdown-block":
-            lines += [f"  {line}" for line in block["content"].splitlines()]
-        elif block["type"] == "panel-grid":
-            panels = block["metadata"]["panelBankSectionConfig"]["panels"]
-            lines += map(_panel_in_words, panels)
+        match block["type"]:
+            case "heading":
+                lines.append(_text_of(block))
+            case "list":
+                lines += [f"  {_text_of(item)}" for item in block["children"]]
+            case "markdown-block":
+                lines += [f"  {line}" for line in block["content"].splitlines()]
+            case "panel-grid":
+                lines += _in_words(block["metadata"]["panelBankSectionConfig"]["panels"])
     return lines
 
 
-def _panel_in_words(panel: dict[str, Any]) -> str:
-    title = (panel.get("config") or {}).get("chartTitle")
-    return f"  {panel['viewType']}{f': {title}' if title else ''}"
+def _in_words(panels: list[dict[str, Any]]) -> list[str]:
+    titles = [(panel.get("config") or {}).get("chartTitle") for panel in panels]
+    kinds = [panel["viewType"] for panel in panels]
+    return [f"  {k}: {t}" if t else f"  {k}" for k, t in zip(kinds, titles, strict=True)]
 
 
 def _text_of(node: dict[str, Any]) -> str:
