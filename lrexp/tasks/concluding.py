@@ -36,8 +36,12 @@ def best_tested(
     """
     from lrexp.data.leaks import effect
     from lrexp.judge.evaluate import class_rows, confusion, worst_classes
-    from lrexp.record.predictions import write_confusion, write_per_class, write_predictions
-    from lrexp.record.wrong_images import write_wrong_images
+    from lrexp.record.predictions import (
+        write_confusion,
+        write_per_class,
+        write_predictions,
+        write_wrong_images,
+    )
     from lrexp.train.measure import evaluate, logits_of
 
     model, data = experiment.model, experiment.dataset

@@ -15,7 +15,7 @@ from command_lines import main_in
 from lrexp.data.dataset import Split
 from lrexp.data.feeding import InMemory
 from lrexp.data.transforms import Normalize
-from lrexp.record.wrong_images import write_wrong_images
+from lrexp.record.predictions import write_wrong_images
 
 SMALL = ("experiment=smoke", "trainer.threads=1")
 
