@@ -63,6 +63,7 @@ class Pictures:
         else:
             assert isinstance(images, EncodedImages)
             file = images.encoded(i)
+            assert isinstance(file, bytes | str)
             picture = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
         mode = "L" if self.source.channels == 1 else "RGB"
         return self.transform(picture.convert(mode)), int(self.source.labels[i])

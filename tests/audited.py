@@ -1,18 +1,13 @@
-"""A program that runs command lines of lrexp and tells what each did beside its answer.
-
-`python audited.py REQUEST`: a JSON file with `lines` (lists of arguments) and `warm` (modules to
-import first). Prints a JSON list of {code, said, did}; `did` names every file opened for writing,
-folder made or removed, program started, connection tried, and every import of `hostile_package`.
-"""
+"""Runs command lines of lrexp in this process and tells what each did beside its answer."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
-import json
 import os
 import sys
+import threading
+from functools import cache
 from typing import Any
 
 PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty"}
@@ -29,7 +24,7 @@ class Watch:
         sys.addaudithook(self.heard)
 
     def heard(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self.on:
+        if not self.on or threading.current_thread() is not threading.main_thread():
             return
         if event == "open":
             path, _, flags = arguments
@@ -41,27 +36,28 @@ class Watch:
             self.did.append(f"import {arguments[0]}")
 
 
-def main(request: dict[str, Any]) -> list[dict[str, Any]]:
-    sys.dont_write_bytecode = True
-    from lrexp.__main__ import main as lrexp
+watch = cache(Watch)  # one for the program
 
-    for module in request["warm"]:
-        importlib.import_module(module)
-    answers, watch = [], Watch()
-    for line in request["lines"]:
+
+def answers(lines: list[list[str]]) -> list[dict[str, Any]]:
+    """{code, printed, said (on stderr), did} of every line.
+
+    `did` names every file opened for writing, folder made or removed, program started, connection
+    tried, and every import of `hostile_package`.
+    """
+    from lrexp.__main__ import main
+
+    found, seen = [], watch()
+    for line in lines:
         out, err = io.StringIO(), io.StringIO()
-        watch.did, watch.on = [], True
+        seen.did, seen.on = [], True
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                code = lrexp(line)
+                code: Any = main(line)
             except BaseException as error:  # a crash is an answer, too
                 code = f"{type(error).__name__}: {error}"
-        watch.on = False
-        answers.append({"code": code, "said": err.getvalue(), "did": watch.did})
-    return answers
-
-
-if __name__ == "__main__":
-    with open(sys.argv[1], encoding="utf-8") as file:
-        found = main(json.load(file))
-    print(json.dumps(found))
+            finally:
+                seen.on = False
+        said = {"code": code, "printed": out.getvalue(), "said": err.getvalue()}
+        found.append(said | {"did": seen.did})
+    return found

@@ -238,11 +238,11 @@ def read_damaged(folder: Path, name: str) -> None:
     from lrexp.config.check import check
     from lrexp.config.saved import read_saved_config
     from lrexp.grid.points.point import read_points, read_summary
-    from lrexp.models.expected_input import _of_run
+    from lrexp.models.pretrained import _of_run
     from lrexp.models.weights import read_weights
     from lrexp.plan.plan import read_plan
     from lrexp.runs.differences import read_run
-    from lrexp.runs.paired import paired_differences
+    from lrexp.runs.predictions import paired_differences
 
     if name in COMPARED:
         found = read_run(str(folder))

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lrexp.data.choose import choose
 from lrexp.data.dataset import Dataset, make_dataset
 from lrexp.data.source import EncodedImages, Source
+from lrexp.data.splits import choose
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ def pictures(folder: Path, count: int = 40, side: int = 12, seed: int = 0) -> So
     files = [str(folder / f"{i}.png") for i in range(count)]
     for file, pixels in zip(files, drawn, strict=True):
         Image.fromarray(pixels).save(file)
-    images = EncodedImages(files.__getitem__, files.__getitem__, count, channels=3, size=None)
+    images = EncodedImages(files.__getitem__, files.__getitem__, channels=3, size=None)
     return Source(images, np.arange(count) % 2, ("even", "odd"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -51,6 +52,7 @@ def none_left() -> Iterator[None]:
     yield
     if _started[0] == _known["count"]:
         return
+    gc.collect()  # workers of a loader end with it, and a caught exception's frames may hold it
     until = time.monotonic() + ENDING_S
     while left := {p: line for p, line in running().items() if p not in _known["pids"]}:
         if time.monotonic() > until:
@@ -59,6 +61,8 @@ def none_left() -> Iterator[None]:
     for pid in left:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    with suppress(RuntimeError):  # torch's, in whatever runs when a worker of its is killed
+        time.sleep(0.1 if left else 0)
     _look()
     assert not left, f"still running at the end of the test: {left}"
 

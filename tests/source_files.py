@@ -34,7 +34,7 @@ def put(folder: Path, *names: str) -> Path:
 def pixel(source: Source, i: int) -> int:
     """The grey of image i."""
     assert not isinstance(source.images, np.ndarray)
-    return int(source.images.read(i)[0][0, 0, 0])
+    return int(source.read(i)[0][0, 0, 0])
 
 
 def written(file: Path, text: str) -> Path:

@@ -15,14 +15,14 @@ import torch
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.schema import Config, chosen_option, load
 from lrexp.config.schema.data import Data, TorchvisionSet
-from lrexp.data.choose import Chosen, choose, class_positions
 from lrexp.data.dataset import Dataset, Split, make_dataset
 from lrexp.data.feeding import free_bytes, shape_of_first
 from lrexp.data.source import TEST, TRAIN, Source
 from lrexp.data.sources.csv_table import csv_table
 from lrexp.data.sources.hf import hf
+from lrexp.data.splits import Chosen, choose, class_positions
 from lrexp.data.transforms import Augment
-from lrexp.models.expected_input import expected_input
+from lrexp.models.pretrained import expected_input
 
 log = logging.getLogger(__name__)
 

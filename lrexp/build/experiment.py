@@ -20,8 +20,7 @@ from lrexp.config.schema import Config, settings_where
 from lrexp.config.schema.model import BUNDLED
 from lrexp.data.dataset import Dataset
 from lrexp.folder.layout import CONFIG
-from lrexp.models.expected_input import expected_input
-from lrexp.models.pretrained import pretrained_file
+from lrexp.models.pretrained import expected_input, pretrained_file
 from lrexp.models.weights import weights_fingerprint
 from lrexp.plan.preview import Preview, group_rates, shown_steps
 from lrexp.train.experiment import Experiment

@@ -25,7 +25,7 @@ from lrexp.runs.differences import (
     read_run,
     shown,
 )
-from lrexp.runs.paired import paired_differences
+from lrexp.runs.predictions import paired_differences
 
 WIDTH = 100
 MOST = {"config": 12, "plan": 4, "env": 8, "curves": 8}  # lines of each part

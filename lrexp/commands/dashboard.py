@@ -12,7 +12,7 @@ from lrexp.config.errors import UserError, did_you_mean
 from lrexp.config.schema import MONITORS
 from lrexp.folder.layout import LEADERBOARD
 from lrexp.record.wandb.client import why_offline
-from lrexp.runs.named import named_folder
+from lrexp.runs.run import named_folder
 
 DESCRIPTION = """\
 The view of W&B that a team looks at, or a sweep's report there: printed, written, or saved.
@@ -46,8 +46,7 @@ def main(argv: list[str]) -> int:
     if args.monitor not in MONITORS:
         raise UserError(f"--monitor {args.monitor}: {did_you_mean(args.monitor, MONITORS)}")
     try:
-        from lrexp.record.wandb.dashboard import outline, save_view, workspace
-        from lrexp.record.wandb.sweep_report import report, save_report
+        from lrexp.record.wandb.dashboard import outline, report, save_report, save_view, workspace
     except ImportError as error:
         raise UserError(
             f"dashboards need wandb-workspaces: {error}\n  pip install 'lrexp[dashboards]'"

@@ -11,8 +11,7 @@ from lrexp.config.errors import UserError
 from lrexp.config.names import shown_path
 from lrexp.report.run.figures import write_run_plots
 from lrexp.report.run.page import write_run_report
-from lrexp.runs.named import named_folder
-from lrexp.runs.run import is_run, is_sweep
+from lrexp.runs.run import is_run, is_sweep, named_folder
 
 DESCRIPTION = """\
 Make the report of a run or a sweep anew, from its files alone: report.html, and figures in plots/.

@@ -15,11 +15,11 @@ from lrexp.config.compose import without_hydra
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.names import shown_path
 from lrexp.config.recompose import SavedLoader
+from lrexp.config.schema import meaning_of
 from lrexp.runs.differences import (
     SavedRun,
     change_lines,
     config_changes,
-    decides,
     environment_changes,
     read_run,
     shown,
@@ -134,7 +134,7 @@ def _rerun(
     if new := ", ".join(f"{key}={shown(value)}" for key, value in loader.filled.items()):
         lines.append(f"config newer than the saved one, at today's default: {new}")
     print("\n".join(lines), flush=True)
-    if to_check and (edited(saved) or any(decides(key) for key, _, _ in changes)):
+    if to_check and (edited(saved) or any(meaning_of(key).decides for key, _, _ in changes)):
         print("check  different config: nothing was run")
         return OTHER_CONFIG
     print("\n".join(_environment_lines(saved, config, loader, overrides)), flush=True)

@@ -7,7 +7,7 @@ import argparse
 from lrexp.commands.answer import parser_of
 from lrexp.config.names import shown_path
 from lrexp.record.wandb.upload import checked, send, unsynced
-from lrexp.runs.named import named_folder
+from lrexp.runs.run import named_folder
 
 DESCRIPTION = """\
 Upload to W&B the runs below a folder that were recorded without its server, or were cut off.

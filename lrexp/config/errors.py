@@ -152,6 +152,20 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     return f"did you mean '{match}'? {allowed}" if match else allowed
 
 
+def few(names: Iterable[str], most: int = 8, separator: str = ", ") -> str:
+    """The first names, and dots when there are more."""
+    shown = list(names)
+    return separator.join(shown[:most]) + f"{separator}..." * (len(shown) > most)
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in a line: its type's name when it says nothing."""
+    reason = getattr(error, "reason", None)  # urllib wraps what happened
+    error = reason if isinstance(reason, Exception) else error
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300].rstrip(":. ")
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[_\-\s]", "", name).casefold()
 

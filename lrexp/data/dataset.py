@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lrexp.config.errors import UserError
-from lrexp.data.choose import Chosen, refuse_poor
+from lrexp.config.errors import UserError, few
 from lrexp.data.feeding import (
     InMemory,
     Pixels,
@@ -31,7 +31,7 @@ from lrexp.data.images import ImageError
 from lrexp.data.leaks import Signatures, find_leaks, pixel_hashes
 from lrexp.data.leaks_found import Leaks
 from lrexp.data.source import Source
-from lrexp.data.splits import strata, stratified_sample
+from lrexp.data.splits import Chosen, refuse_poor, strata, stratified_sample
 from lrexp.data.transforms import Augment, Normalize
 
 log = logging.getLogger(__name__)
@@ -67,13 +67,13 @@ class Split:
         """
         chosen = placed(order, self.labels.device).split(batch_size)
         batches = self.pixels.batches(self.rows[order], batch_size)
-        augment = None if epoch is None else self.augment
         drawn = None
-        if augment is not None and epoch is not None:
-            drawn = augment.draw(self.ids[order], epoch, self.pixels.shape, self.labels.device)
+        if self.augment is not None and epoch is not None:
+            shape, device = self.pixels.shape, self.labels.device
+            drawn = self.augment.draw(self.ids[order], epoch, shape, device)
         for i, (images, positions) in enumerate(zip(batches, chosen, strict=True)):
-            if augment is not None and drawn is not None:
-                images = augment.change(images, drawn[i * batch_size : (i + 1) * batch_size])
+            if drawn is not None:
+                images = drawn[i * batch_size : (i + 1) * batch_size](images)
             yield self.normalize(images), self.labels.index_select(0, positions)
 
     @property
@@ -164,47 +164,41 @@ def make_dataset(
         "in memory" if in_memory else f"streamed by {workers} workers",
     )
     for store in stores.values():
-        if in_memory or leak_check or drop_corrupt:
-            store.read(shape, workers, in_memory, leak_check, drop_corrupt)
-        store.place(shape, workers, device)
-
+        store.read(shape, workers, in_memory, leak_check, drop_corrupt, device)
     main = stores[""]
-    kept = {name: ids[~np.isin(ids, main.dropped)] for name, ids in chosen.splits.items()}
+    kept = {name: main.readable(ids) for name, ids in chosen.splits.items()}
     refuse_poor(kept, chosen.labels, chosen.class_names, len(source.labels))
-    row_of = {name: main.rows_of(ids) for name, ids in kept.items()}
-    mean, std = normalize or channel_statistics(main.pixels, row_of["train"], source.white)
+    train = kept["train"]
+    mean, std = normalize or channel_statistics(main.pixels, main.row_of[train], source.white)
 
-    def split(store: _Store, ids: np.ndarray, labels: np.ndarray, train: bool = False) -> Split:
+    def split(ids: np.ndarray, store: _Store = main, labels: np.ndarray = chosen.labels) -> Split:
         groups = store.source.groups
         return Split(
             ids=ids,
             labels=torch.from_numpy(labels[ids]).to(device),
             pixels=store.pixels,
-            rows=store.rows_of(ids),
+            rows=store.row_of[ids],
             normalize=Normalize(mean, std, store.source.white, device),
-            augment=augment if train else None,
             groups=None if groups is None else groups[ids],
             name=store.source.name,
         )
 
-    train = kept["train"]
     size = min(len(kept["val"]), len(train), train_eval_limit)
     subset = stratified_sample(strata(chosen.labels[train]), train, size, seed, "train_eval")
-    extras = {name: (store, store.ids[~np.isin(store.ids, store.dropped)])
-              for name, store in stores.items() if name}  # fmt: skip
+    extras = {name: store for name, store in stores.items() if name}
     return Dataset(
-        train=split(main, train, chosen.labels, train=True),
-        train_eval=split(main, train[subset], chosen.labels),
-        val=split(main, kept["val"], chosen.labels),
-        test=split(main, kept["test"], chosen.labels) if len(kept["test"]) else None,
+        train=replace(split(train), augment=augment),
+        train_eval=split(train[subset]),
+        val=split(kept["val"]),
+        test=split(kept["test"]) if len(kept["test"]) else None,
         class_names=chosen.class_names,
         fingerprint=main.fingerprint(chosen.labels),
         mean=mean,
         std=std,
-        eval_sets={n: split(store, ids, store.source.labels) for n, (store, ids) in extras.items()},
+        eval_sets={n: split(s.readable(s.ids), s, s.source.labels) for n, s in extras.items()},
         notes=tuple(_notes(chosen, kept, stores)),
-        leaks=_find_leaks(chosen, kept, main, extras) if leak_check else None,
-        left_out={s.source.name(i): s.reasons[i] for s in stores.values() for i in s.dropped},
+        leaks=_find_leaks(chosen, kept, stores) if leak_check else None,
+        left_out={s.source.name(i): why for s in stores.values() for i, why in s.reasons.items()},
         unlabeled=chosen.unlabeled,
         converted=dict(sum((store.converted for store in stores.values()), Counter())),
     )
@@ -215,19 +209,17 @@ class _Store:
 
     def __init__(self, source: Source, ids: np.ndarray):
         self.source, self.ids = source, ids
-        self.dropped: list[int] = []  # ids that cannot be read
-        self.reasons: dict[int, str] = {}
+        self.reasons: dict[int, str] = {}  # id → why it cannot be read, which leaves it out
         self.converted: Counter[str] = Counter()
         self.signatures: Signatures | None = None  # (n,) by row, for the leak check
         self.hashes: np.ndarray | None = None  # (n,) of the pixels, if they have been read
         self.pixels: Pixels
-        self._images: np.ndarray | None = None
-        self._row_of = np.full(len(source.labels), -1)
-        self._row_of[ids] = np.arange(len(ids))
+        self.row_of = np.full(len(source.labels), -1)  # id → where in `pixels` it is
+        self.row_of[ids] = np.arange(len(ids))
 
-    def rows_of(self, ids: np.ndarray) -> np.ndarray:
-        """Where in `pixels` images are."""
-        return self._row_of[ids]
+    def readable(self, ids: np.ndarray) -> np.ndarray:
+        """Those ids that can be read."""
+        return ids[~np.isin(ids, list(self.reasons))]
 
     def read(
         self,
@@ -236,31 +228,34 @@ class _Store:
         keep: bool,
         sign: bool,
         drop: bool,
+        device: torch.device,
     ) -> None:
-        """Read every image once: keep its pixels, sign it, find what cannot be read."""
-        hashes: list[np.ndarray] = []
-        signatures: list[Signatures] = []
+        """Make `pixels`; where need be read every image once before: sign it, find what is bad."""
+        if not (keep or sign or drop):
+            self.pixels = Streamed(self.source, self.ids, shape, workers, device)
+            return
+        signed: list[Any] = []
         kept = np.empty((len(self.ids) if keep else READ_TOGETHER, *shape), np.uint8)
         with ThreadPoolExecutor(max(1, workers)) as pool:
-            for start in range(0, len(self.ids), READ_TOGETHER):
+            for start in range(0, max(1, len(self.ids)), READ_TOGETHER):
                 ids = self.ids[start : start + READ_TOGETHER]
                 images = kept[start if keep else 0 :][: len(ids)]
                 self._read_into(images, ids, pool, workers)
-                if sign:
-                    signatures.append(Signatures.of(images))
-                else:
-                    hashes.append(pixel_hashes(images))
-        if signatures:
-            self.signatures = Signatures.concatenate(signatures)
-            hashes = [self.signatures.hashes]
-        self.hashes = np.concatenate(hashes) if hashes else None
-        self._images = kept if keep else None
+                signed.append(Signatures.of(images) if sign else pixel_hashes(images))
+        if sign:
+            self.signatures = Signatures.concatenate(signed)
+            self.hashes = self.signatures.hashes
+        else:
+            self.hashes = np.concatenate(signed)
         if self.reasons and not drop:
             first, *more = [f"{self.source.name(i)}: {why}" for i, why in self.reasons.items()]
             others = f" (and {len(more)} more: {'; '.join(more[:3])})" if more else ""
             hint = "data.on_corrupt=drop leaves out what cannot be read"
             raise UserError(f"data: {first}{others}\n  {hint}")
-        self.dropped = list(self.reasons)
+        if keep:
+            self.pixels = InMemory(kept, device)
+        else:
+            self.pixels = Streamed(self.source, self.ids, shape, workers, device)
 
     def _read_into(
         self, images: np.ndarray, ids: np.ndarray, pool: ThreadPoolExecutor, workers: int
@@ -290,14 +285,6 @@ class _Store:
             else:
                 self.converted.update(found)
 
-    def place(self, shape: tuple[int, int, int], workers: int, device: torch.device) -> None:
-        """Make `pixels`, in memory if they were kept."""
-        if self._images is None:
-            self.pixels = Streamed(self.source, self.ids, shape, workers, device)
-        else:
-            self.pixels = InMemory(self._images, device)
-            self._images = None
-
     def fingerprint(self, labels: np.ndarray) -> str:
         """16 hex digits that change with any pixel, label or order.
 
@@ -325,9 +312,9 @@ def _notes(
         if name and len(store.ids) < len(store.source.labels):
             others = len(store.source.labels) - len(store.ids)
             yield f"left out {_images(others)}{where}: without a label, or of no class trained on"
-        if store.dropped:
-            reasons = [f"{store.source.name(i)}: {store.reasons[i]}" for i in store.dropped]
-            shown = "; ".join(reasons[:5]) + ("; ..." if len(reasons) > 5 else "")
+        if store.reasons:
+            reasons = [f"{store.source.name(i)}: {why}" for i, why in store.reasons.items()]
+            shown = few(reasons, 5, "; ")
             yield f"left out {_images(len(reasons))}{where} that cannot be read: {shown}"
         if store.converted:
             counts = ", ".join(f"{what} {n:,}" for what, n in store.converted.most_common())
@@ -336,33 +323,30 @@ def _notes(
         classes = np.arange(len(chosen.class_names))
         missing = np.setdiff1d(classes, chosen.labels[kept["train"]])
         if len(missing):
-            named = ", ".join(chosen.class_names[c] for c in missing[:5])
-            more = ", ..." if len(missing) > 5 else ""
-            yield f"{len(missing)} of {len(classes)} classes have no training image: {named}{more}"
+            named = few([chosen.class_names[c] for c in missing], 5)
+            yield f"{len(missing)} of {len(classes)} classes have no training image: {named}"
 
 
 def _find_leaks(
-    chosen: Chosen,
-    kept: Mapping[str, np.ndarray],
-    main: _Store,
-    extras: Mapping[str, tuple[_Store, np.ndarray]],
+    chosen: Chosen, kept: Mapping[str, np.ndarray], stores: Mapping[str, _Store]
 ) -> Leaks:
     """The leak check over all splits and further test sets; positions count images as read."""
-    stores = [main, *(store for store, _ in extras.values())]
-    starts = np.cumsum([0, *(len(store.ids) for store in stores)])
-    splits = {name: main.rows_of(ids) for name, ids in kept.items() if len(ids)}
-    for (name, (store, ids)), start in zip(extras.items(), starts[1:], strict=False):
-        splits[name] = store.rows_of(ids) + start
-    labels = [chosen.labels[main.ids], *(store.source.labels[store.ids] for store in stores[1:])]
+    main, *extras = stores.values()
+    splits = {name: main.row_of[ids] for name, ids in kept.items() if len(ids)}
+    start = 0
+    for name, store in stores.items():
+        if name:
+            splits[name] = start + store.row_of[store.readable(store.ids)]
+        start += len(store.ids)
+    labels = [chosen.labels[main.ids], *(store.source.labels[store.ids] for store in extras)]
     groups = None
     if main.source.groups is not None:  # further test sets have none: each image is its own
         codes, names = main.source.groups[main.ids], main.source.group_names
         known = np.asarray(names)[codes] if len(names) else codes.astype(str)
-        others = [f"{name} {i}" for name, (store, _) in extras.items() for i in store.ids]
-        groups = np.concatenate([known, np.asarray(others, dtype=str)]) if others else known
-    signatures = [store.signatures for store in stores if store.signatures is not None]
+        others = [f"{name} {i}" for name, store in stores.items() if name for i in store.ids]
+        groups = np.concatenate([known, np.asarray(others, dtype=str)])
     leaks = find_leaks(
-        Signatures.concatenate(signatures),
+        Signatures.concatenate(s.signatures for s in stores.values() if s.signatures),
         np.concatenate(labels),
         splits,
         groups,
@@ -370,7 +354,7 @@ def _find_leaks(
     )
     if not leaks:
         return leaks
-    names = [store.source.name(int(i)) for store in stores for i in store.ids]
+    names = [store.source.name(int(i)) for store in stores.values() for i in store.ids]
     folder = os.path.commonprefix(names).rpartition("/")[0]  # noqa: RUF071 (not all are paths)
     return replace(leaks, names=[n.removeprefix(f"{folder}/") if folder else n for n in names])
 
@@ -379,14 +363,13 @@ def channel_statistics(
     pixels: Pixels, rows: np.ndarray, white: int
 ) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of every channel over all pixels of the rows, white being 1."""
-    sums, count = 0.0, 0
+    sums, count = torch.zeros(2, pixels.shape[0], dtype=torch.float64), 0
     for images in pixels.batches(rows, 1024):
         values = images.double() / white if images.device.type != "mps" else images.float() / white
-        sums = (
-            sums + torch.stack([values.sum((0, 2, 3)), (values**2).sum((0, 2, 3))]).cpu().double()
-        )
+        found = torch.stack([values.sum((0, 2, 3)), (values**2).sum((0, 2, 3))])
+        sums += found.cpu().double()
         count += values.numel() // values.shape[1]
-    mean, square = (sums / count).tolist()  # type: ignore[union-attr]
+    mean, square = (sums / count).tolist()
     std = [max(0.0, s - m * m) ** 0.5 for m, s in zip(mean, square, strict=True)]
     for channel, value in enumerate(std):
         if not value:

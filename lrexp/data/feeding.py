@@ -6,9 +6,11 @@ is one code and the batches are the same to the bit.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,17 +20,6 @@ from torch.utils.data import DataLoader
 from lrexp.config.errors import UserError
 from lrexp.data.images import ImageError
 from lrexp.data.source import Source
-
-
-class Pixels(Protocol):
-    """Images by row."""
-
-    shape: tuple[int, int, int]
-    in_memory: bool
-
-    def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[Tensor]:
-        """(B, C, H, W) uint8 on the device for (n,) rows in their order, the last one smaller."""
-        ...
 
 
 class InMemory:
@@ -76,21 +67,21 @@ class Streamed:
         device: torch.device,
     ):
         self.shape, self._device = shape, device
-        self._order: list[np.ndarray] = []
+        self._order: list[np.ndarray] = []  # the rows of each batch, filled before every pass
         several: dict[str, Any] = (
             {"prefetch_factor": self.PREFETCHED, "persistent_workers": True} if workers else {}
         )
         self._loader = DataLoader(
-            _Rows(source, ids, shape),  # type: ignore[arg-type]
-            batch_sampler=_Given(self._order),  # type: ignore[arg-type]
-            collate_fn=_as_it_is,
+            ids,  # type: ignore[arg-type]
+            batch_sampler=self._order,  # type: ignore[arg-type]
+            collate_fn=functools.partial(_read, source, shape),
             num_workers=workers,
             pin_memory=device.type == "cuda",
             **several,
         )
 
     def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[Tensor]:
-        """(B, C, H, W) uint8 on the device."""
+        """(B, C, H, W) uint8 on the device; one pass at a time."""
         self._order[:] = np.split(rows, range(batch_size, len(rows), batch_size))
         for batch in self._loader:
             if isinstance(batch, str):
@@ -98,87 +89,49 @@ class Streamed:
             yield batch.to(self._device, non_blocking=True)
 
 
-class _Given:
-    """A batch sampler that gives the batches of a list that somebody else fills."""
-
-    def __init__(self, batches: list[np.ndarray]):
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter(list(self._batches))
-
-    def __len__(self) -> int:
-        return len(self._batches)
+Pixels = InMemory | Streamed
 
 
-class _Rows:
-    """Rows of a source as torch's DataLoader reads them."""
+def _read(source: Source, shape: tuple[int, int, int], ids: list[np.int64]) -> Tensor | str:
+    """(B, C, H, W) uint8 of B ids, or what is wrong with one of them.
 
-    def __init__(self, source: Source, ids: np.ndarray, shape: tuple[int, int, int]):
-        self._source, self._ids, self._shape = source, ids, shape
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitems__(self, rows: np.ndarray) -> Tensor | str:
-        """(B, C, H, W) uint8 of (B,) rows, or what is wrong with one of them.
-
-        An exception of a worker would arrive as a traceback.
-        """
-        ids = self._ids[rows]
-        # a new array has the strides of the batches from memory, also along a side of 1: they
-        # decide which kernel of a convolution runs
-        images = np.empty((len(ids), *self._shape), np.uint8)
-        if isinstance(self._source.images, np.ndarray):
-            images[:] = self._source.images[ids]
-            return torch.from_numpy(images)
-        for image, i in zip(images, ids.tolist(), strict=True):
-            try:
-                image[:], _ = pixels_of(self._source, i, self._shape)
-            except ImageError as error:
-                return f"data: {self._source.name(i)}: {error}"
-            except UserError as error:
-                return str(error)
-        return torch.from_numpy(images)
-
-
-def _as_it_is(batch: Any) -> Tensor | str:
-    """What `_Rows` makes is a batch already."""
-    return batch
-
-
-def read_pixels(source: Source, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(C, H, W) uint8 of one image, and what had to be converted.
-
-    Raises:
-        ImageError: when it cannot be read.
+    An exception of a worker would arrive as a traceback.
     """
+    # a new array has the strides of the batches from memory, also along a side of 1: they
+    # decide which kernel of a convolution runs
+    images = np.empty((len(ids), *shape), np.uint8)
     if isinstance(source.images, np.ndarray):
-        return source.images[i], ()
-    return source.images.read(i)
+        images[:] = source.images[ids]
+        return torch.from_numpy(images)
+    for image, i in zip(images, map(int, ids), strict=True):
+        try:
+            image[:], _ = pixels_of(source, i, shape)
+        except ImageError as error:
+            return f"data: {source.name(i)}: {error}"
+        except UserError as error:
+            return str(error)
+    return torch.from_numpy(images)
 
 
 def shape_of_first(source: Source, ids: np.ndarray) -> tuple[int, int, int]:
     """(C, H, W) of the first image among `ids` that can be read."""
     for i in ids:
-        try:
-            c, h, w = read_pixels(source, int(i))[0].shape
-        except ImageError:
-            continue
-        return c, h, w
+        with contextlib.suppress(ImageError):
+            c, h, w = source.read(int(i))[0].shape
+            return c, h, w
     raise UserError("data: none of its images can be read")
 
 
 def pixels_of(
     source: Source, i: int, shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """As `read_pixels`, of an image that must have the shape of the others.
+    """As `Source.read`, of an image that must have the shape of the others.
 
     Raises:
         ImageError: when it cannot be read.
         UserError: when it has another shape.
     """
-    pixels, converted = read_pixels(source, i)
+    pixels, converted = source.read(i)
     if pixels.shape != shape:
         sides, others = ("×".join(map(str, s[1:])) for s in (pixels.shape, shape))
         raise UserError(

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from lrexp.config.errors import first_line
+
 # Formats that are read. Others (EPS, PDF) would start programs or are no photographs.
 _WANTED = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "MPO")
-_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
+# What several frames of a format are called; those of others (MPO) are previews.
+_FRAMES = {**dict.fromkeys(("GIF", "WEBP", "PNG", "AVIF"), "animated"), "TIFF": "several pages"}
 _ORIENTATION = 0x0112  # the EXIF tag that says how the camera was held
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -47,7 +50,7 @@ def extensions() -> frozenset[str]:
 
 
 def read_image(
-    encoded: bytes | str, channels: int, size: int | None
+    encoded: bytes | str | np.ndarray, channels: int, size: int | None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Decode an image.
 
@@ -56,7 +59,7 @@ def read_image(
     EXIF says.
 
     Args:
-        encoded: the file's bytes, or its path.
+        encoded: the file's bytes, or its path; or (C, H, W) uint8 that are resized alone.
         channels: 1 (grey) or 3 (RGB).
         size: resize the short side to this and cut out the middle square; None: leave it.
 
@@ -66,12 +69,15 @@ def read_image(
     Raises:
         ImageError: when it cannot be decoded, or its values have no known meaning.
     """
+    if isinstance(encoded, np.ndarray):
+        fitted = [np.array(_fitted(Image.fromarray(channel), size)) for channel in encoded]
+        return np.stack(fitted), ()
     if not len(encoded):
         raise ImageError("is empty (0 bytes)")
     source = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
     try:
         with Image.open(source, formats=formats()) as image:
-            notes = [*_frames(image), *_depth(image)]
+            notes = _frames_and_depth(image)
             image.load()  # here, for a second attempt would take a damaged image for a whole one
             upright = _UPRIGHT.get(_orientation(image) or 1)
             converted, words = _eight_bit(image, channels)
@@ -82,34 +88,24 @@ def read_image(
     notes += words
     if upright is not None:
         converted, notes = converted.transpose(upright), [*notes, "rotated by EXIF"]
-    pixels = np.array(converted if size is None else _fitted(converted, size), np.uint8)
+    pixels = np.array(_fitted(converted, size), np.uint8)
     return (pixels[None] if channels == 1 else np.moveaxis(pixels, 2, 0).copy()), tuple(notes)
 
 
-def resized(pixels: np.ndarray, size: int) -> np.ndarray:
-    """(C, H, W) uint8 → (C, size, size), as `read_image` resizes."""
-    return np.stack([np.array(_fitted(Image.fromarray(channel), size)) for channel in pixels])
-
-
-def _fitted(image: Image.Image, size: int) -> Image.Image:
+def _fitted(image: Image.Image, size: int | None) -> Image.Image:
     """The middle square of an image, size × size, by bilinear interpolation with antialias."""
-    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR) if size else image
 
 
-def _frames(image: Any) -> list[str]:
-    if not getattr(image, "is_animated", False):
-        return []
-    if image.format in _ANIMATED:
-        return ["animated"]
-    return ["several pages"] if image.format == "TIFF" else []  # the others hold previews
-
-
-def _depth(image: Any) -> list[str]:
-    """Of an image just opened: colour of 16 bits per channel is decoded as 8."""
+def _frames_and_depth(image: Any) -> list[str]:
+    """Of an image just opened, for colour of 16 bits per channel is decoded as 8."""
+    words = []
+    if getattr(image, "is_animated", False):
+        words = [_FRAMES[image.format]] if image.format in _FRAMES else []
     if image.mode == "F":
-        return ["float"]
+        return [*words, "float"]
     deep = any(";16" in str(tile[3]) for tile in image.tile)
-    return ["16-bit"] if deep or image.mode.startswith("I") else []
+    return [*words, "16-bit"] if deep or image.mode.startswith("I") else words
 
 
 def _orientation(image: Image.Image) -> int | None:
@@ -174,5 +170,4 @@ def _why(encoded: bytes | str, error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         empty = isinstance(encoded, str) and not os.path.getsize(encoded)
         return "is empty (0 bytes)" if empty else "is no image that can be read"
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"cannot be decoded ({text[:160]})"
+    return f"cannot be decoded ({first_line(error)})"

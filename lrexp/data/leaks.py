@@ -7,6 +7,7 @@ exact copies, near duplicates, groups on both sides; and copies that carry diffe
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,6 @@ def find_leaks(
     *,
     threshold: float = THRESHOLD,
     ratio: float = RATIO,
-    rank: int = RANK,
     names: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Leaks:
@@ -101,15 +101,15 @@ def find_leaks(
     Near duplicates. With ρ the correlation of two thumbnails, an image of a later split is a near
     duplicate of its nearest image in an earlier one when
 
-        ρ ≥ threshold   and   1 − ρ ≤ ratio · (1 − ρ_rank)
+        ρ ≥ threshold   and   1 − ρ ≤ ratio · (1 − ρ₈)
 
-    where ρ_rank is that with the image's `rank`-th nearest among the distinct images of all earlier
-    splits (0 where there are fewer). The first is the usual test; the second asks that the pair
+    where ρ₈ is that with the image's 8th nearest among the distinct images of all earlier splits
+    (0 where there are fewer). The first is the usual test; the second asks that the pair
     stands out from how near images of this data lie anyway: 98 % of MNIST's digits have a stranger
     above 0.9. Correlation does not see brightness, contrast (so a brightened copy is found) or
     tint; flat images are never near. Mirrored copies are not looked for: on CIFAR-10 that found
     fewer true pairs at equal false alarms. Not found: copies of thin drawings such as
-    MNIST's that moved by a pixel, and more than `rank` near copies of one image in the earlier
+    MNIST's that moved by a pixel, and more than 8 near copies of one image in the earlier
     splits, which hide each other (frames of a video: name the video with groups).
 
     The defaults were chosen on the 286 known pairs of near duplicates between CIFAR-10's test and
@@ -124,38 +124,35 @@ def find_leaks(
         splits: name → positions; the first is what the others must not have seen: train.
         groups: (N,) any value per item, or None.
         threshold: least correlation of a near duplicate.
-        ratio: largest distance 1 − ρ, in units of that to the neighbour of rank `rank`.
-        rank: counted from 1.
+        ratio: largest distance 1 − ρ, in units of that to the 8th neighbour.
         names: of every position, for messages; the position itself when None.
         class_names: for messages; the class index when None.
     """
     positions = {name: np.asarray(split, np.int64) for name, split in splits.items()}
-    order = list(positions)
+    first = next(iter(positions))
     codes = np.unique(signatures.hashes, return_inverse=True)[1]  # (N,) equal where pixels are
     exact: list[Twins] = []
     near: list[Twins] = []
     shared: list[SharedGroup] = []
-    for i, split in enumerate(order):
-        later, earlier = positions[split], {name: positions[name] for name in order[:i]}
-        exact_here = [_exact(codes, split, later, name, at) for name, at in earlier.items()]
-        near_here = _near(signatures, codes, split, later, earlier, threshold, ratio, rank)
-        for copies, close in zip(exact_here, near_here, strict=True):
-            new = ~np.isin(close.positions, copies.positions)
-            assert close.correlation is not None
-            rest = (close.positions[new], close.others[new], close.correlation[new])
-            exact += [copies] if len(copies.positions) else []
-            near += [Twins(split, close.other, *rest)] if new.any() else []
-        if groups is not None:
-            for name, at in earlier.items():
-                shared += _shared_groups(groups, split, later, name, at)
+    for i, (split, later) in enumerate(positions.items()):
+        earlier = dict(itertools.islice(positions.items(), i))
+        close = _near(signatures, codes, later, earlier, threshold, ratio)
+        for (other, at), (here, nearest, rho) in zip(earlier.items(), close, strict=True):
+            copies, originals = _exact(codes, later, at)
+            new = ~np.isin(here, copies)
+            if len(copies):
+                exact.append(Twins(split, other, copies, originals, np.ones(len(copies))))
+            if new.any():
+                near.append(Twins(split, other, here[new], nearest[new], rho[new]))
+            if groups is not None:
+                shared += _shared_groups(groups, split, later, other, at)
 
     twins = {}
-    for split in order[1:]:
-        found = [t.positions for t in (*exact, *near) if (t.split, t.other) == (split, order[0])]
+    for split, at in list(positions.items())[1:]:
+        found = [t.positions for t in (*exact, *near) if (t.split, t.other) == (split, first)]
         if groups is not None:
-            mates = np.isin(groups[positions[split]], groups[positions[order[0]]])
-            found.append(positions[split][mates])
-        twins[split] = np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
+            found.append(at[np.isin(groups[at], groups[positions[first]])])
+        twins[split] = np.unique(np.concatenate([np.empty(0, np.int64), *found]))
     return Leaks(
         exact,
         near,
@@ -164,67 +161,63 @@ def find_leaks(
         twins,
         {name: len(split) for name, split in positions.items()},
         sum(int((~signatures.thumbnails[at].any(1)).sum()) for at in positions.values()),
-        threshold,
-        ratio,
-        rank,
+        {"threshold": threshold, "ratio": ratio, "rank": RANK},
         names,
     )
 
 
-def _exact(codes: np.ndarray, split: str, later: np.ndarray, other: str, at: np.ndarray) -> Twins:
-    """Items of `later` whose pixels are also in `at`, with the first such there."""
+def _exact(codes: np.ndarray, later: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Items of `later` whose pixels are also in `at`, and the first such there."""
     known, first = np.unique(codes[at], return_index=True)
     copies = later[np.isin(codes[later], known)]
-    return Twins(split, other, copies, at[first[np.searchsorted(known, codes[copies])]])
+    return copies, at[first[np.searchsorted(known, codes[copies])]]
 
 
 def _near(
     signatures: Signatures,
     codes: np.ndarray,
-    split: str,
     later: np.ndarray,
     earlier: Mapping[str, np.ndarray],
     threshold: float,
     ratio: float,
-    rank: int,
-) -> list[Twins]:
-    """Near duplicates of `later` in each earlier split, exact copies among them, flat ones not."""
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of each earlier split: those of `later` with a near duplicate there, which it is, and ρ.
+
+    Exact copies are among them, flat images are not.
+    """
     content: np.ndarray = np.any(signatures.thumbnails, axis=1)
     later = later[content[later]]
     queries = signatures.thumbnails[later]
     found: list[tuple[np.ndarray, np.ndarray]] = []
     for at in earlier.values():
         distinct = at[np.unique(codes[at], return_index=True)[1]]
-        distinct = distinct[content[distinct]]
-        values, nearest = _neighbours(queries, signatures.thumbnails, distinct, rank)
-        found.append((values, nearest))
+        found.append(_neighbours(queries, signatures.thumbnails, distinct[content[distinct]]))
     if not found:
         return []
     every = np.sort(np.concatenate([values for values, _ in found], 1), 1)
-    limit = ratio * (1 - every[:, -rank])
-    twins = []
-    for other, (values, nearest) in zip(earlier, found, strict=True):
+    limit = ratio * (1 - every[:, -RANK])
+    near = []
+    for values, nearest in found:
         best = values[:, 0]
         hit = (best >= threshold) & (1 - best <= limit)
-        twins.append(Twins(split, other, later[hit], nearest[hit], np.minimum(best[hit], 1)))
-    return twins
+        near.append((later[hit], nearest[hit], np.minimum(best[hit], 1)))
+    return near
 
 
 def _neighbours(
-    queries: np.ndarray, thumbnails: np.ndarray, references: np.ndarray, rank: int
+    queries: np.ndarray, thumbnails: np.ndarray, references: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The `rank` largest correlations of each query, and the position of the nearest reference.
+    """The RANK largest correlations of each query, and the position of the nearest reference.
 
     Args:
         queries: (q, D) float16.
         thumbnails: (N, D) float16.
         references: (r,) positions in `thumbnails`.
-        rank: correlations kept.
 
     Returns:
-        (q, rank) float32, largest first, 0 where there are fewer references; (q,) positions.
+        (q, RANK) float32, largest first, 0 where there are fewer references; (q,) positions.
     """
-    values = torch.zeros(len(queries), rank)
+    values = torch.zeros(len(queries), RANK)
     nearest = torch.zeros(len(queries), dtype=torch.int64)
     room = torch.empty(QUERIES_PER_BLOCK * min(REFERENCES_PER_BLOCK, len(references)))
     for at in range(0, len(references), REFERENCES_PER_BLOCK):
@@ -234,10 +227,10 @@ def _neighbours(
             rows = slice(start, start + QUERIES_PER_BLOCK)
             query = torch.from_numpy(queries[rows]).float()
             out = room[: len(query) * len(block)].view(len(query), len(block))
-            top, index = torch.mm(query, columns, out=out).topk(min(rank, len(block)), 1)
+            top, index = torch.mm(query, columns, out=out).topk(min(RANK, len(block)), 1)
             closer = top[:, 0] > values[rows, 0]
             nearest[rows] = torch.where(closer, torch.from_numpy(block)[index[:, 0]], nearest[rows])
-            values[rows] = torch.cat([values[rows], top], 1).topk(rank, 1).values
+            values[rows] = torch.cat([values[rows], top], 1).topk(RANK, 1).values
     return values.numpy(), nearest.numpy()
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from itertools import islice
 
 import numpy as np
+
+from lrexp.config.errors import few
 
 LISTED, SHOWN = 20, 3  # items of each kind in summary.json, and in a line of the console
 
@@ -18,7 +21,7 @@ class Twins:
     other: str
     positions: np.ndarray  # (m,) in split
     others: np.ndarray  # (m,) in other: the first exact copy, or the nearest image
-    correlation: np.ndarray | None = None  # (m,) float32; None for exact copies
+    correlation: np.ndarray  # (m,) of thumbnails, 1 for exact copies
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,7 @@ class Leaks:
     twins: dict[str, np.ndarray]  # split → sorted positions with a twin or group mate in the first
     sizes: dict[str, int]
     flat: int  # images without contrast, left out of the search for near duplicates
-    threshold: float
-    ratio: float
-    rank: int
+    rule: dict[str, float]  # threshold, ratio and rank of near duplicates
     names: Sequence[str] | None = None  # of every position: ids or file names
 
     def __bool__(self) -> bool:
@@ -64,35 +65,26 @@ class Leaks:
         """A line for each kind: how many in which splits, and the first few items."""
         lines = []
         if self.exact:
-            pairs = ((a, b) for t in self.exact for a, b in zip(t.positions, t.others, strict=True))
-            first = _first(f"{self._name(a)} = {self._name(b)}" for a, b in pairs)
-            lines.append(f"exact copies: {self._shares(self.exact)}; {first}")
+            pairs = (f"{a} = {b}" for t in self.exact for a, b, _ in self._pairs(t))
+            lines.append(f"exact copies: {self._shares(self.exact)}; {_first(pairs)}")
         if self.near:
-            rows = (
-                f"{self._name(a)} ~ {self._name(b)} at {c:.3f}"
-                for t in self.near
-                if t.correlation is not None
-                for a, b, c in zip(t.positions, t.others, t.correlation, strict=True)
-            )
-            rule = f"8×8 thumbnails correlate at {self.threshold:g} or more"
-            lines.append(f"near duplicates ({rule}): {self._shares(self.near)}; {_first(rows)}")
-        if self.conflicts:
+            pairs = (f"{a} ~ {b} at {c:.3f}" for t in self.near for a, b, c in self._pairs(t))
+            rule = f"8×8 thumbnails correlate at {self.rule['threshold']:g} or more"
+            lines.append(f"near duplicates ({rule}): {self._shares(self.near)}; {_first(pairs)}")
+        if n := len(self.conflicts):
             total = sum(len(conflict.positions) for conflict in self.conflicts)
             first = _first(
                 ", ".join(
                     f"{split} {self._name(at)} is {label}"
-                    for at, split, label in _few(
-                        zip(c.positions, c.splits, c.labels, strict=True), SHOWN
-                    )
+                    for at, split, label in list(zip(*astuple(c), strict=True))[:SHOWN]
                 )
                 for c in self.conflicts
             )
-            n = len(self.conflicts)
             what = "image has copies" if n == 1 else "images have copies"
             lines.append(f"{n:,} {what} with different labels ({total:,} items): {first}")
-        for (split, other), shared in _by_splits(self.groups).items():
-            items, others = (sum(getattr(g, k) for g in shared) for k in ("items", "other_items"))
-            n = len(shared)
+        for (split, other), shared in self._groups_by_splits().items():
+            n, items = len(shared), sum(g.items for g in shared)
+            others = sum(g.other_items for g in shared)
             what = "group stands" if n == 1 else "groups stand"
             sides = f"{others:,} {other} and {items:,} {split} items"
             first = _first(g.group for g in shared)
@@ -101,38 +93,32 @@ class Leaks:
 
     def as_dict(self) -> dict[str, object]:
         """Counts, the rule, and the first 20 items of each kind, as strict JSON can hold them."""
-        items = self.items()
-        of_kind = {
-            kind: [item for item in items if item["kind"] == kind]
-            for kind in ("exact", "near", "conflict", "group")
-        }
+        items: dict[str, list[object]] = {"exact": [], "near": [], "conflict": [], "group": []}
+        for item in self.items():
+            items[str(item["kind"])].append(item)
+        groups = self._groups_by_splits().items()
         return {
             "counts": {
                 "exact": _counts(self.exact),
                 "near": _counts(self.near),
                 "conflicts": len(self.conflicts),
-                "groups": {
-                    f"{split} in {other}": len(shared)
-                    for (split, other), shared in _by_splits(self.groups).items()
-                },
+                "groups": {f"{split} in {other}": len(found) for (split, other), found in groups},
                 "twins": {split: len(positions) for split, positions in self.twins.items()},
                 "flat": self.flat,
             },
-            "near_rule": {"threshold": self.threshold, "ratio": self.ratio, "rank": self.rank},
-            "items": {kind: found[:LISTED] for kind, found in of_kind.items()},
+            "near_rule": self.rule,
+            "items": {kind: found[:LISTED] for kind, found in items.items()},
         }
 
     def items(self) -> list[dict[str, object]]:
         """Everything found, one plain dictionary each: what `data.leak_check=error` lists."""
         items: list[dict[str, object]] = []
         for kind, twins in (("exact", self.exact), ("near", self.near)):
-            for found in twins:
-                for i, (at, other) in enumerate(zip(found.positions, found.others, strict=True)):
-                    item: dict[str, object] = {"kind": kind, "split": found.split}
-                    item |= {"item": self._name(at), "other_split": found.other}
-                    item["other_item"] = self._name(other)
-                    if found.correlation is not None:
-                        item["correlation"] = round(float(found.correlation[i]), 4)
+            for t in twins:
+                for a, b, c in self._pairs(t):
+                    item: dict[str, object] = {"kind": kind, "split": t.split, "item": a}
+                    item |= {"other_split": t.other, "other_item": b}
+                    item |= {"correlation": round(float(c), 4)} if kind == "near" else {}
                     items.append(item)
         for conflict in self.conflicts:
             named = [self._name(at) for at in conflict.positions]
@@ -142,6 +128,17 @@ class Leaks:
             sizes = {g.split: g.items, g.other: g.other_items}
             items.append({"kind": "group", "group": g.group, "items": sizes})
         return items
+
+    def _pairs(self, found: Twins) -> Iterator[tuple[str, str, float]]:
+        """What both sides are called, and their correlation."""
+        sides = (map(self._name, side) for side in (found.positions, found.others))
+        return zip(*sides, found.correlation, strict=True)
+
+    def _groups_by_splits(self) -> dict[tuple[str, str], list[SharedGroup]]:
+        found: dict[tuple[str, str], list[SharedGroup]] = {}
+        for g in self.groups:
+            found.setdefault((g.split, g.other), []).append(g)
+        return found
 
     def _name(self, position: int) -> str:
         return str(position) if self.names is None else str(self.names[position])
@@ -154,29 +151,13 @@ class Leaks:
         )
 
 
-def _few(items: Iterable[tuple], n: int) -> list[tuple]:
-    return [item for _, item in zip(range(n), items, strict=False)]
-
-
 def _first(texts: Iterable[str]) -> str:
-    """The first few, and dots when there are more."""
-    texts = list(texts)
-    return "; ".join(texts[:SHOWN]) + ("; ..." if len(texts) > SHOWN else "")
+    return few(islice(texts, SHOWN + 1), SHOWN, "; ")
 
 
 def _counts(twins: Sequence[Twins]) -> dict[str, dict[str, int]]:
     """Distinct items on each side, for each pair of splits."""
     return {
-        f"{t.split} in {t.other}": {
-            t.split: len(np.unique(t.positions)),
-            t.other: len(np.unique(t.others)),
-        }
+        f"{t.split} in {t.other}": {t.split: len(t.positions), t.other: len(np.unique(t.others))}
         for t in twins
     }
-
-
-def _by_splits(groups: Sequence[SharedGroup]) -> dict[tuple[str, str], list[SharedGroup]]:
-    found: dict[tuple[str, str], list[SharedGroup]] = {}
-    for g in groups:
-        found.setdefault((g.split, g.other), []).append(g)
-    return found

@@ -4,89 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
-from lrexp.data.images import read_image, resized
+from lrexp.data.images import read_image
 
 TRAIN, VAL, TEST = 0, 1, 2  # codes of a data set's own splits
 
 
-class Images(Protocol):
-    """Images that are made when they are asked for."""
-
-    @property
-    def channels(self) -> int:
-        """1 or 3, of every image."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def name(self, i: int) -> str:
-        """What messages call image i."""
-        ...
-
-    def read(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
-        """(C, H, W) uint8, and what had to be converted, in a word each.
-
-        Raises:
-            ImageError: when it cannot be used; the message says why.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class EncodedImages:
-    """Image files, or their bytes in a table."""
+    """Images that are made when they are asked for."""
 
-    encoded: Callable[[int], bytes | str]  # the bytes of image i, or the file that holds them
-    called: Callable[[int], str]  # the name of image i in messages
-    count: int
+    encoded: Callable[[int], bytes | str | np.ndarray]  # image i as `read_image` takes it
+    name: Callable[[int], str]  # what messages call image i
     channels: int  # 1 or 3, which every image is converted to
     size: int | None  # every image becomes size × size; None: they are so already
-
-    def __len__(self) -> int:
-        return self.count
-
-    def name(self, i: int) -> str:
-        """As called."""
-        return self.called(i)
-
-    def read(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Decoded (C, H, W) uint8."""
-        return read_image(self.encoded(i), self.channels, self.size)
-
-
-@dataclass(frozen=True)
-class ResizedImages:
-    """An array's images, each brought to size × size."""
-
-    array: np.ndarray  # (N, C, H, W) uint8
-    size: int
-
-    @property
-    def channels(self) -> int:
-        """Those of the array."""
-        return self.array.shape[1]
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def name(self, i: int) -> str:
-        """Its position."""
-        return f"image {i}"
-
-    def read(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Resized (C, size, size) uint8."""
-        return resized(self.array[i], self.size), ()
 
 
 @dataclass(frozen=True)
 class Source:
     """Every image of a data set, before any split."""
 
-    images: np.ndarray | Images  # (N, C, H, W) uint8, or made when asked for
+    images: np.ndarray | EncodedImages  # (N, C, H, W) uint8, or made when asked for
     labels: np.ndarray  # (N,) int64, -1 where there is none; (N, classes) float32 of 0 and 1
     class_names: tuple[str, ...]
     split: np.ndarray | None = None  # (N,) TRAIN, VAL or TEST, if the data set has splits
@@ -108,6 +48,16 @@ class Source:
         """What messages call image i."""
         return f"image {i}" if isinstance(self.images, np.ndarray) else self.images.name(i)
 
+    def read(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        """(C, H, W) uint8 of image i, and what had to be converted, in a word each.
+
+        Raises:
+            ImageError: when it cannot be used; the message says why.
+        """
+        if isinstance(self.images, np.ndarray):
+            return self.images[i], ()
+        return read_image(self.images.encoded(i), self.images.channels, self.images.size)
+
     def has(self, code: int) -> bool:
         """Whether the data set has a split of that code of its own."""
         return self.split is not None and bool((self.split == code).any())
@@ -116,8 +66,9 @@ class Source:
         """The same with every image brought to size × size."""
         if isinstance(self.images, EncodedImages):
             return replace(self, images=replace(self.images, size=size))
-        if not isinstance(self.images, np.ndarray) or self.images.shape[2:] == (size, size):
+        if self.images.shape[2:] == (size, size):
             return self
         brighter = 255 // self.white  # so that interpolated values have levels to fall on
-        images = ResizedImages(self.images * np.uint8(brighter), size)
+        array = self.images * np.uint8(brighter)
+        images = EncodedImages(array.__getitem__, "image {}".format, self.channels, size)
         return replace(self, images=images, white=self.white * brighter)

@@ -39,6 +39,7 @@ class Normalize:
         return images.float().mul_(self._scale).sub_(self._shift)
 
 
+@dataclass(frozen=True)
 class Augment:
     """Random changes of training images, each a function of (seed, epoch, image) alone.
 
@@ -47,15 +48,10 @@ class Augment:
 
     `trivial`: `basic`, and then one of 14 operations with one of 31 strengths, both uniform
     (TrivialAugment, Müller and Hutter 2021, the wide space), through torchvision's functions.
-
-    Args:
-        kind: basic or trivial.
-        seed: moves every draw.
     """
 
-    def __init__(self, kind: str, seed: int):
-        self._kind, self._seed = kind, seed
-        self.key = kind, seed  # those with the same change images alike
+    kind: str  # basic or trivial
+    seed: int  # moves every draw
 
     def draw(
         self, ids: np.ndarray, epoch: int, shape: tuple[int, int, int], device: torch.device
@@ -68,27 +64,16 @@ class Augment:
             shape: (C, H, W) of every image.
             device: of the images.
         """
-        crops = _draw_crops(draws.draw_each(self._seed, "crop", ids, epoch), *shape[1:])
+        crops = _draw_crops(draws.draw_each(self.seed, "crop", ids, epoch), *shape[1:])
         operations = None
-        if self._kind == "trivial":
-            operations = _draw_operations(draws.draw_each(self._seed, "trivial", ids, epoch))
+        if self.kind == "trivial":
+            operations = _draw_operations(draws.draw_each(self.seed, "trivial", ids, epoch))
         return Drawn(placed(crops, device), operations)
 
-    def change(self, images: Tensor, drawn: Drawn) -> Tensor:
-        """(B, C, H, W) uint8 → the same, as drawn for these B images."""
-        images = _crop_and_flip(images, drawn.crops)
-        return images if drawn.operations is None else _trivial(images, drawn.operations)
-
     def __call__(self, images: Tensor, ids: np.ndarray, epoch: int) -> Tensor:
-        """Draw for one batch, and change it.
-
-        Args:
-            images: (B, C, H, W) uint8.
-            ids: (B,) position of each image in its source.
-            epoch: 1-based.
-        """
+        """(B, C, H, W) uint8 → the same, changed as `draw` says for these (B,) ids."""
         _, c, h, w = images.shape
-        return self.change(images, self.draw(ids, epoch, (c, h, w), images.device))
+        return self.draw(ids, epoch, (c, h, w), images.device)(images)
 
 
 @dataclass(frozen=True)
@@ -100,6 +85,16 @@ class Drawn:
 
     def __getitem__(self, rows: slice) -> Drawn:
         return Drawn(self.crops[rows], None if self.operations is None else self.operations[rows])
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, C, H, W) uint8 → the same, changed."""
+        images = _crop_and_flip(images, self.crops)
+        return images if self.operations is None else _trivial(images, self.operations)
+
+
+def _below(count: int, drawn: np.ndarray, shift: int) -> np.ndarray:
+    """(n,) uint64 → (n,) int64 in [0, count), of the 20 bits from `shift` on."""
+    return ((drawn >> np.uint64(shift)) & np.uint64(0xFFFFF)).astype(np.int64) * count >> 20
 
 
 def _padding(height: int, width: int) -> tuple[int, int]:
@@ -120,13 +115,10 @@ def _draw_crops(drawn: np.ndarray, height: int, width: int) -> np.ndarray:
     Returns:
         (n, 2) int64.
     """
-    pads = _padding(height, width)
-    top, left = (
-        ((drawn >> np.uint64(shift)) & np.uint64(0xFFFFF)).astype(np.int64) * (2 * pad + 1) >> 20
-        for shift, pad in zip((0, 20), pads, strict=True)
-    )
+    y, x = _padding(height, width)
+    top, left = _below(2 * y + 1, drawn, 0), _below(2 * x + 1, drawn, 20)
     flipped = (drawn >> np.uint64(63)).astype(np.int64)
-    start = top * (width + 2 * pads[1]) + left + flipped * (width - 1)
+    start = top * (width + 2 * x) + left + flipped * (width - 1)
     return np.stack([start, 1 - 2 * flipped], 1)
 
 
@@ -177,10 +169,7 @@ MOST_PIXELS = 2**16  # of images whose moves are remembered: at most 310 of 4 by
 
 def _draw_operations(drawn: np.ndarray) -> np.ndarray:
     """(n,) uint64 → (n,) int64 codes: (operation · 31 + strength) · 2, odd when negated."""
-    operation, strength = (
-        ((drawn >> np.uint64(shift)) & np.uint64(0xFFFFF)).astype(np.int64) * count >> 20
-        for shift, count in ((0, len(OPERATIONS)), (20, BINS))
-    )
+    operation, strength = _below(len(OPERATIONS), drawn, 0), _below(BINS, drawn, 20)
     one = np.array([len(strengths) == 1 for strengths, _ in OPERATIONS.values()])[operation]
     signed = np.array([signed for _, signed in OPERATIONS.values()])[operation]
     negative = (drawn >> np.uint64(63)).astype(np.int64)
@@ -259,35 +248,22 @@ def operate(operation: str, images: Tensor, amount: float) -> Tensor:
     """Apply one of `OPERATIONS` to (B, C, H, W) images with one strength."""
     from torchvision.transforms.v2 import functional as V
 
-    def affine(translate: list[float], shear: list[float], center: list[float] | None) -> Tensor:
-        return V.affine(images, 0.0, translate, 1.0, shear, center=center)
-
+    affine = functools.partial(V.affine, images, angle=0.0, scale=1.0)
     degrees = math.degrees(math.atan(amount))
-    match operation:
-        case "shear_x":
-            return affine([0, 0], [degrees, 0.0], [0, 0])
-        case "shear_y":
-            return affine([0, 0], [0.0, degrees], [0, 0])
-        case "translate_x":
-            return affine([int(amount), 0], [0.0, 0.0], None)
-        case "translate_y":
-            return affine([0, int(amount)], [0.0, 0.0], None)
-        case "rotate":
-            return V.rotate(images, amount)
-        case "brightness":
-            return V.adjust_brightness(images, 1.0 + amount)
-        case "color":
-            return V.adjust_saturation(images, 1.0 + amount)
-        case "contrast":
-            return V.adjust_contrast(images, 1.0 + amount)
-        case "sharpness":
-            return V.adjust_sharpness(images, 1.0 + amount)
-        case "posterize":
-            return V.posterize(images, int(amount))
-        case "solarize":
-            return V.solarize(images, 255.0 * amount)
-        case "autocontrast":
-            return V.autocontrast(images)
-        case "equalize":
-            return V.equalize(images)
-    return images
+    change = {
+        "identity": lambda: images,
+        "shear_x": lambda: affine(translate=[0, 0], shear=[degrees, 0.0], center=[0, 0]),
+        "shear_y": lambda: affine(translate=[0, 0], shear=[0.0, degrees], center=[0, 0]),
+        "translate_x": lambda: affine(translate=[int(amount), 0], shear=[0.0, 0.0]),
+        "translate_y": lambda: affine(translate=[0, int(amount)], shear=[0.0, 0.0]),
+        "rotate": lambda: V.rotate(images, amount),
+        "brightness": lambda: V.adjust_brightness(images, 1.0 + amount),
+        "color": lambda: V.adjust_saturation(images, 1.0 + amount),
+        "contrast": lambda: V.adjust_contrast(images, 1.0 + amount),
+        "sharpness": lambda: V.adjust_sharpness(images, 1.0 + amount),
+        "posterize": lambda: V.posterize(images, int(amount)),
+        "solarize": lambda: V.solarize(images, 255.0 * amount),
+        "autocontrast": lambda: V.autocontrast(images),
+        "equalize": lambda: V.equalize(images),
+    }[operation]
+    return change()

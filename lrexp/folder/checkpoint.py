@@ -80,17 +80,12 @@ def load_last(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any
     for file in (folder / LAST, folder / PREVIOUS):
         if not file.exists():
             continue
-        if reason := _damage(file):
-            damaged.append(f"{CHECKPOINTS}/{file.name} is damaged ({reason})")
-            continue
         try:
-            state = load_checkpoint(file, device)
+            state = _whole_state(file, device)
         except Exception as error:  # whatever a reader makes of bytes that nobody wrote
             log.info("%s", file, exc_info=error)
-            damaged.append(f"{CHECKPOINTS}/{file.name} cannot be read ({type(error).__name__})")
-            continue
-        if not isinstance(state, dict) or not {"epoch", "step"} <= state.keys():
-            damaged.append(f"{CHECKPOINTS}/{file.name} holds no state of a run")
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            damaged.append(f"{CHECKPOINTS}/{file.name} is damaged ({reason})")
             continue
         for problem in damaged:
             log.warning(
@@ -103,11 +98,12 @@ def load_last(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any
     return None
 
 
-def _damage(file: Path) -> str | None:
-    """What is wrong with an archive by its own checksums, which torch does not look at."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            broken = archive.testzip()
-    except Exception as error:  # zipfile raises many kinds
-        return str(error) or type(error).__name__
-    return f"checksum of {broken}" if broken else None
+def _whole_state(file: Path, device: torch.device | str) -> dict[str, Any]:
+    """The state in a file, once the archive's own checksums hold: torch does not look at them."""
+    with zipfile.ZipFile(file) as archive:
+        if broken := archive.testzip():
+            raise ValueError(f"checksum of {broken}")
+    state = load_checkpoint(file, device)
+    if not isinstance(state, dict) or not {"epoch", "step"} <= state.keys():
+        raise ValueError("it holds no state of a run")
+    return state

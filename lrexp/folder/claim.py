@@ -34,38 +34,31 @@ class Claim:
             UserError: when it cannot be written, is in use, or already holds a run.
         """
         self.folder = folder
-        self.created = self._create()
-        self._before = {path.name for path in folder.iterdir()} - {LOCK}
+        self._created = [p for p in (folder, *folder.parents) if not p.exists()]  # innermost first
         self._lock = -1
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._before = {path.name for path in folder.iterdir()} - {LOCK}
             self._lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not _same_file(self._lock, folder / LOCK):  # its last owner removed it meanwhile
+            if not os.path.samefile(self._lock, folder / LOCK):
                 raise BlockingIOError
         except OSError as error:
             if self._lock >= 0:
                 os.close(self._lock)
-            if isinstance(error, BlockingIOError):
+            # its last owner may have removed the lock, or the folder, meanwhile
+            if isinstance(error, BlockingIOError | FileNotFoundError):
                 raise UserError(
                     f"{folder} is in use by another lrexp process\n  wait for it, or {ELSEWHERE}"
                 ) from None
             self._remove_created()
-            raise _cannot_write(folder, error) from error
+            raise UserError(f"cannot write to {folder}: {error.strerror}\n  {ELSEWHERE}") from error
         if not resumed and self._before & {SUMMARY, MULTIRUN}:
             self.release()
             raise UserError(
                 f"{folder} already holds a run; nothing was changed\n"
                 f"  {ELSEWHERE}, or move that one away"
             )
-
-    def _create(self) -> list[Path]:
-        """Make the folder; returns the folders that were not there before, outermost first."""
-        missing = [p for p in (self.folder, *self.folder.parents) if not p.exists()][::-1]
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _cannot_write(self.folder, error) from error
-        return missing
 
     def release(self) -> None:
         """Give the folder free and remove the lock file."""
@@ -86,11 +79,9 @@ class Claim:
         self._remove_created()
 
     def _remove_created(self) -> None:
-        for folder in reversed(self.created):
-            try:
+        with suppress(OSError):  # not empty: another run lives there
+            for folder in self._created:
                 folder.rmdir()
-            except OSError:  # not empty: another run lives there
-                return
 
 
 def in_use(folder: Path) -> bool:
@@ -109,13 +100,6 @@ def in_use(folder: Path) -> bool:
     return False
 
 
-def _same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
 def link_latest(folder: Path) -> None:
     """Point outputs/latest at a run or sweep folder that lies under outputs/."""
     outputs = next((p for p in folder.parents if p.name == "outputs"), None)
@@ -127,10 +111,6 @@ def link_latest(folder: Path) -> None:
         fresh.replace(link)
     except OSError:  # a file system without links: the folder's path was printed
         fresh.unlink(missing_ok=True)
-
-
-def _cannot_write(folder: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write to {folder}: {error.strerror}\n  {ELSEWHERE}")
 
 
 def resume_command(folder: Path) -> str:

@@ -8,8 +8,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-import sys
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,6 @@ PACKAGES = (
     "timm",
     "schedulefree",
 )
-
-
 # What of the environment decides which kernels run, and how; recorded where it is set.
 VARIABLES = (
     "MKL_CBWR",
@@ -43,12 +40,8 @@ VARIABLES = (
     "NVIDIA_TF32_OVERRIDE",
     "PYTORCH_ENABLE_MPS_FALLBACK",
 )
-
-
 CODE = ("lrexp", "conf", "hydra_plugins")  # of a checkout
-
-
-DIFF_BYTES = 100_000  # of it that are kept
+DIFF_BYTES = 100_000  # of what no commit has, that are kept
 
 
 def write_environment(folder: Path, facts: dict[str, Any]) -> None:
@@ -59,7 +52,8 @@ def write_environment(folder: Path, facts: dict[str, Any]) -> None:
         facts: of `environment`.
     """
     write_atomically(folder / ENVIRONMENT, strict_json(facts, indent=2) + "\n")
-    if diff := _code_version().diff:
+    _, diff = _code_version()
+    if diff:
         kept = diff[:DIFF_BYTES].decode(errors="replace")
         left_out = len(diff) - DIFF_BYTES
         if left_out > 0:
@@ -68,38 +62,13 @@ def write_environment(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def environment(device: Any, threads: int, fingerprints: dict[str, str]) -> dict[str, Any]:
-    """What a rerun would have to match: code, packages, machine, threads, data and weights."""
+    """What a rerun would have to match: code, packages, machine, threads, data and weights.
+
+    What explains first that numbers differ comes first: that is the order of causes.
+    """
     import torch
 
-    code, cuda = _code_version(), device.type == "cuda"
-    return {
-        "lrexp": lrexp.__version__,
-        "commit": code.commit,
-        "diff_hash": hashlib.sha256(code.diff).hexdigest()[:16] if code.diff else None,
-        "code_hash": source_hash(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in (*PACKAGES, *_users_packages())},
-        "os": platform.platform(),
-        "cpu": _cpu_model(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cpu_count": os.cpu_count(),
-        "threads": threads,
-        "device": str(device),
-        "gpu": torch.cuda.get_device_name(device) if cuda else None,
-        "gpu_driver": _gpu_driver() if cuda else None,
-        "cuda": torch.version.cuda if cuda else None,
-        "cudnn": torch.backends.cudnn.version() if cuda else None,
-        "flags": _flags(cuda),
-        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "fingerprints": fingerprints,
-        "executable": Path(sys.executable).name,
-    }
-
-
-def _flags(cuda: bool) -> dict[str, Any]:
-    """Settings of torch that decide which kernels run, those of CUDA where it is used."""
-    import torch
-
+    (commit, diff), cuda, cudnn = _code_version(), device.type == "cuda", torch.backends.cudnn
     flags: dict[str, Any] = {
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
@@ -107,10 +76,29 @@ def _flags(cuda: bool) -> dict[str, Any]:
         "onednn": torch.backends.mkldnn.enabled,
     }
     if cuda:
-        cudnn = torch.backends.cudnn
         flags |= {f"cudnn_{n}": getattr(cudnn, n) for n in ("deterministic", "benchmark")}
         flags["cudnn_tf32"] = cudnn.allow_tf32
-    return flags
+    return {
+        "fingerprints": fingerprints,
+        "code_hash": source_hash(),
+        "commit": commit,
+        "diff_hash": hashlib.sha256(diff).hexdigest()[:16] if diff else None,
+        "lrexp": lrexp.__version__,
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if cuda else None,
+        "threads": threads,
+        "packages": {name: _version(name) for name in (*PACKAGES, *_users_packages())},
+        "cpu": _cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "flags": flags,
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "gpu_driver": _gpu_driver() if cuda else None,
+        "cuda": torch.version.cuda if cuda else None,
+        "cudnn": cudnn.version() if cuda else None,
+        "python": platform.python_version(),
+        "os": platform.platform(),
+        "cpu_count": os.cpu_count(),
+    }
 
 
 @functools.cache
@@ -137,62 +125,45 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class _CodeVersion:
-    commit: str | None  # of a checkout; None in a wheel
-    diff: bytes  # what no commit has, new files included; empty in a wheel
-
-
 @functools.cache  # that of the code as it was imported
-def _code_version() -> _CodeVersion:
+def _code_version() -> tuple[str | None, bytes]:
+    """The commit of a checkout and what no commit has, new files included; nothing of a wheel."""
     root = Path(lrexp.__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return _CodeVersion(None, b"")
+        return None, b""
+    git = ("git", "-C", str(root))
     try:
-        commit = _git(root, "rev-parse", "HEAD").decode().strip()
-        diff = _git(root, "diff", "--no-ext-diff", "HEAD", "--", *CODE)
-        new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *CODE)
+        commit = _said(*git, "rev-parse", "HEAD").decode().strip()
+        diff = _said(*git, "diff", "--no-ext-diff", "HEAD", "--", *CODE)
+        new = _said(*git, "ls-files", "-z", "--others", "--exclude-standard", "--", *CODE)
     except (OSError, subprocess.SubprocessError):
-        return _CodeVersion(None, b"")
-    for name in sorted(filter(None, new.decode(errors="surrogateescape").split("\0"))):
-        diff += _as_new_file(root, name)
-    return _CodeVersion(commit, diff)
-
-
-def _as_new_file(root: Path, name: str) -> bytes:
-    """A file that git does not know yet, in the form of a diff."""
-    try:
-        lines = (root / name).read_bytes().splitlines(keepends=True)
-    except OSError:
-        return b""
-    head = f"diff --git a/{name} b/{name}\nnew file\n--- /dev/null\n+++ b/{name}\n"
-    body = b"".join(b"+" + line for line in lines)
-    return head.encode(errors="surrogateescape") + body + b"\n" * (not body.endswith(b"\n"))
+        return None, b""
+    for name in sorted(filter(None, os.fsdecode(new).split("\0"))):
+        with suppress(OSError):
+            lines = (root / name).read_bytes().splitlines(keepends=True)
+            diff += os.fsencode(f"--- /dev/null\n+++ b/{name}\n")
+            diff += b"".join(b"+" + line for line in lines) + b"\n"
+    return commit, diff
 
 
 @functools.cache
 def _gpu_driver() -> str | None:
     """The version of NVIDIA's driver, where it can be asked for."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
+        said = _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     except (OSError, subprocess.SubprocessError):
         return None
     return next(iter(said.decode(errors="replace").split()), None)
 
 
-def _git(root: Path, *arguments: str) -> bytes:
-    command = ["git", "-C", str(root), *arguments]
+def _said(*command: str) -> bytes:
     return subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
 
 
 @functools.cache
 def _cpu_model() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            found = [line for line in file if line.startswith("model name")]
-    except OSError:
-        found = []
-    if found:
-        return found[0].partition(":")[2].strip()
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -10,7 +10,6 @@ import numpy as np
 
 from lrexp.config.schema import MONITORS
 from lrexp.judge.evaluate import Evaluation
-from lrexp.judge.gap import gap, paired_difference
 
 Row = dict[str, float]
 
@@ -32,16 +31,18 @@ def evaluated(
         val_groups: likewise.
     """
     known = (train_size, val_groups, train_eval_groups)
-    loss, loss_se = gap(val.losses, train_eval.losses, *known)
-    accuracy, accuracy_se = gap(1 - val.correct, 1 - train_eval.correct, *known)
+    loss = gap(val.losses, train_eval.losses, *known)
+    accuracy = gap(1 - val.correct, 1 - train_eval.correct, *known)
     return {
         **{f"train_eval/{name}": value for name, value in train_eval.metrics.items()},
         **{f"val/{name}": value for name, value in val.metrics.items()},
-        "gap/loss": loss,
-        "gap/loss_se": loss_se,
-        "gap/accuracy": accuracy,
-        "gap/accuracy_se": accuracy_se,
+        **_with_errors("gap", loss, accuracy),
     }
+
+
+def _with_errors(kind: str, loss: tuple[float, float], accuracy: tuple[float, float]) -> Row:
+    names = ("loss", "loss_se", "accuracy", "accuracy_se")
+    return {f"{kind}/{name}": v for name, v in zip(names, (*loss, *accuracy), strict=True)}
 
 
 @dataclass
@@ -68,16 +69,12 @@ class Track:
     def __init__(self, monitor: str):
         self.monitor = monitor
         self.diverged = False  # whether a loss of the last epoch was not a finite number
-        self.best, self.lowest_loss, self.highest_accuracy = Best(), Best(), Best()
+        self.bests = {name: Best() for name in ("monitor", "val_loss", "val_accuracy")}
 
     @property
-    def bests(self) -> dict[str, Best]:
-        """All three by name."""
-        return {
-            "monitor": self.best,
-            "val_loss": self.lowest_loss,
-            "val_accuracy": self.highest_accuracy,
-        }
+    def best(self) -> Best:
+        """By the monitor."""
+        return self.bests["monitor"]
 
     def overfit(self, epoch: int, val: Evaluation, groups: np.ndarray | None = None) -> Row:
         """How much worse validation is than at its best so far, over the same images.
@@ -90,31 +87,87 @@ class Track:
         Returns:
             `overfit/loss` and `overfit/accuracy`, each with its standard error.
         """
-        lowest, highest = self.lowest_loss, self.highest_accuracy
+        lowest, highest = self.bests["val_loss"], self.bests["val_accuracy"]
         if not lowest.known or val.loss < lowest.value:
             lowest.epoch, lowest.value, lowest.per_image = epoch, val.loss, val.losses
         if not highest.known or val.accuracy > highest.value:
             highest.epoch, highest.value, highest.per_image = epoch, val.accuracy, val.correct
-        loss, loss_se = paired_difference(val.losses, lowest.per_image, groups)
-        accuracy, accuracy_se = paired_difference(highest.per_image, val.correct, groups)
-        return {
-            "overfit/loss": loss,
-            "overfit/loss_se": loss_se,
-            "overfit/accuracy": accuracy,
-            "overfit/accuracy_se": accuracy_se,
-        }
+        loss = paired_difference(val.losses, lowest.per_image, groups)
+        accuracy = paired_difference(highest.per_image, val.correct, groups)
+        return _with_errors("overfit", loss, accuracy)
 
     def see(self, epoch: int, row: Mapping[str, float]) -> None:
         """Update the best epoch, earliest on ties, and notice divergence."""
         losses = [row["val/loss"], row["train_eval/loss"], row.get("train/loss", 0.0)]
         self.diverged = not all(map(math.isfinite, losses))
-        value = row.get(self.monitor, math.nan)
+        value, best = row.get(self.monitor, math.nan), self.best
         sign = 1 if MONITORS[self.monitor] == "max" else -1
         if self.diverged or not math.isfinite(value):
             return
-        if not self.best.known or sign * value > sign * self.best.value:
-            self.best.epoch, self.best.value = epoch, value
+        if not best.known or sign * value > sign * best.value:
+            best.epoch, best.value = epoch, value
 
     def forget_best(self) -> None:
         """Let the best epoch be one of those to come: the weights of the one so far are lost."""
-        self.best.epoch, self.best.value = -1, math.nan
+        self.bests["monitor"] = Best()
+
+
+def gap(
+    val: np.ndarray,
+    train_eval: np.ndarray,
+    train_size: int,
+    val_groups: np.ndarray | None = None,
+    train_eval_groups: np.ndarray | None = None,
+) -> tuple[float, float]:
+    """The mean of validation minus the mean of the training subset, and its standard error.
+
+    gap = mean(val) − mean(train_eval); se = √(v_val + (1 − n_te / N) · v_te) with v the variance of
+    a mean (`variance_of_mean`), the second term shrinking because train_eval is drawn without
+    replacement from N training images.
+
+    Args:
+        val: (n_val,) a value per validation image.
+        train_eval: (n_te,) a value per image of the training subset.
+        train_size: N.
+        val_groups: (n_val,) codes of groups whose images are alike, if there are any.
+        train_eval_groups: (n_te,) likewise.
+    """
+    with np.errstate(invalid="ignore"):  # an infinite loss has no variance: NaN
+        sampled = 1 - len(train_eval) / train_size
+        variance_train = sampled * variance_of_mean(train_eval, train_eval_groups)
+        variance = variance_of_mean(val, val_groups) + variance_train
+        return float(val.mean() - train_eval.mean()), math.sqrt(variance)
+
+
+def paired_difference(
+    now: np.ndarray, best: np.ndarray, groups: np.ndarray | None = None
+) -> tuple[float, float]:
+    """mean(now − best) over the same images, and its standard error (`variance_of_mean`).
+
+    Args:
+        now: (n,) a value per image.
+        best: (n,) likewise, of the same images.
+        groups: (n,) codes of groups whose images are alike, if there are any.
+    """
+    with np.errstate(invalid="ignore"):
+        difference = now - best
+        return float(difference.mean()), math.sqrt(variance_of_mean(difference, groups))
+
+
+def variance_of_mean(values: np.ndarray, groups: np.ndarray | None = None) -> float:
+    """The variance of the mean of n values: s² / n, or robust to groups that are alike within.
+
+    With G groups it is G / (G − 1) · Σ_g (Σ_{i in g} (x_i − x̄))² / n², which is s² / n when every
+    group has one value (Liang and Zeger 1986, the CR1 estimator of an intercept). NaN where one
+    value or one group says nothing of the spread.
+
+    Args:
+        values: (n,).
+        groups: (n,) int codes from 0, with or without gaps.
+    """
+    count = len(values)
+    if groups is None:
+        return float(values.var(ddof=1)) / count if count > 1 else math.nan
+    number = np.count_nonzero(np.bincount(groups))
+    sums = np.bincount(groups, weights=values - values.mean())
+    return number / (number - 1) * float((sums**2).sum()) / count**2 if number > 1 else math.nan

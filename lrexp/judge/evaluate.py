@@ -60,29 +60,20 @@ class Evaluation:
     @property
     def metrics(self) -> dict[str, float]:
         """Every metric that this kind of data has, under the name it has in a row."""
-        images, classes = len(self.losses), len(self.actual)
+        images, recalls = len(self.losses), self.recalls
         found = {"loss": self.loss, "accuracy": self.accuracy}
-        if self.multi_label:
-            wrong = int((self.actual + self.predicted - 2 * self.found).sum())
-            found["label_accuracy"] = 1 - wrong / (images * classes)
-        recalls = self.recalls
         if self.multi_label:  # each label is a question with two answers
-            recalls = np.nanmean([recalls, self._specificities], axis=0)
+            found["label_accuracy"] = 1 - int(self._wrong.sum()) / (images * len(self.actual))
+            rejected = images - self.actual - self.predicted + self.found
+            recalls = np.nanmean([recalls, _ratios(rejected, images - self.actual)], axis=0)
         found["balanced_accuracy"] = float(np.nanmean(recalls))
         found["f1_macro"] = float(np.nanmean(self.f1))
-        if self.top5 is not None:
-            found["top5_accuracy"] = self.top5
-        return found
+        return found if self.top5 is None else found | {"top5_accuracy": self.top5}
 
     @property
     def recalls(self) -> np.ndarray:
         """(classes,) found / actual; NaN for a class without images."""
         return _ratios(self.found, self.actual)
-
-    @property
-    def precisions(self) -> np.ndarray:
-        """(classes,) found / predicted; NaN for a class that is never predicted."""
-        return _ratios(self.found, self.predicted)
 
     @property
     def f1(self) -> np.ndarray:
@@ -96,16 +87,9 @@ class Evaluation:
         return np.nan_to_num(scores) if self.multi_label else scores
 
     @property
-    def label_accuracies(self) -> np.ndarray:
-        """(classes,) share of images for which it is right whether they are of the class."""
-        return 1 - (self.actual + self.predicted - 2 * self.found) / len(self.losses)
-
-    @property
-    def _specificities(self) -> np.ndarray:
-        """(classes,) share, among images that are not of a class, of those not said to be."""
-        images = len(self.losses)
-        rejected = images - self.actual - self.predicted + self.found
-        return _ratios(rejected, images - self.actual)
+    def _wrong(self) -> np.ndarray:
+        """(classes,) images for which it is wrong whether they are of the class."""
+        return self.actual + self.predicted - 2 * self.found
 
 
 def _ratios(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
@@ -134,12 +118,12 @@ def class_rows(evaluation: Evaluation, class_names: Sequence[str]) -> list[dict[
     columns: dict[str, np.ndarray] = {
         "images": evaluation.actual,
         "predicted": evaluation.predicted,
-        "precision": evaluation.precisions,
+        "precision": _ratios(evaluation.found, evaluation.predicted),
         "recall": evaluation.recalls,
         "f1": evaluation.f1,
     }
     if evaluation.multi_label:
-        columns["accuracy"] = evaluation.label_accuracies
+        columns["accuracy"] = 1 - evaluation._wrong / len(evaluation.losses)
     values = zip(*(column.tolist() for column in columns.values()), strict=True)
     return [
         {"class": name} | {k: None if v != v else v for k, v in zip(columns, row, strict=True)}

@@ -9,9 +9,10 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import combinations
 from typing import Any, Literal
 
 from lrexp.judge.words import in_short, is_share
@@ -31,7 +32,6 @@ from lrexp.runs.sweep import (
     swept_keys,
 )
 
-Edge = Literal["lower", "upper", "inside", "one"]
 HIGHEST = "lr_policy.lr_high"
 T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # Student's t, 1 to 10 d.f.
 
@@ -61,14 +61,9 @@ class Configuration:
     rank: int = 0  # 1 is best
 
     @cached_property
-    def values(self) -> tuple[float, ...]:
-        """The monitor's best, of the points that finished."""
-        return tuple(p.best[self.monitor] for p in self._judged)
-
-    @cached_property
     def worth(self) -> Spread:
         """Of the monitor: what configurations are ranked by."""
-        return spread(self.values)
+        return self.over_seeds(self.monitor)
 
     @cached_property
     def gap(self) -> Spread:
@@ -88,27 +83,19 @@ class Configuration:
     def over_seeds(self, key: str) -> Spread:
         """Of a metric at the best epoch, or on the test set, over the points that finished."""
         section, _, name = key.partition("/")
-        finished = [p for p in self.points if p.status == FINISHED]
-        found = [p.test.get(name) if section == "test" else p.best.get(key) for p in finished]
-        return spread(value for value in found if value is not None)
+        ended = [p for p in self.points if p.status == FINISHED]
+        found = [p.test.get(name) if section == "test" else p.best.get(key) for p in ended]
+        return spread(tuple(value for value in found if value is not None))
+
+    def finished(self, key: str) -> list[SweepPoint]:
+        """The points that finished and have a number for a metric of their best epoch."""
+        ended = [p for p in self.points if p.status == FINISHED]
+        return [p for p in ended if math.isfinite(p.best.get(key, math.nan))]
 
     @property
     def seeds(self) -> dict[Any, float]:
         """The monitor's best by seed, of the finished points."""
-        return {p.seed: p.best[self.monitor] for p in self._judged}
-
-    @property
-    def _judged(self) -> list[SweepPoint]:
-        return [p for p in self.points if p.status == FINISHED and self.monitor in p.best]
-
-
-@dataclass(frozen=True)
-class Line:
-    """Configurations of one group and variant, by rate: a line of the figure."""
-
-    group: str
-    variant: str
-    configurations: tuple[Configuration, ...]
+        return {p.seed: p.best[self.monitor] for p in self.finished(self.monitor)}
 
 
 @dataclass(frozen=True)
@@ -118,11 +105,10 @@ class Group:
     name: str
     best: Configuration
     tries: int  # configurations
-    points: int
     rates: tuple[float, ...]  # tried with the best one's other settings
-    edge: Edge
+    edge: Literal["lower", "upper", "inside", "one"]  # where the best rate lies among them
     unstable_from: float | None  # the lowest of those rates at which a point diverged
-    counts: Counter[str]
+    counts: Counter[str]  # points by status
 
 
 @dataclass(frozen=True)
@@ -139,23 +125,19 @@ class Difference:
         return self.mean > self.margin  # false for NaN
 
 
-def spread(values: Iterable[float]) -> Spread:
+@lru_cache(16384)  # exact sums are slow, and a leaderboard asks again as every point ends
+def spread(values: tuple[float, ...]) -> Spread:
     """Mean and sample standard deviation; NaN where there are too few values.
 
     Both are NaN when a value is no finite number, as a test loss may be where validation is fine.
 
-    >>> spread([1.0, 3.0])
+    >>> spread((1.0, 3.0))
     Spread(n=2, mean=2.0, std=1.4142135623730951)
     """
-    return _spread(tuple(values))
-
-
-@lru_cache(16384)  # exact sums are slow, and a leaderboard asks again as every point ends
-def _spread(known: tuple[float, ...]) -> Spread:
-    finite = all(map(math.isfinite, known))
-    mean = statistics.fmean(known) if known and finite else math.nan
-    std = statistics.stdev(known) if len(known) > 1 and finite else math.nan
-    return Spread(len(known), mean, std)
+    finite = all(map(math.isfinite, values))
+    mean = statistics.fmean(values) if values and finite else math.nan
+    std = statistics.stdev(values) if len(values) > 1 and finite else math.nan
+    return Spread(len(values), mean, std)
 
 
 def compared_by(sweep: Sweep) -> tuple[str, str]:
@@ -179,9 +161,9 @@ def compared_by(sweep: Sweep) -> tuple[str, str]:
 
 
 def configurations(sweep: Sweep) -> list[Configuration]:
-    """Every configuration, best first: the order of leaderboard.json where it fits the runs.
+    """Every configuration, best first.
 
-    Those with a diverged or failed point come after all others, as in the leaderboard.
+    Those with a diverged or failed point come after all others.
     """
     keys = [key for key in swept_keys(sweep.points) if key != SEED]
     _, by = compared_by(sweep)
@@ -192,21 +174,14 @@ def configurations(sweep: Sweep) -> list[Configuration]:
             used.setdefault((_group_name(some[0], by), key), set()).add(some[0].chosen.get(key))
     varied = {place for place, values in used.items() if len(values) > 1}
     found = [_configuration(sweep.monitor, some, keys, by, varied) for some in tries]
-    found.sort(key=lambda one: order(one, sweep.sign))
-    places = {frozenset(nums): place for place, nums in enumerate(sweep.ranks)}
-    nums = [frozenset(p.num for p in one.points) for one in found]
-    if set(nums) == set(places):  # ties and what only the launcher knows, as it has them
-        ranked = sorted(found, key=lambda c: places[frozenset(p.num for p in c.points)])
-        if [order(c, sweep.sign) for c in ranked] == [order(c, sweep.sign) for c in found]:
-            found = ranked
+
+    def order(one: Configuration) -> tuple[bool, bool, float]:
+        bad, mean = one.counts[DIVERGED] + one.counts[FAILED] > 0, one.worth.mean
+        known = math.isfinite(mean)
+        return bad, not known, sweep.sign * mean if known else 0.0
+
+    found.sort(key=order)
     return [replace(one, rank=rank) for rank, one in enumerate(found, 1)]
-
-
-def order(one: Configuration, sign: int) -> tuple[bool, bool, float]:
-    """Sorts by the monitor's mean; after all others come those with a point that went wrong."""
-    bad, mean = one.counts[DIVERGED] + one.counts[FAILED] > 0, one.worth.mean
-    known = math.isfinite(mean)
-    return bad, not known, sign * mean if known else 0.0
 
 
 def _by_settings(points: Sequence[SweepPoint], keys: Sequence[str]) -> list[list[SweepPoint]]:
@@ -250,39 +225,37 @@ def _configuration(
     """The seeds of one configuration; `varied` holds (group, key) for all that tells them apart."""
     first = points[0]
     rate, own = rate_of(first.settings)
-    group, chosen = _group_name(first, by), first.chosen
-    rest = [k for k in keys if k not in (RATE, by) and (group, k) in varied]
-    if own:  # that is the axis
-        rest = [key for key in rest if key != HIGHEST]
+    group, chosen = _group_name(first, by), {key: first.chosen.get(key) for key in keys}
+    axes = (RATE, HIGHEST) if own else (RATE,)
+    rest = [key for key in keys if key not in (*axes, by) and (group, key) in varied]
     return Configuration(
         group=group,
-        variant=in_short({key: chosen.get(key) for key in rest}),
+        variant=in_short({key: chosen[key] for key in rest}),
         rate=rate,
         own_rate=own,
-        name=in_short({key: chosen.get(key) for key in keys}) or first.case or first.policy,
+        name=in_short(chosen) or first.case or first.policy,
         points=tuple(points),
         monitor=monitor,
-        chosen={key: chosen.get(key) for key in keys},
+        chosen=chosen,
         counts=Counter(p.status for p in points),
     )
 
 
-def lines(ranked: Sequence[Configuration]) -> list[Line]:
-    """The figure's lines, the group of the best configuration first; configurations by rate."""
+def lines(ranked: Sequence[Configuration]) -> dict[tuple[str, str], list[Configuration]]:
+    """The figure's lines: configurations of one group and variant, by rate; best group first."""
     found: dict[tuple[str, str], list[Configuration]] = {}
     for one in ranked:
         found.setdefault((one.group, one.variant), []).append(one)
-    first = {name: place for place, name in enumerate(dict.fromkeys(c.group for c in ranked))}
-    made = [
-        Line(group, variant, tuple(sorted(some, key=lambda c: (c.rate is None, c.rate or 0.0))))
-        for (group, variant), some in found.items()
-    ]
-    return sorted(made, key=lambda line: first[line.group])  # stable: the best variant leads
+    first = list(dict.fromkeys(group for group, _ in found))
+    return {
+        line: sorted(found[line], key=lambda c: (c.rate is None, c.rate or 0.0))
+        for line in sorted(found, key=lambda line: first.index(line[0]))  # the best variant leads
+    }
 
 
 def has_rate_axis(ranked: Sequence[Configuration]) -> bool:
     """Whether anything was tried at more than one rate."""
-    return any(len({c.rate for c in line.configurations} - {None}) > 1 for line in lines(ranked))
+    return any(len({c.rate for c in some} - {None}) > 1 for some in lines(ranked).values())
 
 
 def groups(ranked: Sequence[Configuration]) -> list[Group]:
@@ -299,29 +272,17 @@ def groups(ranked: Sequence[Configuration]) -> list[Group]:
 
 def _group(name: str, tries: Sequence[Configuration]) -> Group:
     best = tries[0]
-    alike = [c for c in tries if c.variant == best.variant and c.rate is not None]
+    alike = [c for c in tries if c.variant == best.variant]
     ran = [c for c in alike if c.counts[MISSING] < len(c.points)]
     rates = sorted({c.rate for c in ran if c.rate is not None})
-    edge: Edge = "inside"
+    edge = "inside"
     if len(rates) < 2 or best.rate is None:
         edge = "one"
-    elif best.rate <= rates[0]:
-        edge = "lower"
-    elif best.rate >= rates[-1]:
-        edge = "upper"
-    counts: Counter[str] = Counter()
-    for one in tries:
-        counts += one.counts
-    return Group(
-        name=name,
-        best=best,
-        tries=len(tries),
-        points=counts.total(),
-        rates=tuple(rates),
-        edge=edge,
-        unstable_from=min((c.rate for c in ran if c.rate and c.counts[DIVERGED]), default=None),
-        counts=counts,
-    )
+    elif best.rate in (rates[0], rates[-1]):
+        edge = "lower" if best.rate == rates[0] else "upper"
+    unstable = [c.rate for c in ran if c.rate and c.counts[DIVERGED]]
+    counts = sum((one.counts for one in tries), Counter[str]())
+    return Group(name, best, len(tries), tuple(rates), edge, min(unstable, default=None), counts)
 
 
 def difference(better: Configuration, other: Configuration, sign: int) -> Difference:
@@ -334,7 +295,7 @@ def difference(better: Configuration, other: Configuration, sign: int) -> Differ
     mine, theirs = better.seeds, other.seeds
     both = [seed for seed in mine if seed in theirs]
     if len(both) > 1:
-        paired = spread(sign * (theirs[seed] - mine[seed]) for seed in both)
+        paired = spread(tuple(sign * (theirs[seed] - mine[seed]) for seed in both))
         margin = t95(paired.n - 1) * paired.std / math.sqrt(paired.n)
         return Difference(paired.mean, margin, paired.n)
     a, b = better.worth, other.worth
@@ -343,12 +304,6 @@ def difference(better: Configuration, other: Configuration, sign: int) -> Differ
     if n < 2:
         return Difference(mean, math.nan, 0)
     return Difference(mean, t95(n - 1) * math.sqrt(a.std**2 / a.n + b.std**2 / b.n), 0)
-
-
-def finished(one: Configuration, key: str) -> list[SweepPoint]:
-    """The points that finished and have a number for a metric of their best epoch."""
-    found = [p for p in one.points if p.status == FINISHED]
-    return [p for p in found if math.isfinite(p.best.get(key, math.nan))]
 
 
 def limits(key: str, values: Sequence[float]) -> tuple[float, float, bool]:
@@ -387,3 +342,51 @@ def are_numbers(points: Sequence[SweepPoint], key: str) -> bool:
     values = [p.settings[key] for p in points if key in p.chosen and key in p.settings]
     known = [finite(value) for value in values]
     return None not in known and len(set(known)) > 1
+
+
+@dataclass(frozen=True)
+class CrossTable:
+    """Means over two swept numbers, for one group."""
+
+    group: str
+    x_key: str
+    y_key: str
+    xs: tuple[float, ...]  # ascending
+    ys: tuple[float, ...]  # ascending
+    cells: tuple[tuple[Configuration | None, ...], ...]  # (ys, xs), the best where there are more
+    several: bool  # whether any cell stands for more than one configuration
+
+
+def cross_tables(sweep: Sweep, ranked: Sequence[Configuration], most: int = 8) -> list[CrossTable]:
+    """One per group over two swept numbers, where the group has at least two values of both.
+
+    The pair is the rate (or the first number) with each other number in turn; groups come best
+    first, and there are at most `most` tables.
+    """
+    points = sweep.tried
+    axes = [key for key in swept_keys(points) if key != SEED and are_numbers(points, key)]
+    axes.sort(key=lambda key: key != RATE)
+    pairs = list(combinations(axes, 2))
+    if axes[:1] == [RATE]:
+        pairs = [pair for pair in pairs if RATE in pair]
+    names = list(dict.fromkeys(c.group for c in ranked))
+    made = [_cross_table(ranked, name, x, y) for x, y in pairs for name in names]
+    return [one for one in made if one is not None][:most]
+
+
+def _cross_table(
+    ranked: Sequence[Configuration], group: str, x_key: str, y_key: str
+) -> CrossTable | None:
+    cells: dict[tuple[float, float], Configuration] = {}
+    several = False
+    for one in ranked:
+        settings = one.points[0].settings
+        x, y = finite(settings.get(x_key)), finite(settings.get(y_key))
+        if one.group == group and x is not None and y is not None:
+            several |= (x, y) in cells
+            cells.setdefault((x, y), one)  # the best comes first
+    xs, ys = (tuple(sorted({place[i] for place in cells})) for i in (0, 1))
+    if len(xs) < 2 or len(ys) < 2:
+        return None
+    table = tuple(tuple(cells.get((x, y)) for x in xs) for y in ys)
+    return CrossTable(group, x_key, y_key, xs, ys, table, several)

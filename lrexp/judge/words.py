@@ -1,18 +1,60 @@
-"""What the numbers of a run say, in sentences that the terminal and the report share."""
+"""What the numbers of a run say: verdicts, and sentences that terminal and report share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lrexp.config.schema import GROUPS
+from lrexp.config.schema import GROUPS, MONITORS
+
+NOT_FINITE = "the loss is no longer a finite number"
+HELPS = "a lower optimizer.lr or a scheduler.warmup usually helps"
+
+
+def verdicts(frozen_random: Sequence[str], diverged_in: int | None) -> list[dict[str, Any]]:
+    """What summary.json lists as verdicts: kind, severity, message, evidence, advice.
+
+    Args:
+        frozen_random: tensors that never train and were never loaded from weights.
+        diverged_in: the epoch after which a loss was no finite number, if there is one.
+    """
+    random = {
+        "kind": "frozen_random",
+        "severity": "warning",
+        "message": "frozen tensors were never loaded from weights: random features",
+        "evidence": {"tensors": frozen_random},
+        "advice": "load a pretrained network with model.weights, or train everything",
+    }
+    diverged = {
+        "kind": "diverged",
+        "severity": "error",
+        "message": NOT_FINITE,
+        "evidence": {"epoch": diverged_in},
+        "advice": "lower optimizer.lr or set scheduler.warmup",
+    }
+    return [random] * bool(frozen_random) + [diverged] * (diverged_in is not None)
 
 
 def brief(line: str) -> str:
     """An opening line for the terminal: of leaks the counts, not the first few images."""
     counts, cut, _ = line.partition("; ")
     return f"{counts} (summary.json lists them)" if cut and line.startswith("leaks ") else line
+
+
+def capital(words: str) -> str:
+    """As a sentence begins."""
+    return words[:1].upper() + words[1:]
+
+
+def best_is(monitor: str) -> str:
+    """Of a metric: `lowest` or `highest`."""
+    return "highest" if MONITORS.get(monitor) == "max" else "lowest"
+
+
+def diverged_in_words(epoch: Any) -> str:
+    """When, and what to do about it."""
+    return f"diverged in epoch {epoch}: {NOT_FINITE}; {HELPS}"
 
 
 def leak_effect_in_words(summary: dict[str, Any]) -> str:
@@ -63,7 +105,7 @@ def overfit_in_words(best: dict[str, float], last: dict[str, float]) -> str:
         return (
             f"by epoch {last['epoch']} it got worse on training images too: val loss is {rise}"
             f" above its best, train-eval loss {compact(on_train, 3)} above that of epoch"
-            f" {best['epoch']}; a lower optimizer.lr or a scheduler.warmup usually helps"
+            f" {best['epoch']}; {HELPS}"
         )
     return f"by epoch {last['epoch']} it {word}: val loss is {rise} above its best, {sign}"
 

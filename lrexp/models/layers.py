@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from lrexp.config.errors import ConfigError
+from lrexp.config.errors import ConfigError, few
 from lrexp.models.layer_map import LayerMap, LayerParameter
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -38,12 +38,6 @@ class _Layers:
         if layer not in self.order:
             self.order.append(layer)
         self.of |= dict.fromkeys(names, layer)
-
-    def leave_out(self, modules: tuple[str, ...]) -> None:
-        """Leave the parameters of modules to the head's layer."""
-        left = [name for name in self.of if _inside(name, modules)]
-        self.unplaced += left
-        self.of = {name: at for name, at in self.of.items() if name not in left}
 
 
 def layer_map(
@@ -95,30 +89,25 @@ def layer_map(
     if layers is not None:
         found = _by_hand(layers, list(tensors), heads)
     elif convention == "block":
-        found = _by_child(model, heads)
+        found = _by_structure(_children(model, heads))
     elif hasattr(model, "group_matcher"):
         found = _by_matcher(model, heads)
     else:
-        found = _by_structure(model, heads)
-        found.leave_out(LEFT_BY_TIMM.get(f"{type(model).__module__}.{type(model).__name__}", ()))
+        kind = f"{type(model).__module__}.{type(model).__name__}"
+        found = _by_structure(_pieces(model, "", heads), LEFT_BY_TIMM.get(kind, ()))
     if convention == "beit":
         norms = _final_norms(model, heads)
-        found.leave_out(norms)
+        found.of = {name: at for name, at in found.of.items() if not _inside(name, norms)}
         found.unplaced = [name for name in found.unplaced if not _inside(name, norms)]
-    if convention == "strict" and (found.unplaced or found.loose):
-        names = [*found.unplaced, *found.loose]
-        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        raise ConfigError(
-            "model.convention",
-            f"{len(names)} parameters have no layer of their own: {shown}",
-            "place them with model.layers, or use another convention",
-            "strict",
-        )
+    if convention == "strict" and (names := [*found.unplaced, *found.loose]):
+        problem = f"{len(names)} parameters have no layer of their own: {few(names)}"
+        hint = "place them with model.layers, or use another convention"
+        raise ConfigError("model.convention", problem, hint, "strict")
     order, last = list(found.order), next(iter(heads), "rest")
     lost_head = bool(heads) and not any(_inside(name, heads) for name in tensors)
     if lost_head or tensors.keys() - found.of.keys():
         order.append(last)
-    no_decay = _no_weight_decay(model)
+    no_decay: Any = getattr(model, "no_weight_decay", set)()  # timm's names and globs
     placed = [
         LayerParameter(
             name=name,
@@ -223,29 +212,17 @@ def _selects_nothing(
     key: str, pattern: str, matches: list[str], names: list[str], heads: tuple[str, ...]
 ) -> ConfigError:
     if matches and all(_inside(name, heads) for name in matches):
+        problem = "selects only the head"
         hint = "the head is the last layer without being named; remove this entry"
-        return ConfigError(key, "selects only the head", hint, pattern)
-    if matches:
+    elif matches:
+        problem = "selects only what earlier entries took"
         hint = "the first match decides; put the narrower entry first"
-        return ConfigError(key, "selects only what earlier entries took", hint, pattern)
-    parents = [f"{name.rpartition('.')[0]}.*" for name in names if "." in name]
-    close = difflib.get_close_matches(pattern, [*names, *dict.fromkeys(parents)], n=1, cutoff=0.4)
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    hint = f"{f'nearest: {close[0]!r}; ' if close else ''}parameters: {shown}"
-    return ConfigError(key, "selects no parameter", hint, pattern)
-
-
-def _by_child(model: nn.Module, heads: tuple[str, ...]) -> _Layers:
-    """One layer per child of the model; the child that holds the head is the last."""
-    found = _Layers(loose=[name for name, _ in model.named_parameters(recurse=False)])
-    for name, child in model.named_children():
-        names = [f"{name}.{inner}" for inner, _ in child.named_parameters()]
-        if not names or any(head == name or _inside(head, (name,)) for head in heads):
-            continue
-        found.add(found.order[-1] if is_norm(child) and found.order else name, names)
-    if found.order:
-        found.of |= dict.fromkeys(found.loose, found.order[0])
-    return found
+    else:
+        parents = dict.fromkeys(f"{name.rpartition('.')[0]}.*" for name in names if "." in name)
+        close = difflib.get_close_matches(pattern, [*names, *parents], n=1, cutoff=0.4)
+        problem = "selects no parameter"
+        hint = f"{f'nearest: {close[0]!r}; ' if close else ''}parameters: {few(names)}"
+    return ConfigError(key, problem, hint, pattern)
 
 
 def _by_matcher(model: nn.Module, heads: tuple[str, ...]) -> _Layers:
@@ -294,12 +271,15 @@ class _Piece:
     loose: bool = False
 
 
-def _by_structure(model: nn.Module, heads: tuple[str, ...]) -> _Layers:
+def _by_structure(pieces: Iterator[_Piece], left: tuple[str, ...] = ()) -> _Layers:
+    """A layer per piece that joins no other, without those `left` to the head's layer."""
     found, early = _Layers(), []
-    for piece in _pieces(model, "", heads):
+    for piece in pieces:
         if piece.loose:
             found.loose += piece.names
-        if piece.loose and not found.order:
+        if piece.name in left:
+            found.unplaced += piece.names
+        elif piece.loose and not found.order:
             early += piece.names
         else:
             joins = piece.joins and found.order
@@ -309,10 +289,19 @@ def _by_structure(model: nn.Module, heads: tuple[str, ...]) -> _Layers:
     return found
 
 
+def _children(model: nn.Module, heads: tuple[str, ...]) -> Iterator[_Piece]:
+    """The model's own parameters and its children, without the one that holds the head."""
+    own = [name for name, _ in model.named_parameters(recurse=False)]
+    yield _Piece("", model, own, joins=True, loose=True)
+    for name, child in model.named_children():
+        names = [f"{name}.{inner}" for inner, _ in child.named_parameters()]
+        if names and not any(f"{head}.".startswith(f"{name}.") for head in heads):
+            yield _Piece(name, child, names, joins=is_norm(child))
+
+
 def _pieces(module: nn.Module, prefix: str, heads: tuple[str, ...]) -> Iterator[_Piece]:
     own = [f"{prefix}{name}" for name, _ in module.named_parameters(recurse=False)]
-    if own:
-        yield _Piece(prefix.rstrip("."), module, own, joins=True, loose=True)
+    yield _Piece(prefix.rstrip("."), module, own, joins=True, loose=True)
     children = [(f"{prefix}{name}", child) for name, child in module.named_children()]
     stages = [i for i, (name, child) in enumerate(children) if name not in heads and _stage(child)]
     kinds = Counter(type(child) for _, child in children)
@@ -372,12 +361,6 @@ def _final_norms(model: nn.Module, heads: tuple[str, ...]) -> tuple[str, ...]:
     while pieces and is_norm(pieces[-1].module):
         norms.append(pieces.pop().name)
     return tuple(norms) if pieces and not _is_leaf(pieces[-1].module) else ()
-
-
-def _no_weight_decay(model: nn.Module) -> Set[str]:
-    """Names and globs that a timm model keeps free of weight decay, such as `pos_embed`."""
-    listed: Any = getattr(model, "no_weight_decay", set)
-    return set(listed())
 
 
 def _inside(name: str, modules: tuple[str, ...]) -> bool:

@@ -1,7 +1,9 @@
-"""Networks from torchvision and timm, by name, with random weights."""
+"""Networks from torchvision, timm and the user's own packages, with random weights."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrexp.config.errors import ConfigError, nearest
+from lrexp.config.errors import ConfigError, did_you_mean, first_line, nearest
+from lrexp.config.targets import check_target
 
 # Settings of the libraries that have their own place here.
 TAKEN = {
@@ -51,19 +54,21 @@ def torchvision_model(
         ConfigError: for an unknown name, an argument it does not take, a stem it does not have, or
             images it cannot take.
     """
-    from torchvision import models
-
-    check_torchvision_name(name)
+    models = library_with("torchvision", name)
     if name in AUXILIARY:
         args = {"aux_logits": False, "init_weights": True, **args}
     model = made(name, args, lambda: models.get_model(name, num_classes=num_classes, **args))
-    first_name, first = _first_convolution(model)
+    first_name, first = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
     small = stem == "small"
     if small and not isinstance(model, models.ResNet):
         problem = f"is a setting of the ResNets, and {name} is none"
         raise ConfigError("model.stem", problem, "model.stem=imagenet keeps its own", stem)
     if small or image_shape[0] != first.in_channels:
-        conv = _convolution_like(first, image_shape[0], small)
+        same = ("kernel_size", "stride", "padding", "dilation")
+        geometry: dict[str, Any] = {name: getattr(first, name) for name in same}
+        geometry |= {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1)} if small else {}
+        sizes, bias = (image_shape[0], first.out_channels), first.bias is not None
+        conv = nn.Conv2d(*sizes, bias=bias, **geometry)
         if isinstance(model, models.ResNet):  # as torchvision begins its convolutions
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         parent, _, last = first_name.rpartition(".")
@@ -89,42 +94,34 @@ def timm_model(
         ConfigError: when timm is not installed; for an unknown name, an argument the model does
             not take, or images it cannot take.
     """
-    timm = timm_with(name)
+    timm = library_with("timm", name)
     sizes = {"num_classes": num_classes, "in_chans": image_shape[0]}
     model = made(name, args, lambda: timm.create_model(name, pretrained=False, **sizes, **args))
     check_images(model, image_shape, name)
     return model
 
 
-def check_torchvision_name(name: str) -> None:
-    """Refuse a name that torchvision has no classification network for."""
-    from torchvision import models
-
-    _check_name("torchvision", name, models.list_models(module=models))
-
-
-def timm_with(name: str) -> Any:
-    """The module timm, which has a model of that name.
+def library_with(library: str, name: str) -> Any:
+    """The module torchvision.models or timm, which has a classification network of that name.
 
     Raises:
-        ConfigError: when timm is not installed or has none.
+        ConfigError: when timm is not installed or the library has none.
     """
+    is_timm = library == "timm"
     try:
-        import timm
+        module: Any = importlib.import_module("timm" if is_timm else "torchvision.models")
     except ImportError as error:
         hint = "pip install 'lrexp[timm]', or model=torchvision, which needs nothing more"
         raise ConfigError("model", "needs timm, which is not installed", hint, "timm") from error
-    if not timm.is_model(name):
-        _check_name("timm", name, timm.list_models())
-    return timm
-
-
-def _check_name(library: str, name: str, known: list[str]) -> None:
+    if is_timm and module.is_model(name):  # with the tag of some weights, too
+        return module
+    known = module.list_models() if is_timm else module.list_models(module=module)
     if name not in known:
         match = nearest(name, known)
-        listed = f"{len(known)} names: {library}{'.models' * (library != 'timm')}.list_models()"
+        listed = f"{len(known)} names: {module.__name__}.list_models()"
         hint = f"did you mean '{match}'? {listed}" if match else listed
         raise ConfigError("model.name", f"{library} has no such model", hint, name)
+    return module
 
 
 def made(name: str, args: dict[str, Any], make: Callable[[], nn.Module]) -> nn.Module:
@@ -135,23 +132,8 @@ def made(name: str, args: dict[str, Any], make: Callable[[], nn.Module]) -> nn.M
     try:
         return make()
     except Exception as error:  # whatever a constructor makes of arguments it cannot use
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        given = args or ""
-        raise ConfigError("model.args", f"{name} cannot be built: {said}", given=given) from error
-
-
-def _first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
-    return next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
-
-
-def _convolution_like(conv: nn.Conv2d, channels: int, small: bool) -> nn.Conv2d:
-    """A fresh convolution over so many channels, of the same geometry unless `small`."""
-    kernel, stride, padding = conv.kernel_size, conv.stride, conv.padding
-    if small:
-        kernel, stride, padding = (3, 3), (1, 1), (1, 1)
-    bias = conv.bias is not None
-    sizes = (channels, conv.out_channels, kernel, stride, padding)  # type: ignore[arg-type]
-    return nn.Conv2d(*sizes, dilation=conv.dilation, bias=bias)  # type: ignore[arg-type]
+        problem = f"{name} cannot be built: {first_line(error)}"
+        raise ConfigError("model.args", problem, given=args or "") from error
 
 
 def check_images(
@@ -174,14 +156,12 @@ def check_images(
             warnings.simplefilter("ignore")
             logits = model.eval()(torch.zeros(1, *image_shape))
     except Exception as error:  # assertions, shape errors, whatever the network raises
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(
-            key,
-            f"cannot take images of {shape}: {said}",
+        hint = (
             "bring images to another size with data.image_size, or choose another model; some take"
-            " their size under model.args (img_size, image_size)",
-            name,
-        ) from error
+            " their size under model.args (img_size, image_size)"
+        )
+        problem = f"cannot take images of {shape}: {first_line(error)}"
+        raise ConfigError(key, problem, hint, name) from error
     model.train(training)
     given = tuple(getattr(logits, "shape", ()))
     if num_classes is not None and given != (1, num_classes):
@@ -189,3 +169,65 @@ def check_images(
         problem = f"gives {what} for one image of {shape}; (1, {num_classes}) is wanted"
         hint = "give __init__ a parameter num_classes: it is called with the data's"
         raise ConfigError(key, problem, hint, name)
+
+
+def custom_model(
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    name: str,
+    target: str,
+    args: dict[str, Any],
+) -> nn.Module:
+    """An instance of the class `target`, called with `args` and what it takes of the data.
+
+    Args:
+        image_shape: (C, H, W), passed on as `image_shape`, and C as `in_channels`, where the
+            signature has such a parameter.
+        num_classes: passed on as `num_classes` where the signature has it.
+        name: what messages call the network.
+        target: dotted name of a subclass of nn.Module.
+        args: further arguments, by name.
+
+    Raises:
+        ConfigError: when the package is not allowed, there is no such class, it cannot be called
+            so, or what it makes does not turn one image into `num_classes` numbers.
+    """
+    kind = _module_class(target)
+    data = {"image_shape": image_shape, "in_channels": image_shape[0], "num_classes": num_classes}
+    for key in args.keys() & data.keys():
+        raise ConfigError(f"model.args.{key}", "follows data", "leave it out", args[key])
+    taken = {k: v for k, v in data.items() if k in inspect.signature(kind).parameters}
+    try:
+        model = kind(**taken, **args)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a constructor makes of arguments it cannot use
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        given = ", ".join([*taken, *args]) or "no arguments"
+        hint = f"it was called with {given}"
+        raise ConfigError("model.target", f"cannot be built: {said}", hint, target) from error
+    if next(model.parameters(), None) is None:
+        raise ConfigError("model.target", "has no parameters to train", given=target)
+    check_images(model, image_shape, name, key="model.target", num_classes=num_classes)
+    return model
+
+
+def _module_class(target: str) -> type[nn.Module]:
+    """The class of that name, imported now that its package is known to be allowed."""
+    check_target("model.target", target)
+    path, _, last = target.rpartition(".")
+    try:
+        module = importlib.import_module(path)
+    except Exception as error:  # the user's code runs here
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        hint = "install its package, or put the folder that holds it on PYTHONPATH"
+        raise ConfigError("model.target", f"cannot be imported: {said}", hint, target) from error
+    held = vars(module)
+    networks = [n for n, v in held.items() if inspect.isclass(v) and issubclass(v, nn.Module)]
+    if last not in held:
+        hint = did_you_mean(last, networks)
+        raise ConfigError("model.target", f"{path} has no {last}", hint, target)
+    if last not in networks:
+        raise ConfigError("model.target", "is no subclass of torch.nn.Module", given=target)
+    return held[last]

@@ -17,8 +17,6 @@ class MLP(nn.Module):
         dropout: probability, after each hidden layer.
     """
 
-    head_name = "head"
-
     def __init__(
         self,
         image_shape: tuple[int, int, int],

@@ -1,27 +1,33 @@
-"""The pretrained weights of torchvision and timm: in their caches, or fetched once."""
+"""The pretrained weights of torchvision and timm: in their caches, or fetched once.
+
+And what they, or those of a file or a run, expect of their images.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import io
+import json
 import logging
 import os
-import socket
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from torch import nn
+from safetensors import SafetensorError, safe_open
 from torch.hub import HASH_REGEX
 
-from lrexp.config.errors import ConfigError
-from lrexp.models.library import AUXILIARY, check_torchvision_name, made, timm_with
-from lrexp.models.weights import Weights
+from lrexp.config.errors import ConfigError, first_line
+from lrexp.config.saved import read_saved_config
+from lrexp.config.schema.model import LibraryModel, Model
+from lrexp.folder.layout import CHECKPOINTS, CONFIG
+from lrexp.folder.network import quiet, within
+from lrexp.models.library import AUXILIARY, library_with, made
+from lrexp.models.weights import Weights, weights_path
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +52,37 @@ def pretrained_weights(
     Raises:
         ConfigError: when there are none, they cannot be had, or do not fit the arguments.
     """
-    source = _torchvision if library == "torchvision" else _timm
-    with torch.device("meta") if header_only else contextlib.nullcontext():
-        model, class_names, inputs = source(name, args, header_only)
+    if library == "torchvision":
+        make, entry = library_with(library, name).get_model, torchvision_weights(name)
+        classes = entry.meta["categories"]
+        plain = {"num_classes": len(classes)}
+        plain |= {"aux_logits": False, "init_weights": False} if name in AUXILIARY else {}
+        loading = {"weights": entry, "progress": False}
+    else:
+        make, config = library_with(library, name).create_model, timm_config(name)
+        classes = config.label_names
+        plain = {"num_classes": config.num_classes, "in_chans": config.input_size[0]}
+        loading = plain | {"pretrained": True}
+    if header_only:
+        with torch.device("meta"):
+            model = made(name, args, lambda: make(name, **plain, **args))
+    else:
+        file = pretrained_file(library, name)
+        if library == "timm":
+            loading["pretrained_cfg_overlay"] = {"file": str(file)}
+        try:
+            with quiet(), _tensors_only():
+                model = made(name, args, lambda: make(name, **loading, **args))
+        except ConfigError as error:
+            if error.key != "model.args" or args:
+                raise
+            hint = f"remove {file}, or give a file of your own with model.weights=FILE"
+            raise ConfigError(KEY, error.problem, hint, "true") from error
     state = model.state_dict()
     if name in AUXILIARY:
         state = {n: t for n, t in state.items() if not n.startswith(("aux", "AuxLogits"))}
-    return Weights(KEY, f"{library}'s pretrained {name}", state, class_names, inputs)
+    class_names = tuple(classes) if classes else None
+    return Weights(KEY, f"{library}'s pretrained {name}", state, class_names)
 
 
 def transform_arguments(name: str) -> dict[str, Any]:
@@ -73,10 +103,7 @@ def pretrained_file(library: str, name: str) -> Path:
 
 def torchvision_weights(name: str) -> Any:
     """The entry of torchvision's weights API that it recommends for a network."""
-    from torchvision import models
-
-    check_torchvision_name(name)
-    listed: Any = models.get_model_weights(name)
+    listed = library_with("torchvision", name).get_model_weights(name)
     if not len(listed):
         raise ConfigError(KEY, f"torchvision has no weights for {name}", given="true")
     return listed.DEFAULT
@@ -84,7 +111,7 @@ def torchvision_weights(name: str) -> Any:
 
 def timm_config(name: str) -> Any:
     """timm's description of the weights of a name, with or without its tag."""
-    timm = timm_with(name)
+    timm = library_with("timm", name)
     try:
         found = timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # a tag that there is not
@@ -96,64 +123,15 @@ def timm_config(name: str) -> Any:
     return found
 
 
-def _torchvision(
-    name: str, args: dict[str, Any], header_only: bool
-) -> tuple[nn.Module, tuple[str, ...], None]:
-    from torchvision import models
-
-    weights = torchvision_weights(name)
-    class_names = tuple(weights.meta["categories"])
-    if header_only:
-        plain = {"aux_logits": False, "init_weights": False} if name in AUXILIARY else {}
-        count = len(class_names)
-        make = lambda: models.get_model(name, num_classes=count, **plain, **args)  # noqa: E731
-        return made(name, args, make), class_names, None
-    file = _from_url(weights.url)
-    make = lambda: models.get_model(name, weights=weights, progress=False, **args)  # noqa: E731
-    return _loaded(name, args, file, make), class_names, None
-
-
-def _timm(
-    name: str, args: dict[str, Any], header_only: bool
-) -> tuple[nn.Module, tuple[str, ...] | None, tuple[str, ...] | None]:
-    timm, config = timm_with(name), timm_config(name)
-    sizes = {"num_classes": config.num_classes, "in_chans": config.input_size[0]}
-    first = config.first_conv
-    inputs = (first,) if isinstance(first, str) else tuple(first) if first else None
-    names = config.label_names and tuple(config.label_names)
-    if header_only:
-        make = lambda: timm.create_model(name, pretrained=False, **sizes, **args)  # noqa: E731
-        return made(name, args, make), names, inputs
-    file = _timm_file(config)
-    local = {"file": str(file)}
-    make = lambda: timm.create_model(  # noqa: E731
-        name, pretrained=True, pretrained_cfg_overlay=local, **sizes, **args
-    )
-    return _loaded(name, args, file, make), names, inputs
-
-
-def _loaded(name: str, args: dict[str, Any], file: Path, make: Callable[[], Any]) -> nn.Module:
-    """What the library makes of a file; the file is named when it cannot be read."""
-    try:
-        with _quiet(), _tensors_only():
-            return made(name, args, make)
-    except ConfigError as error:
-        if error.key != "model.args" or args:
-            raise
-        hint = f"remove {file}, or give a file of your own with model.weights=FILE"
-        raise ConfigError(KEY, f"{error.problem}", hint, "true") from error
-
-
 def _from_url(url: str) -> Path:
     """The file of a URL in torch.hub's cache; its hash is checked when it is fetched."""
     file = _hub_path(url)
     if not file.is_file():
-        hash_prefix = HASH_REGEX.search(file.name)
+        start = HASH_REGEX.search(file.name)
 
         def fetch() -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            prefix = hash_prefix[1] if hash_prefix else None
-            torch.hub.download_url_to_file(url, str(file), prefix, progress=False)
+            torch.hub.download_url_to_file(url, str(file), start and start[1], progress=False)
 
         _fetch(url, fetch, f"{file} is where it would lie")
     return file
@@ -184,10 +162,9 @@ def _timm_file(config: Any) -> Path:
                 return
         raise FileNotFoundError(f"{repo} has none of {', '.join(names)}")
 
-    cache = hub.constants.HF_HUB_CACHE
     offline = hub.constants.HF_HUB_OFFLINE
     url = "" if offline else hub.hf_hub_url(repo, names[0], revision=revision or None)
-    _fetch(url, fetch, f"the hub's cache is {cache}, for {repo}")
+    _fetch(url, fetch, f"the hub's cache is {hub.constants.HF_HUB_CACHE}, for {repo}")
     return Path(fetched[0])
 
 
@@ -208,19 +185,23 @@ def _fetch(url: str, fetch: Callable[[], None], where: str) -> None:
     Raises:
         ConfigError: when it does not, or fetching fails; says what takes a local file.
     """
-    problem = _unreachable(url) if url else "HF_HUB_OFFLINE is set"
-    if not problem:
+
+    def ask() -> None:
+        head = urllib.request.Request(url, method="HEAD")
+        with contextlib.suppress(urllib.error.HTTPError):  # an answer, that it does not like HEAD
+            urllib.request.urlopen(head, timeout=REACH_S).close()
+
+    silent = within(REACH_S, ask)[0] if url else OSError("HF_HUB_OFFLINE is set")
+    if silent is None:
         log.info("fetching %s", url)
-        before = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(REACH_S)  # of every wait, so that a dead connection ends
         try:
-            with _quiet():
+            with quiet(REACH_S):
                 fetch()
             return
         except Exception as error:  # whatever urllib, a hash check or the hub raises
-            problem = f"{type(error).__name__}: {error}".splitlines()[0]
-        finally:
-            socket.setdefaulttimeout(before)
+            problem = f"{type(error).__name__}: {first_line(error)}"
+    else:
+        problem = first_line(silent)
     server = urlparse(url).hostname or "the hub"
     raise ConfigError(
         KEY,
@@ -228,27 +209,6 @@ def _fetch(url: str, fetch: Callable[[], None], where: str) -> None:
         f"model.weights=FILE takes a local file; {where}",
         "true",
     )
-
-
-def _unreachable(url: str) -> str:
-    """Why a URL's server does not answer within REACH_S, names looked up included; else empty."""
-    found = [f"no answer in {REACH_S:g} s"]
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(
-                urllib.request.Request(url, method="HEAD"), timeout=REACH_S
-            ):
-                found[0] = ""
-        except urllib.error.HTTPError:  # an answer, if only that it does not like HEAD
-            found[0] = ""
-        except Exception as error:
-            found[0] = str(getattr(error, "reason", error)) or type(error).__name__
-
-    thread = threading.Thread(target=ask, daemon=True)  # a name look-up takes no time limit
-    thread.start()
-    thread.join(REACH_S)
-    return found[0]
 
 
 @contextlib.contextmanager
@@ -264,19 +224,57 @@ def _tensors_only() -> Iterator[None]:
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what libraries print and log below errors."""
-    loggers = [logging.getLogger(name) for name in ("timm", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
+@dataclass(frozen=True)
+class ExpectedInput:
+    """Images as the weights saw them: (pixel in [0, 1] − mean) / std, square."""
+
+    mean: tuple[float, ...]  # per channel of the weights, which the data may have more or less of
+    std: tuple[float, ...]
+    size: int | None  # side in pixels, where it is known
+
+
+def expected_input(model: Model) -> ExpectedInput | None:
+    """The normalisation and size that a model's weights expect; None where nothing says so.
+
+    torchvision's from its weights' own transforms, timm's from the network's description, a run's
+    from its config.yaml, a safetensors file's from `mean` and `std` (JSON lists) in its metadata.
+    The network is never reached, and no tensor is read.
+
+    Raises:
+        ConfigError: for pretrained weights that the library does not have.
+    """
+    if isinstance(model, LibraryModel) and model.pretrained:
+        if model.library == "timm":
+            config = timm_config(model.name)
+            return ExpectedInput(tuple(config.mean), tuple(config.std), config.input_size[-1])
+        preset = torchvision_weights(model.name).transforms()
+        return ExpectedInput(tuple(preset.mean), tuple(preset.std), preset.crop_size[0])
+    if not model.weights:
+        return None
+    path = weights_path(model.weights)
+    run = path.parent.parent / CONFIG
+    if path.parent.name == CHECKPOINTS and run.is_file():
+        return _of_run(run)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        mean, std = (tuple(map(float, json.loads(metadata[key]))) for key in ("mean", "std"))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):  # another kind of file
+        return None
+    return ExpectedInput(mean, std, None)
+
+
+def _of_run(file: Path) -> ExpectedInput | None:
+    data = read_saved_config(file).get("data")
+    data = data if isinstance(data, dict) else {}
+    numbers = data.get("normalize")
+    numbers = numbers if isinstance(numbers, dict) else data
+    if not numbers.get("mean") or not numbers.get("std"):
+        return None
+    try:
+        mean, std = (tuple(map(float, numbers[key])) for key in ("mean", "std"))
+    except (TypeError, ValueError) as error:
+        problem = "the run's data.normalize has no usable mean and std"
+        raise ConfigError("model.weights", problem, place=str(file)) from error
+    size = data.get("image_size")
+    return ExpectedInput(mean, std, size if isinstance(size, int) else None)

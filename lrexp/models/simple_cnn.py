@@ -22,8 +22,6 @@ class SimpleCNN(nn.Module):
         ConfigError: when the images are too small for the kernel and the pooling.
     """
 
-    head_name = "head"
-
     def __init__(
         self,
         image_shape: tuple[int, int, int],

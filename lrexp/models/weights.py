@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lrexp.config.errors import ConfigError, did_you_mean
+from lrexp.config.errors import ConfigError, did_you_mean, first_line
 from lrexp.config.schema.model import BUNDLED, LibraryModel, Model
 from lrexp.folder.layout import BEST, CHECKPOINTS
 
@@ -37,7 +37,6 @@ class Weights:
     said: str  # what messages call them
     tensors: Mapping[str, Tensor]
     class_names: tuple[str, ...] | None = None  # that the head was trained on, if known
-    input_names: tuple[str, ...] | None = None  # of the first convolutions, if known
 
 
 def save_weights(state: Mapping[str, Tensor], file: Path, class_names: tuple[str, ...]) -> None:
@@ -80,7 +79,7 @@ def load_weights(
     found, prefix = _without_wrappers(source.tensors, wanted)
     heads = (head_name,) if isinstance(head_name, str) else head_name
     in_head = tuple(f"{name}." for name in heads)
-    found, adapted = _with_adapted_input(model, found, wanted, source.input_names)
+    adapted = _adapt_input(model, found, wanted)
 
     head = [name for name in wanted if name.startswith(in_head)]
     other_classes = source.class_names not in (None, class_names)
@@ -167,13 +166,9 @@ def _read_checkpoint(path: Path, weights: str, header_only: bool) -> Weights:
                 path, map_location="meta" if header_only else "cpu", weights_only=True
             )
     except Exception as error:  # unpickling raises what it likes
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(
-            "model.weights",
-            f"cannot be read with torch.load(weights_only=True): {said}",
-            "save it anew with torch.save(model.state_dict(), FILE), or as safetensors",
-            weights,
-        ) from error
+        problem = f"cannot be read with torch.load(weights_only=True): {first_line(error)}"
+        hint = "save it anew with torch.save(model.state_dict(), FILE), or as safetensors"
+        raise ConfigError("model.weights", problem, hint, weights) from error
     inner: dict[str, Any] = content if isinstance(content, dict) else {}
     class_names: Any = inner.get("class_names")
     if not _is_state(inner):
@@ -216,27 +211,23 @@ def adapted_to_channels(kernel: Tensor, channels: int) -> Tensor:
     return (tiled * (inputs / channels)).to(kernel.dtype)
 
 
-def _with_adapted_input(
-    model: nn.Module,
-    found: dict[str, Tensor],
-    wanted: Mapping[str, Tensor],
-    input_names: tuple[str, ...] | None,
-) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors with first convolutions for the model's channels, and which those are."""
-    if input_names is None:
-        cfg: Any = getattr(model, "default_cfg", {})
-        named = cfg.get("first_conv") if isinstance(cfg, dict) else None
-        first = (n for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
-        input_names = (named,) if isinstance(named, str) else tuple(named or [next(first, "")])
+def _adapt_input(
+    model: nn.Module, found: dict[str, Tensor], wanted: Mapping[str, Tensor]
+) -> list[str]:
+    """Make first convolutions fit the model's channels, in place; which those are."""
+    cfg: Any = getattr(model, "default_cfg", {})
+    named = cfg.get("first_conv") if isinstance(cfg, dict) else None
+    first = (n for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
     adapted = []
-    for name in (f"{module}.weight" for module in input_names):
+    for module in [named] if isinstance(named, str) else named or [next(first, "")]:
+        name = f"{module}.weight"
         if name not in found or name not in wanted or found[name].ndim != 4:
             continue
         (o, i, *kernel), (outputs, inputs, *size) = found[name].shape, wanted[name].shape
         if i != inputs and (o, kernel) == (outputs, size):
             found[name] = adapted_to_channels(found[name], inputs)
             adapted.append(name)
-    return found, adapted
+    return adapted
 
 
 def _without_wrappers(
@@ -262,11 +253,8 @@ def weights_fingerprint(weights: str | Path | None) -> str | None:
     if not weights:
         return None
     path = weights if isinstance(weights, Path) else weights_path(weights)
-    digest = hashlib.blake2b(digest_size=8)
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def weights_name(model: Model) -> str | None:

@@ -11,10 +11,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lrexp.config.names import shown_path
-from lrexp.config.schema import MONITORS
 from lrexp.folder.claim import resume_command
 from lrexp.folder.layout import CHECKPOINTS, LAST, REPORT
-from lrexp.judge.words import brief, compact, gap_in_words, leak_effect_in_words, overfit_in_words
+from lrexp.judge.words import (
+    best_is,
+    brief,
+    compact,
+    diverged_in_words,
+    gap_in_words,
+    leak_effect_in_words,
+    overfit_in_words,
+)
 from lrexp.plan.plan import Plan, Row
 from lrexp.record.recorders import RunInfo
 
@@ -53,23 +60,18 @@ class ConsoleRecorder:
     ):
         self._info, self._wandb_where = info, wandb_where
         self._console = console or _Terminal(highlight=False, soft_wrap=True)
-        self._steps_done = steps_done
-        self._progress: Progress | None = None
         for line in info.opening:
             self._line(brief(line))
         self._line(heading_line(info.monitor))
-        if self._console.is_terminal and info.steps:
-            self._progress = _StepProgress(
-                steps_done,
-                TextColumn("steps"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=self._console,
-                transient=True,
-            )
-            self._progress.add_task("steps", total=info.steps)
-            self._progress.start()
+        self._progress = _StepProgress(
+            *(TextColumn("steps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
+            console=self._console,
+            transient=True,
+            disable=not (self._console.is_terminal and info.steps),
+        )
+        self._progress.steps_done = steps_done
+        self._progress.add_task("steps", total=info.steps)
+        self._progress.start()
 
     def row(self, row: dict[str, float]) -> None:
         """Print one epoch."""
@@ -77,7 +79,7 @@ class ConsoleRecorder:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Print what came out: the best epoch, what the gap means, and where everything is."""
-        if self._progress is not None:
+        if not self._progress.disable:
             self._progress.stop()
         for line in closing_lines(summary, self._info):
             self._line(line)
@@ -99,13 +101,11 @@ class _Terminal(Console):
 class _StepProgress(Progress):
     """A progress bar that asks how far the run is whenever it is drawn."""
 
-    def __init__(self, steps_done: Callable[[], int], *columns: Any, **options: Any):
-        self._steps_done = steps_done
-        super().__init__(*columns, **options)
+    steps_done: Callable[[], int]
 
     def get_renderables(self) -> Any:
         for task in self.task_ids:
-            self.update(task, completed=self._steps_done())
+            self.update(task, completed=self.steps_done())
         yield from super().get_renderables()
 
 
@@ -174,49 +174,40 @@ def epoch_line(row: dict[str, float], monitor: str = "val/accuracy") -> str:
         row: of the epoch.
         monitor: takes the place of the accuracy when no other column shows it.
     """
-    rates = [value for key, value in row.items() if key.startswith("lr/")]
-    gap = f"{compact(row['gap/loss'], 3)} ± {compact(row['gap/loss_se'], 3)}"
+    train, elapsed = row.get("train/loss"), row["perf/epoch_s"]
     cells = [
         f"{row['epoch']}",
-        _number(row.get("train/loss")),
-        _number(row["train_eval/loss"]),
-        _number(row["val/loss"]),
-        gap,
+        "-" if train is None else compact(train, 4),
+        compact(row["train_eval/loss"], 4),
+        compact(row["val/loss"], 4),
+        f"{compact(row['gap/loss'], 3)} ± {compact(row['gap/loss_se'], 3)}",
         _metric("val/accuracy" if monitor in SHOWN else monitor, row),
-        _rates(rates),
-        _seconds(row["perf/epoch_s"]),
+        _rates([value for key, value in row.items() if key.startswith("lr/")]),
+        f"{elapsed:.3f}" if elapsed < 10 else f"{elapsed:.0f}",
     ]
     return "  ".join(cell.rjust(width) for cell, (_, width) in zip(cells, COLUMNS, strict=True))
 
 
 def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
     """The last lines of a run: status, best epoch, test, the gap in words, the folder."""
-    lines = []
-    best, status = summary["best"], summary["status"]
-    saved, held = (
-        (info.folder / CHECKPOINTS / LAST).exists(),
-        "checkpoints/last.pt holds the state",
-    )
+    best, last, status = summary["best"], summary["last"], summary["status"]
+    monitor, saved = info.monitor, (info.folder / CHECKPOINTS / LAST).exists()
+    held = "checkpoints/last.pt holds the state" if saved else "no state was saved yet"
+    lines: list[str] = []
     if status == "diverged":
-        lines.append(
-            f"diverged in epoch {summary['last']['epoch']}: the loss is no longer a finite number;"
-            " a lower optimizer.lr or a scheduler.warmup usually helps"
-        )
+        lines = [diverged_in_words(last["epoch"])]
     elif status == "interrupted":
-        lines.append(f"interrupted; {held if saved else 'no state was saved yet'}")
-    elif summary["last"].get("step", info.steps) < info.steps and status == "finished":
-        lines.append(
-            f"stopped after epoch {summary['last']['epoch']}:"
-            f" no better {info.monitor} for trainer.patience epochs"
-        )
+        lines = [f"interrupted; {held}"]
     elif status == "failed":
-        lines.append(f"failed: {summary['error']}")
+        lines = [f"failed: {summary['error']}"]
+    elif status == "finished" and last.get("step", info.steps) < info.steps:
+        patience = f"no better {monitor} for trainer.patience epochs"
+        lines = [f"stopped after epoch {last['epoch']}: {patience}"]
     if best:
-        better = "lowest" if MONITORS[info.monitor] == "min" else "highest"
-        said_anyway = info.monitor in ("val/loss", "val/accuracy")
-        value = "" if said_anyway else f", {_metric(info.monitor, best)}"
+        said_anyway = monitor in ("val/loss", "val/accuracy")
+        value = "" if said_anyway else f", {_metric(monitor, best)}"
         lines.append(
-            f"best   epoch {best['epoch']} ({better} {info.monitor}{value}):"
+            f"best   epoch {best['epoch']} ({best_is(monitor)} {monitor}{value}):"
             f" val loss {best['val/loss']:.3f}, val accuracy {100 * best['val/accuracy']:.1f}%"
         )
         test = summary["test"]
@@ -229,7 +220,9 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
         if words := leak_effect_in_words(summary):
             lines.append(f"leaks  {words}")
         lines.append(f"gap    {gap_in_words(best)}")
-        words = overfit_in_words(best, summary["last"]) or unfinished_in_words(summary, info)
+        words = overfit_in_words(best, last)
+        if not words and best["epoch"] >= last["epoch"] >= 3 and status == "finished":
+            words = f"{monitor} was best in the last epoch: more epochs or higher rates may help"
         lines += [f"       {words}"] if words else []
     lines.append(f"run    {shown_path(info.folder)}")
     if (report := info.folder / REPORT).is_file():
@@ -263,27 +256,11 @@ def worst_in_words(classes: list[dict[str, Any]]) -> str:
     return f"classes on {classes[0]['split']}: {', '.join(words)}"
 
 
-def unfinished_in_words(summary: dict[str, Any], info: RunInfo) -> str:
-    """Whether validation was still getting better when training ended; empty if not."""
-    best, last = summary["best"], summary["last"]
-    if best["epoch"] < last["epoch"] or last["epoch"] < 3 or summary["status"] != "finished":
-        return ""
-    return f"{info.monitor} was best in the last epoch: more epochs or higher rates may help"
-
-
 def _metric(name: str, row: dict[str, float]) -> str:
     """A metric in at most 7 characters: accuracies in percent."""
     if name not in row:
         return "-"
     return f"{100 * row[name]:.1f}%" if "accuracy" in name else f"{row[name]:.3g}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else compact(value, 4)
-
-
-def _seconds(elapsed: float) -> str:
-    return f"{elapsed:.3f}" if elapsed < 10 else f"{elapsed:.0f}"
 
 
 def _rates(rates: list[float]) -> str:

@@ -26,7 +26,7 @@ class JsonlRecorder:
 
     def __init__(self, folder: Path, earlier: Sequence[dict[str, float]] = ()):
         path = folder / METRICS
-        text = "".join(_line(row) for row in earlier)
+        text = "".join(f"{strict_json(row)}\n" for row in earlier)
         write_atomically(path, text)
         self._file = path.open("r+b", buffering=0)
         self._length = len(text.encode())  # of what is whole
@@ -34,7 +34,7 @@ class JsonlRecorder:
 
     def row(self, row: dict[str, float]) -> None:
         """Append one epoch."""
-        self._waiting += _line(row).encode()
+        self._waiting += f"{strict_json(row)}\n".encode()
         self._write()
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -57,7 +57,3 @@ class JsonlRecorder:
             return
         self._length += len(self._waiting)
         self._waiting = b""
-
-
-def _line(row: dict[str, float]) -> str:
-    return strict_json(row) + "\n"

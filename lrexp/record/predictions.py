@@ -1,4 +1,4 @@
-"""What the best weights say about the images they are tested on: scores, classes, mix-ups."""
+"""What the best weights say of the images they are tested on: scores, mix-ups, the most wrong."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lrexp.data.dataset import Split
 from lrexp.folder.files import write_atomically
+
+MOST_WRONG = 24  # images that are kept
+SIDE = 64  # pixels, of the longer side
 
 
 def write_predictions(
@@ -48,28 +52,27 @@ def write_predictions(
             "id": np.concatenate([split.ids for split in splits.values()]),
             "item": [split.name(int(i)) for split in splits.values() for i in split.ids],
             "split": [name for name, split in splits.items() for _ in range(len(split))],
-            "label": _lists(labels.astype(np.int8)) if multi_label else labels,
-            "scores": _lists(torch.cat(scores).cpu().numpy()),
+            "label": list(labels.astype(np.int8)) if multi_label else labels,
+            "scores": list(torch.cat(scores).cpu().numpy()),
         }
     )
     table = table.replace_schema_metadata({"class_names": json.dumps(list(class_names))})
+    with _replacing(file) as fresh:
+        pq.write_table(table, fresh)
+
+
+@contextmanager
+def _replacing(file: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of another as a whole; nothing is left of it on an error."""
     fresh = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        pq.write_table(table, fresh)
+        with fresh.open("wb") as opened:
+            yield opened
         fresh.replace(file)
     except OSError:
         with suppress(OSError):
             fresh.unlink(missing_ok=True)
         raise
-
-
-def _lists(rows: np.ndarray) -> Any:
-    """(n, k) numbers as a column of n lists."""
-    import pyarrow as pa
-
-    count, width = rows.shape
-    ends = pa.array(np.arange(count + 1, dtype=np.int32) * width)
-    return pa.ListArray.from_arrays(ends, pa.array(rows.reshape(-1)))
 
 
 def write_per_class(file: Path, rows: Mapping[str, Sequence[dict[str, Any]]]) -> None:
@@ -106,3 +109,84 @@ def _csv(lines: list[list[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
+
+
+def write_wrong_images(
+    file: Path,
+    name: str,
+    split: Split,
+    logits: Tensor,
+    losses: np.ndarray,
+    correct: np.ndarray,
+    class_names: Sequence[str],
+) -> None:
+    """Wrongly predicted images with the highest loss, worst first, as compressed arrays.
+
+    Arrays, k of them at most 24: `images` (k, H, W, 1 or 3) uint8, at most 64 pixels high and wide;
+    `item`, `true`, `predicted` (k,) text; `score` and `true_score` (k,) probabilities of the
+    predicted and the true class (with several labels per image: NaN); `loss` (k,); `split` text.
+
+    Args:
+        file: written whole or not at all; nothing is written when no image is wrong.
+        name: of the split.
+        split: whose images they are.
+        logits: (n, classes).
+        losses: (n,) per image.
+        correct: (n,) 1 where every label of the image is right.
+        class_names: (classes,).
+    """
+    wrong = np.flatnonzero(correct == 0)
+    chosen = wrong[np.argsort(-losses[wrong], kind="stable")][:MOST_WRONG]
+    if not len(chosen):
+        return
+    order = torch.from_numpy(chosen).to(split.labels.device)
+    labels, scores = split.labels[order].cpu(), logits[order].float().cpu()
+    if labels.ndim == 2:
+        said, truly = scores > 0, labels > 0
+        predicted, true = ([_named(row, class_names) for row in rows] for rows in (said, truly))
+        score = true_score = np.full(len(chosen), np.nan)
+    else:
+        scores = torch.softmax(scores, 1)
+        best = scores.argmax(1)
+        predicted, true = ([class_names[i] for i in found.tolist()] for found in (best, labels))
+        score, true_score = (scores.gather(1, i[:, None])[:, 0].numpy() for i in (best, labels))
+    pixels = torch.cat(
+        [part.cpu() for part in split.pixels.batches(split.rows[chosen], MOST_WRONG)]
+    )
+    with _replacing(file) as fresh:
+        np.savez_compressed(
+            fresh,
+            images=_small(pixels, split.normalize.white).permute(0, 2, 3, 1).numpy(),
+            item=np.array([split.name(int(i)) for i in split.ids[chosen]]),
+            true=np.array(true),
+            predicted=np.array(predicted),
+            score=score,
+            true_score=true_score,
+            loss=losses[chosen],
+            split=np.array(name),
+        )
+
+
+def _named(row: Tensor, class_names: Sequence[str]) -> str:
+    """The classes of a row of booleans."""
+    places: list[int] = row.nonzero()[:, 0].tolist()
+    return ", ".join(class_names[i] for i in places) or "none"
+
+
+def _small(pixels: Tensor, white: int) -> Tensor:
+    """(k, 1 or 3, h, w) uint8 of (k, C, H, W) uint8; of other channels the first or first three.
+
+    Args:
+        pixels: of the images.
+        white: the pixel value that becomes 255.
+    """
+    pixels = pixels[:, : 3 if pixels.shape[1] >= 3 else 1]
+    if white != 255:
+        pixels = (pixels.float() * (255 / white)).round().clamp(0, 255).to(torch.uint8)
+    height, width = pixels.shape[-2:]
+    if max(height, width) <= SIDE:
+        return pixels
+    shrink = SIDE / max(height, width)
+    size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+    smaller = F.interpolate(pixels.float(), size, mode="bilinear", antialias=True)
+    return smaller.round().clamp(0, 255).to(torch.uint8)

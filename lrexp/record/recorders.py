@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -28,22 +28,14 @@ class RunInfo:
     earlier: list[dict[str, float]] | None = None
 
 
-class Recorder(Protocol):
-    """Takes a row per epoch and the summary at the end."""
-
-    def row(self, row: dict[str, float]) -> None: ...
-
-    def finish(self, summary: dict[str, Any]) -> None: ...
-
-
-R = TypeVar("R", bound=Recorder)
+R = TypeVar("R")  # takes a `row` per epoch, and the summary to `finish`
 
 
 class Recorders:
     """Several recorders as one. The first failure of each is a warning, and its last word."""
 
     def __init__(self) -> None:
-        self._working: list[Recorder] = []
+        self._working: list[Any] = []
 
     def add(self, name: str, make: Callable[[], R]) -> R | None:
         """Start a recorder; None, and a warning, when it cannot start."""

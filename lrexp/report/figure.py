@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 # --c0 … --c7 and --heat0 … --heat2 of report.css, on white
 COLOURS = (
@@ -15,6 +15,7 @@ DASHES = 4  # kinds of lines
 MARKERS = 6  # and of dots
 
 Values = Sequence[float | None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Series:
     shift: float = 0.0  # places to the right: keeps dots of several series at one x apart
     # dots pile up beyond that end of the y axis, whatever their y
     edge: Literal["", "top", "bottom"] = ""
-    shape: Literal["marker", "ring", "cross", "arrow"] = "marker"  # of dots; arrows are for an edge
+    shape: Literal["", "ring", "cross", "arrow"] = ""  # of dots; arrows are for an edge
     texts: Sequence[str] = ()  # per dot: what is written beside it
 
 
@@ -135,3 +136,10 @@ class HeatMap:
 
 
 Figure = Chart | HeatMap
+
+
+def evenly(items: Sequence[T], most: int) -> Sequence[T]:
+    """All items, or of too many evenly spaced ones with the first and the last."""
+    if len(items) <= most:
+        return items
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]

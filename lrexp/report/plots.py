@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,59 +81,58 @@ def draw(figures: Sequence[Figure], width: float) -> Picture:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Picture
 
-    heat = isinstance(figures[0], HeatMap)
-    columns = min(3 if heat else 4, len(figures))
+    first, several = figures[0], len(figures) > 1
+    maps = [one for one in figures if isinstance(one, HeatMap)]
+    columns = min(3 if maps else 4, len(figures))
     rows = -(-len(figures) // columns)
     picture = Picture(figsize=(width, _height(figures, width, rows)), layout="constrained")
     FigureCanvasAgg(picture)
-    shared = not heat
+    shared = not maps
     places = picture.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared).ravel()
     for axes, figure in zip(places, figures, strict=False):
         if isinstance(figure, HeatMap):
             _draw_heat_map(axes, figure, columns)
+            labels = {"xlabel": figure.x_label, "ylabel": figure.y_label}
         else:
-            _draw_chart(axes, figure, alone=len(figures) == 1)
-        if len(figures) > 1:
+            _draw_chart(axes, figure)
+            labels = {"xlabel": figure.x.label, "ylabel": figure.y.label}
+        if several:
             axes.set_title(figure.title)
+            picture.supxlabel(labels["xlabel"], fontsize=8)
+            picture.supylabel(labels["ylabel"], fontsize=8)
+        else:
+            axes.set(**labels)
     for spare in places[len(figures) :]:
         spare.set_visible(False)
-    if len(figures) > 1:
-        x_label, y_label = _labels(figures[0])
-        picture.supxlabel(x_label, fontsize=8)
-        picture.supylabel(y_label, fontsize=8)
-    if isinstance(figures[0], HeatMap) and not figures[0].square:
-        _colour_bar(picture, list(places[: len(figures)]), figures)
-    elif isinstance(figures[0], Chart) and figures[0].legend:
-        _legend(picture, places[0], figures[0], width)
+    if maps and not maps[0].square:
+        _colour_bar(picture, list(places[: len(figures)]), maps)
+    elif isinstance(first, Chart) and first.legend:
+        _legend(picture, places[0], first, width)
     return picture
 
 
 def _height(figures: Sequence[Figure], width: float, rows: int) -> float:
     """In inches."""
     first = figures[0]
-    if isinstance(first, HeatMap):
-        most = max(len(one.rows) for one in figures if isinstance(one, HeatMap))
-        each = 0.6 + 0.28 * most if first.numbers else 0.4 + 0.16 * most
-        return width if first.square else min(8.0, max(2.0, 0.5 + rows * each))
-    return 0.4 + 1.5 * rows if len(figures) > 1 else 2.5 if width == COLUMN else 3.4
+    if not isinstance(first, HeatMap):
+        return 0.4 + 1.5 * rows if len(figures) > 1 else 2.5 if width == COLUMN else 3.4
+    most = max(len(one.rows) for one in figures if isinstance(one, HeatMap))
+    each = 0.6 + 0.28 * most if first.numbers else 0.4 + 0.16 * most
+    return width if first.square else min(8.0, max(2.0, 0.5 + rows * each))
 
 
-def _labels(figure: Figure) -> tuple[str, str]:
-    if isinstance(figure, HeatMap):
-        return figure.x_label, figure.y_label
-    return figure.x.label, figure.y.label
+def _draw_chart(axes: Axes, chart: Chart) -> None:
+    from matplotlib import colormaps
 
-
-def _draw_chart(axes: Axes, chart: Chart, alone: bool) -> None:
-    styles = chart.styles()
     names = list(dict.fromkeys(one.name for one in chart.series))
     many = len(names) > len(COLOURS) and chart.legend  # from the first, dark, to the last, light
-    for one, (colour, dash, marker) in zip(chart.series, styles, strict=True):
+    for one, (colour, dash, marker) in zip(chart.series, chart.styles(), strict=True):
         if one.hidden or not (one.kind == "area" or any(v is not None for v in (*one.y, *one.x))):
             continue
         ink: Any = COLOURS[colour]
         if many:
-            ink, dash = _shade(names.index(one.name) / (len(names) - 1)), 0
+            ink = colormaps["viridis"](0.9 * (names.index(one.name) / (len(names) - 1)))
+            dash = 0
         _draw_series(axes, one, ink, dash, marker)
     for rule in chart.rules:
         axes.axhline(rule.y, color="0.4", linewidth=0.6)
@@ -148,8 +147,6 @@ def _draw_chart(axes: Axes, chart: Chart, alone: bool) -> None:
         axes.set_ylim(chart.y.range)
     elif chart.y.zero and not chart.y.log and axes.get_ylim()[0] > 0:
         axes.set_ylim(bottom=0)
-    if alone:
-        axes.set(xlabel=chart.x.label, ylabel=chart.y.label)
 
 
 def _draw_series(axes: Axes, one: Series, ink: Any, dash: int, marker: int) -> None:
@@ -179,7 +176,7 @@ def _draw_dots(axes: Axes, one: Series, ink: Any, marker: int, name: str, pale: 
 
     up = one.edge == "top"
     shape = {"cross": "x", "arrow": "^" if up else "v", "ring": "o"}.get(one.shape, MARKERS[marker])
-    size = {"ring": 8.0, "marker": 2.2 if one.faint else 4.0}.get(one.shape, 4.5)
+    size = {"ring": 8.0, "": 2.2 if one.faint else 4.0}.get(one.shape, 4.5)
     place = axes.get_xaxis_transform() if one.edge else axes.transData
     picture: Any = axes.figure
     aside = ScaledTranslation(SHIFT * one.shift / 72, 0, picture.dpi_scale_trans)
@@ -187,9 +184,9 @@ def _draw_dots(axes: Axes, one: Series, ink: Any, marker: int, name: str, pale: 
         one.x, [0.98 if up else 0.02] * len(one.x) if one.edge else _gaps(one.y), color=ink,
         linestyle="none", marker=shape, markersize=size, alpha=pale, clip_on=not one.edge,
         markerfacecolor="none" if one.shape == "ring" else ink,
-        label=name if one.shape == "marker" else None,
-        markeredgecolor="white" if one.shape == "marker" else ink,
-        markeredgewidth=0.4 if one.shape == "marker" else 1.0, transform=place + aside,
+        label=None if one.shape else name,
+        markeredgecolor=ink if one.shape else "white",
+        markeredgewidth=1.0 if one.shape else 0.4, transform=place + aside,
     )  # fmt: skip
 
 
@@ -222,15 +219,11 @@ def _legend(picture: Picture, axes: Axes, chart: Chart, width: float) -> None:
         listed = [listed[0], listed[len(listed) // 2], listed[-1]]
     found: list[Any] = [(entries[name][0], entries[name][-1]) for name in listed]
     for shape, words in chart.shapes.items():
-        edges = {one.edge for one in chart.series if one.shape == shape and not one.hidden}
-        for edge in sorted(edges):
-            marker = {"cross": "x"}.get(shape, "^" if edge == "top" else "v")
-            found += axes.plot(
-                [], [], linestyle="none", marker=marker, color="0.35", markersize=4.5
-            )
+        there = [one for one in chart.series if one.shape == shape and not one.hidden]
+        kinds = {"x" if shape == "cross" else "^" if one.edge == "top" else "v" for one in there}
+        for kind in sorted(kinds, reverse=True):
+            found += axes.plot([], [], linestyle="none", marker=kind, color="0.35", markersize=4.5)
             listed.append(words)
-            if shape == "cross":
-                break
     if width == COLUMN and len(listed) > 1:
         axes.legend(found, listed)
     elif len(listed) > 1:
@@ -241,7 +234,7 @@ def _draw_heat_map(axes: Axes, heat: HeatMap, beside: int) -> None:
     """Cells with the first row at the top; what is missing is hatched."""
     import numpy as np
 
-    colours, norm = _colours(heat.values if heat.between is None else [heat.between], heat)
+    colours, norm = _colours([heat])
     values = np.array([[math.nan if v is None else v for v in row] for row in heat.values], float)
     shown = np.ma.masked_invalid(np.where(values > 0, values, math.nan) if heat.log else values)
     axes.patch.set(hatch="/////", edgecolor="0.8", facecolor="white")
@@ -264,40 +257,30 @@ def _draw_heat_map(axes: Axes, heat: HeatMap, beside: int) -> None:
     turned = 90 if heat.square and max(map(len, columns)) > 3 else 0
     axes.set_xticks(range(0, len(columns), across), columns[::across], rotation=turned, fontsize=6)
     axes.set_yticks(range(0, len(heat.rows), down), heat.rows[::down], fontsize=6)
-    if beside == 1:
-        axes.set(xlabel=heat.x_label, ylabel=heat.y_label)
-        if heat.square:
-            axes.set_title(heat.title)
+    if heat.square:
+        axes.set_title(heat.title)
 
 
-def _colours(values: Iterable[Values], heat: HeatMap) -> tuple[Any, Any]:
-    """Map of colours and scale of values."""
+def _colours(maps: Sequence[HeatMap]) -> tuple[Any, Any]:
+    """Map of colours and scale of values, of maps that share them."""
     from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 
-    known = [v for row in values for v in row if v is not None and math.isfinite(v)]
-    known = [v for v in known if v > 0 or not heat.log]
+    first = maps[0]
+    values = first.between or [v for one in maps for row in one.values for v in row]
+    known = [v for v in values if v is not None and math.isfinite(v) and (v > 0 or not first.log)]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
-    ramp = LinearSegmentedColormap.from_list("heat", HEAT[::-1] if heat.reverse else HEAT)
-    return ramp, LogNorm(low, high) if heat.log and low < high else Normalize(low, high)
+    ramp = LinearSegmentedColormap.from_list("heat", HEAT[::-1] if first.reverse else HEAT)
+    return ramp, LogNorm(low, high) if first.log and low < high else Normalize(low, high)
 
 
-def _colour_bar(picture: Picture, places: Sequence[Axes], figures: Sequence[Figure]) -> None:
+def _colour_bar(picture: Picture, places: Sequence[Axes], maps: Sequence[HeatMap]) -> None:
     from matplotlib.cm import ScalarMappable
 
-    maps = [one for one in figures if isinstance(one, HeatMap)]
-    first = maps[0]
-    values = [row for one in maps for row in one.values]
-    colours, norm = _colours(values if first.between is None else [first.between], first)
-    bar = picture.colorbar(ScalarMappable(norm, colours), ax=places, label=first.value_label)
+    colours, norm = _colours(maps)
+    bar = picture.colorbar(ScalarMappable(norm, colours), ax=places, label=maps[0].value_label)
     bar.ax.tick_params(which="both", labelsize=6)
-    if first.percent:
+    if maps[0].percent:
         bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-
-
-def _shade(part: float) -> Any:
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](0.9 * part)
 
 
 def _gaps(values: Values) -> list[float]:

@@ -11,7 +11,6 @@ from typing import Any
 
 from lrexp.config.errors import UserError
 from lrexp.config.saved import read_saved_config
-from lrexp.config.schema import meaning_of
 from lrexp.folder.claim import in_use
 from lrexp.folder.layout import (
     BEST,
@@ -24,44 +23,14 @@ from lrexp.folder.layout import (
     SUMMARY,
 )
 from lrexp.plan.plan import Plan, read_plan
-from lrexp.runs.named import named_path
-from lrexp.runs.run import content, flat, json_object, read_rows, read_summary
+from lrexp.runs.run import content, flat, json_object, named_path, read_rows, read_summary
 
 # in a run folder, and in the flat one of an artifact
 WEIGHTS = (f"{CHECKPOINTS}/{LAST}", LAST, f"{CHECKPOINTS}/{BEST}", BEST)
-# Most likely causes first. What is left out explains no number.
-CAUSES = (
-    "fingerprints",
-    "code_hash",
-    "commit",
-    "diff_hash",
-    "lrexp",
-    "device",
-    "gpu",
-    "threads",
-    "packages",
-    "cpu",
-    "cpu_capability",
-    "flags",
-    "variables",
-    "gpu_driver",
-    "cuda",
-    "cudnn",
-    "python",
-    "os",
-    "cpu_count",
-)
 Change = tuple[str, Any, Any]  # key, was, is
 
 
-class Absent:
-    """Stands where a config has no such setting."""
-
-    def __str__(self) -> str:
-        return "(not there)"
-
-
-ABSENT = Absent()
+ABSENT = "(not there)"  # stands where a config has no such setting
 
 
 @dataclass(frozen=True)
@@ -131,8 +100,9 @@ def read_run(name: str) -> SavedRun:
             hint = f"it is {what}: give one of them: {', '.join(points[:8])}{many}"
         raise UserError(f"{path} has no {CONFIG}\n  {hint}")
     config = read_saved_config(file)
-    if folder is None and file.name == CONFIG and _is_of(file.parent, config):
-        folder = file.parent
+    run_id = config.get("run_id")
+    if folder is None and file.name == CONFIG and run_id is not None:  # or just a file of that name
+        folder = file.parent if read_summary(file.parent, []).get("run_id") == run_id else None
     if folder is None:
         return SavedRun(file, config)
     return SavedRun(
@@ -147,38 +117,19 @@ def read_run(name: str) -> SavedRun:
 
 
 def config_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """Settings that differ. The config of a plan has `normalize` as chosen, a run's the numbers."""
+    """Settings that differ."""
     ours, theirs = _comparable(was, now), _comparable(now, was)
     keys = dict.fromkeys([*ours, *theirs])
-    return [
-        (key, ours.get(key, ABSENT), theirs.get(key, ABSENT))
-        for key in keys
-        if repr(ours.get(key, ABSENT)) != repr(theirs.get(key, ABSENT))
-    ]
-
-
-def decides(key: str) -> bool:
-    """Whether a setting has a say in what a run computes.
-
-    Names have none, nor where a run is recorded and where it runs, nor how images reach the device.
-    Where data and weights lie has none either: fingerprints say what they are.
-    """
-    return meaning_of(key).decides
+    both = ((key, ours.get(key, ABSENT), theirs.get(key, ABSENT)) for key in keys)
+    return [(key, a, b) for key, a, b in both if repr(a) != repr(b)]
 
 
 def environment_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """What was recorded of code, packages, machine and data in both and differs, causes first."""
-    ours, theirs = flat(was), flat(now)
     found = []
-    for section in CAUSES:
-        if section not in was or section not in now:
-            continue  # an older record: nothing is known
-        of_section = [
-            key
-            for key in dict.fromkeys([*ours, *theirs])
-            if key == section or key.startswith(f"{section}.")
-        ]
-        pairs = [(key, ours.get(key), theirs.get(key)) for key in of_section]
+    for section in (key for key in now if key in was):  # else an older record: nothing is known
+        ours, theirs = flat({section: was[section]}), flat({section: now[section]})
+        pairs = [(k, ours.get(k), theirs.get(k)) for k in dict.fromkeys([*ours, *theirs])]
         found += [(k, a or None, b or None) for k, a, b in pairs if (a or None) != (b or None)]
     return [(k, a and a[:10], b and b[:10]) if k == "commit" else (k, a, b) for k, a, b in found]
 
@@ -204,22 +155,25 @@ def curve_differences(
     only one of the rows has counts as NaN in the other.
     """
     by_epoch = {row["epoch"]: row for row in now}
-    found: dict[str, CurveDifference] = {}
-    for row in was:
-        other = by_epoch.get(row["epoch"])
-        if other is None:
-            continue
-        for metric in dict.fromkeys([*row, *other]):
-            a, b = number(row.get(metric)), number(other.get(metric))
-            if metric.startswith("perf/") or repr(a) == repr(b):  # NaN is NaN here
-                continue
-            largest = abs(b - a) if math.isfinite(a) and math.isfinite(b) else math.inf
-            before = found.get(metric)
-            first = before.first_epoch if before else row["epoch"]
-            if before and before.largest >= largest:
-                continue
-            found[metric] = CurveDifference(metric, largest, row["epoch"], a, b, first)
-    return sorted(found.values(), key=lambda d: -_relative(d))
+    pairs = [(row, by_epoch[row["epoch"]]) for row in was if row["epoch"] in by_epoch]
+    found: list[CurveDifference] = []
+    for metric in dict.fromkeys(key for pair in pairs for row in pair for key in row):
+        cells = [(a["epoch"], number(a.get(metric)), number(b.get(metric))) for a, b in pairs]
+        apart = [
+            (abs(b - a) if math.isfinite(a) and math.isfinite(b) else math.inf, epoch, a, b)
+            for epoch, a, b in cells
+            if repr(a) != repr(b)  # NaN is NaN here
+        ]
+        if apart and not metric.startswith("perf/"):
+            largest, epoch, a, b = max(apart, key=lambda one: one[0])
+            found.append(CurveDifference(metric, largest, epoch, a, b, first_epoch=apart[0][1]))
+    return sorted(found, key=_relative, reverse=True)
+
+
+def _relative(difference: CurveDifference) -> float:
+    if not math.isfinite(difference.largest):
+        return math.inf
+    return difference.largest / (abs(difference.was) + abs(difference.now) or 1.0)
 
 
 def lone_epochs(
@@ -262,23 +216,13 @@ def change_lines(changes: Sequence[Change], most: int = 40) -> list[str]:
     return [*lines, f"and {left} more"] if left > 0 else lines
 
 
-def _relative(difference: CurveDifference) -> float:
-    if not math.isfinite(difference.largest):
-        return math.inf
-    return difference.largest / (abs(difference.was) + abs(difference.now) or 1.0)
-
-
 def _comparable(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    data = config.get("data")
-    numbers = data.get("normalize") if isinstance(data, Mapping) else None
-    theirs = other.get("data")
-    chosen = theirs.get("normalize") if isinstance(theirs, Mapping) else None
-    if isinstance(data, Mapping) and isinstance(numbers, Mapping) and isinstance(chosen, str):
-        config = {**config, "data": {**data, "normalize": numbers.get("chosen", numbers)}}
-    return flat(config)
+    """Settings by dotted key; `data.normalize` as chosen, where the other config has it like that.
 
-
-def _is_of(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether a folder holds the run of a config, and not just any file of that name."""
-    run_id = config.get("run_id")
-    return run_id is not None and read_summary(folder, []).get("run_id") == run_id
+    That of a plan, or of a run that is to begin, has it so; that of a run has the numbers.
+    """
+    found, key = flat(config), "data.normalize"
+    if f"{key}.chosen" in found and isinstance(flat(other).get(key), str):
+        chosen = found[f"{key}.chosen"]
+        found = {k: v for k, v in found.items() if not k.startswith(f"{key}.")} | {key: chosen}
+    return found

@@ -1,7 +1,11 @@
-"""predictions.parquet read back: what the best weights say about the images of a split."""
+"""predictions.parquet read back: what the best weights say about the images of a split.
+
+Also how far apart two runs are on the same images, and how surely.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,9 +58,9 @@ def read_predictions(file: Path, split: str, most_scores: int | None = None) -> 
         images = list(zip(chosen["id"].to_pylist(), chosen["item"].to_pylist(), strict=True))
         if not images:
             return None
-        labels = np.array(chosen["label"].to_pylist())
-        scores = _rows(chosen["scores"]).astype(np.float64)
-        losses, right = _judged(labels, scores)
+        labels, scores = np.array(chosen["label"].to_pylist()), chosen["scores"].combine_chunks()
+        of_images = scores.flatten().to_numpy().reshape(len(images), -1).astype(np.float64)
+        losses, right = _judged(labels, of_images)
         classes = (table.schema.metadata or {}).get(b"class_names", b"").decode()
     except FileNotFoundError:
         return None
@@ -65,15 +69,52 @@ def read_predictions(file: Path, split: str, most_scores: int | None = None) -> 
     return Predictions(images, classes, labels, losses, right.astype(np.float64))
 
 
+@dataclass(frozen=True)
+class PairedDifference:
+    """B − A of the mean over the same images."""
+
+    metric: str
+    images: int
+    mean: float
+    se: float  # of the mean; NaN for one image
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether it is at least two standard errors from zero."""
+        return abs(self.mean) >= 2 * self.se and self.mean != 0
+
+
+def paired_differences(a: Path, b: Path) -> list[PairedDifference]:
+    """Loss and accuracy of the best weights of two runs over the images of val.
+
+    What they are is said by `read_predictions`; se = s / √n of the differences.
+
+    Args:
+        a: predictions.parquet of one run.
+        b: of the other.
+
+    Returns:
+        Nothing when the two were not tested on the same images and labels.
+    """
+    first, second = read_predictions(a, "val"), read_predictions(b, "val")
+    if first is None or second is None or first.classes != second.classes:
+        return []
+    if first.images != second.images or first.labels.tolist() != second.labels.tolist():
+        return []
+    n, found = len(first.images), []
+    for metric, difference in (
+        ("val/loss", second.losses - first.losses),
+        ("val/accuracy", second.right - first.right),
+    ):
+        se = float(difference.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+        found.append(PairedDifference(metric, n, float(difference.mean()), se))
+    return found
+
+
 def _scores_in(metadata: Any) -> int:
     """How many scores a file holds, without reading them; they are its last column."""
     groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
     return sum(group.column(group.num_columns - 1).num_values for group in groups)
-
-
-def _rows(column: Any) -> np.ndarray:
-    """(n, k) of a column of n lists."""
-    return column.combine_chunks().flatten().to_numpy().reshape(len(column), -1)
 
 
 def _judged(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

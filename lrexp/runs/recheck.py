@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,73 +76,56 @@ def verdict(saved: SavedRun, again: SavedRun) -> tuple[int, list[str]]:
     """
     curves = curve_differences(saved.rows, again.rows)
     missing, new = lone_epochs(saved.rows, again.rows) if saved.rows else ([], [])
-    weights = _Weights(saved, again)
-    compared = _compared(saved, weights)
-    lines: list[str] = []
-    if saved.stacked:
-        apart = weights.apart() if weights.known else None
-        largest = max((relative(d) for d in curves), default=0.0)
-        stated = f"metrics {STACKED_METRIC:g}, weights {STACKED_WEIGHTS:g} of their norm"
-        lines.append(
-            "check  the run was trained stacked, together with others, which rounds otherwise: "
-            f"compared within {stated}"
-        )
-        within = largest <= STACKED_METRIC and (apart or 0.0) <= STACKED_WEIGHTS
-        if within and not missing and not new:
-            found = f"metrics within {largest:.1e}"
-            found += "" if apart is None else f", weights within {apart:.1e}"
-            lines.append(f"check  identical within the tolerance: {found}")
-            return IDENTICAL, [*weights.notes, *lines]
-    elif not curves and not missing and not new and not weights.differ:
-        return IDENTICAL, [*weights.notes, f"check  identical: {compared}: equal bit for bit"]
-    first = min([d.first_epoch for d in curves] + missing + new, default=None)
-    where = f", first in epoch {first}" if first is not None else ""
-    lines.append(f"check  same config, numbers differ{where} ({compared})")
-    lines += _curve_lines(curves)
-    if missing or new:
-        lines.append(f"check  epochs that only one has: {', '.join(map(str, [*missing, *new]))}")
-    if weights.differ:
-        lines.append(f"check  {weights.what} differ{weights.distance()}")
-    lines += [f"cause  {line}" for line in _causes(saved, again)]
-    return DIFFER, [*weights.notes, *lines]
-
-
-def _compared(saved: SavedRun, weights: _Weights) -> str:
+    alone = sorted([*missing, *new])
+    weights = _weights(saved, again)
+    apart = weights.apart
     epochs = "1 epoch" if len(saved.rows) == 1 else f"{len(saved.rows)} epochs"
     if not saved.whole:
         epochs += f", all that it had when it was {saved.status}"
-    return ", ".join([epochs] * bool(saved.rows) + [weights.what] * weights.known)
+    compared = ", ".join([epochs] * bool(saved.rows) + [weights.what] * weights.known)
+    lines = list(weights.notes)
+    if saved.stacked:
+        lines.append(
+            "check  the run was trained stacked, together with others, which rounds otherwise: "
+            f"compared within metrics {STACKED_METRIC:g}, weights {STACKED_WEIGHTS:g} of their norm"
+        )
+        largest = max((d.largest / max(1.0, abs(d.was)) for d in curves), default=0.0)
+        if largest <= STACKED_METRIC and (apart or 0.0) <= STACKED_WEIGHTS and not alone:
+            found = f"metrics within {largest:.1e}"
+            found += "" if apart is None else f", weights within {apart:.1e}"
+            return IDENTICAL, [*lines, f"check  identical within the tolerance: {found}"]
+    elif not curves and not alone and not weights.differ:
+        return IDENTICAL, [*lines, f"check  identical: {compared}: equal bit for bit"]
+    first = min([*alone, *(d.first_epoch for d in curves)], default=None)
+    where = f", first in epoch {first}" if first is not None else ""
+    lines.append(f"check  same config, numbers differ{where} ({compared})")
+    lines += _curve_lines(curves)
+    if alone:
+        lines.append(f"check  epochs that only one has: {', '.join(map(str, alone))}")
+    if weights.differ:
+        by = "" if apart is None else f" by {apart:.2g} of their norm"
+        lines.append(f"check  {weights.what} differ{by}")
+    return DIFFER, [*lines, *(f"cause  {line}" for line in _causes(saved, again))]
 
 
 def _causes(saved: SavedRun, again: SavedRun) -> list[str]:
     """What may explain that numbers differ, most likely causes first."""
-    changed = change_lines(environment_changes(saved.environment, again.environment))
-    lines = _changed_on_the_way(saved) + changed
-    if not lines:
-        nothing = "nothing that was recorded of code, packages, machine and data differs"
-        unknown = "unknown: nothing is recorded of code, packages, machine and data"
-        lines = [nothing if saved.environment else unknown]
+    lines = []
     if saved.stacked:
         jumps = "at rates so high that a run jumps about, rounding alone leads it elsewhere"
-        lines = [f"trained stacked: {jumps}", *lines]
-    return lines
-
-
-def _changed_on_the_way(saved: SavedRun) -> list[str]:
-    """What was other from some epoch on, when the run was stopped and went on."""
+        lines = [f"trained stacked: {jumps}"]
     resumed = saved.summary.get("resumed")
-    points = [p for p in resumed if isinstance(p, dict)] if isinstance(resumed, list) else []
-    return [
+    changed = [
         f"it went on after epoch {point.get('epoch')} with {line}"
-        for point in points
+        for point in (resumed if isinstance(resumed, list) else [])
+        if isinstance(point, dict)
         for key in ("changes", "environment")
         for line in point.get(key) or ()
     ]
-
-
-def relative(difference: CurveDifference) -> float:
-    """|b − a| / max(1, |a|)."""
-    return difference.largest / max(1.0, abs(difference.was))
+    changed += change_lines(environment_changes(saved.environment, again.environment))
+    nothing = "nothing that was recorded of code, packages, machine and data differs"
+    unknown = "unknown: nothing is recorded of code, packages, machine and data"
+    return [*lines, *(changed or [nothing if saved.environment else unknown])]
 
 
 def _curve_lines(curves: list[CurveDifference]) -> list[str]:
@@ -160,74 +144,60 @@ def _curve_lines(curves: list[CurveDifference]) -> list[str]:
     return [*lines, f"       and {left} more metrics"] if left > 0 else lines
 
 
+@dataclass(frozen=True)
 class _Weights:
-    """The final weights of a run and of its rerun; the best ones where a run has no others.
+    """How the weights of a run and of its rerun compare."""
+
+    what: str  # which weights
+    known: bool  # whether the run's can be compared
+    differ: bool
+    apart: float | None  # ‖w' − w‖ / ‖w‖ over all floating-point tensors, where it was looked at
+    notes: list[str]  # what could not be read
+
+
+def _weights(saved: SavedRun, again: SavedRun) -> _Weights:
+    """The final weights of both; the best ones where the run has no others.
 
     Of a run that was stopped those of its last row, where it saved them.
     """
+    from lrexp.optim.groups import tensor_hash
 
-    def __init__(self, saved: SavedRun, again: SavedRun):
-        self.notes: list[str] = []  # what could not be read
-        self._was, self._is = saved.weights, None
-        of_best = self._was is not None and self._was.name == BEST
-        hash_of_final = saved.summary.get("weights_hash") if saved.whole else None
-        self.what = "best weights" if of_best and not hash_of_final else "final weights"
-        if not saved.whole:
-            epoch = saved.rows[-1]["epoch"] if saved.rows else None
-            self.what = f"weights of epoch {epoch}"
-            if of_best or _epoch_ended(self._was) != epoch:
-                self._was = None
-        if again.folder is not None:
-            self._is = again.folder / CHECKPOINTS / (BEST if of_best else LAST)
-        if hash_of_final:
-            self._pair = (hash_of_final, again.summary.get("weights_hash"))
-        else:
-            self._pair = (self._hash(self._was), self._hash(self._is))
-        self.known = self._pair[0] is not None
-
-    @property
-    def differ(self) -> bool:
-        return self.known and self._pair[0] != self._pair[1]
-
-    def apart(self) -> float | None:
-        """‖w' − w‖ / ‖w‖ over all floating-point tensors; None where one is not to be had."""
-        was, now = self._model(self._was), self._model(self._is)
-        if was is None or now is None or was.keys() != now.keys():
-            return None
-        pairs = [(was[n].double(), now[n].double()) for n in was if was[n].is_floating_point()]
-        norm = sum(float(a.square().sum()) for a, _ in pairs) ** 0.5
-        return sum(float((b - a).square().sum()) for a, b in pairs) ** 0.5 / (norm or 1.0)
-
-    def distance(self) -> str:
-        apart = self.apart()
-        return "" if apart is None else f" by {apart:.2g} of their norm"
-
-    def _hash(self, file: Path | None) -> str | None:
-        from lrexp.optim.groups import tensor_hash
-
-        model = self._model(file)
-        return None if model is None else tensor_hash(model)
-
-    def _model(self, file: Path | None) -> dict[str, Any] | None:
-        """The weights in a checkpoint; None when there are none that can be read."""
-        from lrexp.folder.checkpoint import load_checkpoint
-
-        if file is None or not file.is_file():
-            return None
-        try:
-            return load_checkpoint(file)["model"]
-        except Exception as error:
-            note = f"check  {file.name} cannot be read, weights are not compared: {error}"
-            self.notes += [note] if note not in self.notes else []
-            return None
+    notes: list[str] = []
+    file = saved.weights
+    name = BEST if file is not None and file.name == BEST else LAST
+    what, final = "best weights" if name == BEST else "final weights", None
+    if not saved.whole:
+        epoch = saved.rows[-1]["epoch"]
+        what, state = f"weights of epoch {epoch}", _state(file, notes)
+        if name == BEST or state.get("current") is not None or state.get("epoch") != epoch:
+            file = None  # it is of another epoch, or from within one
+    elif final := saved.summary.get("weights_hash"):
+        what = "final weights"
+    rerun = again.folder / CHECKPOINTS / name if again.folder else None
+    models, hashes = None, (final, again.summary.get("weights_hash"))
+    if not final:
+        models = [_state(one, notes).get("model") for one in (file, rerun)]
+        hashes = tuple(None if model is None else tensor_hash(model) for model in models)
+    differ = hashes[0] is not None and hashes[0] != hashes[1]
+    apart = None
+    if differ or saved.stacked:
+        was, now = models or (_state(one, notes).get("model") for one in (file, rerun))
+        if was is not None and now is not None and was.keys() == now.keys():
+            pairs = [(was[n].double(), now[n].double()) for n in was if was[n].is_floating_point()]
+            norm = sum(float(a.square().sum()) for a, _ in pairs) ** 0.5
+            apart = sum(float((b - a).square().sum()) for a, b in pairs) ** 0.5 / (norm or 1.0)
+    return _Weights(what, hashes[0] is not None, differ, apart, list(dict.fromkeys(notes)))
 
 
-def _epoch_ended(file: Path | None) -> int | None:
-    """The epoch whose end a state is of; None when it is from within one, or cannot be read."""
+def _state(file: Path | None, notes: list[str]) -> dict[str, Any]:
+    """What a checkpoint holds; empty when there is none that can be read."""
     from lrexp.folder.checkpoint import load_checkpoint
 
+    if file is None or not file.is_file():
+        return {}
     try:
-        state = load_checkpoint(file) if file else {}
-        return state.get("epoch") if state.get("current") is None else None
-    except Exception:  # whatever a reader makes of bytes that nobody wrote
-        return None
+        state = load_checkpoint(file)
+        return state | {"model": state["model"]}
+    except Exception as error:  # whatever a reader makes of bytes that nobody wrote
+        notes.append(f"check  {file.name} cannot be read, weights are not compared: {error}")
+        return {}

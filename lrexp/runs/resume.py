@@ -5,7 +5,7 @@ Imports nothing that takes time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.schema import meaning_of
 from lrexp.folder.claim import resume_command
 from lrexp.folder.layout import CHECKPOINTS, CONFIG, MULTIRUN, SUMMARY
-from lrexp.runs.run import content, flat, json_object, yaml_object
+from lrexp.runs.differences import ABSENT, Change, change_lines, config_changes, shown
+from lrexp.runs.run import content, json_object, yaml_object
 
 DONE = ("finished", "diverged")
 
@@ -52,12 +53,12 @@ def stopped_run(folder: Path, changed_data: bool = False) -> Stopped | None:
     return Stopped(run_id, status, changed_data=changed_data, resumed=resumed)
 
 
-def changes_since(folder: Path, now: DictConfig) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ from the run's own: dotted key → (then, now).
+def changes_since(folder: Path, config: DictConfig) -> list[Change]:
+    """Settings that differ from the run's own, but for those that may change at will.
 
     Args:
         folder: of the run.
-        now: a checked config.
+        config: checked.
 
     Raises:
         UserError: when the folder's config.yaml cannot be read.
@@ -65,49 +66,31 @@ def changes_since(folder: Path, now: DictConfig) -> dict[str, tuple[Any, Any]]:
     saved = content(folder / CONFIG, yaml_object, None)
     if saved is None:
         raise UserError(f"{folder / CONFIG} cannot be read: it is missing")
-    before, after = _settings(saved), _settings(OmegaConf.to_container(now, resolve=True))
-    return {
-        key: (before.get(key), after.get(key))
-        for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key) and meaning_of(key).resume != "ignored"
-    }
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return [
+        (key, was, now)
+        for key, was, now in config_changes(saved, plain)
+        if meaning_of(key).resume != "ignored"
+        and not (was in (ABSENT, None) and now in (ABSENT, None))  # an older run lacks new settings
+    ]
 
 
-def refuse_what_must_stay(changes: Mapping[str, tuple[Any, Any]]) -> None:
+def refuse_what_must_stay(changes: Sequence[Change]) -> None:
     """Raise a ConfigError for the first change that a run cannot go on under."""
-    for key, (was, now) in changes.items():
+    for key, was, now in changes:
         if meaning_of(key).resume == "stays":
-            problem = f"cannot change in a run that goes on; it was {_shown(was)}"
+            problem = f"cannot change in a run that goes on; it was {shown(was)}"
             hint = "leave it as it was, or start a new run"
-            raise ConfigError(key, problem, hint, _shown(now))
+            raise ConfigError(key, problem, hint, shown(now))
 
 
-def refuse_any(folder: Path, changes: Mapping[str, tuple[Any, Any]]) -> None:
+def refuse_any(folder: Path, changes: Sequence[Change]) -> None:
     """Raise a UserError that lists the changes and how to go on under them, if there are any."""
     if changes:
         lines = "\n  ".join(change_lines(changes))
-        overrides = " ".join(f"{key}={_shown(now)}" for key, (_, now) in changes.items())
+        new = ((key, shown(now, 1000).replace(" ", "")) for key, _, now in changes if now != ABSENT)
         raise UserError(
             f"{folder} holds a run of other settings:\n  {lines}\n"
-            f"  to go on under new ones: {resume_command(folder)} {overrides}\n"
+            f"  to go on under new ones: {resume_command(folder)} {' '.join(map('='.join, new))}\n"
             "  to start a new run: choose another hydra.run.dir"
         )
-
-
-def change_lines(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
-    """`trainer.epochs: 15 → 30`, a line per setting."""
-    return [f"{key}: {_shown(was)} → {_shown(now)}" for key, (was, now) in changes.items()]
-
-
-def _settings(config: Any) -> dict[str, Any]:
-    """Every setting by its dotted key; of `data.normalize` the choice that led to its numbers."""
-    found, key = flat(config), "data.normalize"
-    if chosen := found.get(f"{key}.chosen"):
-        found = {k: v for k, v in found.items() if not k.startswith(f"{key}.")} | {key: chosen}
-    return found
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")

@@ -10,7 +10,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +39,7 @@ SECTIONS: dict[str, type] = {
     **dict.fromkeys(("best", "last", "test", "gap", "timings", "parameters", "data"), dict),
     **dict.fromkeys(("verdicts", "worst_classes"), list),
 }
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, RecursionError, csv.Error, UserError)
 T = TypeVar("T")
 
 
@@ -65,16 +68,16 @@ def read_run(folder: Path) -> Run:
     note = run.notes
     run.summary = read_summary(folder, note)
     run.rows = read_rows(folder, note)
-    run.config = noted(folder / CONFIG, yaml_object, run.config, note)
-    run.plan = noted(folder / PLAN, read_plan, run.plan, note)
-    run.environment = noted(folder / ENVIRONMENT, json_object, run.environment, note)
+    run.config = content(folder / CONFIG, yaml_object, run.config, note)
+    run.plan = content(folder / PLAN, read_plan, run.plan, note)
+    run.environment = content(folder / ENVIRONMENT, json_object, run.environment, note)
     run.overrides = read_overrides(folder)
     return run
 
 
 def read_summary(folder: Path, notes: list[str]) -> dict[str, Any]:
     """summary.json with every section; they are empty where it is missing or unreadable."""
-    found = noted(folder / SUMMARY, json_object, dict[str, Any](), notes)
+    found = content(folder / SUMMARY, json_object, dict[str, Any](), notes)
     for section, kind in SECTIONS.items():
         if not isinstance(found.get(section), kind):
             found[section] = kind()
@@ -134,14 +137,38 @@ def read_choices(folder: Path) -> tuple[dict[str, Any], list[Path], str]:
 
 def read_yaml(file: Path) -> Any:
     """What a YAML file holds; None when it is missing or unreadable."""
-    return noted(file, _yaml, None, [])
+    return content(file, _yaml, None, [])
 
 
 def read_table(file: Path, notes: list[str]) -> list[dict[str, str]]:
     """A CSV file as rows by heading; empty when it is missing or unreadable."""
     if not file.exists():
         return []
-    return noted(file, lambda text: list(csv.DictReader(text.splitlines())), [], notes)
+    return content(file, lambda text: list(csv.DictReader(text.splitlines())), [], notes)
+
+
+def named_path(name: str) -> Path:
+    """The path that a word on a command line means.
+
+    `latest` is the newest run or sweep, unless there is such a path.
+    """
+    path = Path(name)
+    with suppress(RuntimeError):  # nobody has that home folder: then nothing is there
+        path = path.expanduser()
+    newest = name == "latest" and not os.path.exists(path)
+    return Path("outputs", "latest") if newest else path
+
+
+def named_folder(name: str) -> Path:
+    """The folder that is meant, absolute.
+
+    Raises:
+        UserError: when there is none.
+    """
+    path = named_path(name)
+    if not os.path.isdir(path):
+        raise UserError(f"there is no folder {name}\n  give that of a run or a sweep, or `latest`")
+    return path.resolve()
 
 
 def is_sweep(folder: Path) -> bool:
@@ -154,61 +181,46 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in (SUMMARY, METRICS, CONFIG))
 
 
-def content(file: Path, parse: Callable[[str], T], otherwise: T) -> T:
+def content(
+    file: Path, parse: Callable[[str], T], otherwise: T, notes: list[str] | None = None
+) -> T:
     """What a file holds; `otherwise` when there is no such file.
+
+    Args:
+        file: to read.
+        parse: makes something of its text.
+        otherwise: stands for what is not there.
+        notes: takes a line on what is missing or damaged, which is then no error.
 
     Raises:
         UserError: when it cannot be read, or `parse` cannot make anything of its text.
     """
     try:
-        return _parsed(file, parse)
+        return parse(file.read_text("utf-8"))
     except FileNotFoundError:
-        return otherwise
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-
-
-def noted(file: Path, parse: Callable[[str], T], otherwise: T, notes: list[str]) -> T:
-    """What a file holds; `otherwise`, and a note, when it is missing or cannot be read."""
-    try:
-        return _parsed(file, parse)
-    except FileNotFoundError:
-        notes.append(f"{file.name} is missing")
-    except OSError as error:
-        notes.append(f"{file.name} cannot be read: {error.strerror}")
-    except ValueError:
-        notes.append(f"{file.name} is damaged and was left out")
+        said = "is missing"
+    except UNREADABLE as error:
+        if notes is None:
+            cause = str(error) or type(error).__name__
+            raise UserError(f"{file} cannot be read: {cause}") from error
+        damaged = "is damaged and was left out"
+        said = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else damaged
+    if notes is not None:
+        notes.append(f"{file.name} {said}")
     return otherwise
 
 
-def _parsed(file: Path, parse: Callable[[str], T]) -> T:
-    """What `parse` makes of a file's text; a ValueError where it cannot."""
-    text = file.read_text("utf-8")
-    try:
-        return parse(text)
-    except (LookupError, TypeError, RecursionError, csv.Error, UserError) as error:
-        raise ValueError((str(error).splitlines() or [""])[0] or type(error).__name__) from error
-
-
 def json_object(text: str) -> dict[str, Any]:
-    """The object that a JSON text holds, with non-finite numbers as numbers.
-
-    Raises:
-        ValueError: when it holds none.
-    """
-    found = json.loads(text)
-    if not isinstance(found, dict):
-        raise ValueError("it holds no settings")
-    return numbers(found)
+    """The object that a JSON text holds, with non-finite numbers as numbers; else a ValueError."""
+    return numbers(_settings(json.loads(text)))
 
 
 def yaml_object(text: str) -> dict[str, Any]:
-    """The mapping that a YAML text holds.
+    """The mapping that a YAML text holds; else a ValueError."""
+    return _settings(_yaml(text))
 
-    Raises:
-        ValueError: when it holds none.
-    """
-    found = _yaml(text)
+
+def _settings(found: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("it holds no settings")
     return found

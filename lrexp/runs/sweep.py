@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,7 +37,6 @@ MISSING = "missing"  # has never started
 DAMAGED = "damaged"  # has run, and left no result that can be read
 EQUAL = "equal"  # trains like an earlier point and runs there alone
 STATUSES = (FINISHED, DIVERGED, FAILED, INTERRUPTED, RUNNING, DAMAGED, MISSING)
-KNOWN = {FINISHED, DIVERGED, FAILED, INTERRUPTED, RUNNING}
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,6 @@ class Sweep:
     points: tuple[SweepPoint, ...]  # by number
     monitor: str  # what decided which epoch of a run is its best
     command: tuple[str, ...] = ()  # overrides that ask for the same grid; empty: not known
-    ranks: tuple[tuple[int, ...], ...] = ()  # leaderboard.json: points of its rows, best first
     resumable: bool = False  # the launcher can go on with it
     notes: tuple[str, ...] = ()  # what could not be read
 
@@ -120,8 +117,7 @@ def read_sweep(folder: Path) -> Sweep:
     if several:
         notes.append("the points have different trainer.monitor: this page compares val/loss")
     points = sorted((_read_point(folder, p, monitor) for p in planned), key=lambda p: p.num)
-    ranks = _read_ranks(folder, notes) if points else ()
-    return Sweep(folder, tuple(points), monitor, command, ranks, resumable, tuple(notes))
+    return Sweep(folder, tuple(points), monitor, command, resumable, tuple(notes))
 
 
 def common_monitor(settings: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
@@ -189,7 +185,9 @@ def read_grid(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[Swe
         saved = content(folder / POINTS, json.loads, None)
         if saved is None:
             return (), []
-        command, first, listed = list(saved["command"]), dict(saved["first"]), list(saved["points"])
+        command, first, listed = saved["command"], dict(saved["first"]), list(saved["points"])
+        if not isinstance(command, list) or not all(isinstance(one, str) for one in command):
+            raise TypeError("its command is no list of overrides")
     except (UserError, ValueError, KeyError, TypeError) as error:
         notes.append(f"{POINTS} cannot be read ({_said(error)}): the points are the folders found")
         return (), []
@@ -201,7 +199,7 @@ def read_grid(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[Swe
             notes.append(f"a point of {POINTS} cannot be read: {_said(error)}")
     nums = {point.num for point in points}
     lone = [p if p.same_as in nums else replace(p, same_as=None) for p in points]
-    return tuple(map(str, command)), lone
+    return tuple(command), lone
 
 
 def _planned(row: Mapping[str, Any], first: Mapping[str, Any]) -> SweepPoint:
@@ -223,25 +221,18 @@ def _planned(row: Mapping[str, Any], first: Mapping[str, Any]) -> SweepPoint:
 
 def _found_runs(folder: Path) -> list[SweepPoint]:
     """Points from the run folders themselves, for a sweep without points.json."""
-    found = [name for name in _subfolders(folder) if is_run(folder / name)]
-    numbered = [(int(m[0]) if (m := re.match(r"\d+", name)) else -1, name) for name in found]
-    distinct = len({num for num, _ in numbered if num >= 0}) == len(found)
+    found = [run for run in folder.glob("*") if is_run(run)]
+    numbers = [int(m[0]) if (m := re.match(r"\d+", run.name)) else -1 for run in found]
+    distinct = len({num for num in numbers if num >= 0}) == len(found)
     return [
         SweepPoint(
             num=num if distinct else place,
-            folder=name,
-            overrides=tuple(read_overrides(folder / name)),
-            settings=flat(read_yaml(folder / name / CONFIG)),
+            folder=run.name,
+            overrides=tuple(read_overrides(run)),
+            settings=flat(read_yaml(run / CONFIG)),
         )
-        for place, (num, name) in enumerate(sorted(numbered))
+        for place, (num, run) in enumerate(sorted(zip(numbers, found, strict=True)))
     ]
-
-
-def _subfolders(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    except OSError:
-        return []
 
 
 def _multirun_command(folder: Path) -> tuple[str, ...]:
@@ -265,41 +256,30 @@ def read_leaderboard(folder: Path) -> dict[str, Any] | None:
     return board
 
 
-def _read_ranks(folder: Path, notes: list[str]) -> tuple[tuple[int, ...], ...]:
-    """The points of each row, best first."""
-    try:
-        if board := read_leaderboard(folder):
-            return tuple(tuple(map(int, row["points"])) for row in board["configurations"])
-        said = f"there is no {LEADERBOARD}"
-    except (UserError, ValueError, KeyError, TypeError) as error:
-        said = f"{LEADERBOARD} cannot be read ({_said(error)})"
-    notes.append(f"{said}: ranks are those of the runs' summaries")
-    return ()
-
-
 def _read_point(folder: Path, point: SweepPoint, monitor: str) -> SweepPoint:
     """A point with what its own folder says."""
     if point.same_as is not None:
         return replace(point, status=EQUAL, why=f"trains as point {point.same_as} does")
     run = folder / point.folder
-    said: list[str] = []
-    rows = read_rows(run, said)
-    unread: list[str] = []
-    summary = read_summary(run, unread)
+    said, unread = list[str](), list[str]()
+    rows, summary = read_rows(run, said), read_summary(run, unread)
     if not (run / SUMMARY).exists() and not rows:
         return point
     status, why = str(summary.get("status")), str(summary.get("error") or "").strip()
-    best = _numbers(summary["best"])
-    if unread or status not in KNOWN:
+    best, epochs = _numbers(summary["best"]), "1 epoch" if len(rows) == 1 else f"{len(rows)} epochs"
+    if unread or status not in set(STATUSES) - {DAMAGED, MISSING}:
         why = unread[0] if unread else f"{SUMMARY} has the unknown status {status!r}"
         status = DAMAGED
     elif status == FINISHED and not math.isfinite(best.get(monitor, math.nan)):
         status, why = DAMAGED, f"it finished without a number for {monitor}"
     elif status == RUNNING:
-        why = f"running, or killed after {_epochs(rows)}"
+        why = f"running, or killed after {epochs}"
     elif status in (INTERRUPTED, DIVERGED):
-        word = "stopped" if status == INTERRUPTED else "diverged"
-        why = why or f"{word} after {_epochs(rows)}"
+        why = why or f"{'stopped' if status == INTERRUPTED else 'diverged'} after {epochs}"
+    times, members = _numbers(summary["timings"]), summary.get("members")
+    took, train = (times.get(key, math.nan) for key in ("total_s", "train_s"))
+    if isinstance(members, int) and members > 1:  # each has the training time of the whole stack
+        took = took - train + train / members
     return replace(
         point,
         status=status,
@@ -307,22 +287,9 @@ def _read_point(folder: Path, point: SweepPoint, monitor: str) -> SweepPoint:
         best=best,
         test=_numbers(summary["test"]),
         rows=tuple(_numbers({key: one.get(key) for key in ("epoch", monitor)}) for one in rows),
-        took_s=_took(summary),
+        took_s=took,
         report=(run / REPORT).is_file(),
     )
-
-
-def _took(summary: Mapping[str, Any]) -> float:
-    """Seconds for one point: a stack's members each have the whole stack's training time."""
-    timings, members = _numbers(summary["timings"]), summary.get("members")
-    total, train = (timings.get(key, math.nan) for key in ("total_s", "train_s"))
-    if not isinstance(members, int) or members < 2:
-        return total
-    return total - train + train / members
-
-
-def _epochs(rows: Sequence[Any]) -> str:
-    return "1 epoch" if len(rows) == 1 else f"{len(rows)} epochs"
 
 
 def _numbers(section: Mapping[str, Any]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from lrexp.config.check import check
 from lrexp.config.compose import without_hydra
 from lrexp.config.schema import Config
 from lrexp.runs.resume import Stopped
-from lrexp.tasks.launch import Launch
+from lrexp.tasks.opening import Launch
 
 if TYPE_CHECKING:
     from lrexp.build.data import Datasets

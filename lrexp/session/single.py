@@ -18,10 +18,10 @@ from lrexp.config.names import new_run_id
 from lrexp.folder.claim import Claim
 from lrexp.folder.layout import SUMMARY
 from lrexp.grid.points.cases import refuse_cases, take_cases
+from lrexp.runs.differences import change_lines
 from lrexp.runs.resume import (
     DONE,
     Stopped,
-    change_lines,
     changes_since,
     refuse_any,
     refuse_what_must_stay,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +11,6 @@ import numpy as np
 from lrexp.folder.layout import CONFUSION, PER_CLASS, PREDICTIONS, WRONG_IMAGES
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lrexp.data.dataset import Dataset, Split
-    from lrexp.judge.evaluate import Evaluation
     from lrexp.train.experiment import Experiment
 
 log = logging.getLogger(__name__)
@@ -23,88 +18,68 @@ log = logging.getLogger(__name__)
 CONFUSION_CLASSES = 1000  # a larger table of true against predicted classes is of no use as a file
 
 
-@dataclass(frozen=True)
-class Tested:
-    """What the best weights make of val, test and further sets: logits, and how good they are."""
+def best_tested(
+    experiment: Experiment, batch_size: int, folder: Path, wrong_images: bool
+) -> dict[str, Any]:
+    """Test the weights that the model has now on val, test and further sets, and write it down.
 
-    splits: dict[str, Split]
-    logits: dict[str, Tensor]  # each (n, classes)
-    found: dict[str, Evaluation]
-    confusions: dict[str, np.ndarray]  # each (classes, classes); none of many classes or labels
-
-    @property
-    def last(self) -> str:
-        """The split that says most."""
-        return "test" if "test" in self.splits else "val"
-
-
-def tested(experiment: Experiment, batch_size: int) -> Tested:
-    """Test the weights that the model has now.
+    That something cannot be written is a warning.
 
     Args:
         experiment: with the best weights.
         batch_size: images at a time.
+        folder: takes predictions, numbers by class, mix-ups.
+        wrong_images: keep the most wrong ones as well: the report is made from files alone.
+
+    Returns:
+        What summary.json has of it: `test`, `worst_classes`, and `leaks` with their effect.
     """
-    from lrexp.judge.evaluate import confusion
+    from lrexp.data.leaks import effect
+    from lrexp.judge.evaluate import class_rows, confusion, worst_classes
+    from lrexp.record.predictions import (
+        write_confusion,
+        write_per_class,
+        write_predictions,
+        write_wrong_images,
+    )
     from lrexp.train.measure import evaluate, logits_of
 
-    data = experiment.dataset
-    splits = {"val": data.val, "test": data.test, **data.eval_sets}
-    there = {name: split for name, split in splits.items() if split is not None}
-    logits = {name: logits_of(experiment.model, split, batch_size) for name, split in there.items()}
-    found = {name: evaluate(logits[name], split.labels) for name, split in there.items()}
-    classes = len(data.class_names)
+    model, data = experiment.model, experiment.dataset
+    names, classes = data.class_names, len(data.class_names)
+    offered = {"val": data.val, "test": data.test, **data.eval_sets}
+    splits = {name: split for name, split in offered.items() if split is not None}
+    logits = {name: logits_of(model, split, batch_size) for name, split in splits.items()}
+    found = {name: evaluate(logits[name], split.labels) for name, split in splits.items()}
     confusions = {
         name: confusion(split.labels.cpu().numpy(), logits[name].argmax(1).cpu().numpy(), classes)
-        for name, split in there.items()
+        for name, split in splits.items()
         if not found[name].multi_label and classes <= CONFUSION_CLASSES
     }
-    return Tested(there, logits, found, confusions)
-
-
-def in_summary(tested: Tested, data: Dataset) -> dict[str, Any]:
-    """What summary.json has of it: `test` and `worst_classes`."""
-    from lrexp.judge.evaluate import worst_classes
-
-    results = {
-        name: {**evaluation.metrics, "images": len(evaluation.losses)}
-        for name, evaluation in tested.found.items()
-    }
+    last = "test" if "test" in splits else "val"  # says most
+    try:
+        write_predictions(folder / PREDICTIONS, splits, logits, names)
+        rows = {name: class_rows(one, names) for name, one in found.items()}
+        write_per_class(folder / PER_CLASS, rows)
+        if confusions:
+            write_confusion(folder / CONFUSION, confusions, names)
+    except OSError as error:
+        log.warning("what the best weights predict could not be written: %s", error)
+    if wrong_images:
+        of_last = (splits[last], logits[last], found[last].losses, found[last].correct)
+        try:
+            write_wrong_images(folder / WRONG_IMAGES, last, *of_last, names)
+        except Exception as error:  # an image that cannot be read again is no reason to fail
+            log.warning("the most wrong images could not be kept: %s", error)
+    results = {n: {**one.metrics, "images": len(one.losses)} for n, one in found.items()}
     test: dict[str, Any] = dict(results.get("test", {}))
     if data.eval_sets:
         test["eval_sets"] = {name: results[name] for name in data.eval_sets}
-    last = tested.last
-    worst = worst_classes(tested.found[last], data.class_names, tested.confusions.get(last))
-    return {"test": test, "worst_classes": [{"split": last, **row} for row in worst]}
-
-
-def write_tested(tested: Tested, folder: Path, class_names: tuple[str, ...]) -> None:
-    """Predictions, numbers by class and mix-ups; that they cannot be written is a warning."""
-    from lrexp.judge.evaluate import class_rows
-    from lrexp.record.predictions import write_confusion, write_per_class, write_predictions
-
-    table = {name: class_rows(one, class_names) for name, one in tested.found.items()}
-    try:
-        file = folder / PREDICTIONS
-        write_predictions(file, tested.splits, tested.logits, class_names)
-        write_per_class(folder / PER_CLASS, table)
-        if tested.confusions:
-            write_confusion(folder / CONFUSION, tested.confusions, class_names)
-    except OSError as error:
-        log.warning("what the best weights predict could not be written: %s", error)
-
-
-def keep_wrong_images(tested: Tested, folder: Path, class_names: tuple[str, ...]) -> None:
-    """The pixels that the report shows: it is made from files alone."""
-    from lrexp.record.wrong_images import write_wrong_images
-
-    name = tested.last
-    split, logits, found = tested.splits[name], tested.logits[name], tested.found[name]
-    file = folder / WRONG_IMAGES
-    try:
-        write_wrong_images(file, name, split, logits, found.losses, found.correct, class_names)
-    except Exception as error:  # an image that cannot be read again is no reason to fail
-        log.warning("the most wrong images could not be kept: %s", error)
+    worst = worst_classes(found[last], names, confusions.get(last))
+    told = {"test": test, "worst_classes": [{"split": last, **row} for row in worst]}
+    if data.leaks:
+        has_twin = np.isin(data.val.rows, data.leaks.twins["val"])
+        told["leaks"] = {**data.leaks.as_dict(), "effect": effect(found["val"].correct, has_twin)}
+    return told
 
 
 def write_report(folder: Path) -> None:

@@ -1,29 +1,48 @@
-"""What a run writes and tells before its first step."""
+"""Where a run takes place, and what it writes and tells before its first step."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.schema import Config
 from lrexp.folder.layout import CONFIG, HYDRA, OVERRIDES, PLAN, SCHEDULE
-from lrexp.tasks.launch import Launch
 from lrexp.tasks.summary import verdicts_of
 
 if TYPE_CHECKING:
+    from lrexp.build.data import Datasets
     from lrexp.record.recorders import RunInfo
+    from lrexp.runs.resume import Stopped
     from lrexp.train.experiment import Experiment
     from lrexp.train.loop import Trainer
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Where and as part of what a task runs."""
+
+    folder: Path  # claimed and there
+    overrides: list[str]
+    title: str  # readable name of a point, empty for a single run
+    sweep: str | None  # name of the sweep's folder
+    datasets: Datasets | None = None  # of the points before
+    executor: str = "serial"  # of lrexp.grid.executors
+    # what takes a point's rows for the terminal: (RunInfo, steps done so far) → recorder
+    terminal: Callable[[Any, Callable[[], int]], Any] | None = None
+    stopped: Stopped | None = None  # the run in the folder that goes on
+    until: int | None = None  # stop after this epoch, and leave the rest to whoever goes on
 
 
 def with_normalization(resolved: DictConfig, dataset: Any) -> DictConfig:
     """The config with the numbers that `data.normalize` came to, and the choice that led there."""
     given = resolved.data.normalize
-    if isinstance(given, DictConfig):
-        return resolved
-    found = {"mean": dataset.mean, "std": dataset.std, "chosen": given}
-    OmegaConf.update(resolved, "data.normalize", found, force_add=True)
+    if not isinstance(given, DictConfig):
+        found = {"mean": dataset.mean, "std": dataset.std, "chosen": given}
+        OmegaConf.update(resolved, "data.normalize", found, force_add=True)
     return resolved
 
 
@@ -39,16 +58,6 @@ def write_plans(resolved: DictConfig, experiment: Experiment, launch: Launch) ->
             *(experiment.plan, experiment.base_lr, experiment.schedule), experiment.steps_per_epoch
         )
         write_atomically(launch.folder / SCHEDULE, schedule)
-
-
-def environment_of(experiment: Experiment) -> dict[str, Any]:
-    """What the run runs under, with fingerprints of its files."""
-    import torch
-
-    from lrexp.folder.environment import environment
-    from lrexp.train.state import fingerprints
-
-    return environment(experiment.device, torch.get_num_threads(), fingerprints(experiment))
 
 
 def known_at_start(trainer: Trainer) -> dict[str, Any]:
@@ -79,56 +88,36 @@ def run_info(
     config_id: str,
     resumed: list[str],
 ) -> RunInfo:
-    """What recorders are told of a run.
-
-    Args:
-        resolved: the config as it is saved.
-        config: the same, checked.
-        launch: where it runs.
-        trainer: what trains it.
-        config_id: of the config.
-        resumed: lines that say what it goes on from.
-    """
+    """What recorders are told of a run; `resumed` says what it goes on from."""
     from lrexp.models.weights import weights_name
     from lrexp.record.console import opening_lines
     from lrexp.record.recorders import RunInfo
+    from lrexp.runs.run import read_overrides
 
-    experiment = trainer.experiment
+    experiment, data = trainer.experiment, trainer.experiment.dataset
+    begun = launch.stopped is not None and (launch.folder / HYDRA / OVERRIDES).is_file()
+    typed = read_overrides(launch.folder) if begun else launch.overrides  # its title stays
     plain: Any = OmegaConf.to_container(resolved)
+    told = [f"note   {note}" for note in data.notes]
+    told += [f"leaks  {line}" for line in (data.leaks.lines() if data.leaks else [])]
+    opening = opening_lines(
+        config.model.name,
+        weights_name(config.model),
+        config.data.name,
+        experiment.plan,
+        experiment.base_lr,
+        data.sizes,
+        told,
+    )
     return RunInfo(
         folder=launch.folder,
         run_id=str(config.run_id),
-        title=launch.title or " ".join(_first_overrides(launch)) or config.name,
+        title=launch.title or " ".join(typed) or config.name,
         sweep=launch.sweep,
         config=plain,
         config_id=config_id,
         steps=len(experiment.schedule),
         monitor=config.trainer.monitor,
-        opening=[
-            *opening_lines(
-                config.model.name,
-                weights_name(config.model),
-                config.data.name,
-                experiment.plan,
-                experiment.base_lr,
-                experiment.dataset.sizes,
-                _data_lines(experiment.dataset),
-            ),
-            *resumed,
-        ],
+        opening=[*opening, *resumed],
         earlier=list(trainer.rows) if launch.stopped else None,
     )
-
-
-def _first_overrides(launch: Launch) -> list[str]:
-    """Those that the run was started with, if it goes on: its title stays."""
-    from lrexp.runs.run import read_overrides
-
-    known = launch.stopped is not None and (launch.folder / HYDRA / OVERRIDES).is_file()
-    return read_overrides(launch.folder) if known else launch.overrides
-
-
-def _data_lines(dataset: Any) -> list[str]:
-    """What people should know about the images before they train on them."""
-    leaks = dataset.leaks.lines() if dataset.leaks else []
-    return [*(f"note   {note}" for note in dataset.notes), *(f"leaks  {line}" for line in leaks)]

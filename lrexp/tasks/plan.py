@@ -7,7 +7,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,8 +15,12 @@ from lrexp.config.saved import read_saved_config
 from lrexp.config.schema import Config, option_of
 from lrexp.folder.claim import link_latest
 from lrexp.folder.layout import CONFIG, PLAN, SCHEDULE
-from lrexp.tasks.launch import Launch
+from lrexp.runs.differences import change_lines, config_changes
+from lrexp.tasks.opening import Launch
 from lrexp.tasks.summary import blank_summary, failure, write
+
+if TYPE_CHECKING:
+    from lrexp.plan.preview import Preview
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +35,6 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
         UserError: when there is no such run; nothing has been written then.
     """
     started = time.perf_counter()
-    from rich.console import Console
-
     from lrexp.build.experiment import build_preview
     from lrexp.folder.files import write_atomically
     from lrexp.plan import preview
@@ -50,60 +52,55 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
     write_atomically(folder / CONFIG, OmegaConf.to_yaml(resolved))
     write_atomically(folder / PLAN, shown.plan.to_csv())
     write_atomically(folder / SCHEDULE, preview.schedule_csv(shown))
-    names = {
-        group: option_of(vars(getattr(config, group)))
-        for group in ("lr_policy", "scheduler", "optimizer")
-    }
-    title = ", ".join(f"{group}={name}" for group, name in names.items())
+    groups = ("lr_policy", "scheduler", "optimizer")
+    title = ", ".join(f"{group}={option_of(vars(getattr(config, group)))}" for group in groups)
     preview.draw_rates(shown, folder / "rates.png", title)
-    console = Console(highlight=False, soft_wrap=True, emoji=False)
-    if not console.is_terminal:
-        console.width = preview.WIDTH
-    plain = not console.is_terminal
-
-    def say(line: str = "") -> None:
-        console.print(line, markup=False)
-        log.info(line)
-
-    say(f"model  {config.model.name}, {title}")
-    console.print(preview.layer_table(shown, plain), soft_wrap=False)
-    for line in (*preview.total_lines(shown), *(f"note   {note}" for note in shown.notes)):
-        say(line)
-    for line in preview.schedule_plot(shown):
-        say(line)
+    last: list[str] = []
     if other is not None:
         differences = difference_lines(other.diff(shown.plan))
         differences += _changed_settings(Path(against).expanduser().parent, resolved)
-        say(f"against {against}: {'' if differences else 'the same plan'}".rstrip())
-        for line in differences:
-            say(f"  {line}")
-    say(f"run    {os.path.relpath(folder)}: plan.csv, schedule.csv, rates.png")
-    write(
-        folder,
-        blank_summary(resolved, config, launch)
-        | {
-            "status": "finished",
-            "plan_hash": shown.plan.hash,
-            "parameters": preview.parameter_counts(shown.plan),
-            "timings": {"total_s": time.perf_counter() - started},
-        },
-    )
+        last = [f"against {against}: {'' if differences else 'the same plan'}".rstrip()]
+        last += [f"  {line}" for line in differences]
+    last.append(f"run    {os.path.relpath(folder)}: plan.csv, schedule.csv, rates.png")
+    _show(shown, f"model  {config.model.name}, {title}", last)
+    outcome = {
+        "status": "finished",
+        "plan_hash": shown.plan.hash,
+        "parameters": preview.parameter_counts(shown.plan),
+        "timings": {"total_s": time.perf_counter() - started},
+    }
+    write(folder, blank_summary(resolved, config, launch) | outcome)
     if not launch.sweep:
         link_latest(folder)
     return math.nan
+
+
+def _show(shown: Preview, first: str, last: list[str]) -> None:
+    """On the terminal the layers, the steps and the schedule, in the log all but the table."""
+    from rich.console import Console
+
+    from lrexp.plan import preview
+
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
+    if plain := not console.is_terminal:
+        console.width = preview.WIDTH
+
+    def say(line: str) -> None:
+        console.print(line, markup=False)
+        log.info(line)
+
+    say(first)
+    console.print(preview.layer_table(shown, plain), soft_wrap=False)
+    notes = [f"note   {note}" for note in shown.notes]
+    for line in (*preview.total_lines(shown), *notes, *preview.schedule_plot(shown), *last):
+        say(line)
 
 
 def _changed_settings(other: Path, resolved: DictConfig) -> list[str]:
     """What decides rates beside the plan and differs from the config in another run's folder."""
     if not (other / CONFIG).is_file():
         return []
-    theirs = OmegaConf.create(read_saved_config(other))
-    lines: list[str] = []
-    for section in ("optimizer", "scheduler", "trainer.epochs", "trainer.max_steps"):
-        was, now = (OmegaConf.select(config, section) for config in (theirs, resolved))
-        both: list[Any] = [c if isinstance(c, DictConfig) else {"": c} for c in (was, now)]
-        for key in dict.fromkeys([*both[0], *both[1]]):
-            before, after = (c.get(key) for c in both)
-            if before != after:
-                lines.append(f"{section}{'.' * bool(key)}{key}: {before} → {after}")
-    return lines
+    now: Any = OmegaConf.to_container(resolved)
+    changes = config_changes(read_saved_config(other), now)
+    deciding = ("optimizer.", "scheduler.", "trainer.epochs", "trainer.max_steps")
+    return change_lines([change for change in changes if change[0].startswith(deciding)])

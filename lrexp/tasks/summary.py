@@ -14,10 +14,10 @@ from lrexp.config.redact import redacted
 from lrexp.config.schema import Config
 from lrexp.folder.claim import resume_command
 from lrexp.folder.layout import CHECKPOINTS, LAST
-from lrexp.judge.verdicts import verdicts
-from lrexp.tasks.launch import Launch
+from lrexp.judge.words import verdicts
 
 if TYPE_CHECKING:
+    from lrexp.tasks.opening import Launch
     from lrexp.train.loop import Trainer
 
 log = logging.getLogger(__name__)

@@ -32,10 +32,21 @@ def take_up(trainer: Trainer, folder: Path, stopped: Stopped) -> list[str]:
 
     checkpoints = folder / CHECKPOINTS
     state = load_last(checkpoints, trainer.experiment.device)
-    if state is None:
-        opening = ["resume from the start: no state was saved"]
-    else:
-        _load(trainer, checkpoints, state, stopped)
+    opening = ["resume from the start: no state was saved"]
+    if state is not None:
+        try:
+            trainer.load_state(state, bool(stopped.changes), stopped.changed_data)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a state of something else leads to
+            if out_of_memory(error):
+                raise
+            log.info("the state", exc_info=error)
+            said = (str(error).splitlines() or [""])[0]
+            raise UserError(
+                f"{checkpoints}: the state there is not of this run:"
+                f" {type(error).__name__}: {said}\n  start a new run"
+            ) from error
         opening = [f"resume from epoch {trainer.epoch}, step {trainer.step}"]
         steps = len(trainer.experiment.schedule)
         if trainer.step > steps:
@@ -49,22 +60,6 @@ def take_up(trainer: Trainer, folder: Path, stopped: Stopped) -> list[str]:
             "  nothing is left to train; a larger trainer.epochs adds epochs"
         )
     return [*opening, *(f"change {line}" for line in stopped.changes)]
-
-
-def _load(trainer: Trainer, checkpoints: Path, state: dict[str, Any], stopped: Stopped) -> None:
-    try:
-        trainer.load_state(state, bool(stopped.changes), stopped.changed_data)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a state of something else leads to
-        if out_of_memory(error):
-            raise
-        log.info("the state", exc_info=error)
-        said = (str(error).splitlines() or [""])[0]
-        raise UserError(
-            f"{checkpoints}: the state there is not of this run:"
-            f" {type(error).__name__}: {said}\n  start a new run"
-        ) from error
 
 
 def restore_best(trainer: Trainer, folder: Path) -> None:
@@ -96,7 +91,7 @@ def restore_best(trainer: Trainer, folder: Path) -> None:
 def changed_environment(folder: Path, facts: dict[str, Any]) -> list[str]:
     """What of code, packages, machine and data is not as the run in a folder began under."""
     from lrexp.runs.differences import change_lines, environment_changes
-    from lrexp.runs.run import json_object, noted
+    from lrexp.runs.run import content, json_object
 
-    before = noted(folder / ENVIRONMENT, json_object, facts, [])  # damaged: nothing known
+    before = content(folder / ENVIRONMENT, json_object, facts, [])  # damaged: nothing known
     return change_lines(environment_changes(before, facts))

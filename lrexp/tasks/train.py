@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from omegaconf import DictConfig
 
 from lrexp.config.errors import Terminated
@@ -17,21 +16,8 @@ from lrexp.config.schema import MONITORS, Config
 from lrexp.config.schema.run import Wandb
 from lrexp.folder.claim import link_latest
 from lrexp.folder.layout import BEST, CHECKPOINTS, LAST, METRICS, PREVIOUS
-from lrexp.tasks.concluding import (
-    in_summary,
-    keep_wrong_images,
-    tested,
-    write_report,
-    write_tested,
-)
-from lrexp.tasks.launch import Launch
-from lrexp.tasks.opening import (
-    environment_of,
-    known_at_start,
-    run_info,
-    with_normalization,
-    write_plans,
-)
+from lrexp.tasks.concluding import best_tested, write_report
+from lrexp.tasks.opening import Launch, known_at_start, run_info, with_normalization, write_plans
 from lrexp.tasks.summary import as_people_read_it, blank_summary, failure, results, write
 from lrexp.tasks.taking_up import changed_environment, restore_best, take_up
 from lrexp.train.signals import answered, signals_stop, whole
@@ -40,7 +26,6 @@ if TYPE_CHECKING:
     from lrexp.build.data import Datasets
     from lrexp.record.recorders import RunInfo
     from lrexp.record.wandb.recorder import WandbRecorder
-    from lrexp.runs.resume import Stopped
     from lrexp.train.loop import Trainer
 
 log = logging.getLogger(__name__)
@@ -86,22 +71,11 @@ def open_training(
             write(launch.folder, blank_summary(resolved, config, launch) | failure(error))
         raise
     resolved = with_normalization(resolved, trainer.experiment.dataset)
-    run = Training(resolved, config, launch, trainer, started, asked)
-    if launch.stopped:
-        run.take_up(launch.stopped)
-    return run
+    return Training(resolved, config, launch, trainer, started, asked)
 
 
 def build_trainer(config: Config, datasets: Datasets | None) -> Trainer:
-    """What trains a config.
-
-    Args:
-        config: of the run.
-        datasets: of the runs before.
-
-    Raises:
-        UserError: when the experiment cannot be built.
-    """
+    """What trains a config, with the data of runs before; a UserError when it cannot be built."""
     from lrexp.build.experiment import build
     from lrexp.train.loop import Trainer
 
@@ -140,18 +114,11 @@ class Training:
         self._recorders = Recorders()
         self._earlier_s = 0.0  # that earlier attempts trained
         self._opening: list[str] = []  # what it goes on from
-
-    def take_up(self, stopped: Stopped) -> None:
-        """Go on where a run in this folder was stopped.
-
-        Raises:
-            UserError: when it cannot; see `taking_up.take_up`.
-        """
-        trainer = self.trainer
-        self._opening = take_up(trainer, self._folder, stopped)
-        self._earlier_s = sum(row["perf/epoch_s"] for row in trainer.rows)
-        point = {"epoch": trainer.epoch, "step": trainer.step, "changes": stopped.changes}
-        self._summary["resumed"] = [*stopped.resumed, point]
+        if stopped := launch.stopped:
+            self._opening = take_up(trainer, self._folder, stopped)
+            self._earlier_s = sum(row["perf/epoch_s"] for row in trainer.rows)
+            point = {"epoch": trainer.epoch, "step": trainer.step, "changes": stopped.changes}
+            self._summary["resumed"] = [*stopped.resumed, point]
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -161,11 +128,7 @@ class Training:
             yield
             self.conclude()
         except (KeyboardInterrupt, Terminated):
-            with whole():
-                self._keep_state()
-                self._summarise({"status": "interrupted"})
-                answered()  # whoever asked again meanwhile asked for this
-            self._close()
+            self.finish({"status": "interrupted"}, asked=True)
             raise
         except _FarEnough:
             self.finish({"status": "interrupted"})
@@ -209,13 +172,18 @@ class Training:
 
     def start(self) -> None:
         """Write what is known before the first step, and start the recorders."""
-        from lrexp.folder.environment import write_environment
+        import torch
+
+        from lrexp.folder.environment import environment, write_environment
+        from lrexp.train.state import fingerprints
 
         launch, trainer, folder = self._launch, self.trainer, self._folder
+        experiment = trainer.experiment
         if launch.stopped:
             restore_best(trainer, folder)
-        write_plans(self._resolved, trainer.experiment, launch)
-        facts = environment_of(trainer.experiment)
+        write_plans(self._resolved, experiment, launch)
+        prints = fingerprints(experiment)
+        facts = environment(experiment.device, torch.get_num_threads(), prints)
         if launch.stopped and (changes := changed_environment(folder, facts)):
             self._opening += [f"change {line}" for line in changes]
             self._summary["resumed"][-1]["environment"] = changes
@@ -232,23 +200,19 @@ class Training:
         from lrexp.record.console import ConsoleRecorder
         from lrexp.record.jsonl import JsonlRecorder
 
-        launch, add = self._launch, self._recorders.add
+        launch, add, settings = self._launch, self._recorders.add, self._config.logger
         add(METRICS, lambda: JsonlRecorder(self._folder, self.trainer.rows))
-        wandb = self._wandb(self._config.logger, info)
-        where = wandb.where if wandb and not launch.sweep else None  # a sweep says it once
-        terminal = launch.terminal or (lambda info, steps: ConsoleRecorder(info, steps, where))
-        add("terminal", lambda: terminal(info, lambda: self.trainer.step))
+        where = None
 
-    def _wandb(self, settings: Any, info: RunInfo) -> WandbRecorder | None:
-        if not isinstance(settings, Wandb):
-            return None
-
-        def start() -> WandbRecorder:
+        def wandb() -> WandbRecorder:
             from lrexp.record.wandb.recorder import WandbRecorder
 
             return WandbRecorder(settings, self._config.task.name, info)
 
-        return self._recorders.add("W&B", start)
+        if isinstance(settings, Wandb) and (started := add("W&B", wandb)) and not launch.sweep:
+            where = started.where  # a sweep says it once
+        terminal = launch.terminal or (lambda info, steps: ConsoleRecorder(info, steps, where))
+        add("terminal", lambda: terminal(info, lambda: self.trainer.step))
 
     def row(self, row: dict[str, float]) -> None:
         """Record one epoch; stop after it if that is asked for or a signal's exception was lost."""
@@ -260,56 +224,47 @@ class Training:
 
     def conclude(self) -> None:
         """Once training is over: test on the best weights, and save what they predict."""
-        from lrexp.data.leaks import effect
         from lrexp.folder.checkpoint import load_checkpoint
         from lrexp.optim.groups import tensor_hash
 
         trainer, experiment = self.trainer, self.trainer.experiment
         self._summary["frozen_proof"] = trainer.frozen.as_dict()
         self._summary["weights_hash"] = tensor_hash(experiment.model.state_dict())
-        if not trainer.best.known:
-            return
-        best = load_checkpoint(self.checkpoints / BEST, experiment.device)
-        experiment.model.load_state_dict(best["model"])
-        data = experiment.dataset
-        found = tested(experiment, self._config.trainer.eval_batch_size)
-        self._summary |= in_summary(found, data)
-        if data.leaks:
-            has_twin = np.isin(data.val.rows, data.leaks.twins["val"])
-            self._summary["leaks"]["effect"] = effect(found.found["val"].correct, has_twin)
-        write_tested(found, self._folder, data.class_names)
-        if not self._launch.sweep:
-            keep_wrong_images(found, self._folder, data.class_names)
+        if trainer.best.known:
+            best = load_checkpoint(self.checkpoints / BEST, experiment.device)
+            experiment.model.load_state_dict(best["model"])
+            size, alone = self._config.trainer.eval_batch_size, not self._launch.sweep
+            self._summary |= best_tested(experiment, size, self._folder, wrong_images=alone)
 
-    def finish(self, outcome: dict[str, Any]) -> None:
-        """Write the final summary with the outcome (status, error), then tell the recorders."""
+    def finish(self, outcome: dict[str, Any], asked: bool = False) -> None:
+        """Write the final summary and the report, then tell the recorders that it is over.
+
+        Args:
+            outcome: status and error.
+            asked: a signal asked for this end. The state within an epoch is kept; a sweep runs its
+                points anew.
+        """
         with whole():
-            self._summarise(outcome)
-        self._close()
+            if asked and self.trainer.current is not None and not self._launch.sweep:
+                self._keep_state()
+            now = time.perf_counter()
+            timings = {
+                "startup_s": self._train_started - self._started,
+                "train_s": self._earlier_s + now - self._train_started,
+                "total_s": self._earlier_s + now - self._started,
+            }
+            self._summary |= outcome | results(self.trainer) | {"timings": timings}
+            write(self._folder, self._summary)
+            if asked:
+                answered()  # whoever asked again meanwhile asked for this
+        if not self._launch.sweep:
+            write_report(self._folder)
+        self._recorders.finish(self._summary)
 
     def _keep_state(self) -> None:
-        """Save the state of a run that is stopped within an epoch. A sweep runs its points anew."""
-        if self.trainer.current is None or self._launch.sweep:
-            return
         from lrexp.train.state import save_last
 
         try:
             save_last(self.trainer, self.checkpoints)
         except OSError as error:
             log.warning("the state within this epoch could not be saved: %s", error)
-
-    def _summarise(self, outcome: dict[str, Any]) -> None:
-        now = time.perf_counter()
-        timings = {
-            "startup_s": self._train_started - self._started,
-            "train_s": self._earlier_s + now - self._train_started,
-            "total_s": self._earlier_s + now - self._started,
-        }
-        self._summary |= outcome | results(self.trainer) | {"timings": timings}
-        write(self._folder, self._summary)
-
-    def _close(self) -> None:
-        """Write the report, and tell the recorders that it is over."""
-        if not self._launch.sweep:
-            write_report(self._folder)
-        self._recorders.finish(self._summary)

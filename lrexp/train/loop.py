@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from lrexp.config.schema import Trainer as Settings
 from lrexp.data import draws
 from lrexp.data.dataset import Split
-from lrexp.judge.epoch import Best, Row, Track, evaluated
+from lrexp.judge.epoch import Row, Track, evaluated
 from lrexp.judge.evaluate import Evaluation
 from lrexp.optim.groups import set_momentum, set_rates, set_trainable
 from lrexp.optim.optimizers import (
@@ -36,7 +36,7 @@ from lrexp.train.signals import whole
 from lrexp.train.state import (
     Epoch,
     FrozenProof,
-    load_state,
+    load_into,
     save_best,
     save_last,
     state_of,
@@ -64,12 +64,15 @@ class Trainer:
         seed: moves the order of the images and dropout.
     """
 
+    state, load_state = state_of, load_into  # see lrexp.train.state
+
     def __init__(self, experiment: Experiment, settings: Settings, batch_size: int, seed: int):
         self.experiment, self.settings = experiment, settings
         self.batch_size, self.seed = batch_size, seed
         self.epoch = self.step = 0
         self.rows: list[Row] = []
         self.track = Track(settings.monitor)
+        self.best = self.track.best  # by trainer.monitor so far
         self.synced = False  # whether last.pt is to outlive a power loss
         self.current: Epoch | None = None  # that has begun and is not recorded yet
         self.stats = StepStats(experiment.model, experiment.plan)
@@ -138,15 +141,9 @@ class Trainer:
         record: TakesRows,
         checkpoints: Path | None,
     ) -> None:
-        """Judge an epoch, record its row and keep its state.
+        """Judge an epoch from what its steps and evaluations saw, record its row, keep its state.
 
-        Args:
-            seen: by its steps.
-            train_eval: of that split after it.
-            val: likewise.
-            started: time.perf_counter() before the first step.
-            record: takes the row.
-            checkpoints: folder for the state.
+        `started` is time.perf_counter() before the first step.
         """
         with whole():
             row = self._judged(seen, train_eval, val)
@@ -216,11 +213,6 @@ class Trainer:
         return order[: steps * self.batch_size]
 
     @property
-    def best(self) -> Best:
-        """The best epoch by trainer.monitor so far."""
-        return self.track.best
-
-    @property
     def diverged(self) -> bool:
         """Whether a loss of the last epoch was not a finite number."""
         return self.track.diverged
@@ -236,19 +228,6 @@ class Trainer:
             and not self.diverged
             and not (patience and self.best.known and since_best >= patience)
         )
-
-    def state(self) -> dict[str, Any]:
-        """What the rest of the run depends on; see `lrexp.train.state.state_of`."""
-        return state_of(self)
-
-    def load_state(
-        self,
-        state: dict[str, Any],
-        allow_plan_change: bool = False,
-        allow_data_change: bool = False,
-    ) -> None:
-        """Go on from `state()`, on a trainer that has not trained; see `lrexp.train.state`."""
-        load_state(self, state, allow_plan_change, allow_data_change)
 
 
 def _default_generator(device: torch.device) -> torch.Generator:

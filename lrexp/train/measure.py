@@ -18,7 +18,7 @@ from lrexp.data.dataset import Split
 from lrexp.judge.evaluate import Evaluation
 from lrexp.plan.plan import Plan
 from lrexp.train.experiment import Experiment
-from lrexp.train.scales import norms_of, scales_of
+from lrexp.train.scales import norms_of, ratio, scales_of
 
 
 @torch.inference_mode()
@@ -72,63 +72,48 @@ def evaluate_batches(batches: Iterable[tuple[Tensor, Tensor]], images: int) -> l
         batches: logits (K, B, classes) and labels, as in `evaluate`.
         images: how many there are in all batches.
     """
-    kept: list[Tensor] = []  # each (K, images): small tensors of every batch would stand in the way
-    truth: Tensor | None = None  # (images,) of those with one label
-    counts: Any = 0  # of those with several: (3, K, classes)
+    kept: list[Tensor] = []  # each (K or 1, images): small ones of every batch would be in the way
+    counts: Any = 0  # (3, K, classes) images that are of a class, are said to be, and are both
     classes = done = 0
     for logits, labels in batches:
         values, classes = _per_image(logits, labels), logits.shape[-1]
-        kept = kept or [part.new_empty(len(logits), images) for part in values]
+        kept = kept or [part.new_empty(len(part), images) for part in values]
         now = slice(done, done := done + len(labels))
         for column, part in zip(kept, values, strict=True):
             column[:, now] = part
         if labels.is_floating_point():
-            counts = counts + _label_counts(logits, labels)
-        else:
-            truth = labels.new_empty(images) if truth is None else truth
-            truth[now] = labels
-    columns = [column.cpu().numpy() for column in kept]
-    if truth is None:
+            said, of_class = predictions(logits, labels), labels > 0.5
+            parts = of_class.sum(0).expand(len(said), -1), said.sum(1), (of_class & said).sum(1)
+            counts = counts + torch.stack(parts)
+    first, *columns = [column.cpu().numpy() for column in kept]
+    if isinstance(counts, Tensor):
         by_member = counts.transpose(0, 1).cpu().numpy()  # (K, 3, classes)
         return [
             Evaluation(losses.astype(np.float64), right.astype(np.float64), *of, multi_label=True)
-            for losses, right, of in zip(*columns, by_member, strict=True)
+            for losses, right, of in zip(first, *columns, by_member, strict=True)
         ]
-    actual = truth.cpu().numpy()
     return [
-        Evaluation.of_classes(losses, said, actual, classes, *(float(t.mean()) for t in top5))
+        Evaluation.of_classes(losses, said, first[0], classes, *(float(t.mean()) for t in top5))
         for losses, said, *top5 in zip(*columns, strict=True)
     ]
 
 
 def _per_image(logits: Tensor, labels: Tensor) -> list[Tensor]:
-    """Each (K, B): loss and whether all is right, or loss, class said, whether it is in the top 5.
+    """Of several labels loss and whether all is right, each (K, B).
 
-    The last where there are classes enough.
+    Of one its class (1, B), then (K, B) loss, class said and, where there are classes enough,
+    whether it is in the top 5.
     """
     flat = logits.flatten(0, 1)  # (K·B, classes)
     repeated = labels.expand(len(logits), *labels.shape).flatten(0, 1)
     said = predictions(flat, repeated)
     if labels.is_floating_point():
         losses = F.binary_cross_entropy_with_logits(flat, repeated, reduction="none").mean(1)
-        found = [losses, all_right(said, repeated)]
-    else:
-        found = [F.cross_entropy(flat, repeated, reduction="none"), said]
-        if flat.shape[1] >= TOP5_CLASSES:
-            found.append(_among_largest(flat, repeated, 5))
-    return [values.view(len(logits), -1) for values in found]
-
-
-def _label_counts(logits: Tensor, labels: Tensor) -> Tensor:
-    """(3, K, classes) images that are of a class, that are said to be, and that are both.
-
-    Args:
-        logits: (K, B, classes).
-        labels: (B, classes) of 0 and 1.
-    """
-    said, of_class = predictions(logits, labels), labels > 0.5
-    parts = [of_class.sum(0).expand(len(said), -1), said.sum(1), (of_class & said).sum(1)]
-    return torch.stack(parts)
+        return [part.view(len(logits), -1) for part in (losses, all_right(said, repeated))]
+    found = [F.cross_entropy(flat, repeated, reduction="none"), said]
+    if flat.shape[1] >= TOP5_CLASSES:
+        found.append(_among_largest(flat, repeated, 5))
+    return [labels[None], *(part.view(len(logits), -1) for part in found)]
 
 
 def _among_largest(logits: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -139,59 +124,38 @@ def _among_largest(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     return before.sum(1) < k
 
 
-class Block:
-    """Loss, correct and number of images of a few batches, all in one tensor.
-
-    A small tensor of every batch would stand in the way of the large ones that come and go.
-
-    Args:
-        size: batches at most.
-    """
-
-    def __init__(self, size: int):
-        self._size, self._images = size, list[int]()
-        self._numbers = torch.empty(2, 0)  # (2, size) or (2, size, K)
-
-    def add(self, loss: Tensor, correct: Tensor, images: int) -> bool:
-        """Note a batch, () or (K,) of members each; returns whether the block is full."""
-        if not self._numbers.numel():
-            double = torch.float32 if loss.device.type == "mps" else torch.float64
-            shape = (2, self._size, *loss.shape)
-            self._numbers = torch.empty(shape, dtype=double, device=loss.device)
-        i = len(self._images)
-        self._numbers[0, i], self._numbers[1, i] = loss, correct
-        self._images.append(images)
-        return i + 1 == self._size
-
-    def take(self) -> tuple[Tensor, Tensor, list[int]]:
-        """Losses and correct (k,) or (k, K), and images, of the k batches since the last call."""
-        images, self._images = self._images, []
-        losses, correct = self._numbers[:, : len(images)]
-        return losses, correct, images
-
-
 class RunningTrain:
     """Loss and accuracy over the batches of an epoch, as they were when each batch was trained on.
 
-    Of a batch three numbers are kept. No step waits for the device.
+    Of a batch three numbers are kept, those of all batches in one tensor: a small one of each would
+    stand in the way of the large ones that come and go. No step waits for the device.
     """
 
-    BLOCK = 256  # batches
+    ROOM = 256  # batches that fit before there must be more room
 
     def __init__(self) -> None:
-        self._block = Block(self.BLOCK)
-        self._reduced: list[Tensor] = []  # each (3, k): loss × images, correct, images of batches
+        self._earlier = torch.zeros(3, 0)  # batches of a state
+        # loss and correct, (2, room) or (2, room, K)
+        self._numbers = torch.empty(2, 0, dtype=torch.float64)
+        self._images: list[int] = []
 
     def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
         """Note one batch.
 
         Args:
-            loss: () mean over its images.
-            correct: () how many of them are right.
+            loss: mean over its images, () or (K,) of members that train together.
+            correct: how many of them are right, likewise.
             images: how many it has.
         """
-        if self._block.add(loss, correct, images):
-            self._reduce()
+        i = len(self._images)
+        if i == self._numbers.shape[1]:
+            double = torch.float32 if loss.device.type == "mps" else torch.float64
+            more = loss.new_empty((2, 2 * i or self.ROOM, *loss.shape), dtype=double)
+            if i:
+                more[:, :i] = self._numbers
+            self._numbers = more
+        self._numbers[0, i], self._numbers[1, i] = loss, correct
+        self._images.append(images)
 
     def means(self) -> tuple[float, float, int]:
         """Mean loss and accuracy per image, and the number of images."""
@@ -200,18 +164,28 @@ class RunningTrain:
 
     def state(self) -> Tensor:
         """(3, batches so far): of each its loss × images, its images that are right, its images."""
-        self._reduce()
-        return torch.cat(self._reduced, dim=1) if self._reduced else torch.zeros(3, 0)
+        losses, correct, sizes = self._noted()
+        now = torch.stack([losses * sizes, correct, sizes])
+        return torch.cat([self._earlier.to(now), now], dim=1)
 
     def load_state(self, state: Tensor) -> None:
-        """Go on from `state()`."""
-        self._block, self._reduced = Block(self.BLOCK), [state] if state.numel() else []
+        """Go on from `state()`, without a batch so far."""
+        self._earlier = state
 
-    def _reduce(self) -> None:
-        losses, correct, images = self._block.take()
-        if images:
-            sizes = torch.tensor(images, dtype=losses.dtype, device=losses.device)
-            self._reduced.append(torch.stack([losses * sizes, correct, sizes]))
+    def of_members(self, block: int = 64) -> list[RunningTrain]:
+        """What each of K members saw; so many batches at a time count as one large batch."""
+        losses, correct, sizes = self._noted()  # (batches, K), (batches, K), (batches,)
+        own = [RunningTrain() for _ in range(losses.shape[1])]
+        for batches in (slice(i, i + block) for i in range(0, len(sizes), block)):
+            some, images = sizes[batches], sum(self._images[batches])
+            means, right = (some / some.sum()) @ losses[batches], correct[batches].sum(0)  # (K,)
+            for k, one in enumerate(own):
+                one.add(means[k], right[k], images)
+        return own
+
+    def _noted(self) -> tuple[Tensor, Tensor, Tensor]:
+        losses, correct = self._numbers[:, : len(self._images)]
+        return losses, correct, losses.new_tensor(self._images)
 
 
 def correct_images(logits: Tensor, labels: Tensor) -> Tensor:
@@ -299,20 +273,15 @@ def seen_row(
 ) -> dict[str, float]:
     """What an epoch's steps showed: loss and accuracy on the way, last rates, sizes of steps.
 
-    Args:
-        experiment: what was trained.
-        stats: of the steps that were measured.
-        running: over the epoch's batches.
-        started: time.perf_counter() before the first of them.
+    `started` is time.perf_counter() before the first of them.
     """
     train_loss, train_accuracy, images_seen = running.means()  # waits for the device
     elapsed_s = time.perf_counter() - started
-    scales = scales_of(experiment)
     return {
         "train/loss": train_loss,
         "train/accuracy": train_accuracy,
         **{f"lr/{group['name']}": group["lr"] for group in experiment.optimizer.param_groups},
-        **{f"lr_scale/{name}": scale for name, scale in scales.items()},
+        **{f"lr_scale/{name}": scale for name, scale in scales_of(experiment).items()},
         **stats.medians(),
         "perf/examples_per_s": images_seen / elapsed_s,
     }
@@ -337,7 +306,6 @@ class Drift:
         found = {}
         for group, start in self._start.items():
             steps = [now - was for now, was in zip(self._now[group], start, strict=True)]
-            moved = float(torch.nn.utils.get_total_norm(steps))
-            size = float(torch.nn.utils.get_total_norm(start))
-            found[f"drift/{group}"] = moved / size if size else math.inf if moved else 0.0
+            moved, size = (float(torch.nn.utils.get_total_norm(t)) for t in (steps, start))
+            found[f"drift/{group}"] = ratio(moved, size)
         return found

@@ -63,7 +63,7 @@ def relative_gradient_norms(
         both = torch.stack([norms_of(found), norms_of([w.detach() for w in measured])])
         norms = both.cpu().double().numpy()  # (2, tensors)
         squares = [part.sum(axis=1) for part in np.split(norms**2, ends, axis=1)]  # each (2,)
-        ratios.append([_ratio(math.sqrt(g), math.sqrt(w)) for g, w in squares])
+        ratios.append([ratio(math.sqrt(g), math.sqrt(w)) for g, w in squares])
     for weight, gradient in zip(measured, kept, strict=True):
         weight.grad = gradient
     return dict(zip(units, np.mean(ratios, axis=0).tolist(), strict=True))
@@ -82,10 +82,9 @@ def measured_scales(ratios: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _ratio(gradient: float, weight: float) -> float:
-    if weight:
-        return gradient / weight
-    return math.inf if gradient else 0.0
+def ratio(change: float, size: float) -> float:
+    """The quotient; of a size of 0 it is infinite, but 0 where nothing changes."""
+    return change / size if size else math.inf if change else 0.0
 
 
 def norms_of(tensors: list[Tensor]) -> Tensor:

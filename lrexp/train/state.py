@@ -13,7 +13,7 @@ import torch
 from lrexp.config.errors import UserError
 from lrexp.folder.checkpoint import save_checkpoint
 from lrexp.folder.layout import BEST, LAST
-from lrexp.judge.epoch import Row, Track
+from lrexp.judge.epoch import Row
 from lrexp.optim.groups import (
     frozen_state,
     load_state_by_name,
@@ -68,21 +68,13 @@ class FrozenProof:
 
     def begin(self) -> None:
         """Take what there is now for the start."""
-        self.before = tensor_hash(self._frozen())
+        self.before = tensor_hash(frozen_state(self._experiment.model, self._experiment.plan))
 
     def as_dict(self) -> dict[str, Any]:
         """As summary.json has it."""
-        frozen = self._frozen()
-        after = tensor_hash(frozen)
-        return {
-            "tensors": len(frozen),
-            "before": self.before,
-            "after": after,
-            "identical": self.before == after,
-        }
-
-    def _frozen(self) -> dict[str, torch.Tensor]:
-        return frozen_state(self._experiment.model, self._experiment.plan)
+        frozen = frozen_state(self._experiment.model, self._experiment.plan)
+        now = {"before": self.before, "after": tensor_hash(frozen)}
+        return {"tensors": len(frozen), **now, "identical": now["before"] == now["after"]}
 
 
 def fingerprints(experiment: Experiment) -> dict[str, str]:
@@ -108,7 +100,10 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "step": trainer.step,
         "diverged": trainer.diverged,
         "rows": [dict(row) for row in trainer.rows],
-        "best": _bests(trainer.track),
+        "best": {
+            name: {"epoch": b.epoch, "value": b.value, "per_image": torch.from_numpy(b.per_image)}
+            for name, b in trainer.track.bests.items()
+        },
         "frozen_before": trainer.frozen.before,
         "plateau": experiment.plateau and experiment.plateau.state(),
         "fingerprints": fingerprints(experiment),
@@ -116,8 +111,11 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def load_state(
-    trainer: Trainer, state: dict[str, Any], allow_plan_change: bool, allow_data_change: bool
+def load_into(
+    trainer: Trainer,
+    state: dict[str, Any],
+    allow_plan_change: bool = False,
+    allow_data_change: bool = False,
 ) -> None:
     """Take up a state of the same config, on a trainer that has not trained yet.
 
@@ -133,8 +131,21 @@ def load_state(
             difference.
     """
     experiment = trainer.experiment
-    _check_fingerprints(state["fingerprints"], fingerprints(experiment), allow_data_change)
-    changed = _check_plan(state["plan"], experiment, allow_plan_change)
+    then, now = state["fingerprints"], fingerprints(experiment)
+    others = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+    _say(
+        [f"{name}: {then.get(name)} → {now.get(name)}" for name in others],
+        f"{' and '.join(others)} changed since the checkpoint",
+        allow_data_change,
+        "lrexp rerun RUN --resume --changed-data goes on",
+    )
+    changed = read_plan(state["plan"]).diff(experiment.plan)
+    _say(
+        changed,
+        "the plan has changed since this state:",
+        allow_plan_change,
+        "allow_plan_change=True continues all the same",
+    )
     experiment.model.load_state_dict(state["model"])
     optimizer = experiment.optimizer
     trained = {name for group in optimizer.param_groups for name in group["names"]}
@@ -162,11 +173,7 @@ def load_state(
 
 
 def save_last(trainer: Trainer, checkpoints: Path) -> None:
-    """Write the state to last.pt.
-
-    Raises:
-        OSError: when it cannot be written.
-    """
+    """Write the state to last.pt; an OSError when that is not possible."""
     save_checkpoint(checkpoints / LAST, trainer.state(), trainer.synced)
 
 
@@ -181,34 +188,10 @@ def save_best(trainer: Trainer, checkpoints: Path) -> None:
         save_checkpoint(checkpoints / BEST, weights)
 
 
-def _bests(track: Track) -> dict[str, Any]:
-    return {
-        name: {
-            "epoch": best.epoch,
-            "value": best.value,
-            "per_image": torch.from_numpy(best.per_image),
-        }
-        for name, best in track.bests.items()
-    }
-
-
-def _check_plan(then: str, experiment: Experiment, allow_change: bool) -> bool:
-    """Whether the plan is another than the one of a state."""
-    changes = read_plan(then).diff(experiment.plan)
+def _say(changes: list[str], what: str, allowed: bool, hint: str) -> None:
+    """Say what has changed since a state was saved: an error, unless it is allowed."""
+    said = "\n  ".join([what, *changes])
+    if changes and not allowed:
+        raise UserError(f"{said}\n  {hint}")
     if changes:
-        difference = "the plan has changed since this state:\n  " + "\n  ".join(changes)
-        if not allow_change:
-            raise UserError(f"{difference}\n  allow_plan_change=True continues all the same")
-        log.warning(difference)
-    return bool(changes)
-
-
-def _check_fingerprints(then: dict[str, str], now: dict[str, str], allow_change: bool) -> None:
-    changed = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
-    if not changed:
-        return
-    lines = [f"{name}: {then.get(name)} → {now.get(name)}" for name in changed]
-    said = "\n  ".join([f"{' and '.join(changed)} changed since the checkpoint", *lines])
-    if not allow_change:
-        raise UserError(f"{said}\n  lrexp rerun RUN --resume --changed-data goes on")
-    log.warning(said)
+        log.warning(said)

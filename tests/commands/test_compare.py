@@ -15,20 +15,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 
 from lrexp.__main__ import main
+from lrexp.config.schema import meaning_of
+from lrexp.folder.environment import environment
 from lrexp.runs.differences import (
     change_lines,
     config_changes,
     curve_differences,
-    decides,
     environment_changes,
     lone_epochs,
     read_run,
 )
-from lrexp.runs.paired import paired_differences
+from lrexp.runs.predictions import paired_differences
 
 GOLDEN = Path(__file__).parents[1] / "golden_run"
 
@@ -122,16 +124,17 @@ def test_config_changes_are_by_key_and_know_what_decides_nothing() -> None:
     now |= {"data": {"normalize": {"mean": [0.5], "std": [1.0], "chosen": "auto"}}}
     lines = change_lines(config_changes(was, now))
     assert lines == ["model.widths: [4] → [5]", "model.dropout: (not there) → null"]
-    assert decides("optimizer.lr")
-    assert decides("data.limit")
-    assert not decides("logger.mode")
-    assert not decides("data.eval_sets.sketches")
+    assert meaning_of("optimizer.lr").decides
+    assert meaning_of("data.limit").decides
+    assert not meaning_of("logger.mode").decides
+    assert not meaning_of("data.eval_sets.sketches").decides
 
 
 def test_environment_changes_name_causes_first_and_nothing_that_is_not_recorded() -> None:
     was = {"os": "a", "threads": 1, "packages": {"torch": "2.0"}, "fingerprints": {"data": "x"}}
-    now = {"os": "b", "threads": 2, "packages": {"torch": "2.1"}, "fingerprints": {"data": "y"}}
-    changes = environment_changes(was, now | {"cpu_capability": "AVX512"})
+    now = environment(torch.device("cpu"), 2, {"data": "y"})  # in the order of causes
+    now |= {"os": "b", "packages": {"torch": "2.1"}}
+    changes = environment_changes(was, now)
     assert [key for key, _, _ in changes] == [
         "fingerprints.data",
         "threads",

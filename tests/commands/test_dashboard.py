@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb_keys as keys
 from command_lines import main_in
 from conftest import ROOT
 from processes import HUNG_S
@@ -21,15 +22,13 @@ from wandb_stub import WandbStub
 
 from lrexp.__main__ import main
 from lrexp.judge.ranking import configurations
-from lrexp.record import keys
 from lrexp.report.sweep.words import headline
 from lrexp.runs.sweep import read_sweep
 
 pytest.importorskip("wandb_workspaces", reason="needs the extra `dashboards`")
 with warnings.catch_warnings():  # of wandb-workspaces itself
     warnings.simplefilter("ignore")
-    from lrexp.record.wandb.dashboard import outline
-    from lrexp.record.wandb.sweep_report import _group_of, conclusions, leaderboard_table
+    from lrexp.record.wandb.dashboard import _group_of, conclusions, leaderboard_table, outline
 
 # of wandb-workspaces itself
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")

@@ -56,6 +56,7 @@ def test_the_wheel_holds_every_file_it_needs(wheel: Path) -> None:
         "lrexp/data/digits.npz",
         "lrexp/data/digits.LICENSE.txt",
         "lrexp/models/bundled/simple_cnn_digits_0_4.safetensors",
+        "lrexp/report/html/page.html",
         "lrexp/report/html/report.css",
         "lrexp/report/html/report.js",
     }

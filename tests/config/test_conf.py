@@ -81,7 +81,7 @@ def test_every_option_composes_and_builds(
         if data is None:
             assert composed.data.name == "mnist"
             pytest.skip("it composes; building needs MNIST: LREXP_TEST_DATA is not set")
-        overrides += [f"data.root={data}/mnist", "data.download=false"]
+        overrides += [f"data.root={data}/mnist", "data.download=false", "data.limit=1000"]
     if (group, option) == ("model", "custom"):
         monkeypatch.setenv("LREXP_ALLOW_TARGETS", "lrexp")
         overrides += ["model.target=lrexp.models.mlp.MLP", "model.args={widths: [4], dropout: 0}"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
-import subprocess
 import sys
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from audited import answers
 from conftest import ROOT
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
+from lrexp.config.compose import CONFIG_NAME, CheckedLoader
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.redact import redacted, secret_in
 from lrexp.config.saved import MAX_BYTES, read_saved_config, read_yaml_text, refuse_writing
+from lrexp.config.targets import check_hydra_section
 from lrexp.folder.files import write_atomically
 from lrexp.grid.points.point import read_points
 
@@ -91,6 +97,9 @@ HYDRA_SECTIONS = {
     "Hydra's files elsewhere": "{output_subdir: ../../pwned}",
     "a job name with a path": "{job: {name: ../pwned}}",
 }
+
+
+IN_THE_END = "a job name with a path"  # refused with the settings, when the config is composed
 
 
 def bomb(levels: int = 9) -> str:
@@ -224,6 +233,9 @@ ALLOWED = {
 }
 
 
+Audited = Callable[..., list[Any]]
+
+
 class Evil:
     """Runs a program when it is unpickled."""
 
@@ -231,25 +243,32 @@ class Evil:
         return os.system, ("touch pwned",)
 
 
-def audited(folder: Path, lines: list[list[str]], *warm: str, **environment: str) -> list[Any]:
-    """What every command line answered and did, run one after the other in one program."""
-    request = folder.parent / f"{folder.name}.json"
-    request.write_text(json.dumps({"lines": lines, "warm": warm}))
-    (folder / "hostile_package").mkdir(exist_ok=True)
-    marker = "open('imported', 'w').close()\n"
-    (folder / "hostile_package" / "__init__.py").write_text(marker)
-    path = os.pathsep.join([str(ROOT), str(folder)])
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "audited.py"), str(request)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+@pytest.fixture
+def audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Audited]:
+    """A function from command lines to what each answered and did, in a folder of its own.
+
+    A package of it, on the path, must not be imported. Modules named `warm` are imported before,
+    as what imports them may look around.
+    """
+
+    def run(lines: list[list[str]], *warm: str, **environment: str) -> list[Any]:
+        (tmp_path / "hostile_package").mkdir(exist_ok=True)
+        marker = "open('imported', 'w').close()\n"
+        (tmp_path / "hostile_package" / "__init__.py").write_text(marker)
+        for module in ("lrexp.__main__", *warm):
+            importlib.import_module(module)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        return answers(lines)
+
+    before = set(sys.modules)
+    yield run
+    for name in set(sys.modules) - before:
+        if name in ("mypkg", "hostile_package"):
+            del sys.modules[name]
 
 
 def refused(name: str, answer: Any, word: str) -> None:
@@ -278,30 +297,50 @@ def experiments(folder: Path, files: dict[str, str]) -> list[list[str]]:
     return lines
 
 
-def test_command_lines_that_would_harm_are_refused_before_anything_happens(tmp_path: Path) -> None:
+def test_command_lines_that_would_harm_are_refused_before_anything_happens(
+    audited: Audited, tmp_path: Path
+) -> None:
     (tmp_path / "evil.pickle").write_bytes(pickle.dumps(Evil()))
     (tmp_path / "bomb.yaml").write_text(bomb())
     os.mkfifo(tmp_path / "pipe.yaml")
     before = {*contents(tmp_path), "hostile_package", "hostile_package/__init__.py"}
     lines = [line for line, _ in LINES.values()]
-    answers = audited(tmp_path, lines, WANDB_API_KEY=SECRET)
+    answers = audited(lines, WANDB_API_KEY=SECRET)
     for (name, (_, word)), answer in zip(LINES.items(), answers, strict=True):
         refused(name, answer, word)
         assert answer["did"] == [], (name, answer)
     assert contents(tmp_path) == before
 
 
-def test_a_hydra_section_in_a_file_runs_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_hydra_section_in_a_file_runs_and_writes_nothing(
+    audited: Audited, tmp_path: Path
+) -> None:
+    """Some as whole command lines and grids; all of them in the test below."""
+    some = {k: HYDRA_SECTIONS[k] for k in [*list(HYDRA_SECTIONS)[::5], IN_THE_END]}
     text = "# @package _global_\nhydra: "
-    lines = experiments(tmp_path, {k: text + v + "\n" for k, v in HYDRA_SECTIONS.items()})
+    lines = experiments(tmp_path, {k: text + v + "\n" for k, v in some.items()})
     before = {*contents(tmp_path), "hostile_package", "hostile_package/__init__.py"}
-    grids = [[*line, "-m", "seed=0,1"] for line in lines[::10]]
-    answers = audited(tmp_path, [*lines, *grids])
-    names = [*HYDRA_SECTIONS, *list(HYDRA_SECTIONS)[::10]]
-    for name, answer in zip(names, answers, strict=True):
+    grids = [[*line, "-m", "seed=0,1"] for line in lines[::2]]
+    answers = audited([*lines, *grids])
+    for name, answer in zip([*some, *list(some)[::2]], answers, strict=True):
         refused(name, answer, "hydra.")
         assert answer["did"] == [], (name, answer)
     assert contents(tmp_path) == before
+
+
+@pytest.fixture(scope="module")
+def hydra_section() -> Any:
+    """Hydra's own section, as every command has it."""
+    composed = CheckedLoader().load_configuration(CONFIG_NAME, [], RunMode.RUN)
+    return OmegaConf.create(OmegaConf.to_container(composed.hydra, resolve=False))
+
+
+@pytest.mark.parametrize("name", sorted({*HYDRA_SECTIONS} - {IN_THE_END}))
+def test_a_hydra_section_is_refused_by_name(hydra_section: Any, name: str) -> None:
+    check_hydra_section(OmegaConf.to_container(hydra_section, resolve=False))
+    changed = OmegaConf.merge(hydra_section, OmegaConf.create(HYDRA_SECTIONS[name]))
+    with pytest.raises(ConfigError, match=r"^hydra\."):
+        check_hydra_section(OmegaConf.to_container(changed, resolve=False))
 
 
 @pytest.mark.parametrize("name", sorted(HYDRA_SECTIONS))
@@ -311,12 +350,14 @@ def test_a_hydra_section_in_a_saved_config_is_refused(name: str, tmp_path: Path)
         read_saved_config(tmp_path)
 
 
-def test_yaml_that_would_fill_memory_or_make_objects_is_refused(tmp_path: Path) -> None:
+def test_yaml_that_would_fill_memory_or_make_objects_is_refused(
+    audited: Audited, tmp_path: Path
+) -> None:
     lines = experiments(
         tmp_path, {k: f"# @package _global_\n{text}" for k, text in YAML_FILES.items()}
     )
     before = {*contents(tmp_path), "hostile_package", "hostile_package/__init__.py"}
-    for name, answer in zip(YAML_FILES, audited(tmp_path, lines), strict=True):
+    for name, answer in zip(YAML_FILES, audited(lines), strict=True):
         refused(name, answer, "")
         assert answer["did"] == [], (name, answer)
     assert contents(tmp_path) == before
@@ -439,7 +480,7 @@ def only_in_its_folder(did: list[str], folder: Path) -> list[str]:
     return [d for d in did if d not in own and d not in below]
 
 
-def test_what_is_refused_while_it_is_built_leaves_nothing(tmp_path: Path) -> None:
+def test_what_is_refused_while_it_is_built_leaves_nothing(audited: Audited, tmp_path: Path) -> None:
     hostile_files(tmp_path)
     before = {*contents(tmp_path), "hostile_package", "hostile_package/__init__.py"}
     lines = [["logger=none", *line] for line, _ in BUILT.values()]
@@ -451,19 +492,19 @@ def test_what_is_refused_while_it_is_built_leaves_nothing(tmp_path: Path) -> Non
         "datasets",
         "lrexp.data.leaks",
     )
-    answers = audited(tmp_path, lines, *warm)
+    answers = audited(lines, *warm)
     for (name, (_, word)), answer in zip(BUILT.items(), answers, strict=True):
         refused(name, answer, word)
         assert only_in_its_folder(answer["did"], tmp_path) == [], (name, answer)
     assert contents(tmp_path) == before
 
 
-def test_wrong_kinds_in_allowed_packages_are_refused(tmp_path: Path) -> None:
+def test_wrong_kinds_in_allowed_packages_are_refused(audited: Audited, tmp_path: Path) -> None:
     lines = [["logger=none", "model=custom", f"model.target={name}"] for name in ALLOWED]
     warm = ("lrexp.build.experiment", "lrexp.train.loop", "torch.utils.collect_env")
     allow = {"LREXP_ALLOW_TARGETS": "torch,functools,hostile"}
     lines.append(["logger=none", "model=custom", "model.target=hostile_package.Net"])
-    answers = audited(tmp_path, lines, *warm, **allow)
+    answers = audited(lines, *warm, **allow)
     words = {**ALLOWED, "hostile_package.Net": "not allowed"}  # `hostile` allows no longer name
     for (name, word), answer in zip(words.items(), answers, strict=True):
         refused(name, answer, word)
@@ -506,22 +547,25 @@ def run(command):
 
 
 def test_the_users_own_callback_runs_where_its_package_is_allowed(
-    lrexp: Any, tmp_path: Path
+    audited: Audited, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mypkg.py").write_text(CALLBACKS)
-    both = f"{ROOT}{os.pathsep}{tmp_path}"
     own = ["task=plan", "logger=none", "+hydra.callbacks.m._target_=mypkg.Mine"]
-    allowed = {"LREXP_ALLOW_TARGETS": "mypkg", "PYTHONPATH": both}
-    done = lrexp(*own, "+hydra.callbacks.m.word=hello", **allowed)
-    assert done.returncode == 0, done.stderr
-    assert "my callback hello" in done.stdout
-    assert "not allowed" in lrexp(*own, PYTHONPATH=both).stderr
-    nested = lrexp(*own, "+hydra.callbacks.m.word={_target_: os.system}", **allowed)
-    assert nested.returncode == 2
-    assert "plain values" in nested.stderr
-    wrong = lrexp("+hydra.callbacks.m._target_=mypkg.run", **allowed)
-    assert wrong.returncode == 2
-    assert "no subclass" in wrong.stderr
+    (forbidden,) = audited([own])
+    assert "not allowed" in forbidden["said"]
+    done, nested, wrong = audited(
+        [
+            [*own, "+hydra.callbacks.m.word=hello"],
+            [*own, "+hydra.callbacks.m.word={_target_: os.system}"],
+            ["+hydra.callbacks.m._target_=mypkg.run"],
+        ],
+        LREXP_ALLOW_TARGETS="mypkg",
+    )
+    assert done["code"] == 0, done
+    assert "my callback hello" in done["printed"]
+    assert nested["code"] == wrong["code"] == 2
+    assert "plain values" in nested["said"]
+    assert "no subclass" in wrong["said"]
 
 
 @pytest.mark.parametrize(
@@ -553,7 +597,7 @@ def test_a_sweep_folder_of_others_is_resumed_only_within_itself(
         read_points(tmp_path)
 
 
-def test_no_secret_is_written_or_shown(lrexp: Any, tmp_path: Path) -> None:
+def test_no_secret_is_written_or_shown(audited: Audited, tmp_path: Path) -> None:
     address = "https://user:hunter2secret@example.org/x"
     (tmp_path / "mypkg.py").write_text(
         "import logging, os, torch\n"
@@ -569,20 +613,17 @@ def test_no_secret_is_written_or_shown(lrexp: Any, tmp_path: Path) -> None:
         "        return super().forward(x)\n"
     )
     token = "tok_abcdefghijklmnop"
-    done = lrexp(
-        *("model=custom", "model.target=mypkg.Net", "trainer.epochs=1", "logger.mode=offline"),
-        "hydra.run.dir=run",
-        WANDB_API_KEY=SECRET.ljust(40, "0"),
-        MY_TOKEN=token,
-        LREXP_ALLOW_TARGETS="mypkg",
-        PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}",
-    )
-    assert done.returncode == 1, done.stderr
+    line = ["model=custom", "model.target=mypkg.Net", "trainer.epochs=1", "logger.mode=offline"]
+    key = SECRET.ljust(40, "0")
+    allow = {"LREXP_ALLOW_TARGETS": "mypkg", "WANDB_API_KEY": key, "MY_TOKEN": token}
+    (done,) = audited([[*line, "hydra.run.dir=run"]], "wandb", **allow)
+    assert done["code"] == 1, done
+    sys.modules["wandb"].teardown()  # its writer is through
     written = {f: f.read_bytes() for f in (tmp_path / "run").rglob("*") if f.is_file()}
     assert b"*** at https://***@example.org" in written[tmp_path / "run" / "lrexp.log"]
     assert b"***" in written[tmp_path / "run" / "summary.json"]
     for secret in (SECRET, token, "hunter2secret"):
-        assert secret not in done.stdout + done.stderr
+        assert secret not in done["said"] + done["printed"]
         holders = [f.name for f, content in written.items() if secret.encode() in content]
         assert not holders, (secret, holders)
 
@@ -617,7 +658,7 @@ def test_there_are_more_than_a_hundred_hostile_inputs() -> None:
     assert sum(map(len, groups)) > 100
 
 
-def test_the_watch_sees_what_it_must_refuse(tmp_path: Path) -> None:
+def test_the_watch_sees_what_it_must_refuse(audited: Audited, tmp_path: Path) -> None:
     (tmp_path / "mypkg.py").write_text(
         "import hostile_package, os, socket, subprocess, torch\n"
         "open('written', 'w').close()\n"
@@ -628,7 +669,7 @@ def test_the_watch_sees_what_it_must_refuse(tmp_path: Path) -> None:
     )
     line = ["logger=none", "model=custom", "model.target=mypkg.Net"]
     allow = {"LREXP_ALLOW_TARGETS": "mypkg"}
-    did = " ".join(only_in_its_folder(audited(tmp_path, [line], **allow)[0]["did"], tmp_path))
+    did = " ".join(only_in_its_folder(audited([line], **allow)[0]["did"], tmp_path))
     for seen in ("open written", "subprocess.Popen", "os.system", "socket.connect", "import host"):
         assert seen in did
 

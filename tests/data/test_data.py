@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrexp.config.errors import ConfigError, UserError
-from lrexp.data.choose import choose
 from lrexp.data.dataset import Dataset, make_dataset
 from lrexp.data.source import TEST, TRAIN, Source
 from lrexp.data.sources.digits import digits
-from lrexp.data.splits import grouped_sample, sample_per_class, strata, stratified_sample
+from lrexp.data.splits import choose, grouped_sample, sample_per_class, strata, stratified_sample
 
 SOURCE = digits()
 

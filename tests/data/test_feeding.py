@@ -253,7 +253,7 @@ def test_further_test_sets_are_normalised_alike_and_checked_for_leaks(
     made = dataset(source, in_memory=in_memory, leak_check=True, eval_sets={"more": more})
     split = made.eval_sets["more"]
     assert split.labels.tolist() == [0, 1, 0, 1, 0, 1]
-    pixels = np.stack([more.images.read(i)[0] for i in range(6)])  # type: ignore[union-attr]
+    pixels = np.stack([more.read(i)[0] for i in range(6)])
     for c in range(3):
         expected = (pixels[:, c] / 255 - made.mean[c]) / made.std[c]
         assert np.abs(split.images[:, c].numpy() - expected).max() < 1e-4

@@ -284,11 +284,10 @@ def test_threads_decode_as_one_does() -> None:
 
 
 def test_encoded_images_take_a_size_afterwards() -> None:
-    images = EncodedImages(lambda i: noise_png(), str, 2, 3, None)
+    images = EncodedImages(lambda i: noise_png(), str, 3, None)
     source = Source(images, np.array([0, 1]), ("a", "b")).of_size(8)
-    assert not isinstance(source.images, np.ndarray)
-    assert source.images.read(0)[0].shape == (3, 8, 8)
-    assert (source.images.read(0)[0] == read(noise_png(), size=8)).all()
+    assert source.read(0)[0].shape == (3, 8, 8)
+    assert (source.read(0)[0] == read(noise_png(), size=8)).all()
 
 
 def test_endings_of_image_files() -> None:

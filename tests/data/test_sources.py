@@ -40,7 +40,7 @@ def test_a_config_reaches_its_source(tmp_path: Path, compose: Callable[..., Any]
     assert (source.images.shape[1:], len(source.class_names)) == ((2, 6, 6), 3)
     put(tmp_path / "f", "a/1.png", "b/1.png")
     sized = compose("data=imagefolder", f"data.path={tmp_path}/f", "data.image_size=9")
-    assert open_source(sized).images.read(0)[0].shape == (3, 9, 9)  # type: ignore[union-attr]
+    assert open_source(sized).read(0)[0].shape == (3, 9, 9)
     listed = written(tmp_path / "t.csv", "path,label\n1.png,a\n2.png,b\n")
     assert len(open_source(compose("data=csv", f"data.path={listed}")).labels) == 2
 
@@ -94,14 +94,14 @@ def test_files_of_every_source_can_be_handed_to_a_worker_that_starts_anew(tmp_pa
 
 
 @needs_data
-def test_cifar_10_as_parquet_opens_quickly_with_its_own_splits_and_names() -> None:
-    started = time.monotonic()
+def test_cifar_10_as_parquet_opens_without_reading_images_with_its_own_splits_and_names() -> None:
+    started = time.process_time()
     source = hf(f"{DATA}/cifar10_10k")
-    assert time.monotonic() - started < 5.0
+    assert time.process_time() - started < 5.0
     assert source.split is not None
     assert np.bincount(source.split, minlength=3).tolist() == [10_000, 0, 1_000]
     assert source.class_names[:3] == ("airplane", "automobile", "bird")
-    assert source.images.read(0)[0].shape == (3, 32, 32)  # type: ignore[union-attr]
+    assert source.read(0)[0].shape == (3, 32, 32)
 
 
 @needs_data
@@ -120,4 +120,4 @@ def test_hymenoptera_photographs_are_245_to_train_on_and_153_to_validate() -> No
     assert source.split is not None
     assert np.bincount(source.split).tolist() == [245, 153]
     assert source.class_names == ("ants", "bees")
-    assert source.images.read(397)[0].shape == (3, 160, 160)  # type: ignore[union-attr]
+    assert source.read(397)[0].shape == (3, 160, 160)

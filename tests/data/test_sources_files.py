@@ -33,7 +33,7 @@ def test_folders_of_splits_above_the_classes_are_the_splits(tmp_path: Path, val:
     assert source.split is not None
     found = sorted(zip(source.split.tolist(), source.labels.tolist(), strict=True))
     assert found == [(TRAIN, 0), (TRAIN, 1), (VAL, 1), (TEST, 0)]
-    assert source.images.read(0)[0].shape == (1, 4, 4)  # type: ignore[union-attr]
+    assert source.read(0)[0].shape == (1, 4, 4)
 
 
 def test_hidden_files_and_other_files_are_ignored_and_counted(
@@ -74,7 +74,7 @@ def test_opening_a_folder_reads_no_image(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     source = imagefolder(str(tmp_path), 3)
     with pytest.raises(ImageError, match="is empty"):
-        source.images.read(0)  # type: ignore[union-attr]
+        source.read(0)
 
 
 def test_folders_of_splits_without_train_are_no_classes(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_missing_label_is_minus_one_and_its_row_has_a_name(tmp_path: Path) -> 
 def test_a_missing_image_is_found_when_it_is_read(tmp_path: Path) -> None:
     source = table(written(tmp_path / "t.csv", "path,label\n1.png,a\n2.png,b\n"))
     with pytest.raises(ImageError, match=r"there is no file .*/1\.png"):
-        source.images.read(0)  # type: ignore[union-attr]
+        source.read(0)
 
 
 HEAD = "path,label,split\n1.png,a,train\n"

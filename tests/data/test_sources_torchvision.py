@@ -8,7 +8,6 @@ import hashlib
 import importlib
 import pickle
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -118,10 +117,9 @@ def test_a_download_that_fails_leaves_everything_as_it_was(
         raw.mkdir(parents=True)
         for file, data in idx_files().items():
             (raw / file).write_bytes(data[: len(data) // 2])
-    was, started = left(tmp_path), time.monotonic()
+    was = left(tmp_path)
     with pytest.raises(UserError) as error:
         fashion_mnist(root=str(root))
-    assert time.monotonic() - started < 3.0
     said = str(error.value)
     assert "no download: " in said
     assert "cannot be used" in said if before == "half a file" else "no FashionMNIST in" in said

@@ -134,7 +134,7 @@ def test_draws_of_many_batches_at_once_are_those_of_each(kind: str) -> None:
     augment, images, ids = Augment(kind, 1), drawn(50), np.arange(50)[::-1]
     drawn_at_once = augment.draw(ids, 3, (3, 16, 16), CPU)
     for rows in (slice(0, 20), slice(20, 40), slice(40, 60)):
-        changed = augment.change(images[rows], drawn_at_once[rows])
+        changed = drawn_at_once[rows](images[rows])
         assert torch.equal(changed, augment(images[rows], ids[rows], 3))
 
 

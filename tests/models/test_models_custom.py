@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from processes import HUNG_S
 
 from lrexp.build.data import build_dataset
 from lrexp.build.experiment import build
@@ -193,14 +194,14 @@ def test_an_installed_copy_trains_the_users_network_from_the_users_config_folder
     )
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "install", "--no-deps"]
     pip += ["--no-build-isolation", "--target", "site", str(ROOT)]
-    subprocess.run(pip, cwd=tmp_path, check=True, capture_output=True, timeout=170)
+    subprocess.run(pip, cwd=tmp_path, check=True, capture_output=True, timeout=HUNG_S)
     kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     kept |= {"PYTHONPATH": f"{tmp_path / 'site'}:{tmp_path}", "LREXP_ALLOW_TARGETS": "mypkg"}
 
     def lrexp(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(tmp_path / "site" / "bin" / "lrexp"), "--config-dir", "mine", *arguments]
         return subprocess.run(
-            command, cwd=tmp_path, env=kept, capture_output=True, text=True, timeout=120,
+            command, cwd=tmp_path, env=kept, capture_output=True, text=True, timeout=HUNG_S,
             check=False,
         )  # fmt: skip
 

@@ -18,9 +18,9 @@ from lrexp.build.experiment import build
 from lrexp.build.model import build_model
 from lrexp.config.errors import ConfigError
 from lrexp.models.cifar_resnet import CifarResNet
-from lrexp.models.expected_input import expected_input
 from lrexp.models.layers import head_names
 from lrexp.models.library import torchvision_model
+from lrexp.models.pretrained import expected_input
 from lrexp.models.simple_cnn import SimpleCNN
 from lrexp.models.weights import (
     adapted_to_channels,

@@ -28,6 +28,7 @@ import yaml
 from conftest import ROOT
 from omegaconf import OmegaConf
 from plain_split import plain_split
+from processes import HUNG_S
 
 from lrexp.__main__ import main
 from lrexp.build.data import build_dataset
@@ -37,7 +38,7 @@ from lrexp.folder.files import strict_json, write_atomically
 from lrexp.judge.epoch import Track
 from lrexp.record.jsonl import JsonlRecorder
 from lrexp.record.recorders import Recorders
-from lrexp.tasks.launch import Launch
+from lrexp.tasks.opening import Launch
 from lrexp.tasks.train import train
 from lrexp.train.loop import Trainer
 
@@ -286,7 +287,7 @@ def test_a_reader_of_our_output_that_goes_away_never_stops_the_run(tmp_path: Pat
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.close()  # as `| head` does
-        process.wait(timeout=60)
+        process.wait(timeout=HUNG_S)
     assert strict((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
@@ -564,29 +565,35 @@ def test_changes_that_no_commit_has_are_saved_with_the_run(tmp_path: Path) -> No
     git("add", ".")
     git("commit", "-qm", "all of it")
     code = (
-        "import sys, torch\nfrom pathlib import Path\n"
-        "from lrexp.folder.environment import environment, write_environment\n"
-        "facts = environment(torch.device('cpu'), 1, {'data': 'x'})\n"
-        "write_environment(Path(sys.argv[1]), facts)"
+        "import json, os, sys, torch\nfrom pathlib import Path\n"
+        "from lrexp.folder import environment as e\n"
+        "def facts():\n"
+        "    found = e.environment(torch.device('cpu'), 1, {'data': 'x'})\n"
+        "    e.write_environment(Path(sys.argv[1]), found)\n"
+        "def read():\n"
+        "    return json.loads((Path(sys.argv[1]) / 'environment.json').read_text())\n"
+        "if os.fork() == 0:\n"  # another program, as far as it knows, and a cheap one
+        "    facts()\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+        "clean, saved = read(), Path(sys.argv[1], 'code.diff').exists()\n"
+        "with open('lrexp/config/errors.py', 'a') as file:\n"
+        "    file.write('CHANGED = 1\\n')\n"
+        "Path('lrexp/brand_new.py').write_text('NEW = 1\\n' * 20_000)\n"
+        "facts()\n"
+        "print(json.dumps([clean, saved, read()]))"
     )
-
-    def facts() -> dict[str, Any]:
-        subprocess.run(
-            [sys.executable, "-c", code, str(folder)],
-            cwd=checkout,
-            env={**os.environ, "PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"},
-            check=True,
-        )
-        return json.loads((folder / "environment.json").read_text())
-
-    clean = facts()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    clean, saved, changed = json.loads(done.stdout)
     assert clean["commit"], clean
     assert clean["diff_hash"] is None
-    assert not (folder / "code.diff").exists()
-    with (checkout / "lrexp/config/errors.py").open("a") as file:
-        file.write("CHANGED = 1\n")
-    (checkout / "lrexp/brand_new.py").write_text("NEW = 1\n" * 20_000)
-    changed = facts()
+    assert not saved
     assert changed["commit"] == clean["commit"]
     assert changed["diff_hash"]
     assert changed["code_hash"] != clean["code_hash"]

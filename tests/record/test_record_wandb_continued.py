@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT
+from processes import HUNG_S, wait_for
 from wandb_log import read_log
 from wandb_stub import WandbStub
 
@@ -24,7 +24,7 @@ import os, signal, sys, time
 from pathlib import Path
 from lrexp.record.recorders import RunInfo
 from lrexp.record.wandb.recorder import WandbRecorder
-from lrexp.config.schema import Wandb
+from lrexp.config.schema.run import Wandb
 
 folder, first, last, end = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 row = lambda epoch: {"epoch": epoch, "val/loss": 1 / epoch}
@@ -69,7 +69,7 @@ def record(folder: Path, first: int, last: int, end: str, **environment: str) ->
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
-            timeout=90,
+            timeout=HUNG_S,
             check=False,
         )
     assert done.returncode == (-signal.SIGKILL if end == "crash" else 0), said.read_text()
@@ -77,12 +77,6 @@ def record(folder: Path, first: int, last: int, end: str, **environment: str) ->
 
 def epochs(rows: list[dict[str, Any]]) -> list[int]:
     return [row["epoch"] for row in rows]
-
-
-def wait_for(condition: Any, seconds: float = 20) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition() and time.monotonic() < give_up:
-        time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -152,7 +146,7 @@ def upload(folder: Path, server: WandbStub) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=HUNG_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

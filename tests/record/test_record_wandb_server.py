@@ -6,11 +6,11 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from processes import HUNG_S
 from wandb_log import read_run
 from wandb_stub import WandbStub
 
@@ -29,7 +29,7 @@ def lrexp_with(server: WandbStub, folder: Path, *arguments: str, **more: str) ->
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            timeout=110,
+            timeout=HUNG_S,
             check=False,
         )
     assert done.returncode == 0, out.read_text()
@@ -52,9 +52,7 @@ def test_a_server_that_never_answers_costs_at_most_15_s(tmp_path: Path) -> None:
     with WandbStub() as server:
         server.silent = True
         lrexp_with(server, tmp_path, "hydra.run.dir=plain", "logger=none")
-        started = time.monotonic()
         said = lrexp_with(server, tmp_path, "hydra.run.dir=run")
-        elapsed = time.monotonic() - started
     assert said.count("recording offline") == 1
     run = tmp_path / "run"
     assert [is_offline(file) for file in runs_below(run)] == [True]
@@ -62,16 +60,15 @@ def test_a_server_that_never_answers_costs_at_most_15_s(tmp_path: Path) -> None:
     facts = [json.loads((tmp_path / n / "summary.json").read_text()) for n in ("run", "plain")]
     startups = [fact["timings"]["startup_s"] for fact in facts]
     assert startups[0] - startups[1] < 15 + startups[1]  # on a busy machine everything takes longer
-    assert elapsed < 60
 
 
 @pytest.mark.slow
 def test_a_grid_waits_for_a_silent_server_once(tmp_path: Path) -> None:
     with WandbStub() as server:
         server.silent = True
-        started = time.monotonic()
-        lrexp_with(server, tmp_path, "-m", "seed=0,1,2", "trainer.epochs=1", WANDB_HTTP_TIMEOUT="4")
-        assert time.monotonic() - started < 60
+        grid = ("-m", "seed=0,1,2", "trainer.epochs=1")
+        said = lrexp_with(server, tmp_path, *grid, WANDB_HTTP_TIMEOUT="4")
+    assert said.count("recording offline") == 1
     sweep = (tmp_path / "outputs" / "latest").resolve()
     assert len(list(sweep.glob("*/wandb/offline-run-*"))) == 3
 
@@ -144,7 +141,7 @@ def test_an_agent_of_a_wandb_sweep_drives_lrexp(tmp_path: Path) -> None:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                timeout=100,
+                timeout=HUNG_S,
                 check=False,
             )
             assert done.returncode == 0, (tmp_path / "output.txt").read_text()

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import Markup
 from report_runs import row, write_run
 
 from lrexp.report.figure import Axis, Chart, HeatMap, Series
 from lrexp.report.html.charts import drawn
-from lrexp.report.html.page import Column, Html, Section, join, page, table
+from lrexp.report.html.page import Column, Section, join, page, table
 from lrexp.report.run.page import write_run_report
 
 pytestmark = pytest.mark.slow
@@ -154,7 +155,7 @@ def test_headings_sort_and_missing_values_stay_last(opened: Any, tmp_path: Path)
     rows = [["b", 10.0], ["a", None], ["c", 9.0], ["d", 1e-7]]
     made = join(table(["name", Column("value", number=True)], rows, search=True, caption="some"))
     file = tmp_path / "page.html"
-    file.write_text(page("t", Html(), [Section("Table", made)], "run"))
+    file.write_text(page("t", Markup(), [Section("Table", made)], "run"))
     shown = opened(file)
 
     def names() -> str:
@@ -182,7 +183,7 @@ def test_dots_name_themselves_and_open_their_report(opened: Any, tmp_path: Path)
     figure = drawn(Chart("Dots", series, Axis("lr", log=True), Axis("loss"), hover="nearest"))
     cells = drawn(HeatMap("Cells", ["r"], ["a", "b"], [[1.0, None]], numbers=True))
     file = tmp_path / "page.html"
-    file.write_text(page("t", Html(), [Section("Dots", join(figure, cells))], "run"))
+    file.write_text(page("t", Markup(), [Section("Dots", join(figure, cells))], "run"))
     shown = opened(file)
     dot = chart(shown, "Dots").locator("path.dot.link").first
     dot.hover()

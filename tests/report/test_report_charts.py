@@ -68,9 +68,9 @@ def test_a_heat_map_of_many_epochs_and_groups_stays_small() -> None:
 
 
 def test_bars_are_as_long_as_their_values_say() -> None:
-    bars = [Bar("a", 1.0, "1"), Bar("b", 0.25, "¼"), Bar("c", None, "frozen", hatched=True)]
+    bars = [Bar("a", 1.0, "1"), Bar("b", 0.25, "¼"), Bar("c", None, "frozen")]
     assert re.findall(r"width:([\d.]+)%", bar_chart("t", bars)) == ["100.00", "25.00", "100.00"]
-    logarithmic = bar_chart("t", [Bar("a", 1.0, ""), Bar("b", 0.01, "")], log=True)
+    logarithmic = bar_chart("t", [Bar("a", 1.0, ""), Bar("b", 0.01, "")])
     long, short = map(float, re.findall(r"width:([\d.]+)%", logarithmic))
     assert long == 100
     assert 10 < short < 20

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from command_lines import main_in
 
 from lrexp.data.dataset import Split
 from lrexp.data.feeding import InMemory
 from lrexp.data.transforms import Normalize
-from lrexp.record.wrong_images import write_wrong_images
+from lrexp.record.predictions import write_wrong_images
 
 SMALL = ("experiment=smoke", "trainer.threads=1")
 
@@ -27,14 +24,9 @@ SMALL = ("experiment=smoke", "trainer.threads=1")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run whose layers start one after the other, on a schedule that moves."""
     folder = tmp_path_factory.mktemp("trained")
-    done = subprocess.run(
-        [sys.executable, "-m", "lrexp", *SMALL, "lr_policy=gradual_unfreeze",
-         "lr_policy.rewarmup=2.5", "scheduler=cosine", "scheduler.warmup=0.2", "trainer.epochs=4",
-         "name=with_report"],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    schedule = ("lr_policy.rewarmup=2.5", "scheduler=cosine", "scheduler.warmup=0.2")
+    line = (*SMALL, "lr_policy=gradual_unfreeze", *schedule, "trainer.epochs=4")
+    assert main_in(folder, *line, "name=with_report") == 0
     (summary,) = folder.glob("outputs/*/*/summary.json")
     return summary.parent
 
@@ -89,12 +81,13 @@ def test_a_failed_run_has_a_report(lrexp: Any, tmp_path: Path) -> None:
     assert "checkpoints" in page
 
 
-def test_a_report_that_cannot_be_written_is_a_warning(lrexp: Any, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     (run / "report.html").mkdir(parents=True)
-    done = lrexp(*SMALL, f"hydra.run.dir={run}")
-    assert done.returncode == 0, done.stderr
-    assert "report.html could not be written" in done.stdout + done.stderr
+    assert main_in(tmp_path, *SMALL, f"hydra.run.dir={run}") == 0
+    assert "report.html could not be written" in "".join(capsys.readouterr())
     assert json.loads((run / "summary.json").read_text())["status"] == "finished"
 
 

@@ -15,10 +15,10 @@ from synthetic_sweep import outcome, went_wrong, write_sweep
 
 from lrexp.grid.leaderboard import Leaderboard, leaderboard
 from lrexp.grid.points.point import read_points, read_summary
-from lrexp.judge.crossed import cross_tables, numeric_axes
 from lrexp.judge.ranking import (
     compared_by,
     configurations,
+    cross_tables,
     difference,
     groups,
     has_rate_axis,
@@ -143,7 +143,8 @@ def test_without_points_json_the_run_folders_are_the_points(folder: Path) -> Non
 def test_a_folder_that_holds_nothing_is_an_empty_sweep(tmp_path: Path) -> None:
     sweep = read_sweep(tmp_path)
     assert sweep.points == ()
-    assert configurations(sweep) == groups([]) == lines([]) == []
+    assert configurations(sweep) == groups([]) == []
+    assert lines([]) == {}
 
 
 RATES: list[tuple[dict[str, Any], tuple[float | None, bool]]] = [
@@ -359,8 +360,8 @@ def test_an_option_is_compared_where_there_is_one_policy(tmp_path: Path) -> None
     folder = write_sweep(tmp_path, axes, lambda c: outcome(1.0))
     assert compares(folder) == ("optimizer", "optimizer")
     drawn = lines(configurations(read_sweep(folder)))
-    assert [(line.group, line.variant) for line in drawn] == [("sgd", ""), ("adam", "")]
-    assert [[c.rate for c in line.configurations] for line in drawn] == [[0.1, 0.2]] * 2
+    assert list(drawn) == [("sgd", ""), ("adam", "")]
+    assert [[c.rate for c in some] for some in drawn.values()] == [[0.1, 0.2]] * 2
 
 
 def test_other_settings_of_a_policy_are_lines_of_their_own(tmp_path: Path) -> None:
@@ -370,7 +371,7 @@ def test_other_settings_of_a_policy_are_lines_of_their_own(tmp_path: Path) -> No
         tmp_path, axes, lambda c: outcome(losses[c["lr_policy.decay"]] + c["optimizer.lr"])
     )
     drawn = lines(configurations(read_sweep(folder)))
-    assert [(line.group, line.variant) for line in drawn] == [
+    assert list(drawn) == [
         ("a", "decay=0.9"), ("a", "decay=0.5"), ("b", "decay=0.9"), ("b", "decay=0.5"),
     ]  # fmt: skip
     assert has_rate_axis(configurations(read_sweep(folder)))
@@ -391,9 +392,9 @@ def test_a_heat_map_holds_the_mean_at_every_pair(tmp_path: Path) -> None:
         return outcome(c["optimizer.lr"] + 10 * c["optimizer.weight_decay"] + c["seed"] + worse)
 
     sweep = read_sweep(write_sweep(tmp_path, axes, result))
-    assert numeric_axes(sweep) == ["optimizer.lr", "optimizer.weight_decay"]
     maps = {one.group: one for one in cross_tables(sweep, configurations(sweep))}
     one = maps["false"]
+    assert (one.x_key, one.y_key) == ("optimizer.lr", "optimizer.weight_decay")
     assert (one.xs, one.ys, one.several) == ((0.1, 1.0), (0.0, 0.1), False)
     means = [[cell.worth.mean for cell in row if cell] for row in one.cells]
     assert means == [[pytest.approx(0.6), 1.5], [pytest.approx(1.6), 2.5]]

@@ -14,7 +14,7 @@ import lrexp
 from lrexp.config.errors import UserError
 from lrexp.folder.layout import METRICS, POINTS, SUMMARY
 from lrexp.runs.differences import read_run as read_saved
-from lrexp.runs.run import content, flat, json_object, noted, read_rows, read_run, read_summary
+from lrexp.runs.run import content, flat, json_object, read_rows, read_run, read_summary
 from lrexp.runs.sweep import read_grid
 
 PACKAGE = Path(lrexp.__file__).parent
@@ -40,14 +40,14 @@ def test_damage_is_an_error_or_a_note_and_names_the_file(tmp_path: Path, text: s
     with pytest.raises(UserError, match=r"summary\.json cannot be read"):
         content(file, json_object, None)
     notes: list[str] = []
-    assert noted(file, json_object, {"otherwise": 1}, notes) == {"otherwise": 1}
+    assert content(file, json_object, {"otherwise": 1}, notes) == {"otherwise": 1}
     assert notes == ["summary.json is damaged and was left out"]
 
 
 def test_what_is_missing_is_no_error(tmp_path: Path) -> None:
     notes: list[str] = []
     assert content(tmp_path / SUMMARY, json_object, None) is None
-    assert noted(tmp_path / SUMMARY, json_object, None, notes) is None
+    assert content(tmp_path / SUMMARY, json_object, None, notes) is None
     assert notes == ["summary.json is missing"]
     assert read_rows(tmp_path, notes) == []
     assert len(notes) == 1, "a run that ended before its first epoch has no rows"

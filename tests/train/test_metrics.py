@@ -18,8 +18,8 @@ from trainers import Silent, trainer_of
 from lrexp.build.experiment import build
 from lrexp.data.dataset import Dataset, Split
 from lrexp.judge import evaluate as judge
+from lrexp.judge.epoch import gap, paired_difference, variance_of_mean
 from lrexp.judge.evaluate import class_rows, worst_classes
-from lrexp.judge.gap import gap, paired_difference, variance_of_mean
 from lrexp.models.layers import layer_map
 from lrexp.optim.groups import param_groups
 from lrexp.plan.policies.uniform import uniform

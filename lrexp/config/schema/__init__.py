@@ -83,7 +83,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "cifar_resnet": Option(model.CifarResnet, f"{_MODELS}.cifar_resnet:CifarResNet"),
         "torchvision": Option(model.TorchvisionModel, f"{_MODELS}.library:torchvision_model"),
         "timm": Option(model.LibraryModel, f"{_MODELS}.library:timm_model"),
-        "custom": Option(model.CustomModel, f"{_MODELS}.custom:custom_model"),
+        "custom": Option(model.CustomModel, f"{_MODELS}.library:custom_model"),
     },
     "data": {
         "digits": Option(data.Data, f"{_SOURCES}.digits:digits"),

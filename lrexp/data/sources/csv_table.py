@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from lrexp.config.errors import ConfigError, UserError, did_you_mean, nearest
 from lrexp.data.source import EncodedImages, Source
-from lrexp.data.sources.labels import SPLIT_WORDS, checked, class_labels, group_codes, label_sets
+from lrexp.data.sources.labels import SPLIT_WORDS, checked, class_labels, label_sets
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """What messages call the images of a table."""
-
-    file: str
-    lines: Sequence[int]  # of the file, from 1
-    cells: Sequence[str]
-
-    def __call__(self, i: int) -> str:
-        return f"{self.file} line {self.lines[i]} ({self.cells[i]})"
 
 
 def csv_table(
@@ -84,29 +71,20 @@ def csv_table(
         labels, names = label_sets(sets)
         odd = [name for name in names if ";" in name or "," in name]
         if odd and max(map(len, sets)) < 2:
-            said = (
-                "%s: no image has several labels, and %r looks like some: they are separated by |"
-            )
-            log.warning(said, file, odd[0])
+            hint = "looks like some: they are separated by |"
+            log.warning("%s: no image has several labels, and %r %s", file, odd[0], hint)
     else:
         labels, names = class_labels([row["label"] or None for row in rows])
         if any("|" in name for name in names):
             log.warning("%s: labels contain |; data.multi_label=true reads them as several", file)
-    codes, groups = (None, ()) if group_by is None else group_codes([r[group_by] for r in rows])
-    split = [SPLIT_WORDS[row["split"].lower()] for row in rows] if "split" in header else None
+    codes, groups = (None, ()) if group_by is None else class_labels([r[group_by] for r in rows])
+    codes_of = (SPLIT_WORDS[row["split"].lower()] for row in rows)
+    split = np.fromiter(codes_of, np.int8) if "split" in header else None
     folder = file.parent if images is None else Path(images).expanduser()
-    cells = [row["path"] for row in rows]
-    paths = [str(folder / cell) for cell in cells]
-    source = Source(
-        EncodedImages(
-            paths.__getitem__, _Rows(str(file), lines, cells), len(paths), channels, None
-        ),
-        labels,
-        names,
-        None if split is None else np.array(split, np.int8),
-        codes,
-        groups,
-    )
+    paths = [str(folder / row["path"]) for row in rows]
+    called = [f"{file} line {n} ({row['path']})" for n, row in zip(lines, rows, strict=True)]
+    encoded = EncodedImages(paths.__getitem__, called.__getitem__, channels, None)
+    source = Source(encoded, labels, names, split, codes, groups)
     return source if test_only else checked(source, str(file))
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import itertools
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lrexp.config.errors import ConfigError, UserError, did_you_mean
+from lrexp.config.errors import ConfigError, UserError, did_you_mean, first_line
 from lrexp.config.schema.data import HUB_NAME
 from lrexp.data.sources.labels import SPLIT_WORDS
-from lrexp.data.sources.network import within
+from lrexp.folder.network import quiet, within
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,19 +28,12 @@ LOCAL = (
 )
 
 
-@dataclass(frozen=True)
-class Part:
-    """The rows of one split, in one or several files."""
+class Part(NamedTuple):
+    """Rows of one split: those of a file, or all of it."""
 
     table: pa.Table
-    called: Sequence[str]  # the files, or one name for all
-    starts: Sequence[int]  # the first row of each
+    called: str
     folder: str  # what relative image paths start from
-
-    def name(self, row: int) -> str:
-        """What messages call a row; rows count from 0 as in `datasets` and pandas."""
-        file = bisect.bisect_right(self.starts, row) - 1
-        return f"{self.called[file]} row {row - self.starts[file]}"
 
 
 def folder_inside(folder: Path, subset: str) -> Path:
@@ -62,19 +53,18 @@ def is_imagefolder(path: Path) -> bool:
     )
 
 
-def from_folder(path: Path) -> dict[str, Part]:
-    """Split name → part, of a parquet file, a folder of them or one of `save_to_disk`."""
-    if path.is_dir() and next(path.rglob("*.parquet"), None) is None:
+def from_folder(path: Path) -> dict[str, list[Part]]:
+    """Split name → parts, of a parquet file, a folder of them or one of `save_to_disk`."""
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith("."))
+    if not files:
         from datasets import load_from_disk
 
         try:
             return _parts_of(load_from_disk(str(path)), str(path))
         except Exception as error:  # FileNotFoundError, ArrowInvalid, JSON errors and others
-            raise UserError(f"{path} cannot be read: {_first_line(error)}") from error
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith("."))
-    else:
-        files = [path]
+            raise UserError(f"{path} cannot be read: {first_line(error)}") from error
     by_split: dict[str, list[Path]] = {}
     for file in files:
         by_split.setdefault(_split_of(file, path), []).append(file)
@@ -92,8 +82,8 @@ def _split_of(file: Path, top: Path) -> str:
     return next((word for word in words if word.lower() in SPLIT_WORDS), "")
 
 
-def _read(files: list[Path], top: Path) -> Part:
-    """Parquet files as one table, in memory or, when they are large, mapped from a copy on disk."""
+def _read(files: list[Path], top: Path) -> list[Part]:
+    """Parquet files of one schema, in memory or, when large, mapped from a copy on disk."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -105,34 +95,35 @@ def _read(files: list[Path], top: Path) -> Part:
                 sizes.append(opened.metadata.num_rows)
                 tables += [] if large else [opened.read()]
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{file} cannot be read as parquet: {_first_line(error)}") from error
+            raise UserError(f"{file} cannot be read as parquet: {first_line(error)}") from error
     try:
         table = _mapped(files) if large else pa.concat_tables(tables)
     except Exception as error:  # schemas that differ, a full disk
-        raise UserError(f"{files[0].parent}: {_first_line(error)}") from error
-    starts = [0, *itertools.accumulate(sizes)][:-1]
-    folder = top if top.is_dir() else top.parent
-    return Part(table, [str(file) for file in files], starts, str(folder))
+        raise UserError(f"{files[0].parent}: {first_line(error)}") from error
+    folder = str(top if top.is_dir() else top.parent)
+    starts = itertools.accumulate(sizes, initial=0)
+    return [Part(table.slice(start, size), str(file), folder)
+            for file, start, size in zip(files, starts, sizes, strict=False)]  # fmt: skip
 
 
 def _mapped(files: list[Path]) -> pa.Table:
     from datasets import Dataset
 
-    with _quiet():
+    with quiet():
         read: Any = Dataset.from_parquet([str(file) for file in files])
     return read.data.table
 
 
-def _parts_of(loaded: Any, place: str) -> dict[str, Part]:
+def _parts_of(loaded: Any, place: str) -> dict[str, list[Part]]:
     """Of a `Dataset` or `DatasetDict`."""
     by_name = loaded if isinstance(loaded, dict) else {"train": loaded}
     return {
-        name: Part(dataset.data.table, [f"{place} {name}"], [0], place)
+        name: [Part(dataset.data.table, f"{place} {name}", place)]
         for name, dataset in by_name.items()
     }
 
 
-def from_hub(path: str, subset: str | None, revision: str | None) -> dict[str, Part]:
+def from_hub(path: str, subset: str | None, revision: str | None) -> dict[str, list[Part]]:
     """Downloaded, or from the cache of an earlier download when the hub does not answer."""
     if not re.fullmatch(HUB_NAME, path):
         raise ConfigError("data.path", f"there is no {Path(path).expanduser()}", LOCAL, path)
@@ -144,62 +135,33 @@ def from_hub(path: str, subset: str | None, revision: str | None) -> dict[str, P
         HfApi(endpoint=config.HF_ENDPOINT).dataset_info(path, revision=revision, timeout=SECONDS)
 
     offline: bool = config.HF_HUB_OFFLINE
-    with _quiet():
+    with quiet():
         answer = OSError("HF_HUB_OFFLINE is set") if offline else within(SECONDS, ask)[0]
     cached = Path(config.HF_DATASETS_CACHE) / path.replace("/", "___")
     if answer is not None and not cached.exists():
+        problem = "no such file or folder, and the Hugging Face hub did not answer"
         if isinstance(answer, HfHubHTTPError):
-            problem = f"the Hugging Face hub does not give it: {_first_line(answer)}"
-        else:
-            problem = "no such file or folder, and the Hugging Face hub did not answer"
-            problem += f" ({_first_line(answer)})"
-        raise ConfigError("data.path", problem, LOCAL, path)
+            problem = "the Hugging Face hub does not give it"
+        raise ConfigError("data.path", f"{problem} ({first_line(answer)})", LOCAL, path)
     log.info("data: %s from the Hugging Face %s", path, "hub" if answer is None else "cache")
     try:
-        with _quiet(), _offline(answer is not None):
+        with quiet(), contextlib.nullcontext() if answer is None else _offline():
             loaded = load_dataset(path, subset, revision=revision)
     except Exception as error:  # whatever is wrong with the files of others
-        problem = f"cannot be loaded from the Hugging Face hub: {_first_line(error)}"
+        problem = f"cannot be loaded from the Hugging Face hub: {first_line(error)}"
         raise ConfigError("data.path", problem, LOCAL, path) from error
     return _parts_of(loaded, path)
 
 
 @contextlib.contextmanager
-def _offline(yes: bool) -> Iterator[None]:
+def _offline() -> Iterator[None]:
     """The libraries look into their cache only."""
     from datasets import config
     from huggingface_hub import constants
 
-    modules: list[Any] = [config, constants]
-    before = [module.HF_HUB_OFFLINE for module in modules]
-    for module, value in zip(modules, before, strict=True):
-        module.HF_HUB_OFFLINE = value or yes
+    before = config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        for module, value in zip(modules, before, strict=True):
-            module.HF_HUB_OFFLINE = value
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Neither progress bars nor log lines of the libraries."""
-    import datasets
-
-    names = ("datasets", "huggingface_hub")
-    levels = [logging.getLogger(name).level for name in names]
-    bars = datasets.are_progress_bars_disabled()
-    for name in names:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        for name, level in zip(names, levels, strict=True):
-            logging.getLogger(name).setLevel(level)
-        if not bars:
-            datasets.enable_progress_bars()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(":. ")
+        config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,31 +46,28 @@ def imagefolder(path: str, channels: int, test_only: bool = False) -> Source:
     parts = [(root / name, code) for name, code in split_of.items()] if has_splits else []
     parts = parts or [(root, TRAIN)]
     names = sorted({name for part, _ in parts for name in _folders(part)})
-    files: list[str] = []
-    labels: list[int] = []
-    splits: list[int] = []
-    ignored = 0
-    for part, code in parts:
-        for label, name in enumerate(names):
-            found, others = _images(part / name)
-            files += found
-            labels += [label] * len(found)
-            splits += [code] * len(found)
-            ignored += others
+    listed = [
+        (file, label, code)
+        for part, code in parts
+        for label, name in enumerate(names)
+        for file in _files(part / name)
+    ]
+    found = [row for row in listed if _is_image(row[0])]
     if not names:
         raise UserError(f"{root} has no folder per class\n  {LAYOUT}")
-    if not files:
+    if not found:
         endings = ", ".join(sorted(extensions()))
         raise UserError(
             f"{root} has {len(names)} folders and no image in them\n  images end with {endings}"
         )
-    if ignored:
+    if ignored := len(listed) - len(found):
         log.warning("%s: %d hidden files or files that are no images are ignored", root, ignored)
+    files, labels, codes = zip(*found, strict=True)
     source = Source(
-        EncodedImages(files.__getitem__, files.__getitem__, len(files), channels, None),
+        EncodedImages(files.__getitem__, files.__getitem__, channels, None),
         np.array(labels, np.int64),
         tuple(names),
-        np.array(splits, np.int8) if has_splits else None,
+        np.array(codes, np.int8) if has_splits else None,
     )
     return source if test_only else checked(source, str(root))
 
@@ -80,15 +78,13 @@ def _folders(folder: Path) -> list[str]:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
-def _images(folder: Path) -> tuple[list[str], int]:
-    """Image files below a folder in order, and how many files are none."""
-    images: list[str] = []
-    ignored = 0
+def _files(folder: Path) -> Iterator[str]:
+    """Files below a folder in order, but for those in hidden folders."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions():
-                images.append(os.path.join(parent, name))
-            else:
-                ignored += 1
-    return images, ignored
+        yield from (os.path.join(parent, name) for name in sorted(files))
+
+
+def _is_image(file: str) -> bool:
+    name = os.path.basename(file)
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lrexp.config.errors import UserError
+from lrexp.config.errors import UserError, few
 from lrexp.data.source import TEST, TRAIN, VAL, Source
 
 log = logging.getLogger(__name__)
@@ -54,12 +54,6 @@ def label_sets(
     return labels, tuple(map(str, distinct))
 
 
-def group_codes(values: Sequence[Any]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(N,) int64 codes of what images belong to, and the names of the codes."""
-    codes, names = class_labels(values)
-    return codes, names
-
-
 def checked(source: Source, place: str) -> Source:
     """The source, if there is anything to learn from it; warns of classes without images.
 
@@ -83,14 +77,8 @@ def checked(source: Source, place: str) -> Source:
         counts = np.bincount(train[train >= 0], minlength=len(names))
     empty = [name for name, count in zip(names, counts, strict=True) if not count]
     if empty:
-        shown = ", ".join(empty[:8]) + (", ..." if len(empty) > 8 else "")
-        log.warning(
-            "%s: %d of %d classes have no image to train on: %s",
-            place,
-            len(empty),
-            len(names),
-            shown,
-        )
+        said = "%s: %d of %d classes have no image to train on: %s"
+        log.warning(said, place, len(empty), len(names), few(empty))
     return source
 
 

@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import shutil
-import socket
 import urllib.error
 import urllib.request
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lrexp.config.errors import UserError
+from lrexp.config.errors import UserError, first_line
 from lrexp.config.schema import OPTIONS
 from lrexp.data.source import TEST, TRAIN, Source
-from lrexp.data.sources.network import within
+from lrexp.folder.network import quiet, within
 
 SECONDS = 4.0  # that a server may take to answer
-
-
-@dataclass(frozen=True)
-class _Known:
-    """A data set of torchvision as lrexp takes it."""
-
-    type_name: str  # in torchvision.datasets
-    files: str  # what lies in its folder
-    class_names: tuple[str, ...]
 
 
 CLOTHES = "T-shirt/top|Trouser|Pullover|Dress|Coat|Sandal|Shirt|Sneaker|Bag|Ankle boot"
@@ -46,18 +32,17 @@ road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirr
 sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
 wardrobe whale willow_tree wolf woman worm
 """
-KNOWN = {
-    "mnist": _Known("MNIST", "the four idx files", tuple("0123456789")),
-    "fashion_mnist": _Known("FashionMNIST", "the four idx files", tuple(CLOTHES.split("|"))),
-    "cifar10": _Known("CIFAR10", "the files of cifar-10-python.tar.gz", tuple(CIFAR10.split())),
-    "cifar100": _Known("CIFAR100", "the files of cifar-100-python.tar.gz", tuple(CIFAR100.split())),
+KNOWN = {  # name → class in torchvision.datasets, names of the classes
+    "mnist": ("MNIST", tuple("0123456789")),
+    "fashion_mnist": ("FashionMNIST", tuple(CLOTHES.split("|"))),
+    "cifar10": ("CIFAR10", tuple(CIFAR10.split())),
+    "cifar100": ("CIFAR100", tuple(CIFAR100.split())),
 }
-assert len(KNOWN["cifar100"].class_names) == 100
 
 
 def class_names(name: str) -> tuple[str, ...]:
     """What the classes of a data set are called."""
-    return KNOWN[name].class_names
+    return KNOWN[name][1]
 
 
 def torchvision_set(name: str, root: str, download: bool) -> Source:
@@ -74,37 +59,36 @@ def torchvision_set(name: str, root: str, download: bool) -> Source:
     """
     import torchvision.datasets
 
-    known, folder = KNOWN[name], Path(root).expanduser()
-    kind = getattr(torchvision.datasets, known.type_name)
+    (type_name, names), folder = KNOWN[name], Path(root).expanduser()
+    kind = getattr(torchvision.datasets, type_name)
     held = OPTIONS["data"][name].folder
     try:
         parts = _opened(kind, folder)
     except Exception as error:  # RuntimeError, ValueError, AssertionError, EOFError and others
         there = (folder / held).exists()
-        problem = f"what is in {folder / held} cannot be used ({_first_line(error)})"
-        problem = problem if there else f"no {known.type_name} in {folder}"
+        problem = f"what is in {folder / held} cannot be used ({first_line(error)})"
+        problem = problem if there else f"no {type_name} in {folder}"
         try:
             parts = _fetched(kind, folder) if download else None
             why = "" if parts else "data.download=false"
         except Exception as failure:  # URLError, HTTPError, OSError, RuntimeError and others
-            parts, why = None, f"no download: {_first_line(failure)}"
+            parts, why = None, f"no download: {first_line(failure)}"
         if parts is None:
             raise UserError(
-                f"data={name}: {problem}; {why}\n  put {known.files} into {folder / held},"
+                f"data={name}: {problem}; {why}\n  put its files into {folder / held},"
                 f" or name the folder that holds {held} with data.root=FOLDER"
             ) from error
     images = np.concatenate([np.asarray(part.data) for part in parts])
-    images = (
-        images[:, None] if images.ndim == 3 else np.ascontiguousarray(np.moveaxis(images, 3, 1))
-    )
+    grey = images.ndim == 3
+    images = images[:, None] if grey else np.ascontiguousarray(np.moveaxis(images, 3, 1))
     labels = np.concatenate([np.asarray(part.targets, np.int64) for part in parts])
     split = np.repeat([TRAIN, TEST], [len(part.data) for part in parts])
-    return Source(images, labels, known.class_names, split)
+    return Source(images, labels, names, split)
 
 
 def _opened(kind: Any, folder: Path) -> list[Any]:
     """The training and the test part from files that are there."""
-    with _silent():
+    with quiet(SECONDS):
         parts = [kind(str(folder), train=train, download=False) for train in (True, False)]
     if any(len(part.data) != len(part.targets) for part in parts):
         raise ValueError("images and labels differ in number")
@@ -113,16 +97,13 @@ def _opened(kind: Any, folder: Path) -> list[Any]:
 
 def _fetched(kind: Any, folder: Path) -> list[Any]:
     """The same after downloading them, from the servers that answer."""
-    answering = _answering(kind)
+    asking = type(kind.__name__, (kind,), {"mirrors": _answering(kind)})
     absent = [p for p in (folder, *folder.parents) if not p.exists()]
     fresh = folder / f".download-{os.urandom(4).hex()}"
-    mirrors = getattr(kind, "mirrors", None)
     try:
         fresh.mkdir(parents=True)
-        if mirrors is not None:
-            kind.mirrors = answering
-        with _silent():
-            kind(str(fresh), train=True, download=True)
+        with quiet(SECONDS):
+            asking(str(fresh), train=True, download=True)
         parts = _opened(kind, fresh)
         for file in sorted(p for p in fresh.rglob("*") if p.is_file()):
             target = folder / file.relative_to(fresh)
@@ -130,8 +111,6 @@ def _fetched(kind: Any, folder: Path) -> list[Any]:
             os.replace(file, target)
         return parts
     finally:
-        if mirrors is not None:
-            kind.mirrors = mirrors
         shutil.rmtree(fresh, ignore_errors=True)
         with contextlib.suppress(OSError):  # a folder with something in it stays
             for created in absent:
@@ -156,25 +135,3 @@ def _answering(kind: Any) -> list[str]:
     if not good:
         raise next(answer for answer in answers if answer is not None)
     return good
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """No progress bars, and no warnings, no wait of more than `SECONDS` for any answer."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SECONDS)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(action="ignore"),  # of NumPy, on pickles as old as CIFAR
-        ):
-            yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
-        error = error.reason
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(":")

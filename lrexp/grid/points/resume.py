@@ -11,7 +11,7 @@ from pathlib import Path
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.folder.layout import SUMMARY
 from lrexp.grid.points.point import Point, Started, title
-from lrexp.runs.named import named_path
+from lrexp.runs.run import named_path
 from lrexp.runs.sweep import FAILED, INTERRUPTED, MISSING, RUNNING, swept_keys
 
 EARLIER = "earlier"  # folder of a sweep that keeps what former attempts at a point left

@@ -27,7 +27,7 @@ from lrexp.grid.stack.model import StackedModel, stacked_batches
 from lrexp.grid.stack.optimizers import StackedOptimizer, flavour
 from lrexp.judge.epoch import Row
 from lrexp.train.loop import TakesRows, Trainer
-from lrexp.train.measure import Block, RunningTrain, correct_images, seen_row
+from lrexp.train.measure import RunningTrain, correct_images, seen_row
 from lrexp.train.step import due, gradients, member_norms, update
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ class StackedTrainer:
         started = time.perf_counter()
         first, start = trainers[0], trainers[0].step
         splits, orders, feed_of = _feeds(trainers)
-        running = _Running(len(trainers))
+        running = RunningTrain()
         steps = -(-len(orders[0]) // first.batch_size)
         rates = [lambda i, t=trainer: t.set_rates(start + i) for trainer in trainers]
         optimizer.prepare(steps, rates)
@@ -256,45 +256,13 @@ class _Stats:
             own.add_ratios(ratios[self._order[k], k])
 
 
-class _Running:
-    """Loss and accuracy of several members over the batches of an epoch.
-
-    Batches are handed on in blocks, as one large batch each.
-    """
-
-    BLOCK = 64
-
-    def __init__(self, members: int):
-        self._own = [RunningTrain() for _ in range(members)]
-        self._block = Block(self.BLOCK)
-
-    def add(self, losses: Tensor, correct: Tensor, images: int) -> None:
-        """Note one batch: losses (K,), how many are right (K,), how many images a member saw."""
-        if self._block.add(losses, correct, images):
-            self._hand_on()
-
-    def of_members(self) -> list[RunningTrain]:
-        """What each member saw."""
-        self._hand_on()
-        return self._own
-
-    def _hand_on(self) -> None:
-        losses, correct, images = self._block.take()  # (batches, K) twice
-        if not images:
-            return
-        sizes = torch.tensor(images, dtype=losses.dtype, device=losses.device)
-        means, right = (sizes / sizes.sum()) @ losses, correct.sum(0)  # (K,)
-        for k, running in enumerate(self._own):
-            running.add(means[k], right[k], sum(images))
-
-
 def _feeds(trainers: Sequence[Trainer]) -> tuple[list[Split], list[np.ndarray], Tensor | None]:
     """Splits and orders of the members' different feeds, and which of them each member takes.
 
     Members with the same order and the same augmentation share a feed; None where all do.
     """
     train = {trainer: trainer.experiment.dataset.train for trainer in trainers}
-    keys = [(trainer.seed, split.augment and split.augment.key) for trainer, split in train.items()]
+    keys = [(trainer.seed, split.augment) for trainer, split in train.items()]
     distinct = list(dict.fromkeys(keys))
     firsts = [trainers[keys.index(key)] for key in distinct]
     splits, orders = [train[trainer] for trainer in firsts], [trainer.order() for trainer in firsts]

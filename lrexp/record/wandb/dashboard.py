@@ -1,21 +1,36 @@
-"""The saved view of W&B that a team looks at, as code, and what it shows in words."""
+"""What W&B shows a team, as code: the saved view, a sweep's report, and both in words."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+from pathlib import Path
 from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 import wandb_workspaces.workspaces.internal as saved
 from wandb_workspaces import expr
+from wandb_workspaces.reports.v2.interface import Report, Runset, RunSettings
 
+from lrexp.config.errors import UserError
 from lrexp.config.schema import MONITORS
-from lrexp.record.keys import SYSTEM
+from lrexp.folder.layout import CONFIG, LEADERBOARD, WANDB_REPORT
+from lrexp.judge.ranking import configurations
+from lrexp.judge.words import in_short
+from lrexp.report.sweep.words import headline
+from lrexp.runs.run import flat, read_yaml
+from lrexp.runs.sweep import (
+    DIVERGED,
+    FAILED,
+    INTERRUPTED,
+    read_leaderboard,
+    read_sweep,
+    swept_keys,
+)
 
 NAME = "lrexp: rates, gaps, drift"
-BAND = {"groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
-SE_BAND = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
 TABLE = (
     "run:state",
     "summary:status",
@@ -31,12 +46,15 @@ TABLE = (
     "config:optimizer.lr.value",
     "config:seed.value",
 )
-SYSTEM_PLOTS = tuple(f"system/{name}" for name in SYSTEM)
+# Paul Tol's bright scheme: safe for the colour-blind.
+COLORS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
 
 
 def workspace(entity: str, project: str, monitor: str = "val/loss") -> Any:
     """The saved view a team looks at, as a `wandb_workspaces.workspaces.Workspace`."""
-    policy, order = wr.Config("lr_policy.name"), _order(monitor)
+    best_first = expr.Ordering(
+        expr.Summary(f"best/{monitor}"), ascending=MONITORS[monitor] == "min"
+    )
     shown = [
         ws.Section(
             name=name,
@@ -44,7 +62,7 @@ def workspace(entity: str, project: str, monitor: str = "val/loss") -> Any:
             is_open=True,
             panel_settings=ws.SectionPanelSettings(x_axis="epoch"),
         )
-        for name, panels in sections(policy, monitor)
+        for name, panels in sections(monitor)
     ]
     view = ws.Workspace(
         name=NAME,
@@ -52,7 +70,7 @@ def workspace(entity: str, project: str, monitor: str = "val/loss") -> Any:
         project=project,
         sections=shown,
         settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=100, smoothing_type="none"),
-        runset_settings=ws.RunsetSettings(order=[order], pinned_columns=list(TABLE)),
+        runset_settings=ws.RunsetSettings(order=[best_first], pinned_columns=list(TABLE)),
     )
     # The same name every time: saving it again finds the view there is.
     key = hashlib.sha256(f"{entity}/{project}/{NAME}".encode()).hexdigest()[:11]
@@ -60,63 +78,60 @@ def workspace(entity: str, project: str, monitor: str = "val/loss") -> Any:
     return view
 
 
-def _order(monitor: str) -> Any:
-    return expr.Ordering(expr.Summary(f"best/{monitor}"), ascending=MONITORS[monitor] == "min")
-
-
-def sections(policy: Any, monitor: str) -> list[tuple[str, list[Any]]]:
+def sections(monitor: str) -> list[tuple[str, list[Any]]]:
     """Every panel, section by section."""
-    configuration = wr.Config("config_id")
+    policy, configuration = wr.Config("lr_policy.name"), wr.Config("config_id")
     legend = "${config:lr_policy.name} ${run:displayName}"
+    over_runs = {"groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+    se = {"groupby": policy, "groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
 
-    def line(title: str, **settings: Any) -> Any:
-        return wr.LinePlot(title=title, x="epoch", title_x="epoch", **settings)
+    def line(title: str, *metrics: str, **settings: Any) -> Any:
+        shown = {"y": list(metrics)} if metrics else {}
+        return wr.LinePlot(title=title, x="epoch", title_x="epoch", **shown, **settings)
 
-    def scatter(title: str, y: str, **settings: Any) -> Any:
-        x = wr.Config("optimizer.lr")
-        return wr.ScatterPlot(
-            title=title, x=x, y=wr.SummaryMetric(y), log_x=True, legend_template=legend, **settings
-        )
+    def over_rate(title: str, metric: str) -> Any:
+        x, y = wr.Config("optimizer.lr"), wr.SummaryMetric(metric)
+        return wr.ScatterPlot(title=title, x=x, y=y, log_x=True, legend_template=legend)
 
-    bars = {"groupby": policy, "groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
+    def bars(title: str, *metrics: str, **settings: Any) -> Any:
+        return wr.BarPlot(title=title, metrics=list(metrics), **settings)
+
+    by_policy = {"groupby": policy, **over_runs}
+    own_se = ["${gap/loss} - ${gap/loss_se}", "${gap/loss} + ${gap/loss_se}"]
+    failed = (
+        "Failed runs have the state `failed`, diverged ones the tag `diverged` and"
+        " `status` *diverged* in the table on the left; both also show in its columns."
+    )
+    memory = "system/proc.memory.rssMB"  # the client itself measures it every 15 s, of single runs
     return [
         (
             "Which rate, which policy",
             [
-                scatter(f"best {monitor} against optimizer.lr", f"best/{monitor}"),
-                wr.BarPlot(title=f"best {monitor} by policy", metrics=[f"best/{monitor}"], **bars),
-                scatter("gap at the best epoch against optimizer.lr", "gap/best/loss"),
-                wr.BarPlot(title="test accuracy by policy", metrics=["test/accuracy"], **bars),
+                over_rate(f"best {monitor} against optimizer.lr", f"best/{monitor}"),
+                bars(f"best {monitor} by policy", f"best/{monitor}", **se),
+                over_rate("gap at the best epoch against optimizer.lr", "gap/best/loss"),
+                bars("test accuracy by policy", "test/accuracy", **se),
             ],
         ),
         (
             "Curves",
             [
-                line("val/loss by configuration", y=["val/loss"], groupby=configuration, **BAND),
-                line("val/loss by policy", y=["val/loss"], groupby=policy, **BAND),
-                line("val/accuracy by policy", y=["val/accuracy"], groupby=policy, **BAND),
-                line("train_eval/loss and val/loss", y=["train_eval/loss", "val/loss"]),
+                line("val/loss by configuration", "val/loss", groupby=configuration, **over_runs),
+                line("val/loss by policy", "val/loss", **by_policy),
+                line("val/accuracy by policy", "val/accuracy", **by_policy),
+                line("train_eval/loss and val/loss", "train_eval/loss", "val/loss"),
             ],
         ),
         (
             "Overfitting",
             [
-                line(
-                    "gap/loss by policy, ± se over runs", y=["gap/loss"], groupby=policy, **SE_BAND
-                ),
-                line(
-                    "gap/loss ± its own standard error",
-                    y=["gap/loss"],
-                    custom_expressions=[
-                        "${gap/loss} - ${gap/loss_se}",
-                        "${gap/loss} + ${gap/loss_se}",
-                    ],
-                ),
-                line("overfit/loss by policy", y=["overfit/loss"], groupby=policy, **SE_BAND),
-                wr.BarPlot(
-                    title="gap at the best and the last epoch, by policy",
-                    metrics=["gap/best/loss", "gap/last/loss"],
-                    **bars,
+                line("gap/loss by policy, ± se over runs", "gap/loss", **se),
+                line("gap/loss ± its own standard error", "gap/loss", custom_expressions=own_se),
+                line("overfit/loss by policy", "overfit/loss", **se),
+                bars(
+                    "gap at the best and the last epoch, by policy",
+                    *("gap/best/loss", "gap/last/loss"),
+                    **se,
                 ),
             ],
         ),
@@ -132,16 +147,11 @@ def sections(policy: Any, monitor: str) -> list[tuple[str, list[Any]]]:
         (
             "Runs that failed, speed, memory",
             [
-                wr.MarkdownPanel(
-                    "Failed runs have the state `failed`, diverged ones the tag `diverged` and"
-                    " `status` *diverged* in the table on the left; both also show in its columns."
-                ),
+                wr.MarkdownPanel(failed),
                 wr.RunComparer(diff_only=True),
-                wr.BarPlot(
-                    title="images per second", metrics=["perf/examples_per_s"], groupby=policy
-                ),
-                line("seconds per epoch", y=["perf/epoch_s"], groupby=policy, **BAND),
-                wr.LinePlot(title="memory (MB)", x="_runtime", y=list(SYSTEM_PLOTS)),
+                bars("images per second", "perf/examples_per_s", groupby=policy),
+                line("seconds per epoch", "perf/epoch_s", **by_policy),
+                wr.LinePlot(title="memory (MB)", x="_runtime", y=[memory]),
             ],
         ),
     ]
@@ -151,30 +161,26 @@ def outline(spec: dict[str, Any]) -> list[str]:
     """Headings, conclusions and panels of a view or a report, to look at on a terminal."""
     inner = spec["spec"]
     if "blocks" not in inner:
-        sections = inner["section"]["panelBankConfig"]["sections"]
-        return [
-            line
-            for section in sections
-            if section["panels"]
-            for line in (section["name"], *map(_panel_in_words, section["panels"]))
-        ]
+        shown = [one for one in inner["section"]["panelBankConfig"]["sections"] if one["panels"]]
+        return [line for one in shown for line in (one["name"], *_in_words(one["panels"]))]
     lines: list[str] = []
     for block in inner["blocks"]:
-        if block["type"] == "heading":
-            lines.append(_text_of(block))
-        elif block["type"] == "list":
-            lines += [f"  {_text_of(item)}" for item in block["children"]]
-        elif block["type"] == "markdown-block":
-            lines += [f"  {line}" for line in block["content"].splitlines()]
-        elif block["type"] == "panel-grid":
-            panels = block["metadata"]["panelBankSectionConfig"]["panels"]
-            lines += map(_panel_in_words, panels)
+        match block["type"]:
+            case "heading":
+                lines.append(_text_of(block))
+            case "list":
+                lines += [f"  {_text_of(item)}" for item in block["children"]]
+            case "markdown-block":
+                lines += [f"  {line}" for line in block["content"].splitlines()]
+            case "panel-grid":
+                lines += _in_words(block["metadata"]["panelBankSectionConfig"]["panels"])
     return lines
 
 
-def _panel_in_words(panel: dict[str, Any]) -> str:
-    title = (panel.get("config") or {}).get("chartTitle")
-    return f"  {panel['viewType']}{f': {title}' if title else ''}"
+def _in_words(panels: list[dict[str, Any]]) -> list[str]:
+    titles = [(panel.get("config") or {}).get("chartTitle") for panel in panels]
+    kinds = [panel["viewType"] for panel in panels]
+    return [f"  {k}: {t}" if t else f"  {k}" for k, t in zip(kinds, titles, strict=True)]
 
 
 def _text_of(node: dict[str, Any]) -> str:
@@ -190,3 +196,115 @@ def save_view(view: Any) -> str:
         pass
     view.save()
     return view.url
+
+
+def report(entity: str, project: str, sweep: Path) -> Any:
+    """A sweep's report as a `wandb_workspaces.reports.v2.Report`: conclusions, leaderboard, panels.
+
+    Every policy is a set of runs of its own, in a colour of its own.
+
+    Raises:
+        UserError: when the folder's leaderboard cannot be read.
+    """
+    board = read_leaderboard(sweep)
+    if board is None:
+        raise UserError(f"there is no {sweep / LEADERBOARD}")
+    monitor = board["monitor"]
+    group = _group_of(sweep)
+    runsets = [
+        Runset(  # of the report's own project: naming it again would need a login
+            name=policy,
+            filters=expr.And(
+                expr.Metric("Group") == group,
+                expr.Config("lr_policy.name") == policy,
+            ),
+            run_settings={run: RunSettings(color=COLORS[i % len(COLORS)]) for run in runs},
+        )
+        for i, (policy, runs) in enumerate(_runs_by_policy(sweep).items())
+    ]
+    blocks: list[Any] = [
+        wr.H1(text="Conclusions"),
+        wr.UnorderedList(items=list[Any](conclusions(sweep))),
+        wr.H1(text="Leaderboard"),
+        wr.MarkdownBlock(text="\n".join(leaderboard_table(board))),
+    ]
+    for name, panels in sections(monitor)[:4]:
+        blocks += [wr.H1(text=name), wr.PanelGrid(runsets=runsets, panels=panels)]
+    return Report(
+        project=project,
+        entity=entity,
+        title=f"lrexp sweep {sweep.name}"[:128],
+        description=f"{len(board['configurations'])} configurations by {monitor}",
+        blocks=blocks,
+        width="fluid",
+    )
+
+
+def conclusions(sweep: Path) -> list[str]:
+    """What a sweep says: the sentences of its own report.html, and which points went wrong."""
+    read = read_sweep(sweep)
+    title, sentences = headline(read, configurations(read))
+    said, keys = [f"{title}.", *sentences], swept_keys(read.points)
+    for status in (DIVERGED, FAILED, INTERRUPTED):
+        bad = [point for point in read.tried if point.status == status]
+        names = [in_short({key: p.chosen.get(key) for key in keys}) or p.folder for p in bad[:5]]
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        said += [f"{status.capitalize()}: {'; '.join(names)}{more}."] if bad else []
+    return said
+
+
+def leaderboard_table(board: dict[str, Any], at_most: int = 50) -> list[str]:
+    """The leaderboard as lines of a Markdown table."""
+    monitor = board["monitor"]
+    names = list(dict.fromkeys([monitor, "test/accuracy", "gap/loss"]))
+    lines = [
+        f"| rank | configuration | {' | '.join(names)} | finished |",
+        f"|{'---|' * (len(names) + 3)}",
+    ]
+    for row in board["configurations"][:at_most]:
+        cells = " | ".join(_mean(row[name]) for name in names)
+        named = in_short(row["settings"]) or "the only configuration"
+        finished = f"{row['status']['finished']} of {len(row['points'])}"
+        lines.append(f"| {row['rank']} | {named} | {cells} | {finished} |")
+    return lines
+
+
+def _group_of(sweep: Path) -> str:
+    """What W&B groups the sweep's runs by: `logger.group`, else the sweep's name."""
+    groups = (config.get("logger.group") for config in _configs(sweep))
+    return next((str(group) for group in groups if group), sweep.name)
+
+
+def _runs_by_policy(sweep: Path) -> dict[str, list[str]]:
+    """Ids of a sweep's runs by the name of their policy."""
+    found: dict[str, list[str]] = {}
+    for config in _configs(sweep):
+        policy, run_id = config.get("lr_policy.name"), config.get("run_id")
+        if policy and run_id:
+            found.setdefault(str(policy), []).append(str(run_id))
+    return found
+
+
+def _configs(sweep: Path) -> list[dict[str, Any]]:
+    """The settings of every point that can be read: a damaged one is not in the picture."""
+    return [flat(read_yaml(file)) for file in sorted(sweep.glob(f"*/{CONFIG}"))]
+
+
+def _mean(values: dict[str, Any]) -> str:
+    mean, std = float(values["mean"]), float(values["std"])
+    if not math.isfinite(mean):
+        return "–"
+    return f"{mean:.4g} ± {std:.2g}" if math.isfinite(std) else f"{mean:.4g}"
+
+
+def save_report(built: Any, sweep: Path) -> str:
+    """Save a sweep's report over its earlier version, which a file in the sweep's folder names."""
+    file = sweep / WANDB_REPORT
+    if file.is_file():
+        known = json.loads(file.read_text(encoding="utf-8"))
+        if (known["entity"], known["project"]) == (built.entity, built.project):
+            built.id = known["id"]
+    built.save()
+    known = {"entity": built.entity, "project": built.project, "id": built.id, "url": built.url}
+    file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    return built.url

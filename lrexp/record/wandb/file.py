@@ -54,28 +54,22 @@ def records(file: Path) -> Iterator[Any]:
 
 def last_epoch(file: Path) -> int:
     """The last epoch whose row is in a file; -1 when there is none."""
-    last = -1
-    for record in records(file):
-        if record.WhichOneof("record_type") == "history":
-            for item in record.history.item:
-                if (item.key or ".".join(item.nested_key)) == "epoch":
-                    last = max(last, int(json.loads(item.value_json)))
-    return last
+    epochs = (
+        int(json.loads(item.value_json))
+        for record in records(file)
+        for item in record.history.item  # none in a record of another kind
+        if (item.key or ".".join(item.nested_key)) == "epoch"
+    )
+    return max(epochs, default=-1)
 
 
 def artifact_files(file: Path) -> Iterator[tuple[str, int]]:
     """Path as it was written down, and size in bytes, of every file that artifacts still need."""
     for record in records(file):
-        kind = record.WhichOneof("record_type")
-        if kind == "artifact":
-            artifact = record.artifact
-        elif kind == "request" and record.request.WhichOneof("request_type") == "log_artifact":
-            artifact = record.request.log_artifact.artifact
-        else:
-            continue
-        for entry in artifact.manifest.contents:
-            if entry.local_path:
-                yield entry.local_path, entry.size
+        for artifact in (record.artifact, record.request.log_artifact.artifact):
+            for entry in artifact.manifest.contents:
+                if entry.local_path:
+                    yield entry.local_path, entry.size
 
 
 def is_offline(file: Path) -> bool:
@@ -104,19 +98,6 @@ def mark_synced(file: Path) -> None:
     unsent(file).unlink(missing_ok=True)
 
 
-def mark_unsent(folder: Path) -> None:
-    """Say that the server may lack rows of the online run in a folder of the client's."""
-    for file in folder.glob("run-*.wandb"):
-        unsent(file).touch()
-
-
-def clear_unsent(folder: Path) -> None:
-    """Say that the server has every row of the online run in a folder of the client's."""
-    for file in folder.glob("run-*.wandb"):
-        unsent(file).unlink(missing_ok=True)
-
-
 def goes_on(file: Path) -> bool:
     """Whether a file holds the later part of an online run that was continued."""
-    runs = (record.run for record in records(file) if record.WhichOneof("record_type") == "run")
-    return any(run.resumed or run.starting_step for run in runs)
+    return any(record.run.resumed or record.run.starting_step for record in records(file))

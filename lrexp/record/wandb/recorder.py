@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import shutil
 import sys
@@ -21,7 +20,7 @@ from lrexp.folder.layout import CHECKPOINTS, CONFIG, ENVIRONMENT, PLAN, PLAN_TAB
 from lrexp.plan.plan import Row, read_plan
 from lrexp.record.recorders import RunInfo
 from lrexp.record.wandb.client import NO_LOGIN, prepared, unless_set, why_offline
-from lrexp.record.wandb.file import clear_unsent, last_epoch, mark_synced, mark_unsent, runs_below
+from lrexp.record.wandb.file import last_epoch, mark_synced, runs_below, unsent
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,8 @@ ARTIFACT_FILES = (CONFIG, PLAN, ENVIRONMENT)
 
 _open: set[str] = set()  # ids of runs that this program has not closed yet
 _closing: list[threading.Thread] = []
-_not_before: dict[str, float] = {}  # server -> time.monotonic() from which on it is asked again
+# server, and whether there is a key for it → time.monotonic() from which on it is asked again
+_not_before: dict[str, float] = {}
 
 
 class WandbRecorder:
@@ -61,50 +61,59 @@ class WandbRecorder:
         started = time.monotonic()
         for name in [n for n, value in os.environ.items() if n.startswith("WANDB_") and not value]:
             del os.environ[name]  # empty means unset; the client would refuse it
-        self._info, self._artifacts = info, _artifacts(settings.artifacts, info)
-        self._may_wait = info.sweep is None  # a grid's next point need not wait for the last rows
         own = prepared()
-        mode = _mode(settings.mode, own.mode)
+        self._info = info
+        asked = settings.artifacts if settings.artifacts != "none" else None
+        unsaid = None if info.sweep else "best"
+        self._artifacts = unsaid if asked == "auto" else asked  # `best`, `last` or nothing
+        self._may_wait = info.sweep is None  # a grid's next point need not wait for the last rows
         users_tags = os.environ.get("WANDB_TAGS")
         tags = users_tags.split(",") if users_tags else settings.tags
         plain_names = {f"{group}.name": info.config[group]["name"] for group in GROUPING}
         agents_id = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
         self._id = info.run_id if info.sweep else agents_id or info.run_id
-        config = {**info.config, **plain_names, "config_id": info.config_id}
-        arguments: dict[str, Any] = {
-            "project": None if own.project else settings.project,
-            "entity": None if own.entity else settings.entity,
-            "group": _unless("WANDB_RUN_GROUP", settings.group or info.sweep),
-            "name": _unless("WANDB_NAME", without_home(_title(info))),
-            "notes": _unless("WANDB_NOTES", settings.notes),
-            "tags": [tag[:64] for tag in (*plain_names.values(), *tags)],  # W&B takes no longer one
-            "job_type": _unless("WANDB_JOB_TYPE", job_type),
-            "id": self._id,
-            "dir": str(info.folder),
-            "config": without_home(config),
-            "reinit": "create_new",
-            "resume": None if info.earlier is None else "allow",
-        }
+        # the title without the id, which W&B shows by itself
+        title = [word for word in info.title.split(" ") if not word.startswith("run_id=")]
+        self._plan = read_plan((info.folder / PLAN).read_text(encoding="utf-8"))
+        size = 4 * sum(row.size for row in self._plan.rows) if self._artifacts else 0
         earlier_files = runs_below(info.folder, self._id)
         while len(_closing) >= AT_ONCE:
             _closing.pop(0).join()
         _closing[:] = [thread for thread in _closing if thread.is_alive()]
+        server = f"{own.base_url} {'key' if os.environ.get('WANDB_API_KEY') else ''}"
+        mode = _mode(settings.mode, own.mode)
         if mode in ("auto", "online"):
-            mode = _reachable(own.base_url, mode)
-        plan = read_plan((info.folder / PLAN).read_text(encoding="utf-8"))
-        size = 4 * sum(math.prod(row.shape) for row in plan.rows) if self._artifacts else 0
+            mode = _reachable(server, mode)
         settings_of_run = {
             "init_timeout": max(1.0, START_S - (time.monotonic() - started)),
             "finish_timeout": FINISH_S + size / BYTES_PER_S,
             "x_disable_stats": bool(info.sweep),  # points share the machine
         }
-        arguments |= {"mode": mode, "settings": wandb.Settings(**unless_set(settings_of_run))}
+        users_own = {  # W&B's own variables for what a run is called
+            "group": ("WANDB_RUN_GROUP", settings.group or info.sweep),
+            "name": ("WANDB_NAME", without_home(" ".join(title) or info.config["name"])),
+            "notes": ("WANDB_NOTES", settings.notes),
+            "job_type": ("WANDB_JOB_TYPE", job_type),
+        }
+        arguments: dict[str, Any] = {
+            "project": None if own.project else settings.project,
+            "entity": None if own.entity else settings.entity,
+            **{k: None if os.environ.get(var) else v for k, (var, v) in users_own.items()},
+            "tags": [tag[:64] for tag in (*plain_names.values(), *tags)],  # W&B takes no longer one
+            "id": self._id,
+            "dir": str(info.folder),
+            "config": without_home({**info.config, **plain_names, "config_id": info.config_id}),
+            "mode": mode,
+            "reinit": "create_new",
+            "resume": None if info.earlier is None else "allow",
+            "settings": wandb.Settings(**unless_set(settings_of_run)),
+        }
         try:
             self._run = wandb.init(**arguments)
         except wandb.Error as error:
             if mode != "online" or _open:
                 raise
-            _offline_from_now(own.base_url, error)
+            _offline_from_now(server, error)
             wandb.teardown()  # the failed run still holds its id
             for leftover in info.folder.glob(f"{WANDB}/run-*-{self._id}"):
                 if leftover not in [file.parent for file in earlier_files]:
@@ -113,6 +122,7 @@ class WandbRecorder:
             self._run = wandb.init(**arguments)
         _open.add(self._id)
         self._folder = Path(self._run.settings.sync_dir)
+        self._unsent = unsent(self._folder / f"run-{self._id}.wandb")
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
         self._sync = f"lrexp sync {shown_path(info.folder)}"
@@ -120,8 +130,7 @@ class WandbRecorder:
         self.where = offline if self._run.offline else self._run.url  # None when disabled
         self._logged = -1  # the last epoch that W&B has
         if not self._run.offline and not self._run.disabled:
-            mark_unsent(self._folder)  # until it is closed: a killed program cannot say it
-        self._plan = plan
+            self._unsent.touch()  # until it is closed: a killed program cannot say it
         if self._run.offline:
             self._log_plan()
         if info.earlier is not None:
@@ -167,7 +176,7 @@ class WandbRecorder:
         except Exception as error:  # in a thread nobody else would say it
             log.warning("W&B run %s was not closed: %s", self._id, error)
         else:
-            clear_unsent(self._folder)
+            self._unsent.unlink(missing_ok=True)
             # the client's own logs name the home folder, and nobody needs them when all went well
             shutil.rmtree(self._folder / "logs", ignore_errors=True)
         finally:
@@ -206,7 +215,7 @@ class WandbRecorder:
         artifact = InternalArtifact(f"run-{self._id}-plan", "run_table")
         file = self._folder / PLAN_TABLE
         file.write_text(json.dumps(table.to_json(artifact)), encoding="utf-8")
-        artifact.add_file(_relative(file), policy="immutable", skip_cache=True)
+        _add(artifact, file)
         table._set_artifact_target(artifact, file.name)
         _publish(self._run, artifact, [])
         table.bind_to_run(self._run, "plan", "summary")
@@ -220,18 +229,21 @@ class WandbRecorder:
         checkpoint = self._info.folder / CHECKPOINTS / f"{which}.pt"
         if not which or not checkpoint.is_file() or self._run.disabled:
             return
-        row = summary[which]
-        facts = {key: row.get(key) for key in ("epoch", self._info.monitor)}
-        metadata = {"config_id": self._info.config_id, "plan_hash": summary["plan_hash"], **facts}
+        row, monitor = summary[which], self._info.monitor
+        metadata = {"config_id": self._info.config_id, "plan_hash": summary["plan_hash"]}
+        metadata |= {"epoch": row.get("epoch"), monitor: row.get(monitor)}
         metadata |= {"status": summary["status"]}
-        artifact = wandb.Artifact(
-            f"{self._info.config['name']}-{self._id}"[:128], "model", metadata=metadata
-        )
-        files = [checkpoint, *(self._info.folder / name for name in ARTIFACT_FILES)]
-        for file in files:
+        name = f"{self._info.config['name']}-{self._id}"[:128]
+        artifact = wandb.Artifact(name, "model", metadata=metadata)
+        for file in (checkpoint, *(self._info.folder / name for name in ARTIFACT_FILES)):
             if file.is_file():
-                artifact.add_file(_relative(file), policy="immutable", skip_cache=True)
+                _add(artifact, file)
         _publish(self._run, artifact, [which])
+
+
+def _add(artifact: Any, file: Path) -> None:
+    """By its path as seen from here: what W&B writes down then names no home folder."""
+    artifact.add_file(os.path.relpath(file), policy="immutable", skip_cache=True)
 
 
 def _publish(run: Any, artifact: Any, aliases: list[str]) -> None:
@@ -258,21 +270,9 @@ def flat_summary(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_home(value: Any) -> Any:
-    """The value with the user's home folder as `~` in every text of it."""
-    home = os.path.expanduser("~")
-    if home in ("/", "~") or home not in json.dumps(value, default=str):
-        return value
-    if isinstance(value, dict):
-        return {key: without_home(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_home(item) for item in value]
-    return value.replace(home, "~") if isinstance(value, str) else value
-
-
-def _title(info: RunInfo) -> str:
-    """The run's title without its id, which W&B shows by itself."""
-    words = [word for word in info.title.split(" ") if not word.startswith("run_id=")]
-    return " ".join(words) or info.config["name"]
+    """Plain values with the user's home folder as `~` in every text of them."""
+    home, text = json.dumps(os.path.expanduser("~"))[1:-1], json.dumps(value, default=str)
+    return json.loads(text.replace(home, "~")) if len(home) > 1 and home in text else value
 
 
 def _mode(asked: str, clients: str) -> str:
@@ -280,44 +280,21 @@ def _mode(asked: str, clients: str) -> str:
     own = os.environ.get("WANDB_MODE")
     if own:
         return own if own in ("offline", "disabled") else "online"
-    if asked != "auto":
-        return asked
-    if clients in ("offline", "disabled"):
-        return clients
-    return "auto"
+    return clients if asked == "auto" and clients in ("offline", "disabled") else asked
 
 
 def _reachable(server: str, mode: str) -> str:
     """`online` when the server takes the login, else `offline`, with a warning if there is one."""
-    server = f"{server} {'key' if os.environ.get('WANDB_API_KEY') else ''}"
     if time.monotonic() < _not_before.get(server, 0):
         return "offline"
     why = why_offline()
-    if why and (why != NO_LOGIN or mode == "online"):
-        _offline_from_now(server, why)
-    elif why:
+    if why == NO_LOGIN and mode != "online":
         _not_before[server] = time.monotonic() + AGAIN_AFTER_S
+    elif why:
+        _offline_from_now(server, why)
     return "offline" if why else "online"
-
-
-def _artifacts(asked: str, info: RunInfo) -> str | None:
-    """`best`, `last` or nothing."""
-    if asked == "auto":
-        return None if info.sweep else "best"
-    return None if asked == "none" else asked
 
 
 def _offline_from_now(server: str, why: object) -> None:
     _not_before[server] = time.monotonic() + AGAIN_AFTER_S
-    said = str(why).splitlines()[0]
-    log.warning("W&B cannot be reached, recording offline: %s", said)
-
-
-def _relative(file: Path) -> str:
-    """As seen from here: what W&B writes down then names no home folder."""
-    return os.path.relpath(file)
-
-
-def _unless(variable: str, value: Any) -> Any:
-    """The value, or nothing where the user set W&B's own variable."""
-    return None if os.environ.get(variable) else value
+    log.warning("W&B cannot be reached, recording offline: %s", str(why).splitlines()[0])

@@ -58,27 +58,26 @@ def checked(file: Path, again: bool) -> Upload:
     """Whether a file can be sent as it is."""
     wanted = list(artifact_files(file))
     base = _base(file, [path for path, _ in wanted])
+    lost = [path for path, _ in wanted if not (base / path).is_file()]
+    twice = "sent once more, rows may be there twice: look at the run on W&B,"
+    problem = ""
     if uploading(file).exists() and not again:
         problem = (
-            "its upload was begun and broke off; sent once more, rows may be there twice:"
-            " look at the run on W&B, delete it there if in doubt, then use --again"
+            f"its upload was begun and broke off; {twice} delete it there if in doubt, then use"
+            " --again"
         )
-        return Upload(file, base, problem)
-    if in_use(file.parent.parent.parent):
-        return Upload(file, base, "it is still being written")
-    if not is_offline(file) and goes_on(file) and not again:
+    elif in_use(file.parent.parent.parent):
+        problem = "it is still being written"
+    elif not is_offline(file) and goes_on(file) and not again:
         problem = (
-            "it is the later part of a continued run and was sent in part; sent once more, rows"
-            " may be there twice: look at the run on W&B, then use --again"
+            "it is the later part of a continued run and was sent in part;"
+            f" {twice} then use --again"
         )
-        return Upload(file, base, problem)
-    for path, size in wanted:
-        found = base / path
-        if not found.is_file():
-            return Upload(file, base, f"a file of its artifact is gone: {path}")
-        if found.stat().st_size != size:
-            return Upload(file, base, f"a file of its artifact has changed: {path}")
-    return Upload(file, base)
+    elif lost:
+        problem = f"a file of its artifact is gone: {lost[0]}"
+    elif changed := [path for path, size in wanted if (base / path).stat().st_size != size]:
+        problem = f"a file of its artifact has changed: {changed[0]}"
+    return Upload(file, base, problem)
 
 
 def _base(file: Path, paths: list[str]) -> Path:
@@ -88,16 +87,10 @@ def _base(file: Path, paths: list[str]) -> Path:
     path of the run's own files ends with their place below the run's folder.
     """
     run = file.parent.parent.parent
-    for path in paths:
-        for up, parent in enumerate(Path(path).parents):
-            inside = Path(path).relative_to(parent)
-            if (
-                not Path(path).is_absolute()
-                and (run / inside).is_file()
-                and parent.name == run.name
-            ):
-                depth = len(Path(path).parents[up].parts)
-                return run.parents[depth - 1]
+    for path in map(Path, paths):
+        for parent in () if path.is_absolute() else path.parents:
+            if parent.name == run.name and (run / path.relative_to(parent)).is_file():
+                return run.parents[len(parent.parts) - 1]
     return Path.cwd()
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lrexp.folder.layout import SCHEDULE
 from lrexp.judge.words import is_share
 from lrexp.report.figure import Axis, Chart, Figure, HeatMap, Mark, Rule, Series
+from lrexp.report.html.page import is_finite
 from lrexp.report.plots import write_plots
 from lrexp.report.run.mistakes import confusion_figures
-from lrexp.report.run.words import as_number, is_finite, monitor_of, settings_of
+from lrexp.report.run.words import as_number, monitor_of, settings_of
 from lrexp.runs.run import Run, read_run, read_table
 
 CURSOR = "epoch"  # the charts over epochs share it
@@ -24,15 +25,7 @@ VAL: dict[str, Any] = {"colour": 1, "dash": 0}
 LABELS: dict[str, Any] = {"colour": 2, "dash": 3}
 ON_PAPER = ("loss", "gap", "accuracy", "rates", "update_ratio", "drift", "confusion")
 # metrics that the charts of learning show, whatever the monitor is
-SHOWN = {
-    "gap/loss",
-    "overfit/loss",
-    *(
-        f"{split}/{name}"
-        for split in ("train", "train_eval", "val")
-        for name in ("loss", "accuracy")
-    ),
-}
+SHOWN = "(gap|overfit)/loss|(train|train_eval|val)/(loss|accuracy)"
 
 
 def write_run_plots(folder: Path) -> list[Path]:
@@ -64,14 +57,14 @@ def learning_figures(run: Run) -> dict[str, Figure]:
     """Loss, gap, accuracy, overfitting and monitor over the epochs, as far as measured."""
     if not run.rows:
         return {}
-    makers: dict[str, Callable[[Run], Chart | None]] = {
-        "loss": _loss,
-        "gap": _gap,
-        "accuracy": _accuracy,
-        "overfit": _overfit,
-        "monitor": _monitor,
+    made = {
+        "loss": _loss(run),
+        "gap": _gap(run),
+        "accuracy": _accuracy(run),
+        "overfit": _overfit(run),
+        "monitor": _monitor(run),
     }
-    return {name: made for name, make in makers.items() if (made := make(run))}
+    return {name: one for name, one in made.items() if one}
 
 
 def _over_epochs(run: Run, title: str, series: Sequence[Series], y: Axis, **more: Any) -> Chart:
@@ -82,16 +75,15 @@ def _over_epochs(run: Run, title: str, series: Sequence[Series], y: Axis, **more
 
 def _line(run: Run, name: str, key: str, error: str = "", **style: Any) -> Series:
     """A metric over the epochs, with a band of ± 1 standard error where there is one."""
-    values = column(run.rows, key)
+    values = _column(run, key)
     band = {}
     if error:
-        errors = column(run.rows, error)
-        both = list(zip(values, errors, strict=True))
+        both = list(zip(values, _column(run, error), strict=True))
         band = {
             side: [None if v is None or e is None else v + sign * e for v, e in both]
             for side, sign in (("low", -1), ("high", 1))
         }
-    return Series(name, epochs_of(run.rows), values, **band, **style)
+    return Series(name, _epochs(run), values, **band, **style)
 
 
 def _loss(run: Run) -> Chart | None:
@@ -101,8 +93,7 @@ def _loss(run: Run) -> Chart | None:
     found = [v for one in (train, train_eval, val) for v in one.y if v is not None]
     if not found:
         return None
-    positive = [v for v in found if v > 0]
-    wide = bool(positive) and max(positive) > 100 * min(positive)
+    wide = _wide(found, 100)
     gap = Series("gap", val.x, kind="area", low=train_eval.y, high=val.y, colour=1, quiet=True)
     lines = [train, train_eval, val] if _known(train) else [train_eval, val]
     return _over_epochs(
@@ -154,44 +145,40 @@ def _monitor(run: Run) -> Chart | None:
     """Of a metric that no other chart shows."""
     name = monitor_of(run)
     line = _line(run, name, name, **VAL)
-    if name in SHOWN or not _known(line):
+    if re.fullmatch(SHOWN, name) or not _known(line):
         return None
     return _over_epochs(run, "Monitor", [line], Axis(name, percent=is_share(name)))
 
 
 def layer_figures(run: Run) -> dict[str, Figure]:
     """Rates, sizes of steps and drift by parameter group, and the gradient's norm."""
-    groups = groups_of(run)
-    makers: dict[str, Callable[[], Figure | None]] = {
-        "rates": lambda: _rates(run, groups),
-        "grad_norm": lambda: _gradient_norm(run),
-        "update_ratio": lambda: _moves(
-            run, groups, "Update ratio", "update_ratio", "‖Δw‖ / ‖w‖",
+    made = {
+        "rates": _rates(run),
+        "grad_norm": _gradient_norm(run),
+        "update_ratio": _moves(
+            run, "Update ratio", "update_ratio", "‖Δw‖ / ‖w‖",
             "Size of one step relative to the weights, median over tensors and measured steps.",
         ),
-        "drift": lambda: _moves(
-            run, groups, "Drift", "drift", "‖w − w₀‖ / ‖w₀‖",
+        "drift": _moves(
+            run, "Drift", "drift", "‖w − w₀‖ / ‖w₀‖",
             "How far the weights are from where they began.",
         ),
     }  # fmt: skip
-    return {name: made for name, make in makers.items() if (made := make())}
+    return {name: one for name, one in made.items() if one}
 
 
 def _gradient_norm(run: Run) -> Chart | None:
     line = _line(run, "gradient norm", "grad_norm", colour=0)
     if not _known(line):
         return None
-    wide = _wide([v for v in line.y if v is not None and v > 0])
     note = "Median over the measured steps of an epoch."
-    return _over_epochs(run, "Gradient norm", [line], Axis("‖g‖", log=wide), note=note)
+    return _over_epochs(run, "Gradient norm", [line], Axis("‖g‖", log=_wide(line.y)), note=note)
 
 
-def _moves(
-    run: Run, groups: Sequence[str], title: str, prefix: str, label: str, note: str
-) -> Figure | None:
+def _moves(run: Run, title: str, prefix: str, label: str, note: str) -> Figure | None:
     """A heat map of groups over epochs; of a single group a line."""
-    named = [g for g in groups if any(f"{prefix}/{g}" in row for row in run.rows)]
-    values = [column(run.rows, f"{prefix}/{g}") for g in named]
+    named = [g for g in groups_of(run) if any(f"{prefix}/{g}" in row for row in run.rows)]
+    values = [_column(run, f"{prefix}/{g}") for g in named]
     found = [v for line in values for v in line if v is not None]
     if not any(found):
         return None
@@ -209,44 +196,40 @@ def _by_group(
     note: str,
 ) -> HeatMap:  # fmt: skip
     """Groups from the head down to the input, over epochs."""
-    layers = layers_of(run)
+    counts = {group: len(names) for group, names in _layers(run).items()}
+    rows = [f"{g} ({n} layers)" if (n := counts.get(g, 1)) > 1 else g for g in groups]
     return HeatMap(
-        title, [_row_name(group, layers) for group in groups[::-1]], epochs_of(run.rows),
-        values[::-1], x_label="epoch", value_label=label, log=log, cursor=CURSOR, note=note,
+        title, rows[::-1], _epochs(run), values[::-1], x_label="epoch", value_label=label, log=log,
+        cursor=CURSOR, note=note,
     )  # fmt: skip
 
 
-def _rates(run: Run, groups: Sequence[str]) -> Chart | None:
+def _rates(run: Run) -> Chart | None:
     """The rate of every group over the steps."""
-    series, planned = rate_series(run, groups)
+    series, planned = _rate_series(run)
     peaks = [max((v for v in one.y if v is not None), default=0.0) for one in series]
-    peaks = [peak for peak in peaks if peak > 0]
-    if not peaks:
+    if not any(peak > 0 for peak in peaks):
         return None
     marks, rows = _marks(run), run.rows
     if rows and planned and rows[-1]["epoch"] < max(one.x[-1] for one in series) - 1e-9:
         marks = [*marks, Mark(rows[-1]["epoch"], "ended")]
-    note = (
-        "Step by step, as planned: base rate × scale × g(t) × s(t)."
-        if planned
-        else "At each epoch's last step."
-    )
+    by_step = "Step by step, as planned: base rate × scale × g(t) × s(t)."
     return Chart(
         "Learning rate by group", series, Axis("epoch"),
         Axis("learning rate", log=_wide(peaks), zero=True, button=True),
-        cursor=CURSOR, marks=marks, note=note,
+        cursor=CURSOR, marks=marks, note=by_step if planned else "At each epoch's last step.",
     )  # fmt: skip
 
 
 def rate_map(run: Run) -> HeatMap:
     """The rates of many groups, which as lines nobody could tell apart on a page."""
     groups = groups_of(run)
-    values = [column(run.rows, f"lr/{group}", zero_is_gap=True) for group in groups]
+    values = [_rates_by_epoch(run, group) for group in groups]
     note = "At the epoch's last step; the head is at the top. Hatched: frozen."
     return _by_group(run, "Learning rate by group", groups, values, "rate", True, note)
 
 
-def rate_series(run: Run, groups: Sequence[str]) -> tuple[list[Series], bool]:
+def _rate_series(run: Run) -> tuple[list[Series], bool]:
     """The rate of every group over the epochs, and whether it is the plan's, step by step.
 
     Of a plateau and of measured scales the plan knows nothing: there it is what the rows say, once
@@ -255,39 +238,35 @@ def rate_series(run: Run, groups: Sequence[str]) -> tuple[list[Series], bool]:
     moving = settings_of(run, "scheduler").get("name") == "plateau"
     moving = moving or any(row.measured for row in run.plan.rows)
     planned = [] if moving else read_table(run.folder / SCHEDULE, run.notes)
-    per_epoch = steps_per_epoch(run, planned)
+    per_epoch = _steps_per_epoch(run, planned)
     if planned and per_epoch:
         x = [(int(line["step"]) + 1) / per_epoch for line in planned]
         return [
             Series(group, x, [as_number(line.get(f"lr/{group}")) for line in planned])
-            for group in groups
+            for group in groups_of(run)
             if f"lr/{group}" in planned[0]
         ], True
-    x = epochs_of(run.rows)
     return [
-        Series(group, x, column(run.rows, f"lr/{group}", zero_is_gap=True))
-        for group in groups
+        Series(group, _epochs(run), _rates_by_epoch(run, group))
+        for group in groups_of(run)
         if any(f"lr/{group}" in row for row in run.rows)
     ], False
 
 
-def column(
-    rows: Sequence[Mapping[str, Any]], key: str, zero_is_gap: bool = False
-) -> list[float | None]:
+def _rates_by_epoch(run: Run, group: str) -> list[float | None]:
+    """What is frozen, at rate 0, is a gap."""
+    return [rate or None for rate in _column(run, f"lr/{group}")]
+
+
+def _column(run: Run, key: str) -> list[float | None]:
     """A metric over the rows; what is missing or not finite is None."""
-    return [
-        None
-        if not isinstance(value := row.get(key), int | float)
-        or not math.isfinite(value)
-        or (zero_is_gap and value == 0)
-        else float(value)
-        for row in rows
-    ]
+    found = [row.get(key) for row in run.rows]
+    return [float(value) if is_finite(value) else None for value in found]
 
 
-def epochs_of(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+def _epochs(run: Run) -> list[float]:
     """The x axis that curves over epochs share."""
-    return [float(row["epoch"]) for row in rows]
+    return [float(row["epoch"]) for row in run.rows]
 
 
 def _marks(run: Run) -> list[Mark]:
@@ -297,35 +276,30 @@ def _marks(run: Run) -> list[Mark]:
         marks.append(Mark(best, f"best {best}"))
     keys = ("train_eval/loss", "val/loss")
     bad = [r["epoch"] for r in rows if not all(is_finite(r.get(key)) for key in keys)]
-    if bad:
-        marks.append(Mark(bad[0], "diverged", "bad"))
-    return marks
+    return [*marks, Mark(bad[0], "diverged", "bad")] if bad else marks
 
 
 def _known(one: Series) -> bool:
     return any(v is not None for v in one.y)
 
 
-def _wide(values: Sequence[float]) -> bool:
+def _wide(values: Sequence[float | None], factor: float = 50) -> bool:
     """Whether a linear axis would hide most of it."""
-    return bool(values) and max(values) > 50 * min(values)
+    positive = [value for value in values if value is not None and value > 0]
+    return bool(positive) and max(positive) > factor * min(positive)
 
 
 def groups_of(run: Run) -> list[str]:
     """Parameter groups that have rows, from the input to the head."""
-    planned = [row.group for row in sorted(run.plan.rows, key=lambda row: row.layer)]
-    prefixes = ("lr", "drift", "update_ratio")
-    measured = [
-        key.partition("/")[2]
-        for row in run.rows
-        for key in row
-        if key.partition("/")[0] in prefixes
+    keys = dict.fromkeys(key for row in run.rows for key in row)
+    pairs = [
+        key.split("/", 1) for key in keys if key.startswith(("lr/", "drift/", "update_ratio/"))
     ]
-    found = set(measured) or set(planned)
-    return [group for group in dict.fromkeys([*planned, *measured]) if group in found]
+    measured, planned = dict.fromkeys(group for _, group in pairs), dict.fromkeys(_layers(run))
+    return [g for g in planned | measured if g in measured] if measured else list(planned)
 
 
-def layers_of(run: Run) -> dict[str, list[str]]:
+def _layers(run: Run) -> dict[str, list[str]]:
     """Names of the layers that a group's parameters lie in, from the input to the head."""
     found: dict[str, list[str]] = {}
     for row in sorted(run.plan.rows, key=lambda row: row.layer):
@@ -334,19 +308,15 @@ def layers_of(run: Run) -> dict[str, list[str]]:
     return found
 
 
-def _row_name(group: str, layers: Mapping[str, Sequence[str]]) -> str:
-    count = len(layers.get(group, ()))
-    return f"{group} ({count} layers)" if count > 1 else group
-
-
-def groups_in_words(layers: Mapping[str, Sequence[str]]) -> str:
+def groups_in_words(run: Run) -> str:
     """What the groups of more than one layer hold; empty when every layer has its own."""
+    shown = groups_of(run)
     said = [
         f"{group} is {', '.join(names)}"
         if len(names) <= MOST_NAMES
         else f"{group} is {names[0]} to {names[-1]}, {len(names)} layers"
-        for group, names in layers.items()
-        if len(names) > 1
+        for group, names in _layers(run).items()
+        if len(names) > 1 and group in shown
     ]
     if not said:
         return ""
@@ -357,7 +327,7 @@ def groups_in_words(layers: Mapping[str, Sequence[str]]) -> str:
     )
 
 
-def steps_per_epoch(run: Run, planned: Sequence[Mapping[str, str]]) -> float:
+def _steps_per_epoch(run: Run, planned: Sequence[Mapping[str, str]]) -> float:
     """From a row, or from the planned steps; 0 where neither tells."""
     for row in run.rows:
         if row["epoch"] and isinstance(row.get("step"), int | float):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
-from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
 
 from lrexp.folder.layout import CONFUSION, PER_CLASS, WRONG_IMAGES
 from lrexp.report.figure import HeatMap
@@ -12,17 +15,14 @@ from lrexp.report.html.charts import heat_map
 from lrexp.report.html.page import (
     Cell,
     Column,
-    Html,
-    details,
     element,
-    grid,
     join,
     number,
     percent,
     table,
+    tags,
     without_home,
 )
-from lrexp.report.html.pixels import png
 from lrexp.report.run.words import as_number
 from lrexp.runs.run import Run, is_sweep, read_table
 
@@ -32,34 +32,29 @@ MOST_ROWS = 300  # classes
 MOST_PAIRS = 40  # mix-ups of more classes than are drawn
 
 
-def mistakes(run: Run) -> Html:
+def mistakes(run: Run) -> Markup:
     """Tables and pictures, as far as the run kept them."""
-    parts = [_confusions(run), _wrong_images(run), _per_class(run)]
-    shown = [part for part in parts if part]
-    return join(*shown) if shown else Html("")
+    drawn = {split: heat_map(one) for split, one in confusion_figures(run).items()}
+    made = [
+        drawn.get(split) or _mix_ups(split, *found) for split, found in _confusions(run).items()
+    ]
+    return join(tags.grid(made), _wrong_images(run), _per_class(run))
 
 
-def _confusions(run: Run) -> Html:
-    """Drawn, or of many classes the most frequent mix-ups."""
-    drawn = confusion_figures(run)
-    made = []
-    for split, (names, true, counts) in confusions(run).items():
-        if len(names) <= MOST_CLASSES:
-            made.append(heat_map(drawn[split]))
-            continue
-        pairs = sorted(
-            (-n, true[i], names[j])
-            for i, row in enumerate(counts)
-            for j, n in enumerate(row)
-            if n and i != j
-        )
-        shown = [[t, p, -n] for n, t, p in pairs[:MOST_PAIRS]]
-        heads = ["true", "predicted", Column("images", number=True)]
-        made.append(table(heads, shown, caption=f"Most frequent mix-ups on {split}"))
-    return grid(*made) if made else Html("")
+def _mix_ups(split: str, names: list[str], true: list[str], counts: list[list[int]]) -> Markup:
+    """The most frequent ones, of more classes than can be drawn."""
+    pairs = sorted(
+        (-n, true[i], names[j])
+        for i, row in enumerate(counts)
+        for j, n in enumerate(row)
+        if n and i != j
+    )
+    shown = [[t, p, -n] for n, t, p in pairs[:MOST_PAIRS]]
+    heads = ["true", "predicted", Column("images", number=True)]
+    return table(heads, shown, caption=f"Most frequent mix-ups on {split}")
 
 
-def _wrong_images(run: Run) -> Html:
+def _wrong_images(run: Run) -> Markup:
     """The pictures that the run kept."""
     file = run.folder / WRONG_IMAGES
     if not file.exists():
@@ -67,84 +62,78 @@ def _wrong_images(run: Run) -> Html:
             words = (
                 "Points of a grid keep no pictures; the same command alone keeps the most wrong."
             )
-            return element("p", words, class_="under")
-        return Html("")
+            return element("p", words, "under")
+        return Markup()
     try:
         import numpy as np
 
         with np.load(file, allow_pickle=False) as kept:
             found = {key: kept[key] for key in kept.files}
-        split, items = str(found["split"]), []
-        for i, image in enumerate(found["images"]):
-            source = base64.b64encode(png(image)).decode()
-            score, true_score = float(found["score"][i]), float(found["true_score"][i])
-            said, true = str(found["predicted"][i]), str(found["true"][i])
-            sure = f" ({_percent(score)})" if math.isfinite(score) else ""
-            left = f" ({_percent(true_score)})" if math.isfinite(true_score) else ""
-            words, item = f"{true} taken for {said}", without_home(str(found["item"][i]))
-            items.append(
-                element(
-                    "li",
-                    element("img", src=f"data:image/png;base64,{source}", alt=words,
-                            class_="small" if max(image.shape[:2]) < 40 else None),
-                    element("span", "taken for ", element("b", said), sure),
-                    element("span", f"is {true}{left}", class_="quiet"),
-                    element("span", item.rpartition("/")[2], class_="quiet", title=item),
-                )
-            )  # fmt: skip
+        items = [
+            {
+                "source": f"data:image/png;base64,{base64.b64encode(png(image)).decode()}",
+                "small": max(image.shape[:2]) < 40,
+                "said": str(found["predicted"][i]),
+                "sure": _probability(found["score"][i]),
+                "true": str(found["true"][i]),
+                "left": _probability(found["true_score"][i]),
+                "item": without_home(str(found["item"][i])),
+            }
+            for i, image in enumerate(found["images"])
+        ]
+        return tags.pictures(str(found["split"]), items) if items else Markup()
     except Exception as error:  # whatever a damaged archive raises
         run.notes.append(f"wrong_images.npz is damaged and was left out: {error}")
-        return Html("")
-    if not items:
-        return Html("")
-    return join(
-        element("h3", f"Most wrong on {split}"),
-        element("p", "Highest loss first: what was predicted and with what probability, what the"
-                     " label says and the probability it got.", class_="quiet"),
-        element("ul", *items, class_="pictures"),
-    )  # fmt: skip
+        return Markup()
 
 
-def _percent(share: float) -> str:
-    return percent(share, 0).replace(" ", "\u00a0")  # on one line
+def png(image: Any) -> bytes:
+    """A PNG file of a (H, W, 1 or 3) uint8 array, grey or RGB."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, "PNG")
+    return file.getvalue()
 
 
-def _per_class(run: Run) -> Html:
+def _probability(score: Any) -> str:
+    said = percent(float(score), 0).replace(" ", "\u00a0")  # on one line
+    return f" ({said})" if math.isfinite(score) else ""
+
+
+def _per_class(run: Run) -> Markup:
     lines = read_table(run.folder / PER_CLASS, run.notes)
     if not lines:
-        return Html("")
+        return Markup()
     names = [name for name in lines[0] if name not in ("split", "class")]
-    ranked = sorted(lines, key=lambda line: as_number(line.get("f1")) or 0.0)[:MOST_ROWS]
-    kept = lines if len(lines) <= MOST_ROWS else ranked
+    title, kept = f"Every class ({len(lines)} rows)", lines
+    if len(lines) > MOST_ROWS:
+        title = f"The {MOST_ROWS} worst classes"
+        kept = sorted(lines, key=lambda line: as_number(line.get("f1")) or 0.0)[:MOST_ROWS]
     heads = ["split", "class", *(Column(name.replace("_", " "), number=True) for name in names)]
     cells = [
         [line["split"], line["class"], *(_class_cell(name, line.get(name)) for name in names)]
         for line in kept
     ]
-    title = (
-        f"Every class ({len(lines)} rows)" if kept is lines else f"The {MOST_ROWS} worst classes"
-    )
-    return details(title, table(heads, cells))
+    return tags.details(title, table(heads, cells))
 
 
 def _class_cell(name: str, text: str | None) -> Cell:
     value = as_number(text)
-    if value is None:
-        return Cell("–")
     whole = name in ("images", "predicted", "found")
-    return Cell(number(int(value)) if whole else percent(value), value)
+    return Cell(number(value) if whole else percent(value), value)
 
 
 def confusion_figures(run: Run) -> dict[str, HeatMap]:
     """Confusion matrices by split, of so many classes as can be drawn."""
     return {
-        split: _confusion(split, names, true, counts)
-        for split, (names, true, counts) in confusions(run).items()
-        if len(names) <= MOST_CLASSES
+        split: _confusion(split, *found)
+        for split, found in _confusions(run).items()
+        if len(found[0]) <= MOST_CLASSES
     }
 
 
-def confusions(run: Run) -> dict[str, tuple[list[str], list[str], list[list[int]]]]:
+def _confusions(run: Run) -> dict[str, tuple[list[str], list[str], list[list[int]]]]:
     """By split: predicted classes, true classes, and counts of images (true, predicted)."""
     by_split: dict[str, list[dict[str, str]]] = {}
     for line in read_table(run.folder / CONFUSION, run.notes):
@@ -160,11 +149,8 @@ def confusions(run: Run) -> dict[str, tuple[list[str], list[str], list[list[int]
     return found
 
 
-def _confusion(
-    split: str, names: Sequence[str], true: Sequence[str], counts: Sequence[Sequence[int]]
-) -> HeatMap:
+def _confusion(split: str, names: list[str], true: list[str], counts: list[list[int]]) -> HeatMap:
     right = sum(row[i] for i, row in enumerate(counts) if i < len(row))
-    spoken = len(names) <= SPOKEN_CLASSES
     labels = [
         [f"{n} of {sum(row)} images of {t} called {p}" for p, n in zip(names, row, strict=True)]
         for t, row in zip(true, counts, strict=True)
@@ -172,6 +158,6 @@ def _confusion(
     return HeatMap(
         f"Confusion on {split}", true, names, counts,
         x_label="predicted", y_label="true", value_label="images", numbers=True, square=True,
-        labels=labels if spoken else (),
+        labels=labels if len(names) <= SPOKEN_CLASSES else (),
         note=f"{right:,} of {sum(map(sum, counts)):,} right, on the diagonal.",
     )  # fmt: skip

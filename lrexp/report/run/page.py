@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import REPORT
-from lrexp.judge.words import is_share
+from lrexp.judge.words import leak_effect_in_words
 from lrexp.plan.plan import Row
 from lrexp.report.html.charts import Bar, bar_chart, drawn
 from lrexp.report.html.page import (
     Cell,
     Column,
-    Html,
     Section,
-    badge,
-    details,
     element,
-    escaped,
-    facts,
-    grid,
-    head,
     join,
-    notes,
     number,
     page,
-    plus_minus,
     table,
+    tags,
     without_home,
 )
 from lrexp.report.run.figures import (
@@ -36,7 +30,6 @@ from lrexp.report.run.figures import (
     groups_in_words,
     groups_of,
     layer_figures,
-    layers_of,
     learning_figures,
     rate_map,
 )
@@ -45,9 +38,8 @@ from lrexp.report.run.origin import configuration, environment, log_end
 from lrexp.report.run.words import (
     as_rate,
     headline,
-    is_finite,
+    images_of,
     key_figures,
-    leak_remarks,
     metric_text,
     monitor_of,
     option_of_group,
@@ -76,111 +68,90 @@ def write_run_report(folder: Path) -> Path:
     Raises:
         OSError: when it cannot be written.
     """
-    run = read_run(folder)
     file = folder / REPORT
-    write_atomically(file, run_page(run))
+    write_atomically(file, run_page(read_run(folder)))
     return file
 
 
 def run_page(run: Run) -> str:
     """The whole report as HTML."""
     name = str(run.config.get("name") or run.summary.get("name") or run.folder.name)
-    policy = option_of_group(run, "lr_policy")
-    title = f"{name} · {policy}" if policy else name
-    sections = [
-        _section(run, title, build)
-        for title, build in (
-            ("Learning", _learning),
-            ("Rates and layers", _layers),
-            ("Plan", _plan),
-            ("Results", _results),
-            ("Mistakes", mistakes),
-            ("Epochs", _epochs),
-            ("Configuration", configuration),
-            ("Environment", environment),
-            ("Log", log_end),
-        )
-    ]
-    over = [badge(run.status), setting_words(run), run.folder.name]
+    title = " · ".join(filter(None, (name, option_of_group(run, "lr_policy"))))
+
+    def part(title: str, build: Callable[[Run], Any]) -> Any:
+        """A part of the page. What a damaged file makes impossible is left out and noted."""
+        try:
+            return build(run)
+        except Exception as error:  # files may hold anything: no part may cost the others
+            run.notes.append(f"{title}: left out, {type(error).__name__}: {error}")
+            return Markup()
+
+    parts = {
+        "Learning": _learning,
+        "Rates and layers": _layers,
+        "Plan": _plan,
+        "Results": _results,
+        "Mistakes": mistakes,
+        "Epochs": _epochs,
+        "Configuration": configuration,
+        "Environment": environment,
+        "Log": log_end,
+    }
+    sections = [Section(title, part(title, build)) for title, build in parts.items()]
     error = run.summary.get("error")
-    top = head(
-        [part for part in over if part],
-        title,
-        _section(run, "headline", _headline).body,
-        notes([without_home(str(error))] if error else [], "error"),
-        _section(run, "figures", _facts).body,
-        _section(run, "remarks", lambda run: notes(remarks(run), "warning")).body,
-        _section(run, "copies", lambda run: notes(leak_remarks(run))).body,
-        notes(run.notes, "warning"),
-    )
-    return page(title, top, sections, "run")
+    said = part("headline", headline).replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%")
+    above = [
+        tags.notes([without_home(str(error))] if error else [], "error"),
+        tags.facts(part("figures", key_figures)) if run.rows else "",
+        tags.notes(part("remarks", remarks), "warning"),
+        tags.notes(part("copies", _leak_remarks)),
+        tags.notes(run.notes, "warning"),
+    ]
+    over = [tags.badge(run.status), setting_words(run), run.folder.name]
+    return page(title, tags.head(over, title, said, above), sections, "run")
 
 
-def _section(run: Run, title: str, build: Callable[[Run], Html]) -> Section:
-    """One part of the page. What a damaged file makes impossible is left out and noted."""
-    try:
-        return Section(title, build(run))
-    except Exception as error:  # files may hold anything: no part may cost the others
-        run.notes.append(f"{title}: left out, {type(error).__name__}: {error}")
-        return Section(title, Html(""))
+def _leak_remarks(run: Run) -> list[str]:
+    """What images with a twin in the training set do to val accuracy."""
+    twins = leak_effect_in_words(run.summary)
+    return [f"Copies across splits: {twins}"] if twins else []
 
 
-def _headline(run: Run) -> Html:
-    kept = headline(run).replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%")  # on one line
-    return escaped(kept)
-
-
-def _facts(run: Run) -> Html:
-    return facts(key_figures(run)) if run.rows else Html("")
-
-
-def _learning(run: Run) -> Html:
+def _learning(run: Run) -> Markup:
     """Loss, gap, accuracy and overfitting over the epochs."""
     if not run.rows:
-        return notes(["No epoch was finished: there is nothing to draw."])
+        return tags.notes(["No epoch was finished: there is nothing to draw."])
     figures = learning_figures(run)
-    missing = None if "loss" in figures else notes([NO_LOSS])
-    return grid(missing, *map(drawn, figures.values()))
+    return tags.grid([tags.notes([] if "loss" in figures else [NO_LOSS]),
+                      *map(drawn, figures.values())])  # fmt: skip
 
 
-def _layers(run: Run) -> Html:
+def _layers(run: Run) -> Markup:
     """Rates, sizes of steps and drift by parameter group."""
-    figures, groups = layer_figures(run), groups_of(run)
-    if "rates" in figures and len(groups) > MOST_LINES and run.rows:
+    figures = layer_figures(run)
+    if "rates" in figures and len(groups_of(run)) > MOST_LINES and run.rows:
         figures["rates"] = rate_map(run)
-    if not figures:
-        return Html("")
-    layers = layers_of(run)
-    lead = groups_in_words({group: layers.get(group, []) for group in groups})
-    words = element("p", lead, class_="lead") if lead else None
-    return join(words, grid(*map(drawn, figures.values())))
+    lead = groups_in_words(run) if figures else ""
+    words = element("p", lead, "lead") if lead else ""
+    return join(words, tags.grid(list(map(drawn, figures.values()))))
 
 
-def _plan_words(run: Run) -> str:
-    base = settings_of(run, "optimizer").get("lr")
-    proof = run.summary.get("frozen_proof") or {}
-    frozen = proof.get("tensors")
-    same = (
-        f" {frozen} frozen tensors and buffers are bit-identical before and after training."
-        if frozen and proof.get("identical")
-        else ""
-    )
-    rate = f"Base rate {as_rate(base)}; a layer's rate is base × scale, before schedule and g(t)."
-    return rate + same
-
-
-def _plan(run: Run) -> Html:
+def _plan(run: Run) -> Markup:
     plan, base = run.plan.rows, settings_of(run, "optimizer").get("lr")
     if not plan or not isinstance(base, int | float):
-        return Html("")
+        return Markup()
+    lead = f"Base rate {as_rate(base)}; a layer's rate is base × scale, before schedule and g(t)."
+    proof = run.summary.get("frozen_proof") or {}
+    if proof.get("tensors") and proof.get("identical"):
+        frozen = f"{proof['tensors']} frozen tensors and buffers"
+        lead = f"{lead} {frozen} are bit-identical before and after training."
     layers: dict[tuple[int, str], list[Row]] = {}
     for row in plan:
         layers.setdefault((row.layer, row.layer_name), []).append(row)
     bars = [_bar(name, rows, base) for (_, name), rows in sorted(layers.items())]
-    lengths = [bar.value for bar in bars if bar.value]
     heading = (
-        "tensor", Column("shape"), "layer", "group", "weights", Column("scale", number=True),
-        Column("rate", number=True), Column("decay", number=True), Column("trains"),
+        "tensor", "shape", "layer", "group", "weights", Column("scale", number=True),
+        Column("rate", number=True), Column("decay", number=True), "trains",
         Column("g(t)", hint="the policy's own factor over time"),
     )  # fmt: skip
     cells = [
@@ -190,33 +161,35 @@ def _plan(run: Run) -> Html:
             Cell(row.layer_name, row.layer),
             row.group,
             f"{row.source}{', head' if row.head else ''}",
-            Cell("–" if row.frozen else "measured" if row.measured else number(row.lr_scale, 4),
-                 0.0 if row.frozen else row.lr_scale),
-            Cell("–" if row.frozen else as_rate(base * row.lr_scale),
-                 0.0 if row.frozen else base * row.lr_scale),
-            Cell("–" if row.frozen else number(row.weight_decay), row.weight_decay),
+            *_rate_cells(row, base),
             Cell(_span(row), float(row.trainable_from), mark="quiet" if row.frozen else ""),
             row.g or "1",
         ]
         for row in plan[:MOST_TENSORS]
-    ]  # fmt: skip
+    ]
     more = f" (the first {MOST_TENSORS}; plan.csv has all)" if len(plan) > MOST_TENSORS else ""
-    log = bool(lengths) and max(lengths) > 50 * min(lengths)
     return join(
-        element("p", _plan_words(run), class_="lead"),
-        bar_chart(
-            "Rate by layer, from the input to the head", bars, log=log,
-            note="Bar lengths are logarithmic." if log else "",
-        ),
-        details(f"All {len(plan)} tensors{more}", table(heading, cells, tall=True)),
-    )  # fmt: skip
+        element("p", lead, "lead"),
+        bar_chart("Rate by layer, from the input to the head", bars),
+        tags.details(f"All {len(plan)} tensors{more}", table(heading, cells, tall=True)),
+    )
+
+
+def _rate_cells(row: Row, base: float) -> list[Cell]:
+    """Scale, rate and weight decay."""
+    if row.frozen:
+        return [Cell("–", 0.0), Cell("–", 0.0), Cell("–", row.weight_decay)]
+    scale, rate = row.lr_scale, base * row.lr_scale
+    shown = "measured" if row.measured else number(scale, 4)
+    decay = Cell(number(row.weight_decay), row.weight_decay)
+    return [Cell(shown, scale), Cell(as_rate(rate), rate), decay]
 
 
 def _bar(name: str, rows: Sequence[Row], base: float) -> Bar:
     size = f"{sum(row.size for row in rows):,} parameters"
     trained = [row for row in rows if not row.frozen]
     if not trained:
-        return Bar(name, None, "frozen", size, hatched=True)
+        return Bar(name, None, "frozen", size)
     rates = sorted({base * row.lr_scale for row in trained})
     spans = sorted({_span(row) for row in trained})
     when = "" if spans == ["always"] else f" · trains {', '.join(spans)}"
@@ -237,58 +210,50 @@ def _span(row: Row) -> str:
     return f"in epoch {first}" if first == last else f"epochs {first} to {last}"
 
 
-def _results(run: Run) -> Html:
+def _results(run: Run) -> Markup:
     """Metrics by split at the best epoch, at the last, and on the test sets."""
-    best, last, test = run.summary["best"], run.summary["last"], run.summary["test"]
-    columns: list[tuple[str, dict[str, Any]]] = []
-    if best:
-        for split in ("train", "train_eval", "val"):
-            part = {k.partition("/")[2]: v for k, v in best.items() if k.startswith(f"{split}/")}
-            columns.append((f"{split.replace('_', '-')}, best epoch", part))
-    if last and last.get("epoch") != best.get("epoch"):
-        part = {k.partition("/")[2]: v for k, v in last.items() if k.startswith("val/")}
-        columns.append(("val, last epoch", part))
-    columns.append(("test", {k: v for k, v in test.items() if k != "eval_sets"}))
-    sets = test.get("eval_sets")
-    for name, found in (sets if isinstance(sets, dict) else {}).items():
-        columns.append((f"test/{name}", found if isinstance(found, dict) else {}))
-    columns = [(name, part) for name, part in columns if part]
-    metrics = list(dict.fromkeys(key for _, part in columns for key in part))
+    best, last, test = run.summary["best"], run.summary["last"], dict(run.summary["test"])
+    moments = [(split, best, "best") for split in ("train", "train_eval", "val")]
+    if last.get("epoch") != best.get("epoch"):
+        moments.append(("val", last, "last"))
+    columns = {
+        f"{split.replace('_', '-')}, {moment} epoch": {
+            key.removeprefix(f"{split}/"): value
+            for key, value in row.items()
+            if key.startswith(f"{split}/")
+        }
+        for split, row, moment in moments
+    }
+    sets = test.pop("eval_sets", {})
+    columns |= {"test": test} | {f"test/{name}": found for name, found in sets.items()}
+    columns = {name: part for name, part in columns.items() if part}
+    metrics = list(dict.fromkeys(key for part in columns.values() for key in part))
     if not metrics:
-        return Html("")
+        return Markup()
     if "images" in metrics:
-        metrics = [*(m for m in metrics if m != "images"), "images"]
-        sizes = run.summary["data"].get("images")
-        if isinstance(sizes, dict):
-            for name, part in columns:
-                split = name.partition(",")[0]
-                if "images" not in part and split in sizes:
-                    part["images"] = sizes[split]
-    heads = ["metric", *(Column(name, number=True) for name, _ in columns)]
+        metrics.sort(key="images".__eq__)  # last
+        for name, part in columns.items():
+            part.setdefault("images", images_of(run).get(name.partition(",")[0]))
+    heads = ["metric", *(Column(name, number=True) for name in columns)]
     cells = [
         [
             metric.replace("_", " "),
-            *(Cell(metric_text(metric, part.get(metric))) for _, part in columns),
+            *(Cell(metric_text(metric, part.get(metric))) for part in columns.values()),
         ]
         for metric in metrics
     ]
     return table(heads, cells, sortable=False, tall=True)
 
 
-def _epochs(run: Run) -> Html:
+def _epochs(run: Run) -> Markup:
     rows, best = run.rows, run.summary["best"].get("epoch")
     if not rows:
-        return Html("")
-    kept = rows
-    if len(rows) > MOST_ROWS:
-        every = -(-len(rows) // MOST_ROWS)
-        kept = [
-            r for i, r in enumerate(rows) if i % every == 0 or r["epoch"] == best or r is rows[-1]
-        ]
-    keys = list(dict.fromkeys(key for row in rows for key in row))
+        return Markup()
+    every = -(-len(rows) // MOST_ROWS)
+    kept = [r for i, r in enumerate(rows) if i % every == 0 or r["epoch"] == best or r is rows[-1]]
     shown = [
         key
-        for key in keys
+        for key in dict.fromkeys(key for row in rows for key in row)
         if key not in ("epoch", "step")
         and not key.endswith("_se")
         and key.split("/")[0] not in ("lr", "lr_scale", "drift", "update_ratio")
@@ -300,21 +265,16 @@ def _epochs(run: Run) -> Html:
     ]
     cells = [
         [
-            Cell(f"{row['epoch']} best" if row["epoch"] == best else row["epoch"], row["epoch"],
-                 mark="best" if row["epoch"] == best else ""),
-            *(_row_cell(key, row) for key in shown),
+            Cell(f"{row['epoch']} best", row["epoch"], mark="best")
+            if row["epoch"] == best
+            else Cell(row["epoch"], row["epoch"]),
+            *(
+                Cell(metric_text(key, row.get(key), row.get(f"{key}_se")), row.get(key))
+                for key in shown
+            ),
         ]
         for row in kept
-    ]  # fmt: skip
-    some = "" if kept is rows else f" ({len(kept)} of {len(rows)}; metrics.jsonl has all)"
+    ]
+    fewer = len(kept) < len(rows)
+    some = f" ({len(kept)} of {len(rows)}; metrics.jsonl has all)" if fewer else ""
     return table(heads, cells, caption=f"A row per epoch{some}")
-
-
-def _row_cell(key: str, row: Mapping[str, Any]) -> Cell:
-    value, se = row.get(key), row.get(f"{key}_se")
-    sort = float(value) if isinstance(value, int | float) else None
-    if value is None:
-        return Cell("–")
-    if se is not None and not is_share(key) and is_finite(value):
-        return Cell(plus_minus(value, se), sort)
-    return Cell(metric_text(key, value, se), sort)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lrexp.config.errors import UserError
-from lrexp.config.schema import MONITORS
 from lrexp.folder.layout import PREDICTIONS
-from lrexp.judge.words import gap_in_words, is_share, leak_effect_in_words, overfit_in_words
-from lrexp.report.html.page import duration, number, percent, plus_minus
+from lrexp.judge.words import (
+    best_is,
+    capital,
+    diverged_in_words,
+    gap_in_words,
+    is_share,
+    overfit_in_words,
+)
+from lrexp.report.html.page import duration, is_finite, number, plus_minus
 from lrexp.runs.predictions import read_predictions
 from lrexp.runs.run import Run
 
@@ -20,73 +24,56 @@ MOST_SCORES = 2_000_000  # numbers in predictions.parquet that are read for one 
 
 def headline(run: Run) -> str:
     """The run in a few sentences: the policy, its best, the gap, whether it overfits, the test."""
-    best, last, policy = run.summary["best"], run.summary["last"], option_of_group(run, "lr_policy")
+    best, test, policy = run.summary["best"], run.summary["test"], option_of_group(run, "lr_policy")
     if not run.summary.get("status"):
         return "summary.json cannot be read; this report shows what the other files hold."
     parts = [_ending(run)]
     if best:
-        monitor = monitor_of(run)
-        better = "lowest" if MONITORS.get(monitor) == "min" else "highest"
-        value = _metric(monitor, best.get(monitor), _monitor_se(run))
-        accuracy = best.get("val/accuracy")
-        also = "" if monitor == "val/accuracy" or accuracy is None else (
-            f" (val accuracy {_metric('val/accuracy', accuracy, _accuracy_se(run, accuracy))})"
-        )  # fmt: skip
-        with_policy = f"With lr_policy={policy}, " if policy else ""
-        what = (
-            f"{monitor} was {better} in epoch {best.get('epoch')}{_of_epochs(run)}: {value}{also}."
-        )
-        parts.append(with_policy + what if with_policy else what[0].upper() + what[1:])
+        monitor, when = monitor_of(run), f"in epoch {best.get('epoch')}{_of_epochs(run)}"
+        also = monitor != "val/accuracy" and "val/accuracy" in best
+        accuracy = f" (val accuracy {_val_accuracy(run)})" if also else ""
+        what = f"{monitor} was {best_is(monitor)} {when}: {_best_value(run)}{accuracy}."
+        parts.append(f"With lr_policy={policy}, {what}" if policy else capital(what))
         if {"gap/loss", "gap/loss_se"} <= best.keys():
             parts.append(f"The gap there is {gap_in_words(best)}.")
-        parts.append(_overfit_sentence(best, last))
-    test = run.summary["test"]
+        parts.append(_overfit_sentence(run))
     if "accuracy" in test:
-        accuracy = test["accuracy"]
         images = test.get("images")
-        se = None if _grouped(run) else _binomial_se(accuracy, images)
         on = f" on {images:,} images never used for any choice" if images else ""
-        parts.append(f"Test accuracy is {_metric('test/accuracy', accuracy, se)}{on}.")
+        parts.append(f"Test accuracy is {_test_accuracy(run)}{on}.")
     return " ".join(part for part in parts if part)
 
 
 def _ending(run: Run) -> str:
     """How the run ended, where that is not simply its end."""
-    done, status = len([row for row in run.rows if row["epoch"] > 0]), run.status
+    done = len([row for row in run.rows if row["epoch"] > 0])
     epochs = f"{done} epoch{'s' * (done != 1)}"
-    last = run.summary["last"].get("epoch", run.rows[-1]["epoch"] if run.rows else 0)
-    if status == "diverged":
-        return (
-            f"Diverged in epoch {last}: the loss is no longer a finite number; a lower optimizer.lr"
-            " or a scheduler.warmup usually helps."
-        )
-    if status == "failed":
-        return (
-            f"The run failed after {epochs}."
-            if done
-            else "The run failed before its first epoch ended."
-        )
-    if status == "interrupted":
-        held = "checkpoints/last.pt holds the state after the last of them" if done else ""
-        return f"Interrupted after {epochs}{'; ' * bool(held)}{held}."
-    if status == "running":
-        return f"The run goes on, or was killed: {epochs} so far."
-    if not done:
-        return "Nothing was trained: the network as it was built."
-    return ""
+    match run.status:
+        case "diverged":
+            reached = run.rows[-1]["epoch"] if run.rows else 0
+            return f"{capital(diverged_in_words(run.summary['last'].get('epoch', reached)))}."
+        case "failed":
+            return (
+                f"The run failed {f'after {epochs}' if done else 'before its first epoch ended'}."
+            )
+        case "interrupted":
+            held = "; checkpoints/last.pt holds the state after the last of them" if done else ""
+            return f"Interrupted after {epochs}{held}."
+        case "running":
+            return f"The run goes on, or was killed: {epochs} so far."
+    return "" if done else "Nothing was trained: the network as it was built."
 
 
-def _overfit_sentence(best: Mapping[str, Any], last: Mapping[str, Any]) -> str:
-    keys = {"overfit/loss", "overfit/loss_se", "overfit/accuracy", "overfit/accuracy_se"}
-    if not (keys <= last.keys() and "train_eval/loss" in last and "train_eval/loss" in best):
+def _overfit_sentence(run: Run) -> str:
+    best, last = run.summary["best"], run.summary["last"]
+    measured = "train_eval/loss" in best and "overfit/loss_se" in last
+    if not last.get("epoch") or not measured or not math.isfinite(last["overfit/loss"]):
         return ""
-    if not math.isfinite(last["overfit/loss"]) or not last.get("epoch"):
-        return ""
-    if words := overfit_in_words(dict(best), dict(last)):
-        return words[0].upper() + words[1:] + "."
-    rise, se = last["overfit/loss"], last["overfit/loss_se"]
+    if words := overfit_in_words(best, last):
+        return f"{capital(words)}."
     if last["epoch"] < 2:
         return ""
+    rise, se = last["overfit/loss"], last["overfit/loss_se"]
     if rise <= 0:
         return "Val loss was at its best in the last epoch: training on has not hurt."
     return (
@@ -100,17 +87,15 @@ def key_figures(run: Run) -> list[tuple[str, Any, Any]]:
     best, last, test = run.summary["best"], run.summary["last"], run.summary["test"]
     monitor, found = monitor_of(run), []
     if best:
-        value = _metric(monitor, best.get(monitor), _monitor_se(run))
-        found.append((f"Best {monitor}", value, f"epoch {best.get('epoch')}{_of_epochs(run)}"))
-        accuracy = best.get("val/accuracy")
-        if monitor != "val/accuracy" and accuracy is not None:
-            se = _accuracy_se(run, accuracy)
-            images = _images(run, "val")
-            found.append(("Val accuracy there", _metric("accuracy", accuracy, se), images))
+        when = f"epoch {best.get('epoch')}{_of_epochs(run)}"
+        found.append((f"Best {monitor}", _best_value(run), when))
+        if monitor != "val/accuracy" and "val/accuracy" in best:
+            count = images_of(run).get("val")
+            images = f"{count:,} images" if count else ""
+            found.append(("Val accuracy there", _val_accuracy(run), images))
     if "accuracy" in test:
-        se = None if _grouped(run) else _binomial_se(test["accuracy"], test.get("images"))
         images = f"{test['images']:,} images" if test.get("images") else ""
-        found.append(("Test accuracy", _metric("accuracy", test["accuracy"], se), images))
+        found.append(("Test accuracy", _test_accuracy(run), images))
     if is_finite(best.get("gap/loss")):
         gap = plus_minus(best["gap/loss"], best.get("gap/loss_se"))
         found.append(("Gap at the best epoch", gap, "val − train-eval loss"))
@@ -130,27 +115,16 @@ def key_figures(run: Run) -> list[tuple[str, Any, Any]]:
     return found
 
 
-def remarks(run: Run) -> list[Any]:
+def remarks(run: Run) -> list[str]:
     """Verdicts and what else one should know before believing the figures."""
-    said = []
-    for verdict in run.summary["verdicts"]:
-        if isinstance(verdict, dict) and verdict.get("kind") != "diverged":  # the headline says it
-            advice = verdict.get("advice")
-            line = f"{verdict.get('message')}{': ' * bool(advice)}{advice or ''}"
-            said.append(line[:1].upper() + line[1:])
-    proof = run.summary.get("frozen_proof") or {}
-    if proof.get("identical") is False:
+    said = [
+        capital(": ".join(filter(None, (str(verdict.get("message")), verdict.get("advice")))))
+        for verdict in run.summary["verdicts"]
+        if verdict.get("kind") != "diverged"  # the headline says it
+    ]
+    if (run.summary.get("frozen_proof") or {}).get("identical") is False:
         said.append("Frozen tensors changed while training: this should never happen.")
     return said
-
-
-def leak_remarks(run: Run) -> list[str]:
-    """What images with a twin in the training set do to val accuracy."""
-    try:
-        twins = leak_effect_in_words(run.summary)
-    except (KeyError, TypeError):  # written by another version
-        return []
-    return [f"Copies across splits: {twins}"] if twins else []
 
 
 def settings_of(run: Run, name: str) -> dict[str, Any]:
@@ -166,6 +140,12 @@ def option_of_group(run: Run, group: str) -> str:
 def monitor_of(run: Run) -> str:
     """The metric that decided the best epoch."""
     return str(settings_of(run, "trainer").get("monitor") or "val/loss")
+
+
+def images_of(run: Run) -> dict[str, int]:
+    """How many by split, where that is known."""
+    found = run.summary["data"].get("images")
+    return found if isinstance(found, dict) else {}
 
 
 def _of_epochs(run: Run) -> str:
@@ -190,79 +170,63 @@ def as_rate(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, int | float) else number(value)
 
 
-def _images(run: Run, split: str) -> str:
-    sizes = run.summary["data"].get("images")
-    count = sizes.get(split) if isinstance(sizes, dict) else None
-    return f"{count:,} images" if isinstance(count, int) else ""
+def _test_accuracy(run: Run) -> str:
+    test = run.summary["test"]
+    se = _accuracy_se(run, test["accuracy"], test.get("images"))
+    return plus_minus(test["accuracy"], se, share=True)
 
 
-def _binomial_se(share: Any, images: Any) -> float | None:
-    """√(p(1−p)/n): the standard error of a share of n images."""
-    if not isinstance(share, int | float) or not isinstance(images, int) or not images:
+def _val_accuracy(run: Run) -> str:
+    accuracy = run.summary["best"]["val/accuracy"]
+    se = _accuracy_se(run, accuracy, images_of(run).get("val"))
+    return plus_minus(accuracy, se, share=True)
+
+
+def _accuracy_se(run: Run, share: Any, images: int | None) -> float | None:
+    """√(p(1−p)/n) of a share of n images; None where it is not known, or it is 0.
+
+    Images of one group are alike: an error that takes them for independent is too small.
+    """
+    if not images or not is_finite(share) or settings_of(run, "data").get("group_by"):
         return None
-    return math.sqrt(share * (1 - share) / images) if 0 <= share <= 1 else None
+    return math.sqrt(share * (1 - share) / images) or None
 
 
-def _grouped(run: Run) -> bool:
-    """Images of one group are alike: errors that take them for independent are too small."""
-    return bool(settings_of(run, "data").get("group_by"))
-
-
-def _accuracy_se(run: Run, accuracy: Any) -> float | None:
-    sizes = run.summary["data"].get("images")
-    images = sizes.get("val") if isinstance(sizes, dict) else None
-    return None if _grouped(run) else _binomial_se(accuracy, images)
-
-
-def _monitor_se(run: Run) -> float | None:
-    """The standard error of the monitor at the best epoch, where the files tell."""
+def _best_value(run: Run) -> str:
+    """The monitor at the best epoch, with its standard error where the files tell."""
     monitor, best = monitor_of(run), run.summary["best"]
     if monitor == "val/accuracy":
-        return _accuracy_se(run, best.get(monitor))
-    if monitor in ("gap/loss", "gap/accuracy", "overfit/loss", "overfit/accuracy"):
-        return best.get(f"{monitor}_se")
-    if monitor == "val/loss" and not _grouped(run):
-        return _val_loss_se(run.folder, best.get(monitor))
-    return None
+        return _val_accuracy(run)
+    se = best.get(f"{monitor}_se")
+    if monitor == "val/loss" and not settings_of(run, "data").get("group_by"):
+        se = _val_loss_se(run, best.get(monitor))
+    return plus_minus(best.get(monitor), se or None, share=is_share(monitor))
 
 
-def _val_loss_se(folder: Path, loss: Any) -> float | None:
+def _val_loss_se(run: Run, loss: Any) -> float | None:
     """s/√n of the per-image losses of the best weights; None where the files cannot tell, or their
     mean is not the loss that was recorded."""
     try:
-        found = read_predictions(folder / PREDICTIONS, "val", MOST_SCORES)
+        found = read_predictions(run.folder / PREDICTIONS, "val", MOST_SCORES)
     except UserError:  # a damaged or foreign file: the error is not known
         return None
     if found is None or found.labels.ndim != 1 or len(found.losses) < 2:  # several labels per image
         return None
-    losses, known = found.losses, isinstance(loss, float)
-    if not known or abs(losses.mean() - loss) > 1e-3 * max(1, loss):
+    losses = found.losses
+    if not isinstance(loss, float) or abs(losses.mean() - loss) > 1e-3 * max(1, loss):
         return None
     return float(losses.std(ddof=1) / math.sqrt(len(losses)))
 
 
-def _metric(name: str, value: Any, se: float | None) -> str:
-    """A metric with its error where that is known: `0.172 ± 0.037`, `95.0 ± 1.2 %`."""
-    if is_share(name):
-        if se and isinstance(value, int | float) and math.isfinite(value):
-            return f"{100 * value:.1f} ± {100 * se:.1f} %"
-        return percent(value)
-    return plus_minus(value, se) if se else number(value)
-
-
 def metric_text(name: str, value: Any, se: float | None = None) -> str:
-    if name.startswith(("overfit/accuracy", "gap/accuracy")):
-        return _metric(name, value, se).replace(" %", " points")
-    if isinstance(value, float) and math.isnan(value):
-        return "NaN"  # measured, unlike what is missing
+    """As a table has it; what was measured and is no number is NaN, unlike what is missing."""
+    points = name.startswith(("overfit/accuracy", "gap/accuracy"))
+    if isinstance(value, float) and math.isnan(value) and not points:
+        return "NaN"
     if name == "images":
         return number(value)
-    return _metric(name, value, se) if is_share(name) else number(value, 4)
-
-
-def is_finite(value: Any) -> bool:
-    """Whether something is a number that can be drawn."""
-    return isinstance(value, int | float) and math.isfinite(value)
+    text = plus_minus(value, se or None, 4 if se is None else 3, is_share(name))
+    return text.replace(" %", " points") if points else text
 
 
 def as_number(text: Any) -> float | None:

@@ -6,48 +6,43 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from lrexp.judge.crossed import CrossTable, cross_tables
+from markupsafe import Markup
+
 from lrexp.judge.ranking import (
     Configuration,
-    Line,
+    CrossTable,
     compared_by,
     configurations,
-    finished,
+    cross_tables,
     has_rate_axis,
     limits,
     lines,
 )
-from lrexp.judge.words import is_share
-from lrexp.report.figure import Axis, Chart, Figure, HeatMap, Series
+from lrexp.judge.words import best_is, is_share
+from lrexp.report.figure import COLOURS, Axis, Chart, Figure, HeatMap, Series, evenly
+from lrexp.report.html.page import tags
 from lrexp.report.plots import PAGE, write_plots
-from lrexp.report.sweep.dots import href_of
 from lrexp.report.sweep.words import (
     counted,
+    href_of,
     mean_label,
     plural,
     point_label,
     value_text,
+    worth_text,
 )
-from lrexp.runs.sweep import (
-    DIVERGED,
-    FINISHED,
-    GAP,
-    RATE,
-    Sweep,
-    SweepPoint,
-    read_sweep,
-)
+from lrexp.runs.sweep import DIVERGED, FINISHED, GAP, RATE, Sweep, SweepPoint, read_sweep
 
 MOST_SHOWN = 8  # groups drawn from the start; the others wait in the legend
 MOST_CURVES = 36  # of one small chart
 ALL_CURVES = 480  # of all of them
 MOST_CHARTS = 24  # small ones
 MOST_EPOCHS = 60  # of one curve in a small chart
+MOST_ROWS = 60  # of dots
 MOST_GROUPS = 8  # on paper: lines that can be told apart
 SHAPES = {"cross": "diverged", "arrow": "beyond the axis"}
-T = TypeVar("T")
 
 
 def write_sweep_plots(folder: Path) -> list[Path]:
@@ -89,120 +84,107 @@ def rates_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
 
 def rate_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> dict[str, Chart]:
     """`monitor` and `gap` over the rate: means as lines, seeds as dots, the best ringed."""
-    drawn = lines(ranked)
-    shown = list(dict.fromkeys(line.group for line in drawn))
-    late = set(shown[MOST_SHOWN:])
     rates = sorted({one.rate for one in ranked if one.rate is not None})
-    note = ""
-    if late:
-        note = f"The best {MOST_SHOWN} are drawn; a click on another name draws that one too."
     unplaced = sum(one.rate is None for one in ranked)
-    if unplaced:
-        note = f"{note} {unplaced} configurations have no rate to stand at.".strip()
-    made = {}
-    for key, name in ((sweep.monitor, f"best {sweep.monitor}"), (GAP, "gap at the best epoch")):
-        if key == GAP and sweep.monitor == GAP:
-            continue
-        values = [p.best[key] for one in ranked for p in finished(one, key)]
+    notes = [
+        f"The best {MOST_SHOWN} are drawn; a click on another name draws that one too."
+        if len({one.group for one in ranked}) > MOST_SHOWN
+        else "",
+        f"{unplaced} configurations have no rate to stand at." if unplaced else "",
+    ]
+    gap_note = (
+        "gap = val/loss − train_eval/loss on the same weights: what does not carry over to new"
+        f" images. Rings are the best by {sweep.monitor}."
+    )
+    titles, made = {sweep.monitor: f"best {sweep.monitor}"}, {}
+    titles.setdefault(GAP, "gap at the best epoch")
+    for key, name in titles.items():
+        values = [p.best[key] for one in ranked for p in one.finished(key)]
         if not values:
             continue
         low, high, log = limits(key, values)
-        clipped = low > min(values) or high < max(values)
-        room = 0.06 * (high - low)
-        if not clipped:
-            between = None
-        elif log:
-            between = (low * (low / high) ** 0.06, high * (high / low) ** 0.06)
-        else:
+        is_monitor, share, between = key == sweep.monitor, is_share(key), None
+        if low > min(values) or high < max(values):  # some go to the edge
+            room = 0.06 * (high - low)
             between = (max(low - room, 0.9 * low) if low > 0 else low - room, high + room)
-        is_monitor = key == sweep.monitor
-        said = note if is_monitor else _gap_note(sweep)
+            if log:
+                between = (low * (low / high) ** 0.06, high * (high / low) ** 0.06)
         made["monitor" if is_monitor else "gap"] = Chart(
             f"Learning rate against {name}",
-            _rate_series(sweep, drawn, shown, late, key, (low, high)),
+            _rate_series(sweep, ranked, key, (low, high)),
             Axis("learning rate", log=True, ticks=rates if len(rates) <= 14 else ()),
             Axis(
                 key,
                 log=log,
-                percent=is_share(key),
+                percent=share,
                 zero=key == GAP,
-                button=min(values) > 0 and is_monitor and not is_share(key),
+                button=min(values) > 0 and is_monitor and not share,
                 range=between,
             ),
             hover="nearest",
             height=420 if is_monitor else 280,
             shapes=SHAPES,
-            note=said,
+            note=" ".join(filter(None, notes)) if is_monitor else gap_note,
         )
     return made
 
 
-def _gap_note(sweep: Sweep) -> str:
-    return (
-        "gap = val/loss − train_eval/loss on the same weights: what does not carry over to new"
-        f" images. Rings are the best by {sweep.monitor}."
-    )
-
-
 def _rate_series(
-    sweep: Sweep,
-    drawn: Sequence[Line],
-    shown: Sequence[str],
-    late: set[str],
-    key: str,
-    between: tuple[float, float],
+    sweep: Sweep, ranked: Sequence[Configuration], key: str, between: tuple[float, float]
 ) -> list[Series]:
     """Mean lines, seeds as dots, what went over the edge, and a ring at the best of each group."""
-    share = is_share(key)
     worst = "bottom" if sweep.sign == -1 and key == sweep.monitor else "top"
-    visible = [name for name in shown if name not in late]
+    drawn = lines(ranked)
+    shown = list(dict.fromkeys(group for group, _ in drawn))
     made: list[Series] = []
     rings: list[Series] = []
-    for place, line in enumerate(drawn):
-        leads = all(line.group != other.group for other in drawn[:place])
+    last = None
+    for (group, _), some in drawn.items():
+        place, leads, last = shown.index(group), group != last, group
+        late = place >= MOST_SHOWN
         style = {
-            "name": line.group,
-            "colour": shown.index(line.group),
-            "marker": shown.index(line.group),
-            "hidden": line.group in late,
+            "name": group,
+            "colour": place,
+            "marker": place,
+            "hidden": late,
             "faint": not leads,  # other settings of the same group
-            "shift": visible.index(line.group) - (len(visible) - 1) / 2
-            if line.group in visible
-            else 0.0,
+            "shift": 0.0 if late else place - (min(len(shown), MOST_SHOWN) - 1) / 2,
         }
-        placed = [(c.rate, c) for c in line.configurations if c.rate is not None]
+        placed = [(c.rate, c) for c in some if c.rate is not None]
         known = [(rate, c) for rate, c in placed if c.over_seeds(key).n]
-        made += _mean_lines(known, key, share, style)
+        made += _mean_lines(known, key, style)
         made += _seed_dots(placed, key, between, worst, style)
-        if leads and known and line.group not in late:
+        if leads and known and not late:
             rate, best = min(known, key=lambda pair: pair[1].rank)
             mean = best.over_seeds(key).mean
-            named = best.rank == 1 and key != GAP
-            texts = [f"{best.group} {value_text(mean, share)}"] if named else []
+            named = best.rank == 1 and key == sweep.monitor
+            texts = [f"{best.group} {value_text(mean, is_share(key))}"] if named else []
             ring: dict[str, Any] = {"kind": "dots", "shape": "ring", "quiet": True, "texts": texts}
             rings.append(Series(x=[rate], y=[mean], **ring, **style))
     return [*made, *rings]
 
 
 def _mean_lines(
-    known: Sequence[tuple[float, Configuration]], key: str, share: bool, style: dict[str, Any]
+    known: Sequence[tuple[float, Configuration]], key: str, style: dict[str, Any]
 ) -> list[Series]:
     """Means by rate: a solid line through those of all seeds, dashed to those of some."""
-    rates = [rate for rate, _ in known]
-    means = [c.over_seeds(key).mean for _, c in known]
-    labels = [mean_label(c, c.over_seeds(key), share) for _, c in known]
-    if all(c.over_seeds(key).n == 1 for _, c in known):  # the dots say it all
+    spreads = [c.over_seeds(key) for _, c in known]
+    labels = [mean_label(c, s, is_share(key)) for (_, c), s in zip(known, spreads, strict=True)]
+    if all(spread.n == 1 for spread in spreads):  # the dots say it all
         labels, style = [], style | {"quiet": True}
     whole = [c.whole for _, c in known]
-    solid = [mean if all_of_it else None for mean, all_of_it in zip(means, whole, strict=True)]
     beside = [not all(whole[max(0, i - 1) : i + 2]) for i in range(len(known))]
-    dashed = [mean if partly else None for mean, partly in zip(means, beside, strict=True)]
-    made = []
-    if any(whole):
-        made.append(Series(x=rates, y=solid, labels=labels, dash=0, **style))
-    if any(beside):
-        made.append(Series(x=rates, y=dashed, labels=labels, dash=1, **style))
-    return made
+    return [
+        Series(
+            x=[rate for rate, _ in known],
+            y=[s.mean if there else None for s, there in zip(spreads, chosen, strict=True)],
+            labels=labels,
+            dash=dash,
+            **style,
+        )
+        for dash, chosen in enumerate((whole, beside))
+        if any(chosen)
+    ]
 
 
 def _seed_dots(
@@ -214,21 +196,21 @@ def _seed_dots(
 ) -> list[Series]:
     """Every seed: in its place, as an arrow beyond the axis, or as a cross where it diverged."""
     low, high = between
-    found = [(rate, c, p) for rate, c in placed for p in finished(c, key)]
-    diverged = [(rate, c, p) for rate, c in placed for p in c.points if p.status == DIVERGED]
+    found = [(rate, c, p, p.best[key]) for rate, c in placed for p in c.finished(key)]
+    diverged = [(r, c, p, None) for r, c in placed for p in c.points if p.status == DIVERGED]
     sets: list[tuple[list[Any], dict[str, Any]]] = [
-        ([one for one in found if low <= one[2].best[key] <= high], {}),
-        ([one for one in found if one[2].best[key] > high], {"edge": "top", "shape": "arrow"}),
-        ([one for one in found if one[2].best[key] < low], {"edge": "bottom", "shape": "arrow"}),
+        ([one for one in found if low <= one[3] <= high], {}),
+        ([one for one in found if one[3] > high], {"edge": "top", "shape": "arrow"}),
+        ([one for one in found if one[3] < low], {"edge": "bottom", "shape": "arrow"}),
         (diverged, {"edge": worst, "shape": "cross"}),
     ]
     return [
         Series(
-            x=[rate for rate, _, _ in some],
-            y=[p.best.get(key) if p.status == FINISHED else None for _, _, p in some],
+            x=[rate for rate, *_ in some],
+            y=[value for *_, value in some],
             kind="dots",
-            labels=[point_label(c, p) for _, c, p in some],
-            links=[href_of(p) or "" for _, _, p in some],
+            labels=[point_label(c, p) for _, c, p, _ in some],
+            links=[href_of(p) or "" for _, _, p, _ in some],
             **how,
             **style,
         )
@@ -238,8 +220,8 @@ def _seed_dots(
 
 
 def heat_lead(sweep: Sweep) -> str:
-    lowest = "lowest" if sweep.sign == 1 else "highest"
-    return f"Mean of the best {sweep.monitor} over seeds; the strongest colour is the {lowest}."
+    strongest = best_is(sweep.monitor)
+    return f"Mean of the best {sweep.monitor} over seeds; the strongest colour is the {strongest}."
 
 
 def heat_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> list[HeatMap]:
@@ -248,41 +230,41 @@ def heat_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> list[HeatMap]
     values = [c.worth.mean for t in tables for row in t.cells for c in row if c and c.worth.n]
     if not values:
         return []
-    share, bounds = is_share(sweep.monitor), (min(values), max(values))
-    log = not share and 0 < 10 * bounds[0] < bounds[1]
-    return [_heat_figure(sweep, one, bounds, log, share) for one in tables]
+    return [_heat_figure(sweep, one, (min(values), max(values))) for one in tables]
 
 
-def _heat_figure(
-    sweep: Sweep, one: CrossTable, bounds: tuple[float, float], log: bool, share: bool
-) -> HeatMap:
+def _heat_figure(sweep: Sweep, one: CrossTable, bounds: tuple[float, float]) -> HeatMap:
+    share = is_share(sweep.monitor)
+
     def label(cell: Configuration | None) -> str:
         if cell is None:
             return "not tried"
-        known = cell.worth.n > 0
-        return (
-            mean_label(cell, cell.worth, share) if known else f"{cell.name}: {counted(cell.counts)}"
-        )
+        if not cell.worth.n:
+            return f"{cell.name}: {counted(cell.counts)}"
+        return mean_label(cell, cell.worth, share)
 
-    rows = list(reversed(one.cells))
-    said = "Hatched: no point finished or none was tried."
-    hatched = any(not (c and c.worth.n) for row in rows for c in row)
-    several = "Each cell is the best of those that share its two settings." if one.several else ""
+    rows = one.cells[::-1]
+    values = [[c.worth.mean if c and c.worth.n else None for c in row] for row in rows]
+    hatched = any(None in row for row in values)
+    notes = [
+        "Hatched: no point finished or none was tried." if hatched else "",
+        "Each cell is the best of those that share its two settings." if one.several else "",
+    ]
     return HeatMap(
         one.group,
-        [f"{y:.3g}" for y in reversed(one.ys)],
+        [f"{y:.3g}" for y in one.ys[::-1]],
         [f"{x:.3g}" for x in one.xs],
-        [[c.worth.mean if c and c.worth.n else None for c in row] for row in rows],
+        values,
         x_label=_axis_name(one.x_key),
         y_label=_axis_name(one.y_key),
         value_label=sweep.monitor,
-        log=log,
+        log=not share and 0 < 10 * bounds[0] < bounds[1],
         percent=share,
         numbers=True,
         reverse=sweep.sign == 1,
         between=bounds,
         labels=[[label(c) for c in row] for row in rows],
-        note=" ".join(filter(None, [said if hatched else "", several])),
+        note=" ".join(filter(None, notes)),
     )
 
 
@@ -321,25 +303,18 @@ def curve_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> list[Chart]:
     names = list(by_group)
     drawn = {name: pairs for name, pairs in by_group.items() if pairs}
     most = _most_curves(len(drawn))
-    kept = {name: _evenly(drawn[name], most) for name in list(drawn)[:MOST_CHARTS]}
-    values = [
-        row[sweep.monitor]
-        for pairs in kept.values()
-        for _, p in pairs
-        for row in p.rows
-        if math.isfinite(row.get(sweep.monitor, math.nan))
-    ]
+    kept = {name: evenly(drawn[name], most) for name in list(drawn)[:MOST_CHARTS]}
+    rows = [row for pairs in kept.values() for _, p in pairs for row in p.rows]
+    values = [value for row in rows if math.isfinite(value := row.get(sweep.monitor, math.nan))]
     if not values:
         return []
-    share = is_share(sweep.monitor)
     low, high, log = limits(sweep.monitor, values)
     if log:  # what blows up before it diverges would flatten all others
-        high = min(high, 100 * low)
-        bounds = (low / 1.15, high * 1.15)
+        bounds = (low / 1.15, min(high, 100 * low) * 1.15)
     else:
         room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
         bounds = (low - room, high + room)
-    last = max(p.rows[-1]["epoch"] for pairs in kept.values() for _, p in pairs)
+    last = max(row["epoch"] for row in rows)
     room = 0.5 if last < 10 else 0.0
     return [
         Chart(
@@ -349,7 +324,7 @@ def curve_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> list[Chart]:
                 for one, p in reversed(pairs)
             ],
             Axis("epoch", range=(room, last + room)),
-            Axis(sweep.monitor, log=log, percent=share, range=bounds),
+            Axis(sweep.monitor, log=log, percent=is_share(sweep.monitor), range=bounds),
             hover="nearest",
             height=150 if len(kept) > 1 else 260,
             legend=False,
@@ -360,12 +335,11 @@ def curve_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> list[Chart]:
 
 
 def _curve(monitor: str, one: Configuration, point: SweepPoint, style: int, best: bool) -> Series:
-    rows = _evenly(point.rows, MOST_EPOCHS)
+    rows = evenly(point.rows, MOST_EPOCHS)
     seed = f" seed={point.seed}" if len(one.points) > 1 else ""
     status = "" if point.status == FINISHED else f" ({point.status})"
-    name = f"{one.name}{seed}{status}"
     return Series(
-        name=name,
+        name=f"{one.name}{seed}{status}",
         x=[row["epoch"] for row in rows],
         y=[row.get(monitor, math.nan) for row in rows],
         colour=style,
@@ -374,8 +348,40 @@ def _curve(monitor: str, one: Configuration, point: SweepPoint, style: int, best
     )
 
 
-def _evenly(items: Sequence[T], most: int) -> Sequence[T]:
-    """All items, or of too many evenly spaced ones with the first and the last."""
-    if len(items) <= most:
-        return items
-    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+def dots_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
+    if len(ranked) == 1:
+        return f"The best {sweep.monitor} of every seed; the bar is their mean."
+    left = len(ranked) - MOST_ROWS
+    more = f" The best {MOST_ROWS} are drawn, {left} more stand in the leaderboard."
+    said = f"The best {sweep.monitor} of every configuration: dots are seeds, bars means."
+    return said + more * (left > 0)
+
+
+def dot_rows(sweep: Sweep, ranked: Sequence[Configuration]) -> Markup:
+    """A row per configuration with its seeds as dots on one common axis; needs no script."""
+    monitor, drawn = sweep.monitor, ranked[:MOST_ROWS]
+    values = [p.best[monitor] for one in drawn for p in one.finished(monitor)]
+    if not values:
+        return Markup()
+    low, high = min(values), max(values)
+    room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
+    share = is_share(monitor)
+    names = list(dict.fromkeys(one.group for one in ranked))
+
+    def at(value: float) -> str:
+        return f"{100 * (value - low + room) / (high - low + 2 * room):.2f}%"
+
+    rows = []
+    for one in drawn:
+        places = [
+            (at(value), href_of(p), f"{point_label(one, p)}: {value_text(value, share, 4)}")
+            for p in one.finished(monitor)
+            for value in [p.best[monitor]]
+        ]
+        if one.worth.n > 1:  # the mean, which leads nowhere
+            places.insert(0, (at(one.worth.mean), None, mean_label(one, one.worth, share)))
+        colour = names.index(one.group) % len(COLOURS)
+        remark = "" if one.whole else counted(one.counts)
+        rows.append((one.name, remark, colour, places, worth_text(sweep, one.worth)))
+    ends = [value_text(low, share), value_text(high, share)]
+    return tags.lanes(f"{monitor} at the best epoch", rows, ends)

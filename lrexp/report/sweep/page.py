@@ -9,6 +9,9 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
 
 from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import REPORT
@@ -21,59 +24,48 @@ from lrexp.judge.ranking import (
     groups,
     has_rate_axis,
 )
-from lrexp.judge.words import in_short, is_share, value_in_short
-from lrexp.report.figure import Figure
+from lrexp.judge.words import best_is, in_short, is_share, value_in_short
 from lrexp.report.html.charts import drawn
 from lrexp.report.html.page import (
     Cell,
     Column,
-    Html,
     Section,
-    badge,
     duration,
     element,
-    facts,
-    grid,
-    head,
     join,
-    notes,
     number,
     page,
-    percent,
     plus_minus,
-    table,
+    table_of,
+    tags,
     without_home,
 )
-from lrexp.report.sweep.dots import dot_rows, dots_lead, href_of
 from lrexp.report.sweep.figures import (
     curve_figures,
     curves_lead,
+    dot_rows,
+    dots_lead,
     heat_figures,
     heat_lead,
     rate_figures,
     rates_lead,
 )
-from lrexp.report.sweep.origin import origin, points_have, unfinished, wrapped
-from lrexp.report.sweep.words import (
-    accuracy_text,
-    counted,
-    headline,
-    plural,
-    status_words,
-    value_text,
-    worth_text,
-)
+from lrexp.report.sweep.origin import origin, points_have, unfinished
+from lrexp.report.sweep.words import counted, headline, link_to, plural, value_text, worth_text
 from lrexp.runs.sweep import (
     DAMAGED,
     DIVERGED,
+    FAILED,
     FINISHED,
     RATE,
     STATUSES,
     Sweep,
-    SweepPoint,
     read_sweep,
     swept_keys,
 )
+
+TEST = Column("test", number=True, hint="accuracy; nothing is chosen by it")
+SEEDS = Column("seeds", number=True, hint="that finished")
 
 
 def write_sweep_report(folder: Path) -> Path:
@@ -93,135 +85,130 @@ def sweep_page(sweep: Sweep) -> str:
     word, _ = compared_by(sweep)
     found = groups(ranked)
     title, sentences = headline(sweep, ranked)
-    top = head(
-        [f"sweep {sweep.folder.name}", _status_badges(sweep)],
+    counts = Counter(point.status for point in sweep.tried)
+    all_alike = [tags.badge(s) for s in STATUSES if counts[s] == len(sweep.tried)]
+    notes = list(sweep.notes)
+    if damaged := counts[DAMAGED]:
+        have = points_have(damaged)
+        notes.append(f"{have} damaged files and no part in any figure: see Not finished")
+    top = tags.head(
+        [f"sweep {sweep.folder.name}", join(*all_alike)],
         title.replace(" ± ", "\u00a0±\u00a0"),
         " ".join(sentences),
-        _figures(sweep, ranked, found, word),
-        notes([*sweep.notes, *_warnings(sweep)], "warning"),
+        [_figures(sweep, ranked, found, word, counts), tags.notes(notes, "warning")],
     )
     rates = rate_figures(sweep, ranked) if has_rate_axis(ranked) else {}
-    settings, curves = heat_figures(sweep, ranked), curve_figures(sweep, ranked)
+    settings, curves = (list(map(drawn, f(sweep, ranked))) for f in (heat_figures, curve_figures))
+    by = "Policies" if word == "policy" else f"By {word}"
     sections = [
         Section("Rates", join(*map(drawn, rates.values())), rates_lead(sweep, ranked))
         if rates
         else Section("Results", dot_rows(sweep, ranked), dots_lead(sweep, ranked)),
-        Section(_title(word), _group_table(sweep, found, word), _groups_lead(sweep, found, word)),
+        Section(by, _group_table(sweep, found, word), _groups_lead(found, word)),
         Section("Leaderboard", _leaderboard(sweep, ranked), _board_lead(sweep, ranked)),
-        Section("Two settings", _side_by_side(settings, 380), heat_lead(sweep)),
-        Section("Curves", _side_by_side(curves, 270), curves_lead(sweep, ranked)),
+        Section("Two settings", tags.grid(settings, 380), heat_lead(sweep)),
+        Section("Curves", tags.grid(curves, 270), curves_lead(sweep, ranked)),
         Section("Not finished" if sweep.unfinished else "Equal points", unfinished(sweep)),
         Section("How it was made", origin(sweep)),
     ]
     return without_home(page(f"{title} · {sweep.folder.name}", top, sections, "sweep"))
 
 
-def _side_by_side(figures: Sequence[Figure], narrowest: int) -> Html:
-    return grid(*map(drawn, figures), narrowest=narrowest) if figures else Html("")
-
-
-def _title(word: str) -> str:
-    return {"policy": "Policies"}.get(word, f"By {word}")
-
-
-def _status_badges(sweep: Sweep) -> Html:
-    counts = Counter(point.status for point in sweep.tried)
-    shown = [badge(f"{status}") for status in STATUSES if counts[status] == len(sweep.tried)]
-    return join(*shown)
-
-
 def _figures(
-    sweep: Sweep, ranked: Sequence[Configuration], found: Sequence[Group], word: str
-) -> Html | None:
+    sweep: Sweep,
+    ranked: Sequence[Configuration],
+    found: Sequence[Group],
+    word: str,
+    counts: Counter[str],
+) -> Markup:
     if not ranked:
-        return None
-    counts = Counter(point.status for point in sweep.tried)
-    others = [f"{counts[s]} {status_words(s)}" for s in STATUSES[1:] if counts[s]]
+        return Markup()
     equal = len(sweep.points) - len(sweep.tried)
-    if equal:
-        others.append(f"{equal} equal to others")
-    seeds = {point.seed for point in sweep.tried} - {None}
-    lowest = "lowest" if sweep.sign == 1 else "highest"
+    others = [counted(counts), f"{equal} equal to others" if equal else ""]
+    said = ", ".join(filter(None, others)) or "all finished"
+    seeds = len({point.seed for point in sweep.tried} - {None})
     took = sum(p.took_s for p in sweep.tried if math.isfinite(p.took_s))
     items = [
-        ("points", f"{counts[FINISHED]} / {len(sweep.tried)}", ", ".join(others) or "all finished"),
-        ("configurations", str(len(ranked)), plural(len(found), word)),
-        ("seeds", str(len(seeds) or "–"), "tries of one configuration" if len(seeds) > 1 else ""),
-        ("decided by", sweep.monitor, f"{lowest} is best"),
+        ("points", f"{counts[FINISHED]} / {len(sweep.tried)}", said),
+        ("configurations", len(ranked), plural(len(found), word)),
+        ("seeds", seeds or "–", "tries of one configuration" if seeds > 1 else ""),
+        ("decided by", sweep.monitor, f"{best_is(sweep.monitor)} is best"),
         ("took", duration(took), "summed over the points"),
     ]
-    return facts(items)
+    return tags.facts(items)
 
 
-def _warnings(sweep: Sweep) -> list[str]:
-    damaged = [p for p in sweep.tried if p.status == DAMAGED]
-    if not damaged:
-        return []
-    said = "damaged files and no part in any figure: see Not finished"
-    return [f"{points_have(len(damaged))} {said}"]
+def _groups_lead(found: Sequence[Group], word: str) -> str:
+    flattered = (
+        " It was picked among its tries by the same images that it is judged by, which flatters"
+        " whoever had more tries."
+    )
+    lead = f"Every {word} at its best configuration, mean ± standard deviation over seeds."
+    return lead + flattered * any(group.tries > 1 for group in found)
 
 
-def _groups_lead(sweep: Sweep, found: Sequence[Group], word: str) -> str:
+def _group_table(sweep: Sweep, found: Sequence[Group], word: str) -> Markup:
     if not found:
-        return ""
-    parts = [f"Every {word} at its best configuration, mean ± standard deviation over seeds."]
-    if any(group.tries > 1 for group in found):
-        parts.append(
-            "It was picked among its tries by the same images that it is judged by, which flatters "
-            "whoever had more tries."
-        )
-    return " ".join(parts)
-
-
-def _group_table(sweep: Sweep, found: Sequence[Group], word: str) -> Html:
-    if not found:
-        return Html("")
-    variants = any(group.best.variant for group in found)
+        return Markup()
+    first = found[0]
     rates = any(len(group.rates) > 1 for group in found)
     with_rate = len({group.best.rate for group in found}) > 1 or rates
-    tests = any(group.best.test.n for group in found)
     several = len(found) > 1
-    unfinished = any(group.counts[FINISHED] < group.points for group in found)
-    columns = [
-        Column(word),
-        Column(sweep.monitor, number=True, hint="mean ± standard deviation over seeds"),
-        *([Column("behind", number=True, hint="the best; ± half of the 95 % interval")] * several),
-        *([Column("best rate", number=True)] * with_rate),
-        *([Column("in its grid", hint="whether a better rate may lie outside")] * rates),
-        *([Column("settings", hint="what else was swept, at the best")] * variants),
-        Column("seeds", number=True, hint="that finished"),
-        Column("gap", number=True, hint="val/loss − train_eval/loss at the best epoch"),
-        *([Column("test", number=True, hint="accuracy; nothing is chosen by it")] * tests),
-        Column("tries", number=True, hint="configurations tried"),
-        *([Column("not finished")] * unfinished),
-    ]
+    unfinished = any(group.counts[FINISHED] < group.counts.total() for group in found)
     caption = f"every {word} at its best; ± over seeds is the standard deviation"
     caption += ", after behind half of the 95 % interval" * several
-    rows = []
-    for place, group in enumerate(found):
+
+    def rate(group: Group) -> Cell:
         best = group.best
-        known = best.rate is not None and best.worth.n > 0
-        rate = Cell(f"{best.rate:.4g}", best.rate) if known else Cell("–")
-        if known and best.own_rate:
-            rate = Cell(f"{best.rate:.4g} (own)", best.rate, "the highest of its own rates")
-        worth = worth_text(sweep, best.worth) if best.worth.n else "–"
-        missing = group.points - group.counts[FINISHED]
-        rows.append(
-            [
-                Cell(group.name, group.name, mark="best" if place == 0 else ""),
-                Cell(worth, best.worth.mean, mark="best" if place == 0 else ""),
-                *([_behind(sweep, found[0].best, best, place)] * several),
-                *([rate] * with_rate),
-                *([_edge_cell(group)] * rates),
-                *([best.variant or "–"] * variants),
-                best.worth.n,
-                Cell(plus_minus(best.gap.mean, best.gap.std), best.gap.mean),
-                *([Cell(accuracy_text(best.test), best.test.mean)] * tests),
-                Cell(str(group.tries), group.tries, f"{group.points} points"),
-                *([Cell(wrapped(counted(group.counts)), missing)] * unfinished),
-            ]
-        )
-    return table(columns, rows, caption=caption, tall=True)
+        if best.rate is None or not best.worth.n:
+            return Cell("–")
+        if best.own_rate:
+            return Cell(f"{best.rate:.4g} (own)", best.rate, "the highest of its own rates")
+        return Cell(f"{best.rate:.4g}", best.rate)
+
+    def mark(group: Group) -> str:
+        return "best" if group is first else ""
+
+    columns = [
+        (Column(word), lambda g: Cell(g.name, g.name, mark=mark(g))),
+        (
+            Column(sweep.monitor, number=True, hint="mean ± standard deviation over seeds"),
+            lambda g: Cell(worth_text(sweep, g.best.worth), g.best.worth.mean, mark=mark(g)),
+        ),
+        several
+        and (
+            Column("behind", number=True, hint="the best; ± half of the 95 % interval"),
+            lambda g: _behind(sweep, first.best, g.best),
+        ),
+        with_rate and (Column("best rate", number=True), rate),
+        rates and (Column("in its grid", hint="whether a better rate may lie outside"), _edge_cell),
+        any(group.best.variant for group in found)
+        and (
+            Column("settings", hint="what else was swept, at the best"),
+            lambda g: g.best.variant or "–",
+        ),
+        (SEEDS, lambda g: g.best.worth.n),
+        (
+            Column("gap", number=True, hint="val/loss − train_eval/loss at the best epoch"),
+            lambda g: Cell(plus_minus(g.best.gap.mean, g.best.gap.std), g.best.gap.mean),
+        ),
+        any(group.best.test.n for group in found)
+        and (TEST, lambda g: _accuracy(g.best.test.mean, g.best.test.std)),
+        (
+            Column("tries", number=True, hint="configurations tried"),
+            lambda g: Cell(str(g.tries), g.tries, f"{g.counts.total()} points"),
+        ),
+        unfinished and (Column("not finished"), lambda g: _ends(g.counts)),
+    ]
+    return table_of(columns, found, caption=caption, tall=True)
+
+
+def _accuracy(mean: float, std: float = math.nan) -> Cell:
+    return Cell(plus_minus(mean, std, share=True), mean)
+
+
+def _ends(counts: Counter[str]) -> Cell:
+    return Cell(element("span", counted(counts) or "–", "why"), counts.total() - counts[FINISHED])
 
 
 def _edge_cell(group: Group) -> Cell:
@@ -240,8 +227,8 @@ def _edge_cell(group: Group) -> Cell:
             return Cell("one rate" if group.best.worth.n else "–")
 
 
-def _behind(sweep: Sweep, best: Configuration, other: Configuration, place: int) -> Cell:
-    if place == 0 or not other.worth.n or not best.worth.n:
+def _behind(sweep: Sweep, best: Configuration, other: Configuration) -> Cell:
+    if other is best or not other.worth.n or not best.worth.n:
         return Cell("–")
     ahead = difference(best, other, sweep.sign)
     scale = 100 if is_share(sweep.monitor) else 1
@@ -253,85 +240,71 @@ def _behind(sweep: Sweep, best: Configuration, other: Configuration, place: int)
 
 
 def _board_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
-    lowest = "lowest" if sweep.sign == 1 else "highest"
-    said = f"Configurations by {lowest} mean {sweep.monitor} over their seeds"
-    bad = any(one.counts[s] for one in ranked for s in (DIVERGED, "failed"))
+    bad = any(one.counts[s] for one in ranked for s in (DIVERGED, FAILED))
     after = "; those with a diverged or failed point come after all others" if bad else ""
-    return f"{said}{after}. A click on a heading sorts."
+    by = f"{best_is(sweep.monitor)} mean {sweep.monitor}"
+    return f"Configurations by {by} over their seeds{after}. A click on a heading sorts."
 
 
-def _leaderboard(sweep: Sweep, ranked: Sequence[Configuration]) -> Html:
+def _leaderboard(sweep: Sweep, ranked: Sequence[Configuration]) -> Markup:
     if not ranked:
-        return Html("")
-    word, _ = compared_by(sweep)
-    cases = word == "case"
+        return Markup()
     swept = [key for key in swept_keys(sweep.points) if key != "seed"]
     given = Counter(key for one in ranked for key in one.points[0].chosen)
     keys = [key for key in swept if key == RATE or 2 * given[key] >= len(ranked)]
     rest = [key for key in swept if key not in keys]  # those that few have share a column
-    ends = [key.rpartition(".")[2] for key in keys]
-    heads = [
-        Column(end if ends.count(end) == 1 else key, number=_numeric(ranked, key), hint=key)
-        for key, end in zip(keys, ends, strict=True)
-    ]
-    tests = any(one.test.n for one in ranked)
-    bad = any(not one.whole for one in ranked)
     share = is_share(sweep.monitor)
-    spread = any(one.worth.n > 1 for one in ranked)
-    columns = [
-        Column("#", number=True),
-        *([Column("case")] * cases),
-        *heads,
-        *([Column("settings")] if rest else []),
-        Column(sweep.monitor, number=True),
-        *([Column("± std", number=True)] * spread),
-        Column("gap", number=True),
-        *([Column("test", number=True, hint="accuracy; nothing is chosen by it")] * tests),
-        Column("seeds", number=True, hint="that finished"),
-        *([Column("not finished")] * bad),
-        Column("runs", hint="number of the point; opens its report or folder"),
+    columns: list[Any] = [
+        (Column("#", number=True), lambda one: one.rank),
+        compared_by(sweep)[0] == "case" and (Column("case"), lambda one: one.points[0].case),
+        *(_setting_column(ranked, key, keys) for key in keys),
+        rest
+        and (
+            Column("settings"),
+            lambda one: in_short({key: one.chosen.get(key) for key in rest}) or "–",
+        ),
+        (
+            Column(sweep.monitor, number=True),
+            lambda one: Cell(value_text(one.worth.mean, share, 4), one.worth.mean),
+        ),
+        any(one.worth.n > 1 for one in ranked)
+        and (
+            Column("± std", number=True),
+            lambda one: Cell(value_text(one.worth.std, share, 2), one.worth.std),
+        ),
+        (Column("gap", number=True), lambda one: Cell(number(one.gap.mean), one.gap.mean)),
+        any(one.test.n for one in ranked) and (TEST, lambda one: _accuracy(one.test.mean)),
+        (SEEDS, lambda one: one.worth.n),
+        not all(one.whole for one in ranked)
+        and (Column("not finished"), lambda one: _ends(one.counts)),
+        (
+            Column("runs", hint="number of the point; opens its report or folder"),
+            lambda one: Cell(Markup(" ").join(map(link_to, one.points)), one.points[0].num),
+        ),
     ]
-    rows = []
-    for one in ranked:
-        chosen = one.points[0].chosen
-        rows.append(
-            [
-                one.rank,
-                *([one.points[0].case] * cases),
-                *(_setting(chosen.get(k), h.number) for k, h in zip(keys, heads, strict=True)),
-                *([in_short({key: chosen.get(key) for key in rest}) or "–"] if rest else []),
-                Cell(value_text(one.worth.mean, share, 4), one.worth.mean),
-                *([Cell(value_text(one.worth.std, share, 2), one.worth.std)] * spread),
-                Cell(number(one.gap.mean), one.gap.mean),
-                *([Cell(percent(one.test.mean), one.test.mean)] * tests),
-                one.worth.n,
-                *([Cell(wrapped(counted(one.counts)), -one.counts[FINISHED])] * bad),
-                Cell(_run_links(one.points), one.points[0].num),
-            ]
-        )  # fmt: skip
-    return table(columns, rows, search=len(rows) > 12, caption="leaderboard")
+    return table_of(columns, ranked, search=len(ranked) > 12, caption="leaderboard")
 
 
-def _numeric(ranked: Sequence[Configuration], key: str) -> bool:
-    given = [one.points[0].chosen.get(key) for one in ranked]
-    return all(_as_number(text) is not None for text in given if text is not None)
+def _setting_column(
+    ranked: Sequence[Configuration], key: str, keys: Sequence[str]
+) -> tuple[Column, Any]:
+    """A swept key by the last part of its name, where no other ends so."""
+    end = key.rpartition(".")[2]
+    alone = [other.rpartition(".")[2] for other in keys].count(end) == 1
+    typed = {one.points[0].chosen.get(key) for one in ranked}
+    numeric = all(_as_number(text) is not None for text in typed - {None})
+
+    def cell(one: Configuration) -> Cell:
+        text = one.points[0].chosen.get(key)
+        if text is None:
+            return Cell("–")
+        return Cell(value_in_short(text), _as_number(text) if numeric else text)
+
+    return Column(end if alone else key, number=numeric, hint=key), cell
 
 
-def _as_number(text: str) -> float | None:
+def _as_number(text: str | None) -> float | None:
     try:
-        return float(text)
+        return float(text or "")
     except ValueError:
         return None
-
-
-def _setting(text: str | None, numeric: bool) -> Cell:
-    if text is None:
-        return Cell("–")
-    return Cell(value_in_short(text), _as_number(text) if numeric else text)
-
-
-def _run_links(points: Sequence[SweepPoint]) -> Html:
-    made = [
-        element("a", str(p.num), href=href) if (href := href_of(p)) else str(p.num) for p in points
-    ]
-    return join(*(part for one in made for part in (" ", one)))

@@ -1,4 +1,4 @@
-"""What our runs send to W&B, by name: the one list that dashboards and tests go by."""
+"""What our runs send to W&B, by name: what dashboards may show."""
 
 from __future__ import annotations
 
