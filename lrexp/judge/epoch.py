@@ -109,7 +109,7 @@ class Track:
 
     def forget_best(self) -> None:
         """Let the best epoch be one of those to come: the weights of the one so far are lost."""
-        self.bests["monitor"] = Best()
+        self.best.epoch, self.best.value = -1, math.nan
 
 
 def gap(
