@@ -7,7 +7,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,6 +17,9 @@ from lrexp.folder.claim import link_latest
 from lrexp.folder.layout import CONFIG, PLAN, SCHEDULE
 from lrexp.tasks.launch import Launch
 from lrexp.tasks.summary import blank_summary, failure, write
+
+if TYPE_CHECKING:
+    from lrexp.plan.preview import Preview
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +58,7 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
         for group in ("lr_policy", "scheduler", "optimizer")
     }
     title = ", ".join(f"{group}={name}" for group, name in names.items())
-    preview.draw_rates(shown, folder / "rates.png", title)
+    draw_rates(shown, folder / "rates.png", title)
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     if not console.is_terminal:
         console.width = preview.WIDTH
@@ -91,6 +94,27 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
     if not launch.sweep:
         link_latest(folder)
     return math.nan
+
+
+def draw_rates(shown: Preview, file: Path, title: str) -> None:
+    """A PNG of every group's rate over the epochs, from the input (dark) to the head (light).
+
+    The axis is logarithmic where peaks differ by more than a factor of 100.
+    """
+    from matplotlib import rc_context
+
+    from lrexp.report.figure import Axis, Chart, Series
+    from lrexp.report.plots import PAGE, STYLE, draw
+
+    epochs = [step / shown.steps_per_epoch for step in shown.steps]
+    series = [Series(group, epochs, rates) for group, rates in shown.rates.items()]
+    peaks = [max((r for r in rates if r), default=math.nan) for rates in shown.rates.values()]
+    wide = any(high > 100 * low for high in peaks for low in peaks)
+    chart = Chart(title, series, Axis("epoch"), Axis("learning rate", log=wide, zero=True))
+    with rc_context(STYLE):
+        picture = draw([chart], PAGE)
+        picture.axes[0].set_title(title)
+        picture.savefig(file)
 
 
 def _changed_settings(other: Path, resolved: DictConfig) -> list[str]:

@@ -22,10 +22,9 @@ from lrexp.optim.groups import (
     trained_parameters,
 )
 from lrexp.plan.plan import Plan, Treatment, make_plan, never
-from lrexp.plan.policies.freeze_backbone import freeze_backbone
-from lrexp.plan.policies.layerwise_decay import layerwise_decay
+from lrexp.plan.policies.freezing import freeze_backbone
 from lrexp.plan.policies.per_layer import per_layer
-from lrexp.plan.policies.uniform import uniform
+from lrexp.plan.policies.scaling import layerwise_decay, uniform
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -71,7 +71,12 @@ def _torchvision_set(folder: str) -> Option:
 _MODELS = "lrexp.models"
 _SOURCES = "lrexp.data.sources"
 _OPTIMIZERS = "lrexp.optim.optimizers"
-_POLICIES = "lrexp.plan.policies"
+_SCALING, _FREEZING, _RULES = (
+    f"lrexp.plan.policies.{kind}" for kind in ("scaling", "freezing", "per_layer")
+)
+_DISCRIMINATIVE = Option(
+    policy.Discriminative, f"{_SCALING}:discriminative", absolute=f"{_SCALING}:both_ends_given"
+)
 _PER_EPOCH, _PER_STEP = (f"lrexp.optim.schedulers.per_{often}" for often in ("epoch", "step"))
 _ANY, _PLATEAU = (f"lrexp.optim.schedulers.{name}" for name in ("any_torch", "plateau"))
 
@@ -119,34 +124,20 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "timm": Option(optimizer.LibraryOptimizer, f"{_OPTIMIZERS}:any_timm", needs="timm"),
     },
     "lr_policy": {
-        "uniform": Option(policy.Policy, f"{_POLICIES}.uniform:uniform"),
+        "uniform": Option(policy.Policy, f"{_SCALING}:uniform"),
         "per_layer": Option(
-            policy.PerLayer,
-            f"{_POLICIES}.per_layer:per_layer",
-            absolute=f"{_POLICIES}.per_layer:all_absolute",
+            policy.PerLayer, f"{_RULES}:per_layer", absolute=f"{_RULES}:all_absolute"
         ),
-        "layerwise_decay": Option(
-            policy.LayerwiseDecay, f"{_POLICIES}.layerwise_decay:layerwise_decay"
-        ),
-        "freeze_backbone": Option(
-            policy.FreezeBackbone, f"{_POLICIES}.freeze_backbone:freeze_backbone"
-        ),
-        **dict.fromkeys(
-            ("discriminative", "ulmfit"),
-            Option(
-                policy.Discriminative,
-                f"{_POLICIES}.discriminative:discriminative",
-                absolute=f"{_POLICIES}.discriminative:all_absolute",
-            ),
-        ),
-        "gradual_unfreeze": Option(
-            policy.GradualUnfreeze, f"{_POLICIES}.gradual_unfreeze:gradual_unfreeze"
-        ),
-        "lp_ft": Option(policy.LpFt, f"{_POLICIES}.lp_ft:lp_ft"),
-        "surgical": Option(policy.Surgical, f"{_POLICIES}.surgical:surgical"),
-        "auto_rgn": Option(policy.AutoRgn, f"{_POLICIES}.auto_rgn:auto_rgn"),
-        "freezeout": Option(policy.Freezeout, f"{_POLICIES}.freezeout:freezeout"),
-        "bias_norm_only": Option(policy.BiasNormOnly, f"{_POLICIES}.bias_norm_only:bias_norm_only"),
+        "layerwise_decay": Option(policy.LayerwiseDecay, f"{_SCALING}:layerwise_decay"),
+        "freeze_backbone": Option(policy.FreezeBackbone, f"{_FREEZING}:freeze_backbone"),
+        "discriminative": _DISCRIMINATIVE,
+        "ulmfit": _DISCRIMINATIVE,
+        "gradual_unfreeze": Option(policy.GradualUnfreeze, f"{_FREEZING}:gradual_unfreeze"),
+        "lp_ft": Option(policy.LpFt, f"{_FREEZING}:lp_ft"),
+        "surgical": Option(policy.Surgical, f"{_FREEZING}:surgical"),
+        "auto_rgn": Option(policy.AutoRgn, f"{_SCALING}:auto_rgn"),
+        "freezeout": Option(policy.Freezeout, f"{_FREEZING}:freezeout"),
+        "bias_norm_only": Option(policy.BiasNormOnly, f"{_FREEZING}:bias_norm_only"),
     },
     "scheduler": {
         "constant": Option(scheduler.Scheduler, f"{_PER_EPOCH}:constant"),
