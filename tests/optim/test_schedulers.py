@@ -28,8 +28,8 @@ from lrexp.config.schema import Option, load
 from lrexp.data import draws
 from lrexp.folder.checkpoint import load_checkpoint, save_checkpoint
 from lrexp.optim.groups import has_momentum, set_momentum, set_rates
-from lrexp.optim.schedulers.per_step import one_cycle
 from lrexp.optim.schedulers.plateau import Plateau
+from lrexp.optim.schedulers.schedules import one_cycle
 from lrexp.optim.schedulers.table import with_warmup
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -77,8 +77,9 @@ _SCALING, _FREEZING, _RULES = (
 _DISCRIMINATIVE = Option(
     policy.Discriminative, f"{_SCALING}:discriminative", absolute=f"{_SCALING}:both_ends_given"
 )
-_PER_EPOCH, _PER_STEP = (f"lrexp.optim.schedulers.per_{often}" for often in ("epoch", "step"))
-_ANY, _PLATEAU = (f"lrexp.optim.schedulers.{name}" for name in ("any_torch", "plateau"))
+_SCHEDULES, _PLATEAU, _ANY = (
+    f"lrexp.optim.schedulers.{kind}" for kind in ("schedules", "plateau", "any_torch")
+)
 
 # group -> option. The trainer has one schema, whatever its option.
 OPTIONS: dict[str, dict[str, Option]] = {
@@ -140,22 +141,22 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "bias_norm_only": Option(policy.BiasNormOnly, f"{_FREEZING}:bias_norm_only"),
     },
     "scheduler": {
-        "constant": Option(scheduler.Scheduler, f"{_PER_EPOCH}:constant"),
-        "linear": Option(scheduler.Scheduler, f"{_PER_STEP}:linear"),
-        "step": Option(scheduler.StepDecay, f"{_PER_EPOCH}:step"),
-        "multistep": Option(scheduler.MultiStep, f"{_PER_EPOCH}:multistep"),
-        "exponential": Option(scheduler.Exponential, f"{_PER_EPOCH}:exponential"),
-        "polynomial": Option(scheduler.Polynomial, f"{_PER_STEP}:polynomial"),
-        "cosine": Option(scheduler.Scheduler, f"{_PER_STEP}:cosine"),
-        "cosine_restarts": Option(scheduler.CosineRestarts, f"{_PER_STEP}:cosine_restarts"),
-        "one_cycle": Option(scheduler.OneCycle, f"{_PER_STEP}:one_cycle", momenta=True),
-        "wsd": Option(scheduler.Wsd, f"{_PER_STEP}:wsd"),
-        "inverse_sqrt": Option(scheduler.InverseSqrt, f"{_PER_STEP}:inverse_sqrt"),
+        "constant": Option(scheduler.Scheduler, f"{_SCHEDULES}:constant"),
+        "linear": Option(scheduler.Scheduler, f"{_SCHEDULES}:linear"),
+        "step": Option(scheduler.StepDecay, f"{_SCHEDULES}:step"),
+        "multistep": Option(scheduler.MultiStep, f"{_SCHEDULES}:multistep"),
+        "exponential": Option(scheduler.Exponential, f"{_SCHEDULES}:exponential"),
+        "polynomial": Option(scheduler.Polynomial, f"{_SCHEDULES}:polynomial"),
+        "cosine": Option(scheduler.Scheduler, f"{_SCHEDULES}:cosine"),
+        "cosine_restarts": Option(scheduler.CosineRestarts, f"{_SCHEDULES}:cosine_restarts"),
+        "one_cycle": Option(scheduler.OneCycle, f"{_SCHEDULES}:one_cycle", momenta=True),
+        "wsd": Option(scheduler.Wsd, f"{_SCHEDULES}:wsd"),
+        "inverse_sqrt": Option(scheduler.InverseSqrt, f"{_SCHEDULES}:inverse_sqrt"),
         "slanted_triangular": Option(
-            scheduler.SlantedTriangular, f"{_PER_STEP}:slanted_triangular"
+            scheduler.SlantedTriangular, f"{_SCHEDULES}:slanted_triangular"
         ),
         "plateau": Option(
-            scheduler.ReduceOnPlateau, f"{_PLATEAU}:plateau", follows=f"{_PLATEAU}:Plateau"
+            scheduler.ReduceOnPlateau, f"{_SCHEDULES}:constant", follows=f"{_PLATEAU}:Plateau"
         ),
         "torch": Option(scheduler.TorchScheduler, f"{_ANY}:any_torch", momenta=True),
     },

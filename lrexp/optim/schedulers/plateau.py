@@ -10,11 +10,6 @@ from lrexp.config.schema.metrics import MONITORS
 from lrexp.optim.schedulers.table import unit_optimizer
 
 
-def plateau(steps: int, steps_per_epoch: int, **settings: Any) -> list[float]:
-    """s(t) = 1 after the warmup: what becomes of it depends on the run, see `Plateau`."""
-    return [1.0] * steps
-
-
 class Plateau:
     """s falls by `factor` when a metric has not got better for more than `patience` epochs.
 
