@@ -195,7 +195,7 @@ def _class_named(library: str, name: str) -> Callable[..., Optimizer]:
     if library == "timm":
         pick, names = module.get_optimizer_class, [str(key) for key in module.list_optimizers()]
     else:
-        kinds = {key: kind for key, kind in vars(module).items() if inspect.isclass(kind)}
+        kinds: Any = {key: kind for key, kind in vars(module).items() if inspect.isclass(kind)}
         pick = kinds.__getitem__
         names = [key for key, kind in kinds.items() if issubclass(kind, Optimizer)]
         names.remove("Optimizer")
