@@ -54,6 +54,8 @@ class Option:
     momenta: bool = False  # of a schedule that may cycle momentum: read="momentum" makes m(t)
     follows: str = ""  # of a schedule with state: what follows a metric beside its s(t)
     absolute: str = ""  # of a policy that may give every rate itself: settings → whether it does
+    heads: str = ""  # of models whose head no name tells: (model, for a class more) → its names
+    several: bool = False  # of a loss: every image may have several labels, or none
     class_names: str = ""  # of a data set whose YAML file states its size: name → class names
     folder: str = ""  # of a data set of torchvision: what that calls its folder below data.root
 
@@ -89,7 +91,11 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "cifar_resnet": Option(model.CifarResnet, f"{_MODELS}.cifar_resnet:CifarResNet"),
         "torchvision": Option(model.TorchvisionModel, f"{_MODELS}.library:torchvision_model"),
         "timm": Option(model.LibraryModel, f"{_MODELS}.library:timm_model"),
-        "custom": Option(model.CustomModel, f"{_MODELS}.custom:custom_model"),
+        "custom": Option(
+            model.CustomModel,
+            f"{_MODELS}.custom:custom_model",
+            heads=f"{_MODELS}.layers:heads_by_shape",
+        ),
     },
     "data": {
         "digits": Option(data.Data, f"{_SOURCES}.digits:digits"),
@@ -102,7 +108,10 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "csv": Option(data.CsvTable, f"{_SOURCES}.csv_table:csv_table"),
         "synthetic": Option(data.Synthetic, f"{_SOURCES}.synthetic:synthetic"),
     },
-    "loss": {"cross_entropy": Option(run.CrossEntropy), "bce": Option(run.BinaryCrossEntropy)},
+    "loss": {
+        "cross_entropy": Option(run.CrossEntropy, "lrexp.build.loss:cross_entropy"),
+        "bce": Option(run.BinaryCrossEntropy, "lrexp.build.loss:bce", several=True),
+    },
     "optimizer": {
         "sgd": Option(optimizer.Sgd, "torch.optim:SGD"),
         "adam": Option(optimizer.Adam, "torch.optim:Adam"),
