@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
-from lrexp.config.checks.scheduler import duration
+from lrexp.config.checks import duration
 from lrexp.config.errors import ConfigError
 from lrexp.config.schema import Config, chosen_option, lengths_of, load, settings_of
 from lrexp.config.schema.scheduler import Scheduler

@@ -15,6 +15,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lrexp.config.checks import check_name
 from lrexp.config.errors import ConfigError
 from lrexp.config.mistakes import unknown_setting
 from lrexp.config.names import CONFIG
@@ -162,10 +163,7 @@ def _saved(text: str) -> dict[str, Any]:
     for key, value in content.items():
         if key not in Config.__dataclass_fields__:
             raise unknown_setting(key, value if isinstance(value, str) else "")
-    name = content.get("name")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(name)):
-        hint = "letters, digits, '.', '_' and '-', at most 100"
-        raise ConfigError("name", "must be a folder name", hint, name)
+    check_name(content.get("name"))
     return content
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from lrexp.config.checks.optimizer import REFUSED_ARGS
+from lrexp.config.checks import REFUSED_ARGS
 from lrexp.config.errors import ConfigError, did_you_mean
 from lrexp.optim.groups import named
 from lrexp.plan.plan import Plan

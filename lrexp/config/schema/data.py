@@ -14,7 +14,7 @@ class Data:
 
     name: str = setting()
     num_classes: int | None = number(at_least=2)  # the three are None where the data says it
-    image_shape: list[int] | None = number(at_least=1)
+    image_shape: list[int] | None = number(at_least=1, count=3)
     train_size: int | None = number(at_least=2)
     batch_size: int = number(at_least=1)
     seed: int = number(at_least=0, splits=True)
@@ -47,7 +47,7 @@ class ImageFiles(Data):
     """What options have whose images are files, or the bytes of files in a table."""
 
     path: str = location(only=False)
-    channels: int = number(at_least=1, at_most=3)
+    channels: int = choice(1, 3)
 
 
 # What may be a name on the hub when it is no path: NAME or OWNER/NAME, and no name of a file.

@@ -48,12 +48,13 @@ def number(
     at_least: float | None = None,
     below: float | None = None,
     at_most: float | None = None,
+    count: int | None = None,
     default: Any = MISSING,
     **meaning: Any,
 ) -> Any:
-    """A field for a finite number, or a list of them, within limits."""
+    """A field for a finite number, or a list of them (`count` in all), within limits."""
     limits = {"above": above, "at least": at_least, "below": below, "at most": at_most}
-    return field(default=default, metadata={"limits": limits, **meaning})
+    return field(default=default, metadata={"limits": limits | {"count": count}, **meaning})
 
 
 def choice(*allowed: str | int, **meaning: Any) -> Any:

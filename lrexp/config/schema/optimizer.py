@@ -25,7 +25,7 @@ class Sgd(Optimizer):
 
 @dataclass
 class Adam(Optimizer):
-    betas: list[float] = number(at_least=0, below=1, stack="member")
+    betas: list[float] = number(at_least=0, below=1, count=2, stack="member")
     eps: float = number(above=0, stack="member")
 
 
@@ -63,7 +63,7 @@ class Adafactor(Optimizer):
 
 @dataclass
 class Lion(Optimizer):
-    betas: list[float] = number(at_least=0, below=1, stack="member")
+    betas: list[float] = number(at_least=0, below=1, count=2, stack="member")
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Muon(Optimizer):
     nesterov: bool = setting()
     ns_steps: int = number(at_least=1, at_most=99)
     adjust_lr: str = choice("match_rms_adamw", "original")
-    adamw_betas: list[float] = number(at_least=0, below=1)
+    adamw_betas: list[float] = number(at_least=0, below=1, count=2)
     adamw_eps: float = number(above=0)
 
 
@@ -90,7 +90,7 @@ class ScheduleFreeSgd(Optimizer):
 
 @dataclass
 class ScheduleFreeAdamw(Optimizer):
-    betas: list[float] = number(above=0, below=1, stack="member")
+    betas: list[float] = number(above=0, below=1, count=2, stack="member")
     eps: float = number(above=0, stack="member")
 
 

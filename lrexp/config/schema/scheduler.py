@@ -52,7 +52,7 @@ class OneCycle(Scheduler):
     div: float = number(at_least=1)
     anneal: str = choice("cos", "linear")
     timing: str = choice("torch", "fastai")
-    momentum: list[float] | None = number(at_least=0, below=1)
+    momentum: list[float] | None = number(at_least=0, below=1, count=2)
 
 
 @dataclass
