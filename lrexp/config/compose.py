@@ -9,7 +9,8 @@ import copy
 import os
 import pickle
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,17 +96,11 @@ class CheckedLoader(ConfigLoaderImpl):
             raise
         except Exception as error:  # Hydra raises ValueError and others for bad input too
             raise self.explain(error, overrides) from error
-        self._check_hydra(config, overrides)
-        return config
-
-    def _check_hydra(self, config: DictConfig, overrides: list[str]) -> None:
-        """Refuse what Hydra would run or write for the config, and secrets that would be saved."""
         section: Any = OmegaConf.to_container(config.hydra, resolve=False)
-        try:
+        with self.placing(overrides):
             check_hydra_section(section)
-        except ConfigError as error:
-            raise self.placed(error, overrides) from error
         self._refuse_secrets(config)
+        return config
 
     def _refuse_secrets(self, config: DictConfig) -> None:
         """Refuse a config that holds what it must not be saved with. The value is not shown."""
@@ -116,7 +111,7 @@ class CheckedLoader(ConfigLoaderImpl):
                 if secret := secret_in(value):
                     problem = f"holds {secret}, which would be saved with the run"
                     hint = "leave it in the environment"
-                    raise ConfigError(key.lstrip("."), problem, hint)
+                    raise ConfigError(key, problem, hint)
 
     def _process_config_searchpath(
         self, config_name: str | None, parsed_overrides: list[Any], repo: Any
@@ -193,23 +188,20 @@ class CheckedLoader(ConfigLoaderImpl):
 
     def check(self, config: DictConfig, overrides: list[str]) -> None:
         """Raise a `ConfigError` that says where it came from if any setting cannot be used."""
-        for override in overrides:
-            name, _, value = override.lstrip("+~").partition("=")
-            section, _, last = name.rpartition(".")
-            if last == "name" and section in OPTIONS and "library" not in config[section]:
-                hint = f"write {section}={value}"
-                problem = ConfigError(name, "is set by choosing an option", hint, value)
-                raise self.placed(problem, overrides)
-        try:
+        with self.placing(overrides):
+            for override in overrides:
+                name, _, value = override.lstrip("+~").partition("=")
+                section, _, last = name.rpartition(".")
+                if last == "name" and section in OPTIONS and "library" not in config[section]:
+                    hint = f"write {section}={value}"
+                    raise ConfigError(name, "is set by choosing an option", hint, value)
             checked, _ = check(without_hydra(config))
-        except ConfigError as error:
-            raise self.placed(error, overrides) from error
         self._refuse_secrets(checked)
         for key, path in path_settings(checked).items():  # absolute, wherever the job runs
             OmegaConf.update(config, key, path)
-        job = config.hydra.job
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", job.name):
-            problem = ConfigError("hydra.job.name", "must be a file name", given=job.name)
+        job = config.hydra.job.name
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", job):
+            problem = ConfigError("hydra.job.name", "must be a file name", given=job)
             raise self.placed(problem, overrides)
 
     def folder(self, config: DictConfig, key: str, overrides: list[str]) -> Path:
@@ -218,22 +210,31 @@ class CheckedLoader(ConfigLoaderImpl):
         Raises:
             ConfigError: when it is empty or cannot be resolved.
         """
-        try:
-            name = OmegaConf.select(config, key)
-        except OmegaConfBaseException as error:
-            problem = ConfigError(key, f"cannot be resolved: {str(error).splitlines()[0]}")
-            raise self.placed(problem, overrides) from error
-        if not str(name or "").strip():
-            raise self.placed(ConfigError(key, "names no folder"), overrides)
-        try:
-            return Path(name).expanduser().resolve()
-        except RuntimeError as error:
-            problem = ConfigError(key, "names the home folder of nobody here", given=name)
-            raise self.placed(problem, overrides) from error
+        with self.placing(overrides):
+            try:
+                name = OmegaConf.select(config, key)
+                if not str(name or "").strip():
+                    raise ConfigError(key, "names no folder")
+                return Path(name).expanduser().resolve()
+            except OmegaConfBaseException as error:
+                said = str(error).splitlines()[0]
+                raise ConfigError(key, f"cannot be resolved: {said}") from error
+            except RuntimeError as error:
+                problem = "names the home folder of nobody here"
+                raise ConfigError(key, problem, given=OmegaConf.select(config, key)) from error
 
     def explain(self, error: Exception, overrides: list[str]) -> ConfigError:
         """Hydra's and OmegaConf's exceptions as one message of ours."""
         return explained(self, error, overrides)
+
+    @contextmanager
+    def placing(self, overrides: list[str]) -> Iterator[None]:
+        """Errors of settings say where these came from."""
+        try:
+            yield
+        except ConfigError as error:
+            self.placed(error, overrides)
+            raise
 
     def placed(self, error: ConfigError, overrides: list[str], file: str = "") -> ConfigError:
         """The same error with the override or file that gave the value, and the value itself."""

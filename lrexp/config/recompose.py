@@ -69,11 +69,8 @@ class SavedLoader(CheckedLoader):
         typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
         if "data" in self._chosen:  # then its root is that of a file in conf/
             typed.add("data.root")
-        try:
+        with self.placing(overrides):
             refuse_writing(check(without_hydra(config))[1], typed)
-        except ConfigError as error:
-            self.placed(error, overrides)
-            raise
 
     def _groups_chosen(self, overrides: list[str], run_mode: RunMode) -> set[str]:
         """Groups that the overrides, or a file that they choose, take an option of."""
@@ -132,11 +129,11 @@ class SavedLoader(CheckedLoader):
         for key in (*SECTIONS, "name", "seed"):
             if key not in self._saved:
                 raise self._wrong(ConfigError(key, "is missing"))
+            if key == "trainer" and not isinstance(self._saved[key], dict):
+                raise self._wrong(wrong_type(key, self._saved[key]))
+            saved = self._saved[key]
             try:
-                if key in SECTIONS:
-                    self._fill(default[key], self._saved[key], key)
-                else:
-                    default[key] = self._saved[key]
+                default.merge_with({key: saved})
             except (ConfigAttributeError, ConfigKeyError) as error:
                 at = str(error.full_key or error.key or key)
                 schema = getattr(error, "object_type", None)
@@ -146,24 +143,10 @@ class SavedLoader(CheckedLoader):
                 at = str(error.full_key or error.key or key)
                 raise self._wrong(wrong_type(at, _at(self._saved, at))) from error
             ground[key] = default[key]
+            for name in default[key] if key in SECTIONS else ():
+                if name not in saved:
+                    self.filled[f"{key}.{name}"] = default[key]._get_node(name)
         return ground
-
-    def _fill(self, default: Any, saved: Any, prefix: str) -> None:
-        """Put saved values in the place of an option's defaults, and note defaults that stay."""
-        if not isinstance(saved, dict):
-            raise self._wrong(wrong_type(prefix, saved))
-        for key, value in saved.items():
-            inner = default._get_node(key) if key in default else None
-            structured = isinstance(inner, DictConfig) and OmegaConf.get_type(inner) is not dict
-            if structured and isinstance(value, dict):
-                self._fill(inner, value, f"{prefix}.{key}")
-            elif isinstance(value, list):  # items take their schema in a merge alone
-                default.merge_with({key: value})
-            else:
-                default[key] = value
-        for key in default:
-            if key not in saved:
-                self.filled[f"{prefix}.{key}"] = default._get_node(key)
 
     def origin(self, key: str, overrides: list[str], file: str = "") -> tuple[str, object] | None:
         """Where a setting got its value: an override, else the saved config, else a file."""

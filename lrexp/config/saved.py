@@ -7,7 +7,7 @@ here, and what a file may cost to read is bounded before any of it is turned int
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lrexp.config.mistakes import unknown_setting
 from lrexp.config.names import CONFIG
 from lrexp.config.schema import Config, chosen_option
 from lrexp.config.schema.data import TorchvisionSet
+from lrexp.config.targets import values_below
 
 MAX_BYTES = 256 * 1024  # of a YAML file; a config of ours has two thousand
 MAX_VALUES = 20_000  # after every alias is written out
@@ -158,27 +159,16 @@ def _saved(text: str) -> dict[str, Any]:
     if "defaults" in content:
         hint = "a run's folder has the config that ran, in config.yaml"
         raise ConfigError("defaults", "has yet to be composed, this is no saved config", hint)
-    for key, value in _values("", content):
+    for key, value in values_below("", content):
+        for name in value if isinstance(value, dict) else ():
+            if not isinstance(name, str):
+                raise ConfigError(key or str(name), f"has the key {name!r}, which is no name")
         _refuse_value(key, value)
     for key, value in content.items():
         if key not in Config.__dataclass_fields__:
             raise unknown_setting(key, value if isinstance(value, str) else "")
     check_name(content.get("name"))
     return content
-
-
-def _values(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Every value under its dotted key, sections before what they hold."""
-    items: Any = ()
-    if isinstance(value, Mapping):
-        items = [(f"{prefix}.{key}" if prefix else key, key, v) for key, v in value.items()]
-    elif isinstance(value, list):
-        items = [(f"{prefix}[{i}]", "", v) for i, v in enumerate(value)]
-    for at, key, inner in items:
-        if not isinstance(key, str):
-            raise ConfigError(prefix or str(key), f"has the key {key!r}, which is no name")
-        yield at, inner
-        yield from _values(at, inner)
 
 
 def _refuse_value(key: str, value: Any) -> None:

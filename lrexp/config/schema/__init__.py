@@ -237,14 +237,13 @@ def _said(section: str, name: str) -> dict[str, Any]:
 
 def settings_where(**meaning: Any) -> list[str]:
     """Dotted keys of all settings that mean so, such as `splits=True`, each once."""
-    unsaid = {f.name: f.default for f in fields(Meaning)}
-    sections: dict[str, Any] = {f.name: f.metadata for f in fields(Config)}
-    found: dict[str, dict[str, Any]] = {}
-    for section in ("", *OPTIONS, "trainer"):
-        for f in (f for schema in schemas_of(section) for f in fields(schema)):
-            said = unsaid | dict(sections.get(section, {})) | dict(f.metadata)
-            found.setdefault(f"{section}.{f.name}".lstrip("."), said)
-    return [k for k, said in found.items() if all(said[m] == v for m, v in meaning.items())]
+    keys = dict.fromkeys(
+        f"{section}.{f.name}".lstrip(".")
+        for section in ("", *OPTIONS, "trainer")
+        for schema in schemas_of(section)
+        for f in fields(schema)
+    )
+    return [k for k in keys if all(getattr(meaning_of(k), m) == v for m, v in meaning.items())]
 
 
 def store_schemas() -> None:

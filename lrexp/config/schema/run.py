@@ -22,28 +22,27 @@ class BinaryCrossEntropy:
     pos_weight: str | None = choice("balanced")
 
 
+_COUNTS: Any = {"identity": True, "resume": "may", "stack": "shared"}
+_STAYS: Any = {"resume": "stays"}
+_OWN: Any = {"stack": "member"}
+
+
 @dataclass
 class Trainer:
     """Each setting says whether it is part of config_id, may change on resume, and is stacked."""
 
-    epochs: int = number(at_least=0, identity=True, resume="may", stack="shared")
-    max_steps: int | None = number(at_least=1, identity=True, resume="may", stack="shared")
-    limit_train_batches: int | None = number(
-        at_least=1, identity=True, resume="stays", stack="shared"
-    )
-    device: str = setting(identity=True, resume="may", stack="shared", decides=False, reads=True)
-    threads: int | None = number(
-        at_least=1, at_most=1024, identity=True, resume="may", stack="shared", decides=False
-    )
-    deterministic: bool = setting(identity=True, resume="may", stack="shared")
-    monitor: str = choice(*MONITORS, identity=True, resume="stays", stack="member")
-    patience: int | None = number(at_least=1, identity=True, resume="may", stack="member")
-    clip_grad_norm: float | None = number(above=0, identity=True, resume="may", stack="member")
-    train_eval_limit: int = number(
-        at_least=2, identity=True, resume="stays", stack="shared", reads=True
-    )
-    eval_batch_size: int = number(at_least=1, identity=True, resume="may", stack="shared")
-    stats_every: int = number(at_least=0, identity=True, resume="may", stack="shared")
+    epochs: int = number(at_least=0, **_COUNTS)
+    max_steps: int | None = number(at_least=1, **_COUNTS)
+    limit_train_batches: int | None = number(at_least=1, **_COUNTS | _STAYS)
+    device: str = setting(decides=False, reads=True, **_COUNTS)
+    threads: int | None = number(at_least=1, at_most=1024, decides=False, **_COUNTS)
+    deterministic: bool = setting(**_COUNTS)
+    monitor: str = choice(*MONITORS, **_COUNTS | _OWN | _STAYS)
+    patience: int | None = number(at_least=1, **_COUNTS | _OWN)
+    clip_grad_norm: float | None = number(above=0, **_COUNTS | _OWN)
+    train_eval_limit: int = number(at_least=2, reads=True, **_COUNTS | _STAYS)
+    eval_batch_size: int = number(at_least=1, **_COUNTS)
+    stats_every: int = number(at_least=0, **_COUNTS)
     checkpoint_every_steps: int | None = number(
         at_least=1,
         identity=False,
