@@ -13,7 +13,7 @@ import torch
 
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.schema import Config, chosen_option, load
-from lrexp.config.schema.data import Data, TorchvisionSet
+from lrexp.config.schema.training import Data, TorchvisionSet
 from lrexp.data.choose import Chosen, choose, class_positions
 from lrexp.data.dataset import Dataset, Split, make_dataset
 from lrexp.data.feeding import free_bytes, shape_of_first

@@ -17,7 +17,7 @@ from lrexp.build.schedule import count_steps
 from lrexp.config.errors import ConfigError
 from lrexp.config.saved import read_saved_config
 from lrexp.config.schema import Config, settings_where
-from lrexp.config.schema.model import BUNDLED
+from lrexp.config.schema.training import BUNDLED
 from lrexp.data.dataset import Dataset
 from lrexp.folder.layout import CONFIG
 from lrexp.models.expected_input import expected_input

@@ -19,7 +19,7 @@ from lrexp.config.schema import (
     load,
     settings_of,
 )
-from lrexp.config.schema.data import CsvTable
+from lrexp.config.schema.training import CsvTable
 from lrexp.data.dataset import Dataset
 from lrexp.train.experiment import Loss
 

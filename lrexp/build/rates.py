@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from lrexp.build.schedule import Steps, build_momenta, build_plateau, build_schedule
 from lrexp.config.errors import ConfigError
 from lrexp.config.schema import Config, chosen_option, load, settings_of
-from lrexp.config.schema.optimizer import Optimizer as OptimizerSettings
+from lrexp.config.schema.rates import Optimizer as OptimizerSettings
 from lrexp.models.layer_map import LayerMap
 from lrexp.optim.groups import has_momentum, param_groups
 from lrexp.optim.optimizers import check_plan

@@ -10,7 +10,7 @@ from typing import Any
 from lrexp.config.checks import duration
 from lrexp.config.errors import ConfigError
 from lrexp.config.schema import Config, chosen_option, lengths_of, load, settings_of
-from lrexp.config.schema.scheduler import Scheduler
+from lrexp.config.schema.rates import Scheduler
 from lrexp.optim.schedulers.plateau import Plateau
 from lrexp.optim.schedulers.table import with_warmup
 

@@ -30,7 +30,7 @@ from lrexp.config.schema import (
     schemas_of,
     settings_where,
 )
-from lrexp.config.schema.model import BUNDLED
+from lrexp.config.schema.training import BUNDLED
 
 
 def check(composed: DictConfig) -> tuple[DictConfig, Config]:

@@ -17,19 +17,19 @@ from lrexp.config.errors import ConfigError, did_you_mean
 from lrexp.config.mistakes import unknown_setting
 from lrexp.config.names import BEST, CHECKPOINTS
 from lrexp.config.schema import Config, chosen_option, lengths_of, option_of
-from lrexp.config.schema.data import (
+from lrexp.config.schema.rates import LibraryOptimizer, MultiStep, Rule, Scheduler
+from lrexp.config.schema.training import (
     HUB_NAME,
     CsvTable,
+    CustomModel,
     Data,
     HuggingFace,
     ImageFiles,
+    LibraryModel,
+    Model,
     Synthetic,
     TorchvisionSet,
 )
-from lrexp.config.schema.model import CustomModel, LibraryModel, Model
-from lrexp.config.schema.optimizer import LibraryOptimizer
-from lrexp.config.schema.policy import Rule
-from lrexp.config.schema.scheduler import MultiStep, Scheduler
 from lrexp.config.targets import check_target
 
 # What no optimizer takes in optimizer.args, and why.

@@ -79,19 +79,12 @@ class CheckedLoader(ConfigLoaderImpl):
         self._commons: dict[tuple[str, ...], set[str]] = {}
 
     def load_configuration(
-        self,
-        config_name: str | None,
-        overrides: list[str],
-        run_mode: RunMode,
-        from_shell: bool = True,
-        validate_sweep_overrides: bool = True,
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, *a: Any, **more: Any
     ) -> DictConfig:
         """Compose. Checking waits until a config is a single run's: see `check`."""
         refuse_oddly_written(overrides, self.repository)
         try:
-            config = self._load_configuration_impl(
-                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
-            )
+            config = self._load_configuration_impl(config_name, overrides, run_mode, *a, **more)
         except ConfigError:
             raise
         except Exception as error:  # Hydra raises ValueError and others for bad input too

@@ -110,13 +110,9 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """
     names = list(dict.fromkeys(candidates))
     last = name.rsplit(".", 1)[-1]
-    by_key: dict[str, str] = {}
-    for candidate in names:
-        by_key.setdefault(_plain(candidate.rsplit(".", 1)[-1]), candidate)
-    for candidate in names:
-        by_key[_plain(candidate)] = candidate
-    synonym = SYNONYMS.get(_plain(last))
-    for wanted in (name, last, synonym):
+    by_key = {_plain(candidate.rsplit(".", 1)[-1]): candidate for candidate in reversed(names)}
+    by_key |= {_plain(candidate): candidate for candidate in names}
+    for wanted in (name, last, SYNONYMS.get(_plain(last))):
         if wanted and _plain(wanted) in by_key:
             return by_key[_plain(wanted)]
     for wanted in (name, last):

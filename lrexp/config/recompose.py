@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_repository import CachingConfigRepository
-from hydra._internal.defaults_list import create_defaults_list
 from hydra.core.default_element import ResultDefault
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -48,20 +45,13 @@ class SavedLoader(CheckedLoader):
         self.filled: dict[str, Any] = {}  # settings that are newer than the saved config
 
     def load_configuration(
-        self,
-        config_name: str | None,
-        overrides: list[str],
-        run_mode: RunMode,
-        from_shell: bool = True,
-        validate_sweep_overrides: bool = True,
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, *a: Any, **more: Any
     ) -> DictConfig:
         """Compose overrides on the saved config."""
         if self._ground is None:
             self._ground = self._make_ground()
         self._chosen = self._groups_chosen(overrides, run_mode)
-        return super().load_configuration(
-            config_name, overrides, run_mode, from_shell, validate_sweep_overrides
-        )
+        return super().load_configuration(config_name, overrides, run_mode, *a, **more)
 
     def check(self, config: DictConfig, overrides: list[str]) -> None:
         """Raise a `ConfigError` that says where it came from if any setting cannot be used."""
@@ -75,13 +65,7 @@ class SavedLoader(CheckedLoader):
     def _groups_chosen(self, overrides: list[str], run_mode: RunMode) -> set[str]:
         """Groups that the overrides, or a file that they choose, take an option of."""
         try:
-            found = create_defaults_list(
-                CachingConfigRepository(self.repository),
-                CONFIG_NAME,
-                OverridesParser.create(config_loader=self).parse_overrides(overrides),
-                prepend_hydra=True,
-                skip_missing=run_mode == RunMode.MULTIRUN,
-            )
+            found = self.compute_defaults_list(CONFIG_NAME, overrides, run_mode)
         except Exception:  # composing will say what is wrong
             return set()
         return set(found.overrides.override_choices) & set(SECTIONS)

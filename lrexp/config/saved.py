@@ -20,7 +20,7 @@ from lrexp.config.errors import ConfigError
 from lrexp.config.mistakes import unknown_setting
 from lrexp.config.names import CONFIG
 from lrexp.config.schema import Config, chosen_option
-from lrexp.config.schema.data import TorchvisionSet
+from lrexp.config.schema.training import TorchvisionSet
 from lrexp.config.targets import values_below
 
 MAX_BYTES = 256 * 1024  # of a YAML file; a config of ours has two thousand

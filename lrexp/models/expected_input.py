@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from lrexp.config.errors import ConfigError
 from lrexp.config.saved import read_saved_config
-from lrexp.config.schema.model import LibraryModel, Model
+from lrexp.config.schema.training import LibraryModel, Model
 from lrexp.folder.layout import CHECKPOINTS, CONFIG
 from lrexp.models.pretrained import timm_config, torchvision_weights
 from lrexp.models.weights import weights_path

@@ -561,7 +561,7 @@ def test_a_cycle_is_refused_where_there_is_no_momentum(
     assert has_momentum(adam)
     set_momentum(adam, 0.8)
     assert adam.param_groups[0]["betas"] == (0.8, 0.99)
-    option = Option(schema.optimizer.Sgd, f"{__name__}:without_momentum")
+    option = Option(schema.rates.Sgd, f"{__name__}:without_momentum")
     monkeypatch.setitem(schema.OPTIONS["optimizer"], "sgd", option)
     with pytest.raises(ConfigError, match=r"neither momentum nor betas(?s:.*)momentum=null"):
         build(compose("scheduler=one_cycle"))

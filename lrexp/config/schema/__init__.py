@@ -15,12 +15,12 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
-from lrexp.config.schema import data, model, optimizer, policy, run, scheduler
+from lrexp.config.schema import rates, training
 from lrexp.config.schema.meaning import Length, Meaning, number, setting
-from lrexp.config.schema.metrics import MONITORS as MONITORS
-from lrexp.config.schema.metrics import TOP5_CLASSES as TOP5_CLASSES
-from lrexp.config.schema.policy import Rest, Rule
-from lrexp.config.schema.run import Trainer
+from lrexp.config.schema.rates import Rest, Rule
+from lrexp.config.schema.training import MONITORS as MONITORS
+from lrexp.config.schema.training import TOP5_CLASSES as TOP5_CLASSES
+from lrexp.config.schema.training import Trainer
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Option:
 def _torchvision_set(folder: str) -> Option:
     module = "lrexp.data.sources.torchvision_sets"
     return Option(
-        data.TorchvisionSet,
+        training.TorchvisionSet,
         f"{module}:torchvision_set",
         class_names=f"{module}:class_names",
         folder=folder,
@@ -77,7 +77,7 @@ _SCALING, _FREEZING, _RULES = (
     f"lrexp.plan.policies.{kind}" for kind in ("scaling", "freezing", "per_layer")
 )
 _DISCRIMINATIVE = Option(
-    policy.Discriminative, f"{_SCALING}:discriminative", absolute=f"{_SCALING}:both_ends_given"
+    rates.Discriminative, f"{_SCALING}:discriminative", absolute=f"{_SCALING}:both_ends_given"
 )
 _SCHEDULES, _PLATEAU, _ANY = (
     f"lrexp.optim.schedulers.{kind}" for kind in ("schedules", "plateau", "any_torch")
@@ -86,93 +86,91 @@ _SCHEDULES, _PLATEAU, _ANY = (
 # group -> option. The trainer has one schema, whatever its option.
 OPTIONS: dict[str, dict[str, Option]] = {
     "model": {
-        "simple_cnn": Option(model.SimpleCnn, f"{_MODELS}.simple_cnn:SimpleCNN"),
-        "mlp": Option(model.Mlp, f"{_MODELS}.mlp:MLP"),
-        "cifar_resnet": Option(model.CifarResnet, f"{_MODELS}.cifar_resnet:CifarResNet"),
-        "torchvision": Option(model.TorchvisionModel, f"{_MODELS}.library:torchvision_model"),
-        "timm": Option(model.LibraryModel, f"{_MODELS}.library:timm_model"),
+        "simple_cnn": Option(training.SimpleCnn, f"{_MODELS}.simple_cnn:SimpleCNN"),
+        "mlp": Option(training.Mlp, f"{_MODELS}.mlp:MLP"),
+        "cifar_resnet": Option(training.CifarResnet, f"{_MODELS}.cifar_resnet:CifarResNet"),
+        "torchvision": Option(training.TorchvisionModel, f"{_MODELS}.library:torchvision_model"),
+        "timm": Option(training.LibraryModel, f"{_MODELS}.library:timm_model"),
         "custom": Option(
-            model.CustomModel,
+            training.CustomModel,
             f"{_MODELS}.custom:custom_model",
             heads=f"{_MODELS}.layers:heads_by_shape",
         ),
     },
     "data": {
-        "digits": Option(data.Data, f"{_SOURCES}.digits:digits"),
+        "digits": Option(training.Data, f"{_SOURCES}.digits:digits"),
         "mnist": _torchvision_set("MNIST/raw"),
         "fashion_mnist": _torchvision_set("FashionMNIST/raw"),
         "cifar10": _torchvision_set("cifar-10-batches-py"),
         "cifar100": _torchvision_set("cifar-100-python"),
-        "hf": Option(data.HuggingFace, f"{_SOURCES}.hf:hf"),
-        "imagefolder": Option(data.ImageFiles, f"{_SOURCES}.imagefolder:imagefolder"),
-        "csv": Option(data.CsvTable, f"{_SOURCES}.csv_table:csv_table"),
-        "synthetic": Option(data.Synthetic, f"{_SOURCES}.synthetic:synthetic"),
+        "hf": Option(training.HuggingFace, f"{_SOURCES}.hf:hf"),
+        "imagefolder": Option(training.ImageFiles, f"{_SOURCES}.imagefolder:imagefolder"),
+        "csv": Option(training.CsvTable, f"{_SOURCES}.csv_table:csv_table"),
+        "synthetic": Option(training.Synthetic, f"{_SOURCES}.synthetic:synthetic"),
     },
     "loss": {
-        "cross_entropy": Option(run.CrossEntropy, "lrexp.build.loss:cross_entropy"),
-        "bce": Option(run.BinaryCrossEntropy, "lrexp.build.loss:bce", several=True),
+        "cross_entropy": Option(training.CrossEntropy, "lrexp.build.loss:cross_entropy"),
+        "bce": Option(training.BinaryCrossEntropy, "lrexp.build.loss:bce", several=True),
     },
     "optimizer": {
-        "sgd": Option(optimizer.Sgd, "torch.optim:SGD"),
-        "adam": Option(optimizer.Adam, "torch.optim:Adam"),
-        "adamw": Option(optimizer.Adam, "torch.optim:AdamW"),
-        "rmsprop": Option(optimizer.Rmsprop, "torch.optim:RMSprop"),
-        "nadam": Option(optimizer.Nadam, "torch.optim:NAdam"),
-        "radam": Option(optimizer.Radam, "torch.optim:RAdam"),
-        "adagrad": Option(optimizer.Adagrad, "torch.optim:Adagrad"),
-        "adafactor": Option(optimizer.Adafactor, f"{_OPTIMIZERS}:adafactor"),
-        "lion": Option(optimizer.Lion, "timm.optim.lion:Lion", needs="timm"),
-        "lamb": Option(optimizer.Lamb, "timm.optim.lamb:Lamb", needs="timm"),
-        "muon": Option(optimizer.Muon, f"{_OPTIMIZERS}:muon"),
+        "sgd": Option(rates.Sgd, "torch.optim:SGD"),
+        "adam": Option(rates.Adam, "torch.optim:Adam"),
+        "adamw": Option(rates.Adam, "torch.optim:AdamW"),
+        "rmsprop": Option(rates.Rmsprop, "torch.optim:RMSprop"),
+        "nadam": Option(rates.Nadam, "torch.optim:NAdam"),
+        "radam": Option(rates.Radam, "torch.optim:RAdam"),
+        "adagrad": Option(rates.Adagrad, "torch.optim:Adagrad"),
+        "adafactor": Option(rates.Adafactor, f"{_OPTIMIZERS}:adafactor"),
+        "lion": Option(rates.Lion, "timm.optim.lion:Lion", needs="timm"),
+        "lamb": Option(rates.Lamb, "timm.optim.lamb:Lamb", needs="timm"),
+        "muon": Option(rates.Muon, f"{_OPTIMIZERS}:muon"),
         "schedulefree_sgd": Option(
-            optimizer.ScheduleFreeSgd, "schedulefree:SGDScheduleFree", needs="schedulefree"
+            rates.ScheduleFreeSgd, "schedulefree:SGDScheduleFree", needs="schedulefree"
         ),
         "schedulefree_adamw": Option(
-            optimizer.ScheduleFreeAdamw, "schedulefree:AdamWScheduleFree", needs="schedulefree"
+            rates.ScheduleFreeAdamw, "schedulefree:AdamWScheduleFree", needs="schedulefree"
         ),
-        "torch": Option(optimizer.LibraryOptimizer, f"{_OPTIMIZERS}:any_torch"),
-        "timm": Option(optimizer.LibraryOptimizer, f"{_OPTIMIZERS}:any_timm", needs="timm"),
+        "torch": Option(rates.LibraryOptimizer, f"{_OPTIMIZERS}:any_torch"),
+        "timm": Option(rates.LibraryOptimizer, f"{_OPTIMIZERS}:any_timm", needs="timm"),
     },
     "lr_policy": {
-        "uniform": Option(policy.Policy, f"{_SCALING}:uniform"),
+        "uniform": Option(rates.Policy, f"{_SCALING}:uniform"),
         "per_layer": Option(
-            policy.PerLayer, f"{_RULES}:per_layer", absolute=f"{_RULES}:all_absolute"
+            rates.PerLayer, f"{_RULES}:per_layer", absolute=f"{_RULES}:all_absolute"
         ),
-        "layerwise_decay": Option(policy.LayerwiseDecay, f"{_SCALING}:layerwise_decay"),
-        "freeze_backbone": Option(policy.FreezeBackbone, f"{_FREEZING}:freeze_backbone"),
+        "layerwise_decay": Option(rates.LayerwiseDecay, f"{_SCALING}:layerwise_decay"),
+        "freeze_backbone": Option(rates.FreezeBackbone, f"{_FREEZING}:freeze_backbone"),
         "discriminative": _DISCRIMINATIVE,
         "ulmfit": _DISCRIMINATIVE,
-        "gradual_unfreeze": Option(policy.GradualUnfreeze, f"{_FREEZING}:gradual_unfreeze"),
-        "lp_ft": Option(policy.LpFt, f"{_FREEZING}:lp_ft"),
-        "surgical": Option(policy.Surgical, f"{_FREEZING}:surgical"),
-        "auto_rgn": Option(policy.AutoRgn, f"{_SCALING}:auto_rgn"),
-        "freezeout": Option(policy.Freezeout, f"{_FREEZING}:freezeout"),
-        "bias_norm_only": Option(policy.BiasNormOnly, f"{_FREEZING}:bias_norm_only"),
+        "gradual_unfreeze": Option(rates.GradualUnfreeze, f"{_FREEZING}:gradual_unfreeze"),
+        "lp_ft": Option(rates.LpFt, f"{_FREEZING}:lp_ft"),
+        "surgical": Option(rates.Surgical, f"{_FREEZING}:surgical"),
+        "auto_rgn": Option(rates.AutoRgn, f"{_SCALING}:auto_rgn"),
+        "freezeout": Option(rates.Freezeout, f"{_FREEZING}:freezeout"),
+        "bias_norm_only": Option(rates.BiasNormOnly, f"{_FREEZING}:bias_norm_only"),
     },
     "scheduler": {
-        "constant": Option(scheduler.Scheduler, f"{_SCHEDULES}:constant"),
-        "linear": Option(scheduler.Scheduler, f"{_SCHEDULES}:linear"),
-        "step": Option(scheduler.StepDecay, f"{_SCHEDULES}:step"),
-        "multistep": Option(scheduler.MultiStep, f"{_SCHEDULES}:multistep"),
-        "exponential": Option(scheduler.Exponential, f"{_SCHEDULES}:exponential"),
-        "polynomial": Option(scheduler.Polynomial, f"{_SCHEDULES}:polynomial"),
-        "cosine": Option(scheduler.Scheduler, f"{_SCHEDULES}:cosine"),
-        "cosine_restarts": Option(scheduler.CosineRestarts, f"{_SCHEDULES}:cosine_restarts"),
-        "one_cycle": Option(scheduler.OneCycle, f"{_SCHEDULES}:one_cycle", momenta=True),
-        "wsd": Option(scheduler.Wsd, f"{_SCHEDULES}:wsd"),
-        "inverse_sqrt": Option(scheduler.InverseSqrt, f"{_SCHEDULES}:inverse_sqrt"),
-        "slanted_triangular": Option(
-            scheduler.SlantedTriangular, f"{_SCHEDULES}:slanted_triangular"
-        ),
+        "constant": Option(rates.Scheduler, f"{_SCHEDULES}:constant"),
+        "linear": Option(rates.Scheduler, f"{_SCHEDULES}:linear"),
+        "step": Option(rates.StepDecay, f"{_SCHEDULES}:step"),
+        "multistep": Option(rates.MultiStep, f"{_SCHEDULES}:multistep"),
+        "exponential": Option(rates.Exponential, f"{_SCHEDULES}:exponential"),
+        "polynomial": Option(rates.Polynomial, f"{_SCHEDULES}:polynomial"),
+        "cosine": Option(rates.Scheduler, f"{_SCHEDULES}:cosine"),
+        "cosine_restarts": Option(rates.CosineRestarts, f"{_SCHEDULES}:cosine_restarts"),
+        "one_cycle": Option(rates.OneCycle, f"{_SCHEDULES}:one_cycle", momenta=True),
+        "wsd": Option(rates.Wsd, f"{_SCHEDULES}:wsd"),
+        "inverse_sqrt": Option(rates.InverseSqrt, f"{_SCHEDULES}:inverse_sqrt"),
+        "slanted_triangular": Option(rates.SlantedTriangular, f"{_SCHEDULES}:slanted_triangular"),
         "plateau": Option(
-            scheduler.ReduceOnPlateau, f"{_SCHEDULES}:constant", follows=f"{_PLATEAU}:Plateau"
+            rates.ReduceOnPlateau, f"{_SCHEDULES}:constant", follows=f"{_PLATEAU}:Plateau"
         ),
-        "torch": Option(scheduler.TorchScheduler, f"{_ANY}:any_torch", momenta=True),
+        "torch": Option(rates.TorchScheduler, f"{_ANY}:any_torch", momenta=True),
     },
-    "logger": {"wandb": Option(run.Wandb), "none": Option(run.NoLogger)},
+    "logger": {"wandb": Option(training.Wandb), "none": Option(training.NoLogger)},
     "task": {
-        "train": Option(run.Task, "lrexp.tasks.train:train"),
-        "plan": Option(run.PlanTask, "lrexp.tasks.plan:plan"),
+        "train": Option(training.Task, "lrexp.tasks.train:train"),
+        "plan": Option(training.PlanTask, "lrexp.tasks.plan:plan"),
     },
 }
 GROUPS = (*OPTIONS, "trainer", "experiment")

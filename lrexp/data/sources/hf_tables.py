@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrexp.config.errors import ConfigError, UserError, did_you_mean
-from lrexp.config.schema.data import HUB_NAME
+from lrexp.config.schema.training import HUB_NAME
 from lrexp.data.sources.labels import SPLIT_WORDS
 from lrexp.data.sources.network import within
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf, flag_override
 from lrexp.config.check import check
 from lrexp.config.errors import ConfigError
 from lrexp.config.schema import Config, chosen_option, meaning_of
-from lrexp.config.schema.optimizer import LibraryOptimizer
+from lrexp.config.schema.rates import LibraryOptimizer
 from lrexp.grid.points.point import Point
 
 # Sections that only decide the plan and the schedule, which are compared instead of them.

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lrexp.config.schema.metrics import MONITORS
+from lrexp.config.schema.training import MONITORS
 from lrexp.optim.schedulers.table import unit_optimizer
 
 
