@@ -69,6 +69,7 @@ def _show(
 ) -> None:
     """What Hydra shows of a command line, which it composes by itself."""
     from lrexp.config.compose import CONFIG_NAME
+    from lrexp.config.origin import explained
     from lrexp.grid.points.cases import refuse_cases, take_cases
 
     overrides, _ = take_cases(args.overrides)
@@ -85,7 +86,7 @@ def _show(
     except UserError:
         raise
     except Exception as error:
-        raise loader.explain(error, overrides) from error
+        raise explained(loader, error, overrides) from error
 
 
 def _is_word(argument: str) -> bool:

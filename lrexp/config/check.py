@@ -17,10 +17,9 @@ from typing import Any, cast, get_args, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from lrexp.config.checks import check_args, check_limits, check_together, weights_source
+from lrexp.config.checks import check_args, check_limits, check_together, plan_file, weights_source
 from lrexp.config.errors import ConfigError, did_you_mean
 from lrexp.config.mistakes import unknown_setting, wrong_type
-from lrexp.config.names import PLAN
 from lrexp.config.schema import (
     GROUPS,
     OPTIONS,
@@ -74,7 +73,7 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
     if weights and not weights.startswith(BUNDLED):
         typed.model.weights = weights_source(weights)
     if against is not None:
-        typed.task.against = portable_path(_plan_file(against))
+        typed.task.against = portable_path(plan_file(against))
     paths = path_settings(typed)
     for key, path in paths.items():
         OmegaConf.update(typed, key, portable_path(path))
@@ -146,11 +145,12 @@ def _typed_section(group: str, section: Any) -> DictConfig:
     if known not in _TYPED:
         if len(_TYPED) >= 1000:
             _TYPED.clear()
-        _TYPED[known] = _typed(group, section, _schema_of(group, section))
+        _TYPED[known] = _typed(group, section, schema_of(group, section))
     return _TYPED[known]
 
 
-def _schema_of(group: str, section: Any) -> type:
+def schema_of(group: str, section: Any) -> type:
+    """The schema of the option that a section belongs to, when there is one."""
     if not isinstance(section, dict):
         given = "" if section == MISSING else section
         raise ConfigError(group, f"is a group: choose an option with {group}=NAME", given=given)
@@ -198,15 +198,3 @@ def _check_keys(prefix: str, section: Any, schema: type) -> None:
                 if not isinstance(item, dict):
                     raise wrong_type(f"{prefix}.{key}", value)
                 _check_keys(place, item, inner)
-
-
-def _plan_file(against: str) -> str:
-    """The plan.csv that task.against means."""
-    path = Path(against).expanduser()
-    if against == "latest" and not path.exists():
-        path = Path("outputs/latest")
-    file = path.resolve() / PLAN if path.is_dir() else path
-    if not file.is_file():
-        hint = "give a run folder that has a plan.csv, such a file, or latest"
-        raise ConfigError("task.against", f"there is no {file}", hint, against)
-    return str(file)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import operator
 import re
 from dataclasses import fields, is_dataclass
+from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import Any
 
 from lrexp.config.errors import ConfigError, did_you_mean
 from lrexp.config.mistakes import unknown_setting
-from lrexp.config.names import BEST, CHECKPOINTS
+from lrexp.config.names import BEST, CHECKPOINTS, PLAN
 from lrexp.config.schema import Config, chosen_option, lengths_of, option_of
 from lrexp.config.schema.rates import LibraryOptimizer, MultiStep, Rule, Scheduler
 from lrexp.config.schema.training import (
@@ -41,12 +41,7 @@ REFUSED_ARGS = {
     "lr": "is optimizer.lr",
     "weight_decay": "is optimizer.weight_decay",
 }
-_HOLDS = {
-    "above": operator.gt,
-    "at least": operator.ge,
-    "below": operator.lt,
-    "at most": operator.le,
-}
+_HOLDS = {"above": gt, "at least": ge, "below": lt, "at most": le}
 
 
 def check_limits(prefix: str, section: Any) -> None:
@@ -272,9 +267,7 @@ def _check_model(model: Model) -> None:
 
 def weights_source(weights: str) -> str:
     """The file or run folder that model.weights means, other than a bundled one."""
-    path = Path(weights).expanduser()
-    if weights == "latest" and not path.exists():
-        path = Path("outputs/latest").resolve()
+    path = _run_or_file(weights)
     if path.is_dir() and not (path / CHECKPOINTS / BEST).is_file():
         points = sorted(str(p.parent.parent) for p in path.glob(f"*/{CHECKPOINTS}/{BEST}"))
         hint = "a plan has none, nor a run that diverged in its first epoch; give another run"
@@ -285,6 +278,21 @@ def weights_source(weights: str) -> str:
         hint = "there is no run in outputs/" if weights == "latest" else ""
         raise ConfigError("model.weights", "there is no such file or run", hint, weights)
     return str(path)
+
+
+def plan_file(against: str) -> str:
+    """The plan.csv that task.against means."""
+    path = _run_or_file(against)
+    file = path.resolve() / PLAN if path.is_dir() else path
+    if not file.is_file():
+        hint = "give a run folder that has a plan.csv, such a file, or latest"
+        raise ConfigError("task.against", f"there is no {file}", hint, against)
+    return str(file)
+
+
+def _run_or_file(written: str) -> Path:
+    path = Path(written).expanduser()
+    return Path("outputs/latest").resolve() if written == "latest" and not path.exists() else path
 
 
 def _check_policy(config: Config) -> None:

@@ -88,7 +88,7 @@ class CheckedLoader(ConfigLoaderImpl):
         except ConfigError:
             raise
         except Exception as error:  # Hydra raises ValueError and others for bad input too
-            raise self.explain(error, overrides) from error
+            raise explained(self, error, overrides) from error
         section: Any = OmegaConf.to_container(config.hydra, resolve=False)
         with self.placing(overrides):
             check_hydra_section(section)
@@ -164,7 +164,7 @@ class CheckedLoader(ConfigLoaderImpl):
             self.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
             self._apply_overrides_to_config(parsed, point)
         except Exception as error:
-            raise self.explain(error, overrides) from error
+            raise explained(self, error, overrides) from error
         point.hydra.overrides.task = overrides
         return point
 
@@ -216,10 +216,6 @@ class CheckedLoader(ConfigLoaderImpl):
                 problem = "names the home folder of nobody here"
                 raise ConfigError(key, problem, given=OmegaConf.select(config, key)) from error
 
-    def explain(self, error: Exception, overrides: list[str]) -> ConfigError:
-        """Hydra's and OmegaConf's exceptions as one message of ours."""
-        return explained(self, error, overrides)
-
     @contextmanager
     def placing(self, overrides: list[str]) -> Iterator[None]:
         """Errors of settings say where these came from."""
@@ -246,28 +242,26 @@ def refuse_oddly_written(overrides: list[str], repository: ConfigRepository) -> 
     """Raise a ConfigError for a way of writing an override that Hydra has no good words for."""
     for override in overrides:
         name, _, value = override.partition("=")
-        group, place = name.lstrip("+~"), f"the command line: {override}"
+        group, given, place = name.lstrip("+~"), value, f"the command line: {override}"
+        section, _, last = group.rpartition(".")
+        chosen = group in GROUPS and group != "experiment"
         if not group:
             raise ConfigError("", f"{override}: cannot be read; write KEY=VALUE", place=place)
-        section, _, last = group.rpartition(".")
         if last == "library" and section in OPTIONS:
-            hint = f"write {section}={value}"
-            raise ConfigError(group, "is set by choosing an option", hint, value, place)
-        if group == "experiment" and value in ("", "null"):
-            hint = "leave it out, or choose one with experiment=NAME"
-            raise ConfigError(group, "is not one option", hint, value, place)
-        if group not in GROUPS or group == "experiment":
-            continue
-        if name.startswith("~"):
+            problem, hint = "is set by choosing an option", f"write {section}={value}"
+        elif group == "experiment" and value in ("", "null"):
+            problem, hint = "is not one option", "leave it out, or choose one with experiment=NAME"
+        elif chosen and name.startswith("~"):
+            problem, given = "is a group, which cannot be removed", ""
             hint = f"choose another option with {group}=NAME"
-            raise ConfigError(group, "is a group, which cannot be removed", hint, "", place)
-        if name.startswith("+"):
-            hint = f"write {group}={value}"
-            raise ConfigError(group, "is there already, no + is needed", hint, value, place)
-        if re.fullmatch(r"|null|\[.*\]|-?[\d.]+", value):
+        elif chosen and name.startswith("+"):
+            problem, hint = "is there already, no + is needed", f"write {group}={value}"
+        elif chosen and re.fullmatch(r"|null|\[.*\]|-?[\d.]+", value):
             options = repository.get_group_options(group, ObjectType.CONFIG)
-            hint = did_you_mean(value, options)
-            raise ConfigError(group, "is not one option", hint, value, place)
+            problem, hint = "is not one option", did_you_mean(value, options)
+        else:
+            continue
+        raise ConfigError(group, problem, hint, given, place)
 
 
 def without_hydra(composed: DictConfig) -> DictConfig:

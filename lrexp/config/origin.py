@@ -60,7 +60,8 @@ def explained(loader: CheckedLoader, error: Exception, overrides: list[str]) -> 
         return ConfigError(name, problem, given=value, place=f"the command line: {override}")
     if not key:
         return ConfigError("", " ".join(said.split()), place=f"the command line: {overrides}")
-    file = _file_in(said)
+    named = re.match(r"In '([^']+)'", said)
+    file = named[1] if named else ""
     if isinstance(inner, InterpolationKeyError | InterpolationResolutionError):
         return loader.placed(ConfigError(key, str(inner).splitlines()[0]), overrides)
     schema = getattr(inner, "object_type", None)
@@ -138,12 +139,6 @@ def _files(loader: CheckedLoader, overrides: list[str]) -> list[ResultDefault]:
         except Exception:  # a wrong choice, already on its way to the user
             continue
     return []
-
-
-def _file_in(said: str) -> str:
-    """The config path that Hydra's message begins with, or the empty string."""
-    named = re.match(r"In '([^']+)'", said)
-    return named[1] if named else ""
 
 
 def _written_at(content: DictConfig, key: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lrexp.config.check import check
+from lrexp.config.check import check, schema_of
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader, open_free_sections, without_hydra
-from lrexp.config.errors import ConfigError, did_you_mean
+from lrexp.config.errors import ConfigError
 from lrexp.config.mistakes import unknown_setting, wrong_type
 from lrexp.config.names import shown_path
 from lrexp.config.saved import refuse_writing
-from lrexp.config.schema import OPTIONS, option_of
+from lrexp.config.schema import OPTIONS, Config, option_of
 
 SECTIONS = (*OPTIONS, "trainer")
 
@@ -98,37 +100,29 @@ class SavedLoader(CheckedLoader):
         Raises:
             ConfigError: for a section or a value that today's schemas do not have.
         """
-        options = []
-        for group, allowed in OPTIONS.items():
-            section = self._saved.get(group)
-            if not isinstance(section, dict):
-                raise self._wrong(ConfigError(group, "is missing, or no section", given=section))
-            if (option := option_of(section)) not in allowed:
-                hint = did_you_mean(option, allowed)
-                key = f"{group}.{'library' if 'library' in section else 'name'}"
-                raise self._wrong(ConfigError(key, "there is no such option", hint, option))
-            options.append(f"{group}={option}")
+        saved, keys = self._saved, (*SECTIONS, "name", "seed")
+        with self._placing_in_file():
+            for key in keys:
+                if key not in saved:
+                    raise ConfigError(key, "is missing")
+                if key in SECTIONS:
+                    schema_of(key, saved[key])
+        options = [f"{group}={option_of(saved[group])}" for group in OPTIONS]
         default = super().load_configuration(CONFIG_NAME, options, RunMode.RUN)
         ground = OmegaConf.create()
-        for key in (*SECTIONS, "name", "seed"):
-            if key not in self._saved:
-                raise self._wrong(ConfigError(key, "is missing"))
-            if key == "trainer" and not isinstance(self._saved[key], dict):
-                raise self._wrong(wrong_type(key, self._saved[key]))
-            saved = self._saved[key]
-            try:
-                default.merge_with({key: saved})
-            except (ConfigAttributeError, ConfigKeyError) as error:
-                at = str(error.full_key or error.key or key)
-                schema = getattr(error, "object_type", None)
-                found = unknown_setting(at, schema=schema) if schema else unknown_setting(at)
-                raise self._wrong(found) from error
-            except OmegaConfBaseException as error:
-                at = str(error.full_key or error.key or key)
-                raise self._wrong(wrong_type(at, _at(self._saved, at))) from error
+        for key in keys:
+            with self._placing_in_file():
+                try:
+                    default.merge_with({key: saved[key]})
+                except OmegaConfBaseException as error:
+                    at = str(error.full_key or error.key or key)
+                    if isinstance(error, ConfigAttributeError | ConfigKeyError):
+                        schema = getattr(error, "object_type", None) or Config
+                        raise unknown_setting(at, schema=schema) from error
+                    raise wrong_type(at, _at(saved, at)) from error
             ground[key] = default[key]
             for name in default[key] if key in SECTIONS else ():
-                if name not in saved:
+                if name not in saved[key]:
                     self.filled[f"{key}.{name}"] = default[key]._get_node(name)
         return ground
 
@@ -144,9 +138,14 @@ class SavedLoader(CheckedLoader):
         value = _at(self._saved, key)
         return shown_path(self.file), "" if isinstance(value, dict) else value
 
-    def _wrong(self, error: ConfigError) -> ConfigError:
-        error.place = error.place or shown_path(self.file)
-        return error
+    @contextmanager
+    def _placing_in_file(self) -> Iterator[None]:
+        """Errors of settings say that they came from the saved config."""
+        try:
+            yield
+        except ConfigError as error:
+            error.place = error.place or shown_path(self.file)
+            raise
 
 
 def _at(plain: Any, key: str) -> Any:
