@@ -11,14 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrexp.config.errors import ConfigError
-from lrexp.config.schema import (
-    MONITORS,
-    TOP5_CLASSES,
-    Config,
-    chosen_option,
-    load,
-    settings_of,
-)
+from lrexp.config.schema import MONITORS, TOP5_CLASSES, Config, chosen_option, load, settings_of
 from lrexp.config.schema.training import CsvTable
 from lrexp.data.dataset import Dataset
 from lrexp.train.experiment import Loss

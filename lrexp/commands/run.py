@@ -68,8 +68,7 @@ def _show(
     hydra: Hydra, loader: CheckedLoader, parser: argparse.ArgumentParser, args: argparse.Namespace
 ) -> None:
     """What Hydra shows of a command line, which it composes by itself."""
-    from lrexp.config.compose import CONFIG_NAME
-    from lrexp.config.origin import explained
+    from lrexp.config.compose import CONFIG_NAME, explained
     from lrexp.grid.points.cases import refuse_cases, take_cases
 
     overrides, _ = take_cases(args.overrides)

@@ -18,8 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from lrexp.config.checks import check_args, check_limits, check_together, plan_file, weights_source
-from lrexp.config.errors import ConfigError, did_you_mean
-from lrexp.config.mistakes import unknown_setting, wrong_type
+from lrexp.config.errors import ConfigError, did_you_mean, unknown_setting, wrong_type
 from lrexp.config.schema import (
     GROUPS,
     OPTIONS,

@@ -13,8 +13,7 @@ from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import Any
 
-from lrexp.config.errors import ConfigError, did_you_mean
-from lrexp.config.mistakes import unknown_setting
+from lrexp.config.errors import ConfigError, did_you_mean, unknown_setting
 from lrexp.config.names import BEST, CHECKPOINTS, PLAN
 from lrexp.config.schema import Config, chosen_option, lengths_of, option_of
 from lrexp.config.schema.rates import LibraryOptimizer, MultiStep, Rule, Scheduler

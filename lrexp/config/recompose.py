@@ -15,11 +15,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from lrexp.config.check import check, schema_of
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader, open_free_sections, without_hydra
-from lrexp.config.errors import ConfigError
-from lrexp.config.mistakes import unknown_setting, wrong_type
+from lrexp.config.errors import ConfigError, unknown_setting, wrong_type
 from lrexp.config.names import shown_path
 from lrexp.config.saved import refuse_writing
-from lrexp.config.schema import OPTIONS, Config, option_of
+from lrexp.config.schema import OPTIONS, option_of
 
 SECTIONS = (*OPTIONS, "trainer")
 
@@ -117,7 +116,7 @@ class SavedLoader(CheckedLoader):
                 except OmegaConfBaseException as error:
                     at = str(error.full_key or error.key or key)
                     if isinstance(error, ConfigAttributeError | ConfigKeyError):
-                        schema = getattr(error, "object_type", None) or Config
+                        schema = getattr(error, "object_type", None)
                         raise unknown_setting(at, schema=schema) from error
                     raise wrong_type(at, _at(saved, at)) from error
             ground[key] = default[key]

@@ -16,8 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lrexp.config.checks import check_name
-from lrexp.config.errors import ConfigError
-from lrexp.config.mistakes import unknown_setting
+from lrexp.config.errors import ConfigError, unknown_setting
 from lrexp.config.names import CONFIG
 from lrexp.config.schema import Config, chosen_option
 from lrexp.config.schema.training import TorchvisionSet

@@ -13,8 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.check import check, config_id, portable_path
 from lrexp.config.checks import duration
-from lrexp.config.errors import ConfigError
-from lrexp.config.mistakes import settings_of, unknown_setting, wrong_type
+from lrexp.config.errors import ConfigError, settings_of, unknown_setting, wrong_type
 from lrexp.config.schema import GROUPS, OPTIONS, Config, Rule
 from lrexp.config.schema.rates import Sgd
 

@@ -68,11 +68,9 @@ def length(*, least: int = 0, empty: str = "", fits: bool = False, **meaning: An
 
 
 def location(only: bool, **meaning: Any) -> Any:
-    """A field for where something lies: fingerprints say what it is, and it may move.
+    """A field for where something lies, `only` or else a name such as one on the Hugging Face hub.
 
-    Args:
-        only: False when it may be another name as well, such as one on the Hugging Face hub.
-        meaning: as above.
+    Fingerprints say what it is, and it may move.
     """
     moves = {"path": "only" if only else "maybe", "decides": False, "resume": "may"}
     return field(default=MISSING, metadata=moves | meaning)
