@@ -180,6 +180,8 @@ def _check_place(data: Data) -> None:
             hint = f"put the files of {data.name} there, or allow data.download=true"
             raise ConfigError("data.root", f"there is no folder {held}", hint, data.root)
     if isinstance(data, ImageFiles):
+        if data.channels not in (1, 3):
+            raise ConfigError("data.channels", "must be 1 (grey) or 3 (RGB)", given=data.channels)
         path, wanted = Path(data.path).expanduser(), "folder"
         there = path.is_dir()
         if isinstance(data, CsvTable):

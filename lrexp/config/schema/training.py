@@ -124,7 +124,7 @@ class ImageFiles(Data):
     """What options have whose images are files, or the bytes of files in a table."""
 
     path: str = location(only=False)
-    channels: int = choice(1, 3)
+    channels: int = number(at_least=1, at_most=3)
 
 
 @dataclass
