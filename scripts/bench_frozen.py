@@ -23,8 +23,8 @@ from lrexp.folder.environment import environment
 from lrexp.models.layers import layer_map
 from lrexp.optim.groups import param_groups, set_rates, set_trainable
 from lrexp.plan.plan import Plan
-from lrexp.plan.policies.freeze_backbone import freeze_backbone
-from lrexp.plan.policies.uniform import uniform
+from lrexp.plan.policies.freezing import freeze_backbone
+from lrexp.plan.policies.scaling import uniform
 
 
 def stepper(policy: Callable[..., Plan], images: torch.Tensor) -> Callable[[], None]:

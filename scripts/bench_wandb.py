@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 def points(count: int, rows: int, in_sweep: bool, artifacts: str) -> tuple[float, float]:
     """Median milliseconds of a row, and of a point without its rows."""
-    from lrexp.config.schema.run import Wandb
+    from lrexp.config.schema.training import Wandb
     from lrexp.plan.plan import Plan, Row
     from lrexp.record.recorders import RunInfo
     from lrexp.record.wandb.recorder import WandbRecorder

@@ -17,7 +17,7 @@ from torch import nn
 from torchvision.models import get_model
 
 from lrexp.models.layers import layer_map
-from lrexp.plan.policies.layerwise_decay import layerwise_decay
+from lrexp.plan.policies.scaling import layerwise_decay
 
 TIMM = (
     "vit_base_patch16_224",

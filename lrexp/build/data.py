@@ -7,14 +7,13 @@ import logging
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.schema import Config, chosen_option, load
-from lrexp.config.schema.data import Data, TorchvisionSet
+from lrexp.config.schema.training import Data, TorchvisionSet
 from lrexp.data.dataset import Dataset, Split, make_dataset
 from lrexp.data.feeding import free_bytes, shape_of_first
 from lrexp.data.source import TEST, TRAIN, Source
@@ -69,7 +68,10 @@ class Datasets:
         return kept
 
     def _make_room(self, device: torch.device) -> None:
-        held = {key: _pixel_bytes(dataset) for key, dataset in self._held.items()}
+        held = {  # bytes of all pixels that are held in memory; a byte per value
+            key: sum(len(s) * math.prod(s.pixels.shape) for s in _splits(one) if s.pixels.in_memory)
+            for key, one in self._held.items()
+        }
         while held and (sum(held.values()) > free_bytes(device) / 4 or len(held) >= self.LIMIT):
             oldest = next(iter(held))
             del held[oldest], self._held[oldest]
@@ -82,12 +84,6 @@ def _data_key(config: Config, device: torch.device) -> str:
     by_weights = data["normalize"] in ("auto", "weights")
     expected = expected_input(config.model) if by_weights else None
     return repr((data, config.trainer.train_eval_limit, expected, str(device)))
-
-
-def _pixel_bytes(dataset: Dataset) -> int:
-    """Bytes of all pixels that are held in memory; a byte per value."""
-    splits = [s for s in _splits(dataset) if s.pixels.in_memory]
-    return sum(len(s) * math.prod(s.pixels.shape) for s in splits)
 
 
 def _splits(dataset: Dataset) -> list[Split]:
@@ -104,30 +100,13 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
     """The splits of the configured source, on the device."""
     data = config.data
     source = open_source(config)
-    found = {
-        "num_classes": len(source.class_names),
-        "image_shape": list(source.images.shape[1:])
-        if isinstance(source.images, np.ndarray)
-        else None,
-        "train_size": int((source.split == TRAIN).sum())
-        if source.split is not None
-        else len(source.labels),
-    }
-    for key, value in found.items():
-        stated = getattr(data, key)
-        if None not in (stated, value) and stated != value:
-            raise ConfigError(f"data.{key}", f"is not what the data holds: {value}", given=stated)
+    to_train = len(source.labels) if source.split is None else int((source.split == TRAIN).sum())
+    _check_stated(data, "num_classes", data.num_classes, len(source.class_names))
+    _check_stated(data, "train_size", data.train_size, to_train)
     if data.augment == "trivial" and source.white != 255:
         problem = f"needs images of 256 levels, these have {source.white + 1}"
         raise ConfigError("data.augment", problem, "allowed: none, basic", "trivial")
     chosen = choose_images(config, source)
-    extra = {}
-    if data.eval_sets:
-        _, height, width = shape_of_first(source, chosen.splits["train"])
-        side = height if height == width else None
-        extra = open_eval_sets(
-            config, chosen.class_names, source.channels, side, source.multi_label
-        )
     dataset = make_dataset(
         source,
         chosen,
@@ -140,40 +119,28 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
         leak_check=data.leak_check != "skip",
         drop_corrupt=data.on_corrupt == "drop",
         device=device,
-        eval_sets=extra,
+        eval_sets=_eval_sets(data, source, chosen) if data.eval_sets else {},
     )
-    if data.image_shape is not None and list(dataset.image_shape) != of_size(data):
-        problem = f"is not what the data holds: {list(dataset.image_shape)}"
-        raise ConfigError("data.image_shape", problem, given=data.image_shape)
+    _check_stated(data, "image_shape", _stated_shape(data), list(dataset.image_shape))
     if dataset.leaks and data.leak_check == "error":
-        found = [*dataset.leaks.lines(), *map(_leak_in_words, dataset.leaks.items())]
+        items = (", ".join(f"{k} {v}" for k, v in one.items()) for one in dataset.leaks.items())
         hint = "data.leak_check=warn trains all the same"
-        raise UserError("\n  ".join(["data: the leak check found something", *found, hint]))
+        found = ["data: the leak check found something", *dataset.leaks.lines(), *items, hint]
+        raise UserError("\n  ".join(found))
     return dataset
 
 
-def of_size(data: Data) -> list[int]:
+def _check_stated(data: Data, key: str, stated: object, held: object) -> None:
+    if stated not in (None, held):
+        problem = f"is not what the data holds: {held}"
+        raise ConfigError(f"data.{key}", problem, given=getattr(data, key))
+
+
+def _stated_shape(data: Data) -> list[int] | None:
     """The stated [C, H, W] as it is after `data.image_size`."""
-    assert data.image_shape is not None
-    c, h, w = data.image_shape
-    return [c, data.image_size or h, data.image_size or w]
-
-
-def _leak_in_words(item: dict[str, Any]) -> str:
-    """One item of the leak check as a line."""
-    kind = item["kind"]
-    if kind == "conflict":
-        copies = zip(item["splits"], item["items"], item["labels"], strict=True)
-        return (
-            f"conflict: {', '.join(f'{split} {name} is {label}' for split, name, label in copies)}"
-        )
-    if kind == "group":
-        sides = ", ".join(f"{count} in {split}" for split, count in item["items"].items())
-        return f"group {item['group']}: {sides}"
-    at = f" at {item['correlation']}" if "correlation" in item else ""
-    return (
-        f"{kind}: {item['split']} {item['item']} = {item['other_split']} {item['other_item']}{at}"
-    )
+    if data.image_shape is None or data.image_size is None:
+        return data.image_shape
+    return [data.image_shape[0], data.image_size, data.image_size]
 
 
 def open_source(config: Config) -> Source:
@@ -186,53 +153,44 @@ def open_source(config: Config) -> Source:
     return source if config.data.image_size is None else source.of_size(config.data.image_size)
 
 
-def open_eval_sets(
-    config: Config,
-    class_names: tuple[str, ...],
-    channels: int,
-    side: int | None,
-    several: bool,
-) -> dict[str, Source]:
-    """Further test sets, labelled with the given classes; -1 where an image is of another.
+def _eval_sets(data: Data, source: Source, chosen: Chosen) -> dict[str, Source]:
+    """Further test sets, labelled with the classes trained on; -1 where an image is of another.
 
-    Args:
-        config: of the run.
-        class_names: those that the network knows; classes are matched by name.
-        channels: of the training images.
-        side: height and width of the training images if they are square.
-        several: whether an image may have several labels.
+    Images get the size of the training images where these are square.
 
     Raises:
         UserError: when one cannot be opened, or holds none of the classes.
     """
+    class_names, several = chosen.class_names, source.multi_label
+    _, height, width = shape_of_first(source, chosen.splits["train"])
+    image, label = (getattr(data, f"{kind}_column", None) for kind in ("image", "label"))
+    columns = image, label, source.channels, None
     found = {}
-    image, label = (getattr(config.data, f"{kind}_column", None) for kind in ("image", "label"))
-    for name, path in config.data.eval_sets.items():
+    for name, path in data.eval_sets.items():
         key = f"data.eval_sets.{name}"
         if Path(path).suffix.lower() in (".csv", ".tsv"):
-            source = csv_table(path, None, several, channels, None, test_only=True)
+            own = csv_table(path, None, several, source.channels, None, test_only=True)
         else:
-            columns = image, label, channels, None
-            source = hf(path, None, None, None, None, None, *columns, test_only=True)
-        if source.multi_label != several:
+            own = hf(path, None, None, None, None, None, *columns, test_only=True)
+        if own.multi_label != several:
             kinds = ("several labels", "one label")[:: 1 if several else -1]
             problem = f"has {kinds[1]} per image, the training images have {kinds[0]}"
             raise ConfigError(key, problem, given=path)
         index = {c: i for i, c in enumerate(class_names)}
-        to = np.array([index.get(c, -1) for c in source.class_names], np.int64)
+        to = np.array([index.get(c, -1) for c in own.class_names], np.int64)
         if (to < 0).all():
-            classes = ", ".join(source.class_names[:5]), ", ".join(class_names[:5])
+            classes = ", ".join(own.class_names[:5]), ", ".join(class_names[:5])
             problem = f"has classes {classes[0]}, ..., none of those trained on ({classes[1]}, ...)"
             raise ConfigError(key, problem, given=path)
         if several:
-            labels = np.zeros((len(source.labels), len(class_names)), np.float32)
-            labels[:, to[to >= 0]] = source.labels[:, to >= 0]
+            labels = np.zeros((len(own.labels), len(class_names)), np.float32)
+            labels[:, to[to >= 0]] = own.labels[:, to >= 0]
         else:
-            labels = np.where(source.labels < 0, -1, to[source.labels])
-            if source.has(TEST):  # of a whole data set, what is there to test on
-                labels = np.where(source.split == TEST, labels, -1)
-        source = replace(source, labels=labels, class_names=class_names, groups=None)
-        found[name] = source if side is None else source.of_size(side)
+            labels = np.where(own.labels < 0, -1, to[own.labels])
+            if own.has(TEST):  # of a whole data set, what is there to test on
+                labels = np.where(own.split == TEST, labels, -1)
+        own = replace(own, labels=labels, class_names=class_names, groups=None)
+        found[name] = own.of_size(height) if height == width else own
     return found
 
 
@@ -296,14 +254,14 @@ def stated_data(config: Config) -> StatedData:
     Where it leaves that to the data itself, labels and the first image are read.
     """
     data = config.data
-    if data.num_classes is None or data.image_shape is None or data.train_size is None:
+    shape = _stated_shape(data)
+    if data.num_classes is None or shape is None or data.train_size is None:
         source = open_source(config)
         chosen = choose_images(config, source)
         train = chosen.splits["train"]
-        shape = shape_of_first(source, train)
         all_used = data.on_corrupt == "error"  # some may turn out to be unreadable
-        return StatedData(shape, chosen.class_names, len(train), exact=all_used)
-    c, h, w = of_size(data)
+        first = shape_of_first(source, train)
+        return StatedData(first, chosen.class_names, len(train), exact=all_used)
     named = chosen_option("data", data).class_names
     names = load(named)(data.name) if named else tuple(map(str, range(data.num_classes)))
     if data.classes is not None:
@@ -317,4 +275,4 @@ def stated_data(config: Config) -> StatedData:
         train_size = min(train_size, data.limit_per_class * len(names))
     if data.limit is not None and data.limit < train_size:
         train_size, exact = data.limit, True
-    return StatedData((c, h, w), names, train_size, exact)
+    return StatedData((shape[0], shape[1], shape[2]), names, train_size, exact)

@@ -17,7 +17,7 @@ from lrexp.build.schedule import count_steps
 from lrexp.config.errors import ConfigError
 from lrexp.config.saved import read_saved_config
 from lrexp.config.schema import Config, settings_where
-from lrexp.config.schema.model import BUNDLED
+from lrexp.config.schema.training import BUNDLED
 from lrexp.data.dataset import Dataset
 from lrexp.folder.layout import CONFIG
 from lrexp.models.pretrained import expected_input, pretrained_file
@@ -59,10 +59,7 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
         dataset=dataset,
         model=model,
         layers=layers,
-        plan=rates.plan,
-        optimizer=rates.optimizer,
         base_lr=config.optimizer.lr,
-        schedule=rates.schedule,
         steps_per_epoch=steps.per_epoch,
         loss=build_loss(config, dataset, device),
         weights_fingerprint=weights_fingerprint(
@@ -70,8 +67,7 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
             if getattr(config.model, "pretrained", False)
             else config.model.weights
         ),
-        momenta=rates.momenta,
-        plateau=rates.plateau,
+        **vars(rates),
     )
 
 
@@ -131,8 +127,7 @@ def build_preview(config: Config) -> Preview:
     model, layers = build_model(config, data, meta=True)
     counted = count_steps(config, data.train_size)
     found = build_rates(config, model, layers, counted)
-    steps = shown_steps(found.schedule, counted.per_epoch)
-    notes = []
+    steps, notes = shown_steps(found.schedule, counted.per_epoch), []
     if found.plan.measured:
         notes.append("a measured scale is set anew before every epoch; the rates are its most")
     if found.plateau:

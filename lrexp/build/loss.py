@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrexp.config.errors import ConfigError
-from lrexp.config.schema import MONITORS, TOP5_CLASSES, Config
-from lrexp.config.schema.data import CsvTable
-from lrexp.config.schema.run import BinaryCrossEntropy
+from lrexp.config.schema import MONITORS, TOP5_CLASSES, Config, chosen_option, load, settings_of
+from lrexp.config.schema.training import CsvTable
 from lrexp.data.dataset import Dataset
 from lrexp.train.experiment import Loss
 
@@ -20,47 +20,52 @@ from lrexp.train.experiment import Loss
 def build_loss(config: Config, dataset: Dataset, device: torch.device) -> Loss:
     """The loss as optimised: (B, classes) logits and labels → scalar.
 
-    Labels are (B,) classes for cross_entropy, (B, classes) of 0 and 1 for bce.
+    Labels are (B,) classes, or (B, classes) of 0 and 1 for a loss of several.
 
     Raises:
         ConfigError: when the loss is not for such labels, or weights do not fit the classes.
     """
-    settings, labels = config.loss, dataset.train.labels
-    if isinstance(settings, BinaryCrossEntropy):
-        if labels.ndim == 1:
-            problem = f"is for any number of labels per image, and data={config.data.name} has one"
-            hint = "choose loss=cross_entropy"
-            if isinstance(config.data, CsvTable):
-                hint += ", or data.multi_label=true for labels such as cat|dog"
-            raise ConfigError("loss", problem, hint, "bce")
-        weight = None
-        if settings.pos_weight == "balanced":
-            positives = (labels > 0.5).sum(0).cpu().numpy()
-            _refuse_empty("loss.pos_weight", positives, dataset, "has no training image")
-            negatives = len(labels) - positives
-            _refuse_empty("loss.pos_weight", negatives, dataset, "is on every training image")
-            weight = _weight(negatives / positives, device)
-        return lambda logits, labels: F.binary_cross_entropy_with_logits(
-            logits, labels, pos_weight=weight
-        )
-    if labels.ndim == 2:
-        problem = f"is for one label per image, and data={config.data.name} has several"
-        raise ConfigError("loss", problem, "choose loss=bce", "cross_entropy")
-    classes, weights = len(dataset.class_names), settings.class_weights
+    option, data = chosen_option("loss", config.loss), config.data
+    several = dataset.train.labels.ndim == 2
+    if option.several and not several:
+        problem = f"is for any number of labels per image, and data={data.name} has one"
+        hint = "choose loss=cross_entropy"
+        if isinstance(data, CsvTable):
+            hint += ", or data.multi_label=true for labels such as cat|dog"
+        raise ConfigError("loss", problem, hint, config.loss.name)
+    if several and not option.several:
+        problem = f"is for one label per image, and data={data.name} has several"
+        raise ConfigError("loss", problem, "choose loss=bce", config.loss.name)
+    return load(option.make)(dataset, device, **settings_of(config.loss))
+
+
+def bce(dataset: Dataset, device: torch.device, *, pos_weight: str | None) -> Loss:
+    """The mean over images and classes; `balanced` weighs positives by negatives / positives."""
     weight = None
-    if weights == "balanced":
-        counts = np.bincount(labels.cpu().numpy(), minlength=classes)
+    if pos_weight == "balanced":
+        positives = (dataset.train.labels > 0.5).sum(0).cpu().numpy()
+        _refuse_empty("loss.pos_weight", positives, dataset, "has no training image")
+        negatives = len(dataset.train) - positives
+        _refuse_empty("loss.pos_weight", negatives, dataset, "is on every training image")
+        weight = _weight(negatives / positives, device)
+    return partial(F.binary_cross_entropy_with_logits, pos_weight=weight)
+
+
+def cross_entropy(
+    dataset: Dataset, device: torch.device, *, label_smoothing: float, class_weights: Any
+) -> Loss:
+    """torch's; `balanced` weighs class c by images / (classes × images of c)."""
+    classes, weight = len(dataset.class_names), None
+    if class_weights == "balanced":
+        counts = np.bincount(dataset.train.labels.cpu().numpy(), minlength=classes)
         _refuse_empty("loss.class_weights", counts, dataset, "has no training image")
         weight = _weight(counts.sum() / (classes * counts), device)
-    elif weights is not None:
-        if len(weights) != classes:
-            problem = f"has {len(weights)} numbers for {classes} classes"
-            raise ConfigError("loss.class_weights", problem, given=weights)
-        weight = _weight(weights, device)
-    smoothing = settings.label_smoothing
-    return lambda logits, labels: F.cross_entropy(
-        logits, labels, weight=weight, label_smoothing=smoothing
-    )
+    elif class_weights is not None:
+        if len(class_weights) != classes:
+            problem = f"has {len(class_weights)} numbers for {classes} classes"
+            raise ConfigError("loss.class_weights", problem, given=class_weights)
+        weight = _weight(class_weights, device)
+    return partial(F.cross_entropy, weight=weight, label_smoothing=label_smoothing)
 
 
 def _refuse_empty(key: str, counts: np.ndarray, dataset: Dataset, problem: str) -> None:
@@ -77,7 +82,7 @@ def _weight(values: Any, device: torch.device) -> Tensor:
 def check_monitors(config: Config, classes: int) -> None:
     """Refuse to follow a metric that this data or this loss does not have."""
     absent = {}
-    if isinstance(config.loss, BinaryCrossEntropy):
+    if chosen_option("loss", config.loss).several:
         absent["top5_accuracy"] = "is measured where every image has one label, not with loss=bce"
     else:
         absent["label_accuracy"] = "is measured where images have several labels, with loss=bce"

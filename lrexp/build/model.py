@@ -7,11 +7,10 @@ from torch import nn
 
 from lrexp.build.data import StatedData
 from lrexp.config.schema import Config, chosen_option, load, settings_of
-from lrexp.config.schema.model import CustomModel
 from lrexp.data.dataset import Dataset
 from lrexp.data.draws import draw
 from lrexp.models.layer_map import LayerMap
-from lrexp.models.layers import head_names, heads_by_shape, layer_map
+from lrexp.models.layers import head_names, layer_map
 from lrexp.models.pretrained import pretrained_weights, transform_arguments
 from lrexp.models.weights import load_weights
 
@@ -29,8 +28,8 @@ def build_model(
     Raises:
         ConfigError: when the network cannot be built for the data, or its weights do not fit it.
     """
-    kind = load(chosen_option("model", config.model).make)
-    settings = settings_of(config.model)
+    option, settings = chosen_option("model", config.model), settings_of(config.model)
+    kind = load(option.make)
     weights, strict = settings.pop("weights"), settings.pop("strict")
     order, convention = settings.pop("layers"), settings.pop("convention")
 
@@ -53,8 +52,8 @@ def build_model(
         with torch.random.fork_rng(devices=[]):
             weights = pretrained_weights(library, name, args, header_only=meta)
     heads, loaded = head_names(model), set[str]()
-    if isinstance(config.model, CustomModel):
-        heads = heads_by_shape(model, made(True, len(dataset.class_names) + 1)) or heads
+    if option.heads:
+        heads = load(option.heads)(model, made(True, len(dataset.class_names) + 1)) or heads
     if weights:
         loaded = load_weights(model, weights, dataset.class_names, heads, strict)
     layers = layer_map(model, heads, loaded, convention=convention, layers=order)

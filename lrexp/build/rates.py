@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from lrexp.build.schedule import Steps, build_momenta, build_plateau, build_schedule
 from lrexp.config.errors import ConfigError
 from lrexp.config.schema import Config, chosen_option, load, settings_of
-from lrexp.config.schema.optimizer import Optimizer as OptimizerSettings
+from lrexp.config.schema.rates import Optimizer as OptimizerSettings
 from lrexp.models.layer_map import LayerMap
 from lrexp.optim.groups import has_momentum, param_groups
 from lrexp.optim.optimizers import check_plan
@@ -62,29 +62,21 @@ def build_rates(config: Config, model: nn.Module, layers: LayerMap, steps: Steps
     momenta = build_momenta(scheduler, steps, plan.schedule_restart)
     if momenta and not has_momentum(optimizer):
         problem = "cycles momentum, and this optimizer has neither momentum nor betas"
-        hint = (
-            "scheduler.momentum=null, or scheduler.args.cycle_momentum=false, cycles the rate alone"
-        )
+        off = "scheduler.momentum=null, or scheduler.args.cycle_momentum=false"
+        hint = f"{off}, cycles the rate alone"
         raise ConfigError("scheduler", problem, hint, scheduler.name)
     return Rates(plan, optimizer, schedule, momenta, build_plateau(scheduler, steps))
 
 
 def _warn_of_plan(plan: Plan, layers: LayerMap) -> None:
     if layers.unplaced and len({row.lr_scale for row in plan.rows}) > 1:
-        log.warning(
-            "%d parameters have no layer of their own and learn as the last one does: %s. Place"
-            " them with model.layers.",
-            len(layers.unplaced),
-            _listed(layers.unplaced, 8),
-        )
-    if plan.frozen_random:
-        log.warning(
-            "%d of %d frozen tensors were never loaded from weights (%s): they are random features"
-            " and stay so. Load a pretrained network with model.weights.",
-            len(plan.frozen_random),
-            len(plan.frozen_names),
-            _listed(plan.frozen_random, 3),
-        )
+        problem = "%d parameters have no layer of their own and learn as the last one does: %s."
+        unplaced = layers.unplaced
+        log.warning(f"{problem} Place them with model.layers.", len(unplaced), _listed(unplaced, 8))
+    if random := plan.frozen_random:
+        problem = "%d of %d frozen tensors were never loaded from weights (%s): they are random"
+        problem += " features and stay so. Load a pretrained network with model.weights."
+        log.warning(problem, len(random), len(plan.frozen_names), _listed(random, 3))
 
 
 def _listed(names: Sequence[str], most: int) -> str:
@@ -97,12 +89,10 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module, plan: Plan) -
     Its function gets its option's settings but for weight_decay, which the groups have, and of
     lr, model and plan what its signature names.
     """
-    groups, make = (
-        param_groups(model, plan, settings.lr),
-        load(chosen_option("optimizer", settings).make),
-    )
+    make = load(chosen_option("optimizer", settings).make)
     own = {k: tuple(v) if isinstance(v, list) else v for k, v in settings_of(settings).items()}
     offered = {"lr": own.pop("lr"), "model": model, "plan": plan}
     del own["weight_decay"]
     wanted = inspect.signature(make).parameters
-    return make(groups, **own, **{k: v for k, v in offered.items() if k in wanted})
+    own |= {k: v for k, v in offered.items() if k in wanted}
+    return make(param_groups(model, plan, settings.lr), **own)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
-from lrexp.config.checks.scheduler import duration
+from lrexp.config.checks import duration
 from lrexp.config.errors import ConfigError
 from lrexp.config.schema import Config, chosen_option, lengths_of, load, settings_of
-from lrexp.config.schema.scheduler import Scheduler
+from lrexp.config.schema.rates import Scheduler
 from lrexp.optim.schedulers.plateau import Plateau
 from lrexp.optim.schedulers.table import with_warmup
 
@@ -55,17 +56,16 @@ def build_schedule(scheduler: Scheduler, steps: Steps, restart: int | None = Non
     Raises:
         ConfigError: when a length does not fit the training there is, or torch refuses arguments.
     """
-    _warn_of_late(scheduler, steps.epochs)
+    for setting in fields(scheduler):
+        given = getattr(scheduler, setting.name) if setting.metadata.get("in_epochs") else []
+        if steps.epochs and (late := [epoch for epoch in given if epoch >= steps.epochs]):
+            problem = "scheduler.%s: training ends after %d epochs, so the rate does not drop at %s"
+            log.warning(problem, setting.name, steps.epochs, ", ".join(map(str, late)))
     make = load(chosen_option("scheduler", scheduler).make)
     table: list[float] = []
     for part in steps.parts(restart):
         warmup, settings = _in_steps(scheduler, part)
-        table += with_warmup(
-            lambda t, e, settings=settings: make(t, e, **settings),
-            warmup,
-            part.total,
-            part.per_epoch,
-        )
+        table += with_warmup(partial(make, **settings), warmup, part.total, part.per_epoch)
     return table
 
 
@@ -74,8 +74,8 @@ def build_momenta(scheduler: Scheduler, steps: Steps, restart: int | None = None
     option, momenta = chosen_option("scheduler", scheduler), list[float]()
     for part in steps.parts(restart) if option.momenta and steps.total else ():
         warmup, settings = _in_steps(scheduler, part)
-        make, left = load(option.make), part.total - warmup
-        main = make(left, part.per_epoch, **settings, read="momentum")
+        settings["read"] = "momentum"
+        main = load(option.make)(part.total - warmup, part.per_epoch, **settings)
         momenta += main[:1] * warmup + main
     return momenta
 
@@ -89,19 +89,6 @@ def build_plateau(scheduler: Scheduler, steps: Steps) -> Plateau | None:
     return load(target)(warmup_steps=warmup, **settings)
 
 
-def _warn_of_late(scheduler: Scheduler, epochs: int) -> None:
-    for setting in fields(scheduler):
-        given = getattr(scheduler, setting.name) if setting.metadata.get("in_epochs") else []
-        late = [epoch for epoch in given if epoch >= epochs]
-        if late and epochs:
-            log.warning(
-                "scheduler.%s: training ends after %d epochs, so the rate does not drop at %s",
-                setting.name,
-                epochs,
-                ", ".join(map(str, late)),
-            )
-
-
 def _in_steps(scheduler: Scheduler, part: Steps) -> tuple[int, dict[str, Any]]:
     """Steps of the warmup; the other settings, lengths of time as steps under NAME_steps."""
     settings = settings_of(scheduler)
@@ -109,18 +96,18 @@ def _in_steps(scheduler: Scheduler, part: Steps) -> tuple[int, dict[str, Any]]:
     if part.total and warmup >= part.total:
         problem = f"takes {warmup} steps, training has {part.total}"
         raise ConfigError("scheduler.warmup", problem, given=scheduler.warmup)
-    main = part.total - warmup if part.total else 0
+    left = part.total - warmup if part.total else 0
     for name, length in lengths_of(scheduler).items():
         if name == "warmup":
             continue
         written = settings.pop(name)
         taken = getattr(scheduler, length.empty) if written is None and length.empty else written
         steps = max(length.least, _steps_of(name, taken, part))
-        if length.fits and part.total and steps > main:
-            problem = f"takes {steps} steps, training has {main} after the warmup"
+        if length.fits and part.total and steps > left:
+            problem = f"takes {steps} steps, training has {left} after the warmup"
             raise ConfigError(f"scheduler.{name}", problem, given=written)
-        settings[f"{name}_steps"] = min(steps, main) if length.fits else steps
-    return part.total - main, settings
+        settings[f"{name}_steps"] = min(steps, left) if length.fits else steps
+    return part.total - left, settings
 
 
 def _steps_of(setting: str, written: Any, part: Steps) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from lrexp.commands.answer import parser_of
 from lrexp.config.names import shown_path
 from lrexp.config.schema import MONITORS
-from lrexp.folder.layout import PREDICTIONS
+from lrexp.folder.layout import METRICS, PLAN, PREDICTIONS, SUMMARY
 from lrexp.plan.plan import difference_lines
 from lrexp.runs.differences import (
     SavedRun,
@@ -86,7 +86,7 @@ def comparison(a: SavedRun, b: SavedRun) -> list[str]:
     settings = [one for one in config_changes(a.config, b.config) if one[0] not in OTHERWISE_TOLD]
     changed = change_lines(settings, MOST["config"])
     lines += ["", *_part("config", changed or ["the same settings"])]
-    changed = _lacking(a.plan, b.plan, "plan.csv")
+    changed = _lacking(a.plan, b.plan, PLAN)
     if a.plan is not None and b.plan is not None:
         changed, most = difference_lines(a.plan.diff(b.plan)), MOST["plan"]
         if len(changed) > most:
@@ -118,7 +118,7 @@ def _part(title: str, lines: Sequence[str]) -> list[str]:
 
 def _outcome(a: SavedRun, b: SavedRun, monitor: str) -> list[str]:
     """A line per figure of both summaries, and their difference."""
-    if lacking := _lacking(a.summary, b.summary, "summary.json"):
+    if lacking := _lacking(a.summary, b.summary, SUMMARY):
         return _part("outcome", lacking)
     metrics = dict.fromkeys([monitor, "val/loss", "val/accuracy", "gap/loss"])
     lines = [f"{'outcome':<8}{'':<24}{'A':>16}{'B':>16}{'B - A':>16}"]
@@ -179,7 +179,7 @@ def _better(a: SavedRun, b: SavedRun, monitor: str) -> list[str]:
 
 def _curves(a: SavedRun, b: SavedRun) -> list[str]:
     """How far the metrics of the epochs that both have are apart, and where."""
-    if lacking := _lacking(a.rows, b.rows, "metrics.jsonl"):
+    if lacking := _lacking(a.rows, b.rows, METRICS):
         return lacking
     differences = curve_differences(a.rows, b.rows)
     ours, theirs = ({key for row in run.rows for key in row} for run in (a, b))

@@ -66,6 +66,7 @@ def _show(
     hydra: Hydra, loader: CheckedLoader, parser: argparse.ArgumentParser, args: argparse.Namespace
 ) -> None:
     """What Hydra shows of a command line, which it composes by itself."""
+    from lrexp.config.compose import explained
     from lrexp.grid.points.cases import refuse_cases, take_cases
 
     overrides, _ = take_cases(args.overrides)
@@ -82,7 +83,7 @@ def _show(
     except UserError:
         raise
     except Exception as error:
-        raise loader.explain(error, overrides) from error
+        raise explained(loader, error, overrides) from error
 
 
 def _is_word(argument: str) -> bool:

@@ -12,20 +12,13 @@ import os
 import re
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from lrexp.config.checks.data import check_data
-from lrexp.config.checks.model import check_model, weights_source
-from lrexp.config.checks.optimizer import check_optimizer
-from lrexp.config.checks.policy import check_policy
-from lrexp.config.checks.scheduler import check_scheduler
-from lrexp.config.errors import ConfigError, did_you_mean
-from lrexp.config.limits import check_args, check_limits, finite
-from lrexp.config.mistakes import unknown_setting, wrong_type
-from lrexp.config.names import PLAN
+from lrexp.config.checks import check_args, check_limits, check_together, plan_file, weights_source
+from lrexp.config.errors import ConfigError, did_you_mean, unknown_setting, wrong_type
 from lrexp.config.schema import (
     GROUPS,
     OPTIONS,
@@ -35,8 +28,7 @@ from lrexp.config.schema import (
     schemas_of,
     settings_where,
 )
-from lrexp.config.schema.model import BUNDLED
-from lrexp.config.schema.run import CrossEntropy, PlanTask
+from lrexp.config.schema.training import BUNDLED
 
 
 def check(composed: DictConfig) -> tuple[DictConfig, Config]:
@@ -68,21 +60,23 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
     if missing:
         hint = "give it, or begin the file with an option of ours: defaults: [OPTION, _self_]"
         raise ConfigError(missing[0], "has no value", hint)
-    config = OmegaConf.to_object(typed)
-    assert isinstance(config, Config)
+    config = cast(Config, OmegaConf.to_object(typed))
     check_limits("", config)
-    _check_homes(typed)
-    _check_together(config)
-    if config.model.weights and not config.model.weights.startswith(BUNDLED):
-        typed.model.weights = weights_source(config.model.weights)
-    if paths := path_settings(typed):
-        for key, path in paths.items():
-            OmegaConf.update(typed, key, portable_path(path))
-        config = OmegaConf.to_object(typed)
-        assert isinstance(config, Config)
-    if isinstance(config.task, PlanTask) and config.task.against is not None:
-        config.task.against = typed.task.against = portable_path(_plan_file(config.task.against))
-    return typed, config
+    for key, path in _paths(typed, "only", "maybe", "plan").items():
+        try:
+            Path(path).expanduser()
+        except RuntimeError as error:
+            raise ConfigError(key, "names the home folder of nobody here", given=path) from error
+    check_together(config)
+    weights, against = config.model.weights, getattr(config.task, "against", None)
+    if weights and not weights.startswith(BUNDLED):
+        typed.model.weights = weights_source(weights)
+    if against is not None:
+        typed.task.against = portable_path(plan_file(against))
+    paths = path_settings(typed)
+    for key, path in paths.items():
+        OmegaConf.update(typed, key, portable_path(path))
+    return typed, cast(Config, OmegaConf.to_object(typed)) if paths or against else config
 
 
 def config_id(config: DictConfig) -> str:
@@ -110,15 +104,6 @@ def _counting(prefix: str, section: dict[Any, Any]) -> dict[Any, Any]:
             deeper = not prefix and isinstance(value, dict)
             kept[name] = _counting(f"{name}.", value) if deeper else value
     return kept
-
-
-def _check_homes(typed: DictConfig) -> None:
-    """Refuse paths below the home folder of a user that this machine does not have."""
-    for key, path in _paths(typed, "only", "maybe", "plan").items():
-        try:
-            Path(path).expanduser()
-        except RuntimeError as error:
-            raise ConfigError(key, "names the home folder of nobody here", given=path) from error
 
 
 def path_settings(config: DictConfig) -> dict[str, str]:
@@ -157,19 +142,19 @@ def _typed_section(group: str, section: Any) -> DictConfig:
     """A checked section; the caller's config takes a copy of it."""
     known = (group, repr(section))
     if known not in _TYPED:
-        found = _checked_section(group, section)
         if len(_TYPED) >= 1000:
             _TYPED.clear()
-        _TYPED[known] = found
+        _TYPED[known] = _typed(group, section, schema_of(group, section))
     return _TYPED[known]
 
 
-def _checked_section(group: str, section: Any) -> DictConfig:
+def schema_of(group: str, section: Any) -> type:
+    """The schema of the option that a section belongs to, when there is one."""
     if not isinstance(section, dict):
         given = "" if section == MISSING else section
         raise ConfigError(group, f"is a group: choose an option with {group}=NAME", given=given)
     if group == "trainer":
-        return _typed(group, section, schemas_of(group)[0])
+        return schemas_of(group)[0]
     option, options = option_of(section), OPTIONS[group]
     if option in ("", "None", MISSING):
         hint = f"begin the file with defaults: [OPTION, _self_]; options: {', '.join(options)}"
@@ -177,7 +162,7 @@ def _checked_section(group: str, section: Any) -> DictConfig:
     if option not in options:
         key = f"{group}.library" if "library" in section else f"{group}.name"
         raise ConfigError(key, "there is no such option", did_you_mean(option, options), option)
-    return _typed(group, section, options[option].schema)
+    return options[option].schema
 
 
 def _typed(group: str, section: dict[Any, Any], schema: type) -> DictConfig:
@@ -188,13 +173,11 @@ def _typed(group: str, section: dict[Any, Any], schema: type) -> DictConfig:
             raise ConfigError(f"{group}.{key}", "has no value", f"give {group}.{key}=...")
         if key == "args" and isinstance(value, dict):
             check_args(f"{group}.args", value)
+        of_text = get_type_hints(schema)[key] in (list[str], list[str] | None)
+        if of_text and isinstance(value, list) and not all(isinstance(item, str) for item in value):
+            raise wrong_type(f"{group}.{key}", value)  # OmegaConf would turn anything into text
         try:
             typed = OmegaConf.merge(typed, {key: value})
-            of_text = get_type_hints(schema)[key] in (list[str], list[str] | None)
-            if (
-                of_text and value and not all(isinstance(item, str) for item in value)
-            ):  # OmegaConf would turn anything into text
-                raise wrong_type(f"{group}.{key}", value)
         except OmegaConfBaseException as error:
             raise wrong_type(f"{group}.{error.full_key or key}", value) from error
     assert isinstance(typed, DictConfig)
@@ -214,51 +197,3 @@ def _check_keys(prefix: str, section: Any, schema: type) -> None:
                 if not isinstance(item, dict):
                     raise wrong_type(f"{prefix}.{key}", value)
                 _check_keys(place, item, inner)
-
-
-def _check_together(config: Config) -> None:
-    """What no single limit can say."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", config.name):
-        raise ConfigError(
-            "name",
-            "must be a folder name",
-            "letters, digits, '.', '_' and '-', at most 100",
-            config.name,
-        )
-    if config.run_id is not None and not re.fullmatch(r"[a-z0-9]{8}", config.run_id):
-        raise ConfigError("run_id", "must be 8 characters a-z and 0-9", given=config.run_id)
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.trainer.device):
-        meant = "cuda" if config.trainer.device == "gpu" else config.trainer.device
-        hint = did_you_mean(meant, ["auto", "cpu", "cuda", "cuda:N", "mps"])
-        raise ConfigError("trainer.device", "is not a device", hint, config.trainer.device)
-    monitor = config.trainer.monitor
-    if not config.trainer.epochs and (monitor.startswith("train/") or "running" in monitor):
-        raise ConfigError("trainer.monitor", "is not measured with trainer.epochs=0", given=monitor)
-    check_data(config.data)
-    check_optimizer(config)
-    weights = config.loss.class_weights if isinstance(config.loss, CrossEntropy) else None
-    if not (
-        weights in (None, "balanced")
-        or (
-            isinstance(weights, list)
-            and weights
-            and all(type(w) in (int, float) and finite(w) and w > 0 for w in weights)
-        )
-    ):
-        hint = "allowed: balanced, null, or a list of numbers above 0, one per class"
-        raise ConfigError("loss.class_weights", "is not a weighting", hint, weights)
-    check_model(config.model)
-    check_policy(config)
-    check_scheduler(config.scheduler)
-
-
-def _plan_file(against: str) -> str:
-    """The plan.csv that task.against means."""
-    path = Path(against).expanduser()
-    if against == "latest" and not path.exists():
-        path = Path("outputs/latest")
-    file = path.resolve() / PLAN if path.is_dir() else path
-    if not file.is_file():
-        hint = "give a run folder that has a plan.csv, such a file, or latest"
-        raise ConfigError("task.against", f"there is no {file}", hint, against)
-    return str(file)

@@ -9,7 +9,8 @@ import copy
 import os
 import pickle
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,20 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.default_element import ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, flag_override
-from omegaconf.errors import (
-    OmegaConfBaseException,
-)
+from omegaconf import DictConfig, OmegaConf, errors, flag_override
 
 from lrexp.config.check import check, path_settings
-from lrexp.config.errors import ConfigError, did_you_mean
+from lrexp.config.errors import ConfigError, did_you_mean, unknown_setting, wrong_type
 from lrexp.config.names import CONFIG_NAME as CONFIG_NAME
 from lrexp.config.names import conf_folder, new_run_id, point_name
-from lrexp.config.origin import explained, origin
 from lrexp.config.redact import secret_in
 from lrexp.config.saved import read_yaml_text
-from lrexp.config.schema import GROUPS, OPTIONS, store_schemas
+from lrexp.config.schema import GROUPS, OPTIONS, Rule, store_schemas
 from lrexp.config.targets import check_hydra_section, check_search_path, values_below
 
 # At import, so that they are there too in the worker processes of other launchers.
@@ -78,34 +77,21 @@ class CheckedLoader(ConfigLoaderImpl):
         self._commons: dict[tuple[str, ...], set[str]] = {}
 
     def load_configuration(
-        self,
-        config_name: str | None,
-        overrides: list[str],
-        run_mode: RunMode,
-        from_shell: bool = True,
-        validate_sweep_overrides: bool = True,
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, *a: Any, **more: Any
     ) -> DictConfig:
         """Compose. Checking waits until a config is a single run's: see `check`."""
         refuse_oddly_written(overrides, self.repository)
         try:
-            config = self._load_configuration_impl(
-                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
-            )
+            config = self._load_configuration_impl(config_name, overrides, run_mode, *a, **more)
         except ConfigError:
             raise
         except Exception as error:  # Hydra raises ValueError and others for bad input too
-            raise self.explain(error, overrides) from error
-        self._check_hydra(config, overrides)
-        return config
-
-    def _check_hydra(self, config: DictConfig, overrides: list[str]) -> None:
-        """Refuse what Hydra would run or write for the config, and secrets that would be saved."""
+            raise explained(self, error, overrides) from error
         section: Any = OmegaConf.to_container(config.hydra, resolve=False)
-        try:
+        with self.placing(overrides):
             check_hydra_section(section)
-        except ConfigError as error:
-            raise self.placed(error, overrides) from error
         self._refuse_secrets(config)
+        return config
 
     def _refuse_secrets(self, config: DictConfig) -> None:
         """Refuse a config that holds what it must not be saved with. The value is not shown."""
@@ -115,8 +101,7 @@ class CheckedLoader(ConfigLoaderImpl):
             for key, value in values:
                 if secret := secret_in(value):
                     problem = f"holds {secret}, which would be saved with the run"
-                    hint = "leave it in the environment"
-                    raise ConfigError(key.lstrip("."), problem, hint)
+                    raise ConfigError(key, problem, "leave it in the environment")
 
     def _process_config_searchpath(
         self, config_name: str | None, parsed_overrides: list[Any], repo: Any
@@ -137,7 +122,7 @@ class CheckedLoader(ConfigLoaderImpl):
         key = tuple(sweep_overrides)
         if key not in self._points:
             point = self._composed_point(master_config, sweep_overrides)
-            common = self._common(list(master_config.hydra.overrides.task))
+            common = self._common(tuple(master_config.hydra.overrides.task))
             swept = [override for override in sweep_overrides if override not in common]
             with flag_override(point, ["struct", "readonly"], False):
                 point.hydra.sweep.dir = master_config.hydra.sweep.dir
@@ -148,14 +133,14 @@ class CheckedLoader(ConfigLoaderImpl):
         point.run_id = new_run_id()
         return point
 
-    def _common(self, typed: list[str]) -> set[str]:
+    def _common(self, typed: tuple[str, ...]) -> set[str]:
         """Overrides that every point has, as they were typed and as Hydra's sweeper writes them."""
-        if tuple(typed) not in self._commons:
-            parsed = OverridesParser.create(config_loader=self).parse_overrides(typed)
+        if typed not in self._commons:
+            parsed = OverridesParser.create(config_loader=self).parse_overrides(list(typed))
             single = [override for override in parsed if not override.is_sweep_override()]
             written = {f"{o.get_key_element()}={o.get_value_element_as_str()}" for o in single}
-            self._commons[tuple(typed)] = written | set(typed)
-        return self._commons[tuple(typed)]
+            self._commons[typed] = written | set(typed)
+        return self._commons[typed]
 
     def _composed_point(self, master_config: DictConfig, overrides: list[str]) -> DictConfig:
         """As Hydra composes it. Points that choose the same options share that part of the work."""
@@ -176,7 +161,7 @@ class CheckedLoader(ConfigLoaderImpl):
             self.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
             self._apply_overrides_to_config(parsed, point)
         except Exception as error:
-            raise self.explain(error, overrides) from error
+            raise explained(self, error, overrides) from error
         point.hydra.overrides.task = overrides
         return point
 
@@ -193,24 +178,20 @@ class CheckedLoader(ConfigLoaderImpl):
 
     def check(self, config: DictConfig, overrides: list[str]) -> None:
         """Raise a `ConfigError` that says where it came from if any setting cannot be used."""
-        for override in overrides:
-            name, _, value = override.lstrip("+~").partition("=")
-            section, _, last = name.rpartition(".")
-            if last == "name" and section in OPTIONS and "library" not in config[section]:
-                hint = f"write {section}={value}"
-                problem = ConfigError(name, "is set by choosing an option", hint, value)
-                raise self.placed(problem, overrides)
-        try:
+        with self.placing(overrides):
+            for override in overrides:
+                name, _, value = override.lstrip("+~").partition("=")
+                section, _, last = name.rpartition(".")
+                if last == "name" and section in OPTIONS and "library" not in config[section]:
+                    hint = f"write {section}={value}"
+                    raise ConfigError(name, "is set by choosing an option", hint, value)
+            job = config.hydra.job.name
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", job):
+                raise ConfigError("hydra.job.name", "must be a file name", given=job)
             checked, _ = check(without_hydra(config))
-        except ConfigError as error:
-            raise self.placed(error, overrides) from error
         self._refuse_secrets(checked)
         for key, path in path_settings(checked).items():  # absolute, wherever the job runs
             OmegaConf.update(config, key, path)
-        job = config.hydra.job
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", job.name):
-            problem = ConfigError("hydra.job.name", "must be a file name", given=job.name)
-            raise self.placed(problem, overrides)
 
     def folder(self, config: DictConfig, key: str, overrides: list[str]) -> Path:
         """The folder under a key such as hydra.run.dir, absolute.
@@ -218,22 +199,27 @@ class CheckedLoader(ConfigLoaderImpl):
         Raises:
             ConfigError: when it is empty or cannot be resolved.
         """
-        try:
-            name = OmegaConf.select(config, key)
-        except OmegaConfBaseException as error:
-            problem = ConfigError(key, f"cannot be resolved: {str(error).splitlines()[0]}")
-            raise self.placed(problem, overrides) from error
-        if not str(name or "").strip():
-            raise self.placed(ConfigError(key, "names no folder"), overrides)
-        try:
-            return Path(name).expanduser().resolve()
-        except RuntimeError as error:
-            problem = ConfigError(key, "names the home folder of nobody here", given=name)
-            raise self.placed(problem, overrides) from error
+        with self.placing(overrides):
+            try:
+                name = OmegaConf.select(config, key)
+                if not str(name or "").strip():
+                    raise ConfigError(key, "names no folder")
+                return Path(name).expanduser().resolve()
+            except errors.OmegaConfBaseException as error:
+                said = str(error).splitlines()[0]
+                raise ConfigError(key, f"cannot be resolved: {said}") from error
+            except RuntimeError as error:
+                problem = "names the home folder of nobody here"
+                raise ConfigError(key, problem, given=OmegaConf.select(config, key)) from error
 
-    def explain(self, error: Exception, overrides: list[str]) -> ConfigError:
-        """Hydra's and OmegaConf's exceptions as one message of ours."""
-        return explained(self, error, overrides)
+    @contextmanager
+    def placing(self, overrides: list[str]) -> Iterator[None]:
+        """Errors of settings say where these came from."""
+        try:
+            yield
+        except ConfigError as error:
+            self.placed(error, overrides)
+            raise
 
     def placed(self, error: ConfigError, overrides: list[str], file: str = "") -> ConfigError:
         """The same error with the override or file that gave the value, and the value itself."""
@@ -252,28 +238,26 @@ def refuse_oddly_written(overrides: list[str], repository: ConfigRepository) -> 
     """Raise a ConfigError for a way of writing an override that Hydra has no good words for."""
     for override in overrides:
         name, _, value = override.partition("=")
-        group, place = name.lstrip("+~"), f"the command line: {override}"
+        group, given, place = name.lstrip("+~"), value, f"the command line: {override}"
+        section, _, last = group.rpartition(".")
+        chosen = group in GROUPS and group != "experiment"
         if not group:
             raise ConfigError("", f"{override}: cannot be read; write KEY=VALUE", place=place)
-        section, _, last = group.rpartition(".")
         if last == "library" and section in OPTIONS:
-            hint = f"write {section}={value}"
-            raise ConfigError(group, "is set by choosing an option", hint, value, place)
-        if group == "experiment" and value in ("", "null"):
-            hint = "leave it out, or choose one with experiment=NAME"
-            raise ConfigError(group, "is not one option", hint, value, place)
-        if group not in GROUPS or group == "experiment":
-            continue
-        if name.startswith("~"):
+            problem, hint = "is set by choosing an option", f"write {section}={value}"
+        elif group == "experiment" and value in ("", "null"):
+            problem, hint = "is not one option", "leave it out, or choose one with experiment=NAME"
+        elif chosen and name.startswith("~"):
+            problem, given = "is a group, which cannot be removed", ""
             hint = f"choose another option with {group}=NAME"
-            raise ConfigError(group, "is a group, which cannot be removed", hint, "", place)
-        if name.startswith("+"):
-            hint = f"write {group}={value}"
-            raise ConfigError(group, "is there already, no + is needed", hint, value, place)
-        if re.fullmatch(r"|null|\[.*\]|-?[\d.]+", value):
+        elif chosen and name.startswith("+"):
+            problem, hint = "is there already, no + is needed", f"write {group}={value}"
+        elif chosen and re.fullmatch(r"|null|\[.*\]|-?[\d.]+", value):
             options = repository.get_group_options(group, ObjectType.CONFIG)
-            hint = did_you_mean(value, options)
-            raise ConfigError(group, "is not one option", hint, value, place)
+            problem, hint = "is not one option", did_you_mean(value, options)
+        else:
+            continue
+        raise ConfigError(group, problem, hint, given, place)
 
 
 def without_hydra(composed: DictConfig) -> DictConfig:
@@ -290,3 +274,124 @@ def open_free_sections(config: DictConfig) -> None:
         section = OmegaConf.select(config, key)
         if isinstance(section, DictConfig):
             OmegaConf.set_struct(section, False)
+
+
+def explained(loader: CheckedLoader, error: Exception, overrides: list[str]) -> ConfigError:
+    """Hydra's and OmegaConf's exceptions as one message of ours."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        hint = did_you_mean(option, error.options or [])
+        problem = ConfigError(group, "there is no such option", hint, option)
+        return loader.placed(problem, overrides, _chooser(loader, group, option, overrides))
+    if isinstance(error, OverrideParseException):
+        problem = "cannot be read; write KEY=VALUE, and quote what the shell or Hydra would split"
+        return ConfigError("", f"{error.override}: {problem}", place="the command line")
+    said = str(error)
+    if "Ambiguous value" in said or "requires --multirun" in said:
+        hint = "add -m to run one after the other; a list is written [a,b]"
+        override = next((o for o in overrides if o in said), "")
+        problem = f"{override}: several values for one run"
+        return ConfigError("", problem, hint, place="the command line")
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, errors.OmegaConfBaseException):
+        inner = inner.__cause__ or inner.__context__
+    key = str((inner.full_key or inner.key or "") if inner else "")
+    if not key and (named := re.search(r"Could not override '([^'@]+)", said)):
+        key = named[1]
+    if "Unexpected type for root" in said:
+        override = next((o for o in overrides if o.startswith("hydra.")), "")
+        problem = "lies below an empty setting; put a + in front to add it"
+        name, _, value = override.partition("=")
+        return ConfigError(name, problem, given=value, place=f"the command line: {override}")
+    if not key:
+        return ConfigError("", " ".join(said.split()), place=f"the command line: {overrides}")
+    named = re.match(r"In '([^']+)'", said)
+    file = named[1] if named else ""
+    if isinstance(inner, errors.InterpolationKeyError | errors.InterpolationResolutionError):
+        return loader.placed(ConfigError(key, str(inner).splitlines()[0]), overrides)
+    schema = getattr(inner, "object_type", None)
+    if schema is Rule and "." not in key:
+        key = f"lr_policy.rules[].{key}"
+    if isinstance(inner, errors.ConfigKeyError | errors.ConfigAttributeError) or inner is None:
+        return loader.placed(unknown_setting(key, schema=schema), overrides, file)
+    if key.startswith("hydra."):
+        return loader.placed(ConfigError(key, str(inner).splitlines()[0]), overrides, file)
+    _, given = loader.origin(key, overrides, file) or ("", "")
+    return loader.placed(wrong_type(key, given), overrides, file)
+
+
+def origin(
+    loader: CheckedLoader, key: str, overrides: list[str], file: str = ""
+) -> tuple[str, object] | None:
+    """Where a setting got its value, the last word first, and what was written there."""
+    for override in () if file else reversed(overrides):
+        name, _, value = override.lstrip("+~").partition("=")
+        if name in GROUPS and name != key and not value.startswith("{"):
+            continue  # chose a file, which is named below
+        name = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", name)
+        if name == key:
+            return f"the command line: {override}", value
+        if key.startswith((f"{name}.", f"{name}[")) or name.startswith(f"{key}."):
+            return f"the command line: {override}", ""
+    chosen = None
+    files = _files(loader, overrides)
+    if file and not any(default.config_path == file for default in files):
+        return _name_of(loader, file), ""
+    for default in reversed(files):
+        path = default.config_path or ""
+        if path.startswith(("hydra/", "schema/")) or (file and path != file):
+            continue
+        loaded = loader.repository.load_config(path)
+        assert loaded is not None
+        assert isinstance(loaded.config, DictConfig)
+        package = f"{default.package}." if default.package else ""
+        if not key.startswith(package):
+            continue
+        value = _written_at(loaded.config, key.removeprefix(package))
+        if value is not None or path == file:
+            given = "" if value is None or isinstance(value, DictConfig) else value
+            return _name_of(loader, path), given
+        if package and chosen is None:
+            chosen = _name_of(loader, path)
+    return (chosen, "") if chosen else None
+
+
+def _chooser(loader: CheckedLoader, group: str, option: str, overrides: list[str]) -> str:
+    """The config path of a file among the overrides whose defaults choose an option."""
+    for override in overrides:
+        name, _, value = override.partition("=")
+        loaded = loader.repository.load_config(f"{name}/{value}") if name in GROUPS else None
+        for default in (loaded.defaults_list or []) if loaded else []:
+            chosen = getattr(default, "group", ""), getattr(default, "value", "")
+            if chosen[0].strip("/") == group and chosen[1] == option:
+                return f"{name}/{value}"
+    return ""
+
+
+def _name_of(loader: CheckedLoader, path: str) -> str:
+    """The YAML file of a config path, relative to here."""
+    loaded = loader.repository.load_config(path)
+    assert loaded is not None
+    return os.path.relpath(os.path.join(loaded.path.removeprefix("file://"), f"{path}.yaml"))
+
+
+def _files(loader: CheckedLoader, overrides: list[str]) -> list[ResultDefault]:
+    """The YAML files of a composition; those of the default run when a choice is wrong."""
+    choices = [o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] in GROUPS]
+    for chosen in (choices, []):
+        with suppress(Exception):  # a wrong choice, already on its way to the user
+            return loader.compute_defaults_list(CONFIG_NAME, chosen, RunMode.RUN).defaults
+    return []
+
+
+def _written_at(content: DictConfig, key: str) -> Any:
+    """The value under a dotted key as the file has it, a list for one of its items, or None."""
+    with flag_override(content, "struct", False):
+        node: Any = content
+        for part in key.replace("[", ".[").split("."):
+            if part.startswith("["):
+                return node
+            if not isinstance(node, DictConfig) or part not in node:
+                return None
+            node = node._get_node(part)
+        return node if isinstance(node, DictConfig) else getattr(node, "_value", lambda: node)()

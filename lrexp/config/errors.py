@@ -1,51 +1,42 @@
-"""The one error a user's mistake raises, and the nearest valid name to suggest with it."""
+"""The one error a user's mistake raises, what is wrong in words, and the nearest valid name."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Iterable
-from typing import NoReturn
+from dataclasses import fields, is_dataclass
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 # What other tools call our settings, and how people abbreviate them.
 SYNONYMS = {
-    "learningrate": "lr",
-    "rate": "lr",
-    "baselr": "lr",
-    "wd": "weight_decay",
-    "l2": "weight_decay",
-    "nepochs": "epochs",
-    "numepochs": "epochs",
-    "maxepochs": "epochs",
-    "numsteps": "max_steps",
-    "bs": "batch_size",
-    "batch": "batch_size",
-    "policy": "lr_policy",
-    "freeze": "freeze_backbone",
-    "frozen": "freeze_backbone",
-    "resnet20": "cifar_resnet",
-    "resnet56": "cifar_resnet",
-    "lrschedule": "scheduler",
-    "schedule": "scheduler",
-    "lrscheduler": "scheduler",
-    "opt": "optimizer",
-    "optim": "optimizer",
-    "dataset": "data",
-    "net": "model",
-    "network": "model",
-    "criterion": "loss",
-    "log": "logger",
-    "randomseed": "seed",
-    "gpu": "device",
-    "gpus": "device",
-    "earlystopping": "patience",
-    "warmupsteps": "warmup",
-    "warmupepochs": "warmup",
-    "beta": "betas",
-    "beta1": "betas",
-    "beta2": "betas",
+    other: ours
+    for ours, others in {
+        "lr": "learningrate rate baselr",
+        "weight_decay": "wd l2",
+        "epochs": "nepochs numepochs maxepochs",
+        "max_steps": "numsteps",
+        "batch_size": "bs batch",
+        "lr_policy": "policy",
+        "freeze_backbone": "freeze frozen",
+        "cifar_resnet": "resnet20 resnet56",
+        "scheduler": "lrschedule schedule lrscheduler",
+        "optimizer": "opt optim",
+        "data": "dataset",
+        "model": "net network",
+        "loss": "criterion",
+        "logger": "log",
+        "seed": "randomseed",
+        "device": "gpu gpus",
+        "patience": "earlystopping",
+        "warmup": "warmupsteps warmupepochs",
+        "betas": "beta beta1 beta2",
+    }.items()
+    for other in others.split()
 }
 
+OTHERS_SETTING = "in the option chosen"  # of a setting that other options have
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 MOST_NAMES = 40  # that are listed whole
 
 
@@ -122,13 +113,9 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """
     names = list(dict.fromkeys(candidates))
     last = name.rsplit(".", 1)[-1]
-    by_key: dict[str, str] = {}
-    for candidate in names:
-        by_key.setdefault(_plain(candidate.rsplit(".", 1)[-1]), candidate)
-    for candidate in names:
-        by_key[_plain(candidate)] = candidate
-    synonym = SYNONYMS.get(_plain(last))
-    for wanted in (name, last, synonym):
+    by_key = {_plain(candidate.rsplit(".", 1)[-1]): candidate for candidate in reversed(names)}
+    by_key |= {_plain(candidate): candidate for candidate in names}
+    for wanted in (name, last, SYNONYMS.get(_plain(last))):
         if wanted and _plain(wanted) in by_key:
             return by_key[_plain(wanted)]
     for wanted in (name, last):
@@ -178,3 +165,66 @@ def in_words(error: BaseException) -> str:
         hint = "trainer.deterministic=false trains without; or choose a model or loss without it"
         return str(ConfigError("trainer.deterministic", problem, hint, "true"))
     return f"{type(error).__name__}: {error}"
+
+
+def wrong_type(key: str, value: Any = "") -> ConfigError:
+    """The error for a value its schema refuses, which says what would be right."""
+    hint = ""
+    if key == "optimizer.lr" and str(value).startswith("["):
+        hint = "different rates for different layers: lr_policy=per_layer with lr_policy.rules"
+    problem = "may not be empty" if value is None else f"must be {_type_in_words(key)}"
+    return ConfigError(key, problem, hint, value)
+
+
+def unknown_setting(key: str, value: Any = "", schema: type | None = None) -> ConfigError:
+    """The error for a key that `schema`, or a whole config, does not have, with what was meant."""
+    from lrexp.config.schema import GROUPS, OPTIONS, TOP, Config
+
+    section, _, last = key.rpartition(".")
+    schema = schema or Config
+    own = [f.name for f in fields(schema)] if is_dataclass(schema) else settings_of(section)
+    problem = "there is no such setting"
+    options = OPTIONS.get(section, {}).items()
+    owners = [name for name, option in options if last in get_type_hints(option.schema)]
+    if owners:
+        hint = f"it belongs to {' and '.join(f'{section}={o}' for o in owners)}"
+        return ConfigError(key, f"{problem} {OTHERS_SETTING}", hint, value)
+    groups = ("trainer", *GROUPS)  # epochs are the trainer's before any policy's
+    everywhere = [f"{group}.{name}" for group in groups for name in settings_of(group)]
+    own_dotted = [f"{section}.{name}" if section else name for name in own]
+    match = nearest(key, own_dotted) or nearest(key, [*TOP, *everywhere])
+    named = (f"settings of {section}", sorted(own)) if section else ("groups and settings", TOP)
+    allowed = f"{named[0]}: {', '.join(named[1])}"
+    hint = f"did you mean {match}? {allowed}" if match else allowed
+    return ConfigError(key, problem, hint, value)
+
+
+def settings_of(section: str) -> list[str]:
+    """Names under a section over all its options: of `optimizer`, lr, momentum, betas and so on."""
+    from lrexp.config.schema import schemas_of
+
+    return sorted({f.name for schema in schemas_of(section) for f in fields(schema)})
+
+
+def _type_in_words(key: str) -> str:
+    from lrexp.config.schema import GROUPS, schemas_of
+
+    section, _, last = key.rpartition(".")
+    name, indexed = re.subn(r"\[\d*\]$", "", last)
+    if not section and name in GROUPS:
+        return f"an option of the group: {name}=NAME"
+    hints = (h[name] for h in map(get_type_hints, schemas_of(section)) if name in h)
+    hint = next(hints, str)  # a key that users name themselves holds a path
+    if get_origin(hint) is dict:
+        return "settings in braces, such as {eps: 1e-6}"
+    if get_origin(hint) is not list:  # X, or X | None
+        hint = next((kind for kind in get_args(hint) if kind is not type(None)), hint)
+    if get_origin(hint) is not list:
+        return _WORDS.get(hint, "settings in braces, such as {scale: 0.1}")
+    item = get_args(hint)[0]
+    if item is Any:
+        return "a list of labels or names"
+    if item not in _WORDS:
+        what = "settings in braces" if indexed else "a list of rules"
+        return f"{what}, such as {{match: 'conv.*', scale: 0.1}}"
+    return _WORDS[item] if indexed else f"a list, each item {_WORDS[item]}"

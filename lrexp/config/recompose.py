@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_repository import CachingConfigRepository
-from hydra._internal.defaults_list import create_defaults_list
 from hydra.core.default_element import ResultDefault
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lrexp.config.check import check
+from lrexp.config.check import check, schema_of
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader, open_free_sections, without_hydra
-from lrexp.config.errors import ConfigError, did_you_mean
-from lrexp.config.mistakes import unknown_setting, wrong_type
+from lrexp.config.errors import ConfigError, unknown_setting, wrong_type
 from lrexp.config.names import shown_path
 from lrexp.config.saved import refuse_writing
 from lrexp.config.schema import OPTIONS, option_of
@@ -48,20 +46,13 @@ class SavedLoader(CheckedLoader):
         self.filled: dict[str, Any] = {}  # settings that are newer than the saved config
 
     def load_configuration(
-        self,
-        config_name: str | None,
-        overrides: list[str],
-        run_mode: RunMode,
-        from_shell: bool = True,
-        validate_sweep_overrides: bool = True,
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, *a: Any, **more: Any
     ) -> DictConfig:
         """Compose overrides on the saved config."""
         if self._ground is None:
             self._ground = self._make_ground()
         self._chosen = self._groups_chosen(overrides, run_mode)
-        return super().load_configuration(
-            config_name, overrides, run_mode, from_shell, validate_sweep_overrides
-        )
+        return super().load_configuration(config_name, overrides, run_mode, *a, **more)
 
     def check(self, config: DictConfig, overrides: list[str]) -> None:
         """Raise a `ConfigError` that says where it came from if any setting cannot be used."""
@@ -69,22 +60,13 @@ class SavedLoader(CheckedLoader):
         typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
         if "data" in self._chosen:  # then its root is that of a file in conf/
             typed.add("data.root")
-        try:
+        with self.placing(overrides):
             refuse_writing(check(without_hydra(config))[1], typed)
-        except ConfigError as error:
-            self.placed(error, overrides)
-            raise
 
     def _groups_chosen(self, overrides: list[str], run_mode: RunMode) -> set[str]:
         """Groups that the overrides, or a file that they choose, take an option of."""
         try:
-            found = create_defaults_list(
-                CachingConfigRepository(self.repository),
-                CONFIG_NAME,
-                OverridesParser.create(config_loader=self).parse_overrides(overrides),
-                prepend_hydra=True,
-                skip_missing=run_mode == RunMode.MULTIRUN,
-            )
+            found = self.compute_defaults_list(CONFIG_NAME, overrides, run_mode)
         except Exception:  # composing will say what is wrong
             return set()
         return set(found.overrides.override_choices) & set(SECTIONS)
@@ -117,53 +99,31 @@ class SavedLoader(CheckedLoader):
         Raises:
             ConfigError: for a section or a value that today's schemas do not have.
         """
-        options = []
-        for group, allowed in OPTIONS.items():
-            section = self._saved.get(group)
-            if not isinstance(section, dict):
-                raise self._wrong(ConfigError(group, "is missing, or no section", given=section))
-            if (option := option_of(section)) not in allowed:
-                hint = did_you_mean(option, allowed)
-                key = f"{group}.{'library' if 'library' in section else 'name'}"
-                raise self._wrong(ConfigError(key, "there is no such option", hint, option))
-            options.append(f"{group}={option}")
+        saved, keys = self._saved, (*SECTIONS, "name", "seed")
+        with self._placing_in_file():
+            for key in keys:
+                if key not in saved:
+                    raise ConfigError(key, "is missing")
+                if key in SECTIONS:
+                    schema_of(key, saved[key])
+        options = [f"{group}={option_of(saved[group])}" for group in OPTIONS]
         default = super().load_configuration(CONFIG_NAME, options, RunMode.RUN)
         ground = OmegaConf.create()
-        for key in (*SECTIONS, "name", "seed"):
-            if key not in self._saved:
-                raise self._wrong(ConfigError(key, "is missing"))
-            try:
-                if key in SECTIONS:
-                    self._fill(default[key], self._saved[key], key)
-                else:
-                    default[key] = self._saved[key]
-            except (ConfigAttributeError, ConfigKeyError) as error:
-                at = str(error.full_key or error.key or key)
-                schema = getattr(error, "object_type", None)
-                found = unknown_setting(at, schema=schema) if schema else unknown_setting(at)
-                raise self._wrong(found) from error
-            except OmegaConfBaseException as error:
-                at = str(error.full_key or error.key or key)
-                raise self._wrong(wrong_type(at, _at(self._saved, at))) from error
+        for key in keys:
+            with self._placing_in_file():
+                try:
+                    default.merge_with({key: saved[key]})
+                except OmegaConfBaseException as error:
+                    at = str(error.full_key or error.key or key)
+                    if isinstance(error, ConfigAttributeError | ConfigKeyError):
+                        schema = getattr(error, "object_type", None)
+                        raise unknown_setting(at, schema=schema) from error
+                    raise wrong_type(at, _at(saved, at)) from error
             ground[key] = default[key]
+            for name in default[key] if key in SECTIONS else ():
+                if name not in saved[key]:
+                    self.filled[f"{key}.{name}"] = default[key]._get_node(name)
         return ground
-
-    def _fill(self, default: Any, saved: Any, prefix: str) -> None:
-        """Put saved values in the place of an option's defaults, and note defaults that stay."""
-        if not isinstance(saved, dict):
-            raise self._wrong(wrong_type(prefix, saved))
-        for key, value in saved.items():
-            inner = default._get_node(key) if key in default else None
-            structured = isinstance(inner, DictConfig) and OmegaConf.get_type(inner) is not dict
-            if structured and isinstance(value, dict):
-                self._fill(inner, value, f"{prefix}.{key}")
-            elif isinstance(value, list):  # items take their schema in a merge alone
-                default.merge_with({key: value})
-            else:
-                default[key] = value
-        for key in default:
-            if key not in saved:
-                self.filled[f"{prefix}.{key}"] = default._get_node(key)
 
     def origin(self, key: str, overrides: list[str], file: str = "") -> tuple[str, object] | None:
         """Where a setting got its value: an override, else the saved config, else a file."""
@@ -177,9 +137,14 @@ class SavedLoader(CheckedLoader):
         value = _at(self._saved, key)
         return shown_path(self.file), "" if isinstance(value, dict) else value
 
-    def _wrong(self, error: ConfigError) -> ConfigError:
-        error.place = error.place or shown_path(self.file)
-        return error
+    @contextmanager
+    def _placing_in_file(self) -> Iterator[None]:
+        """Errors of settings say that they came from the saved config."""
+        try:
+            yield
+        except ConfigError as error:
+            error.place = error.place or shown_path(self.file)
+            raise
 
 
 def _at(plain: Any, key: str) -> Any:

@@ -7,7 +7,7 @@ here, and what a file may cost to read is bounded before any of it is turned int
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lrexp.config.errors import ConfigError
-from lrexp.config.mistakes import unknown_setting
+from lrexp.config.checks import check_name
+from lrexp.config.errors import ConfigError, unknown_setting
 from lrexp.config.names import CONFIG
 from lrexp.config.schema import Config, chosen_option
-from lrexp.config.schema.data import TorchvisionSet
+from lrexp.config.schema.training import TorchvisionSet
+from lrexp.config.targets import values_below
 
 MAX_BYTES = 256 * 1024  # of a YAML file; a config of ours has two thousand
 MAX_VALUES = 20_000  # after every alias is written out
@@ -157,30 +158,16 @@ def _saved(text: str) -> dict[str, Any]:
     if "defaults" in content:
         hint = "a run's folder has the config that ran, in config.yaml"
         raise ConfigError("defaults", "has yet to be composed, this is no saved config", hint)
-    for key, value in _values("", content):
+    for key, value in values_below("", content):
+        for name in value if isinstance(value, dict) else ():
+            if not isinstance(name, str):
+                raise ConfigError(key or str(name), f"has the key {name!r}, which is no name")
         _refuse_value(key, value)
     for key, value in content.items():
         if key not in Config.__dataclass_fields__:
             raise unknown_setting(key, value if isinstance(value, str) else "")
-    name = content.get("name")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(name)):
-        hint = "letters, digits, '.', '_' and '-', at most 100"
-        raise ConfigError("name", "must be a folder name", hint, name)
+    check_name(content.get("name"))
     return content
-
-
-def _values(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Every value under its dotted key, sections before what they hold."""
-    items: Any = ()
-    if isinstance(value, Mapping):
-        items = [(f"{prefix}.{key}" if prefix else key, key, v) for key, v in value.items()]
-    elif isinstance(value, list):
-        items = [(f"{prefix}[{i}]", "", v) for i, v in enumerate(value)]
-    for at, key, inner in items:
-        if not isinstance(key, str):
-            raise ConfigError(prefix or str(key), f"has the key {key!r}, which is no name")
-        yield at, inner
-        yield from _values(at, inner)
 
 
 def _refuse_value(key: str, value: Any) -> None:

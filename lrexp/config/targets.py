@@ -150,7 +150,7 @@ def values_below(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
     yield prefix, value
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from values_below(f"{prefix}.{key}", inner)
+            yield from values_below(f"{prefix}.{key}" if prefix else str(key), inner)
     elif isinstance(value, list):
         for i, inner in enumerate(value):
             yield from values_below(f"{prefix}[{i}]", inner)

@@ -23,7 +23,7 @@ from torch.hub import HASH_REGEX
 
 from lrexp.config.errors import ConfigError, first_line
 from lrexp.config.saved import read_saved_config
-from lrexp.config.schema.model import LibraryModel, Model
+from lrexp.config.schema.training import LibraryModel, Model
 from lrexp.folder.layout import CHECKPOINTS, CONFIG
 from lrexp.folder.network import quiet, within
 from lrexp.models.library import AUXILIARY, library_with, made

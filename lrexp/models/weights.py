@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lrexp.config.errors import ConfigError, did_you_mean, first_line
-from lrexp.config.schema.model import BUNDLED, LibraryModel, Model
+from lrexp.config.schema.training import BUNDLED, LibraryModel, Model
 from lrexp.folder.layout import BEST, CHECKPOINTS
 
 log = logging.getLogger(__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from types import MethodType
 from typing import Any
 
@@ -184,32 +185,24 @@ def load_state_by_name(optimizer: Optimizer, state: dict[str, dict[str, Any]]) -
     Raises:
         KeyError: for a name this optimizer does not train.
     """
-    tensors = dict(_named(optimizer))
+    tensors = dict(named(optimizer.param_groups))
     optimizer.state.clear()
     for name, values in state.items():
         tensor = tensors[name]
-        own = {
-            key: _placed(key, value, tensor) if isinstance(value, Tensor) else value
-            for key, value in values.items()
-            if key != "group"
-        }
+        own = {key: value for key, value in values.items() if key != "group"}
+        for key, value in own.items():
+            if isinstance(value, Tensor):  # step counts stay on the CPU, where optimizers count
+                own[key] = value.to("cpu" if key == "step" else tensor.device, copy=True)
         if own:
             optimizer.state[tensor] = own
     for group in optimizer.param_groups:
-        counted = next(
-            (state[n]["group"] for n in group["names"] if "group" in state.get(n, {})), {}
-        )
-        for key, value in counted.items():
-            group[key] = value.clone() if isinstance(value, Tensor) else value
+        counted = (state[n]["group"] for n in group["names"] if "group" in state.get(n, {}))
+        group.update(deepcopy(next(counted, {})))
 
 
-def _placed(key: str, value: Tensor, parameter: Tensor) -> Tensor:
-    """A copy beside the parameter; step counts stay on the CPU, where optimizers count."""
-    return value.to("cpu" if key == "step" else parameter.device, copy=True)
-
-
-def _named(optimizer: Optimizer) -> Iterable[tuple[str, Tensor]]:
-    for group in optimizer.param_groups:
+def named(groups: Iterable[dict[str, Any]]) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter of some groups with its name."""
+    for group in groups:
         yield from zip(group["names"], group["params"], strict=True)
 
 

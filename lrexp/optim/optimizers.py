@@ -6,6 +6,7 @@ cannot keep that promise is refused here, with the reason.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Iterable, Set
 from functools import partial
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from lrexp.config.checks.optimizer import REFUSED_ARGS
+from lrexp.config.checks import REFUSED_ARGS
 from lrexp.config.errors import ConfigError, did_you_mean
+from lrexp.optim.groups import named
 from lrexp.plan.plan import Plan
 
 Groups = list[dict[str, Any]]
@@ -97,7 +99,7 @@ class MuonWithAdamW(Optimizer):
         self._parts: list[tuple[Optimizer, Groups]] = []
         for make, for_muon in ((muon, True), (adamw, False)):
             shares = [
-                (group, [p for name, p in _named(group) if (name in matrices) == for_muon])
+                (group, [p for name, p in named([group]) if (name in matrices) == for_muon])
                 for group in self.param_groups
             ]
             shares = [(group, params) for group, params in shares if params]
@@ -139,16 +141,6 @@ def hidden_matrices(model: nn.Module, plan: Plan) -> set[str]:
     return found
 
 
-def any_torch(groups: Groups, lr: float, name: str, args: dict[str, Any]) -> Optimizer:
-    """An optimizer of torch.optim by the name of its class: see `from_library`."""
-    return from_library("torch", groups, lr, name, args)
-
-
-def any_timm(groups: Groups, lr: float, name: str, args: dict[str, Any]) -> Optimizer:
-    """An optimizer of timm.optim by its name there: see `from_library`."""
-    return from_library("timm", groups, lr, name, args)
-
-
 def from_library(library: str, groups: Groups, lr: float, name: str, args: dict) -> Optimizer:
     """Any class of torch.optim, or any name of timm's registry.
 
@@ -162,9 +154,9 @@ def from_library(library: str, groups: Groups, lr: float, name: str, args: dict)
     Raises:
         ConfigError: when there is none of that name, it cannot be used here, or it refuses `args`.
     """
-    if reason := _refused(name):
+    if reason := REFUSED.get(name.lower()):
         raise ConfigError("optimizer.name", reason, given=name)
-    make = _torch_class(name) if library == "torch" else _timm_class(name)
+    make = _class_named(library, name)
     parameters = inspect.signature(make).parameters
     for key in args:
         if key not in parameters:
@@ -178,7 +170,7 @@ def from_library(library: str, groups: Groups, lr: float, name: str, args: dict)
     if inspect.signature(kind.step).parameters["closure"].default is inspect.Parameter.empty:
         raise ConfigError("optimizer.name", NEEDS_CLOSURE, given=name)
     if kind is torch.optim.Muon:
-        other = [n for g in groups for n, p in _named(g) if p.ndim != 2]
+        other = [n for n, p in named(groups) if p.ndim != 2]
         if other:
             problem = f"Muon trains matrices only, and {other[0]} is none"
             hint = "optimizer=muon gives the rest to AdamW"
@@ -187,10 +179,33 @@ def from_library(library: str, groups: Groups, lr: float, name: str, args: dict)
     try:
         if library == "torch":
             return make(groups, lr=lr, **plain)
-        return _timm().create_optimizer_v2(groups, name, lr=lr, **plain)
+        timm: Any = importlib.import_module("timm.optim")
+        return timm.create_optimizer_v2(groups, name, lr=lr, **plain)
     except (ValueError, TypeError, RuntimeError, AssertionError, ImportError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError("optimizer.args", f"{name}: {said}", given=args or "") from error
+
+
+any_torch, any_timm = (partial(from_library, library) for library in ("torch", "timm"))
+
+
+def _class_named(library: str, name: str) -> Callable[..., Optimizer]:
+    """torch's class, or timm's with the defaults that belong to the name there."""
+    module: Any = importlib.import_module(f"{library}.optim")
+    if library == "timm":
+        pick, names = module.get_optimizer_class, [str(key) for key in module.list_optimizers()]
+    else:
+        kinds: Any = {key: kind for key, kind in vars(module).items() if inspect.isclass(kind)}
+        pick = kinds.__getitem__
+        names = [key for key, kind in kinds.items() if issubclass(kind, Optimizer)]
+        names.remove("Optimizer")
+    if name not in names:
+        hint = did_you_mean(name, [key for key in names if key.lower() not in REFUSED])
+        raise ConfigError("optimizer.name", f"{library}.optim has none of that name", hint, name)
+    try:
+        return pick(name)
+    except (AssertionError, ImportError) as error:
+        raise ConfigError("optimizer.name", str(error), given=name) from error
 
 
 def _check_argument(key: str, value: Any, default: Any) -> None:
@@ -316,43 +331,3 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()
-
-
-def _refused(name: str) -> str | None:
-    """Why an optimizer of that name cannot be used, or None."""
-    return REFUSED.get(name.lower())
-
-
-def _torch_class(name: str) -> Callable[..., Optimizer]:
-    classes = {
-        key: value
-        for key, value in vars(torch.optim).items()
-        if inspect.isclass(value) and issubclass(value, Optimizer) and value is not Optimizer
-    }
-    if name not in classes:
-        usable = [n for n in classes if not _refused(n)]
-        hint = did_you_mean(name, usable)
-        raise ConfigError("optimizer.name", "torch.optim has none of that name", hint, name)
-    return classes[name]
-
-
-def _timm_class(name: str) -> Callable[..., Optimizer]:
-    names = _timm().list_optimizers()
-    if name not in names:
-        usable = [str(n) for n in names if not _refused(str(n))]
-        hint = did_you_mean(name, usable)
-        raise ConfigError("optimizer.name", "timm.optim has none of that name", hint, name)
-    try:
-        return _timm().get_optimizer_class(name)
-    except (AssertionError, ImportError) as error:
-        raise ConfigError("optimizer.name", str(error), given=name) from error
-
-
-def _timm() -> Any:
-    import timm.optim
-
-    return timm.optim
-
-
-def _named(group: dict[str, Any]) -> Iterable[tuple[str, Tensor]]:
-    return zip(group["names"], group["params"], strict=True)

@@ -58,8 +58,7 @@ class Row:
         """g(t) for every step, 0 while the parameter is frozen; None when it is always 1."""
         if not self.g and not self.trainable_from and self.trainable_until is None:
             return None
-        kind, *numbers = self.g.split() or ("",)
-        g = _FACTORS[kind](steps_per_epoch, *map(float, numbers))
+        g = _factor(self.g, steps_per_epoch)
         return [g(t) if self.trains_after(t // steps_per_epoch) else 0.0 for t in range(steps)]
 
 
@@ -82,27 +81,22 @@ def then(start: int, factor: float) -> str:
     return f"then {start} {factor!r}"
 
 
-def _rise(steps_per_epoch: int, start: float, epochs: float) -> Callable[[int], float]:
-    first, length = start * steps_per_epoch, round(epochs * steps_per_epoch)
-    return lambda t: min(1.0, (t - first + 1) / (length + 1))
-
-
-def _cosine(steps_per_epoch: int, end: float) -> Callable[[int], float]:
-    last = end * steps_per_epoch
-    return lambda t: (1 + math.cos(math.pi * t / last)) / 2 if t < last else 0.0
-
-
-def _then(steps_per_epoch: int, start: float, factor: float) -> Callable[[int], float]:
-    first = start * steps_per_epoch
-    return lambda t: 1.0 if t < first else factor
-
-
-_FACTORS: dict[str, Callable[..., Callable[[int], float]]] = {
-    "": lambda steps_per_epoch: lambda t: 1.0,
-    "rise": _rise,
-    "cosine": _cosine,
-    "then": _then,
-}
+def _factor(written: str, steps_per_epoch: int) -> Callable[[int], float]:
+    """g(t) as `rise`, `cosine` or `then` wrote it down; ValueError for anything else."""
+    kind, *numbers = written.split() or ("",)
+    match (kind, *(float(number) for number in numbers)):
+        case ("",):
+            return lambda t: 1.0
+        case ("rise", start, epochs):
+            first, length = start * steps_per_epoch, round(epochs * steps_per_epoch)
+            return lambda t: min(1.0, (t - first + 1) / (length + 1))
+        case ("cosine", end):
+            last = end * steps_per_epoch
+            return lambda t: (1 + math.cos(math.pi * t / last)) / 2 if t < last else 0.0
+        case ("then", start, factor):
+            first = start * steps_per_epoch
+            return lambda t: 1.0 if t < first else factor
+    raise ValueError(f"{written!r} is no factor over time")
 
 
 @dataclass(frozen=True)
@@ -260,8 +254,7 @@ def _row_of(cells: dict[str, str]) -> Row:
     real = {key: float(cells[key]) for key in ("lr_scale", "weight_decay")}
     flags = {key: {"true": True, "false": False}[cells[key]] for key in ("head", "frozen_dropout")}
     shape = tuple(int(size) for size in cells["shape"].split("x") if size)
-    if cells["g"].split()[:1] not in ([], *([kind] for kind in _FACTORS)):
-        raise ValueError(f"{cells['g']!r} is no factor over time")
+    _factor(cells["g"], 1)
     return Row(**{**cells, **whole, **maybe, **real, **flags, "shape": shape})  # type: ignore[arg-type]
 
 

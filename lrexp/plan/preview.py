@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrexp.plan.plan import Plan, Row
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
 
 WIDTH = 100  # characters, where the terminal does not say
 MOST_STEPS = 10_000  # rates are worked out at no more steps than about this many
-MOST_LABELS = 10  # groups named in the picture
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def layer_table(preview: Preview, plain: bool) -> Table:
     table.add_column("weights", no_wrap=True)
     for heading in ("parameters", "share", "trains", "scale", "start", "peak", "end", "decay"):
         table.add_column(heading, justify="right", no_wrap=True)
-    total = sum(math.prod(row.shape) for row in preview.plan.rows)
+    total = sum(row.size for row in preview.plan.rows)
     for line in layer_lines(preview):
         rates = (_rate(line.start), _rate(line.peak), _rate(line.end))
         share = f"{100 * line.parameters / total:.1f}%"
@@ -106,16 +103,15 @@ def layer_table(preview: Preview, plain: bool) -> Table:
 
 def parameter_counts(plan: Plan) -> dict[str, int]:
     """Numbers of values in all parameters, and in those that ever train."""
-    sizes = [(row, math.prod(row.shape)) for row in plan.rows]
-    trainable = sum(size for row, size in sizes if not row.frozen)
-    return {"total": sum(size for _, size in sizes), "trainable": trainable}
+    trainable = sum(row.size for row in plan.rows if not row.frozen)
+    return {"total": sum(row.size for row in plan.rows), "trainable": trainable}
 
 
 def total_lines(preview: Preview) -> list[str]:
     """Totals, a sentence each: parameters, groups, steps."""
     rows = preview.plan.rows
     total, ever = parameter_counts(preview.plan).values()
-    first = sum(math.prod(row.shape) for row in rows if row.trains_after(0))
+    first = sum(row.size for row in rows if row.trains_after(0))
     trains = "all train" if ever == total else f"{ever:,} train"
     later = f", {first:,} of them from the first epoch" if first < ever else ""
     layers = len({row.layer for row in rows})
@@ -195,42 +191,6 @@ def planned_rates(
     return schedule_csv(Preview(plan, 0, True, steps_per_epoch, len(schedule), steps, s, rates, []))
 
 
-def draw_rates(preview: Preview, file: Path, title: str) -> None:
-    """A PNG of every group's rate over the epochs, from the input (dark) to the head (light).
-
-    The axis is logarithmic where peaks differ by more than a factor of 100, else it begins at 0.
-    """
-    from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5))
-    figure.subplots_adjust(left=0.1, right=0.78, bottom=0.12, top=0.92)
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    epochs = [step / preview.steps_per_epoch for step in preview.steps]
-    curves = [(group, [math.nan if r is None else r for r in rates])
-              for group, rates in preview.rates.items()]  # fmt: skip
-    named = {round(i * (len(curves) - 1) / (MOST_LABELS - 1)) for i in range(MOST_LABELS)}
-    for i, (group, rates) in enumerate(curves):
-        shade = 0.9 * i / max(1, len(curves) - 1)
-        label = group if len(curves) <= MOST_LABELS or i in named else None
-        axes.plot(epochs, rates, color=colormaps["viridis"](shade), label=label, linewidth=1.5)
-    peaks = [max((r for r in rates if r is not None), default=0.0)
-             for rates in preview.rates.values()]  # fmt: skip
-    peaks = [peak for peak in peaks if peak > 0]
-    if peaks and max(peaks) > 100 * min(peaks):
-        axes.set_yscale("log", nonpositive="mask")
-    else:
-        axes.set_ylim(bottom=0)
-    axes.set(xlabel="epoch", ylabel="learning rate", title=title)
-    axes.grid(alpha=0.3)
-    if curves:
-        legend = "group" if len(curves) <= MOST_LABELS else f"{len(named)} of {len(curves)} groups"
-        axes.legend(title=legend, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(file, dpi=120)
-
-
 def _line(rows: list[Row], preview: Preview) -> LayerLine:
     row = rows[0]
     rates = [] if row.frozen else [r for r in preview.rates[row.group] if r is not None]
@@ -239,7 +199,7 @@ def _line(rows: list[Row], preview: Preview) -> LayerLine:
     return LayerLine(
         layer=row.layer_name,
         source=sources[0] if len(sources) == 1 else "both",
-        parameters=sum(math.prod(r.shape) for r in rows),
+        parameters=sum(r.size for r in rows),
         trains=_span(row),
         scale="-" if row.frozen else "measured" if row.measured else f"{row.lr_scale:.4g}",
         start=rates[0] if rates else None,

@@ -20,8 +20,7 @@ from hydra.types import HydraContext
 from omegaconf import OmegaConf
 
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader
-from lrexp.config.errors import ConfigError, RunFailedError
-from lrexp.config.mistakes import OTHERS_SETTING
+from lrexp.config.errors import OTHERS_SETTING, ConfigError, RunFailedError
 from lrexp.config.names import new_run_id, shown_path
 from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import write_atomically

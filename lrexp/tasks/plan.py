@@ -54,7 +54,7 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
     write_atomically(folder / SCHEDULE, preview.schedule_csv(shown))
     groups = ("lr_policy", "scheduler", "optimizer")
     title = ", ".join(f"{group}={option_of(vars(getattr(config, group)))}" for group in groups)
-    preview.draw_rates(shown, folder / "rates.png", title)
+    draw_rates(shown, folder / "rates.png", title)
     last: list[str] = []
     if other is not None:
         differences = difference_lines(other.diff(shown.plan))
@@ -94,6 +94,27 @@ def _show(shown: Preview, first: str, last: list[str]) -> None:
     notes = [f"note   {note}" for note in shown.notes]
     for line in (*preview.total_lines(shown), *notes, *preview.schedule_plot(shown), *last):
         say(line)
+
+
+def draw_rates(shown: Preview, file: Path, title: str) -> None:
+    """A PNG of every group's rate over the epochs, from the input (dark) to the head (light).
+
+    The axis is logarithmic where peaks differ by more than a factor of 100.
+    """
+    from matplotlib import rc_context
+
+    from lrexp.report.figure import Axis, Chart, Series
+    from lrexp.report.plots import PAGE, STYLE, draw
+
+    epochs = [step / shown.steps_per_epoch for step in shown.steps]
+    series = [Series(group, epochs, rates) for group, rates in shown.rates.items()]
+    peaks = [max((r for r in rates if r), default=math.nan) for rates in shown.rates.values()]
+    wide = any(high > 100 * low for high in peaks for low in peaks)
+    chart = Chart(title, series, Axis("epoch"), Axis("learning rate", log=wide, zero=True))
+    with rc_context(STYLE):
+        picture = draw([chart], PAGE)
+        picture.axes[0].set_title(title)
+        picture.savefig(file)
 
 
 def _changed_settings(other: Path, resolved: DictConfig) -> list[str]:

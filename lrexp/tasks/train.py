@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from lrexp.config.errors import Terminated
 from lrexp.config.schema import MONITORS, Config
-from lrexp.config.schema.run import Wandb
+from lrexp.config.schema.training import Wandb
 from lrexp.folder.claim import link_latest
 from lrexp.folder.layout import BEST, CHECKPOINTS, LAST, METRICS, PREVIOUS
 from lrexp.tasks.concluding import best_tested, write_report

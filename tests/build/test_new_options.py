@@ -15,12 +15,9 @@ from trainers import Silent, trainer_of
 
 import lrexp
 from lrexp.config.schema import OPTIONS, Option, meaning_of, store_schemas
-from lrexp.config.schema.data import Data
 from lrexp.config.schema.meaning import length, number
-from lrexp.config.schema.model import Model
-from lrexp.config.schema.optimizer import Optimizer
-from lrexp.config.schema.policy import Policy
-from lrexp.config.schema.scheduler import Scheduler
+from lrexp.config.schema.rates import Optimizer, Policy, Scheduler
+from lrexp.config.schema.training import Data, Model
 from lrexp.data.source import Source
 from lrexp.models.layers import LayerMap
 from lrexp.plan.plan import Plan, Treatment, make_plan

@@ -12,11 +12,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.check import check, config_id, portable_path
-from lrexp.config.checks.scheduler import duration
-from lrexp.config.errors import ConfigError
-from lrexp.config.mistakes import settings_of, unknown_setting, wrong_type
+from lrexp.config.checks import duration
+from lrexp.config.errors import ConfigError, settings_of, unknown_setting, wrong_type
 from lrexp.config.schema import GROUPS, OPTIONS, Config, Rule
-from lrexp.config.schema.optimizer import Sgd
+from lrexp.config.schema.rates import Sgd
 
 Compose = Callable[..., Any]
 

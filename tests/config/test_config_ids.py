@@ -16,7 +16,7 @@ from lrexp.config import schema
 from lrexp.config.check import check, config_id
 from lrexp.config.schema import OPTIONS, Option, Trainer
 from lrexp.config.schema.meaning import number, setting
-from lrexp.config.schema.optimizer import Sgd
+from lrexp.config.schema.rates import Sgd
 
 Compose = Callable[..., Any]
 # overrides → config_id, over all groups, options and presets. An id that changes makes every older

@@ -42,7 +42,7 @@ def test_did_you_mean_lists_every_choice_once_and_sorted() -> None:
 
 
 def test_every_synonym_leads_to_a_name_that_exists() -> None:
-    from lrexp.config.mistakes import settings_of
+    from lrexp.config.errors import settings_of
     from lrexp.config.schema import GROUPS, OPTIONS
 
     options = {option for options in OPTIONS.values() for option in options}

@@ -10,7 +10,7 @@ import pytest
 from lrexp.config import schema
 from lrexp.config.schema import OPTIONS, Option, Trainer, meaning_of, schemas_of, settings_where
 from lrexp.config.schema.meaning import Meaning, number
-from lrexp.config.schema.optimizer import Sgd
+from lrexp.config.schema.rates import Sgd
 
 ALLOWED = {name: set(get_args(hint)) for name, hint in get_type_hints(Meaning).items()}
 OF_VALUES = {"limits", "allowed", "length"}
@@ -47,7 +47,7 @@ def test_no_trainer_setting_leaves_to_a_default_what_it_is_to_id_resume_and_stac
 def test_what_changes_no_number_is_what_it_was() -> None:
     assert settings_where(identity=False, decides=False) == [
         *("name", "run_id", "logger"),
-        *(f"logger.{f.name}" for f in fields(schema.run.Wandb)),
+        *(f"logger.{f.name}" for f in fields(schema.training.Wandb)),
         *("trainer.checkpoint_every_steps", "trainer.resume"),
     ]
     assert settings_where(identity=True, decides=False) == [
@@ -114,6 +114,7 @@ def test_a_field_that_says_nonsense_turns_the_checks_red(monkeypatch: pytest.Mon
     monkeypatch.setattr("test_meaning.meaning_of", meaning_of.__wrapped__)  # what it has not read
     monkeypatch.setitem(OPTIONS["optimizer"], "odd", Option(Odd))
     monkeypatch.setitem(OPTIONS["optimizer"], "sgd", Option(Odd))
+    monkeypatch.setattr(f"{__name__}.meaning_of", meaning_of.__wrapped__)  # which remembers nothing
     with pytest.raises(AssertionError):
         test_every_field_says_what_it_means_in_known_words("optimizer")
     with pytest.raises(AssertionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pickle
 import signal
@@ -41,6 +42,12 @@ def _server() -> Iterator[None]:
 def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]:
     with running(tmp_path, lambda: capsys.readouterr().out) as function:
         yield function
+
+
+def test_there_is_all_that_workers_import_before_they_start() -> None:
+    """The server passes over what it cannot import."""
+    for module in pool.PRELOAD:
+        assert importlib.util.find_spec(module), module
 
 
 def statuses(folder: Path) -> list[str]:

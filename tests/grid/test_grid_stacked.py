@@ -159,6 +159,10 @@ PACKS: dict[str, tuple[tuple[str, ...], list[tuple[str, ...]]]] = {
         ("lr_policy=freeze_backbone",),
         [("optimizer.lr=0.1",), ("optimizer.lr=0.3", "seed=1"), ("optimizer.weight_decay=0.1",)],
     ),
+    "biases alone": (
+        ("lr_policy=bias_norm_only", "lr_policy.train_head=false"),
+        [("optimizer.lr=0.1",), ("optimizer.lr=0.3", "seed=1")],
+    ),
     "gradual_unfreeze": (
         ("lr_policy=gradual_unfreeze", "trainer.epochs=5", "trainer.limit_train_batches=10"),
         [("optimizer.lr=0.1",), ("scheduler=cosine", "seed=1"), ("optimizer.momentum=0",)],

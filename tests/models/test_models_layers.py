@@ -14,8 +14,7 @@ from torchvision.models import get_model
 from lrexp.config.errors import ConfigError
 from lrexp.models.layers import LayerMap, head_names, layer_map, unwrapped
 from lrexp.plan.plan import Plan
-from lrexp.plan.policies.layerwise_decay import layerwise_decay
-from lrexp.plan.policies.uniform import uniform
+from lrexp.plan.policies.scaling import layerwise_decay, uniform
 
 timm = pytest.importorskip("timm", reason="timm is not installed")
 

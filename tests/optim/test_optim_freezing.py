@@ -12,9 +12,7 @@ from torch import nn
 from lrexp.models.layers import LayerMap, layer_map
 from lrexp.optim.groups import frozen_state, param_groups, set_rates, set_trainable
 from lrexp.plan.plan import Plan, Treatment, make_plan, never
-from lrexp.plan.policies.bias_norm_only import bias_norm_only
-from lrexp.plan.policies.freeze_backbone import freeze_backbone
-from lrexp.plan.policies.surgical import surgical
+from lrexp.plan.policies.freezing import bias_norm_only, freeze_backbone, surgical
 
 
 class Net(nn.Module):

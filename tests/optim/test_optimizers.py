@@ -37,9 +37,8 @@ from lrexp.optim.optimizers import (
     use_training_weights,
 )
 from lrexp.plan.plan import Plan, Treatment, make_plan
-from lrexp.plan.policies.freeze_backbone import freeze_backbone
-from lrexp.plan.policies.layerwise_decay import layerwise_decay
-from lrexp.plan.policies.uniform import uniform
+from lrexp.plan.policies.freezing import freeze_backbone
+from lrexp.plan.policies.scaling import layerwise_decay, uniform
 from lrexp.train.loop import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

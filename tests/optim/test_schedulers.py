@@ -28,8 +28,8 @@ from lrexp.config.schema import Option, load
 from lrexp.data import draws
 from lrexp.folder.checkpoint import load_checkpoint, save_checkpoint
 from lrexp.optim.groups import has_momentum, set_momentum, set_rates
-from lrexp.optim.schedulers.per_step import one_cycle
 from lrexp.optim.schedulers.plateau import Plateau
+from lrexp.optim.schedulers.schedules import one_cycle
 from lrexp.optim.schedulers.table import with_warmup
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -561,7 +561,7 @@ def test_a_cycle_is_refused_where_there_is_no_momentum(
     assert has_momentum(adam)
     set_momentum(adam, 0.8)
     assert adam.param_groups[0]["betas"] == (0.8, 0.99)
-    option = Option(schema.optimizer.Sgd, f"{__name__}:without_momentum")
+    option = Option(schema.rates.Sgd, f"{__name__}:without_momentum")
     monkeypatch.setitem(schema.OPTIONS["optimizer"], "sgd", option)
     with pytest.raises(ConfigError, match=r"neither momentum nor betas(?s:.*)momentum=null"):
         build(compose("scheduler=one_cycle"))

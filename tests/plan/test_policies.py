@@ -23,17 +23,16 @@ from lrexp.models.layers import LayerMap, LayerParameter, layer_map
 from lrexp.models.simple_cnn import SimpleCNN
 from lrexp.optim.groups import param_groups
 from lrexp.plan.plan import Plan, Row, Treatment, read_plan
-from lrexp.plan.policies.auto_rgn import auto_rgn
-from lrexp.plan.policies.bias_norm_only import bias_norm_only
-from lrexp.plan.policies.discriminative import discriminative
-from lrexp.plan.policies.freeze_backbone import freeze_backbone
-from lrexp.plan.policies.freezeout import freezeout
-from lrexp.plan.policies.gradual_unfreeze import gradual_unfreeze
-from lrexp.plan.policies.layerwise_decay import layerwise_decay
-from lrexp.plan.policies.lp_ft import lp_ft
+from lrexp.plan.policies.freezing import (
+    bias_norm_only,
+    freeze_backbone,
+    freezeout,
+    gradual_unfreeze,
+    lp_ft,
+    surgical,
+)
 from lrexp.plan.policies.per_layer import per_layer
-from lrexp.plan.policies.surgical import surgical
-from lrexp.plan.policies.uniform import uniform
+from lrexp.plan.policies.scaling import auto_rgn, discriminative, layerwise_decay, uniform
 
 BASE_LR, BASE_DECAY = 0.1, 0.02
 LEAVES: list[Callable[[], nn.Module]] = [

@@ -24,7 +24,7 @@ import os, signal, sys, time
 from pathlib import Path
 from lrexp.record.recorders import RunInfo
 from lrexp.record.wandb.recorder import WandbRecorder
-from lrexp.config.schema.run import Wandb
+from lrexp.config.schema.training import Wandb
 
 folder, first, last, end = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 row = lambda epoch: {"epoch": epoch, "val/loss": 1 / epoch}

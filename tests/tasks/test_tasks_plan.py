@@ -20,7 +20,6 @@ from lrexp.config.errors import ConfigError
 from lrexp.plan.plan import difference_lines, read_plan
 from lrexp.plan.preview import (
     Preview,
-    draw_rates,
     layer_lines,
     layer_table,
     schedule_csv,
@@ -28,6 +27,7 @@ from lrexp.plan.preview import (
     shown_steps,
     total_lines,
 )
+from lrexp.tasks.plan import draw_rates
 
 Compose = Callable[..., Any]
 Lrexp = Callable[..., CompletedProcess[str]]

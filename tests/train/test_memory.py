@@ -20,7 +20,7 @@ from lrexp.data.dataset import Dataset, Split
 from lrexp.grid.stack.trainer import StackedTrainer
 from lrexp.models.layers import layer_map
 from lrexp.optim.groups import param_groups
-from lrexp.plan.policies.uniform import uniform
+from lrexp.plan.policies.scaling import uniform
 from lrexp.train.loop import Trainer
 from lrexp.train.measure import correct_images, evaluate, logits_of
 

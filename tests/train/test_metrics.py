@@ -22,7 +22,7 @@ from lrexp.judge.epoch import gap, paired_difference, variance_of_mean
 from lrexp.judge.evaluate import class_rows, worst_classes
 from lrexp.models.layers import layer_map
 from lrexp.optim.groups import param_groups
-from lrexp.plan.policies.uniform import uniform
+from lrexp.plan.policies.scaling import uniform
 from lrexp.train.experiment import Experiment
 from lrexp.train.loop import Trainer
 from lrexp.train.measure import (

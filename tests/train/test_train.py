@@ -23,7 +23,7 @@ from lrexp.folder.checkpoint import load_checkpoint, save_checkpoint
 from lrexp.judge.epoch import Row
 from lrexp.models.layers import layer_map
 from lrexp.optim.groups import param_groups
-from lrexp.plan.policies.freeze_backbone import freeze_backbone
+from lrexp.plan.policies.freezing import freeze_backbone
 from lrexp.train.loop import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,12 +15,12 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
-from lrexp.config.schema import data, model, optimizer, policy, run, scheduler
+from lrexp.config.schema import rates, training
 from lrexp.config.schema.meaning import Length, Meaning, number, setting
-from lrexp.config.schema.metrics import MONITORS as MONITORS
-from lrexp.config.schema.metrics import TOP5_CLASSES as TOP5_CLASSES
-from lrexp.config.schema.policy import Rest, Rule
-from lrexp.config.schema.run import Trainer
+from lrexp.config.schema.rates import Rest, Rule
+from lrexp.config.schema.training import MONITORS as MONITORS
+from lrexp.config.schema.training import TOP5_CLASSES as TOP5_CLASSES
+from lrexp.config.schema.training import Trainer
 
 
 @dataclass
@@ -54,6 +54,8 @@ class Option:
     momenta: bool = False  # of a schedule that may cycle momentum: read="momentum" makes m(t)
     follows: str = ""  # of a schedule with state: what follows a metric beside its s(t)
     absolute: str = ""  # of a policy that may give every rate itself: settings → whether it does
+    heads: str = ""  # of models whose head no name tells: (model, for a class more) → its names
+    several: bool = False  # of a loss: every image may have several labels, or none
     class_names: str = ""  # of a data set whose YAML file states its size: name → class names
     folder: str = ""  # of a data set of torchvision: what that calls its folder below data.root
 
@@ -61,7 +63,7 @@ class Option:
 def _torchvision_set(folder: str) -> Option:
     module = "lrexp.data.sources.torchvision_sets"
     return Option(
-        data.TorchvisionSet,
+        training.TorchvisionSet,
         f"{module}:torchvision_set",
         class_names=f"{module}:class_names",
         folder=folder,
@@ -71,107 +73,104 @@ def _torchvision_set(folder: str) -> Option:
 _MODELS = "lrexp.models"
 _SOURCES = "lrexp.data.sources"
 _OPTIMIZERS = "lrexp.optim.optimizers"
-_POLICIES = "lrexp.plan.policies"
-_PER_EPOCH, _PER_STEP = (f"lrexp.optim.schedulers.per_{often}" for often in ("epoch", "step"))
-_ANY, _PLATEAU = (f"lrexp.optim.schedulers.{name}" for name in ("any_torch", "plateau"))
+_SCALING, _FREEZING, _RULES = (
+    f"lrexp.plan.policies.{kind}" for kind in ("scaling", "freezing", "per_layer")
+)
+_DISCRIMINATIVE = Option(
+    rates.Discriminative, f"{_SCALING}:discriminative", absolute=f"{_SCALING}:both_ends_given"
+)
+_SCHEDULES, _PLATEAU, _ANY = (
+    f"lrexp.optim.schedulers.{kind}" for kind in ("schedules", "plateau", "any_torch")
+)
 
 # group -> option. The trainer has one schema, whatever its option.
 OPTIONS: dict[str, dict[str, Option]] = {
     "model": {
-        "simple_cnn": Option(model.SimpleCnn, f"{_MODELS}.simple_cnn:SimpleCNN"),
-        "mlp": Option(model.Mlp, f"{_MODELS}.mlp:MLP"),
-        "cifar_resnet": Option(model.CifarResnet, f"{_MODELS}.cifar_resnet:CifarResNet"),
-        "torchvision": Option(model.TorchvisionModel, f"{_MODELS}.library:torchvision_model"),
-        "timm": Option(model.LibraryModel, f"{_MODELS}.library:timm_model"),
-        "custom": Option(model.CustomModel, f"{_MODELS}.library:custom_model"),
+        "simple_cnn": Option(training.SimpleCnn, f"{_MODELS}.simple_cnn:SimpleCNN"),
+        "mlp": Option(training.Mlp, f"{_MODELS}.mlp:MLP"),
+        "cifar_resnet": Option(training.CifarResnet, f"{_MODELS}.cifar_resnet:CifarResNet"),
+        "torchvision": Option(training.TorchvisionModel, f"{_MODELS}.library:torchvision_model"),
+        "timm": Option(training.LibraryModel, f"{_MODELS}.library:timm_model"),
+        "custom": Option(
+            training.CustomModel,
+            f"{_MODELS}.library:custom_model",
+            heads=f"{_MODELS}.layers:heads_by_shape",
+        ),
     },
     "data": {
-        "digits": Option(data.Data, f"{_SOURCES}.digits:digits"),
+        "digits": Option(training.Data, f"{_SOURCES}.digits:digits"),
         "mnist": _torchvision_set("MNIST/raw"),
         "fashion_mnist": _torchvision_set("FashionMNIST/raw"),
         "cifar10": _torchvision_set("cifar-10-batches-py"),
         "cifar100": _torchvision_set("cifar-100-python"),
-        "hf": Option(data.HuggingFace, f"{_SOURCES}.hf:hf"),
-        "imagefolder": Option(data.ImageFiles, f"{_SOURCES}.imagefolder:imagefolder"),
-        "csv": Option(data.CsvTable, f"{_SOURCES}.csv_table:csv_table"),
-        "synthetic": Option(data.Synthetic, f"{_SOURCES}.synthetic:synthetic"),
+        "hf": Option(training.HuggingFace, f"{_SOURCES}.hf:hf"),
+        "imagefolder": Option(training.ImageFiles, f"{_SOURCES}.imagefolder:imagefolder"),
+        "csv": Option(training.CsvTable, f"{_SOURCES}.csv_table:csv_table"),
+        "synthetic": Option(training.Synthetic, f"{_SOURCES}.synthetic:synthetic"),
     },
-    "loss": {"cross_entropy": Option(run.CrossEntropy), "bce": Option(run.BinaryCrossEntropy)},
+    "loss": {
+        "cross_entropy": Option(training.CrossEntropy, "lrexp.build.loss:cross_entropy"),
+        "bce": Option(training.BinaryCrossEntropy, "lrexp.build.loss:bce", several=True),
+    },
     "optimizer": {
-        "sgd": Option(optimizer.Sgd, "torch.optim:SGD"),
-        "adam": Option(optimizer.Adam, "torch.optim:Adam"),
-        "adamw": Option(optimizer.Adam, "torch.optim:AdamW"),
-        "rmsprop": Option(optimizer.Rmsprop, "torch.optim:RMSprop"),
-        "nadam": Option(optimizer.Nadam, "torch.optim:NAdam"),
-        "radam": Option(optimizer.Radam, "torch.optim:RAdam"),
-        "adagrad": Option(optimizer.Adagrad, "torch.optim:Adagrad"),
-        "adafactor": Option(optimizer.Adafactor, f"{_OPTIMIZERS}:adafactor"),
-        "lion": Option(optimizer.Lion, "timm.optim.lion:Lion", needs="timm"),
-        "lamb": Option(optimizer.Lamb, "timm.optim.lamb:Lamb", needs="timm"),
-        "muon": Option(optimizer.Muon, f"{_OPTIMIZERS}:muon"),
+        "sgd": Option(rates.Sgd, "torch.optim:SGD"),
+        "adam": Option(rates.Adam, "torch.optim:Adam"),
+        "adamw": Option(rates.Adam, "torch.optim:AdamW"),
+        "rmsprop": Option(rates.Rmsprop, "torch.optim:RMSprop"),
+        "nadam": Option(rates.Nadam, "torch.optim:NAdam"),
+        "radam": Option(rates.Radam, "torch.optim:RAdam"),
+        "adagrad": Option(rates.Adagrad, "torch.optim:Adagrad"),
+        "adafactor": Option(rates.Adafactor, f"{_OPTIMIZERS}:adafactor"),
+        "lion": Option(rates.Lion, "timm.optim.lion:Lion", needs="timm"),
+        "lamb": Option(rates.Lamb, "timm.optim.lamb:Lamb", needs="timm"),
+        "muon": Option(rates.Muon, f"{_OPTIMIZERS}:muon"),
         "schedulefree_sgd": Option(
-            optimizer.ScheduleFreeSgd, "schedulefree:SGDScheduleFree", needs="schedulefree"
+            rates.ScheduleFreeSgd, "schedulefree:SGDScheduleFree", needs="schedulefree"
         ),
         "schedulefree_adamw": Option(
-            optimizer.ScheduleFreeAdamw, "schedulefree:AdamWScheduleFree", needs="schedulefree"
+            rates.ScheduleFreeAdamw, "schedulefree:AdamWScheduleFree", needs="schedulefree"
         ),
-        "torch": Option(optimizer.LibraryOptimizer, f"{_OPTIMIZERS}:any_torch"),
-        "timm": Option(optimizer.LibraryOptimizer, f"{_OPTIMIZERS}:any_timm", needs="timm"),
+        "torch": Option(rates.LibraryOptimizer, f"{_OPTIMIZERS}:any_torch"),
+        "timm": Option(rates.LibraryOptimizer, f"{_OPTIMIZERS}:any_timm", needs="timm"),
     },
     "lr_policy": {
-        "uniform": Option(policy.Policy, f"{_POLICIES}.uniform:uniform"),
+        "uniform": Option(rates.Policy, f"{_SCALING}:uniform"),
         "per_layer": Option(
-            policy.PerLayer,
-            f"{_POLICIES}.per_layer:per_layer",
-            absolute=f"{_POLICIES}.per_layer:all_absolute",
+            rates.PerLayer, f"{_RULES}:per_layer", absolute=f"{_RULES}:all_absolute"
         ),
-        "layerwise_decay": Option(
-            policy.LayerwiseDecay, f"{_POLICIES}.layerwise_decay:layerwise_decay"
-        ),
-        "freeze_backbone": Option(
-            policy.FreezeBackbone, f"{_POLICIES}.freeze_backbone:freeze_backbone"
-        ),
-        **dict.fromkeys(
-            ("discriminative", "ulmfit"),
-            Option(
-                policy.Discriminative,
-                f"{_POLICIES}.discriminative:discriminative",
-                absolute=f"{_POLICIES}.discriminative:all_absolute",
-            ),
-        ),
-        "gradual_unfreeze": Option(
-            policy.GradualUnfreeze, f"{_POLICIES}.gradual_unfreeze:gradual_unfreeze"
-        ),
-        "lp_ft": Option(policy.LpFt, f"{_POLICIES}.lp_ft:lp_ft"),
-        "surgical": Option(policy.Surgical, f"{_POLICIES}.surgical:surgical"),
-        "auto_rgn": Option(policy.AutoRgn, f"{_POLICIES}.auto_rgn:auto_rgn"),
-        "freezeout": Option(policy.Freezeout, f"{_POLICIES}.freezeout:freezeout"),
-        "bias_norm_only": Option(policy.BiasNormOnly, f"{_POLICIES}.bias_norm_only:bias_norm_only"),
+        "layerwise_decay": Option(rates.LayerwiseDecay, f"{_SCALING}:layerwise_decay"),
+        "freeze_backbone": Option(rates.FreezeBackbone, f"{_FREEZING}:freeze_backbone"),
+        "discriminative": _DISCRIMINATIVE,
+        "ulmfit": _DISCRIMINATIVE,
+        "gradual_unfreeze": Option(rates.GradualUnfreeze, f"{_FREEZING}:gradual_unfreeze"),
+        "lp_ft": Option(rates.LpFt, f"{_FREEZING}:lp_ft"),
+        "surgical": Option(rates.Surgical, f"{_FREEZING}:surgical"),
+        "auto_rgn": Option(rates.AutoRgn, f"{_SCALING}:auto_rgn"),
+        "freezeout": Option(rates.Freezeout, f"{_FREEZING}:freezeout"),
+        "bias_norm_only": Option(rates.BiasNormOnly, f"{_FREEZING}:bias_norm_only"),
     },
     "scheduler": {
-        "constant": Option(scheduler.Scheduler, f"{_PER_EPOCH}:constant"),
-        "linear": Option(scheduler.Scheduler, f"{_PER_STEP}:linear"),
-        "step": Option(scheduler.StepDecay, f"{_PER_EPOCH}:step"),
-        "multistep": Option(scheduler.MultiStep, f"{_PER_EPOCH}:multistep"),
-        "exponential": Option(scheduler.Exponential, f"{_PER_EPOCH}:exponential"),
-        "polynomial": Option(scheduler.Polynomial, f"{_PER_STEP}:polynomial"),
-        "cosine": Option(scheduler.Scheduler, f"{_PER_STEP}:cosine"),
-        "cosine_restarts": Option(scheduler.CosineRestarts, f"{_PER_STEP}:cosine_restarts"),
-        "one_cycle": Option(scheduler.OneCycle, f"{_PER_STEP}:one_cycle", momenta=True),
-        "wsd": Option(scheduler.Wsd, f"{_PER_STEP}:wsd"),
-        "inverse_sqrt": Option(scheduler.InverseSqrt, f"{_PER_STEP}:inverse_sqrt"),
-        "slanted_triangular": Option(
-            scheduler.SlantedTriangular, f"{_PER_STEP}:slanted_triangular"
-        ),
+        "constant": Option(rates.Scheduler, f"{_SCHEDULES}:constant"),
+        "linear": Option(rates.Scheduler, f"{_SCHEDULES}:linear"),
+        "step": Option(rates.StepDecay, f"{_SCHEDULES}:step"),
+        "multistep": Option(rates.MultiStep, f"{_SCHEDULES}:multistep"),
+        "exponential": Option(rates.Exponential, f"{_SCHEDULES}:exponential"),
+        "polynomial": Option(rates.Polynomial, f"{_SCHEDULES}:polynomial"),
+        "cosine": Option(rates.Scheduler, f"{_SCHEDULES}:cosine"),
+        "cosine_restarts": Option(rates.CosineRestarts, f"{_SCHEDULES}:cosine_restarts"),
+        "one_cycle": Option(rates.OneCycle, f"{_SCHEDULES}:one_cycle", momenta=True),
+        "wsd": Option(rates.Wsd, f"{_SCHEDULES}:wsd"),
+        "inverse_sqrt": Option(rates.InverseSqrt, f"{_SCHEDULES}:inverse_sqrt"),
+        "slanted_triangular": Option(rates.SlantedTriangular, f"{_SCHEDULES}:slanted_triangular"),
         "plateau": Option(
-            scheduler.ReduceOnPlateau, f"{_PLATEAU}:plateau", follows=f"{_PLATEAU}:Plateau"
+            rates.ReduceOnPlateau, f"{_SCHEDULES}:constant", follows=f"{_PLATEAU}:Plateau"
         ),
-        "torch": Option(scheduler.TorchScheduler, f"{_ANY}:any_torch", momenta=True),
+        "torch": Option(rates.TorchScheduler, f"{_ANY}:any_torch", momenta=True),
     },
-    "logger": {"wandb": Option(run.Wandb), "none": Option(run.NoLogger)},
+    "logger": {"wandb": Option(training.Wandb), "none": Option(training.NoLogger)},
     "task": {
-        "train": Option(run.Task, "lrexp.tasks.train:train"),
-        "plan": Option(run.PlanTask, "lrexp.tasks.plan:plan"),
+        "train": Option(training.Task, "lrexp.tasks.train:train"),
+        "plan": Option(training.PlanTask, "lrexp.tasks.plan:plan"),
     },
 }
 GROUPS = (*OPTIONS, "trainer", "experiment")
@@ -236,14 +235,13 @@ def _said(section: str, name: str) -> dict[str, Any]:
 
 def settings_where(**meaning: Any) -> list[str]:
     """Dotted keys of all settings that mean so, such as `splits=True`, each once."""
-    unsaid = {f.name: f.default for f in fields(Meaning)}
-    sections: dict[str, Any] = {f.name: f.metadata for f in fields(Config)}
-    found: dict[str, dict[str, Any]] = {}
-    for section in ("", *OPTIONS, "trainer"):
-        for f in (f for schema in schemas_of(section) for f in fields(schema)):
-            said = unsaid | dict(sections.get(section, {})) | dict(f.metadata)
-            found.setdefault(f"{section}.{f.name}".lstrip("."), said)
-    return [k for k, said in found.items() if all(said[m] == v for m, v in meaning.items())]
+    keys = dict.fromkeys(
+        f"{section}.{f.name}".lstrip(".")
+        for section in ("", *OPTIONS, "trainer")
+        for schema in schemas_of(section)
+        for f in fields(schema)
+    )
+    return [k for k in keys if all(getattr(meaning_of(k), m) == v for m, v in meaning.items())]
 
 
 def store_schemas() -> None:

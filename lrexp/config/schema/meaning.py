@@ -48,12 +48,13 @@ def number(
     at_least: float | None = None,
     below: float | None = None,
     at_most: float | None = None,
+    count: int | None = None,
     default: Any = MISSING,
     **meaning: Any,
 ) -> Any:
-    """A field for a finite number, or a list of them, within limits."""
+    """A field for a finite number, or a list of them (`count` in all), within limits."""
     limits = {"above": above, "at least": at_least, "below": below, "at most": at_most}
-    return field(default=default, metadata={"limits": limits, **meaning})
+    return field(default=default, metadata={"limits": limits | {"count": count}, **meaning})
 
 
 def choice(*allowed: str | int, **meaning: Any) -> Any:
@@ -67,11 +68,9 @@ def length(*, least: int = 0, empty: str = "", fits: bool = False, **meaning: An
 
 
 def location(only: bool, **meaning: Any) -> Any:
-    """A field for where something lies: fingerprints say what it is, and it may move.
+    """A field for where something lies, `only` or else a name such as one on the Hugging Face hub.
 
-    Args:
-        only: False when it may be another name as well, such as one on the Hugging Face hub.
-        meaning: as above.
+    Fingerprints say what it is, and it may move.
     """
     moves = {"path": "only" if only else "maybe", "decides": False, "resume": "may"}
     return field(default=MISSING, metadata=moves | meaning)

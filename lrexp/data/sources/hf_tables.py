@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrexp.config.errors import ConfigError, UserError, did_you_mean, first_line
-from lrexp.config.schema.data import HUB_NAME
+from lrexp.config.schema.training import HUB_NAME
 from lrexp.data.sources.labels import SPLIT_WORDS
 from lrexp.folder.network import quiet, within
 

@@ -15,7 +15,7 @@ from lrexp.config.check import check
 from lrexp.config.compose import without_hydra
 from lrexp.config.errors import ConfigError
 from lrexp.config.schema import OPTIONS, Config, chosen_option, load, meaning_of
-from lrexp.config.schema.optimizer import LibraryOptimizer
+from lrexp.config.schema.rates import LibraryOptimizer
 from lrexp.grid.points.point import Point
 
 # Sections that only decide the plan and the schedule, which are compared instead of them.

@@ -28,7 +28,7 @@ PRELOAD = (
     "lrexp.grid.executors",
     "lrexp.grid.live",
     "lrexp.grid.stack.probe",
-    "lrexp.tasks.choice",
+    "lrexp.tasks.opening",
     "lrexp.build.experiment",
     "lrexp.record.jsonl",
     "lrexp.record.predictions",

@@ -232,8 +232,9 @@ class _Stats:
         self._own = [trainer.stats for trainer in trainers]
         names = self._own[0].names
         self._weights = [weights[name] for name in names]
+        device = next(iter(weights.values())).device  # where only biases train, names is empty
         self._order = [  # of each member: where its tensors are among the first one's
-            torch.tensor([names.index(name) for name in own.names], device=self._weights[0].device)
+            torch.tensor([names.index(name) for name in own.names], device=device)
             for own in self._own
         ]
 

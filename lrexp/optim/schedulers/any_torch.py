@@ -82,15 +82,13 @@ def _moved(
             hint = did_you_mean(key, allowed)
             raise ConfigError(f"scheduler.args.{key}", problem, hint, args[key])
     every = steps_per_epoch if interval == "epoch" else 1
-    moves = math.ceil(steps / every)
     try:
-        values = tabulate(lambda unit: kind(unit, **args), moves, read)
+        return tabulate(lambda unit: kind(unit, **args), steps, read, every)
     except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
         said = str(error).replace("__init__()", name).replace(f"{name}.{name}", name)
         taken = f"{name} takes {', '.join(sorted(allowed))}"
-        hint = f"{taken}; it is moved once per {interval}, {moves} values in all"
+        hint = f"{taken}; it is moved once per {interval}, {-(-steps // every)} values in all"
         raise ConfigError("scheduler.args", f"torch says: {said}", hint, args) from error
-    return [values[t // every] for t in range(steps)]
 
 
 def _class_named(name: str) -> type[LRScheduler]:

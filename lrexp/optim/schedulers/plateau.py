@@ -6,13 +6,8 @@ from typing import Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lrexp.config.schema.metrics import MONITORS
+from lrexp.config.schema.training import MONITORS
 from lrexp.optim.schedulers.table import unit_optimizer
-
-
-def plateau(steps: int, steps_per_epoch: int, **settings: Any) -> list[float]:
-    """s(t) = 1 after the warmup: what becomes of it depends on the run, see `Plateau`."""
-    return [1.0] * steps
 
 
 class Plateau:

@@ -21,38 +21,32 @@ def unit_optimizer() -> Optimizer:
 
 
 def tabulate(
-    make: Callable[[Optimizer], LRScheduler], length: int, read: str = "lr"
+    make: Callable[[Optimizer], LRScheduler], steps: int, read: str = "lr", every: int = 1
 ) -> list[float]:
-    """What a torch scheduler gives a unit optimizer, move by move.
+    """What a torch scheduler gives a unit optimizer.
 
     Args:
         make: unit optimizer → scheduler.
-        length: moves; no scheduler is made for 0.
+        steps: length of the table; no scheduler is made for 0.
         read: `lr` or `momentum`.
+        every: steps between two moves of the scheduler.
 
     Returns:
-        (length,) values, the first before any move.
+        (steps,) values, the first before any move.
     """
-    if not length:
+    if not steps:
         return []
     unit = unit_optimizer()
     with warnings.catch_warnings():
         # The unit optimizer never steps, which torch warns about.
         warnings.filterwarnings("ignore", "Detected call of", UserWarning)
         scheduler = make(unit)
-        table = [float(unit.param_groups[0][read])]
-        for _ in range(length - 1):
-            scheduler.step()
+        table: list[float] = []
+        for t in range(steps):
+            if t and t % every == 0:
+                scheduler.step()
             table.append(float(unit.param_groups[0][read]))
     return table
-
-
-def held_per_epoch(
-    per_epoch: Callable[[int], list[float]], steps: int, steps_per_epoch: int
-) -> list[float]:
-    """A table of epochs, given their number, with every value held for an epoch's steps."""
-    values = per_epoch(math.ceil(steps / steps_per_epoch))
-    return [values[t // steps_per_epoch] for t in range(steps)]
 
 
 def ending_at(floor: float, table: list[float]) -> list[float]:

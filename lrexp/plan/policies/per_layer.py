@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from lrexp.config.errors import ConfigError
-from lrexp.config.schema.policy import Rest, Rule
+from lrexp.config.schema.rates import Rest, Rule
 from lrexp.models.layer_map import LayerMap, LayerParameter
 from lrexp.plan.plan import Plan, Treatment, make_plan, never, no_decay_on_bias_and_norm
 from lrexp.plan.policies.layer_groups import in_range, name_layers

@@ -15,7 +15,7 @@ from typing import Any
 
 from lrexp.config.errors import Terminated
 from lrexp.config.names import shown_path
-from lrexp.config.schema.run import Wandb
+from lrexp.config.schema.training import Wandb
 from lrexp.folder.layout import CHECKPOINTS, CONFIG, ENVIRONMENT, PLAN, PLAN_TABLE, WANDB
 from lrexp.plan.plan import Row, read_plan
 from lrexp.record.recorders import RunInfo

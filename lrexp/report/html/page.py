@@ -88,15 +88,21 @@ def embedded_json(value: Any) -> Markup:
 
     Numbers that are not finite become null, others keep six significant digits.
     """
-    plain = json.loads(json.dumps(value), parse_float=_short, parse_constant=lambda _: None)
-    text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(_short(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
 
 
-def _short(text: str) -> float:
-    value = float(text)
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _short(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_short(item) for item in value]
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return None
     return int(value) if value.is_integer() and abs(value) < 1e15 else float(f"{value:.6g}")
 
 

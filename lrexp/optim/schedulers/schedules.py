@@ -1,23 +1,27 @@
-"""Schedules that move every step.
+"""Schedules: (steps, steps_per_epoch, settings) → s(t), a list with a multiplier for every step.
 
-Each is (steps, steps_per_epoch, settings) → s(t), a list with a multiplier for every step. T is the
-number of steps; steps_per_epoch is unused. All but inverse_sqrt have an end, and `floor` is that
-end: the shape lies between 1 and floor. Unless the docstring says otherwise it is reached at t = T,
-one step after the last, as in torch and timm.
+T is the number of steps. step, multistep and exponential move once an epoch and fall without an
+end, so `floor` cuts them off (s(t) is never below it), as it does inverse_sqrt. All others move
+every step and have an end, and `floor` is that end: the shape lies between 1 and floor. Unless the
+docstring says otherwise it is reached at t = T, one step after the last, as in torch and timm.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     CosineAnnealingWarmRestarts,
+    ExponentialLR,
     LinearLR,
+    MultiStepLR,
     OneCycleLR,
     PolynomialLR,
+    StepLR,
 )
 
 from lrexp.optim.schedulers.table import cut_off_at, ending_at, tabulate
@@ -27,6 +31,36 @@ COOLDOWNS: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: 1 - progress,
     "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
 }
+
+
+def constant(steps: int, steps_per_epoch: int, **settings: Any) -> list[float]:
+    """s(t) = 1, whatever the settings: any floor is below it, and a plateau falls by itself."""
+    return [1.0] * steps
+
+
+def step(
+    steps: int, steps_per_epoch: int, *, step_size: int, gamma: float, floor: float
+) -> list[float]:
+    """s(t) = max(floor, gamma^⌊epoch / step_size⌋), epochs from 0: torch's StepLR, per epoch."""
+    make = partial(StepLR, step_size=step_size, gamma=gamma)
+    return cut_off_at(floor, tabulate(make, steps, every=steps_per_epoch))
+
+
+def multistep(
+    steps: int, steps_per_epoch: int, *, milestones: list[int], gamma: float, floor: float
+) -> list[float]:
+    """s(t) = max(floor, gamma^(milestones ≤ epoch)), epochs from 0: torch's MultiStepLR, per epoch.
+
+    `milestones` are finished epochs; those beyond the end never lower the rate.
+    """
+    make = partial(MultiStepLR, milestones=milestones, gamma=gamma)
+    return cut_off_at(floor, tabulate(make, steps, every=steps_per_epoch))
+
+
+def exponential(steps: int, steps_per_epoch: int, *, gamma: float, floor: float) -> list[float]:
+    """s(t) = max(floor, gamma^epoch), epochs from 0: torch's ExponentialLR, per epoch."""
+    make = partial(ExponentialLR, gamma=gamma)
+    return cut_off_at(floor, tabulate(make, steps, every=steps_per_epoch))
 
 
 def linear(steps: int, steps_per_epoch: int, *, floor: float) -> list[float]:
@@ -60,8 +94,6 @@ def cosine_restarts(
     Source: Loshchilov and Hutter 2017 (SGDR), https://arxiv.org/abs/1608.03983.
 
     Args:
-        steps: length of the table.
-        steps_per_epoch: unused.
         period_steps: P of the first period, at least 1.
         multiply: at least 1.
         floor: where every period ends, one step after its last.
@@ -82,8 +114,6 @@ def wsd(
     https://arxiv.org/abs/2405.18392.
 
     Args:
-        steps: length of the table, T.
-        steps_per_epoch: unused.
         decay_steps: D, from 0 to T.
         shape: 1-sqrt, linear or cosine.
         floor: where it ends.
@@ -102,8 +132,6 @@ def inverse_sqrt(
     Transformers), https://arxiv.org/abs/2106.04560.
 
     Args:
-        steps: length of the table.
-        steps_per_epoch: unused.
         timescale_steps: τ, at least 1.
         floor: s never falls below it.
     """
@@ -122,8 +150,6 @@ def slanted_triangular(
     whole; otherwise it ends early and goes on below 0, which this does not.
 
     Args:
-        steps: length of the table, T.
-        steps_per_epoch: unused.
         cut_frac: share of the steps that rise, in (0, 1).
         floor: where it starts and ends.
     """
@@ -157,8 +183,6 @@ def one_cycle(
     Source: Smith and Topin 2018, https://arxiv.org/abs/1708.07120.
 
     Args:
-        steps: length of the table, T.
-        steps_per_epoch: unused.
         pct_start: where the highest rate lies, as a share of the steps, in (0, 1).
         div: the highest rate over the first; the first is never below floor.
         floor: where it ends, as a share of the highest rate.
@@ -170,36 +194,29 @@ def one_cycle(
     """
     if read == "momentum" and momentum is None:
         return []
-    return tabulate(_one_cycle(steps, pct_start, div, floor, anneal, timing, momentum), steps, read)
-
-
-def _one_cycle(
-    steps: int,
-    pct_start: float,
-    div: float,
-    floor: float,
-    anneal: str,
-    timing: str,
-    momentum: list[float] | None,
-) -> Callable[[Optimizer], OneCycleLR]:
+    total = steps
     if timing == "fastai":
         # torch reaches its peak one step before pct_start·total and its end at the last step. One
         # step more, of which the table leaves the last out, puts both where fastai has them.
-        pct_start = (pct_start * steps + 1) / (steps + 1)
-        steps += 1
-    if pct_start * steps == 1:
+        total = steps + 1
+        pct_start = (pct_start * steps + 1) / total
+    if pct_start * total == 1:
         pct_start *= 1 - 1e-12  # a rise of no steps, by which torch would divide
     div = min(div, 1 / floor) if floor else div
     high, low = momentum or (0.0, 0.0)
-    return lambda unit: OneCycleLR(
-        unit,
-        max_lr=1.0,
-        total_steps=steps,
-        pct_start=pct_start,
-        anneal_strategy="cos" if anneal == "cos" else "linear",
-        cycle_momentum=momentum is not None,
-        max_momentum=high,
-        base_momentum=low,
-        div_factor=div,
-        final_div_factor=1 / (div * floor) if floor else math.inf,
+    return tabulate(
+        lambda unit: OneCycleLR(
+            unit,
+            max_lr=1.0,
+            total_steps=total,
+            pct_start=pct_start,
+            anneal_strategy="cos" if anneal == "cos" else "linear",
+            cycle_momentum=momentum is not None,
+            max_momentum=high,
+            base_momentum=low,
+            div_factor=div,
+            final_div_factor=1 / (div * floor) if floor else math.inf,
+        ),
+        steps,
+        read,
     )

@@ -1,1 +1,0 @@
-"""Checks of what no single limit can say, a file per group of settings."""
