@@ -22,7 +22,7 @@ PACKAGE = Path(lrexp.__file__).parent
 # metadata of foreign weights, W&B's own files, and images.
 READERS = {
     "config", "runs", "models", "data", "grid/points/cases.py", "record/wandb/file.py",
-    "record/wandb/sweep_report.py",
+    "record/wandb/dashboard.py",
 }  # fmt: skip
 
 
