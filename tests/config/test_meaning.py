@@ -111,7 +111,6 @@ class Odd(Sgd):
 
 
 def test_a_field_that_says_nonsense_turns_the_checks_red(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("test_meaning.meaning_of", meaning_of.__wrapped__)  # what it has not read
     monkeypatch.setitem(OPTIONS["optimizer"], "odd", Option(Odd))
     monkeypatch.setitem(OPTIONS["optimizer"], "sgd", Option(Odd))
     monkeypatch.setattr(f"{__name__}.meaning_of", meaning_of.__wrapped__)  # which remembers nothing

@@ -271,8 +271,12 @@ def flat_summary(summary: dict[str, Any]) -> dict[str, Any]:
 
 def without_home(value: Any) -> Any:
     """Plain values with the user's home folder as `~` in every text of them."""
-    home, text = json.dumps(os.path.expanduser("~"))[1:-1], json.dumps(value, default=str)
-    return json.loads(text.replace(home, "~")) if len(home) > 1 and home in text else value
+    if isinstance(value, dict):
+        return {key: without_home(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_home(inner) for inner in value]
+    home = os.path.expanduser("~")
+    return value.replace(home, "~") if isinstance(value, str) and len(home) > 1 else value
 
 
 def _mode(asked: str, clients: str) -> str:
