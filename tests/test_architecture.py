@@ -215,3 +215,58 @@ def strings(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
+
+
+# What a function may import for itself so that others start sooner, beside the heavy ones.
+SLOW = {
+    *HEAVY, "hydra", "jinja2", "markupsafe", "numpy", "omegaconf", "PIL", "pyarrow", "rich",
+    "safetensors", "schedulefree", "scipy", "huggingface_hub", "wandb_workspaces",
+}  # fmt: skip
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): tree
+    for file, tree in TREES.items()
+}
+
+
+def loaded(name: str, modules: dict[str, ast.Module], seen: set[str]) -> set[str]:
+    """`seen` with all that importing a name of this package, or another, imports at once."""
+    while name not in modules and name.startswith("lrexp."):  # an object in a module
+        name = name.rpartition(".")[0]
+    if name in seen:
+        return seen
+    seen.add(name)
+    for needed in imports(modules[name], only_module_level=True) if name in modules else ():
+        loaded(needed, modules, seen)
+    return seen
+
+
+def needless(module: str, modules: dict[str, ast.Module]) -> set[str]:
+    """Names that functions of a module import though that saves no slow package."""
+    tree = modules[module]
+    at_once = set(imports(tree, only_module_level=True))
+    here = {name.partition(".")[0] for name in loaded(module, modules, set())}
+    found = set()
+    for name in functions_import(tree) - at_once:
+        below = loaded(name, modules, set())
+        slow = {part.partition(".")[0] for part in below} & SLOW - here
+        if not slow and module not in below:  # nor would it be a circle
+            found.add(name)
+    return found
+
+
+def functions_import(tree: ast.AST) -> set[str]:
+    """Names imported within functions, not for type checkers alone."""
+    functions = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {name for function in functions for name in imports(function)}
+
+
+def test_functions_import_only_what_is_slow() -> None:
+    for module in MODULES:
+        assert not needless(module, MODULES), module
+    guilty = {
+        "lrexp.a": ast.parse("import numpy\ndef f():\n    from lrexp.b import x\n    import torch"),
+        "lrexp.b": ast.parse("import json, numpy"),
+    }
+    assert needless("lrexp.a", guilty) == {"lrexp.b.x"}
+    guilty["lrexp.b"] = ast.parse("from lrexp.a import f")
+    assert needless("lrexp.a", guilty) == set()

@@ -11,6 +11,8 @@ from lrexp.config.errors import UserError
 from lrexp.config.names import shown_path
 from lrexp.report.run.figures import write_run_plots
 from lrexp.report.run.page import write_run_report
+from lrexp.report.sweep.figures import write_sweep_plots
+from lrexp.report.sweep.page import write_sweep_report
 from lrexp.runs.run import is_run, is_sweep, named_folder
 
 DESCRIPTION = """\
@@ -52,9 +54,6 @@ def main(argv: list[str]) -> int:
         runs = inside if asked.runs else []
     failed = sum(not _write_run(run, not asked.no_plots) for run in runs)
     if sweep:  # last, so that it links to reports that are there
-        from lrexp.report.sweep.figures import write_sweep_plots
-        from lrexp.report.sweep.page import write_sweep_report
-
         try:
             drawn = [] if asked.no_plots else write_sweep_plots(folder)
             line = f"report {shown_path(write_sweep_report(folder))}"

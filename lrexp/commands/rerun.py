@@ -16,6 +16,8 @@ from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.names import shown_path
 from lrexp.config.recompose import SavedLoader
 from lrexp.config.schema import meaning_of
+from lrexp.folder.environment import environment
+from lrexp.grid.pool.in_worker import set_threads
 from lrexp.runs.differences import (
     SavedRun,
     change_lines,
@@ -155,8 +157,6 @@ def _rerun(
 
 def _match_threads(saved: SavedRun, config: DictConfig) -> None:
     """Take as many threads as the run had."""
-    from lrexp.grid.pool.in_worker import set_threads
-
     threads, cores = saved.environment.get("threads"), os.cpu_count() or 1
     if type(threads) is int and config.trainer.threads is None and 1 <= threads <= cores:
         set_threads(threads)
@@ -174,7 +174,6 @@ def _environment_lines(
     import torch
 
     from lrexp.build.experiment import choose_device
-    from lrexp.folder.environment import environment
 
     lines: list[str] = []
     was, chosen = saved.environment.get("device"), config.trainer.device

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, NoReturn
 
+from lrexp import __version__
 from lrexp.commands.answer import ended, swept
+from lrexp.commands.completion import complete
 from lrexp.commands.help import help_text, refuse_word
 from lrexp.config.errors import UserError
 from lrexp.config.names import CONFIG_NAME
@@ -24,8 +26,6 @@ def main(argv: list[str]) -> int:
         print(help_text(argv), end="")
         return 0
     if "--version" in argv:
-        from lrexp import __version__
-
         print(f"lrexp {__version__}")
         return 0
 
@@ -44,8 +44,6 @@ def main(argv: list[str]) -> int:
     loader = CheckedLoader(args.config_dir)
     with hydra_of(loader) as hydra:
         if args.shell_completion:
-            from lrexp.commands.completion import complete
-
             complete(hydra, args.overrides)
             return 0
         if args.hydra_help or args.info is not None or args.cfg:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
 from lrexp.config.errors import UserError
 from lrexp.folder.layout import (
     CONFIG,
@@ -227,8 +229,6 @@ def _settings(found: Any) -> dict[str, Any]:
 
 
 def _yaml(text: str) -> Any:
-    import yaml
-
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where there
     try:
         return yaml.load(text, Loader=loader)

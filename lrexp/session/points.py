@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.check import check
 from lrexp.config.compose import without_hydra
-from lrexp.config.schema import Config
+from lrexp.config.schema import Config, chosen_option, load
 from lrexp.runs.resume import Stopped
 from lrexp.tasks.opening import Launch
 
@@ -85,8 +85,6 @@ def job(
     Returns:
         The best monitored value.
     """
-    from lrexp.config.schema import chosen_option, load
-
     resolved, config, launch = _checked(composed, points, stopped, until)
     return load(chosen_option("task", config.task).make)(resolved, config, launch)
 

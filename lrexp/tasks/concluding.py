@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrexp.folder.layout import CONFUSION, PER_CLASS, PREDICTIONS, WRONG_IMAGES
+from lrexp.judge.evaluate import class_rows, confusion, worst_classes
 
 if TYPE_CHECKING:
     from lrexp.train.experiment import Experiment
@@ -35,7 +36,6 @@ def best_tested(
         What summary.json has of it: `test`, `worst_classes`, and `leaks` with their effect.
     """
     from lrexp.data.leaks import effect
-    from lrexp.judge.evaluate import class_rows, confusion, worst_classes
     from lrexp.record.predictions import (
         write_confusion,
         write_per_class,

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.schema import Config
+from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import CONFIG, HYDRA, OVERRIDES, PLAN, SCHEDULE
+from lrexp.plan.preview import parameter_counts, planned_rates
+from lrexp.record.recorders import RunInfo
+from lrexp.runs.run import read_overrides
 from lrexp.tasks.summary import verdicts_of
 
 if TYPE_CHECKING:
@@ -48,9 +52,6 @@ def with_normalization(resolved: DictConfig, dataset: Any) -> DictConfig:
 
 def write_plans(resolved: DictConfig, experiment: Experiment, launch: Launch) -> None:
     """The config, the plan and, of a single run, the rates step by step."""
-    from lrexp.folder.files import write_atomically
-    from lrexp.plan.preview import planned_rates
-
     write_atomically(launch.folder / CONFIG, OmegaConf.to_yaml(resolved))
     write_atomically(launch.folder / PLAN, experiment.plan.to_csv())
     if experiment.schedule and not launch.sweep:  # for the report's curves step by step
@@ -62,8 +63,6 @@ def write_plans(resolved: DictConfig, experiment: Experiment, launch: Launch) ->
 
 def known_at_start(trainer: Trainer) -> dict[str, Any]:
     """What summary.json has of a run before its first step."""
-    from lrexp.plan.preview import parameter_counts
-
     experiment, data = trainer.experiment, trainer.experiment.dataset
     return {
         "verdicts": verdicts_of(trainer),
@@ -91,8 +90,6 @@ def run_info(
     """What recorders are told of a run; `resumed` says what it goes on from."""
     from lrexp.models.weights import weights_name
     from lrexp.record.console import opening_lines
-    from lrexp.record.recorders import RunInfo
-    from lrexp.runs.run import read_overrides
 
     experiment, data = trainer.experiment, trainer.experiment.dataset
     begun = launch.stopped is not None and (launch.folder / HYDRA / OVERRIDES).is_file()

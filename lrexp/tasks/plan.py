@@ -14,7 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from lrexp.config.saved import read_saved_config
 from lrexp.config.schema import Config, option_of
 from lrexp.folder.claim import link_latest
+from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import CONFIG, PLAN, SCHEDULE
+from lrexp.plan import preview
+from lrexp.plan.plan import difference_lines, read_plan
+from lrexp.report.figure import Axis, Chart, Series
+from lrexp.report.plots import PAGE, STYLE, draw
 from lrexp.runs.differences import change_lines, config_changes
 from lrexp.tasks.opening import Launch
 from lrexp.tasks.summary import blank_summary, failure, write
@@ -36,9 +41,6 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
     """
     started = time.perf_counter()
     from lrexp.build.experiment import build_preview
-    from lrexp.folder.files import write_atomically
-    from lrexp.plan import preview
-    from lrexp.plan.plan import difference_lines, read_plan
 
     try:
         shown = build_preview(config)
@@ -79,8 +81,6 @@ def _show(shown: Preview, first: str, last: list[str]) -> None:
     """On the terminal the layers, the steps and the schedule, in the log all but the table."""
     from rich.console import Console
 
-    from lrexp.plan import preview
-
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     if plain := not console.is_terminal:
         console.width = preview.WIDTH
@@ -102,9 +102,6 @@ def draw_rates(shown: Preview, file: Path, title: str) -> None:
     The axis is logarithmic where peaks differ by more than a factor of 100.
     """
     from matplotlib import rc_context
-
-    from lrexp.report.figure import Axis, Chart, Series
-    from lrexp.report.plots import PAGE, STYLE, draw
 
     epochs = [step / shown.steps_per_epoch for step in shown.steps]
     series = [Series(group, epochs, rates) for group, rates in shown.rates.items()]

@@ -13,6 +13,7 @@ from lrexp.config.errors import OutOfMemoryError, UserError, in_words, out_of_me
 from lrexp.config.redact import redacted
 from lrexp.config.schema import Config
 from lrexp.folder.claim import resume_command
+from lrexp.folder.files import write_summary
 from lrexp.folder.layout import CHECKPOINTS, LAST
 from lrexp.judge.words import verdicts
 
@@ -58,8 +59,6 @@ def failure(error: Exception) -> dict[str, Any]:
 
 def write(folder: Path, summary: dict[str, Any]) -> None:
     """Write summary.json; that it cannot be written is a warning."""
-    from lrexp.folder.files import write_summary
-
     try:
         write_summary(folder, summary)
     except OSError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrexp.config.errors import UserError, out_of_memory
 from lrexp.folder.layout import BEST, CHECKPOINTS, ENVIRONMENT
+from lrexp.runs.run import content, json_object
 
 if TYPE_CHECKING:
     from lrexp.runs.resume import Stopped
@@ -91,7 +92,6 @@ def restore_best(trainer: Trainer, folder: Path) -> None:
 def changed_environment(folder: Path, facts: dict[str, Any]) -> list[str]:
     """What of code, packages, machine and data is not as the run in a folder began under."""
     from lrexp.runs.differences import change_lines, environment_changes
-    from lrexp.runs.run import content, json_object
 
     before = content(folder / ENVIRONMENT, json_object, facts, [])  # damaged: nothing known
     return change_lines(environment_changes(before, facts))

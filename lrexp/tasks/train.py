@@ -15,7 +15,11 @@ from lrexp.config.errors import Terminated
 from lrexp.config.schema import MONITORS, Config
 from lrexp.config.schema.training import Wandb
 from lrexp.folder.claim import link_latest
+from lrexp.folder.environment import environment, write_environment
 from lrexp.folder.layout import BEST, CHECKPOINTS, LAST, METRICS, PREVIOUS
+from lrexp.record.jsonl import JsonlRecorder
+from lrexp.record.recorders import Recorders
+from lrexp.record.wandb.recorder import WandbRecorder
 from lrexp.tasks.concluding import best_tested, write_report
 from lrexp.tasks.opening import Launch, known_at_start, run_info, with_normalization, write_plans
 from lrexp.tasks.summary import as_people_read_it, blank_summary, failure, results, write
@@ -102,8 +106,6 @@ class Training:
         started: float,
         asked: list[type[BaseException]],
     ):
-        from lrexp.record.recorders import Recorders
-
         self._resolved, self._config, self._launch = resolved, config, launch
         self.trainer, self._folder = trainer, launch.folder
         trainer.synced = not launch.sweep  # a stopped point is run anew
@@ -174,7 +176,6 @@ class Training:
         """Write what is known before the first step, and start the recorders."""
         import torch
 
-        from lrexp.folder.environment import environment, write_environment
         from lrexp.train.state import fingerprints
 
         launch, trainer, folder = self._launch, self.trainer, self._folder
@@ -198,15 +199,12 @@ class Training:
 
     def _start_recorders(self, info: RunInfo) -> None:
         from lrexp.record.console import ConsoleRecorder
-        from lrexp.record.jsonl import JsonlRecorder
 
         launch, add, settings = self._launch, self._recorders.add, self._config.logger
         add(METRICS, lambda: JsonlRecorder(self._folder, self.trainer.rows))
         where = None
 
         def wandb() -> WandbRecorder:
-            from lrexp.record.wandb.recorder import WandbRecorder
-
             return WandbRecorder(settings, self._config.task.name, info)
 
         if isinstance(settings, Wandb) and (started := add("W&B", wandb)) and not launch.sweep:

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+from yaml import MappingNode, SequenceNode
+
 from lrexp.config.errors import ConfigError, UserError, did_you_mean
 from lrexp.config.saved import read_yaml_text
 
@@ -65,8 +68,6 @@ def read_cases(name: str, folders: Sequence[Path]) -> Cases:
     Raises:
         ConfigError: when there is no such file or it is not a table of cases.
     """
-    import yaml
-
     if name.endswith((".yaml", ".yml")):
         file = Path(name).expanduser()
         if not file.is_file():
@@ -162,8 +163,6 @@ def _key(override: str) -> str:
 
 def _refuse_twice(file: Path, node: Any) -> None:
     """Raise ConfigError for a name that is given twice: YAML would drop the first one unsaid."""
-    from yaml import MappingNode, SequenceNode
-
     if isinstance(node, SequenceNode):
         for item in node.value:
             _refuse_twice(file, item)

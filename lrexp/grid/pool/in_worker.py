@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrexp.config.errors import Terminated, in_words
+from lrexp.config.names import point_name
+from lrexp.grid.isolation import keep_freed_memory, undisturbed
 from lrexp.train.signals import signals_stop, whole
 
 if TYPE_CHECKING:
@@ -131,8 +133,6 @@ def start_points(task: Any, place: Place, say: Say) -> Work:
     from hydra.core.utils import setup_globals
     from omegaconf import OmegaConf
 
-    from lrexp.config.names import point_name
-
     if place.device is not None:  # before anything looks for GPUs
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpu = visible.split(",")[int(place.device)] if visible else place.device
@@ -141,7 +141,6 @@ def start_points(task: Any, place: Place, say: Say) -> Work:
     setup_globals()
     OmegaConf.register_new_resolver("lrexp.point_name", point_name, replace=True)
     from lrexp.build import experiment
-    from lrexp.grid.isolation import keep_freed_memory
 
     keep_freed_memory()
     if place.threads:
@@ -164,7 +163,6 @@ class PointsHere:
         from hydra.core.utils import JobStatus
         from hydra.types import HydraContext
 
-        from lrexp.grid.isolation import undisturbed
         from lrexp.grid.jobs import Session
 
         if self._context is None:

@@ -14,6 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from lrexp.config.errors import ConfigError, out_of_memory
 from lrexp.config.names import new_run_id
 from lrexp.config.schema import meaning_of
+from lrexp.folder.files import write_summary
 from lrexp.folder.layout import SUMMARY
 from lrexp.grid.executors import Ended, aside
 from lrexp.grid.jobs import Session, failed_as, halves
@@ -166,8 +167,6 @@ def measure_pool(running: Workers, points: list[Point], count: int) -> float:
 
 def _left_behind(point: Point, error: Exception, session: Session) -> JobReturn:
     """The end of a point whose worker died, as its folder has it; a failure is noted there."""
-    from lrexp.folder.files import write_summary
-
     folder = session.folder / point.folder
     summary = read_summary(folder)
     if summary["status"] in DONE:
