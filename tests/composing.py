@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from typing import Any
 from hydra import version
 from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.sources_registry import SourcesRegistry
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -31,49 +32,49 @@ from lrexp.config.compose import (
 SETTING = re.compile(r"([A-Za-z_][\w.]*)=")
 
 
-def read_once(*folders: Path) -> None:
-    """Let Hydra parse files of these folders once in this program."""
-    Plugins.instance()  # which are the sources
-    source: Any = SourcesRegistry.instance().types["file"]
-    load, read = source.load_config, dict[tuple[str, str, str], bytes]()
-    paths = {str(folder) for folder in folders}
+def read_once(folder: Path) -> None:
+    """Let Hydra read and merge the files of a folder, its own and schemas once in this program."""
+    kept = Kept(str(folder))
+    load: Any = ConfigRepository.load_config
+    merge: Any = ConfigLoaderImpl._compose_config_from_defaults_list
 
     def loaded(self: Any, config_path: str) -> Any:
-        if self.path.removeprefix("file://") not in paths:
-            return load(self, config_path)
-        key = (self.path, self.provider, config_path)
-        if key not in read:
-            read[key] = pickle.dumps(load(self, config_path))
-        return pickle.loads(read[key])
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        return kept.of([source], config_path, lambda: load(self, config_path))
 
-    source.load_config = loaded
-    merge_once({f"file://{path}" for path in paths})
+    def merged(self: Any, defaults: list[Any], repo: Any) -> Any:
+        files = str([(one.config_path, one.package, one.is_self, one.primary) for one in defaults])
+        return kept.of(repo.get_sources(), files, lambda: merge(self, defaults=defaults, repo=repo))
+
+    ConfigRepository.load_config = loaded
+    ConfigLoaderImpl._compose_config_from_defaults_list = merged
     no_map_without_interpolations()
 
 
-def merge_once(addresses: set[str]) -> None:
-    """Let Hydra merge equal lists of files once where all that are read lie in these folders."""
-    composing: Any = ConfigLoaderImpl._compose_config_from_defaults_list
-    merged = dict[tuple[Any, ...], bytes]()
+class Kept:
+    """What was made of files that do not change while the tests run, for whoever asks again."""
 
-    def composed(self: Any, defaults: list[Any], repo: Any) -> Any:
-        sources = [(source.scheme(), source.path) for source in repo.get_sources()]
-        if any(scheme == "file" and f"file://{path}" not in addresses for scheme, path in sources):
-            return composing(self, defaults=defaults, repo=repo)
-        files = [(one.config_path, one.package, one.is_self, one.primary) for one in defaults]
-        key = (*sources, "", *files)
-        if key not in merged:
-            merged[key] = pickle.dumps(composing(self, defaults=defaults, repo=repo))
-        return pickle.loads(merged[key])
+    def __init__(self, folder: str) -> None:
+        self._folder, self._made = folder, dict[tuple[str, ...], bytes]()
+        store: Any = ConfigStore.store
 
-    ConfigLoaderImpl._compose_config_from_defaults_list = composed
-    store = ConfigStore.store
+        def stored(its: Any, *arguments: Any, **named: Any) -> None:
+            self._made.clear()  # of other schemas, perhaps
+            store(its, *arguments, **named)
 
-    def stored(self: Any, *arguments: Any, **named: Any) -> None:
-        merged.clear()  # made of other schemas, perhaps
-        store(self, *arguments, **named)
+        ConfigStore.store = stored
 
-    ConfigStore.store = stored
+    def of(self, sources: list[Any], asked: str, make: Callable[[], Any]) -> Any:
+        """The caller's own; made anew where a source is a folder that a test may write to."""
+        if any(one is None or self._may_change(one) for one in sources):
+            return make()
+        key = (*(f"{one.scheme()}:{one.provider}:{one.path}" for one in sources), asked)
+        if key not in self._made:
+            self._made[key] = pickle.dumps(make())
+        return pickle.loads(self._made[key])
+
+    def _may_change(self, source: Any) -> bool:
+        return source.scheme() == "file" and source.path != self._folder
 
 
 def no_map_without_interpolations() -> None:
