@@ -17,6 +17,7 @@ from hydra._internal.config_repository import ConfigRepository
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -34,6 +35,7 @@ SETTING = re.compile(r"([A-Za-z_][\w.]*)=")
 
 def read_once(folder: Path) -> None:
     """Let Hydra read and merge the files of a folder, its own and schemas once in this program."""
+    Plugins.instance()  # imports them, and stores their schemas
     kept = Kept(str(folder))
     load: Any = ConfigRepository.load_config
     merge: Any = ConfigLoaderImpl._compose_config_from_defaults_list
