@@ -52,7 +52,7 @@ OPTIONS = {
     "patience": ["trainer.patience=1", "optimizer.lr=3", "optimizer.momentum=0"],
     "batchnorm": ["model=cifar_resnet", "model.depth=20", "trainer.limit_train_batches=2"],
     "averaged batchnorm": [
-        "model=cifar_resnet", "model.depth=8", "trainer.limit_train_batches=2",
+        "model=cifar_resnet", "model.depth=20", "trainer.limit_train_batches=2",
         "optimizer=schedulefree_sgd", "trainer.epochs=2",
     ],
     **{policy: [f"lr_policy={policy}"] for policy in (
