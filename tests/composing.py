@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import pickle
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra import version
-from hydra._internal.sources_registry import SourcesRegistry
+from hydra._internal import defaults_list
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
@@ -18,27 +23,75 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lrexp.config.check import check
-from lrexp.config.compose import CONFIG_NAME, CheckedLoader, without_hydra
+from lrexp.config.compose import (
+    CONFIG_NAME,
+    CheckedLoader,
+    refuse_oddly_written,
+    without_hydra,
+)
 
 SETTING = re.compile(r"([A-Za-z_][\w.]*)=")
 
 
-def read_once(*folders: Path) -> None:
-    """Let Hydra parse files of these folders once in this program."""
-    Plugins.instance()  # which are the sources
-    source: Any = SourcesRegistry.instance().types["file"]
-    load, read = source.load_config, dict[tuple[str, str, str], bytes]()
-    paths = {str(folder) for folder in folders}
+def read_once(folder: Path) -> None:
+    """Let Hydra read and merge the files of a folder, its own and schemas once in this program."""
+    Plugins.instance()  # imports them, and stores their schemas
+    kept = Kept(str(folder))
+    load: Any = ConfigRepository.load_config
+    merge: Any = ConfigLoaderImpl._compose_config_from_defaults_list
 
     def loaded(self: Any, config_path: str) -> Any:
-        if self.path.removeprefix("file://") not in paths:
-            return load(self, config_path)
-        key = (self.path, self.provider, config_path)
-        if key not in read:
-            read[key] = pickle.dumps(load(self, config_path))
-        return pickle.loads(read[key])
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        return kept.of([source], config_path, lambda: load(self, config_path))
 
-    source.load_config = loaded
+    def merged(self: Any, defaults: list[Any], repo: Any) -> Any:
+        files = str([(one.config_path, one.package, one.is_self, one.primary) for one in defaults])
+        return kept.of(repo.get_sources(), files, lambda: merge(self, defaults=defaults, repo=repo))
+
+    ConfigRepository.load_config = loaded
+    ConfigLoaderImpl._compose_config_from_defaults_list = merged
+    no_map_without_interpolations()
+
+
+class Kept:
+    """What was made of files that do not change while the tests run, for whoever asks again."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder, self._made = folder, dict[tuple[str, ...], bytes]()
+        store: Any = ConfigStore.store
+
+        def stored(its: Any, *arguments: Any, **named: Any) -> None:
+            self._made.clear()  # of other schemas, perhaps
+            store(its, *arguments, **named)
+
+        ConfigStore.store = stored
+
+    def of(self, sources: list[Any], asked: str, make: Callable[[], Any]) -> Any:
+        """The caller's own; made anew where a source is a folder that a test may write to."""
+        if any(one is None or self._may_change(one) for one in sources):
+            return make()
+        key = (*(f"{one.scheme()}:{one.provider}:{one.path}" for one in sources), asked)
+        if key not in self._made:
+            self._made[key] = pickle.dumps(make())
+        return pickle.loads(self._made[key])
+
+    def _may_change(self, source: Any) -> bool:
+        return source.scheme() == "file" and source.path != self._folder
+
+
+def no_map_without_interpolations() -> None:
+    """Let Hydra make what `${...}` in a list of defaults may name only for a list that has one.
+
+    It makes that of every file, which is a quarter of what composing costs.
+    """
+    making: Any = defaults_list._create_interpolation_map
+
+    def made(overrides: Any, defaults: list[Any], self_added: bool) -> Any:
+        if any(default.is_interpolation() for default in defaults):
+            return making(overrides, defaults, self_added)
+        return None
+
+    defaults_list._create_interpolation_map = made
 
 
 class Composer:
@@ -70,13 +123,17 @@ class Composer:
     def _composed(self, overrides: tuple[str, ...]) -> object:
         is_plain = [SETTING.match(o) and not o.startswith("hydra") for o in overrides]
         if all(is_plain):
+            shared = None
             with suppress(Exception):  # Hydra's own way knows the words
-                return check(self._shared(overrides))[1]
+                shared = self._shared(overrides)
+            if shared is not None:
+                return check(shared)[1]
         config = self._loader.load_configuration(CONFIG_NAME, list(overrides), RunMode.RUN)
         return check(without_hydra(config))[1]
 
     def _shared(self, overrides: tuple[str, ...]) -> DictConfig:
         is_choice = self._loader.repository.group_exists
+        refuse_oddly_written(list(overrides), self._loader.repository)
         choices = [o for o in overrides if is_choice(o.partition("=")[0])]
         settings = [o for o in overrides if o not in choices]
         if tuple(choices) not in self._bases:
@@ -86,4 +143,5 @@ class Composer:
         parsed = OverridesParser.create().parse_overrides(settings)
         self._loader.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
         self._loader._apply_overrides_to_config(parsed, config)
+        self._loader._refuse_secrets(config)
         return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from lrexp.config.compose import CONFIG_NAME, CheckedLoader, open_free_sections,
 from lrexp.config.errors import ConfigError, unknown_setting, wrong_type
 from lrexp.config.names import shown_path
 from lrexp.config.saved import refuse_writing
-from lrexp.config.schema import OPTIONS, option_of
+from lrexp.config.schema import GROUPS, OPTIONS, option_of
 
 SECTIONS = (*OPTIONS, "trainer")
 
@@ -65,6 +66,9 @@ class SavedLoader(CheckedLoader):
 
     def _groups_chosen(self, overrides: list[str], run_mode: RunMode) -> set[str]:
         """Groups that the overrides, or a file that they choose, take an option of."""
+        names = [re.split("[@=]", override.lstrip("+~"))[0] for override in overrides]
+        if not any(name in GROUPS or "/" in name for name in names) and len(self.folders) == 1:
+            return set()  # conf/ alone, as it is
         try:
             found = self.compute_defaults_list(CONFIG_NAME, overrides, run_mode)
         except Exception:  # composing will say what is wrong

@@ -50,6 +50,7 @@ def here(tmp_path: Path) -> Iterator[Path]:
 @example(["trainer=${trainer}", "task=plan"])
 @example(["optimizer.lr=${optimizer.lr}", "task=plan"])
 @example(["name=${name}", "--cfg", "job", "--resolve"])
+@example(["name=${name}"])
 @example(["seed=" + "9" * 400, "task=plan"])
 @example(["optimizer.lr=1e999", "task=plan"])
 @example(["optimizer.args.x=" + "[" * 300 + "]" * 300, "task=plan"])
@@ -137,12 +138,11 @@ def test_reports_of_damaged_runs(run_folder: Path, name: str) -> None:
         (run_folder / name).write_bytes(original)
 
 
-@pytest.mark.parametrize("line", [["optimizer.lr=\u202e\U0001f4a9"], ["name=${name}"]])
 def test_a_program_of_its_own_answers_within_three_seconds_of_computing(
-    lrexp: Any, tmp_path: Path, line: list[str]
+    lrexp: Any, tmp_path: Path
 ) -> None:
     started = cpu_seconds()
-    done = lrexp(*line)
+    done = lrexp("optimizer.lr=\u202e\U0001f4a9")
     assert cpu_seconds() - started < fuzzing.SECONDS
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import io
 import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from command_lines import JARGON, SMOKE, Outcomes, drive, only_run, rows_of, summary_of
+from command_lines import JARGON, SMOKE, Outcomes, main_in, only_run, rows_of, summary_of
 
 SWEEP = ["lr_policy=uniform,freeze_backbone", "optimizer.lr=0.01,0.1"]
 RUNS = [
@@ -25,54 +29,6 @@ RUNS = [
     ("failed", [*SMOKE, "trainer.epochs=5"]),
     ("failed sweep", ["-m", *SMOKE, "seed=1,2"]),
 ]
-SETUP = """
-def before(name):
-    if name == "no network":
-        from torchvision.datasets import MNIST
-        MNIST.mirrors = ["http://127.0.0.1:9/"]
-    if name == "same second":
-        import datetime
-        import hydra.core.utils
-        class StoppedClock(datetime.datetime):
-            now = classmethod(lambda cls: cls(2030, 1, 2, 3, 4, 5))
-        hydra.core.utils.datetime = StoppedClock
-        assert run(["experiment=smoke"])["code"] == 0
-    if name == "sweep":
-        import lrexp.session.sweep
-        original = lrexp.session.sweep.run_points
-        def keep(points, session, board):
-            returned = original(points, session, board)
-            values = [returned[point.num].return_value for point in points]
-            (base / "returned.json").write_text(json.dumps(values))
-            return returned
-        lrexp.session.sweep.run_points = keep
-    if name.startswith("failed"):
-        import lrexp.train.state
-        save = lrexp.train.state.save_checkpoint
-        save = getattr(save, "original", save)
-        saved = []
-        def disk_is_full(file, state, synced=False):
-            saved.append(file)
-            if len(saved) > 2:
-                raise OSError(28, "No space left on device", str(file))
-            save(file, state, synced)
-        disk_is_full.original = save
-        lrexp.train.state.save_checkpoint = disk_is_full
-
-def in_group(file):
-    from wandb.proto.wandb_internal_pb2 import RunRecord
-    group = file.parents[3].name.encode()  # of the sweep's folder
-    number = RunRecord.DESCRIPTOR.fields_by_name["run_group"].number
-    return bytes([number << 3 | 2, len(group)]) + group in file.read_bytes()
-"""
-GROUPS_OF_SWEEP = """
-_run_all = run_all
-def run_all(cases):
-    outcomes = _run_all(cases)
-    files = sorted((base / "sweep").glob("outputs/*/*/*/wandb/*/*.wandb"))
-    (base / "wandb.json").write_text(json.dumps({f.stem: in_group(f) for f in files}))
-    return outcomes
-"""
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +38,65 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(base: Path) -> Outcomes:
-    """Outcomes of runs that came far enough to need torch, all in one process."""
-    return drive(base, RUNS, SETUP + GROUPS_OF_SWEEP)["outcomes"]
+    """Outcomes of runs that came far enough to need torch, each in a folder of its own."""
+    return {name: outcome(base, name, arguments) for name, arguments in RUNS}
+
+
+def outcome(base: Path, name: str, arguments: list[str]) -> dict[str, Any]:
+    folder, out, err = base / name, io.StringIO(), io.StringIO()
+    folder.mkdir()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        if name == "no network":
+            patch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])
+        if name == "same second":
+            patch.setattr("hydra.core.utils.datetime", StoppedClock)
+            assert main_in(folder, *arguments) == 0
+        if name == "sweep":
+            keep_what_a_sweeper_sees(patch, base)
+        if name.startswith("failed"):
+            fill_the_disk(patch)
+        code = main_in(folder, *arguments)
+    said = {"out": out.getvalue(), "err": err.getvalue()}
+    return {"code": code, "left": sorted(os.listdir(folder)), **said}
+
+
+class StoppedClock(datetime.datetime):
+    @classmethod
+    def now(cls, tz: Any = None) -> StoppedClock:
+        return cls(2030, 1, 2, 3, 4, 5)
+
+
+def keep_what_a_sweeper_sees(patch: pytest.MonkeyPatch, base: Path) -> None:
+    import lrexp.session.sweep  # not before Hydra has looked for its plugins
+
+    original = lrexp.session.sweep.run_points
+
+    def keep(points: Any, session: Any, board: Any) -> Any:
+        returned = original(points, session, board)
+        values = [returned[point.num].return_value for point in points]
+        (base / "returned.json").write_text(json.dumps(values))
+        return returned
+
+    patch.setattr(lrexp.session.sweep, "run_points", keep)
+
+
+def fill_the_disk(patch: pytest.MonkeyPatch) -> None:
+    """Behind the second checkpoint."""
+    import lrexp.train.state
+
+    save, saved = lrexp.train.state.save_checkpoint, []
+
+    def disk_is_full(file: Path, state: Any, synced: bool = False) -> None:
+        saved.append(file)
+        if len(saved) > 2:
+            raise OSError(28, "No space left on device", str(file))
+        save(file, state, synced)
+
+    patch.setattr(lrexp.train.state, "save_checkpoint", disk_is_full)
 
 
 def test_a_run_folder_holds_what_it_should(runs: Outcomes, base: Path) -> None:
@@ -195,7 +208,13 @@ def test_points_of_a_sweep_are_runs_of_their_own(runs: Outcomes, base: Path) -> 
 
 
 def test_points_of_a_sweep_are_wandb_runs_in_one_group(runs: Outcomes, base: Path) -> None:
-    in_group = json.loads((base / "wandb.json").read_text())
+    from wandb.proto.wandb_internal_pb2 import RunRecord
+
+    group = only_run(base / "sweep").name.encode()
+    number = RunRecord.DESCRIPTOR.fields_by_name["run_group"].number
+    recorded = bytes([number << 3 | 2, len(group)]) + group
+    files = (base / "sweep").glob("outputs/*/*/*/wandb/*/*.wandb")
+    in_group = {file.stem: recorded in file.read_bytes() for file in files}
     assert in_group == {f"run-{summary_of(p)['run_id']}": True for p in points_of(base)}
 
 

@@ -12,6 +12,8 @@ import pytest
 from conftest import ROOT
 from processes import HUNG_S
 
+from lrexp.__main__ import main
+
 pytest.importorskip("hatchling")
 
 
@@ -91,13 +93,13 @@ def test_an_installed_copy_trains_through_its_command(installed: Path, tmp_path:
     assert '"status": "finished"' in summary.read_text()
 
 
-def test_a_checkout_is_found_from_any_folder(tmp_path: Path) -> None:
-    shown = run(
-        *(sys.executable, "-m", "lrexp", "--info", "searchpath"),
-        cwd=tmp_path,
-        PYTHONPATH=str(ROOT),
-    )
-    assert str(ROOT / "conf") in shown
+def test_a_checkout_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Programs of their own are started in such folders by many tests."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["--info", "searchpath"]) == 0
+    assert str(ROOT / "conf") in capsys.readouterr().out
 
 
 def test_the_image_gets_everything_that_the_wheel_is_made_of() -> None:

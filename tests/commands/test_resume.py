@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from command_lines import main_in
 from omegaconf import OmegaConf
+from unchanged import nothing_changed
 
 from lrexp.__main__ import main
 from lrexp.build.experiment import build
@@ -299,12 +302,11 @@ def test_a_cut_or_changed_last_state_falls_back_to_the_one_before(
 
 
 def test_a_state_of_something_else_is_one_message(
-    run: Run, capsys: pytest.CaptureFixture[str]
+    run: Run, halted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, folder = run(at=8)
-    last, best = (folder / "checkpoints" / name for name in ("last.pt", "best.pt"))
+    last, best = (halted / "checkpoints" / name for name in ("last.pt", "best.pt"))
     state = load_checkpoint(last)
-    (folder / "checkpoints" / "previous.pt").unlink(missing_ok=True)
+    (halted / "checkpoints" / "previous.pt").unlink(missing_ok=True)
     other = state | {"model": {name: w[..., :1] for name, w in state["model"].items()}}
     for content in (load_checkpoint(best), {"epoch": 1, "step": 0}, [1, 2], other):
         torch.save(content, last)
@@ -366,18 +368,50 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
         folder = tmp_path / name
         with monkeypatch.context() as patch:
             if at is not None:
-                begin = Trainer._begun
-
-                def begun(trainer: Trainer) -> Any:
-                    if not hasattr(trainer, "_to_stop"):
-                        trainer._to_stop = True  # type: ignore[attr-defined]
-                        stop_in_step(trainer, at)
-                    return begin(trainer)
-
-                patch.setattr(Trainer, "_begun", begun)
+                stop_next_in_step(patch, at)
             return main([*COMMAND, *overrides, f"hydra.run.dir={folder}"]), folder
 
     return ran
+
+
+def stop_next_in_step(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Let the signal arrive in a step of the next trainer."""
+    begin = Trainer._begun
+
+    def begun(trainer: Trainer) -> Any:
+        if not hasattr(trainer, "_to_stop"):
+            trainer._to_stop = True  # type: ignore[attr-defined]
+            stop_in_step(trainer, step)
+        return begin(trainer)
+
+    patch.setattr(Trainer, "_begun", begun)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of COMMAND that nothing stopped, for reading."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    with nothing_changed():
+        torch.set_num_threads(1)
+        assert main_in(folder.parent, *COMMAND, f"hydra.run.dir={folder}") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of COMMAND, stopped in its eighth step, for copies."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as patch, nothing_changed():
+        torch.set_num_threads(1)
+        stop_next_in_step(patch, 8)
+        assert main_in(folder.parent, *COMMAND, f"hydra.run.dir={folder}") == 143
+    return folder
+
+
+@pytest.fixture
+def halted(stopped_once: Path, tmp_path: Path) -> Path:
+    """A copy of that, where `run` goes on with it."""
+    return Path(shutil.copytree(stopped_once, tmp_path / "run"))
 
 
 Run = Callable[..., tuple[int, Path]]
@@ -401,9 +435,8 @@ def same_outcome(one: Path, other: Path) -> bool:
 
 
 def test_the_same_command_goes_on_and_then_has_nothing_to_do(
-    run: Run, capsys: pytest.CaptureFixture[str]
+    run: Run, whole_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, whole_run = run(name="whole")
     code, folder = run(at=8)
     said = capsys.readouterr().out
     assert code == 143
@@ -441,14 +474,15 @@ def test_steps_between_are_saved_when_asked_for(run: Run, monkeypatch: pytest.Mo
     assert [step for name, step in steps if name == "last.pt"] == [3, 5, 6, 9, 10]
 
 
-def test_other_settings_are_refused_and_shown(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    _, folder = run(at=8)
-    content = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+def test_other_settings_are_refused_and_shown(
+    run: Run, halted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {p: p.read_bytes() for p in halted.rglob("*") if p.is_file()}
     assert run("trainer.epochs=6", "optimizer.lr=0.01")[0] == 2
     said = capsys.readouterr().err
     assert "trainer.epochs: 4 → 6" in said
-    assert f"{folder} --resume optimizer.lr=0.01 trainer.epochs=6" in said
-    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == content
+    assert f"{halted} --resume optimizer.lr=0.01 trainer.epochs=6" in said
+    assert {p: p.read_bytes() for p in halted.rglob("*") if p.is_file()} == content
 
 
 def test_a_sweep_or_a_damaged_summary_is_not_gone_on_with(
@@ -469,11 +503,9 @@ def test_a_sweep_or_a_damaged_summary_is_not_gone_on_with(
 
 
 def test_a_run_stopped_before_it_had_written_its_config_starts_anew(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run, whole_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import lrexp.tasks.train
-
-    _, whole_run = run(name="whole")
 
     def stop(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -487,23 +519,22 @@ def test_a_run_stopped_before_it_had_written_its_config_starts_anew(
     assert same_outcome(folder, whole_run)
 
 
-def test_a_run_that_died_before_its_first_state_starts_anew_under_its_id(run: Run) -> None:
-    _, whole_run = run(name="whole")
-    _, folder = run(at=8)
-    for file in (folder / "checkpoints").iterdir():
+def test_a_run_that_died_before_its_first_state_starts_anew_under_its_id(
+    run: Run, halted: Path, whole_run: Path
+) -> None:
+    for file in (halted / "checkpoints").iterdir():
         file.unlink()
-    run_id = summary_of(folder)["run_id"]
+    run_id = summary_of(halted)["run_id"]
     assert run()[0] == 0
-    assert summary_of(folder)["run_id"] == run_id
-    assert same_outcome(folder, whole_run)
+    assert summary_of(halted)["run_id"] == run_id
+    assert same_outcome(halted, whole_run)
 
 
 def test_a_run_stopped_after_its_last_epoch_is_concluded(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run, whole_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lrexp.tasks.train import Training
 
-    _, whole_run = run(name="whole")
     with monkeypatch.context() as patch:
         patch.setattr(Training, "conclude", lambda _: os.kill(os.getpid(), signal.SIGTERM))
         code, folder = run()
@@ -514,11 +545,9 @@ def test_a_run_stopped_after_its_last_epoch_is_concluded(
 
 @pytest.mark.parametrize("best", ["cut", "gone", "of another epoch"])
 def test_the_best_weights_are_the_ones_the_state_speaks_of(
-    run: Run, best: str, capsys: pytest.CaptureFixture[str]
+    run: Run, halted: Path, whole_run: Path, best: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, whole_run = run(name="whole")
-    _, folder = run(at=8)
-    file = folder / "checkpoints" / "best.pt"
+    file = halted / "checkpoints" / "best.pt"
     if best == "cut":
         os.truncate(file, 200)
     elif best == "gone":
@@ -527,7 +556,7 @@ def test_the_best_weights_are_the_ones_the_state_speaks_of(
         save_checkpoint(file, load_checkpoint(file) | {"epoch": 3})
     assert run()[0] == 0
     assert "best.pt is" in capsys.readouterr().err
-    assert same_outcome(folder, whole_run)  # a later epoch was better
+    assert same_outcome(halted, whole_run)  # a later epoch was better
 
 
 def resumed(folder: Path, *overrides: str, **named: bool) -> int:
@@ -567,24 +596,22 @@ def test_a_finished_run_goes_on_when_there_is_something_to_train(
     ["seed=1", "data.batch_size=32", "model.dropout=0.5", "trainer.monitor=val/accuracy"],
 )
 def test_what_cannot_change_in_a_run_is_refused(
-    run: Run, capsys: pytest.CaptureFixture[str], override: str
+    halted: Path, capsys: pytest.CaptureFixture[str], override: str
 ) -> None:
-    _, folder = run(at=8)
     capsys.readouterr()
-    assert resumed(folder, override) == 2
+    assert resumed(halted, override) == 2
     said = capsys.readouterr().err
     assert override in said
     assert "cannot change in a run that goes on" in said
-    assert not (folder / ".lock").exists()
+    assert not (halted / ".lock").exists()
 
 
 def test_a_changed_rate_and_policy_are_shown_and_taken(
-    run: Run, capsys: pytest.CaptureFixture[str]
+    halted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, folder = run(at=8)
-    assert resumed(folder, "optimizer.lr=0.001") == 0
+    assert resumed(halted, "optimizer.lr=0.001") == 0
     assert "change optimizer.lr: 0.05 → 0.001" in capsys.readouterr().out
-    assert [row["lr/all"] for row in rows_of(folder)] == [0.05, 0.001, 0.001, 0.001]
+    assert [row["lr/all"] for row in rows_of(halted)] == [0.05, 0.001, 0.001, 0.001]
 
 
 def test_a_folder_without_a_run_cannot_go_on(

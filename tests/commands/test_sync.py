@@ -171,12 +171,13 @@ def test_an_offline_run_arrives_whole_and_once(work: Path) -> None:
     assert not uploading(file).exists()
 
 
-def test_a_server_that_is_down_is_said_and_nothing_begun(work: Path) -> None:
+def test_a_server_that_is_down_is_said_and_nothing_begun(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with WandbStub() as server:
         server.down = True
-        done = command(work, WANDB_HTTP_TIMEOUT="1", **server.environment)
-    assert done.returncode == 2
-    assert "nothing was uploaded" in done.stderr
+        assert main_in(work, "sync", WANDB_HTTP_TIMEOUT="1", **server.environment) == 2
+    assert "nothing was uploaded" in capsys.readouterr().err
     assert not uploading(the_file(work)).exists()
 
 

@@ -176,7 +176,6 @@ def test_bash_completes_with_hydras_script(here: Path) -> None:
             hydra_bash_completion
             echo "${COMPREPLY[*]}"
         }
-        tab "lrexp rer" 1
         tab "lrexp rerun " 2
         tab "lrexp rerun outputs/smoke/2026_sweep/0_lr_policy=u" 2
         tab "lrexp lr_policy=lay" 1
@@ -186,7 +185,6 @@ def test_bash_completes_with_hydras_script(here: Path) -> None:
     )
     assert done.stderr == ""
     assert done.stdout.splitlines() == [
-        "rerun",
         " ".join(["latest", *RUNS]),
         "outputs/smoke/2026_sweep/0_lr_policy=uniform",
         "lr_policy=layerwise_decay",
