@@ -60,7 +60,10 @@ def leave_a_mess() -> None:
 def test_a_point_equals_the_single_run_bit_for_bit(whole: tuple[Path, str], tmp_path: Path) -> None:
     single = [a.replace("0.05,0.1", "0.1") for a in GRID]
     assert main_in(tmp_path, *SMOKE, "seed=2", *single, "hydra.run.dir=single") == 0
-    assert_same_run(whole[0] / "5_seed_2_optimizer.lr_0.1", tmp_path / "single")
+    found = (whole[0] / "5_seed_2_optimizer.lr_0.1", tmp_path / "single")
+    assert_same_run(*found)
+    facts, expected = (json.loads((f / "environment.json").read_text()) for f in found)
+    assert facts == expected  # threads and flags of torch too
 
 
 def test_a_failed_point_stops_no_other(whole: tuple[Path, str]) -> None:
