@@ -194,7 +194,11 @@ def test_a_pack_whose_member_finds_no_memory_to_be_judged_in_is_halved(
 
     monkeypatch.setattr(Trainer, "_judged", no_room)
     ran = run("stacked", *FOUR)
-    assert tried == [4, 2, 2]  # the first two, whose rate is 0.02, are an epoch further than the others
+    assert tried == [
+        4,
+        2,
+        2,
+    ]  # the first two (rate 0.02) are an epoch further
     for num in range(4):
         assert_close_runs(ran, alone, num, 1e-3)
         assert ran.summary(num)["status"] == "finished"

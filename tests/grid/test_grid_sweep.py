@@ -19,6 +19,8 @@ from processes import HUNG_S, wait_for
 SMOKE = ["experiment=smoke", "trainer.device=cpu"]
 GRID = ["model=mlp", "model.dropout=0.2", "data.augment=basic", "optimizer.lr=0.05,0.1"]
 SERIAL = "hydra.launcher.executor=serial"
+
+
 def summaries(sweep: Path) -> dict[str, dict[str, Any]]:
     files = sweep.glob("*/summary.json")
     return {file.parent.name: json.loads(file.read_text()) for file in files}
