@@ -52,12 +52,13 @@ def none_left() -> Iterator[None]:
     yield
     if _started[0] == _known["count"]:
         return
-    gc.collect()  # workers of a loader end with it, and a caught exception's frames may hold it
     until = time.monotonic() + ENDING_S
-    while left := {p: line for p, line in running().items() if p not in _known["pids"]}:
-        if time.monotonic() > until:
-            break
+    left = _new()
+    if left:
+        gc.collect()  # workers of a loader end with it, and a caught exception's frames may hold it
+    while left and time.monotonic() <= until:
         time.sleep(0.05)
+        left = _new()
     for pid in left:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -75,6 +76,10 @@ def may_go_on() -> None:
 def _look() -> None:
     if _started[0] != _known["count"]:
         may_go_on()
+
+
+def _new() -> dict[int, str]:
+    return {pid: line for pid, line in running().items() if pid not in _known["pids"]}
 
 
 def running() -> dict[int, str]:

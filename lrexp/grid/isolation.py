@@ -79,8 +79,11 @@ def _set_environment(before: dict[str, str]) -> None:
 
 @contextmanager
 def small_collections() -> Iterator[None]:
-    """Take what is in memory now for permanent, so that collecting garbage per point is quick."""
-    gc.collect()
+    """Take what is in memory now for permanent, so that collecting garbage per point is quick.
+
+    Garbage of just now goes before; what is old has been looked through often enough.
+    """
+    gc.collect(1)
     gc.freeze()
     try:
         yield

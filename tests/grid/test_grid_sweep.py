@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import random
 import re
 import signal
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +19,6 @@ from processes import HUNG_S, wait_for
 SMOKE = ["experiment=smoke", "trainer.device=cpu"]
 GRID = ["model=mlp", "model.dropout=0.2", "data.augment=basic", "optimizer.lr=0.05,0.1"]
 SERIAL = "hydra.launcher.executor=serial"
-BROKEN = """
-import sys
-import lrexp.build.experiment, lrexp.train.loop
-original = lrexp.build.experiment.build
-def build(config, datasets=None):
-    experiment = original(config, datasets)
-    if config.seed == 1 and "{fails}" == "yes":
-        import torch, warnings, random
-        torch.manual_seed(5); torch.set_num_threads(3); random.seed(1)
-        torch.use_deterministic_algorithms(True)
-        warnings.simplefilter("error")
-        raise {error}
-    return experiment
-lrexp.build.experiment.build = build
-from lrexp.__main__ import main
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 def summaries(sweep: Path) -> dict[str, dict[str, Any]]:
@@ -42,18 +29,43 @@ def summaries(sweep: Path) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """An uninterrupted sweep of 4 points, after a fifth that left a mess behind, and its output."""
-    base = tmp_path_factory.mktemp("whole")
-    code = BROKEN.format(fails="yes", error="MemoryError('no room')")
+    import lrexp.build.experiment
+
+    base, said = tmp_path_factory.mktemp("whole"), io.StringIO()
+    original = lrexp.build.experiment.build
+
+    def build(config: Any, datasets: Any = None) -> Any:
+        experiment = original(config, datasets)
+        if config.seed == 1:
+            leave_a_mess()
+            raise MemoryError("no room")
+        return experiment
+
     arguments = ["-m", *SMOKE, "seed=1,0,2", *GRID, "hydra.sweep.dir=sweep", SERIAL]
-    returned, said = run(base, *arguments, code=code)
-    assert returned == 1, said
-    return base / "sweep", said
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
+        patch.setattr(lrexp.build.experiment, "build", build)
+        returned = main_in(base, *arguments)
+    assert returned == 1, said.getvalue()
+    return base / "sweep", said.getvalue()
+
+
+def leave_a_mess() -> None:
+    import torch
+
+    torch.manual_seed(5)
+    torch.set_num_threads(3)
+    random.seed(1)
+    torch.use_deterministic_algorithms(True)
+    warnings.simplefilter("error")
 
 
 def test_a_point_equals_the_single_run_bit_for_bit(whole: tuple[Path, str], tmp_path: Path) -> None:
     single = [a.replace("0.05,0.1", "0.1") for a in GRID]
     assert main_in(tmp_path, *SMOKE, "seed=2", *single, "hydra.run.dir=single") == 0
-    assert_same_run(whole[0] / "5_seed_2_optimizer.lr_0.1", tmp_path / "single")
+    found = (whole[0] / "5_seed_2_optimizer.lr_0.1", tmp_path / "single")
+    assert_same_run(*found)
+    facts, expected = (json.loads((f / "environment.json").read_text()) for f in found)
+    assert facts == expected  # threads and flags of torch too
 
 
 def test_a_failed_point_stops_no_other(whole: tuple[Path, str]) -> None:
