@@ -42,8 +42,11 @@ def _torch_state() -> tuple[int, bool] | None:
 
 def _restore_torch(before: tuple[int, bool] | None) -> None:
     now = _torch_state()
-    if now is not None and now != before:
-        torch = sys.modules["torch"]
-        threads, deterministic = before or (int(os.environ["OMP_NUM_THREADS"]), False)
+    if now is None:
+        return
+    torch = sys.modules["torch"]
+    threads, deterministic = before or (int(os.environ["OMP_NUM_THREADS"]), False)
+    if now[0] != threads:
         torch.set_num_threads(threads)
+    if now[1] != deterministic:
         torch.use_deterministic_algorithms(deterministic)
