@@ -10,7 +10,6 @@ import json
 import logging
 import math
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -31,6 +30,7 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from plain_split import plain_split
 from processes import HUNG_S
+from unchanged import imports_anew
 
 from lrexp.__main__ import main
 from lrexp.build.data import build_dataset
@@ -107,21 +107,11 @@ def summary(run: Path) -> dict[str, Any]:
     return strict((run / "summary.json").read_text())
 
 
-class Imports(list[str]):
-    """Names of the modules that are looked for, as a finder that finds none."""
-
-    def find_spec(self, name: str, *_: object) -> None:
-        self.append(name)
-
-
 @pytest.fixture(scope="module")
-def diverged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Imports]:
-    """The folder of a run that diverges, and the modules that it imported."""
-    folder, imported = tmp_path_factory.mktemp("diverged") / "run", Imports()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in sys.modules if re.match(r"(lrexp\.record\.)?wandb\b", name)]:
-            patch.delitem(sys.modules, name)  # as in a program that has not imported it yet
-        patch.setattr(sys, "meta_path", [imported, *sys.meta_path])
+def diverged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of a run that diverges, and the modules of wandb that it imported."""
+    folder = tmp_path_factory.mktemp("diverged") / "run"
+    with imports_anew(r"(lrexp\.record\.)?wandb\b") as imported:
         line = [*SMOKE, "logger=none", "optimizer.lr=1e20"]
         assert main_in(folder.parent, *line, f"hydra.run.dir={folder}") == 0
     return folder, imported
@@ -549,11 +539,11 @@ def test_more_classes_than_a_table_can_show_have_no_confusion_csv(
     assert (tmp_path / "run" / "per_class.csv").exists()
 
 
-def test_without_a_logger_wandb_is_never_imported(diverged: tuple[Path, Imports]) -> None:
-    assert [name for name in diverged[1] if "wandb" in name] == []
+def test_without_a_logger_wandb_is_never_imported(diverged: tuple[Path, list[str]]) -> None:
+    assert diverged[1] == []
 
 
-def test_a_diverged_run_is_a_result_in_strict_json(diverged: tuple[Path, Imports]) -> None:
+def test_a_diverged_run_is_a_result_in_strict_json(diverged: tuple[Path, list[str]]) -> None:
     folder, _ = diverged
     rows = [strict(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     summary = strict((folder / "summary.json").read_text())
