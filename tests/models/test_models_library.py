@@ -41,7 +41,9 @@ needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not i
     ],
 )
 def test_a_network_of_a_library_fits_the_data(compose: Any, library: str, name: str) -> None:
-    config = compose(f"model={library}", f"model.name={name}", "data.classes=[2,3,5]")
+    config = compose(
+        f"model={library}", f"model.name={name}", "data.classes=[2,3,5]", "data.leak_check=skip"
+    )
     assert (config.model.library, config.model.name) == (library, name)
     dataset = build_dataset(config, CPU)
     model, layers = build_model(config, dataset)
@@ -60,6 +62,7 @@ def test_a_network_of_a_library_trains_and_follows_the_seed(compose: Any) -> Non
         config = compose(
             "model=torchvision", "model.name=mobilenet_v3_small", "lr_policy=layerwise_decay",
             "trainer.epochs=1", "trainer.limit_train_batches=2", "data.limit=40", f"seed={seed}",
+            "data.leak_check=skip",
         )  # fmt: skip
         return trainer_of(config)
 
