@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 import random
@@ -40,6 +41,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     files = sorted({item.path for item in items})
     place = {file: draw.random() for file in files}
     items[:] = sorted(items, key=lambda item: (place[item.path], draw.random()))
+
+
+def pytest_collection_finish() -> None:
+    """What all tests import stays: collecting garbage, also when asked for, need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 class Costs:
@@ -180,7 +187,7 @@ def prepare(compose: Callable[..., object]) -> Callable[..., object]:
     def prepared(*overrides: str) -> object:
         from trainers import trainer_of
 
-        return trainer_of(compose("trainer.device=cpu", *overrides))
+        return trainer_of(compose("trainer.device=cpu", "data.leak_check=skip", *overrides))
 
     return prepared
 

@@ -45,6 +45,7 @@ HEAVY = ("torch", "torchvision", "wandb", "datasets", "matplotlib", "timm")
 AT_MODULE_LEVEL = (
     (("__main__.py", "commands/**", "session/**"), HEAVY, "a verb answers at once"),
     (("config/**", "folder/claim.py", "runs/**"), HEAVY, "what is checked first is cheap"),
+    (("**",), ("timm", "wandb", "schedulefree"), "who does not ask for it need not have it"),
 )
 ANYWHERE = (
     (("judge/**",), ("torch", "hydra", "omegaconf", "wandb"), "numbers in, findings out"),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import pytest
 
 
 @contextmanager
@@ -50,3 +53,33 @@ def _restore_torch(before: tuple[int, bool] | None) -> None:
         torch.set_num_threads(threads)
     if now[1] != deterministic:
         torch.use_deterministic_algorithms(deterministic)
+
+
+class _Imports(list[str]):
+    """Names of the modules that are looked for, as a finder that finds none."""
+
+    def __init__(self, pattern: str) -> None:
+        super().__init__()
+        self._pattern = pattern
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if re.match(self._pattern, name):
+            self.append(name)
+
+
+@contextmanager
+def imports_anew(pattern: str) -> Iterator[list[str]]:
+    """Names of matching modules that are imported within, as in a program that has none of them.
+
+    Those that were there are there again at the end.
+    """
+    looked_for = _Imports(pattern)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "meta_path", [looked_for, *sys.meta_path])
+        there = {name: sys.modules.pop(name) for name in [*sys.modules] if re.match(pattern, name)}
+        try:
+            yield looked_for
+        finally:
+            for name in [name for name in sys.modules if re.match(pattern, name)]:
+                del sys.modules[name]
+            sys.modules.update(there)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torchvision.models import get_model
+from trainers import trainer_of
+from unchanged import imports_anew
 
 from lrexp.build.data import StatedData, build_dataset
 from lrexp.build.experiment import build
@@ -41,7 +41,9 @@ needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not i
     ],
 )
 def test_a_network_of_a_library_fits_the_data(compose: Any, library: str, name: str) -> None:
-    config = compose(f"model={library}", f"model.name={name}", "data.classes=[2,3,5]")
+    config = compose(
+        f"model={library}", f"model.name={name}", "data.classes=[2,3,5]", "data.leak_check=skip"
+    )
     assert (config.model.library, config.model.name) == (library, name)
     dataset = build_dataset(config, CPU)
     model, layers = build_model(config, dataset)
@@ -56,22 +58,21 @@ def test_a_network_of_a_library_trains_and_follows_the_seed(compose: Any) -> Non
     class Rows(list[dict[str, float]]):
         row = list.append
 
-    def run(*overrides: str) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    def built(seed: int) -> Trainer:
         config = compose(
             "model=torchvision", "model.name=mobilenet_v3_small", "lr_policy=layerwise_decay",
-            "trainer.epochs=1", "trainer.limit_train_batches=2", "data.limit=40", *overrides,
+            "trainer.epochs=1", "trainer.limit_train_batches=2", "data.limit=40", f"seed={seed}",
+            "data.leak_check=skip",
         )  # fmt: skip
-        experiment = build(config)
-        first = {n: t.clone() for n, t in experiment.model.state_dict().items()}
-        rows = Rows()
-        Trainer(experiment, config.trainer, config.data.batch_size, config.seed).run(rows)
-        return first, rows
+        return trainer_of(config)
 
-    (first, rows), (again, _), (other, _) = run("seed=1"), run("seed=1"), run("seed=2")
-    assert rows[0]["step"] == 2
-    assert rows[0]["lr/head"] == pytest.approx(0.05)
+    trainers, rows = [built(seed) for seed in (1, 1, 2)], Rows()
+    first, again, other = (trainer.experiment.model.state_dict() for trainer in trainers)
     assert all(torch.equal(first[n], again[n]) for n in first)
     assert not torch.equal(first["features.0.0.weight"], other["features.0.0.weight"])
+    trainers[0].run(rows)
+    assert rows[0]["step"] == 2
+    assert rows[0]["lr/head"] == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize("name", SHORT_NAMES)
@@ -203,9 +204,14 @@ def test_a_missing_timm_is_said_with_the_command_that_helps(
         timm_model((1, 8, 8), 2, name="resnet18", args={})
 
 
-def test_timm_is_imported_only_when_asked_for() -> None:
-    code = "import sys, lrexp.build.experiment; assert 'timm' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
+@needs_timm
+def test_timm_is_imported_only_when_asked_for(compose: Any) -> None:
+    """That no module imports it at once is tested of the code, in test_architecture."""
+    with imports_anew(r"timm\b") as looked_for:
+        build(compose("trainer.device=cpu"))
+        assert looked_for == []
+        timm_model((3, 32, 32), 2, name="test_resnet", args={})
+        assert "timm" in looked_for
 
 
 @pytest.mark.slow

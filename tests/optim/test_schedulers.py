@@ -383,6 +383,7 @@ def test_ratios_between_groups_hold_at_every_step(compose: Any, option: str) -> 
     config = compose(
         f"scheduler={option}", "scheduler.warmup=0.2", "scheduler.floor=0.05",
         "lr_policy=layerwise_decay", "lr_policy.decay=0.5", "trainer.epochs=6",
+        "data.leak_check=skip",
     )  # fmt: skip
     experiment = build(config)
     groups = experiment.optimizer.param_groups
@@ -744,7 +745,7 @@ def test_a_run_taken_up_again_has_the_bits_and_rates_of_the_whole_one(
     compose: Any, tmp_path: Path, scheduler: str, epoch: int
 ) -> None:
     config = compose(
-        f"scheduler={scheduler}", *RESUMED[scheduler], "trainer.epochs=7",
+        f"scheduler={scheduler}", *RESUMED[scheduler], "trainer.epochs=7", "data.limit=200",
         "trainer.limit_train_batches=4", "lr_policy=layerwise_decay",
     )  # fmt: skip
     whole = trainer_of(config)

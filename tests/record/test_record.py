@@ -25,15 +25,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from command_lines import main_in
 from conftest import ROOT
 from omegaconf import OmegaConf
 from plain_split import plain_split
 from processes import HUNG_S
+from unchanged import imports_anew
 
 from lrexp.__main__ import main
 from lrexp.build.data import build_dataset
 from lrexp.data.dataset import Dataset, Split
-from lrexp.folder.environment import DIFF_BYTES, environment
+from lrexp.folder.environment import (
+    DIFF_BYTES,
+    _code_version,
+    environment,
+    source_hash,
+    write_environment,
+)
 from lrexp.folder.files import strict_json, write_atomically
 from lrexp.judge.epoch import Track
 from lrexp.record.jsonl import JsonlRecorder
@@ -42,6 +50,7 @@ from lrexp.tasks.opening import Launch
 from lrexp.tasks.train import train
 from lrexp.train.loop import Trainer
 
+SMOKE = ("experiment=smoke", "data.leak_check=skip")
 SUMMARY_KEYS = {
     "status",
     "run_id",
@@ -99,20 +108,13 @@ def summary(run: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def diverged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a run that diverges, and the modules named wandb that it imported."""
+def diverged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of a run that diverges, and the modules of wandb that it imported."""
     folder = tmp_path_factory.mktemp("diverged") / "run"
-    code = f"""
-import sys
-from lrexp.__main__ import main
-code = main(["experiment=smoke", "logger=none", "optimizer.lr=1e20", "hydra.run.dir={folder}"])
-print("imported:", *(name for name in sys.modules if name.split(".")[0] == "wandb"))
-sys.exit(code)
-"""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout.splitlines()[-1]
+    with imports_anew(r"(lrexp\.record\.)?wandb\b") as imported:
+        line = [*SMOKE, "logger=none", "optimizer.lr=1e20"]
+        assert main_in(folder.parent, *line, f"hydra.run.dir={folder}") == 0
+    return folder, imported
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_an_interrupt_while_a_finished_run_is_closed_leaves_it_finished(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("lrexp.record.console.ConsoleRecorder.finish", interrupt)
-    assert main(["experiment=smoke", f"hydra.run.dir={tmp_path / 'run'}"]) == 130
+    assert main([*SMOKE, f"hydra.run.dir={tmp_path / 'run'}"]) == 130
     assert strict((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
 
 
@@ -236,7 +238,7 @@ def test_a_diverged_run_is_worth_the_worst_value_whatever_it_had_before(
     for monitor, worst in [("val/loss", math.inf), ("val/accuracy", -math.inf)]:
         folder = tmp_path / monitor.replace("/", "_")
         folder.mkdir()
-        config = compose("experiment=smoke", f"trainer.monitor={monitor}", "run_id=abcd1234")
+        config = compose(*SMOKE, f"trainer.monitor={monitor}", "run_id=abcd1234")
         assert train(OmegaConf.structured(config), config, Launch(folder, [], "", None)) == worst
         summary = strict((folder / "summary.json").read_text())
         assert (summary["status"], summary["best"]["epoch"]) == ("diverged", 1)
@@ -256,7 +258,7 @@ def test_a_signal_whose_exception_is_lost_stops_the_run_at_the_next_epoch(
 
     monkeypatch.setattr(Trainer, "train_epoch", loses_a_signal)
     run = tmp_path / "run"
-    assert main(["experiment=smoke", "trainer.epochs=5", f"hydra.run.dir={run}"]) == 143
+    assert main([*SMOKE, "trainer.epochs=5", f"hydra.run.dir={run}"]) == 143
     assert strict((run / "summary.json").read_text())["status"] == "interrupted"
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2  # its epoch's, no other
 
@@ -268,7 +270,7 @@ def test_an_interrupt_before_the_first_step_is_on_record(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("lrexp.record.console.ConsoleRecorder.__init__", interrupt)
-    assert main(["experiment=smoke", f"hydra.run.dir={tmp_path / 'run'}"]) == 130
+    assert main([*SMOKE, f"hydra.run.dir={tmp_path / 'run'}"]) == 130
     assert strict((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
 
 
@@ -276,7 +278,7 @@ def test_a_terminal_that_cannot_show_a_character_never_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
-    assert main(["experiment=smoke", f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    assert main([*SMOKE, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     assert strict((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
@@ -520,7 +522,7 @@ def test_further_test_sets_have_a_line_each_and_results_of_the_best_weights(
 def test_without_a_test_split_the_worst_classes_are_those_of_validation(
     tmp_path: Path, compose: Callable[..., Any]
 ) -> None:
-    config = compose("experiment=smoke", "data.test_fraction=0", "run_id=abcd1234")
+    config = compose(*SMOKE, "data.test_fraction=0", "run_id=abcd1234")
     train(OmegaConf.structured(config), config, Launch(tmp_path, [], "", None))
     summary = strict((tmp_path / "summary.json").read_text())
     assert summary["test"] == {}
@@ -532,16 +534,16 @@ def test_more_classes_than_a_table_can_show_have_no_confusion_csv(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lrexp.tasks.concluding.CONFUSION_CLASSES", 9)
-    assert main(["experiment=smoke", f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    assert main([*SMOKE, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     assert not (tmp_path / "run" / "confusion.csv").exists()
     assert (tmp_path / "run" / "per_class.csv").exists()
 
 
-def test_without_a_logger_wandb_is_never_imported(diverged: tuple[Path, str]) -> None:
-    assert diverged[1] == "imported:"
+def test_without_a_logger_wandb_is_never_imported(diverged: tuple[Path, list[str]]) -> None:
+    assert diverged[1] == []
 
 
-def test_a_diverged_run_is_a_result_in_strict_json(diverged: tuple[Path, str]) -> None:
+def test_a_diverged_run_is_a_result_in_strict_json(diverged: tuple[Path, list[str]]) -> None:
     folder, _ = diverged
     rows = [strict(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     summary = strict((folder / "summary.json").read_text())
@@ -551,7 +553,22 @@ def test_a_diverged_run_is_a_result_in_strict_json(diverged: tuple[Path, str]) -
     assert summary["last"] == rows[-1]
 
 
-def test_changes_that_no_commit_has_are_saved_with_the_run(tmp_path: Path) -> None:
+@pytest.fixture
+def fresh_code() -> Iterator[Callable[[], None]]:
+    """A function after which the code is looked at as a program does that has just started."""
+
+    def forget() -> None:
+        _code_version.cache_clear()
+        source_hash.cache_clear()
+
+    forget()
+    yield forget
+    forget()
+
+
+def test_changes_that_no_commit_has_are_saved_with_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_code: Callable[[], None]
+) -> None:
     checkout, folder = tmp_path / "checkout", tmp_path / "run"
     folder.mkdir()
     ignored = shutil.ignore_patterns("__pycache__", "*.npz", "bundled")
@@ -564,33 +581,19 @@ def test_changes_that_no_commit_has_are_saved_with_the_run(tmp_path: Path) -> No
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "all of it")
-    code = (
-        "import json, os, sys, torch\nfrom pathlib import Path\n"
-        "from lrexp.folder import environment as e\n"
-        "def facts():\n"
-        "    found = e.environment(torch.device('cpu'), 1, {'data': 'x'})\n"
-        "    e.write_environment(Path(sys.argv[1]), found)\n"
-        "def read():\n"
-        "    return json.loads((Path(sys.argv[1]) / 'environment.json').read_text())\n"
-        "if os.fork() == 0:\n"  # another program, as far as it knows, and a cheap one
-        "    facts()\n"
-        "    os._exit(0)\n"
-        "os.wait()\n"
-        "clean, saved = read(), Path(sys.argv[1], 'code.diff').exists()\n"
-        "with open('lrexp/config/errors.py', 'a') as file:\n"
-        "    file.write('CHANGED = 1\\n')\n"
-        "Path('lrexp/brand_new.py').write_text('NEW = 1\\n' * 20_000)\n"
-        "facts()\n"
-        "print(json.dumps([clean, saved, read()]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)],
-        cwd=checkout,
-        env={**os.environ, "PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"},
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    clean, saved, changed = json.loads(done.stdout)
+
+    def recorded() -> dict[str, Any]:
+        write_environment(folder, environment(torch.device("cpu"), 1, {"data": "x"}))
+        return strict((folder / "environment.json").read_text())
+
+    monkeypatch.setattr("lrexp.__file__", str(checkout / "lrexp" / "__init__.py"))
+    clean, saved = recorded(), (folder / "code.diff").exists()
+    with (checkout / "lrexp" / "config" / "errors.py").open("a") as file:
+        file.write("CHANGED = 1\n")
+    (checkout / "lrexp" / "brand_new.py").write_text("NEW = 1\n" * 20_000)
+    assert recorded() == clean  # the code as it was imported
+    fresh_code()
+    changed = recorded()
     assert clean["commit"], clean
     assert clean["diff_hash"] is None
     assert not saved

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT
+from command_lines import main_in
 from processes import HUNG_S
 from wandb_log import WandbLog, read_run
 from wandb_stub import WandbStub
@@ -35,25 +33,9 @@ SWEEP = ("lr_policy=uniform,freeze_backbone", "logger.project=ours", "trainer.ep
 
 
 def command(folder: Path, *arguments: str, **environment: str) -> None:
-    """Run the real command from `folder`, with no account but what `environment` brings."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    offline = {
-        "WANDB_ERROR_REPORTING": "false",
-        "NETRC": os.devnull,
-        "WANDB_CONFIG_DIR": str(folder / "wandb_config"),
-        "PYTHONPATH": str(ROOT),
-        "HOME": str(folder),
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "lrexp", "experiment=smoke", "logger=wandb", *arguments],
-        cwd=folder,
-        env=clean | offline | environment,
-        capture_output=True,
-        text=True,
-        timeout=HUNG_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    """The command from `folder`, with no account but what `environment` brings."""
+    line = ["experiment=smoke", "logger=wandb", "data.leak_check=skip", *arguments]
+    assert main_in(folder, *line, HOME=str(folder), **environment) == 0
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +73,8 @@ def train(
     def trained(*overrides: str) -> SimpleNamespace:
         folder, started = tmp_path / "run", time.perf_counter()
         where = f"hydra.run.dir={folder}"
-        code = main(["experiment=smoke", "logger=wandb", where, *overrides])
+        line = ["experiment=smoke", "logger=wandb", "data.leak_check=skip", where]
+        code = main([*line, *overrides])
         lines = (folder / "lrexp.log").read_text().splitlines()
         return SimpleNamespace(
             code=code,
@@ -231,12 +214,15 @@ def test_missing_wandb_is_one_warning(
     assert len(rows_of(done.folder)) == 2
 
 
-def test_broken_wandb_is_one_warning(
+def test_broken_wandb_is_one_warning_and_waiting_for_its_server_is_bounded(
     train: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import wandb
 
-    def broken(**_: Any) -> None:
+    asked: dict[str, Any] = {}
+
+    def broken(**arguments: Any) -> None:
+        asked.update(arguments)
         raise RuntimeError("out of order")
 
     monkeypatch.setattr(wandb, "init", broken)
@@ -245,16 +231,6 @@ def test_broken_wandb_is_one_warning(
     assert len(done.warnings) == 1
     assert "out of order" in done.warnings[0]
     assert len(rows_of(done.folder)) == 2
-
-
-def test_waiting_for_the_server_is_bounded_in_the_beginning_and_the_end(
-    train: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import wandb
-
-    asked: dict[str, Any] = {}
-    monkeypatch.setattr(wandb, "init", lambda **arguments: asked.update(arguments))
-    train()
     assert 0 < asked["settings"].init_timeout <= 30
     assert 0 < asked["settings"].finish_timeout <= 60
 

@@ -17,29 +17,45 @@ SVG = "{http://www.w3.org/2000/svg}"
 NAMES = ["accuracy", "confusion", "drift", "gap", "loss", "rates", "update_ratio"]
 
 
-def test_the_main_figures_are_drawn_twice(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with its figures."""
+    folder = write_run(tmp_path_factory.mktemp("drawn") / "run")
+    write_run_plots(folder)
+    return folder
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, and files of their names; pixels, which take most of the time, are not."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "draw_without_rendering", lambda _: None)
+    monkeypatch.setattr(Figure, "savefig", lambda _, file, **__: file.touch())
+
+
+def test_the_main_figures_are_drawn_twice(drawn: Path) -> None:
     from PIL import Image
 
-    written = write_run_plots(write_run(tmp_path / "run"))
-    assert sorted(file.name for file in written) == sorted(
+    assert sorted(file.name for file in (drawn / "plots").iterdir()) == sorted(
         f"{name}.{kind}" for name in NAMES for kind in ("png", "svg")
     )
-    picture = Image.open(tmp_path / "run" / "plots" / "loss.png")
+    picture = Image.open(drawn / "plots" / "loss.png")
     assert picture.size[0] == COLUMN * DPI
     assert picture.convert("L").getextrema()[0] < 100, "something was drawn"
 
 
-def test_words_of_an_svg_stay_words(tmp_path: Path) -> None:
-    write_run_plots(write_run(tmp_path / "run"))
-    root = ET.parse(tmp_path / "run" / "plots" / "loss.svg").getroot()
+def test_words_of_an_svg_stay_words(drawn: Path) -> None:
+    root = ET.parse(drawn / "plots" / "loss.svg").getroot()
     words = {"".join(text.itertext()).strip() for text in root.iter(f"{SVG}text")}
     assert {"epoch", "loss", "val", "train-eval", "gap"} <= words
 
 
-def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run")
-    first = [file.read_bytes() for file in write_run_plots(folder)]
-    assert [file.read_bytes() for file in write_run_plots(folder)] == first
+def test_the_same_run_gives_the_same_bytes(drawn: Path, tmp_path: Path) -> None:
+    written = write_run_plots(write_run(tmp_path / "run"))
+    assert len(written) == 2 * len(NAMES)
+    for file in written:
+        assert file.read_bytes() == (drawn / "plots" / file.name).read_bytes(), file
 
 
 def test_paper_and_page_share_their_colours() -> None:
@@ -58,6 +74,7 @@ LOST = {"metrics.jsonl": set(NAMES) - {"confusion", "rates"}, "plan.csv": set[st
         "confusion.csv": {"confusion"}, "summary.json": set[str]()}  # fmt: skip
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize("damaged", sorted(LOST))
 def test_what_cannot_be_drawn_is_left_out(tmp_path: Path, damaged: str) -> None:
     folder = write_run(tmp_path / "run")

@@ -10,6 +10,7 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,17 @@ import pytest
 from conftest import ROOT
 from processes import HUNG_S
 from report_runs import row, write_run
+from synthetic_sweep import outcome, write_sweep
 
+from lrexp.__main__ import main
 from lrexp.report.run.defaults import changes
 from lrexp.report.run.mistakes import png
 from lrexp.report.run.page import run_page, write_run_report
 from lrexp.report.run.words import headline, key_figures
 from lrexp.runs.run import flat, read_choices, read_rows, read_run
 
-HEAVY = ("torch", "hydra", "wandb", "datasets", "matplotlib", "torchvision")
+Command = Callable[..., tuple[int, str]]
+HEAVY = ("torch", "hydra", "wandb", "datasets", "matplotlib", "torchvision", "pandas")
 
 
 def text_of(page: str) -> str:
@@ -326,7 +330,6 @@ def test_wrong_images_are_pictures_with_their_words(tmp_path: Path) -> None:
 
 OVERRIDES = [
     [],
-    ["optimizer=adam"],
     ["optimizer=adam", "optimizer.lr=0.01", "trainer.epochs=3"],
     ["model=resnet18", "model.args.width_per_group=32", "data.image_size=32"],
     ["experiment=finetune_digits", "lr_policy=layerwise_decay", "lr_policy.decay=0.5"],
@@ -392,36 +395,59 @@ def test_choices_are_compared_with_the_default_ones(tmp_path: Path) -> None:
 # ---- the command, and what it imports
 
 
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    code = (
-        "import sys\nfrom lrexp.__main__ import command\n"
-        "sys.argv[1:1] = ['report']\ntry:\n    command()\n"
-        f"finally:\n    print('IMPORTED', *sorted(set({HEAVY!r}) & set(sys.modules)))\n"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True,
+TWO_REPORTS = f"""
+import sys
+from lrexp.__main__ import main
+
+def report(*arguments):
+    code = main(["report", *arguments])
+    print(code, "imported", *sorted(set({HEAVY!r}) & set(sys.modules)))
+
+report("run", "--no-plots")
+print("of the sweep:", file=sys.stderr)
+report("sweep")
+"""
+
+
+def test_reports_are_made_from_files_alone_without_torch(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    write_sweep(tmp_path / "sweep", {"optimizer.lr": (0.1, 0.2)}, lambda _: outcome(0.5))
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_REPORTS], cwd=tmp_path, capture_output=True, text=True,
         check=False, timeout=HUNG_S, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
-
-
-def test_a_report_is_made_from_files_alone_without_torch(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run")
-    done = command("run", "--no-plots", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["report run/report.html", "IMPORTED"]
-    assert done.stderr == ""
+    of_run, of_sweep = done.stdout.splitlines()[:2], done.stdout.splitlines()[2:]
+    assert of_run == ["report run/report.html", "0 imported"]
+    assert of_sweep[0].startswith("report sweep/report.html, ")
+    assert of_sweep[-1] == "0 imported matplotlib"
+    assert done.stderr.startswith("of the sweep:")  # matplotlib may say that it looks for fonts
     assert (folder / "report.html").exists()
     assert not (folder / "plots").exists()
+    assert (tmp_path / "sweep" / "plots" / "curves.svg").exists()
 
 
-def test_latest_is_the_run_that_outputs_names(tmp_path: Path) -> None:
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """A function from words after `report` to the exit code and what was said of mistakes."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        return main(["report", *arguments]), capsys.readouterr().err
+
+    return run
+
+
+def test_latest_is_the_run_that_outputs_names(tmp_path: Path, command: Command) -> None:
     write_run(tmp_path / "outputs" / "a" / "run")
     (tmp_path / "outputs" / "latest").symlink_to("a/run", target_is_directory=True)
-    assert command("latest", "--no-plots", cwd=tmp_path).returncode == 0
+    assert command("latest", "--no-plots") == (0, "")
     assert (tmp_path / "outputs" / "a" / "run" / "report.html").exists()
 
 
-def test_a_folder_that_is_no_run_is_a_mistake(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_is_a_mistake(tmp_path: Path, command: Command) -> None:
     (tmp_path / "empty").mkdir()
     write_run(tmp_path / "run")
     for arguments, words in (
@@ -429,15 +455,15 @@ def test_a_folder_that_is_no_run_is_a_mistake(tmp_path: Path) -> None:
         (("empty",), "empty is neither a run nor a sweep"),
         (("run", "--runs"), "--runs is for a sweep"),
     ):
-        done = command(*arguments, cwd=tmp_path)
-        assert done.returncode == 2
-        assert words in done.stderr
-        assert "Traceback" not in done.stderr
+        code, said = command(*arguments)
+        assert code == 2
+        assert words in said
+        assert "Traceback" not in said
 
 
-def test_a_report_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_an_error(tmp_path: Path, command: Command) -> None:
     folder = write_run(tmp_path / "run")
     (folder / "report.html").mkdir()
-    done = command("run", "--no-plots", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "error: run: " in done.stderr
+    code, said = command("run", "--no-plots")
+    assert code == 1
+    assert "error: run: " in said

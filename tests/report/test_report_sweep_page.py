@@ -6,8 +6,6 @@ import html
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -24,7 +22,6 @@ from lrexp.report.sweep.page import write_sweep_report
 from lrexp.report.sweep.words import headline
 from lrexp.runs.sweep import read_sweep
 
-ROOT = Path(__file__).parents[2]
 RATES = (0.01, 0.03, 0.1, 0.3)
 
 
@@ -224,23 +221,12 @@ def test_fifty_points_cost_a_sweep_less_than_a_second_of_the_cpu(tmp_path: Path)
     assert time.process_time() - started < 1  # half on a quiet machine
 
 
-def test_a_report_needs_neither_torch_nor_hydra(folder: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from lrexp.report.sweep.page import *\n"
-        "from lrexp.report.sweep.figures import *\n"
-        f"write_sweep_report(Path({str(folder)!r})); write_sweep_plots(Path({str(folder)!r}))\n"
-        "print(*{'torch', 'hydra', 'wandb', 'datasets', 'pandas'} & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == []
-
-
 # ---- figures for papers
 
 
-def test_figures_are_written_as_png_and_svg(folder: Path) -> None:
+def test_figures_are_written_as_png_and_svg_and_the_same_by_the_command(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     axes = AXES | {"optimizer.weight_decay": (0.0, 0.1)}
     shutil.rmtree(folder)
     write_sweep(folder, axes, bowl)
@@ -258,8 +244,12 @@ def test_figures_are_written_as_png_and_svg(folder: Path) -> None:
             words = "".join(ET.parse(file).getroot().itertext())
             assert "uniform" in words, "text is text"
     before = {f: f.read_bytes() for f in files}
-    write_sweep_plots(folder)
+    shutil.rmtree(folder / "plots")
+    assert_the_command_rebuilds(folder, capsys)
     assert before == {f: f.read_bytes() for f in files}, "the same data, the same files"
+    shutil.rmtree(folder / "plots")
+    assert main(["report", str(folder), "--no-plots"]) == 0
+    assert not (folder / "plots").exists()
 
 
 def test_no_figures_without_results(tmp_path: Path) -> None:
@@ -268,21 +258,21 @@ def test_no_figures_without_results(tmp_path: Path) -> None:
     assert not (tmp_path / "plots").exists()
 
 
-@pytest.mark.parametrize("kept", ["points.json", "multirun.yaml"])
-def test_the_command_rebuilds_report_and_figures(
-    folder: Path, kept: str, capsys: pytest.CaptureFixture[str]
+def test_the_command_rebuilds_what_a_sweeper_chose_as_it_went(
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if kept == "multirun.yaml":  # of a sweeper that chose its points as it went
-        (folder / "points.json").unlink()
-        (folder / kept).write_text("hydra: {overrides: {task: [a=1]}}")
+    (folder / "points.json").unlink()
+    (folder / "multirun.yaml").write_text("hydra: {overrides: {task: [a=1]}}")
+    assert_the_command_rebuilds(folder, capsys)
+
+
+def assert_the_command_rebuilds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Report and figures."""
     assert main(["report", str(folder)]) == 0
     assert "report.html, " in capsys.readouterr().out
     assert (folder / "report.html").is_file()
     assert (folder / "plots" / "curves.svg").is_file()
     assert 'href="plots"' in (folder / "report.html").read_text()
-    shutil.rmtree(folder / "plots")
-    assert main(["report", str(folder), "--no-plots"]) == 0
-    assert not (folder / "plots").exists()
 
 
 # ---- a real sweep
