@@ -7,6 +7,7 @@ import logging
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,11 +124,26 @@ def build_dataset(config: Config, device: torch.device) -> Dataset:
     )
     _check_stated(data, "image_shape", _stated_shape(data), list(dataset.image_shape))
     if dataset.leaks and data.leak_check == "error":
-        items = (", ".join(f"{k} {v}" for k, v in one.items()) for one in dataset.leaks.items())
+        found = [*dataset.leaks.lines(), *map(_leak_in_words, dataset.leaks.items())]
         hint = "data.leak_check=warn trains all the same"
-        found = ["data: the leak check found something", *dataset.leaks.lines(), *items, hint]
-        raise UserError("\n  ".join(found))
+        raise UserError("\n  ".join(["data: the leak check found something", *found, hint]))
     return dataset
+
+
+def _leak_in_words(item: dict[str, Any]) -> str:
+    """One item of the leak check as a line."""
+    kind = item["kind"]
+    if kind == "conflict":
+        copies = zip(item["splits"], item["items"], item["labels"], strict=True)
+        return (
+            f"conflict: {', '.join(f'{split} {name} is {label}' for split, name, label in copies)}"
+        )
+    if kind == "group":
+        sides = ", ".join(f"{count} in {split}" for split, count in item["items"].items())
+        return f"group {item['group']}: {sides}"
+    at = f" at {item['correlation']}" if "correlation" in item else ""
+    one, other = f"{item['split']} {item['item']}", f"{item['other_split']} {item['other_item']}"
+    return f"{kind}: {one} = {other}{at}"
 
 
 def _check_stated(data: Data, key: str, stated: object, held: object) -> None:

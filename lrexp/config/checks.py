@@ -64,10 +64,10 @@ def _check_value(key: str, value: Any, metadata: Any) -> None:
             hint = f"selection never looks at test; allowed: {', '.join(sorted(allowed))}"
         raise ConfigError(key, "is not one of the choices", hint, value)
     limits = {k: limit for k, limit in metadata.get("limits", {}).items() if limit is not None}
-    count = limits.pop("count", 0)
+    count, hint = limits.pop("count", 0), limits.pop("such as", "")
     if count and len(value) != count:
         words = {2: "two", 3: "three"}
-        raise ConfigError(key, f"must be {words[count]} numbers", given=value)
+        raise ConfigError(key, f"must be {words[count]} numbers", hint, value)
     if "limits" not in metadata:
         return
     words = " and ".join(f"{name} {limit:g}" for name, limit in limits.items())

@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.default_element import ResultDefault
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from lrexp.config.check import check, schema_of
@@ -108,6 +108,10 @@ class SavedLoader(CheckedLoader):
             for key in keys:
                 if key not in saved:
                     raise ConfigError(key, "is missing")
+                if key in SECTIONS and not isinstance(saved[key], dict):
+                    raise ConfigError(key, "is missing, or no section")
+                if key in OPTIONS and option_of(saved[key]) in ("", "None", MISSING):
+                    raise ConfigError(f"{key}.name", "is missing")
                 if key in SECTIONS:
                     schema_of(key, saved[key])
         options = [f"{group}={option_of(saved[group])}" for group in OPTIONS]
@@ -124,10 +128,18 @@ class SavedLoader(CheckedLoader):
                         raise unknown_setting(at, schema=schema) from error
                     raise wrong_type(at, _at(saved, at)) from error
             ground[key] = default[key]
-            for name in default[key] if key in SECTIONS else ():
-                if name not in saved[key]:
-                    self.filled[f"{key}.{name}"] = default[key]._get_node(name)
+            self._note_filled(key, default[key], saved[key])
         return ground
+
+    def _note_filled(self, key: str, section: Any, saved: Any) -> None:
+        """Remember settings that the saved section, or one within, did not have."""
+        if not OmegaConf.is_dict(section) or OmegaConf.get_type(section) is dict:
+            return
+        for name in section:
+            if name not in saved:
+                self.filled[f"{key}.{name}"] = section._get_node(name)
+            else:
+                self._note_filled(f"{key}.{name}", section._get_node(name), saved[name])
 
     def origin(self, key: str, overrides: list[str], file: str = "") -> tuple[str, object] | None:
         """Where a setting got its value: an override, else the saved config, else a file."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lrexp.config.errors import UserError
+from lrexp.config.errors import UserError, out_of_memory
 from lrexp.folder.layout import CHECKPOINTS, LAST, PREVIOUS
 
 log = logging.getLogger(__name__)
@@ -83,6 +83,8 @@ def load_last(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any
         try:
             state = _whole_state(file, device)
         except Exception as error:  # whatever a reader makes of bytes that nobody wrote
+            if out_of_memory(error):
+                raise
             log.info("%s", file, exc_info=error)
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             damaged.append(f"{CHECKPOINTS}/{file.name} is damaged ({reason})")

@@ -34,9 +34,9 @@ class Claim:
             UserError: when it cannot be written, is in use, or already holds a run.
         """
         self.folder = folder
-        self._created = [p for p in (folder, *folder.parents) if not p.exists()]  # innermost first
-        self._lock = -1
+        self._lock, self._created = -1, list[Path]()
         try:
+            self._created += [p for p in (folder, *folder.parents) if not p.exists()]  # inner first
             folder.mkdir(parents=True, exist_ok=True)
             self._before = {path.name for path in folder.iterdir()} - {LOCK}
             self._lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
@@ -46,8 +46,8 @@ class Claim:
         except OSError as error:
             if self._lock >= 0:
                 os.close(self._lock)
-            # its last owner may have removed the lock, or the folder, meanwhile
-            if isinstance(error, BlockingIOError | FileNotFoundError):
+            gone = isinstance(error, FileNotFoundError) and self._lock >= 0  # with its last owner
+            if isinstance(error, BlockingIOError) or gone:
                 raise UserError(
                     f"{folder} is in use by another lrexp process\n  wait for it, or {ELSEWHERE}"
                 ) from None

@@ -62,10 +62,7 @@ def write_environment(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def environment(device: Any, threads: int, fingerprints: dict[str, str]) -> dict[str, Any]:
-    """What a rerun would have to match: code, packages, machine, threads, data and weights.
-
-    What explains first that numbers differ comes first: that is the order of causes.
-    """
+    """What a rerun would have to match: code, packages, machine, threads, data and weights."""
     import torch
 
     (commit, diff), cuda, cudnn = _code_version(), device.type == "cuda", torch.backends.cudnn

@@ -111,6 +111,8 @@ def library_with(library: str, name: str) -> Any:
     try:
         module: Any = importlib.import_module("timm" if is_timm else "torchvision.models")
     except ImportError as error:
+        if not is_timm:
+            raise
         hint = "pip install 'lrexp[timm]', or model=torchvision, which needs nothing more"
         raise ConfigError("model", "needs timm, which is not installed", hint, "timm") from error
     if is_timm and module.is_model(name):  # with the tag of some weights, too

@@ -69,7 +69,7 @@ def _replacing(file: Path) -> Iterator[BinaryIO]:
         with fresh.open("wb") as opened:
             yield opened
         fresh.replace(file)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             fresh.unlink(missing_ok=True)
         raise

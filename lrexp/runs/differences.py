@@ -124,10 +124,18 @@ def config_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Chang
     return [(key, a, b) for key, a, b in both if repr(a) != repr(b)]
 
 
+# What explains best that numbers differ, the likeliest first; older records have another order.
+CAUSES = (
+    *("fingerprints", "code_hash", "commit", "diff_hash", "lrexp", "device", "gpu", "threads"),
+    *("packages", "cpu", "cpu_capability", "flags", "variables", "gpu_driver", "cuda", "cudnn"),
+    *("python", "os", "cpu_count"),
+)
+
+
 def environment_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """What was recorded of code, packages, machine and data in both and differs, causes first."""
     found = []
-    for section in (key for key in now if key in was):  # else an older record: nothing is known
+    for section in (key for key in CAUSES if key in was and key in now):  # else nothing is known
         ours, theirs = flat({section: was[section]}), flat({section: now[section]})
         pairs = [(k, ours.get(k), theirs.get(k)) for k in dict.fromkeys([*ours, *theirs])]
         found += [(k, a or None, b or None) for k, a, b in pairs if (a or None) != (b or None)]
@@ -199,6 +207,9 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+WHOLE = 10_000  # characters of a value that is not to be cut, for all that one writes
+
+
 def shown(value: Any, width: int = 48) -> str:
     """A setting's value on one line, long ones cut in the middle."""
     text = "null" if value is None else str(value)
@@ -209,9 +220,12 @@ def shown(value: Any, width: int = 48) -> str:
     return text if len(text) <= width else f"{text[:half]}...{text[-half:]}"
 
 
-def change_lines(changes: Sequence[Change], most: int = 40) -> list[str]:
-    """`key: was → is` for each of so many changes."""
-    lines = [f"{printable(key)}: {shown(was)} → {shown(now)}" for key, was, now in changes[:most]]
+def change_lines(changes: Sequence[Change], most: int = 40, width: int = 48) -> list[str]:
+    """`key: was → is` for each of so many changes, values cut to `width` characters."""
+    lines = [
+        f"{printable(key)}: {shown(was, width)} → {shown(now, width)}"
+        for key, was, now in changes[:most]
+    ]
     left = len(changes) - most
     return [*lines, f"and {left} more"] if left > 0 else lines
 

@@ -16,7 +16,7 @@ from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.schema import meaning_of
 from lrexp.folder.claim import resume_command
 from lrexp.folder.layout import CHECKPOINTS, CONFIG, MULTIRUN, SUMMARY
-from lrexp.runs.differences import ABSENT, Change, change_lines, config_changes, shown
+from lrexp.runs.differences import ABSENT, WHOLE, Change, change_lines, config_changes, shown
 from lrexp.runs.run import content, json_object, yaml_object
 
 DONE = ("finished", "diverged")
@@ -79,16 +79,18 @@ def refuse_what_must_stay(changes: Sequence[Change]) -> None:
     """Raise a ConfigError for the first change that a run cannot go on under."""
     for key, was, now in changes:
         if meaning_of(key).resume == "stays":
-            problem = f"cannot change in a run that goes on; it was {shown(was)}"
+            problem = f"cannot change in a run that goes on; it was {shown(was, WHOLE)}"
             hint = "leave it as it was, or start a new run"
-            raise ConfigError(key, problem, hint, shown(now))
+            raise ConfigError(key, problem, hint, shown(now, WHOLE))
 
 
 def refuse_any(folder: Path, changes: Sequence[Change]) -> None:
     """Raise a UserError that lists the changes and how to go on under them, if there are any."""
     if changes:
-        lines = "\n  ".join(change_lines(changes))
-        new = ((key, shown(now, 1000).replace(" ", "")) for key, _, now in changes if now != ABSENT)
+        lines = "\n  ".join(change_lines(changes, len(changes), WHOLE))
+        new = (
+            (key, shown(now, WHOLE).replace(" ", "")) for key, _, now in changes if now != ABSENT
+        )
         raise UserError(
             f"{folder} holds a run of other settings:\n  {lines}\n"
             f"  to go on under new ones: {resume_command(folder)} {' '.join(map('='.join, new))}\n"

@@ -18,7 +18,7 @@ from lrexp.config.names import new_run_id
 from lrexp.folder.claim import Claim
 from lrexp.folder.layout import SUMMARY
 from lrexp.grid.points.cases import refuse_cases, take_cases
-from lrexp.runs.differences import change_lines
+from lrexp.runs.differences import WHOLE, change_lines
 from lrexp.runs.resume import (
     DONE,
     Stopped,
@@ -118,7 +118,7 @@ def continue_run(
         raise UserError(f"{folder} holds a plan, which has nothing to go on with")
     changes = changes_since(folder, resolved)
     refuse_what_must_stay(changes)
-    stopped = replace(stopped, changes=change_lines(changes))
+    stopped = replace(stopped, changes=change_lines(changes, len(changes), WHOLE))
     loader = CheckedLoader()
     with hydra_of(loader):
         composed = loader.load_configuration(CONFIG_NAME, [], RunMode.RUN)

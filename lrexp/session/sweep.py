@@ -218,22 +218,6 @@ def _write_grid(folder: Path, points: Sequence[Point], request: Request) -> None
     write_atomically(folder / POINTS, points_text(points, [*request.how, *request.command]))
 
 
-def _notes(request: Request, points: Sequence[Point], todo: Sequence[Point]) -> list[str]:
-    """What people should know before the first point starts."""
-    lines = []
-    if request.cases:
-        lines += [f"note   {line}" for line in overruled(request.cases, request.axes)]
-    keys = swept_keys(points)
-    for point in points:
-        if point.same_as is not None:
-            named = title(point, keys)
-            lines.append(f"equal  {point.num} {named} trains as {point.same_as} does: runs once")
-    if request.started:
-        done = len(points) - len(todo) - sum(p.same_as is not None for p in points)
-        lines.append(f"resume {done} points are done, {len(todo)} to run")
-    return lines
-
-
 def _closing_lines(board: Leaderboard) -> list[str]:
     """The last lines of a sweep: the leaderboard, what failed, where everything is; its report."""
     lines, folder = [], board.folder

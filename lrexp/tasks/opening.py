@@ -19,7 +19,6 @@ from lrexp.tasks.summary import verdicts_of
 
 if TYPE_CHECKING:
     from lrexp.build.data import Datasets
-    from lrexp.record.recorders import RunInfo
     from lrexp.runs.resume import Stopped
     from lrexp.train.experiment import Experiment
     from lrexp.train.loop import Trainer

@@ -29,7 +29,6 @@ from lrexp.train.signals import answered, signals_stop, whole
 if TYPE_CHECKING:
     from lrexp.build.data import Datasets
     from lrexp.record.recorders import RunInfo
-    from lrexp.record.wandb.recorder import WandbRecorder
     from lrexp.train.loop import Trainer
 
 log = logging.getLogger(__name__)

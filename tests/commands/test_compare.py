@@ -23,6 +23,7 @@ from lrexp.__main__ import main
 from lrexp.config.schema import meaning_of
 from lrexp.folder.environment import environment
 from lrexp.runs.differences import (
+    CAUSES,
     change_lines,
     config_changes,
     curve_differences,
@@ -132,15 +133,12 @@ def test_config_changes_are_by_key_and_know_what_decides_nothing() -> None:
 
 def test_environment_changes_name_causes_first_and_nothing_that_is_not_recorded() -> None:
     was = {"os": "a", "threads": 1, "packages": {"torch": "2.0"}, "fingerprints": {"data": "x"}}
-    now = environment(torch.device("cpu"), 2, {"data": "y"})  # in the order of causes
+    now = environment(torch.device("cpu"), 2, {"data": "y"})
+    assert set(CAUSES) == set(now)
     now |= {"os": "b", "packages": {"torch": "2.1"}}
-    changes = environment_changes(was, now)
-    assert [key for key, _, _ in changes] == [
-        "fingerprints.data",
-        "threads",
-        "packages.torch",
-        "os",
-    ]
+    for then in (now, dict(reversed(now.items()))):  # whatever order a record was written in
+        keys = [key for key, _, _ in environment_changes(was, then)]
+        assert keys == ["fingerprints.data", "threads", "packages.torch", "os"]
 
 
 @pytest.fixture

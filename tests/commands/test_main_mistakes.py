@@ -166,6 +166,18 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["-m", "hydra.launcher.resume=nowhere"],
         ["hydra.launcher.resume=nowhere", "no such sweep"],
     ),
+    "resume of a name that no path can have": (
+        ["-m", 'hydra.launcher.resume="a\0b"'],
+        ["hydra.launcher.resume=a", "no such sweep"],
+    ),
+    "a shape of two numbers": (
+        ["data.image_shape=[1,2]"],
+        ["data.image_shape=[1, 2]", "three numbers", "such as [1, 28, 28]"],
+    ),
+    "a momentum of one number": (
+        ["scheduler=one_cycle", "scheduler.momentum=[0.9]"],
+        ["scheduler.momentum=[0.9]", "two numbers", "[0.95, 0.85]; or null"],
+    ),
     "resume of a run": (
         ["-m", "hydra.launcher.resume={held}"],
         ["hydra.launcher.resume={held}", "is a single run"],

@@ -456,6 +456,25 @@ def test_settings_newer_than_the_saved_config_get_their_default() -> None:
     assert loader.filled == {"scheduler.floor": 0.0, "trainer.stats_every": 16}
 
 
+def test_a_newer_setting_of_a_section_within_is_known_too() -> None:
+    saved = saved_of(resolved(CheckedLoader(), "lr_policy=per_layer"))
+    saved["lr_policy"]["default"] = {}
+    loader = SavedLoader(saved, Path("config.yaml"))
+    resolved(loader)
+    assert {key.rpartition(".")[0] for key in loader.filled} == {"lr_policy.default"}
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [(None, "loss: is missing"), ("x", "loss: is missing"), ({}, r"loss\.name: is missing")],
+)
+def test_a_saved_section_without_an_option_is_not_told_to_compose(section: Any, said: str) -> None:
+    saved = saved_of(resolved(CheckedLoader())) | {"loss": section}
+    with pytest.raises(ConfigError, match=said) as caught:
+        resolved(SavedLoader(saved, Path("config.yaml")))
+    assert "defaults" not in str(caught.value)
+
+
 WRONG = {
     "optimizer.learning_rate=0.1": "did you mean optimizer.lr?",
     "trainer.epochs=many": "must be a whole number",

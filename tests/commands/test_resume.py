@@ -559,6 +559,17 @@ def test_the_best_weights_are_the_ones_the_state_speaks_of(
     assert same_outcome(halted, whole_run)  # a later epoch was better
 
 
+def test_what_changed_is_kept_as_a_whole(halted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """config.yaml is written anew: nothing else says what the run began with."""
+    rules = "[{match: '*.weight', scale: 1.0}, {match: '*.bias', scale: 0.9}]"
+    policy = ("lr_policy=per_layer", f"lr_policy.rules={rules}")
+    assert main_in(halted.parent, "rerun", str(halted), "--resume", *policy) == 0
+    (change,) = (c for c in summary_of(halted)["resumed"][0]["changes"] if "rules" in c)
+    for part in ("*.weight", "*.bias", "0.9"):
+        assert part in change
+    assert change in capsys.readouterr().out
+
+
 def resumed(folder: Path, *overrides: str, **named: bool) -> int:
     config: Any = OmegaConf.load(folder / "config.yaml")
     for override in overrides:

@@ -141,6 +141,12 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     assert everything_in(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("folder", ["/proc/nothing/here", "x" * 300])
+def test_a_folder_that_cannot_be_made_is_not_said_to_be_in_use(folder: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot write to .*: (No such file|File name too long)"):
+        Claim(tmp_path / folder)
+
+
 def test_latest_is_a_relative_link_to_the_newest(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     for name in ("first", "second"):

@@ -282,6 +282,7 @@ def test_a_member_that_cannot_be_built_or_recorded_fails_alone(
 
 def test_a_point_that_left_no_result_has_failed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from lrexp.folder import files
+    from lrexp.tasks import summary as written
 
     write = files.write_summary
 
@@ -290,7 +291,7 @@ def test_a_point_that_left_no_result_has_failed(run: Run, monkeypatch: pytest.Mo
             raise OSError(28, "No space left on device")
         write(folder, summary)
 
-    monkeypatch.setattr(files, "write_summary", disk_is_full)
+    monkeypatch.setattr(written, "write_summary", disk_is_full)
     ran = run("serial", "seed=0,1")
     assert ran.summary(1)["status"] == "running"
     board = json.loads((ran.folder / "leaderboard.json").read_text())

@@ -49,12 +49,16 @@ def number(
     below: float | None = None,
     at_most: float | None = None,
     count: int | None = None,
+    such_as: str = "",
     default: Any = MISSING,
     **meaning: Any,
 ) -> Any:
-    """A field for a finite number, or a list of them (`count` in all), within limits."""
+    """A field for a finite number, or a list of them (`count` in all, for example `such_as`)."""
     limits = {"above": above, "at least": at_least, "below": below, "at most": at_most}
-    return field(default=default, metadata={"limits": limits | {"count": count}, **meaning})
+    return field(
+        default=default,
+        metadata={"limits": limits | {"count": count, "such as": such_as or None}, **meaning},
+    )
 
 
 def choice(*allowed: str | int, **meaning: Any) -> Any:

@@ -254,7 +254,12 @@ class OneCycle(Scheduler):
     div: float = number(at_least=1)
     anneal: str = choice("cos", "linear")
     timing: str = choice("torch", "fastai")
-    momentum: list[float] | None = number(at_least=0, below=1, count=2)
+    momentum: list[float] | None = number(
+        at_least=0,
+        below=1,
+        count=2,
+        such_as="at both ends and at the peak, such as [0.95, 0.85]; or null",
+    )
 
 
 @dataclass

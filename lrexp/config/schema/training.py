@@ -91,7 +91,9 @@ class Data:
 
     name: str = setting()
     num_classes: int | None = number(at_least=2)  # the three are None where the data says it
-    image_shape: list[int] | None = number(at_least=1, count=3)
+    image_shape: list[int] | None = number(
+        at_least=1, count=3, such_as="channels, height and width, such as [1, 28, 28]"
+    )
     train_size: int | None = number(at_least=2)
     batch_size: int = number(at_least=1)
     seed: int = number(at_least=0, splits=True)

@@ -109,7 +109,7 @@ def hf(
     columns["image_column"] = image = image_column or _image_column(place, features)
     columns["label_column"] = label = label_column or _label_column(place, features, image)
     for code, part in firsts.items():
-        _check_columns(part, columns, code)
+        _check_columns(part, columns, code, test_only)
     _check_same_classes(list(firsts.values()), label)
     sizes = [sum(part.table.num_rows for part in parts) for parts in chosen.values()]
     parts = list(itertools.chain.from_iterable(chosen.values()))
@@ -198,12 +198,12 @@ def _class_names(feature: Any) -> list[str] | None:
     return getattr(getattr(feature, "feature", feature), "names", None)
 
 
-def _check_columns(part: Part, wanted: dict[str, str | None], code: int) -> None:
+def _check_columns(part: Part, wanted: dict[str, str | None], code: int, test_only: bool) -> None:
     known = part.table.column_names
     for key, column in wanted.items():
         if column not in (None, *known):
             hint = did_you_mean(column, known)
-            if code != TRAIN:
+            if code != TRAIN and not test_only:
                 left = f"data.{'val' if code == VAL else 'test'}_split=none"
                 hint += f"\n  {left} leaves that split out"
             raise ConfigError(f"data.{key}", f"{part.called} has no such column", hint, column)

@@ -74,8 +74,10 @@ def torchvision_set(name: str, root: str, download: bool) -> Source:
         except Exception as failure:  # URLError, HTTPError, OSError, RuntimeError and others
             parts, why = None, f"no download: {first_line(failure)}"
         if parts is None:
+            archive = getattr(kind, "filename", "")
+            files = f"the files of {archive}" if archive else "the four idx files"
             raise UserError(
-                f"data={name}: {problem}; {why}\n  put its files into {folder / held},"
+                f"data={name}: {problem}; {why}\n  put {files} into {folder / held},"
                 f" or name the folder that holds {held} with data.root=FOLDER"
             ) from error
     images = np.concatenate([np.asarray(part.data) for part in parts])

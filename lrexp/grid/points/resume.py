@@ -24,15 +24,14 @@ def sweep_folder(name: str) -> Path:
     Raises:
         ConfigError: when there is none.
     """
-    path = named_path(name)
-    folder, problem = path.resolve(), ""
+    path, problem = named_path(name), ""
     if not os.path.isdir(path):
         problem = "there is no such sweep"
-    elif (folder / SUMMARY).is_file():
-        problem = f"{folder} is a single run"
+    elif (path / SUMMARY).is_file():
+        problem = f"{path.resolve()} is a single run"
     if problem:
         raise ConfigError("hydra.launcher.resume", problem, "give a sweep's folder", name)
-    return folder
+    return path.resolve()
 
 
 def numbered_as(started: Started, points: Sequence[Point], allow_changed: bool) -> list[Point]:

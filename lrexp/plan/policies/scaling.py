@@ -135,7 +135,7 @@ def auto_rgn(
     """lr_scale = r / max r, r = mean of ‖g‖ / ‖w‖ over 5 batches, per tensor or per layer.
 
     The plan says what is measured together (`measured`); its lr_scale of 1 holds until the first
-    measurement (see `metrics.relative_gradient_norms` and `metrics.measured_scales`).
+    measurement (`lrexp.train.scales`).
 
     Args:
         variant: paper (every tensor by itself, normalisations never train) or per_layer (all

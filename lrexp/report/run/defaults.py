@@ -70,7 +70,8 @@ def _differs(default: Any, value: Any, key: str, section: Mapping[str, Any]) -> 
     if _is_reference(default) or value is MISSING:
         return False
     if key.startswith("normalize"):  # the numbers that a word such as `auto` came to
-        return "chosen" not in (section.get("normalize") or {}) and default != value
+        numbers = section.get("normalize")
+        return not (isinstance(numbers, dict) and "chosen" in numbers) and default != value
     if default is MISSING or default is None:
         # what the file leaves open: said by the data, unless it is a free argument
         return value is not None and (default is None or "." in key)
