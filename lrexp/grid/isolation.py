@@ -28,11 +28,13 @@ def undisturbed() -> Iterator[None]:
     """
     before = [(put, read()) for read, put in _settings()]
     try:
-        with warnings.catch_warnings():
-            yield
+        with warnings.catch_warnings():  # putting back may import what adds filters
+            try:
+                yield
+            finally:
+                for put, value in reversed(before):
+                    put(value)
     finally:
-        for put, value in reversed(before):
-            put(value)
         gc.collect()
         torch: Any = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
@@ -57,18 +59,23 @@ def _settings() -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
     for name in OF_TORCH:
         yield getattr(torch, f"get_{name}"), getattr(torch, f"set_{name}")
     yield torch.is_grad_enabled, torch.set_grad_enabled
-    yield (
-        lambda: (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-        ),
-        lambda found: torch.use_deterministic_algorithms(found[0], warn_only=found[1]),
-    )
+    yield partial(_deterministic, torch), partial(_set_deterministic, torch)
     for name in OF_CUDNN:
         cudnn = torch.backends.cudnn
         yield partial(getattr, cudnn, name), partial(setattr, cudnn, name)
     if torch.cuda.is_initialized():
         yield torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all
+
+
+def _deterministic(torch: Any) -> tuple[bool, bool]:
+    """Whether operations must be deterministic, and whether others are only warned about."""
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    return torch.are_deterministic_algorithms_enabled(), warned
+
+
+def _set_deterministic(torch: Any, before: tuple[bool, bool]) -> None:
+    if _deterministic(torch) != before:  # setting it imports torch's compiler, half a second
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def _set_environment(before: dict[str, str]) -> None:
