@@ -26,8 +26,10 @@ _known: dict[str, Any] = {"count": 0, "pids": frozenset[int]()}
 
 
 def watch() -> None:
-    """Notice from now on when a process is started."""
+    """Notice from now on when a process is started; let Ctrl-C reach those that will be."""
     os.environ[MARK] = str(os.getpid())
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # programs would inherit it
     init = subprocess.Popen.__init__
 
     def noticed(self: Any, *arguments: Any, **named: Any) -> None:
