@@ -61,7 +61,7 @@ def row(epoch: int, **other: Any) -> dict[str, Any]:
         "overfit/loss": 0.1 * max(0, epoch - 2),
         "overfit/loss_se": 0.02,
         "overfit/accuracy": 0.0,
-        "overfit/accuracy_se": 0.01,
+        "overfit/accuracy_se": 0.005,
         **{f"lr/{group}": 0.1 if group == "head" else 0.05 * (epoch > 1) for group in GROUPS},
         **{f"update_ratio/{group}": 0.01 / epoch for group in GROUPS if epoch},
         **{f"drift/{group}": 0.1 * epoch for group in GROUPS},

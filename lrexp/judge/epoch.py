@@ -21,7 +21,10 @@ def evaluated(
     train_eval_groups: np.ndarray | None = None,
     val_groups: np.ndarray | None = None,
 ) -> Row:
-    """Metrics of both splits as `train_eval/...` and `val/...`, and their gaps with errors.
+    """Metrics of both splits as `train_eval/...` and `val/...`, and their gaps with two errors.
+
+    `gap/loss_se` is the error against this training set, `gap/loss_chance_se` that against chance
+    (see `gap`); likewise of the accuracy.
 
     Args:
         train_eval: of the training subset.
@@ -30,13 +33,14 @@ def evaluated(
         train_eval_groups: codes of groups whose images are alike, if there are any.
         val_groups: likewise.
     """
-    known = (train_size, val_groups, train_eval_groups)
-    loss = gap(val.losses, train_eval.losses, *known)
-    accuracy = gap(1 - val.correct, 1 - train_eval.correct, *known)
+    groups = val_groups, train_eval_groups
+    found = {"loss": (val.losses, train_eval.losses)}
+    found["accuracy"] = (1 - val.correct, 1 - train_eval.correct)
     return {
         **{f"train_eval/{name}": value for name, value in train_eval.metrics.items()},
         **{f"val/{name}": value for name, value in val.metrics.items()},
-        **_with_errors("gap", loss, accuracy),
+        **_with_errors("gap", *(gap(*both, train_size, *groups) for both in found.values())),
+        **{f"gap/{k}_chance_se": gap(*both, math.inf, *groups)[1] for k, both in found.items()},
     }
 
 
@@ -115,7 +119,7 @@ class Track:
 def gap(
     val: np.ndarray,
     train_eval: np.ndarray,
-    train_size: int,
+    train_size: float,
     val_groups: np.ndarray | None = None,
     train_eval_groups: np.ndarray | None = None,
 ) -> tuple[float, float]:
@@ -123,12 +127,14 @@ def gap(
 
     gap = mean(val) − mean(train_eval); se = √(v_val + (1 − n_te / N) · v_te) with v the variance of
     a mean (`variance_of_mean`), the second term shrinking because train_eval is drawn without
-    replacement from N training images.
+    replacement from N training images. That is the error of the gap between all new images and
+    *this* training set, which by itself may be easier or harder than others. Whether training made
+    the gap is judged against chance, with N = ∞: two draws of images that a network treats alike.
 
     Args:
         val: (n_val,) a value per validation image.
         train_eval: (n_te,) a value per image of the training subset.
-        train_size: N.
+        train_size: N, or infinity for the error against chance.
         val_groups: (n_val,) codes of groups whose images are alike, if there are any.
         train_eval_groups: (n_te,) likewise.
     """

@@ -60,15 +60,22 @@ class Evaluation:
     @property
     def metrics(self) -> dict[str, float]:
         """Every metric that this kind of data has, under the name it has in a row."""
-        images, recalls = len(self.losses), self.recalls
+        images = len(self.losses)
         found = {"loss": self.loss, "accuracy": self.accuracy}
         if self.multi_label:  # each label is a question with two answers
             found["label_accuracy"] = 1 - int(self._wrong.sum()) / (images * len(self.actual))
-            rejected = images - self.actual - self.predicted + self.found
-            recalls = np.nanmean([recalls, _ratios(rejected, images - self.actual)], axis=0)
-        found["balanced_accuracy"] = float(np.nanmean(recalls))
+        found["balanced_accuracy"] = self.balanced_accuracy
         found["f1_macro"] = float(np.nanmean(self.f1))
         return found if self.top5 is None else found | {"top5_accuracy": self.top5}
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean over classes of the recall; of several labels, of recall and specificity."""
+        recalls, images = self.recalls, len(self.losses)
+        if self.multi_label:
+            rejected = images - self.actual - self.predicted + self.found
+            recalls = np.nanmean([recalls, _ratios(rejected, images - self.actual)], axis=0)
+        return float(np.nanmean(recalls))
 
     @property
     def recalls(self) -> np.ndarray:

@@ -1,39 +1,16 @@
-"""What the numbers of a run say: verdicts, and sentences that terminal and report share."""
+"""What the numbers of a run say, in sentences that terminal, report and W&B share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lrexp.config.schema import GROUPS, MONITORS
+from lrexp.judge.noise import Sample, judged
 
 NOT_FINITE = "the loss is no longer a finite number"
 HELPS = "a lower optimizer.lr or a scheduler.warmup usually helps"
-
-
-def verdicts(frozen_random: Sequence[str], diverged_in: int | None) -> list[dict[str, Any]]:
-    """What summary.json lists as verdicts: kind, severity, message, evidence, advice.
-
-    Args:
-        frozen_random: tensors that never train and were never loaded from weights.
-        diverged_in: the epoch after which a loss was no finite number, if there is one.
-    """
-    random = {
-        "kind": "frozen_random",
-        "severity": "warning",
-        "message": "frozen tensors were never loaded from weights: random features",
-        "evidence": {"tensors": frozen_random},
-        "advice": "load a pretrained network with model.weights, or train everything",
-    }
-    diverged = {
-        "kind": "diverged",
-        "severity": "error",
-        "message": NOT_FINITE,
-        "evidence": {"epoch": diverged_in},
-        "advice": "lower optimizer.lr or set scheduler.warmup",
-    }
-    return [random] * bool(frozen_random) + [diverged] * (diverged_in is not None)
 
 
 def brief(line: str) -> str:
@@ -71,43 +48,67 @@ def leak_effect_in_words(summary: dict[str, Any]) -> str:
     )
 
 
-def gap_in_words(row: dict[str, float]) -> str:
-    """What gap/loss says, in a sentence for someone who never met it."""
+def gap_in_words(row: Mapping[str, float], samples: Mapping[str, Any]) -> str:
+    """What gap/loss says, in a sentence for someone who never met it.
+
+    It is judged against chance: whether a network that treats training and new images alike would
+    show as much. The error against this training set is told beside it where it is another.
+
+    Args:
+        row: of an epoch.
+        samples: `data.samples` of summary.json; empty for a run without.
+    """
     gap, se = row["gap/loss"], row["gap/loss_se"]
-    measured = f"{compact(gap, 3)} ± {compact(se, 3)}:"
+    chance = row.get("gap/loss_chance_se", se)
+    own = "" if not se < 0.9 * chance else f" (against this training set ± {compact(se, 3)})"
+    measured = f"{compact(gap, 3)} ± {compact(chance, 3)}{own}:"
     if not math.isfinite(gap):
-        return f"{measured} cannot be judged, a loss is not a finite number"
-    if math.isnan(se):
-        return f"{measured} how much of it is noise is not known, the images are all of one group"
-    if abs(gap) <= 2 * se:
-        return f"{measured} training and new images have the same loss, within the noise"
-    if gap < 0:
-        return f"{measured} new images do better than training images: the splits differ"
-    return (
-        f"{measured} the loss is higher on new images than on training images:"
-        " overfitting, or splits that differ"
-    )
+        return f"{measured} cannot tell, a loss is not a finite number"
+    found = [Sample.of_file(samples.get(split)) for split in ("val", "train_eval")]
+    both = [sample for sample in found if sample]
+    if why := next((sample.unjudged for sample in both if sample.unjudged), ""):
+        return f"{measured} cannot tell, {why}"
+    bound = max((sample.bound() for sample in both), default=2.0)
+    caution = next((f" ({sample.caution})" for sample in both if sample.caution), "")
+    match judged(gap, chance, bound):
+        case "changed" if gap > 0:
+            said = "beyond noise, training images are known better than new ones"
+            return f"{measured} {said}: learned by heart in part, or splits that differ{caution}"
+        case "changed":
+            said = "beyond noise, new images do better than training images"
+            return f"{measured} {said}: the splits differ{caution}"
+        case "within noise":
+            return f"{measured} within noise: no difference between training and new images shows"
+    return f"{measured} cannot tell, its error is not known"
 
 
-def overfit_in_words(best: dict[str, float], last: dict[str, float]) -> str:
-    """Whether validation got worse after its best epoch, by more than noise; empty if not."""
-    loss, se = last["overfit/loss"], last["overfit/loss_se"]
-    accuracy, accuracy_se = last["overfit/accuracy"], last["overfit/accuracy_se"]
-    if not math.isfinite(loss) or not loss > 2 * se:  # an unknown error shows nothing
-        return ""
-    if accuracy > 2 * accuracy_se:
-        word, sign = "overfits", f"accuracy fell by {100 * accuracy:.1f} points as well"
+def overfit_in_words(found: Mapping[str, Any]) -> str:
+    """What became of validation after its best epoch: loss and accuracy, each with its error.
+
+    Args:
+        found: `overfit` of summary.json, see `judge.overfit.Overfit`.
+    """
+    loss, accuracy = found["loss"], 100 * found["accuracy"]
+    rise = f"{compact(loss, 3)} ± {compact(found['loss_se'], 3)}"
+    fall = f"{accuracy:.1f} ± {100 * found['accuracy_se']:.1f} points"
+    if found["kind"] == "overconfident":
+        of_accuracy = f"val accuracy is measured to hold ({fall} below its best)"
+    elif accuracy > 0:
+        of_accuracy = f"val accuracy {fall} below its best: {found['accuracy_says']}"
     else:
-        word, sign = "grows overconfident", "accuracy holds"
-    rise = f"{compact(loss, 3)} ± {compact(se, 3)}"
-    on_train = last["train_eval/loss"] - best["train_eval/loss"]
-    if not on_train < loss / 2:  # no overfitting: what was learned is lost on both sides
+        of_accuracy = "val accuracy is at its best"
+    of_loss = f"val loss is {rise} above that of epoch {found['reference']}"
+    if found["kind"] == "deteriorated":
         return (
-            f"by epoch {last['epoch']} it got worse on training images too: val loss is {rise}"
-            f" above its best, train-eval loss {compact(on_train, 3)} above that of epoch"
-            f" {best['epoch']}; {HELPS}"
+            f"by epoch {found['epoch']} it got worse on training images too: {of_loss}, train-eval"
+            f" loss {compact(found['on_train'], 3)}; {of_accuracy}; {HELPS}"
         )
-    return f"by epoch {last['epoch']} it {word}: val loss is {rise} above its best, {sign}"
+    if found["kind"]:
+        word = "overfits" if found["kind"] == "overfitting" else "grows overconfident"
+        return f"by epoch {found['epoch']} it {word}: {of_loss}; {of_accuracy}"
+    if loss <= 0:
+        return f"val loss was lowest in the last epoch; {of_accuracy}"
+    return f"{of_loss}: {found['loss_says']}; {of_accuracy}"
 
 
 def compact(value: float, digits: int) -> str:

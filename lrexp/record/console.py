@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lrexp.config.names import shown_path
 from lrexp.folder.claim import resume_command
 from lrexp.folder.layout import CHECKPOINTS, LAST, REPORT
+from lrexp.judge.verdicts import GUESSES
 from lrexp.judge.words import (
     best_is,
     brief,
@@ -203,6 +204,9 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
     elif status == "finished" and last.get("step", info.steps) < info.steps:
         patience = f"no better {monitor} for trainer.patience epochs"
         lines = [f"stopped after epoch {last['epoch']}: {patience}"]
+    guess = next((v for v in summary["verdicts"] if v["kind"] in GUESSES), None)
+    if guess:
+        lines.append(f"{guess['message']}; {guess['advice']}")
     if best:
         said_anyway = monitor in ("val/loss", "val/accuracy")
         value = "" if said_anyway else f", {_metric(monitor, best)}"
@@ -219,8 +223,10 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
             lines.append(f"worst  {worst_in_words(summary['worst_classes'])}")
         if words := leak_effect_in_words(summary):
             lines.append(f"leaks  {words}")
-        lines.append(f"gap    {gap_in_words(best)}")
-        words = overfit_in_words(best, last)
+        lines.append(f"gap    {gap_in_words(best, summary['data'].get('samples') or {})}")
+        found, words = summary["overfit"], ""
+        if found and not guess and "changed" in (found["loss_says"], found["accuracy_says"]):
+            words = overfit_in_words(found)
         if not words and best["epoch"] >= last["epoch"] >= 3 and status == "finished":
             words = f"{monitor} was best in the last epoch: more epochs or higher rates may help"
         lines += [f"       {words}"] if words else []

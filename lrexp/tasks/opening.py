@@ -15,7 +15,7 @@ from lrexp.folder.layout import CONFIG, HYDRA, OVERRIDES, PLAN, SCHEDULE
 from lrexp.plan.preview import parameter_counts, planned_rates
 from lrexp.record.recorders import RunInfo
 from lrexp.runs.run import read_overrides
-from lrexp.tasks.summary import verdicts_of
+from lrexp.tasks.summary import results
 
 if TYPE_CHECKING:
     from lrexp.build.data import Datasets
@@ -64,7 +64,7 @@ def known_at_start(trainer: Trainer) -> dict[str, Any]:
     """What summary.json has of a run before its first step."""
     experiment, data = trainer.experiment, trainer.experiment.dataset
     return {
-        "verdicts": verdicts_of(trainer),
+        "verdicts": results(trainer)["verdicts"],
         "plan_hash": experiment.plan.hash,
         "device": str(experiment.device),
         "parameters": parameter_counts(experiment.plan),
@@ -74,6 +74,8 @@ def known_at_start(trainer: Trainer) -> dict[str, Any]:
             "left_out": data.left_out,
             "unlabeled": data.unlabeled,
             "converted": data.converted,
+            "samples": {name: vars(sample) for name, sample in trainer.samples.items()},
+            "guess_loss": trainer.guess_loss,  # of validation, by the training set's class shares
         },
     }
 

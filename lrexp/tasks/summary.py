@@ -15,7 +15,8 @@ from lrexp.config.schema import Config
 from lrexp.folder.claim import resume_command
 from lrexp.folder.files import write_summary
 from lrexp.folder.layout import CHECKPOINTS, LAST
-from lrexp.judge.words import verdicts
+from lrexp.judge.overfit import overfitting
+from lrexp.judge.verdicts import verdicts
 
 if TYPE_CHECKING:
     from lrexp.tasks.opening import Launch
@@ -39,6 +40,7 @@ def blank_summary(resolved: DictConfig, config: Config, launch: Launch) -> dict[
         "leaks": None,
         "data": {},
         "gap": {},
+        "overfit": None,
         "verdicts": [],
         "plan_hash": None,
         "frozen_proof": None,
@@ -65,26 +67,26 @@ def write(folder: Path, summary: dict[str, Any]) -> None:
         log.warning("summary.json could not be written: %s", error)
 
 
-def verdicts_of(trainer: Trainer) -> list[dict[str, Any]]:
-    """What is found of a run as far as it is trained."""
-    diverged_in = trainer.epoch if trainer.diverged else None
-    return verdicts(trainer.experiment.plan.frozen_random, diverged_in)
-
-
 def results(trainer: Trainer) -> dict[str, Any]:
-    """Best and last row, the gap in both, and verdicts."""
+    """Best and last row, the gap in both, overfitting, and verdicts."""
     rows, best_epoch = trainer.rows, trainer.best.epoch
     best = next((row for row in rows if row["epoch"] == best_epoch), {})
-    last = rows[-1] if rows else {}
+    last, val = rows[-1] if rows else {}, trainer.samples["val"]
+    overfit = overfitting(rows, val)
+    keys = ("loss", "loss_se", "loss_chance_se", "accuracy")
     return {
         "best": best,
         "last": last,
         "gap": {
-            moment: {key: row[f"gap/{key}"] for key in ("loss", "loss_se", "accuracy")}
+            moment: {key: row[f"gap/{key}"] for key in keys if f"gap/{key}" in row}
             for moment, row in (("best", best), ("last", last))
             if row
         },
-        "verdicts": verdicts_of(trainer),
+        "overfit": overfit and overfit.as_dict(),
+        "verdicts": verdicts(
+            *(rows, best, trainer.track.monitor, val, trainer.guess_loss, overfit),
+            *(trainer.experiment.plan.frozen_random, trainer.diverged),
+        ),
     }
 
 

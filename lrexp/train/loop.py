@@ -14,8 +14,10 @@ from torch import Tensor
 from lrexp.config.schema import Trainer as Settings
 from lrexp.data import draws
 from lrexp.data.dataset import Split
+from lrexp.judge.chance import guess_losses, guesses
 from lrexp.judge.epoch import Row, Track, evaluated
 from lrexp.judge.evaluate import Evaluation
+from lrexp.judge.noise import Sample
 from lrexp.optim.groups import set_momentum, set_rates, set_trainable
 from lrexp.optim.optimizers import (
     averages_weights,
@@ -81,6 +83,14 @@ class Trainer:
         steps = len(experiment.schedule), experiment.steps_per_epoch
         self._factors = experiment.plan.factors(*steps)  # g(t) of the groups that have one
         self._dropout = _default_generator(experiment.device)
+        data, classes = experiment.dataset, len(experiment.dataset.class_names)
+        judged = {"train_eval": data.train_eval, "val": data.val}
+        self.samples = {n: Sample.of(len(s), s.groups) for n, s in judged.items()}
+        train = data.train.labels.cpu().numpy()
+        self._guess = {
+            n: guess_losses(split.labels.cpu().numpy(), train, classes)
+            for n, split in judged.items()
+        }
 
     def run(self, record: TakesRows, checkpoints: Path | None = None) -> None:
         """Train to the end of the schedule, a divergence, or the end of patience.
@@ -197,6 +207,10 @@ class Trainer:
         row |= {k: v for k, v in seen.items() if k.startswith("train/")}
         row |= evaluated(train_eval, val, len(data.train), data.train_eval.groups, data.val.groups)
         row |= self.track.overfit(self.epoch, val, data.val.groups)
+        row["guessing"] = float(
+            guesses(val, self._guess["val"], data.val.groups)
+            and guesses(train_eval, self._guess["train_eval"], data.train_eval.groups)
+        )
         if "train/loss" in seen:
             row["gap/loss_running"] = val.loss - seen["train/loss"]
         row |= self._drift.measure()
@@ -211,6 +225,11 @@ class Trainer:
         left = len(self.experiment.schedule) - first
         steps = min(self.settings.limit_train_batches or left, left)
         return order[: steps * self.batch_size]
+
+    @property
+    def guess_loss(self) -> float:
+        """Val loss of answering every image with the training set's class shares."""
+        return float(self._guess["val"].mean())
 
     @property
     def diverged(self) -> bool:

@@ -51,6 +51,7 @@ from lrexp.tasks.train import train
 from lrexp.train.loop import Trainer
 
 SMOKE = ("experiment=smoke", "data.leak_check=skip")
+GAP_KEYS = ("loss", "loss_se", "loss_chance_se", "accuracy")
 SUMMARY_KEYS = {
     "status",
     "run_id",
@@ -64,6 +65,7 @@ SUMMARY_KEYS = {
     "leaks",
     "data",
     "gap",
+    "overfit",
     "verdicts",
     "plan_hash",
     "frozen_proof",
@@ -327,7 +329,7 @@ def test_summary_has_every_key_and_repeats_the_best_and_the_last_row(
     best = min(rows, key=lambda row: row["val/loss"])
     assert (summary["best"], summary["last"]) == (best, rows[-1])
     for moment, row in (("best", best), ("last", rows[-1])):
-        expected = {key: row[f"gap/{key}"] for key in ("loss", "loss_se", "accuracy")}
+        expected = {key: row[f"gap/{key}"] for key in GAP_KEYS}
         assert summary["gap"][moment] == expected
     assert (summary["status"], summary["seed"], summary["error"]) == ("finished", 0, None)
     assert summary["run_id"] == yaml.safe_load((run / "config.yaml").read_text())["run_id"]

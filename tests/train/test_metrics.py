@@ -206,6 +206,22 @@ def test_gap_error_is_the_spread_of_gaps_over_many_draws() -> None:
     assert gaps.std() == pytest.approx(errors.mean(), rel=0.12)
 
 
+def test_without_learning_chance_explains_the_gap() -> None:
+    """Train and val of 100 images each from one population, all of train measured.
+
+    Against this training set alone the error leaves out the draw of the training images.
+    """
+    rng, tries = np.random.default_rng(2), 2000
+    beyond = {100: 0, math.inf: 0}
+    for _ in range(tries):
+        train, val = rng.exponential(size=(2, 100))
+        for size in beyond:
+            value, se = gap(val, train, size)
+            beyond[size] += abs(value) > 2 * se
+    assert beyond[math.inf] / tries == pytest.approx(0.05, abs=0.012)
+    assert beyond[100] / tries > 0.12
+
+
 def test_paired_difference_of_three_images() -> None:
     # now - best = 1, 0, 2: mean 1, s² = 1.
     value, se = paired_difference(np.array([3.0, 1.0, 4.0]), np.array([2.0, 1.0, 2.0]))

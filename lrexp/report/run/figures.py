@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lrexp.folder.layout import SCHEDULE
+from lrexp.judge.overfit import first_rise
 from lrexp.judge.words import is_share
 from lrexp.report.figure import Axis, Chart, Figure, HeatMap, Mark, Rule, Series
 from lrexp.report.html.page import is_finite
 from lrexp.report.plots import write_plots
 from lrexp.report.run.mistakes import confusion_figures
-from lrexp.report.run.words import as_number, monitor_of, settings_of
+from lrexp.report.run.words import as_number, monitor_of, settings_of, val_sample
 from lrexp.runs.run import Run, read_run, read_table
 
 CURSOR = "epoch"  # the charts over epochs share it
@@ -67,10 +68,12 @@ def learning_figures(run: Run) -> dict[str, Figure]:
     return {name: one for name, one in made.items() if one}
 
 
-def _over_epochs(run: Run, title: str, series: Sequence[Series], y: Axis, **more: Any) -> Chart:
+def _over_epochs(
+    run: Run, title: str, series: Sequence[Series], y: Axis, marks: Sequence[Mark] = (), **more: Any
+) -> Chart:  # fmt: skip
     first, last = run.rows[0]["epoch"], run.rows[-1]["epoch"]
     x = Axis("epoch", range=(first - 0.5, last + 0.5) if first == last else None)
-    return Chart(title, series, x, y, cursor=CURSOR, marks=_marks(run), **more)
+    return Chart(title, series, x, y, cursor=CURSOR, marks=[*_marks(run), *marks], **more)
 
 
 def _line(run: Run, name: str, key: str, error: str = "", **style: Any) -> Series:
@@ -111,8 +114,8 @@ def _gap(run: Run) -> Chart | None:
         return None
     return _over_epochs(
         run, "Gap", [gap, running], Axis("gap of the loss", zero=True), rules=[Rule(0)],
-        note="± 1 standard error. What stays within two of them is noise; the rest is overfitting"
-        " or a difference between the splits.",
+        note="± 1 standard error against this training set. More of it than chance explains is what"
+        " was learned by heart, or a difference between the splits.",
     )  # fmt: skip
 
 
@@ -134,10 +137,13 @@ def _overfit(run: Run) -> Chart | None:
     rise = _line(run, "val loss above its best", "overfit/loss", "overfit/loss_se", **VAL)
     if not any(rise.y):
         return None
+    rises = first_rise(run.rows, val_sample(run))
+    marks = [Mark(rises, f"overfits {rises}")] if rises else []
     return _over_epochs(
-        run, "Overfitting", [rise], Axis("loss", zero=True), rules=[Rule(0)],
-        note="Val loss minus its best so far, ± 1 standard error paired over images."
-        " Overfitting is claimed where this, not the gap, clears two of them.",
+        run, "Overfitting", [rise], Axis("loss", zero=True), rules=[Rule(0)], marks=marks,
+        note="Val loss minus its best so far, ± 1 standard error paired over images. Overfitting is"
+        " claimed on this, not on the gap, where it is more than choosing the best of all epochs"
+        " explains; the mark is the first epoch at which it is.",
     )  # fmt: skip
 
 

@@ -254,7 +254,7 @@ def _epochs(run: Run) -> Markup:
     shown = [
         key
         for key in dict.fromkeys(key for row in rows for key in row)
-        if key not in ("epoch", "step")
+        if key not in ("epoch", "step", "guessing")
         and not key.endswith("_se")
         and key.split("/")[0] not in ("lr", "lr_scale", "drift", "update_ratio")
     ]

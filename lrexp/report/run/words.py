@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from lrexp.config.errors import UserError
 from lrexp.folder.layout import PREDICTIONS
+from lrexp.judge.noise import Sample
+from lrexp.judge.overfit import Overfit, overfitting
+from lrexp.judge.verdicts import GUESSES
 from lrexp.judge.words import (
     best_is,
     capital,
@@ -19,6 +23,7 @@ from lrexp.report.html.page import duration, is_finite, number, plus_minus
 from lrexp.runs.predictions import read_predictions
 from lrexp.runs.run import Run
 
+IN_HEADLINE = {"diverged", "overfitting", "overconfident", "deteriorated", *GUESSES}
 MOST_SCORES = 2_000_000  # numbers in predictions.parquet that are read for one standard error
 
 
@@ -27,7 +32,7 @@ def headline(run: Run) -> str:
     best, test, policy = run.summary["best"], run.summary["test"], option_of_group(run, "lr_policy")
     if not run.summary.get("status"):
         return "summary.json cannot be read; this report shows what the other files hold."
-    parts = [_ending(run)]
+    parts = [_ending(run), *(f"{capital(v['message'])}." for v in verdicts_of(run, GUESSES))]
     if best:
         monitor, when = monitor_of(run), f"in epoch {best.get('epoch')}{_of_epochs(run)}"
         also = monitor != "val/accuracy" and "val/accuracy" in best
@@ -35,7 +40,7 @@ def headline(run: Run) -> str:
         what = f"{monitor} was {best_is(monitor)} {when}: {_best_value(run)}{accuracy}."
         parts.append(f"With lr_policy={policy}, {what}" if policy else capital(what))
         if {"gap/loss", "gap/loss_se"} <= best.keys():
-            parts.append(f"The gap there is {gap_in_words(best)}.")
+            parts.append(f"The gap there is {gap_in_words(best, samples_of(run))}.")
         parts.append(_overfit_sentence(run))
     if "accuracy" in test:
         images = test.get("images")
@@ -65,21 +70,30 @@ def _ending(run: Run) -> str:
 
 
 def _overfit_sentence(run: Run) -> str:
-    best, last = run.summary["best"], run.summary["last"]
-    measured = "train_eval/loss" in best and "overfit/loss_se" in last
-    if not last.get("epoch") or not measured or not math.isfinite(last["overfit/loss"]):
-        return ""
-    if words := overfit_in_words(best, last):
-        return f"{capital(words)}."
-    if last["epoch"] < 2:
-        return ""
-    rise, se = last["overfit/loss"], last["overfit/loss_se"]
-    if rise <= 0:
-        return "Val loss was at its best in the last epoch: training on has not hurt."
-    return (
-        "Training on did not hurt beyond noise: val loss ends"
-        f" {plus_minus(rise, se)} above its best (paired over images)."
-    )
+    found = overfit_of(run)
+    collapsed = found and any(v["kind"] == "collapsed" for v in verdicts_of(run, GUESSES))
+    return "" if not found or collapsed else f"{capital(overfit_in_words(found.as_dict()))}."
+
+
+def overfit_of(run: Run) -> Overfit | None:
+    """What its rows say of overfitting."""
+    return overfitting(run.rows, val_sample(run))
+
+
+def val_sample(run: Run) -> Sample:
+    """What validation's errors are taken over; for an older run its images."""
+    return Sample.of_file(samples_of(run).get("val")) or Sample(images_of(run).get("val") or 2)
+
+
+def samples_of(run: Run) -> dict[str, Any]:
+    """Of each split what its errors are taken over; empty for an older run."""
+    found = run.summary["data"].get("samples")
+    return found if isinstance(found, dict) else {}
+
+
+def verdicts_of(run: Run, kinds: Collection[str]) -> list[dict[str, Any]]:
+    """Those of these kinds."""
+    return [one for one in run.summary["verdicts"] if one.get("kind") in kinds]
 
 
 def key_figures(run: Run) -> list[tuple[str, Any, Any]]:
@@ -120,8 +134,9 @@ def remarks(run: Run) -> list[str]:
     said = [
         capital(": ".join(filter(None, (str(verdict.get("message")), verdict.get("advice")))))
         for verdict in run.summary["verdicts"]
-        if verdict.get("kind") != "diverged"  # the headline says it
+        if verdict.get("kind") not in IN_HEADLINE
     ]
+    said += [f"{capital(v['advice'])}." for v in verdicts_of(run, GUESSES)]
     if (run.summary.get("frozen_proof") or {}).get("identical") is False:
         said.append("Frozen tensors changed while training: this should never happen.")
     return said
