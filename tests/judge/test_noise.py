@@ -18,8 +18,13 @@ def test_a_sample_counts_groups_whatever_their_codes() -> None:
 
 @pytest.mark.parametrize(
     ("sample", "two_sided"),
-    [(Sample(10_000), 2.0), (Sample(12), 2.0), (Sample(30, True, 0.05), 2.0)]
-    + [(Sample(10, True, 0.2), 2.2622), (Sample(5, True, 0.3), 2.7764)],
+    [
+        (Sample(10_000), 2.0),
+        (Sample(12), 2.0),
+        (Sample(30, True, 0.05), 2.0),
+        (Sample(10, True, 0.2), 2.2622),
+        (Sample(5, True, 0.3), 2.7764),
+    ],
 )
 def test_few_groups_have_students_t_for_a_bound(sample: Sample, two_sided: float) -> None:
     """The figures are those of printed tables of t at 97.5 %."""
