@@ -9,6 +9,7 @@ METRICS = (
     *(f"train_eval/{name}" for name in ("loss", "accuracy", "balanced_accuracy", "f1_macro")),
     *(f"val/{name}" for name in ("loss", "accuracy", "balanced_accuracy", "f1_macro")),
     *(f"gap/{name}" for name in ("loss", "loss_se", "accuracy", "accuracy_se")),
+    *("gap/loss_chance_se", "gap/accuracy_chance_se", "guessing"),
     *(f"overfit/{name}" for name in ("loss", "loss_se", "accuracy", "accuracy_se")),
     "perf/epoch_s",
 )
@@ -26,7 +27,7 @@ FACTS = ("status", "verdicts", "seed", "config_id", "plan_hash", "device", "plan
 GAPS = tuple(
     f"gap/{moment}/{name}"
     for moment in ("best", "last")
-    for name in ("loss", "loss_se", "accuracy")
+    for name in ("loss", "loss_se", "loss_chance_se", "accuracy")
 )
 TEST = ("test/loss", "test/accuracy")
 # Plain names in the config, to group and filter by; all other settings are nested as in YAML.

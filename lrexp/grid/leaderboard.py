@@ -15,6 +15,7 @@ from lrexp.folder.files import strict_json, write_atomically
 from lrexp.folder.layout import LEADERBOARD, LEADERBOARD_TABLE
 from lrexp.grid.points.point import Point, read_summary
 from lrexp.judge.ranking import configurations
+from lrexp.judge.verdicts import COUNTED, counted_kinds
 from lrexp.judge.words import in_short
 from lrexp.runs.run import numbers
 from lrexp.runs.sweep import (
@@ -28,6 +29,7 @@ from lrexp.runs.sweep import (
     Sweep,
     SweepPoint,
     common_monitor,
+    kinds_of,
     swept_keys,
 )
 
@@ -61,6 +63,7 @@ def leaderboard(
             status=summary.get("status") or MISSING,
             best=summary.get("best") or {},
             test=summary.get("test") or {},
+            kinds=kinds_of(summary),
         )
         for point in points
         for summary in [summaries.get(point.num, {})]  # it may not have run
@@ -83,6 +86,7 @@ def leaderboard(
                 "former": all(p.former for p in one.points),
                 "settings": dict(one.chosen),
                 "status": {status: one.counts[status] for status in STATUSES},
+                "verdicts": {kind: one.kinds[kind] for kind in COUNTED if one.kinds[kind]},
                 **{name: vars(one.over_seeds(name)) for name in names},
                 "points": [p.num for p in one.points],
                 "folders": [p.folder for p in one.points],
@@ -111,7 +115,7 @@ def leaderboard_csv(board: Mapping[str, Any]) -> str:
             *("rank", "case", *board["keys"], "n"),
             *(f"{name}_{part}" for name, part in statistic),
             *STATUSES,
-            *("points", "equal"),
+            *("verdicts", "points", "equal"),
         ]
     ]
     for row in board["configurations"]:
@@ -122,6 +126,7 @@ def leaderboard_csv(board: Mapping[str, Any]) -> str:
                 row[board["monitor"]]["n"],
                 *(repr(value) if math.isfinite(value) else "" for value in cells),
                 *(row["status"][status] for status in STATUSES),
+                " ".join(f"{kind}:{count}" for kind, count in row["verdicts"].items()),
                 *(" ".join(map(str, row[name])) for name in ("points", "equal")),
             ]
         )
@@ -134,12 +139,13 @@ def leaderboard_lines(board: Mapping[str, Any], at_most: int = 20) -> list[str]:
     """The board in a terminal of 100 columns: what tells configurations apart, and how they did."""
     monitor, rows = board["monitor"], board["configurations"][:at_most]
     heading = f"by {'lowest' if board['direction'] == 'min' else 'highest'} {monitor}"
-    table = [[heading, monitor, "± std", "test acc", "gap", "seeds"]]
+    table = [[heading, monitor, "std", "test acc", "gap", "seeds"]]
     for row in rows:
         named = in_short(row["settings"]) or "all"
         named = f"former {named}" if row["former"] else named
         bad = [f"{count} {name}" for name, count in row["status"].items() if count]
         all_finished = row["status"]["finished"] == len(row["points"])
+        ended = str(row[monitor]["n"]) if all_finished else ", ".join(bad)
         table.append(
             [
                 f"{row['rank']:>3}  {named}",
@@ -147,7 +153,7 @@ def leaderboard_lines(board: Mapping[str, Any], at_most: int = 20) -> list[str]:
                 _cell(row[monitor]["std"], monitor),
                 _cell(row["test/accuracy"]["mean"], "test/accuracy"),
                 _cell(row["gap/loss"]["mean"], "gap/loss"),
-                str(row[monitor]["n"]) if all_finished else ", ".join(bad),
+                "; ".join(filter(None, (ended, counted_kinds(row["verdicts"])))),
             ]
         )
     first, *widths = (max(map(len, column)) for column in zip(*table, strict=True))
@@ -179,7 +185,7 @@ class Leaderboard:
 
     def take(self, num: int, summary: Mapping[str, Any]) -> None:
         """Keep of a summary what the board needs."""
-        kept = ("status", "best", "test", "error")
+        kept = ("status", "best", "test", "error", "verdicts")
         self._summaries[num] = numbers({key: summary.get(key) for key in kept})
 
     def look_up(self, points: Sequence[Point]) -> None:

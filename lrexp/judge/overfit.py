@@ -101,8 +101,8 @@ def first_rise(rows: Sequence[Row], val: Sample) -> int | None:
         return None
     bound = val.bound(LEVEL / (len(rows) * (len(rows) - 1) / 2))
     for row in rows:
-        loss, se = (row.get(f"overfit/loss{end}") for end in ("", "_se"))
-        if _finite(loss) and _finite(se) and judged(loss, se, bound) == CHANGED:
+        loss, se = (row.get(key, math.nan) for key in ("overfit/loss", "overfit/loss_se"))
+        if judged(loss, se, bound) == CHANGED:
             return row["epoch"]
     return None
 

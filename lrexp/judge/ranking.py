@@ -44,6 +44,11 @@ class Spread:
     mean: float  # NaN for none
     std: float  # NaN for fewer than two
 
+    @property
+    def se(self) -> float:
+        """The standard error of the mean, std / √n: what ± stands for."""
+        return self.std / math.sqrt(self.n) if self.n else math.nan
+
 
 @dataclass(frozen=True)
 class Configuration:
@@ -58,6 +63,7 @@ class Configuration:
     monitor: str  # what decides
     chosen: Mapping[str, str | None]  # by swept key, but for the seed
     counts: Counter[str]  # points by status
+    kinds: Counter[str]  # verdicts of its points: collapsed, overfitting, ...
     rank: int = 0  # 1 is best
 
     @cached_property
@@ -116,6 +122,7 @@ class Difference:
     """How much better one configuration is than another; positive is better."""
 
     mean: float
+    se: float  # its standard error; NaN when there are too few seeds to tell
     margin: float  # half the 95 % interval; NaN when there are too few seeds to tell
     pairs: int  # seeds that both have; 0 when the two are compared unpaired
 
@@ -238,6 +245,7 @@ def _configuration(
         monitor=monitor,
         chosen=chosen,
         counts=Counter(p.status for p in points),
+        kinds=Counter(kind for p in points for kind in p.kinds),
     )
 
 
@@ -296,14 +304,14 @@ def difference(better: Configuration, other: Configuration, sign: int) -> Differ
     both = [seed for seed in mine if seed in theirs]
     if len(both) > 1:
         paired = spread(tuple(sign * (theirs[seed] - mine[seed]) for seed in both))
-        margin = t95(paired.n - 1) * paired.std / math.sqrt(paired.n)
-        return Difference(paired.mean, margin, paired.n)
+        return Difference(paired.mean, paired.se, t95(paired.n - 1) * paired.se, paired.n)
     a, b = better.worth, other.worth
     mean = sign * (b.mean - a.mean)
     n = min(a.n, b.n)
     if n < 2:
-        return Difference(mean, math.nan, 0)
-    return Difference(mean, t95(n - 1) * math.sqrt(a.std**2 / a.n + b.std**2 / b.n), 0)
+        return Difference(mean, math.nan, math.nan, 0)
+    se = math.hypot(a.se, b.se)
+    return Difference(mean, se, t95(n - 1) * se, 0)
 
 
 def limits(key: str, values: Sequence[float]) -> tuple[float, float, bool]:

@@ -12,6 +12,15 @@ from lrexp.judge.words import HELPS, NOT_FINITE, compact, overfit_in_words
 
 # A network that does not look at the images any more, or never did: said before anything else.
 GUESSES = ("collapsed", "learned_nothing", "best_guesses")
+# Of the points of a sweep these are counted, in these words. Divergence is a status of its own.
+COUNTED = {
+    "collapsed": "collapsed",
+    "learned_nothing": "learned nothing",
+    "best_guesses": "kept at a guess",
+    "deteriorated": "got worse on training images too",
+    "overfitting": "overfit",
+    "overconfident": "grew overconfident",
+}
 
 Row = Mapping[str, Any]
 
@@ -119,3 +128,8 @@ def _number(value: float) -> float:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}%"
+
+
+def counted_kinds(kinds: Mapping[str, int]) -> str:
+    """`2 collapsed, 1 overfit`, of points by verdict; empty for none."""
+    return ", ".join(f"{kinds[kind]} {word}" for kind, word in COUNTED.items() if kinds.get(kind))

@@ -54,6 +54,7 @@ class SweepPoint:
     why: str = ""  # what went wrong, one line
     best: Mapping[str, float] = field(default_factory=dict)  # the row of the best epoch
     test: Mapping[str, float] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ()  # of its verdicts
     rows: tuple[Mapping[str, float], ...] = ()  # epoch and monitor
     took_s: float = math.nan  # its share of the time when it trained together with others
     report: bool = False  # whether its own report lies in its folder
@@ -286,10 +287,17 @@ def _read_point(folder: Path, point: SweepPoint, monitor: str) -> SweepPoint:
         why=(why or " ".join(said)).splitlines()[0] if why or said else "",
         best=best,
         test=_numbers(summary["test"]),
+        kinds=kinds_of(summary),
         rows=tuple(_numbers({key: one.get(key) for key in ("epoch", monitor)}) for one in rows),
         took_s=took,
         report=(run / REPORT).is_file(),
     )
+
+
+def kinds_of(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of a run's verdicts, as far as they can be read."""
+    listed = summary.get("verdicts") or ()
+    return tuple(str(one["kind"]) for one in listed if isinstance(one, Mapping) and "kind" in one)
 
 
 def _numbers(section: Mapping[str, Any]) -> dict[str, float]:

@@ -193,7 +193,7 @@ def test_the_report_has_leaderboard_conclusions_and_a_colour_per_policy(
     sweep: Path, specs: dict[str, Any]
 ) -> None:
     text = json.dumps(specs["report"], ensure_ascii=False)
-    assert "| rank | configuration | val/loss |" in text
+    assert "| rank | configuration | val/loss ± se |" in text
     assert "has the lowest val/loss" in text
     assert sweep.name in text
     for folder in sweep.glob("*_*"):
@@ -236,7 +236,7 @@ def test_conclusions_are_those_of_the_sweeps_own_report(tmp_path: Path) -> None:
 
 
 def test_the_leaderboard_is_a_table() -> None:
-    assert leaderboard_table(board((0.1, 0.01, 3)))[2].startswith("| 1 | lr=1 | 0.1 ± 0.01 |")
+    assert leaderboard_table(board((0.1, 0.01, 3)))[2].startswith("| 1 | lr=1 | 0.1 ± 0.0058 |")
 
 
 def test_the_outline_has_headings_and_panels_and_nothing_of_the_client(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import statistics
@@ -49,6 +50,26 @@ def test_seeds_are_tries_of_one_configuration() -> None:
     assert row["val/loss"] == {"n": 2, "mean": 0.45, "std": statistics.stdev([0.4, 0.5])}
     assert row["gap/loss"]["mean"] == pytest.approx(0.045)
     assert row["points"] == [0, 1]
+
+
+def test_what_runs_came_to_is_counted_and_shown() -> None:
+    found = {i: summary(0.1 * (i + 1)) for i in range(6)}
+    for i, kinds in {
+        0: ["collapsed"],
+        1: ["collapsed", "frozen_random"],
+        4: ["overfitting"],
+    }.items():
+        found[i]["verdicts"] = [{"kind": kind} for kind in kinds]
+    board = leaderboard(GRID, found)
+    assert [row["verdicts"] for row in board["configurations"]] == [
+        {"collapsed": 2}, {}, {"overfitting": 1}
+    ]  # fmt: skip
+    lines = leaderboard_lines(board)
+    assert [line.endswith(end) for line, end in zip(
+        lines[1:], ("2; 2 collapsed", "2", "2; 1 overfit"), strict=True
+    )] == [True] * 3  # fmt: skip
+    rows = list(csv.DictReader(io.StringIO(leaderboard_csv(board))))
+    assert [row["verdicts"] for row in rows] == ["collapsed:2", "", "overfitting:1"]
 
 
 @pytest.mark.parametrize("status", ["diverged", "failed"])

@@ -18,6 +18,7 @@ from lrexp.config.errors import UserError
 from lrexp.config.schema import MONITORS
 from lrexp.folder.layout import CONFIG, LEADERBOARD, WANDB_REPORT
 from lrexp.judge.ranking import configurations
+from lrexp.judge.verdicts import counted_kinds
 from lrexp.judge.words import in_short
 from lrexp.report.sweep.words import headline
 from lrexp.runs.run import flat, read_yaml
@@ -258,14 +259,15 @@ def leaderboard_table(board: dict[str, Any], at_most: int = 50) -> list[str]:
     monitor = board["monitor"]
     names = list(dict.fromkeys([monitor, "test/accuracy", "gap/loss"]))
     lines = [
-        f"| rank | configuration | {' | '.join(names)} | finished |",
-        f"|{'---|' * (len(names) + 3)}",
+        f"| rank | configuration | {' | '.join(f'{n} ± se' for n in names)} | finished | found |",
+        f"|{'---|' * (len(names) + 4)}",
     ]
     for row in board["configurations"][:at_most]:
         cells = " | ".join(_mean(row[name]) for name in names)
         named = in_short(row["settings"]) or "the only configuration"
         finished = f"{row['status']['finished']} of {len(row['points'])}"
-        lines.append(f"| {row['rank']} | {named} | {cells} | {finished} |")
+        came_to = counted_kinds(row.get("verdicts") or {}) or "–"  # an older board has none
+        lines.append(f"| {row['rank']} | {named} | {cells} | {finished} | {came_to} |")
     return lines
 
 
@@ -291,10 +293,11 @@ def _configs(sweep: Path) -> list[dict[str, Any]]:
 
 
 def _mean(values: dict[str, Any]) -> str:
-    mean, std = float(values["mean"]), float(values["std"])
+    """Over seeds, ± its standard error."""
+    mean, se = float(values["mean"]), float(values["std"]) / math.sqrt(max(1, values["n"]))
     if not math.isfinite(mean):
         return "–"
-    return f"{mean:.4g} ± {std:.2g}" if math.isfinite(std) else f"{mean:.4g}"
+    return f"{mean:.4g} ± {se:.2g}" if math.isfinite(se) else f"{mean:.4g}"
 
 
 def save_report(built: Any, sweep: Path) -> str:

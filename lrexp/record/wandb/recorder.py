@@ -150,9 +150,9 @@ class WandbRecorder:
         if new := tuple(kind for kind in kinds if kind not in (self._run.tags or ())):
             self._run.tags = (*(self._run.tags or ()), *new)
         for verdict in summary["verdicts"]:
-            if verdict["kind"] == "diverged":
+            if verdict["severity"] == "error":
                 text = f"{verdict['message']}; {verdict['advice']}"
-                self._run.alert(title="diverged", text=text, level="WARN")
+                self._run.alert(title=verdict["kind"], text=text, level="WARN")
         if not self._run.offline:  # last: in an outage files hold up the rows behind them
             self._log_plan()
         if status in ("finished", "diverged"):

@@ -24,6 +24,7 @@ from lrexp.judge.ranking import (
     groups,
     has_rate_axis,
 )
+from lrexp.judge.verdicts import counted_kinds
 from lrexp.judge.words import best_is, in_short, is_share, value_in_short
 from lrexp.report.html.charts import drawn
 from lrexp.report.html.page import (
@@ -143,7 +144,7 @@ def _groups_lead(found: Sequence[Group], word: str) -> str:
         " It was picked among its tries by the same images that it is judged by, which flatters"
         " whoever had more tries."
     )
-    lead = f"Every {word} at its best configuration, mean ± standard deviation over seeds."
+    lead = f"Every {word} at its best configuration, mean ± standard error over seeds."
     return lead + flattered * any(group.tries > 1 for group in found)
 
 
@@ -155,8 +156,7 @@ def _group_table(sweep: Sweep, found: Sequence[Group], word: str) -> Markup:
     with_rate = len({group.best.rate for group in found}) > 1 or rates
     several = len(found) > 1
     unfinished = any(group.counts[FINISHED] < group.counts.total() for group in found)
-    caption = f"every {word} at its best; ± over seeds is the standard deviation"
-    caption += ", after behind half of the 95 % interval" * several
+    caption = f"every {word} at its best; ± is the standard error over seeds"
 
     def rate(group: Group) -> Cell:
         best = group.best
@@ -172,12 +172,12 @@ def _group_table(sweep: Sweep, found: Sequence[Group], word: str) -> Markup:
     columns = [
         (Column(word), lambda g: Cell(g.name, g.name, mark=mark(g))),
         (
-            Column(sweep.monitor, number=True, hint="mean ± standard deviation over seeds"),
+            Column(sweep.monitor, number=True, hint="mean ± standard error over seeds"),
             lambda g: Cell(worth_text(sweep, g.best.worth), g.best.worth.mean, mark=mark(g)),
         ),
         several
         and (
-            Column("behind", number=True, hint="the best; ± half of the 95 % interval"),
+            Column("behind", number=True, hint="the best; ± standard error over seeds"),
             lambda g: _behind(sweep, first.best, g.best),
         ),
         with_rate and (Column("best rate", number=True), rate),
@@ -190,21 +190,26 @@ def _group_table(sweep: Sweep, found: Sequence[Group], word: str) -> Markup:
         (SEEDS, lambda g: g.best.worth.n),
         (
             Column("gap", number=True, hint="val/loss − train_eval/loss at the best epoch"),
-            lambda g: Cell(plus_minus(g.best.gap.mean, g.best.gap.std), g.best.gap.mean),
+            lambda g: Cell(plus_minus(g.best.gap.mean, g.best.gap.se), g.best.gap.mean),
         ),
         any(group.best.test.n for group in found)
-        and (TEST, lambda g: _accuracy(g.best.test.mean, g.best.test.std)),
+        and (TEST, lambda g: _accuracy(g.best.test.mean, g.best.test.se)),
         (
             Column("tries", number=True, hint="configurations tried"),
             lambda g: Cell(str(g.tries), g.tries, f"{g.counts.total()} points"),
+        ),
+        any(counted_kinds(group.best.kinds) for group in found)
+        and (
+            Column("found", hint="what its runs came to, at the best configuration"),
+            lambda g: counted_kinds(g.best.kinds) or "–",
         ),
         unfinished and (Column("not finished"), lambda g: _ends(g.counts)),
     ]
     return table_of(columns, found, caption=caption, tall=True)
 
 
-def _accuracy(mean: float, std: float = math.nan) -> Cell:
-    return Cell(plus_minus(mean, std, share=True), mean)
+def _accuracy(mean: float, se: float = math.nan) -> Cell:
+    return Cell(plus_minus(mean, se, share=True), mean)
 
 
 def _ends(counts: Counter[str]) -> Cell:
@@ -234,8 +239,10 @@ def _behind(sweep: Sweep, best: Configuration, other: Configuration) -> Cell:
     scale = 100 if is_share(sweep.monitor) else 1
     if math.isnan(ahead.margin):
         return Cell(number(scale * ahead.mean, 2), ahead.mean, "one seed: no interval")
-    said = plus_minus(scale * ahead.mean, scale * ahead.margin)
-    hint = "more than the seeds explain" if ahead.clear else "the seeds alone could make this"
+    said = plus_minus(scale * ahead.mean, scale * ahead.se)
+    ends = (scale * (ahead.mean - ahead.margin), scale * (ahead.mean + ahead.margin))
+    clear = "more than the seeds explain" if ahead.clear else "the seeds alone could make this"
+    hint = f"95 % interval {number(ends[0], 2)} to {number(ends[1], 2)}: {clear}"
     return Cell(said, ahead.mean, hint, "" if ahead.clear else "quiet")
 
 
@@ -269,12 +276,14 @@ def _leaderboard(sweep: Sweep, ranked: Sequence[Configuration]) -> Markup:
         ),
         any(one.worth.n > 1 for one in ranked)
         and (
-            Column("± std", number=True),
+            Column("std", number=True, hint="standard deviation over seeds"),
             lambda one: Cell(value_text(one.worth.std, share, 2), one.worth.std),
         ),
         (Column("gap", number=True), lambda one: Cell(number(one.gap.mean), one.gap.mean)),
         any(one.test.n for one in ranked) and (TEST, lambda one: _accuracy(one.test.mean)),
         (SEEDS, lambda one: one.worth.n),
+        any(counted_kinds(one.kinds) for one in ranked)
+        and (Column("found"), lambda one: counted_kinds(one.kinds) or "–"),
         not all(one.whole for one in ranked)
         and (Column("not finished"), lambda one: _ends(one.counts)),
         (

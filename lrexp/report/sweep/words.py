@@ -97,8 +97,8 @@ def _named(one: Configuration, with_rate: bool) -> str:
 
 
 def worth_text(sweep: Sweep, worth: Spread) -> str:
-    """A mean with its standard deviation."""
-    return plus_minus(worth.mean, worth.std, 3 if worth.n > 1 else 4, is_share(sweep.monitor))
+    """A mean over seeds with its standard error."""
+    return plus_minus(worth.mean, worth.se, 3 if worth.n > 1 else 4, is_share(sweep.monitor))
 
 
 def value_text(value: float, share: bool, digits: int = 3) -> str:
@@ -106,7 +106,7 @@ def value_text(value: float, share: bool, digits: int = 3) -> str:
 
 
 def mean_label(one: Configuration, known: Spread, share: bool) -> str:
-    spread = f" ± {value_text(known.std, share, 2)}" if known.n > 1 else ""
+    spread = f" ± {value_text(known.se, share, 2)}" if known.n > 1 else ""
     bad = "" if one.whole else f", {counted(one.counts)}"
     return f"{one.name}: {value_text(known.mean, share)}{spread} ({plural(known.n, 'seed')}{bad})"
 
