@@ -159,6 +159,9 @@ def _better(a: SavedRun, b: SavedRun, monitor: str) -> list[str]:
     lower = MONITORS[monitor] == "min"
     said = f"{'A' if (was < now) == lower else 'B'} by {monitor}"
     lines = [f"{said} ({'lower' if lower else 'higher'} is better), by {abs(now - was):.4g}"]
+    steps = [run.rows[-1].get("step") for run in (a, b) if run.rows]
+    if len(set(steps)) > 1:
+        lines.append(f"not on the same budget: A took {steps[0]} steps, B {steps[1]}")
     if a.folder is None or b.folder is None:
         return lines
     pairs = paired_differences(a.folder / PREDICTIONS, b.folder / PREDICTIONS)

@@ -183,6 +183,20 @@ def test_everything_that_differs_is_said_on_one_screen(
     assert "0.5" in curve
 
 
+def test_who_trained_longer_is_said_beside_who_is_better(
+    other: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", str(GOLDEN), str(other)]) == 0
+    assert "budget" not in capsys.readouterr().out
+    rows = (other / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(rows[-1])
+    (other / "metrics.jsonl").write_text("\n".join(rows[:-1]) + "\n")
+    assert main(["compare", str(GOLDEN), str(other)]) == 0
+    said = capsys.readouterr().out
+    fewer = json.loads(rows[-2])["step"]
+    assert f"not on the same budget: A took {last['step']} steps, B {fewer}" in said
+
+
 def test_a_run_is_the_same_as_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(GOLDEN), str(GOLDEN)]) == 0
     said = capsys.readouterr().out

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 from lrexp.folder.layout import REPORT
 from lrexp.judge.ranking import Configuration, Spread, compared_by, difference, groups
+from lrexp.judge.verdicts import counted_kinds
 from lrexp.judge.words import best_is, capital, is_share
 from lrexp.report.html.page import number, percent, plus_minus
 from lrexp.runs.sweep import DAMAGED, EQUAL, FINISHED, MISSING, STATUSES, Sweep, SweepPoint
@@ -29,6 +30,8 @@ def headline(sweep: Sweep, ranked: Sequence[Configuration]) -> tuple[str, list[s
     next configuration), whether the seeds alone could explain that, and how the points ended.
     """
     ends = _endings(Counter(point.status for point in sweep.tried))
+    if came_to := counted_kinds(Counter(kind for point in sweep.tried for kind in point.kinds)):
+        ends = f"{ends} By their last epoch {came_to}."
     if not sweep.points:
         return "No point has been run", ["The folder holds no run that can be read."]
     best = ranked[0]
