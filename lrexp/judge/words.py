@@ -48,6 +48,12 @@ def leak_effect_in_words(summary: dict[str, Any]) -> str:
     )
 
 
+def uneven(summary: Mapping[str, Any]) -> bool:
+    """Whether the classes of a run's data differ in size, as its summary.json says."""
+    classes = summary["data"].get("classes")
+    return isinstance(classes, Mapping) and classes.get("uneven") is True
+
+
 def gap_in_words(row: Mapping[str, float], samples: Mapping[str, Any]) -> str:
     """What gap/loss says, in a sentence for someone who never met it.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +22,7 @@ from lrexp.judge.words import (
     gap_in_words,
     leak_effect_in_words,
     overfit_in_words,
+    uneven,
 )
 from lrexp.plan.plan import Plan, Row
 from lrexp.record.recorders import RunInfo
@@ -210,15 +211,17 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
     if best:
         said_anyway = monitor in ("val/loss", "val/accuracy")
         value = "" if said_anyway else f", {_metric(monitor, best)}"
+        balanced = uneven(summary)
+        of_val = {key: best.get(f"val/{key}") for key in ("accuracy", "balanced_accuracy")}
         lines.append(
             f"best   epoch {best['epoch']} ({best_is(monitor)} {monitor}{value}):"
-            f" val loss {best['val/loss']:.3f}, val accuracy {100 * best['val/accuracy']:.1f}%"
+            f" val loss {best['val/loss']:.3f}, val {_accuracy(of_val, balanced)}"
         )
         test = summary["test"]
         if "loss" in test:
-            lines.append(f"test   {_result_in_words(test)} never used for any choice")
+            lines.append(f"test   {_result_in_words(test, balanced)} never used for any choice")
         for name, result in test.get("eval_sets", {}).items():
-            lines.append(f"test/{name}  {_result_in_words(result)}")
+            lines.append(f"test/{name}  {_result_in_words(result, balanced)}")
         if summary["worst_classes"]:
             lines.append(f"worst  {worst_in_words(summary['worst_classes'])}")
         if words := leak_effect_in_words(summary):
@@ -238,13 +241,19 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
     return lines
 
 
-def _result_in_words(result: dict[str, float]) -> str:
+def _result_in_words(result: dict[str, float], balanced: bool) -> str:
     """Loss and accuracy of a test set."""
-    accuracy = f"accuracy {100 * result['accuracy']:.1f}%"
+    accuracy = _accuracy(result, balanced)
     if "label_accuracy" in result:
         label = f"{100 * result['label_accuracy']:.1f}%"
         accuracy = f"{accuracy} (all labels right; single labels {label})"
     return f"loss {result['loss']:.3f}, {accuracy} on {result['images']:,} images"
+
+
+def _accuracy(found: Mapping[str, Any], balanced: bool) -> str:
+    """`accuracy 90.0%`, and where classes are uneven the mean over classes beside it."""
+    mean = f" (balanced {100 * found['balanced_accuracy']:.1f}%)" if balanced else ""
+    return f"accuracy {100 * found['accuracy']:.1f}%{mean}"
 
 
 def worst_in_words(classes: list[dict[str, Any]]) -> str:

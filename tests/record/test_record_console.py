@@ -168,6 +168,16 @@ def test_further_test_sets_and_worst_classes_have_their_lines(tmp_path: Path) ->
     assert [line.split()[0] for line in alone[:3]] == ["best", "test/night", "gap"]
 
 
+def test_of_uneven_classes_balanced_accuracy_stands_beside_accuracy(tmp_path: Path) -> None:
+    best, test = ROW | {"val/balanced_accuracy": 0.61}, SUMMARY["test"] | {"balanced_accuracy": 0.5}
+    summary = SUMMARY | {"best": best, "test": test, "data": {"classes": {"uneven": True}}}
+    said = closing_lines(summary, info(tmp_path))
+    assert said[0].endswith("val accuracy 94.5% (balanced 61.0%)")
+    assert "accuracy 94.0% (balanced 50.0%) on 359 images" in said[1]
+    even = closing_lines(summary | {"data": {"classes": {"uneven": False}}}, info(tmp_path))
+    assert "balanced" not in "".join(even)
+
+
 def test_piped_output_is_plain_lines(tmp_path: Path) -> None:
     lines = printed(tmp_path, ROW, ROW | {"epoch": 4}).splitlines()
     assert "\x1b" not in "".join(lines)

@@ -53,6 +53,17 @@ def test_the_headline_says_what_came_out(tmp_path: Path) -> None:
     assert f"Test accuracy is 75.0 ± {error:.1f} % on 300 images" in said
 
 
+def test_of_uneven_classes_balanced_accuracy_stands_beside_accuracy(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run"))
+    assert "balanced" not in headline(run)
+    run.summary["data"]["classes"] = {"uneven": True}
+    run.summary["best"]["val/balanced_accuracy"] = 0.512
+    run.summary["test"]["balanced_accuracy"] = 0.498
+    said = headline(run)
+    assert re.search(r"\(val accuracy 70.0 ± [0-9.]+ %, balanced 51.2 %\)", said)
+    assert re.search(r"Test accuracy is 75.0 ± [0-9.]+ %, balanced 49.8 % on 300 images", said)
+
+
 def test_overfitting_within_the_noise_is_not_claimed(tmp_path: Path) -> None:
     rows = [row(epoch) for epoch in range(1, 4)]
     rows[-1]["overfit/loss_se"] = 0.09

@@ -9,7 +9,7 @@ from typing import Any
 
 from lrexp.folder.layout import SCHEDULE
 from lrexp.judge.overfit import first_rise
-from lrexp.judge.words import is_share
+from lrexp.judge.words import is_share, uneven
 from lrexp.report.figure import Axis, Chart, Figure, HeatMap, Mark, Rule, Series
 from lrexp.report.html.page import is_finite
 from lrexp.report.plots import write_plots
@@ -127,8 +127,10 @@ def _accuracy(run: Run) -> Chart | None:
             ("train-eval", "train_eval/accuracy", TRAIN_EVAL),
             ("val", "val/accuracy", VAL),
             ("val, single labels", "val/label_accuracy", LABELS),
+            ("val, balanced", "val/balanced_accuracy", LABELS | {"dash": 1}),
         )
         if any(key in row for row in run.rows)
+        and (uneven(run.summary) or key != "val/balanced_accuracy")
     ]
     return _over_epochs(run, "Accuracy", lines, Axis("accuracy", percent=True)) if lines else None
 

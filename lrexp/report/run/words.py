@@ -18,6 +18,7 @@ from lrexp.judge.words import (
     gap_in_words,
     is_share,
     overfit_in_words,
+    uneven,
 )
 from lrexp.report.html.page import duration, is_finite, number, plus_minus
 from lrexp.runs.predictions import read_predictions
@@ -36,7 +37,8 @@ def headline(run: Run) -> str:
     if best:
         monitor, when = monitor_of(run), f"in epoch {best.get('epoch')}{_of_epochs(run)}"
         also = monitor != "val/accuracy" and "val/accuracy" in best
-        accuracy = f" (val accuracy {_val_accuracy(run)})" if also else ""
+        balanced = _balanced(run, best.get("val/balanced_accuracy"))
+        accuracy = f" (val accuracy {_val_accuracy(run)}{balanced})" if also else balanced
         what = f"{monitor} was {best_is(monitor)} {when}: {_best_value(run)}{accuracy}."
         parts.append(f"With lr_policy={policy}, {what}" if policy else capital(what))
         if {"gap/loss", "gap/loss_se"} <= best.keys():
@@ -45,7 +47,8 @@ def headline(run: Run) -> str:
     if "accuracy" in test:
         images = test.get("images")
         on = f" on {images:,} images never used for any choice" if images else ""
-        parts.append(f"Test accuracy is {_test_accuracy(run)}{on}.")
+        balanced = _balanced(run, test.get("balanced_accuracy"))
+        parts.append(f"Test accuracy is {_test_accuracy(run)}{balanced}{on}.")
     return " ".join(part for part in parts if part)
 
 
@@ -106,9 +109,11 @@ def key_figures(run: Run) -> list[tuple[str, Any, Any]]:
         if monitor != "val/accuracy" and "val/accuracy" in best:
             count = images_of(run).get("val")
             images = f"{count:,} images" if count else ""
+            images += _balanced(run, best.get("val/balanced_accuracy"))
             found.append(("Val accuracy there", _val_accuracy(run), images))
     if "accuracy" in test:
         images = f"{test['images']:,} images" if test.get("images") else ""
+        images += _balanced(run, test.get("balanced_accuracy"))
         found.append(("Test accuracy", _test_accuracy(run), images))
     if is_finite(best.get("gap/loss")):
         gap = plus_minus(best["gap/loss"], best.get("gap/loss_se"))
@@ -195,6 +200,11 @@ def _val_accuracy(run: Run) -> str:
     accuracy = run.summary["best"]["val/accuracy"]
     se = _accuracy_se(run, accuracy, images_of(run).get("val"))
     return plus_minus(accuracy, se, share=True)
+
+
+def _balanced(run: Run, share: Any) -> str:
+    """The mean over classes, to be said beside an accuracy where classes are uneven."""
+    return f", balanced {number(100 * share, 3)} %" if uneven(run.summary) and share else ""
 
 
 def _accuracy_se(run: Run, share: Any, images: int | None) -> float | None:
