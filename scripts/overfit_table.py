@@ -1,12 +1,13 @@
 """How often overfitting is claimed where there is none, and where there is some.
 
     python scripts/overfit_table.py [--tries 400]
-    python scripts/overfit_table.py --runs outputs/finetune_digits/SWEEP   # of runs that were trained
+    python scripts/overfit_table.py --runs SWEEP   # of runs that were trained
 
 Simulated validation losses of 180 images over T epochs go through the functions that a run uses.
-Flat curves move by noise alone: independent from epoch to epoch, or a random walk per image without
-a trend. Rising ones end 3 paired standard errors above the middle. Claims are printed by the rule of
-`lrexp.judge.overfit` and, for comparison, beyond 2 standard errors; at the last epoch, and at any.
+Flat curves move by noise alone: independent from epoch to epoch, or a random walk per image
+without a trend. Rising ones end 3 or 4 paired standard errors above the middle. Claims are printed
+by the rule of `lrexp.judge.overfit` and, for comparison, beyond 2 standard errors; at the last
+epoch, and at any.
 """
 
 from __future__ import annotations

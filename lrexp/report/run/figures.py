@@ -24,6 +24,7 @@ TRAIN: dict[str, Any] = {"colour": 6, "dash": 2}
 TRAIN_EVAL: dict[str, Any] = {"colour": 0, "dash": 1}
 VAL: dict[str, Any] = {"colour": 1, "dash": 0}
 LABELS: dict[str, Any] = {"colour": 2, "dash": 3}
+BALANCED: dict[str, Any] = {"colour": 2, "dash": 1}
 ON_PAPER = ("loss", "gap", "accuracy", "rates", "update_ratio", "drift", "confusion")
 # metrics that the charts of learning show, whatever the monitor is
 SHOWN = "(gap|overfit)/loss|(train|train_eval|val)/(loss|accuracy)"
@@ -127,7 +128,7 @@ def _accuracy(run: Run) -> Chart | None:
             ("train-eval", "train_eval/accuracy", TRAIN_EVAL),
             ("val", "val/accuracy", VAL),
             ("val, single labels", "val/label_accuracy", LABELS),
-            ("val, balanced", "val/balanced_accuracy", LABELS | {"dash": 1}),
+            ("val, balanced", "val/balanced_accuracy", BALANCED),
         )
         if any(key in row for row in run.rows)
         and (uneven(run.summary) or key != "val/balanced_accuracy")
