@@ -273,6 +273,8 @@ def stated_data(config: Config) -> StatedData:
     shape = _stated_shape(data)
     if data.num_classes is None or shape is None or data.train_size is None:
         source = open_source(config)
+        for note in source.notes:
+            log.warning("data: %s", note)
         chosen = choose_images(config, source)
         train = chosen.splits["train"]
         all_used = data.on_corrupt == "error"  # some may turn out to be unreadable

@@ -305,6 +305,8 @@ def _notes(
     chosen: Chosen, kept: Mapping[str, np.ndarray], stores: Mapping[str, _Store]
 ) -> Iterator[str]:
     """What people should know about the images, a sentence each."""
+    for store in stores.values():
+        yield from store.source.notes
     if chosen.unlabeled:
         yield f"left out {_images(chosen.unlabeled)} without a label"
     for name, store in stores.items():

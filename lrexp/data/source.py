@@ -33,6 +33,7 @@ class Source:
     groups: np.ndarray | None = None  # (N,) int64 codes: what belongs together
     group_names: Sequence[str] = ()  # of the codes
     white: int = 255  # the largest pixel value, which becomes 1.0
+    notes: tuple[str, ...] = ()  # how it was read and what was not, a sentence each
 
     @property
     def multi_label(self) -> bool:

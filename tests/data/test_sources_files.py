@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,13 +38,104 @@ def test_folders_of_splits_above_the_classes_are_the_splits(tmp_path: Path, val:
     assert source.read(0)[0].shape == (1, 4, 4)
 
 
-def test_hidden_files_and_other_files_are_ignored_and_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_passed_over_is_counted_by_kind_and_named(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "b/1.png", "a/.hidden.png", ".cache/x.png", "a/.git/x.png")
-    written(tmp_path / "a" / "notes.txt", "")
-    assert len(imagefolder(str(tmp_path), 3).labels) == 2
-    assert "2 hidden files or files that are no images" in caplog.text
+    put(tmp_path, "__MACOSX/a/x.png", "beside.png", "a/deep/__MACOSX/x.png")
+    for name in ("a/notes.txt", "a/x.HEIC", "b/y.heic", "b/scan.dcm", "b/odd", "readme.txt"):
+        written(tmp_path / name, "")
+    source = imagefolder(str(tmp_path), 3)
+    assert source.class_names == ("a", "b")
+    assert len(source.labels) == 2
+    assert [note.partition(": passed over ")[2] for note in source.notes] == [
+        "5 as hidden or left by the system: .cache, __MACOSX, a/.git, ...",
+        "1 as images in no folder of a class: beside.png",
+        "2 as no images (1 .txt, 1 without an ending): a/notes.txt, b/odd",
+        "2 as .heic, which is not read (convert them to JPEG): a/x.HEIC, b/y.heic",
+        "1 as .dcm, which is not read (write their 16-bit grey levels as PNG or TIFF): b/scan.dcm",
+    ]
+
+
+def linked(link: Path, to: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(to)
+
+
+def test_linked_folders_are_read_as_if_they_lay_there(tmp_path: Path) -> None:
+    put(tmp_path / "store", "x/1.png", "x/deep/2.png", "b/3.png")
+    put(tmp_path / "set", "a/0.png")
+    linked(tmp_path / "set/a/more", tmp_path / "store/x")
+    linked(tmp_path / "set/b", tmp_path / "store/b")
+    source = imagefolder(str(tmp_path / "set"), 3)
+    names = [source.name(i).removeprefix(f"{tmp_path}/set/") for i in range(len(source.labels))]
+    assert names == ["a/0.png", "a/more/1.png", "a/more/deep/2.png", "b/3.png"]
+    assert source.labels.tolist() == [0, 0, 0, 1]
+    assert not source.notes
+
+
+def test_loops_of_links_are_not_followed_and_named_like_links_that_lead_nowhere(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path / "store", "1.png")
+    put(tmp_path / "set", "train/a/0.png", "train/b/0.png", "val/a/0.png")
+    linked(tmp_path / "set/train/all", tmp_path / "set")  # would be a class of all images
+    linked(tmp_path / "set/train/a/x", tmp_path / "store")
+    linked(tmp_path / "set/train/a/y", tmp_path / "store")  # twice in one class
+    linked(tmp_path / "store/back", tmp_path / "set")  # by way of a folder elsewhere
+    linked(tmp_path / "set/train/gone", tmp_path / "nowhere")
+    source = imagefolder(str(tmp_path / "set"), 3)
+    assert source.class_names == ("a", "b")
+    assert source.labels.tolist() == [0, 0, 1, 0]
+    assert [note.partition(": passed over ")[2] for note in source.notes] == [
+        "1 as links that lead nowhere: train/gone",
+        "3 as folders that are read already, where a link leads back to them:"
+        " train/all, train/a/x/back, train/a/y",
+    ]
+
+
+def test_a_folder_that_may_not_be_read_is_an_error_and_no_class_of_fewer_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "a/0.png", "a/locked/1.png", "b/0.png")
+    scan = os.scandir
+
+    def refusing(folder: str) -> Any:
+        if str(folder).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=r"a/locked cannot be read: Permission denied"):
+        imagefolder(str(tmp_path), 3)
+
+
+@pytest.mark.parametrize("deeper", ["", "images/"])
+def test_a_folder_around_the_classes_is_named_with_the_path_to_give(
+    deeper: str, tmp_path: Path
+) -> None:
+    put(tmp_path, f"pets/{deeper}cat/1.png", f"pets/{deeper}dog/1.png", "__MACOSX/pets/._x.png")
+    (tmp_path / "papers").mkdir()  # holds no image
+    with pytest.raises(UserError) as error:
+        imagefolder(str(tmp_path), 3)
+    inner = tmp_path / "pets" / deeper
+    assert f"{inner}, are cat, dog\n" in str(error.value)
+    assert f"data.path={inner}" in str(error.value)
+
+
+def test_images_below_one_class_are_no_sign_of_a_folder_around(tmp_path: Path) -> None:
+    put(tmp_path, "cat/1.png", "cat/2020/1.png", "cat/2021/1.png")
+    with pytest.raises(UserError, match=r"one class only \(cat\)"):
+        imagefolder(str(tmp_path), 3)
+    put(tmp_path / "x", "train/all/cat/1.png", "train/all/dog/1.png", "val/all/cat/2.png")
+    with pytest.raises(UserError, match=r"train/all, are cat, dog\n  .* move them up"):
+        imagefolder(str(tmp_path / "x"), 3)
+
+
+def test_a_folder_of_unreadable_kinds_alone_says_what_to_do(tmp_path: Path) -> None:
+    for name in ("a/1.heic", "b/2.heic"):
+        (tmp_path / name).parent.mkdir()
+        written(tmp_path / name, "")
+    with pytest.raises(UserError, match=r"no image in them\n.*\n  passed over 2 as \.heic.*JPEG"):
+        imagefolder(str(tmp_path), 3)
 
 
 def test_a_class_without_images_is_warned_of(

@@ -79,6 +79,14 @@ def test_several_files_of_a_split_and_a_single_file(tmp_path: Path) -> None:
     assert len(hf(tmp_path / "train-1.parquet").labels) == 4
 
 
+def test_linked_folders_of_parquet_files_are_read(tmp_path: Path) -> None:
+    parquet(tmp_path / "store/train.parquet")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/data").symlink_to(tmp_path / "store")
+    (tmp_path / "store/back").symlink_to(tmp_path / "set")
+    assert len(hf(tmp_path / "set").labels) == 4
+
+
 def test_large_parquet_files_are_mapped_and_give_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
