@@ -195,6 +195,16 @@ def _check_place(data: Data) -> None:
         folder = Path(data.images).expanduser()
         if not folder.is_dir():
             raise ConfigError("data.images", f"there is no folder {folder}", given=data.images)
+    if isinstance(data, CsvTable):
+        for name in data.columns:
+            if name not in ("path", "label", "split"):
+                hint = did_you_mean(name, ["path", "label", "split"])
+                raise ConfigError(f"data.columns.{name}", "is no column that is read", hint)
+        try:
+            "".encode(data.encoding or "utf-8")
+        except LookupError as error:
+            hint = "such as utf-8, utf-16, cp1252 (Windows) or latin-1"
+            raise ConfigError("data.encoding", "is no encoding", hint, data.encoding) from error
     if isinstance(data, Synthetic):
         for key in ("image_shape", "num_classes", "train_size"):
             if getattr(data, key) is None:

@@ -251,7 +251,8 @@ class _Store:
             first, *more = [f"{self.source.name(i)}: {why}" for i, why in self.reasons.items()]
             others = f" (and {len(more)} more: {'; '.join(more[:3])})" if more else ""
             hint = "data.on_corrupt=drop leaves out what cannot be read"
-            raise UserError(f"data: {first}{others}\n  {hint}")
+            where = self.source.elsewhere(next(iter(self.reasons)))
+            raise UserError(f"data: {first}{others}{where}\n  {hint}")
         if keep:
             self.pixels = InMemory(kept, device)
         else:

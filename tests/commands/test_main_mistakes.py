@@ -120,6 +120,21 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["data=mnist", "data.download=false", "data.root=nowhere"],
         ["data.root=nowhere", "nowhere/MNIST/raw", "data.download=true"],
     ),
+    "a column that is not read": (
+        ["data=csv", "data.path={taken}", "data.columns={pth: file}"],
+        ["data.columns.pth", "did you mean 'path'?"],
+    ),
+    "an unknown encoding": (
+        ["data=csv", "data.path={taken}", "data.encoding=utf-9"],
+        ["data.encoding=utf-9", "is no encoding", "cp1252"],
+    ),
+    "a preset without its data": (
+        ["experiment=traffic_signs"],
+        [
+            "give data.path=... beside experiment=traffic_signs",
+            "conf/experiment/traffic_signs.yaml",
+        ],
+    ),
     "missing weights file": (["model.weights=no.safetensors"], ["model.weights=no.safetensors"]),
     "file as run folder": (["hydra.run.dir={taken}"], ["{taken}", "hydra.run.dir=FOLDER"]),
     "file above run folder": (["hydra.run.dir={taken}/x"], ["{taken}/x", "hydra.run.dir="]),

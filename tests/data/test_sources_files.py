@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from PIL import Image
 from source_files import pixel, put, table, written
 
 from lrexp.config.errors import ConfigError, UserError
+from lrexp.data.feeding import shape_of_first
 from lrexp.data.images import ImageError
 from lrexp.data.source import TEST, TRAIN, VAL
-from lrexp.data.sources.csv_table import csv_table
 from lrexp.data.sources.imagefolder import imagefolder
 
 
@@ -258,9 +259,6 @@ def test_a_wrong_csv_is_one_error_that_names_file_line_and_value(name: str, tmp_
 def test_csv_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.path=.*there is no file"):
         table(tmp_path / "none.csv")
-    (tmp_path / "latin.csv").write_bytes("path,label\n1.png,caf\xe9\n".encode("latin-1"))
-    with pytest.raises(UserError, match="cannot be read as UTF-8 CSV"):
-        table(tmp_path / "latin.csv")
     file = written(tmp_path / "t.csv", "path,label,person\n1.png,a,\n2.png,b,x\n")
     with pytest.raises(UserError, match="line 2: person '' names no group"):
         table(file, group_by="person")
@@ -279,5 +277,156 @@ def test_labels_separated_by_another_character_are_noticed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "a.csv").write_text("path,label\n1.png,cat;dog\n2.png,dog\n3.png,cat\n")
-    csv_table(str(tmp_path / "a.csv"), None, True, 3, None)
+    table(tmp_path / "a.csv", multi_label=True)
     assert "'cat;dog' looks like some: they are separated by |" in caplog.text
+
+
+LISTED = "path,label\n1.png,cafés\n2.png,bars\n"
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_encodings_and_delimiters_are_found_out_and_said(
+    encoding: str, delimiter: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "t.csv"
+    file.write_bytes(LISTED.replace(",", delimiter).replace("\n", "\r\n").encode(encoding))
+    source = table(file)
+    assert source.class_names == ("bars", "cafés")
+    assert source.name(1) == f"{file} line 3 (2.png)"
+    said = " ".join(source.notes)
+    assert ("as UTF-16" in said) == encoding.startswith("utf-16")
+    assert ("between columns" in said) == (delimiter != ",")
+    assert bool(said) == (encoding.startswith("utf-16") or delimiter != ",")
+
+
+def test_a_delimiter_that_the_first_line_states_and_commas_in_a_tsv(tmp_path: Path) -> None:
+    stated = "sep=;\n" + LISTED.replace(",", ";")
+    source = table(written(tmp_path / "t.csv", stated))
+    assert (source.class_names, source.name(0)[-14:]) == (("bars", "cafés"), "line 3 (1.png)")
+    assert (
+        table(written(tmp_path / "t.tsv", LISTED)).notes[0].endswith("with commas between columns")
+    )
+
+
+def test_text_that_is_no_utf_8_is_refused_with_the_setting_and_how_it_would_read(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "latin.csv"
+    file.write_bytes(LISTED.encode("latin-1"))
+    with pytest.raises(UserError) as error:
+        table(file)
+    assert str(error.value).splitlines() == [
+        f"{file} cannot be read as UTF-8 CSV: line 2 has the byte 0xe9",
+        "  data.encoding=cp1252, which older programs of Windows write, makes it: 1.png,cafés",
+    ]
+    assert table(file, encoding="cp1252").class_names == ("bars", "cafés")
+    with pytest.raises(UserError, match="ASCII CSV: line 2 has the byte 0xe9"):
+        table(file, encoding="ascii")
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "said"),
+    [
+        ("filename,class", {}, "column filename as path, column class as label"),
+        ("image,target", {}, "column image as path, column target as label"),
+        ("File,label", {}, "column File as path"),
+        ("path,label", {}, ""),
+        ("url,kind", {"path": "url", "label": "kind"}, ""),
+        ("path,kind", {"label": "kind"}, ""),
+        ("label,path", {"path": "label", "label": "path"}, ""),
+        ("image_id,filename,class", {"label": "class"}, "column filename as path"),
+    ],
+)
+def test_columns_are_recognised_by_usual_names_or_named(
+    header: str, columns: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    own = "7," * (header.count(",") - 1)
+    file = written(tmp_path / "t.csv", f"{header}\n{own}1.png,a\n{own}2.png,b\n")
+    source = table(file, columns=columns)
+    assert source.class_names == ("a", "b")
+    assert source.name(1).endswith("(2.png)")
+    assert source.notes == ((f"{file}: read {said}",) if said else ())
+
+
+def test_columns_of_splits_have_any_name_that_is_given_and_others_are_pointed_out(
+    tmp_path: Path,
+) -> None:
+    file = written(tmp_path / "t.csv", "path,label,fold\n1.png,a,train\n2.png,b,test\n")
+    source = table(file)
+    assert source.split is None
+    assert "column fold seems to hold splits; data.columns.split=fold" in source.notes[0]
+    assert table(file, columns={"split": "fold"}).has(TEST)
+
+
+WRONG_COLUMNS: dict[str, tuple[str, dict[str, str], str]] = {
+    "two for the label": (
+        "path,class,target\n1.png,a,0\n2.png,b,1\n", {},
+        r"several columns that may be the label: class, target\n.*data\.columns\.label=NAME",
+    ),
+    "two for the path": (
+        "img,file,label\n1.png,1.png,0\n", {}, r"may be the path: img, file\n.*columns\.path=NAME",
+    ),
+    "none": ("a,b\nx,y\n", {}, r"no column path\n.*a, b.*\n.*data\.columns={path: NAME"),
+    "no header": ("1.png,a\n2.png,b\n", {}, r"first line lists an image: write .* path,label"),
+    "one that is not there": (
+        "path,kind\n1.png,a\n", {"label": "knd"}, r"data\.columns\.label=knd.*\n.*mean 'kind'",
+    ),
+    "amounts": ("path,label\n1.png,0.5\n2.png,1e-3\n3.png,2\n", {}, r"\(0.5, 1e-3\), no.*\n.*qcut"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_COLUMNS)
+def test_columns_that_cannot_be_used_are_one_error_with_the_setting(
+    name: str, tmp_path: Path
+) -> None:
+    text, columns, problem = WRONG_COLUMNS[name]
+    with pytest.raises(UserError, match=problem):
+        table(written(tmp_path / "t.csv", text), columns=columns)
+
+
+@pytest.mark.parametrize("labels", [("0.0", "1.0"), ("1.5", "cat"), ("1", "2"), ("nan", "1")])
+def test_whole_numbers_and_text_are_classes(labels: tuple[str, str], tmp_path: Path) -> None:
+    text = "".join(f"{i}.png,{label}\n" for i, label in enumerate(labels))
+    assert len(table(written(tmp_path / "t.csv", f"path,label\n{text}")).class_names) == 2
+
+
+def test_a_class_for_every_image_is_asked_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "".join(f"{i}.png,{i}\n" for i in range(12))
+    table(written(tmp_path / "t.csv", f"path,label\n{text}"))
+    assert "12 classes for 12 images: is that the column of classes?" in caplog.text
+
+
+ELSEWHERE = {
+    "other separators": ("img\\1.png", r"with / in place of \\ it is there: .*set/img/1\.png"),
+    "another ending": ("img/1.jpg", r"ending or the capitals of 1\.png .*: .*set/img/1\.png"),
+    "no ending": ("img/1", r"ending or the capitals of 1\.png it is there"),
+    "other capitals": ("img/1.PNG", r"ending or the capitals of 1\.png it is there"),
+    "a folder of its own": ("1.png", r"there with data\.images=.*set/img: .*set/img/1\.png"),
+    "a folder above": ("set/img/1.png", r"there with data\.images=\S*: .*/set/img/1\.png"),
+    "another machine": ("/home/me/img/1.png", r"there without home/me: .*set/img/1\.png"),
+    "Windows": (
+        "C:\\x\\img\\1.png",
+        r"with / in place of \\ it is there without C:/x: .*img/1\.png",
+    ),
+    "nowhere": ("none/1.png", r"set is there, and has no none; data\.images=FOLDER"),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_images_that_are_not_there_are_named_with_what_would_find_them(
+    name: str, tmp_path: Path
+) -> None:
+    written_so, hint = ELSEWHERE[name]
+    put(tmp_path / "set", "img/1.png")
+    file = written(tmp_path / "set/t.csv", f"path,label\n{written_so},a\n{written_so},b\n")
+    source = table(file)
+    with pytest.raises(UserError) as error:
+        shape_of_first(source, np.arange(2))
+    first, second = str(error.value).split("\n")
+    there = tmp_path / "set" / written_so
+    assert f"none of its 2 images can be read; the first, {file} line 2 ({written_so})" in first
+    assert f"there is no file {there}" in first
+    assert re.search(hint, second)

@@ -144,6 +144,8 @@ class HuggingFace(ImageFiles):
 class CsvTable(ImageFiles):
     images: str | None = location(only=True)
     multi_label: bool = setting()
+    columns: dict[str, str] = setting(neutral={})  # path, label and split → what a file calls them
+    encoding: str | None = setting(neutral=None)
 
 
 @dataclass
