@@ -19,6 +19,7 @@ from lrexp.config.schema import Config, chosen_option, lengths_of, option_of
 from lrexp.config.schema.rates import LibraryOptimizer, MultiStep, Rule, Scheduler
 from lrexp.config.schema.training import (
     HUB_NAME,
+    LEAST_STD,
     CsvTable,
     CustomModel,
     Data,
@@ -239,6 +240,9 @@ def _check_normalization(key: str, mean: Any, std: Any, channels: int | None) ->
         raise ConfigError(f"{key}.mean", problem, given=mean)
     if min(std) <= 0:
         raise ConfigError(f"{key}.std", "must be above 0", given=std)
+    if min(std) < LEAST_STD:
+        problem = f"must be at least {LEAST_STD:g}, for images are divided by it"
+        raise ConfigError(f"{key}.std", problem, given=std)
 
 
 def _check_optimizer(config: Config) -> None:

@@ -85,6 +85,14 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["data.normalize={mean:[0.5]}"],
         ["data.normalize.std", "a finite number per channel"],
     ),
+    "a normalization by nothing": (
+        ["data.normalize={mean:[0.5],std:[1e-9]}"],
+        ["data.normalize.std", "must be at least 0.0001"],
+    ),
+    "a std of nothing": (
+        ["data.mean=[0.5]", "data.std=[1e-9]"],
+        ["data.std=[1e-09]", "must be at least 0.0001"],
+    ),
     "settings as a tag": (["logger.tags=[a,{b: 1}]"], ["logger.tags", "text"]),
     "lr 0": (["optimizer.lr=0"], ["optimizer.lr=0", "above 0"]),
     "lr nan": (["optimizer.lr=nan"], ["optimizer.lr=nan", "above 0"]),

@@ -32,6 +32,8 @@ MONITORS = {
     "overfit/accuracy": "min",
 }
 
+LEAST_STD = 1e-4  # of pixels in [0, 1], a fortieth of a grey level: less is no contrast
+
 
 @dataclass
 class Model:
