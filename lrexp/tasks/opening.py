@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from lrexp.config.schema import Config
 from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import CONFIG, HYDRA, OVERRIDES, PLAN, SCHEDULE
+from lrexp.judge.classes import class_facts, classes_in_words
 from lrexp.plan.preview import parameter_counts, planned_rates
 from lrexp.record.recorders import RunInfo
 from lrexp.runs.run import read_overrides
@@ -74,8 +75,17 @@ def known_at_start(trainer: Trainer) -> dict[str, Any]:
             "left_out": data.left_out,
             "unlabeled": data.unlabeled,
             "converted": data.converted,
+            "notes": list(data.notes),
+            "classes": _class_facts(trainer),
         },
     }
+
+
+def _class_facts(trainer: Trainer) -> dict[str, Any]:
+    data = trainer.experiment.dataset
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    labels = {name: split.labels.cpu().numpy() for name, split in splits.items() if split}
+    return class_facts(labels, data.class_names)
 
 
 def run_info(
@@ -94,7 +104,8 @@ def run_info(
     begun = launch.stopped is not None and (launch.folder / HYDRA / OVERRIDES).is_file()
     typed = read_overrides(launch.folder) if begun else launch.overrides  # its title stays
     plain: Any = OmegaConf.to_container(resolved)
-    told = [f"note   {note}" for note in data.notes]
+    classes = classes_in_words(_class_facts(trainer), vars(config.loss))
+    told = [f"note   {note}" for note in (*data.notes, *classes)]
     told += [f"leaks  {line}" for line in (data.leaks.lines() if data.leaks else [])]
     opening = opening_lines(
         config.model.name,
