@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from lrexp.config.schema import Config
 from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import CONFIG, HYDRA, OVERRIDES, PLAN, SCHEDULE
-from lrexp.judge.classes import class_facts, classes_in_words
 from lrexp.plan.preview import parameter_counts, planned_rates
 from lrexp.record.recorders import RunInfo
 from lrexp.runs.run import read_overrides
@@ -82,6 +81,8 @@ def known_at_start(trainer: Trainer) -> dict[str, Any]:
 
 
 def _class_facts(trainer: Trainer) -> dict[str, Any]:
+    from lrexp.judge.classes import class_facts
+
     data = trainer.experiment.dataset
     splits = {"train": data.train, "val": data.val, "test": data.test}
     labels = {name: split.labels.cpu().numpy() for name, split in splits.items() if split}
@@ -97,6 +98,7 @@ def run_info(
     resumed: list[str],
 ) -> RunInfo:
     """What recorders are told of a run; `resumed` says what it goes on from."""
+    from lrexp.judge.classes import classes_in_words
     from lrexp.models.weights import weights_name
     from lrexp.record.console import opening_lines
 
