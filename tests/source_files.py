@@ -43,7 +43,8 @@ def written(file: Path, text: str) -> Path:
 
 
 def table(path: Path, **changes: Any) -> Source:
-    settings = {"images": None, "multi_label": False, "channels": 3, "group_by": None}
+    settings: dict[str, Any] = dict.fromkeys(("images", "group_by", "encoding"))
+    settings |= {"multi_label": False, "channels": 3, "columns": {}}
     return csv_table(str(path), **{**settings, **changes})
 
 

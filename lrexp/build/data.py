@@ -185,7 +185,12 @@ def _eval_sets(data: Data, source: Source, chosen: Chosen) -> dict[str, Source]:
     for name, path in data.eval_sets.items():
         key = f"data.eval_sets.{name}"
         if Path(path).suffix.lower() in (".csv", ".tsv"):
-            own = csv_table(path, None, several, source.channels, None, test_only=True)
+            own = csv_table(
+                *(path, None, several, source.channels, None),
+                columns=getattr(data, "columns", {}),
+                encoding=getattr(data, "encoding", None),
+                test_only=True,
+            )
         else:
             own = hf(path, None, None, None, None, None, *columns, test_only=True)
         if own.multi_label != several:
@@ -273,6 +278,8 @@ def stated_data(config: Config) -> StatedData:
     shape = _stated_shape(data)
     if data.num_classes is None or shape is None or data.train_size is None:
         source = open_source(config)
+        for note in source.notes:
+            log.warning("data: %s", note)
         chosen = choose_images(config, source)
         train = chosen.splits["train"]
         all_used = data.on_corrupt == "error"  # some may turn out to be unreadable

@@ -19,6 +19,7 @@ from lrexp.config.schema import Config, chosen_option, lengths_of, option_of
 from lrexp.config.schema.rates import LibraryOptimizer, MultiStep, Rule, Scheduler
 from lrexp.config.schema.training import (
     HUB_NAME,
+    LEAST_STD,
     CsvTable,
     CustomModel,
     Data,
@@ -195,6 +196,16 @@ def _check_place(data: Data) -> None:
         folder = Path(data.images).expanduser()
         if not folder.is_dir():
             raise ConfigError("data.images", f"there is no folder {folder}", given=data.images)
+    if isinstance(data, CsvTable):
+        for name in data.columns:
+            if name not in ("path", "label", "split"):
+                hint = did_you_mean(name, ["path", "label", "split"])
+                raise ConfigError(f"data.columns.{name}", "is no column that is read", hint)
+        try:
+            "".encode(data.encoding or "utf-8")
+        except LookupError as error:
+            hint = "such as utf-8, utf-16, cp1252 (Windows) or latin-1"
+            raise ConfigError("data.encoding", "is no encoding", hint, data.encoding) from error
     if isinstance(data, Synthetic):
         for key in ("image_shape", "num_classes", "train_size"):
             if getattr(data, key) is None:
@@ -229,6 +240,9 @@ def _check_normalization(key: str, mean: Any, std: Any, channels: int | None) ->
         raise ConfigError(f"{key}.mean", problem, given=mean)
     if min(std) <= 0:
         raise ConfigError(f"{key}.std", "must be above 0", given=std)
+    if min(std) < LEAST_STD:
+        problem = f"must be at least {LEAST_STD:g}, for images are divided by it"
+        raise ConfigError(f"{key}.std", problem, given=std)
 
 
 def _check_optimizer(config: Config) -> None:

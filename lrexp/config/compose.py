@@ -223,10 +223,12 @@ class CheckedLoader(ConfigLoaderImpl):
 
     def placed(self, error: ConfigError, overrides: list[str], file: str = "") -> ConfigError:
         """The same error with the override or file that gave the value, and the value itself."""
-        found = self.origin(error.key, overrides, file)
-        if found is not None:
-            error.place, given = found
-            error.given = given if error.given == "" else error.given
+        if found := self.origin(error.key, overrides, file):
+            error.place, error.given = found[0], found[1] if error.given == "" else error.given
+        for preset in (o for o in overrides if o.startswith("experiment=")):
+            if error.problem == "has no value":  # left to whoever chooses the preset
+                error.hint += f" beside {preset}, whose file begins with the whole command"
+                error.place = _name_of(self, preset.replace("=", "/"))
         return error
 
     def origin(self, key: str, overrides: list[str], file: str = "") -> tuple[str, object] | None:
@@ -270,8 +272,8 @@ def without_hydra(composed: DictConfig) -> DictConfig:
 
 def open_free_sections(config: DictConfig) -> None:
     """Let sections of any keys (`args`, `eval_sets`) take new ones."""
-    for key in (*(f"{group}.args" for group in OPTIONS), "data.eval_sets", "data.normalize"):
-        section = OmegaConf.select(config, key)
+    for at in ("data.columns", "data.eval_sets", "data.normalize", *(f"{g}.args" for g in OPTIONS)):
+        section = OmegaConf.select(config, at)
         if isinstance(section, DictConfig):
             OmegaConf.set_struct(section, False)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lrexp.config.errors import UserError, few
+from lrexp.config.schema.training import LEAST_STD
 from lrexp.data.feeding import (
     InMemory,
     Pixels,
@@ -37,6 +38,7 @@ from lrexp.data.transforms import Augment, Normalize
 log = logging.getLogger(__name__)
 
 READ_TOGETHER = 1024  # images
+UNSCALED = 1.0  # as std of a constant channel; that of values in [0, 1] is 0.5 at most
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def make_dataset(
         mean=mean,
         std=std,
         eval_sets={n: split(s.readable(s.ids), s, s.source.labels) for n, s in extras.items()},
-        notes=tuple(_notes(chosen, kept, stores)),
+        notes=(*_notes(chosen, kept, stores), *(() if normalize else _unscaled(mean, std))),
         leaks=_find_leaks(chosen, kept, stores) if leak_check else None,
         left_out={s.source.name(i): why for s in stores.values() for i, why in s.reasons.items()},
         unlabeled=chosen.unlabeled,
@@ -251,7 +253,8 @@ class _Store:
             first, *more = [f"{self.source.name(i)}: {why}" for i, why in self.reasons.items()]
             others = f" (and {len(more)} more: {'; '.join(more[:3])})" if more else ""
             hint = "data.on_corrupt=drop leaves out what cannot be read"
-            raise UserError(f"data: {first}{others}\n  {hint}")
+            where = self.source.elsewhere(next(iter(self.reasons)))
+            raise UserError(f"data: {first}{others}{where}\n  {hint}")
         if keep:
             self.pixels = InMemory(kept, device)
         else:
@@ -305,6 +308,8 @@ def _notes(
     chosen: Chosen, kept: Mapping[str, np.ndarray], stores: Mapping[str, _Store]
 ) -> Iterator[str]:
     """What people should know about the images, a sentence each."""
+    for store in stores.values():
+        yield from store.source.notes
     if chosen.unlabeled:
         yield f"left out {_images(chosen.unlabeled)} without a label"
     for name, store in stores.items():
@@ -362,18 +367,35 @@ def _find_leaks(
 def channel_statistics(
     pixels: Pixels, rows: np.ndarray, white: int
 ) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of every channel over all pixels of the rows, white being 1."""
-    sums, count = torch.zeros(2, pixels.shape[0], dtype=torch.float64), 0
+    """Mean and standard deviation of every channel over all pixels of the rows, white being 1.
+
+    A channel that is (nearly) the same everywhere is centred and not scaled: its standard deviation
+    counts as 1, for divided by what it is, noise or a value never seen would drown all others.
+
+    Raises:
+        UserError: when every channel is so, and nothing can be learnt.
+    """
+    # pixels are whole numbers, and their sums exact: nothing is left of a constant but a 0
+    sums, count = [[0, 0] for _ in range(pixels.shape[0])], 0
     for images in pixels.batches(rows, 1024):
-        values = images.double() / white if images.device.type != "mps" else images.float() / white
-        found = torch.stack([values.sum((0, 2, 3)), (values**2).sum((0, 2, 3))])
-        sums += found.cpu().double()
+        values = (images.cpu() if images.device.type == "mps" else images).double()
+        found = torch.stack([values.sum((0, 2, 3)), (values**2).sum((0, 2, 3))], 1).tolist()
+        sums = [[s + int(a), q + int(b)] for (s, q), (a, b) in zip(sums, found, strict=True)]
         count += values.numel() // values.shape[1]
-    mean, square = (sums / count).tolist()
-    std = [max(0.0, s - m * m) ** 0.5 for m, s in zip(mean, square, strict=True)]
-    for channel, value in enumerate(std):
-        if not value:
-            problem = f"channel {channel} is the same in every pixel of every training image"
-            hint = "data.normalize={mean: [...], std: [...]} states what to normalise with"
-            raise UserError(f"data: {problem}\n  {hint}")
+    mean = [s / count / white for s, _ in sums]
+    found = [(count * q - s * s) ** 0.5 / count / white for s, q in sums]
+    if max(found) < LEAST_STD:
+        shown = ", ".join(f"{m:.3g}" for m in mean)
+        raise UserError(
+            f"data: every pixel of every training image is {shown} (white is 1): nothing to learn"
+        )
+    std = [UNSCALED if s < LEAST_STD else s for s in found]
     return [round(m, 6) for m in mean], [round(s, 6) for s in std]
+
+
+def _unscaled(mean: list[float], std: list[float]) -> Iterator[str]:
+    """A sentence on channels that are the same in every training image."""
+    flat = [f"channel {c} (it is {mean[c]:.3g})" for c, s in enumerate(std) if s == UNSCALED]
+    if flat:
+        are = f"{flat[0]} is" if len(flat) == 1 else f"{' and '.join(flat)} are"
+        yield f"{are} the same all over the training images: centred, not divided by its std of 0"

@@ -6,7 +6,6 @@ is one code and the batches are the same to the bit.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 from collections.abc import Iterator
@@ -115,11 +114,15 @@ def _read(source: Source, shape: tuple[int, int, int], ids: list[np.int64]) -> T
 
 def shape_of_first(source: Source, ids: np.ndarray) -> tuple[int, int, int]:
     """(C, H, W) of the first image among `ids` that can be read."""
-    for i in ids:
-        with contextlib.suppress(ImageError):
-            c, h, w = source.read(int(i))[0].shape
+    first = ""
+    for i in map(int, ids):
+        try:
+            c, h, w = source.read(i)[0].shape
+        except ImageError as error:
+            first = first or f"; the first, {source.name(i)}: {error}{source.elsewhere(i)}"
+        else:
             return c, h, w
-    raise UserError("data: none of its images can be read")
+    raise UserError(f"data: none of its {len(ids):,} images can be read{first}")
 
 
 def pixels_of(

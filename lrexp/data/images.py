@@ -27,6 +27,22 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Endings of images that are not read, and what to do with them.
+UNREAD = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "convert them to JPEG"),
+    **dict.fromkeys((".svg", ".svgz", ".eps", ".ai", ".pdf"), "draw them as PNG"),
+    **dict.fromkeys((".dcm", ".dicom"), "write their 16-bit grey levels as PNG or TIFF"),
+    **dict.fromkeys((".nii", ".nii.gz", ".mha", ".nrrd"), "write their slices as PNG or TIFF"),
+    **dict.fromkeys(
+        (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".raw"),
+        "develop them to JPEG or PNG",
+    ),
+    **dict.fromkeys((".exr", ".hdr", ".jxl", ".psd", ".xcf", ".tga", ".ico", ".fits"),
+                    "convert them to PNG or TIFF"),
+    **dict.fromkeys((".npy", ".npz", ".mat", ".pt"), "write their arrays as PNG or TIFF"),
+    **dict.fromkeys((".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar"), "unpack them"),
+    **dict.fromkeys((".mp4", ".avi", ".mov", ".webm", ".mkv"), "write their frames as JPEG or PNG"),
+}  # fmt: skip
 _GREY = ("1", "L", "LA", "La")
 # Notes on odd metadata and on images above 89 megapixels; above 179 Pillow refuses by itself.
 warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -20,6 +20,7 @@ class EncodedImages:
     name: Callable[[int], str]  # what messages call image i
     channels: int  # 1 or 3, which every image is converted to
     size: int | None  # every image becomes size × size; None: they are so already
+    elsewhere: Callable[[int], str] | None = None  # where an image seems to be that is not there
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Source:
     groups: np.ndarray | None = None  # (N,) int64 codes: what belongs together
     group_names: Sequence[str] = ()  # of the codes
     white: int = 255  # the largest pixel value, which becomes 1.0
+    notes: tuple[str, ...] = ()  # how it was read and what was not, a sentence each
 
     @property
     def multi_label(self) -> bool:
@@ -47,6 +49,12 @@ class Source:
     def name(self, i: int) -> str:
         """What messages call image i."""
         return f"image {i}" if isinstance(self.images, np.ndarray) else self.images.name(i)
+
+    def elsewhere(self, i: int) -> str:
+        """A line on where image i seems to be; empty when it is there, or nobody knows."""
+        known = isinstance(self.images, EncodedImages) and self.images.elsewhere
+        found = known(i) if known else ""
+        return f"\n  {found}" if found else ""
 
     def read(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
         """(C, H, W) uint8 of image i, and what had to be converted, in a word each.

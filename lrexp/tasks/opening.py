@@ -76,8 +76,19 @@ def known_at_start(trainer: Trainer) -> dict[str, Any]:
             "converted": data.converted,
             "samples": {name: vars(sample) for name, sample in trainer.samples.items()},
             "guess_loss": trainer.guess_loss,  # of validation, by the training set's class shares
+            "notes": list(data.notes),
+            "classes": _class_facts(trainer),
         },
     }
+
+
+def _class_facts(trainer: Trainer) -> dict[str, Any]:
+    from lrexp.judge.classes import class_facts
+
+    data = trainer.experiment.dataset
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    labels = {name: split.labels.cpu().numpy() for name, split in splits.items() if split}
+    return class_facts(labels, data.class_names)
 
 
 def run_info(
@@ -89,6 +100,7 @@ def run_info(
     resumed: list[str],
 ) -> RunInfo:
     """What recorders are told of a run; `resumed` says what it goes on from."""
+    from lrexp.judge.classes import classes_in_words
     from lrexp.models.weights import weights_name
     from lrexp.record.console import opening_lines
 
@@ -96,7 +108,8 @@ def run_info(
     begun = launch.stopped is not None and (launch.folder / HYDRA / OVERRIDES).is_file()
     typed = read_overrides(launch.folder) if begun else launch.overrides  # its title stays
     plain: Any = OmegaConf.to_container(resolved)
-    told = [f"note   {note}" for note in data.notes]
+    classes = classes_in_words(_class_facts(trainer), vars(config.loss))
+    told = [f"note   {note}" for note in (*data.notes, *classes)]
     told += [f"leaks  {line}" for line in (data.leaks.lines() if data.leaks else [])]
     opening = opening_lines(
         config.model.name,

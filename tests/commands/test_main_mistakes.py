@@ -85,6 +85,14 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["data.normalize={mean:[0.5]}"],
         ["data.normalize.std", "a finite number per channel"],
     ),
+    "a normalization by nothing": (
+        ["data.normalize={mean:[0.5],std:[1e-9]}"],
+        ["data.normalize.std", "must be at least 0.0001"],
+    ),
+    "a std of nothing": (
+        ["data.mean=[0.5]", "data.std=[1e-9]"],
+        ["data.std=[1e-09]", "must be at least 0.0001"],
+    ),
     "settings as a tag": (["logger.tags=[a,{b: 1}]"], ["logger.tags", "text"]),
     "lr 0": (["optimizer.lr=0"], ["optimizer.lr=0", "above 0"]),
     "lr nan": (["optimizer.lr=nan"], ["optimizer.lr=nan", "above 0"]),
@@ -119,6 +127,21 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "missing data folder": (
         ["data=mnist", "data.download=false", "data.root=nowhere"],
         ["data.root=nowhere", "nowhere/MNIST/raw", "data.download=true"],
+    ),
+    "a column that is not read": (
+        ["data=csv", "data.path={taken}", "data.columns={pth: file}"],
+        ["data.columns.pth", "did you mean 'path'?"],
+    ),
+    "an unknown encoding": (
+        ["data=csv", "data.path={taken}", "data.encoding=utf-9"],
+        ["data.encoding=utf-9", "is no encoding", "cp1252"],
+    ),
+    "a preset without its data": (
+        ["experiment=traffic_signs"],
+        [
+            "give data.path=... beside experiment=traffic_signs",
+            "conf/experiment/traffic_signs.yaml",
+        ],
     ),
     "missing weights file": (["model.weights=no.safetensors"], ["model.weights=no.safetensors"]),
     "file as run folder": (["hydra.run.dir={taken}"], ["{taken}", "hydra.run.dir=FOLDER"]),

@@ -106,6 +106,57 @@ def test_normalisation_is_pixel_minus_mean_over_std() -> None:
     assert abs(every.mean().item()) < 1e-3
 
 
+def coloured(*constant: int, size: int = 6, count: int = 60) -> Source:
+    """RGB noise of two classes whose given channels are the same grey in every pixel."""
+    images = np.random.default_rng(0).integers(0, 256, (count, 3, size, size)).astype(np.uint8)
+    for channel in constant:
+        images[:, channel] = 83 + channel  # no power of two: nothing is exact by chance
+    return Source(images, np.arange(count) % 2, ("a", "b"))
+
+
+@pytest.mark.parametrize("constant", [[2], [0, 1]])
+def test_a_constant_channel_is_centred_and_not_divided_by_its_spread(constant: list[int]) -> None:
+    dataset = split(coloured(*constant), normalize=None)
+    seen = dataset.train.images
+    assert torch.isfinite(seen).all()
+    for c in range(3):
+        if c in constant:
+            assert (dataset.mean[c], dataset.std[c]) == (round((83 + c) / 255, 6), 1.0)
+            assert seen[:, c].abs().max() < 1e-6
+        else:
+            assert seen[:, c].std().item() == pytest.approx(1, abs=1e-3)
+    (note,) = dataset.notes
+    assert all(f"channel {c} (it is 0.3" in note for c in constant)
+    assert note.endswith(
+        "the same all over the training images: centred, not divided by its std of 0"
+    )
+    assert not split(coloured(), normalize=None).notes
+
+
+@pytest.mark.parametrize("size", [1, 7, 32])
+@pytest.mark.parametrize("grey", [1, 83, 201, 254])
+def test_rounding_makes_no_contrast_out_of_a_constant(grey: int, size: int) -> None:
+    source = coloured(size=size)
+    source.images[:, 1] = grey  # type: ignore[index]
+    assert split(source, normalize=None).std[1] == 1.0
+
+
+def test_one_odd_pixel_is_no_contrast_to_divide_by() -> None:
+    source = coloured(2, size=200)
+    train = split(source, normalize=None).train.ids
+    source.images[train[0], 2, 0, 0] += 1  # type: ignore[index]
+    dataset = split(source, normalize=None)
+    assert dataset.std[2] == 1.0
+    assert dataset.train.images.abs().max() < 4
+
+
+def test_images_without_any_contrast_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"every training image is 0\.325, 0\.329, 0\.333 .*nothing"
+    ):
+        split(coloured(0, 1, 2), normalize=None)
+
+
 def test_data_seed_moves_every_split() -> None:
     before, after = ids(split()), ids(split(seed=1))
     for name in before:

@@ -79,6 +79,14 @@ def test_several_files_of_a_split_and_a_single_file(tmp_path: Path) -> None:
     assert len(hf(tmp_path / "train-1.parquet").labels) == 4
 
 
+def test_linked_folders_of_parquet_files_are_read(tmp_path: Path) -> None:
+    parquet(tmp_path / "store/train.parquet")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/data").symlink_to(tmp_path / "store")
+    (tmp_path / "store/back").symlink_to(tmp_path / "set")
+    assert len(hf(tmp_path / "set").labels) == 4
+
+
 def test_large_parquet_files_are_mapped_and_give_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +307,34 @@ def test_a_split_whose_classes_stand_in_another_order_is_refused(tmp_path: Path)
         datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / f"{file}.parquet")
     with pytest.raises(ConfigError, match=r"classes of .*test\.parquet.*: dog, cat, .*: cat, dog"):
         hf(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["label_column", "group_by"])
+def test_numbers_in_one_split_and_text_in_another_are_one_clear_error(
+    key: str, tmp_path: Path
+) -> None:
+    parquet(tmp_path / "train.parquet", {"label": datasets.Value("int64")}, label=[0, 1, 0, 1])
+    texts = ["cat", "dog", "cat", "dog"]
+    parquet(tmp_path / "validation.parquet", {"label": datasets.Value("string")}, label=texts)
+    with pytest.raises(ConfigError) as error:
+        hf(tmp_path, **({"group_by": "label"} if key == "group_by" else {}))
+    assert error.value.key == "data.label_column"
+    assert "is text in" in str(error.value)
+    assert "whole numbers in" in str(error.value)
+    if key == "group_by":
+        for name, values in (("train", [1, 1, 2, 2]), ("validation", texts)):
+            parquet(tmp_path / f"{name}.parquet", label=[0, 1, 0, 1], track=values)
+        with pytest.raises(ConfigError, match=r"data\.group_by=track: is text in .*validation"):
+            hf(tmp_path, group_by="track")
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_amounts_are_refused_as_labels_with_what_to_do(as_text: bool, tmp_path: Path) -> None:
+    amounts: list[Any] = [0.5, 1.25, 3.0, 4.75]
+    labels = list(map(str, amounts)) if as_text else amounts
+    kind = datasets.Value("string" if as_text else "float64")
+    with pytest.raises(UserError, match=r"pandas\.qcut\(amounts, 3"):
+        hf(parquet(tmp_path / "t.parquet", {"label": kind}, label=labels))
 
 
 def test_minus_one_is_a_missing_label_whatever_the_column_says_of_classes(tmp_path: Path) -> None:

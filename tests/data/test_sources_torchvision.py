@@ -141,6 +141,34 @@ def test_half_files_are_replaced_when_the_server_answers(
     assert len(torchvision_set("fashion_mnist", root=str(tmp_path), download=False).labels) == 10
 
 
+@pytest.mark.parametrize("plain", [[], ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]])
+def test_idx_files_are_read_as_they_are_shipped(plain: list[str], tmp_path: Path) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file, data in idx_files().items():
+        (raw / file).write_bytes(data)
+    unpacked = torchvision_set("fashion_mnist", str(tmp_path), download=False)
+    for file, data in idx_files().items():
+        if file not in plain:
+            (raw / file).unlink()
+            (raw / f"{file}.gz").write_bytes(gzip.compress(data))
+    was = left(tmp_path)
+    source = torchvision_set("fashion_mnist", str(tmp_path), download=False)
+    assert np.array_equal(source.images, unpacked.images)  # type: ignore[arg-type]
+    assert source.labels.tolist() == unpacked.labels.tolist()
+    assert left(tmp_path) == was  # the folder may be others', or read-only
+    (raw / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x03" + bytes(20)))
+    with pytest.raises(UserError, match="t10k-images-idx3-ubyte is no idx file, or not whole"):
+        torchvision_set("fashion_mnist", str(tmp_path), download=False)
+
+
+def test_zipped_idx_files_in_the_wrong_place_are_named(tmp_path: Path) -> None:
+    for file, data in idx_files().items():
+        (tmp_path / f"{file}.gz").write_bytes(gzip.compress(data))
+    with pytest.raises(UserError, match=r"the \.gz files that are in .* into .*FashionMNIST/raw"):
+        torchvision_set("fashion_mnist", str(tmp_path), download=False)
+
+
 @pytest.mark.parametrize(("name", "key"), [("cifar10", "labels"), ("cifar100", "fine_labels")])
 def test_cifar_is_read_from_its_batches(
     name: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

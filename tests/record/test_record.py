@@ -491,6 +491,27 @@ def test_a_run_on_several_labels_learns_them_and_records_their_metrics(
     assert mean == pytest.approx(summary["test"]["label_accuracy"])
 
 
+def test_classes_are_counted_and_what_a_constant_answer_comes_to(
+    summary: dict[str, Any], run: Path, several: tuple[Path, str]
+) -> None:
+    found = summary["data"]["classes"]
+    assert found["total"] == 10
+    sizes = {split: sum(counts.values()) for split, counts in found["counts"].items()}
+    assert sizes == summary["data"]["images"]
+    assert not found["uneven"]
+    assert "uneven" not in (run / "lrexp.log").read_text()
+    folder, output = several
+    majority = strict((folder / "summary.json").read_text())["data"]["classes"]["majority"]
+    read = pq.read_table(folder / "predictions.parquet")
+    of_val = np.array(read["split"].to_pylist()) == "val"
+    labels = np.array(read["label"].to_pylist())[of_val]
+    right = labels == np.isin(ATTRIBUTES, majority["labels"])
+    assert majority["accuracy"]["val"] == pytest.approx(right.all(1).mean())
+    assert majority["label_accuracy"]["val"] == pytest.approx(right.mean())
+    said = " and ".join(majority["labels"]) or "no label"
+    assert f"note   always saying {said} is right on {100 * right.all(1).mean():.1f}%" in output
+
+
 def test_predictions_of_several_labels_are_lists_and_sigmoids(several: tuple[Path, str]) -> None:
     folder, _ = several
     summary = strict((folder / "summary.json").read_text())

@@ -32,6 +32,8 @@ MONITORS = {
     "overfit/accuracy": "min",
 }
 
+LEAST_STD = 1e-4  # of pixels in [0, 1], a fortieth of a grey level: less is no contrast
+
 
 @dataclass
 class Model:
@@ -144,6 +146,8 @@ class HuggingFace(ImageFiles):
 class CsvTable(ImageFiles):
     images: str | None = location(only=True)
     multi_label: bool = setting()
+    columns: dict[str, str] = setting(neutral={})  # path, label and split → what a file calls them
+    encoding: str | None = setting(neutral=None)
 
 
 @dataclass

@@ -18,9 +18,15 @@ from lrexp.data.images import ImageError
 from lrexp.data.source import TEST, TRAIN, VAL, EncodedImages, Source
 from lrexp.data.sources.hf_tables import Part, folder_inside, from_folder, from_hub, is_imagefolder
 from lrexp.data.sources.imagefolder import imagefolder
-from lrexp.data.sources.labels import SPLIT_WORDS, checked, class_labels, label_sets
-
-LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "target", "fine_label")
+from lrexp.data.sources.labels import (
+    BINS,
+    LABEL_COLUMNS,
+    SPLIT_WORDS,
+    checked,
+    class_labels,
+    label_sets,
+    refuse_amounts,
+)
 
 
 @dataclass(frozen=True)
@@ -110,9 +116,12 @@ def hf(
     columns["label_column"] = label = label_column or _label_column(place, features, image)
     for code, part in firsts.items():
         _check_columns(part, columns, code, test_only)
+    parts = list(itertools.chain.from_iterable(chosen.values()))
+    _check_same_kind(parts, "label_column", label)
+    if group_by is not None:
+        _check_same_kind(parts, "group_by", group_by)
     _check_same_classes(list(firsts.values()), label)
     sizes = [sum(part.table.num_rows for part in parts) for parts in chosen.values()]
-    parts = list(itertools.chain.from_iterable(chosen.values()))
     starts = list(itertools.accumulate((part.table.num_rows for part in parts), initial=0))
     cells = _Cells(parts, image, starts[:-1])
     labels, names = _labels(cells, label, features[label])
@@ -209,6 +218,24 @@ def _check_columns(part: Part, wanted: dict[str, str | None], code: int, test_on
             raise ConfigError(f"data.{key}", f"{part.called} has no such column", hint, column)
 
 
+def _check_same_kind(parts: list[Part], key: str, column: str) -> None:
+    """Refuse text in one split and numbers in another: neither compares with the other."""
+    kinds = [_kind(_features(part)[column]) for part in parts]
+    for part, kind in zip(parts, kinds, strict=True):
+        if kind != kinds[0]:
+            problem = f"is {kind} in {part.called}, {kinds[0]} in {parts[0].called}"
+            raise ConfigError(f"data.{key}", problem, "they must be the same", column)
+
+
+def _kind(feature: Any) -> str:
+    """What a column of labels or groups holds, in words."""
+    inner = getattr(feature, "feature", feature)
+    kind = str(getattr(inner, "dtype", inner))
+    kind = "text" if "string" in kind else kind
+    kind = "whole numbers" if re.fullmatch(r"u?int\d+|bool", kind) else kind
+    return kind if inner is feature else f"lists of {kind}"
+
+
 def _check_same_classes(parts: list[Part], column: str) -> None:
     """Refuse a split whose class names stand in another order: its numbers mean something else."""
     first, *others = [_class_names(_features(part)[column]) for part in parts]
@@ -229,7 +256,10 @@ def _labels(cells: _Cells, column: str, feature: Any) -> tuple[np.ndarray, tuple
         kind = str(getattr(inner, "dtype", inner))
         if not re.fullmatch(r"u?int\d+|bool|(large_)?string(_view)?", kind):
             problem = f"holds {kind}, which are no classes"
-            raise ConfigError("data.label_column", problem, given=column)
+            hint = BINS if "float" in kind or "decimal" in kind else ""
+            raise ConfigError("data.label_column", problem, hint, column)
+        texts = itertools.chain.from_iterable(sets) if several else values
+        refuse_amounts((v for v in texts if isinstance(v, str)), f"column {column}")
         # -1 stands for a missing one
         missing = [None if type(v) is int and v == -1 else v for v in values]
         return label_sets(sets) if several else class_labels(missing)

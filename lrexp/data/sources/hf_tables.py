@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrexp.config.errors import ConfigError, UserError, did_you_mean, first_line
 from lrexp.config.schema.training import HUB_NAME
+from lrexp.data.sources.folders import PassedOver, files_below
 from lrexp.data.sources.labels import SPLIT_WORDS
 from lrexp.folder.network import quiet, within
 
@@ -49,15 +50,20 @@ def is_imagefolder(path: Path) -> bool:
     return (
         path.is_dir()
         and not any((path / mark).exists() for mark in marks)
-        and next(path.rglob("*.parquet"), None) is None
+        and next(_parquet_files(path), None) is None
     )
+
+
+def _parquet_files(folder: Path) -> Iterator[Path]:
+    found = files_below(folder, PassedOver(str(folder)), lambda name: name.endswith(".parquet"))
+    return map(Path, found)
 
 
 def from_folder(path: Path) -> dict[str, list[Part]]:
     """Split name → parts, of a parquet file, a folder of them or one of `save_to_disk`."""
     files = [path]
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith("."))
+        files = sorted(_parquet_files(path))
     if not files:
         from datasets import load_from_disk
 

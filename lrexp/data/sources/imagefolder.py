@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from lrexp.config.errors import ConfigError, UserError
+from lrexp.config.errors import ConfigError, UserError, few
 from lrexp.data.images import extensions
 from lrexp.data.source import TRAIN, EncodedImages, Source
+from lrexp.data.sources.folders import BESIDE, PassedOver, files_below, folders_in
 from lrexp.data.sources.labels import SPLIT_WORDS, checked
 
-log = logging.getLogger(__name__)
 LAYOUT = "layout: FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE with val and test beside train"
 
 
 def imagefolder(path: str, channels: int, test_only: bool = False) -> Source:
     """A folder with a folder of images per class, or with train, val and test above them.
 
-    A class is called what its folder is called. Hidden files and files that are no images are
-    ignored and counted; images may lie deeper inside a class.
+    A class is called what its folder is called; images may lie deeper inside it, and folders may be
+    links. What is passed over (hidden, no image, in a loop of links) is counted in the notes.
 
     Args:
         path: the folder.
@@ -35,56 +32,55 @@ def imagefolder(path: str, channels: int, test_only: bool = False) -> Source:
     root = Path(path).expanduser()
     if not root.is_dir():
         raise ConfigError("data.path", f"there is no folder {root}", LAYOUT, path)
-    top = _folders(root)
+    passed = PassedOver(str(root))
+    top = folders_in(root, passed)
     split_of = {name: SPLIT_WORDS[name.lower()] for name in top if name.lower() in SPLIT_WORDS}
     splits_alone = bool(split_of) and len(split_of) == len(top)
     has_splits = TRAIN in split_of.values() or (splits_alone and test_only)
     if splits_alone and not has_splits:
         raise UserError(f"{root} has {', '.join(split_of)} and no train\n  {LAYOUT}")
-    if has_splits and (others := [name for name in top if name not in split_of]):
-        log.warning("%s: beside train, not a split and ignored: %s", root, ", ".join(others))
-    parts = [(root / name, code) for name, code in split_of.items()] if has_splits else []
-    parts = parts or [(root, TRAIN)]
-    names = sorted({name for part, _ in parts for name in _folders(part)})
-    listed = [
-        (file, label, code)
-        for part, code in parts
-        for label, name in enumerate(names)
-        for file in _files(part / name)
+    parts = [(root, TRAIN, top)]
+    if has_splits:
+        parts = [(root / n, code, folders_in(root / n, passed)) for n, code in split_of.items()]
+        for name in (name for name in top if name not in split_of):
+            passed.add("folders beside train that are no split", str(root / name))
+    names = sorted({name for *_, inside in parts for name in inside})
+    label_of = {name: label for label, name in enumerate(names)}
+    found = [
+        (file, label_of[name], code)
+        for part, code, inside in parts
+        for name in inside
+        for file in files_below(part / name, passed)
     ]
-    found = [row for row in listed if _is_image(row[0])]
-    if not names:
-        raise UserError(f"{root} has no folder per class\n  {LAYOUT}")
     if not found:
-        endings = ", ".join(sorted(extensions()))
-        raise UserError(
-            f"{root} has {len(names)} folders and no image in them\n  images end with {endings}"
-        )
-    if ignored := len(listed) - len(found):
-        log.warning("%s: %d hidden files or files that are no images are ignored", root, ignored)
+        held = f"{len(names)} folders and no image in them" if names else "no folder per class"
+        hint = f"images end with {', '.join(sorted(extensions()))}" if names else LAYOUT
+        raise UserError("\n  ".join([f"{root} has {held}", hint, *passed.lines()]))
     files, labels, codes = zip(*found, strict=True)
+    if len(set(labels)) == 1 and not test_only:
+        _refuse_wrapper(root, [part / names[labels[0]] for part, *_ in parts])
     source = Source(
         EncodedImages(files.__getitem__, files.__getitem__, channels, None),
         np.array(labels, np.int64),
         tuple(names),
         np.array(codes, np.int8) if has_splits else None,
+        notes=tuple(f"{root}: {line}" for line in passed.lines()),
     )
     return source if test_only else checked(source, str(root))
 
 
-def _folders(folder: Path) -> list[str]:
-    """Names of the visible folders inside, in order."""
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-
-
-def _files(folder: Path) -> Iterator[str]:
-    """Files below a folder in order, but for those in hidden folders."""
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(parent, name) for name in sorted(files))
-
-
-def _is_image(file: str) -> bool:
-    name = os.path.basename(file)
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions()
+def _refuse_wrapper(root: Path, only: list[Path]) -> None:
+    """Refuse folders that hold the folders of classes, or of splits, each in one folder more."""
+    for folder in only:
+        while folder.is_dir():
+            passed = PassedOver(str(folder))
+            inside = folders_in(folder, passed)
+            if passed.has(BESIDE) or not inside:
+                break
+            if len(inside) > 1:
+                problem = f"one folder with images, and in it, {folder}, are {few(inside, 5)}"
+                hint = f"if these are the classes or the splits: data.path={folder}"
+                if len(only) > 1:
+                    hint = "if these are the classes, move them up"
+                raise UserError(f"{root} has {problem}\n  {hint}")
+            folder /= inside[0]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,31 @@ SPLIT_WORDS = {
     "val": VAL, "valid": VAL, "validation": VAL, "dev": VAL,
     "test": TEST, "testing": TEST,
 }  # fmt: skip
+
+LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "target", "fine_label")
+BINS = (
+    "to predict amounts, write a class for each range of them, say with"
+    " pandas.qcut(amounts, 3, labels=['low', 'middle', 'high'])"
+)
+
+
+def refuse_amounts(values: Iterable[str], where: str) -> None:
+    """Refuse labels that are numbers throughout, not all of them whole: amounts, and no classes.
+
+    Raises:
+        UserError: which says what to do with them.
+    """
+    fractions = []
+    for value in dict.fromkeys(values):
+        try:
+            number = float(value)
+        except ValueError:
+            return
+        if math.isfinite(number) and not number.is_integer():
+            fractions.append(value)
+    if fractions:
+        shown = few(fractions, 3)
+        raise UserError(f"{where} holds numbers with fractions ({shown}), no classes\n  {BINS}")
 
 
 def class_labels(values: Sequence[Any]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -76,6 +102,9 @@ def checked(source: Source, place: str) -> Source:
     else:
         counts = np.bincount(train[train >= 0], minlength=len(names))
     empty = [name for name, count in zip(names, counts, strict=True) if not count]
+    if len(names) >= 10 and len(names) > len(labels) / 2:
+        said = "%s: %d classes for %d images: is that the column of classes?"
+        log.warning(said, place, len(names), len(labels))
     if empty:
         said = "%s: %d of %d classes have no image to train on: %s"
         log.warning(said, place, len(empty), len(names), few(empty))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import math
 import os
 import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -63,7 +66,7 @@ def torchvision_set(name: str, root: str, download: bool) -> Source:
     kind = getattr(torchvision.datasets, type_name)
     held = OPTIONS["data"][name].folder
     try:
-        parts = _opened(kind, folder)
+        parts = _zipped(kind, folder / held) or _opened(kind, folder)
     except Exception as error:  # RuntimeError, ValueError, AssertionError, EOFError and others
         there = (folder / held).exists()
         problem = f"what is in {folder / held} cannot be used ({first_line(error)})"
@@ -75,7 +78,9 @@ def torchvision_set(name: str, root: str, download: bool) -> Source:
             parts, why = None, f"no download: {first_line(failure)}"
         if parts is None:
             archive = getattr(kind, "filename", "")
-            files = f"the files of {archive}" if archive else "the four idx files"
+            files = f"the files of {archive}" if archive else "the four idx files, .gz or not,"
+            if not archive and any((folder / file).exists() for file, _ in kind.resources):
+                files = f"the .gz files that are in {folder}"
             raise UserError(
                 f"data={name}: {problem}; {why}\n  put {files} into {folder / held},"
                 f" or name the folder that holds {held} with data.root=FOLDER"
@@ -88,10 +93,39 @@ def torchvision_set(name: str, root: str, download: bool) -> Source:
     return Source(images, labels, names, split)
 
 
+def _zipped(kind: Any, raw: Path) -> list[Any]:
+    """The same from idx files of which some are there as .gz only, as they are shipped."""
+    files = [raw / name for name, _ in getattr(kind, "resources", ())]  # images, labels of each
+    plain = [file.with_suffix("") for file in files]
+    there = [one.exists() or file.exists() for one, file in zip(plain, files, strict=True)]
+    if not files or not all(there) or all(file.exists() for file in plain):
+        return []
+    arrays = [
+        _idx(one.read_bytes() if one.exists() else gzip.decompress(file.read_bytes()), one.name)
+        for one, file in zip(plain, files, strict=True)
+    ]
+    pairs = zip(arrays[::2], arrays[1::2], strict=True)
+    return _of_equal_length([SimpleNamespace(data=images, targets=of) for images, of in pairs])
+
+
+def _idx(content: bytes, name: str) -> np.ndarray:
+    """An array of bytes in the idx format: 0, 0, 8, dimensions, their sizes, values."""
+    dimensions = content[3] if content[:3] == b"\0\0\x08" else 0
+    start = 4 + 4 * dimensions
+    sizes = np.frombuffer(content[4:start], ">u4").tolist()
+    if not dimensions or len(content) - start != math.prod(sizes):
+        raise ValueError(f"{name} is no idx file, or not whole")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(sizes)
+
+
 def _opened(kind: Any, folder: Path) -> list[Any]:
     """The training and the test part from files that are there."""
     with quiet(SECONDS):
         parts = [kind(str(folder), train=train, download=False) for train in (True, False)]
+    return _of_equal_length(parts)
+
+
+def _of_equal_length(parts: list[Any]) -> list[Any]:
     if any(len(part.data) != len(part.targets) for part in parts):
         raise ValueError("images and labels differ in number")
     return parts
