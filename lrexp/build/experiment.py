@@ -20,6 +20,7 @@ from lrexp.config.schema import Config, settings_where
 from lrexp.config.schema.training import BUNDLED
 from lrexp.data.dataset import Dataset
 from lrexp.folder.layout import CONFIG
+from lrexp.models.flow import parameters_beside
 from lrexp.models.pretrained import expected_input, pretrained_file
 from lrexp.models.weights import weights_fingerprint
 from lrexp.plan.preview import Preview, group_rates, shown_steps
@@ -54,6 +55,7 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
     model.to(device)
     steps = count_steps(config, len(dataset.train))
     rates = build_rates(config, model, layers, steps)
+    freezes = not all(row.trains_throughout for row in rates.plan.rows)
     return Experiment(
         device=device,
         dataset=dataset,
@@ -67,6 +69,7 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
             if getattr(config.model, "pretrained", False)
             else config.model.weights
         ),
+        beside=parameters_beside(model, dataset.image_shape) if freezes else {},
         **vars(rates),
     )
 

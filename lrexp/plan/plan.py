@@ -48,6 +48,11 @@ class Row:
         """True when the parameter never trains."""
         return self.trainable_until is not None and self.trainable_until <= self.trainable_from
 
+    @property
+    def trains_throughout(self) -> bool:
+        """True when the parameter trains in every epoch, however many there are."""
+        return not self.trainable_from and self.trainable_until is None
+
     def trains_after(self, finished_epochs: int) -> bool:
         """Whether the parameter trains in the epoch that follows `finished_epochs` epochs."""
         return self.trainable_from <= finished_epochs and (
