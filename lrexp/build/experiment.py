@@ -130,7 +130,8 @@ def build_preview(config: Config) -> Preview:
     model, layers = build_model(config, data, meta=True)
     counted = count_steps(config, data.train_size)
     found = build_rates(config, model, layers, counted)
-    steps, notes = shown_steps(found.schedule, counted.per_epoch), []
+    steps = shown_steps(found.schedule, counted.per_epoch)
+    notes = list(filter(None, [layers.note]))
     if found.plan.measured:
         notes.append("a measured scale is set anew before every epoch; the rates are its most")
     if found.plateau:

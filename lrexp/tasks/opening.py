@@ -94,7 +94,8 @@ def run_info(
     begun = launch.stopped is not None and (launch.folder / HYDRA / OVERRIDES).is_file()
     typed = read_overrides(launch.folder) if begun else launch.overrides  # its title stays
     plain: Any = OmegaConf.to_container(resolved)
-    told = [f"note   {note}" for note in data.notes]
+    notes = (*data.notes, *filter(None, [experiment.layers.note]))
+    told = [f"note   {note}" for note in notes]
     told += [f"leaks  {line}" for line in (data.leaks.lines() if data.leaks else [])]
     opening = opening_lines(
         config.model.name,
