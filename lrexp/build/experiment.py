@@ -20,6 +20,7 @@ from lrexp.config.schema import Config, settings_where
 from lrexp.config.schema.training import BUNDLED
 from lrexp.data.dataset import Dataset
 from lrexp.folder.layout import CONFIG
+from lrexp.models.flow import parameters_beside
 from lrexp.models.pretrained import expected_input, pretrained_file
 from lrexp.models.weights import weights_fingerprint
 from lrexp.plan.preview import Preview, group_rates, shown_steps
@@ -54,6 +55,7 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
     model.to(device)
     steps = count_steps(config, len(dataset.train))
     rates = build_rates(config, model, layers, steps)
+    freezes = not all(row.trains_throughout for row in rates.plan.rows)
     return Experiment(
         device=device,
         dataset=dataset,
@@ -67,6 +69,7 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
             if getattr(config.model, "pretrained", False)
             else config.model.weights
         ),
+        beside=parameters_beside(model, dataset.image_shape) if freezes else {},
         **vars(rates),
     )
 
@@ -127,7 +130,8 @@ def build_preview(config: Config) -> Preview:
     model, layers = build_model(config, data, meta=True)
     counted = count_steps(config, data.train_size)
     found = build_rates(config, model, layers, counted)
-    steps, notes = shown_steps(found.schedule, counted.per_epoch), []
+    steps = shown_steps(found.schedule, counted.per_epoch)
+    notes = list(filter(None, [layers.note]))
     if found.plan.measured:
         notes.append("a measured scale is set anew before every epoch; the rates are its most")
     if found.plateau:

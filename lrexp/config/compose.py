@@ -30,6 +30,7 @@ from lrexp.config.check import check, path_settings
 from lrexp.config.errors import ConfigError, did_you_mean, unknown_setting, wrong_type
 from lrexp.config.names import CONFIG_NAME as CONFIG_NAME
 from lrexp.config.names import conf_folder, new_run_id, point_name
+from lrexp.config.quoting import unreadable
 from lrexp.config.redact import secret_in
 from lrexp.config.saved import read_yaml_text
 from lrexp.config.schema import GROUPS, OPTIONS, Rule, store_schemas
@@ -286,8 +287,8 @@ def explained(loader: CheckedLoader, error: Exception, overrides: list[str]) -> 
         problem = ConfigError(group, "there is no such option", hint, option)
         return loader.placed(problem, overrides, _chooser(loader, group, option, overrides))
     if isinstance(error, OverrideParseException):
-        problem = "cannot be read; write KEY=VALUE, and quote what the shell or Hydra would split"
-        return ConfigError("", f"{error.override}: {problem}", place="the command line")
+        problem = f"{error.override}: {unreadable(error.override)}"
+        return ConfigError("", problem, place="the command line")
     said = str(error)
     if "Ambiguous value" in said or "requires --multirun" in said:
         hint = "add -m to run one after the other; a list is written [a,b]"

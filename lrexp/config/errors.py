@@ -149,7 +149,8 @@ def first_line(error: BaseException) -> str:
     """What an exception says, in a line: its type's name when it says nothing."""
     reason = getattr(error, "reason", None)  # urllib wraps what happened
     error = reason if isinstance(reason, Exception) else error
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    said = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # torch's bold letters
+    lines = said.strip().splitlines() or [type(error).__name__]
     return lines[0][:300].rstrip(":. ")
 
 

@@ -15,7 +15,8 @@ class LayerParameter:
     layer_name: str
     head: bool  # part of the classifier whose shape follows the data
     source: str  # "loaded" from weights, or "fresh"
-    undecayed: bool = False  # the model itself asks for no weight decay (a position embedding)
+    undecayed: bool = False  # no weight decay by its library's judgement (a position embedding)
+    vector: bool = False  # as good as one dimension, such as a scale (C, 1, 1)
     module: str = ""  # class of the module that owns it, such as BatchNorm2d
 
     @property
@@ -37,6 +38,7 @@ class LayerMap:
     unplaced: tuple[str, ...] = ()  # outside the head, yet in its layer: nothing says where else
     empty_head: str | None = None  # the last layer's name when the model lost its classifier
     bare_modules: tuple[tuple[str, str], ...] = ()  # (name, class) of modules without parameters
+    note: str = ""  # of a timm model: whose order this is
 
     @property
     def depth(self) -> int:

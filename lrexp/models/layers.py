@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from lrexp.config.errors import ConfigError, few
+from lrexp.models.decay import is_named_undecayed, is_timms, is_vector
 from lrexp.models.layer_map import LayerMap, LayerParameter
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -86,15 +87,18 @@ def layer_map(
             raise ValueError(f"{type(model).__name__} has no module {name!r}")
     if not tensors:
         raise ValueError(f"{type(model).__name__} has no parameters")
+    note = ""
     if layers is not None:
         found = _by_hand(layers, list(tensors), heads)
     elif convention == "block":
         found = _by_structure(_children(model, heads))
     elif hasattr(model, "group_matcher"):
-        found = _by_matcher(model, heads)
+        found, note = _by_matcher(model, heads), "layers by timm's own groups"
     else:
         kind = f"{type(model).__module__}.{type(model).__name__}"
         found = _by_structure(_pieces(model, "", heads), LEFT_BY_TIMM.get(kind, ()))
+        if is_timms(model):
+            note = "layers by structure: timm has no groups of its own for this network"
     if convention == "beit":
         norms = _final_norms(model, heads)
         found.of = {name: at for name, at in found.of.items() if not _inside(name, norms)}
@@ -107,7 +111,6 @@ def layer_map(
     lost_head = bool(heads) and not any(_inside(name, heads) for name in tensors)
     if lost_head or tensors.keys() - found.of.keys():
         order.append(last)
-    no_decay: Any = getattr(model, "no_weight_decay", set)()  # timm's names and globs
     placed = [
         LayerParameter(
             name=name,
@@ -116,7 +119,8 @@ def layer_map(
             layer_name=found.of.get(name, last),
             head=_inside(name, heads),
             source="loaded" if name in loaded else "fresh",
-            undecayed=any(fnmatchcase(name, pattern) for pattern in no_decay),
+            undecayed=is_named_undecayed(model, name),
+            vector=is_vector(model, name, tensor),
             module=type(model.get_submodule(name.rpartition(".")[0])).__name__,
         )
         for name, tensor in tensors.items()
@@ -128,7 +132,7 @@ def layer_map(
         for name, module in model.named_modules()
         if name and next(module.parameters(), None) is None
     )
-    return LayerMap(tuple(placed), tuple(found.unplaced), empty_head, tuple(bare))
+    return LayerMap(tuple(placed), tuple(found.unplaced), empty_head, tuple(bare), note)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -29,12 +29,13 @@ class MLP(nn.Module):
         self.hidden = nn.ModuleList(
             nn.Linear(i, o) for i, o in zip(inputs[:-1], widths, strict=True)
         )
-        self.after = nn.Sequential(nn.ReLU(), nn.Dropout(dropout))
+        # one each: a plan may let the last one drop in front of the head, and keep the others still
+        self.after = nn.ModuleList(nn.Sequential(nn.ReLU(), nn.Dropout(dropout)) for _ in widths)
         self.head = nn.Linear(inputs[-1], num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) → logits (B, classes)."""
         x = images.flatten(1)
-        for layer in self.hidden:
-            x = self.after(layer(x))  # (B, width)
+        for layer, after in zip(self.hidden, self.after, strict=True):
+            x = after(layer(x))  # (B, width)
         return self.head(x)

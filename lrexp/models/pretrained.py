@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from urllib.parse import urlparse
 
@@ -27,6 +28,7 @@ from lrexp.config.schema.training import LibraryModel, Model
 from lrexp.folder.layout import CHECKPOINTS, CONFIG
 from lrexp.folder.network import quiet, within
 from lrexp.models.library import AUXILIARY, library_with, made
+from lrexp.models.weight_files import why_refused
 from lrexp.models.weights import Weights, weights_path
 
 log = logging.getLogger(__name__)
@@ -77,7 +79,11 @@ def pretrained_weights(
             if error.key != "model.args" or args:
                 raise
             hint = f"remove {file}, or give a file of your own with model.weights=FILE"
-            raise ConfigError(KEY, error.problem, hint, "true") from error
+            cause, problem = error.__cause__, error.problem
+            unread = isinstance(cause, UnpicklingError | EOFError)
+            if cause and (unread or "PytorchStreamReader" in str(cause)):  # no words for users
+                problem = f"{file} {why_refused(file, cause)[0]}"
+            raise ConfigError(KEY, problem, hint, "true") from error
     state = model.state_dict()
     if name in AUXILIARY:
         state = {n: t for n, t in state.items() if not n.startswith(("aux", "AuxLogits"))}

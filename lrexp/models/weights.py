@@ -5,27 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lrexp.config.errors import ConfigError, did_you_mean, first_line
+from lrexp.config.errors import ConfigError, did_you_mean
 from lrexp.config.schema.training import BUNDLED, LibraryModel, Model
 from lrexp.folder.layout import BEST, CHECKPOINTS
+from lrexp.models.weight_files import read_file
 
 log = logging.getLogger(__name__)
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 OF_RUN = Path(CHECKPOINTS) / BEST
-STATE_KEYS = ("model", "state_dict", "model_state_dict")  # where checkpoints keep the state_dict
-WRAPPERS = ("module.", "_orig_mod.")  # that DataParallel and torch.compile put before every name
 SHOWN = 4  # names in a message, before the rest is counted
 
 
@@ -37,6 +34,7 @@ class Weights:
     said: str  # what messages call them
     tensors: Mapping[str, Tensor]
     class_names: tuple[str, ...] | None = None  # that the head was trained on, if known
+    note: str = ""  # what the log says of where they were found
 
 
 def save_weights(state: Mapping[str, Tensor], file: Path, class_names: tuple[str, ...]) -> None:
@@ -76,7 +74,7 @@ def load_weights(
     wanted = model.state_dict()
     meta = any(tensor.is_meta for tensor in wanted.values())
     source = weights if isinstance(weights, Weights) else read_weights(weights, header_only=meta)
-    found, prefix = _without_wrappers(source.tensors, wanted)
+    found, prefix = _without_prefix(source.tensors, wanted)
     heads = (head_name,) if isinstance(head_name, str) else head_name
     in_head = tuple(f"{name}." for name in heads)
     adapted = _adapt_input(model, found, wanted)
@@ -103,21 +101,23 @@ def load_weights(
     }
     fitting = {n: t for n, t in found.items() if n in wanted and n not in mismatched}
     said = "; ".join(f"{what} {_few(names)}" for what, names in problems.items() if names)
-    if said and strict:
-        hint = "model.strict=false loads what fits and leaves the rest fresh"
-        raise ConfigError(source.key, "do not fit the model", f"{said}\n  {hint}", source.said)
     loaded = {name for name, _ in model.named_parameters() if name in fitting}
     if not loaded:
         hint = said or "the head alone would fit in shape, and it is for other classes"
         raise ConfigError(source.key, "none of the tensors fits the model", hint, source.said)
+    if said and strict:
+        hint = f"model.strict=false loads the {len(fitting)} tensors that fit, and no others"
+        raise ConfigError(source.key, "do not fit the model", f"{said}\n  {hint}", source.said)
     if not meta:
         model.load_state_dict(fitting, strict=False)
     notes = [f"head fresh: {_few(head)}"] if head and head[0] not in fitting else []
     notes += [f"adapted to other channels: {_few(adapted)}"] if adapted else []
+    notes += [source.note] if source.note else []
     notes += [f"prefix {prefix} left out of every name"] if prefix else []
     report = [f"{what} {_few(names) or 'none'}" for what, names in problems.items()]
     line = f"loaded {len(fitting)} tensors of {source.said}; {'; '.join([*report, *notes])}"
-    log.log(logging.WARNING if said else logging.INFO, line)
+    guessed = prefix or source.note
+    log.log(logging.WARNING if said or guessed else logging.INFO, line)
     return loaded
 
 
@@ -126,69 +126,15 @@ def read_weights(weights: str, header_only: bool = False) -> Weights:
 
     Args:
         weights: a safetensors file; a checkpoint that torch.load reads with weights_only=True, a
-            plain state_dict or one under "model", "state_dict" or "model_state_dict"; a run
-            folder, whose best weights are meant; or `bundled:NAME`.
+            plain state_dict or one in nested dictionaries; a run folder, whose best weights are
+            meant; or `bundled:NAME`.
         header_only: read names and shapes alone.
 
     Raises:
         ConfigError: when there is no such file or it holds no weights.
     """
-    path = weights_path(weights)
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise ConfigError("model.weights", f"cannot be read: {error}", given=weights) from error
-    is_safetensors = start[8:] == b"{"  # after the length of the header
-    if start.startswith((b"PK", b"\x80")) and not is_safetensors:  # torch.save: zip or pickle
-        return _read_checkpoint(path, weights, header_only)
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {
-                name: torch.empty(file.get_slice(name).get_shape(), device="meta")
-                if header_only
-                else file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118
-            }
-            class_names = json.loads(metadata.get("class_names", "null"))
-    except (SafetensorError, OSError, ValueError) as error:
-        problem = f"is neither a safetensors file nor a checkpoint of torch.save: {error}"
-        raise ConfigError("model.weights", problem, given=weights) from error
-    return Weights("model.weights", weights, tensors, class_names and tuple(class_names))
-
-
-def _read_checkpoint(path: Path, weights: str, header_only: bool) -> Weights:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old formats
-            content = torch.load(
-                path, map_location="meta" if header_only else "cpu", weights_only=True
-            )
-    except Exception as error:  # unpickling raises what it likes
-        problem = f"cannot be read with torch.load(weights_only=True): {first_line(error)}"
-        hint = "save it anew with torch.save(model.state_dict(), FILE), or as safetensors"
-        raise ConfigError("model.weights", problem, hint, weights) from error
-    inner: dict[str, Any] = content if isinstance(content, dict) else {}
-    class_names: Any = inner.get("class_names")
-    if not _is_state(inner):
-        held = [inner[key] for key in STATE_KEYS if _is_state(inner.get(key))]
-        if not held:
-            keys = ", ".join(map(str, list(inner)[:8])) or type(content).__name__
-            hint = f"a state_dict, alone or under {', '.join(STATE_KEYS)}; it holds {keys}"
-            raise ConfigError("model.weights", "holds no state_dict", hint, weights)
-        inner = held[0]
-    named = isinstance(class_names, list) and all(isinstance(n, str) for n in class_names)
-    known = tuple(map(str, class_names)) if named else None
-    return Weights("model.weights", weights, inner, known)
-
-
-def _is_state(content: Any) -> bool:
-    return (
-        isinstance(content, dict)
-        and bool(content)
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
-    )
+    tensors, class_names, note = read_file(weights_path(weights), weights, header_only)
+    return Weights("model.weights", weights, tensors, class_names, note)
 
 
 def adapted_to_channels(kernel: Tensor, channels: int) -> Tensor:
@@ -230,17 +176,26 @@ def _adapt_input(
     return adapted
 
 
-def _without_wrappers(
+def _without_prefix(
     tensors: Mapping[str, Tensor], wanted: Iterable[str]
 ) -> tuple[dict[str, Tensor], str]:
-    """The tensors under the names of the bare model, and the prefix that all of them had."""
-    found, prefix, wanted = dict(tensors), "", list(wanted)
-    while wrapper := next((w for w in WRAPPERS if all(n.startswith(w) for n in found)), None):
-        if any(name.startswith(wrapper) for name in wanted):
-            break
-        found = {name.removeprefix(wrapper): tensor for name, tensor in found.items()}
-        prefix += wrapper
-    return found, prefix
+    """The tensors under the model's names, and the prefix that each of them had beyond those.
+
+    Wrappers (DataParallel's `module.`, torch.compile's `_orig_mod.`, a trainer's `model.`) put one
+    before every name, and may have tensors of their own beside (`n_averaged`). Of the prefixes
+    that all dotted names share it is the one without which the most names are the model's, the
+    shortest on ties.
+    """
+    wanted = set(wanted)
+    parts = zip(*(name.split(".")[:-1] for name in tensors if "." in name), strict=False)
+    shared = [part for part, *_ in takewhile(lambda at: len({*at}) == 1, parts)]
+    prefixes = ["".join(f"{part}." for part in shared[:i]) for i in range(len(shared) + 1)]
+
+    def fitting(prefix: str) -> int:
+        return sum(name.removeprefix(prefix) in wanted for name in tensors)
+
+    prefix = max(prefixes, key=fitting)
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, prefix
 
 
 def _few(names: list[str]) -> str:

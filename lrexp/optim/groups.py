@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from types import MethodType
+from types import MappingProxyType, MethodType
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ from lrexp.plan.plan import Plan, Row
 # What some optimizers count per group and not per parameter: LAMB and Adan their steps,
 # schedule-free ones the weights of their average and whether the model holds it now.
 COUNTERS = ("step", "k", "weight_sum", "lr_max", "train_mode")
+
+Beside = Mapping[str, Collection[str]]  # module without parameters → parameters around it
+NOTHING_TRACED: Beside = MappingProxyType({})
 
 
 def param_groups(model: nn.Module, plan: Plan, base_lr: float) -> list[dict[str, Any]]:
@@ -79,20 +82,30 @@ def set_momentum(optimizer: Optimizer, momentum: float) -> None:
             group["momentum"] = momentum
 
 
-def set_trainable(model: nn.Module, plan: Plan, finished_epochs: int) -> None:
+def set_trainable(
+    model: nn.Module, plan: Plan, finished_epochs: int, beside: Beside = NOTHING_TRACED
+) -> None:
     """Freeze and unfreeze every parameter as the plan says for the coming epoch.
 
     A frozen parameter has `requires_grad` off and no gradient, so neither an optimizer step nor
     weight decay nor gradient clipping can touch it. A module whose parameters are all frozen stays
     in eval mode even under `model.train()`, which keeps dropout still unless the plan lets it go
-    on; BatchNorm modules go by the plan's `bn_stats`.
+    on; so does a module without parameters that stands between frozen ones alone. BatchNorm
+    modules go by the plan's `bn_stats`.
+
+    Args:
+        model: changed in place.
+        plan: of all its parameters.
+        finished_epochs: before the coming one.
+        beside: parameters around each module that has none, of `parameters_beside`. Where it has
+            no entry, the siblings stand for them.
     """
     trains = {row.name: row.trains_after(finished_epochs) for row in plan.rows}
     for name, tensor in model.named_parameters():
         tensor.requires_grad_(trains[name])
         if not trains[name]:
             tensor.grad = None
-    for _, module, rows in _modules_with_rows(model, plan):
+    for _, module, rows in _modules_with_rows(model, plan, beside):
         if _stays_in_eval(module, rows, any(trains[row.name] for row in rows)):
             module.train = MethodType(_train_children_only, module)
             module.training = False
@@ -100,14 +113,17 @@ def set_trainable(model: nn.Module, plan: Plan, finished_epochs: int) -> None:
             del module.train
 
 
-def frozen_state(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
+def frozen_state(
+    model: nn.Module, plan: Plan, beside: Beside = NOTHING_TRACED
+) -> dict[str, Tensor]:
     """What must not change: parameters that never train, and buffers that go with them.
 
-    Buffers go with a module's own parameters; BatchNorm statistics go by `bn_stats`.
+    Buffers go with a module's own parameters, or those beside it (see `set_trainable`); BatchNorm
+    statistics go by `bn_stats`.
     """
     never = set(plan.frozen_names)
     state = {name: p.detach() for name, p in model.named_parameters() if name in never}
-    for name, module, rows in _modules_with_rows(model, plan):
+    for name, module, rows in _modules_with_rows(model, plan, beside):
         trains = not all(row.frozen for row in rows)
         still = _statistics_stay(rows, trains) if isinstance(module, _NormBase) else not trains
         if still:
@@ -128,27 +144,37 @@ def _statistics_stay(rows: Sequence[Row], trains: bool) -> bool:
     return "live" not in settings and ("frozen" in settings or not trains)
 
 
-def _modules_with_rows(model: nn.Module, plan: Plan) -> Iterator[tuple[str, nn.Module, list[Row]]]:
+def _modules_with_rows(
+    model: nn.Module, plan: Plan, beside: Beside
+) -> Iterator[tuple[str, nn.Module, list[Row]]]:
     """Every module and the parameters it goes with: those inside it.
 
-    A module without parameters (dropout, BatchNorm without affine) goes with the nearest sibling
-    that has some, the one before it rather than the one after, or else with its parent.
+    A module without parameters (dropout) goes with those `beside` it, before and behind, where
+    that is known, and else with the nearest siblings on both sides that have some, or with its
+    parent. BatchNorm without any goes with one sibling, the one before it if there is one: its
+    statistics are of what that makes.
     """
     row_by_name = {row.name: row for row in plan.rows}
     row_of = {id(p): row_by_name[name] for name, p in model.named_parameters()}
 
     def walk(
-        module: nn.Module, name: str, around: list[Row]
+        module: nn.Module, name: str, before: list[Row], after: list[Row]
     ) -> Iterator[tuple[str, nn.Module, list[Row]]]:
-        rows = [row_of[id(p)] for p in module.parameters()] or around
+        rows = [row_of[id(p)] for p in module.parameters()]
+        if not rows and isinstance(module, _NormBase):
+            rows = before or after
+        elif not rows:
+            traced = [row_by_name[parameter] for parameter in beside.get(name, ())]
+            rows = traced or [*before, *after]
         yield name, module, rows
         children = list(module.named_children())
         inside = [[row_of[id(p)] for p in child.parameters()] for _, child in children]
         for i, (child_name, child) in enumerate(children):
-            nearest = next((r for r in (*inside[:i][::-1], *inside[i:]) if r), rows)
-            yield from walk(child, f"{name}.{child_name}" if name else child_name, nearest)
+            near = [next(filter(None, side), []) for side in (inside[:i][::-1], inside[i:])]
+            around = near if any(near) else (rows, [])
+            yield from walk(child, f"{name}.{child_name}" if name else child_name, *around)
 
-    yield from walk(model, "", [])
+    yield from walk(model, "", [], [])
 
 
 def tensor_hash(tensors: dict[str, Tensor]) -> str:

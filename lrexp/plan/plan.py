@@ -48,6 +48,11 @@ class Row:
         """True when the parameter never trains."""
         return self.trainable_until is not None and self.trainable_until <= self.trainable_from
 
+    @property
+    def trains_throughout(self) -> bool:
+        """True when the parameter trains in every epoch, however many there are."""
+        return not self.trainable_from and self.trainable_until is None
+
     def trains_after(self, finished_epochs: int) -> bool:
         """Whether the parameter trains in the epoch that follows `finished_epochs` epochs."""
         return self.trainable_from <= finished_epochs and (
@@ -286,11 +291,13 @@ def make_plan(layers: LayerMap, treat: Callable[[LayerParameter], Treatment]) ->
 
 
 def no_decay_on_bias_and_norm(parameter: LayerParameter, base: float, everywhere: bool) -> float:
-    """The weight decay of a parameter: `base`, or 0 for biases and norms unless `everywhere`.
+    """The weight decay of a parameter: `base`, or 0 for biases, norms and scales unless
+    `everywhere`.
 
-    What the model itself keeps free of decay (timm's no_weight_decay) is so in either case.
+    What its library keeps free of decay (timm's no_weight_decay) is so in either case.
     """
-    exempt = parameter.undecayed or (parameter.is_bias_or_norm and not everywhere)
+    one_dimensional = parameter.is_bias_or_norm or parameter.vector
+    exempt = parameter.undecayed or (one_dimensional and not everywhere)
     return 0.0 if exempt else base
 
 

@@ -109,7 +109,8 @@ def run_info(
     typed = read_overrides(launch.folder) if begun else launch.overrides  # its title stays
     plain: Any = OmegaConf.to_container(resolved)
     classes = classes_in_words(_class_facts(trainer), vars(config.loss))
-    told = [f"note   {note}" for note in (*data.notes, *classes)]
+    notes = (*data.notes, *classes, *filter(None, [experiment.layers.note]))
+    told = [f"note   {note}" for note in notes]
     told += [f"leaks  {line}" for line in (data.leaks.lines() if data.leaks else [])]
     opening = opening_lines(
         config.model.name,

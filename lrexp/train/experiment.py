@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -34,3 +34,5 @@ class Experiment:
     weights_fingerprint: str | None  # of the file the model was loaded from
     momenta: list[float] = field(default_factory=list)  # m(t), empty when momentum stays put
     plateau: Plateau | None = None  # its own s comes on top of the schedule's
+    # parameters around each module without any (dropout), where the plan freezes some
+    beside: Mapping[str, frozenset[str]] = field(default_factory=dict)

@@ -175,16 +175,17 @@ class Trainer:
             self.begin_epoch()
             self.current = Epoch(self.step)
         else:
-            set_trainable(self.experiment.model, self.experiment.plan, self.epoch - 1)
-            self.experiment.model.train()
-            use_training_weights(self.experiment.optimizer)
+            experiment, finished = self.experiment, self.epoch - 1
+            set_trainable(experiment.model, experiment.plan, finished, experiment.beside)
+            experiment.model.train()
+            use_training_weights(experiment.optimizer)
             self.set_rates(max(0, self.step - 1))  # the row has the last ones, if no step is left
         return self.current
 
     def begin_epoch(self) -> None:
         """Freeze and unfreeze for the coming epoch, and put the model into training mode."""
         experiment = self.experiment
-        set_trainable(experiment.model, experiment.plan, finished_epochs=self.epoch)
+        set_trainable(experiment.model, experiment.plan, self.epoch, experiment.beside)
         if experiment.plan.measured:
             measure_scales(experiment, self.seed, self.epoch, self.batch_size)
         experiment.model.train()

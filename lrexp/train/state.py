@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from lrexp.config.errors import UserError
 from lrexp.folder.checkpoint import save_checkpoint
@@ -68,13 +69,17 @@ class FrozenProof:
 
     def begin(self) -> None:
         """Take what there is now for the start."""
-        self.before = tensor_hash(frozen_state(self._experiment.model, self._experiment.plan))
+        self.before = tensor_hash(self._frozen())
 
     def as_dict(self) -> dict[str, Any]:
         """As summary.json has it."""
-        frozen = frozen_state(self._experiment.model, self._experiment.plan)
+        frozen = self._frozen()
         now = {"before": self.before, "after": tensor_hash(frozen)}
         return {"tensors": len(frozen), **now, "identical": now["before"] == now["after"]}
+
+    def _frozen(self) -> dict[str, Tensor]:
+        experiment = self._experiment
+        return frozen_state(experiment.model, experiment.plan, experiment.beside)
 
 
 def fingerprints(experiment: Experiment) -> dict[str, str]:

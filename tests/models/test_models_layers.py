@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -336,6 +337,85 @@ def test_group_names_are_words_and_rates_timms(made: Any, name: str) -> None:
     plan = decayed(layer_map(made(name)))  # the second's matcher is a function
     assert all(re.fullmatch(r"[A-Za-z0-9_]+", group) for group in plan.groups)
     assert treatments(plan) == timms(made(name))
+
+
+# torchvision's network and timm's of the same: what torchvision's lacks of the parameters that
+# timm's has without weight decay, tensors and values.
+TWINS = {
+    ("convnext_tiny", "convnext_tiny"): (0, 0),
+    ("vit_b_16", "vit_base_patch16_224"): (0, 0),
+    ("swin_t", "swin_tiny_patch4_window7_224"): (0, 0),
+    # two biases for a third of qkv each, where torchvision's one has a third that stays 0
+    ("swin_v2_t", "swinv2_tiny_window8_256"): (12, -4416),
+    ("maxvit_t", "maxvit_tiny_tf_224"): (1, 10),  # the bias of the classifier
+    ("efficientnet_b0", "efficientnet_b0"): (0, 0),
+    ("mobilenet_v2", "mobilenetv2_100"): (0, 0),
+    ("mobilenet_v3_small", "mobilenetv3_small_100"): (0, 0),
+    ("mnasnet1_0", "mnasnet_100"): (0, 0),
+    ("regnet_y_400mf", "regnety_004"): (0, 0),
+    ("vgg11_bn", "vgg11_bn"): (0, 0),
+}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), TWINS)
+def test_weight_decay_leaves_alone_in_torchvisions_network_what_it_does_in_timms(
+    made: Any, ours: str, theirs: str
+) -> None:
+    layers, twin = layer_map(torchvision_model(ours)), layer_map(made(theirs))
+
+    def free(of: LayerMap, everywhere: bool) -> tuple[int, int]:
+        rows = [row for row in decayed(of, everywhere).rows if not row.weight_decay]
+        return len(rows), sum(row.size for row in rows)
+
+    (tensors, values), (their_tensors, their_values) = free(layers, False), free(twin, False)
+    assert (their_tensors - tensors, their_values - values) == TWINS[ours, theirs]
+    if ours != "swin_v2_t":  # timm's for larger images
+        assert free(layers, True) == free(twin, True)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [("vit_b_16", "vit_base_patch16_224"), ("regnet_y_400mf", "regnety_004")],
+)
+def test_torchvisions_network_has_timms_rates_where_both_are_built_alike(
+    made: Any, ours: str, theirs: str
+) -> None:
+    def by_rate(layers: LayerMap) -> Counter[tuple[float, float]]:
+        sizes: Counter[tuple[float, float]] = Counter()
+        for row in decayed(layers).rows:
+            sizes[round(row.lr_scale, 9), row.weight_decay] += row.size
+        return sizes
+
+    assert by_rate(layer_map(torchvision_model(ours))) == by_rate(layer_map(made(theirs)))
+
+
+class Scaled(nn.Module):
+    """A scale of many dimensions and a classifier with one output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 1)
+        self.gamma, self.mix = (nn.Parameter(torch.zeros(s)) for s in ((4, 1, 1), (4, 4)))
+        self.head = nn.Linear(4, 1)
+
+
+def test_a_scale_is_known_by_its_shape_and_a_matrix_by_its_layer() -> None:
+    layers = layer_map(Scaled())
+    free = {row.name for row in decayed(layers).rows if not row.weight_decay}
+    assert free == {"gamma", "conv.bias", "head.bias"}  # not conv.weight (4, 1, 1, 1)
+    assert all(row.weight_decay for row in decayed(layers, decay_bias_norm=True).rows)
+
+
+def test_a_timm_model_says_whose_layers_it_has(made: Any) -> None:
+    own = "layers by timm's own groups"
+    assert layer_map(made("resnet18")).note == layer_map(made("cait_xxs24_224")).note == own
+    for name in ("poolformer_s12", "pit_ti_224", "csatv2"):
+        layers = layer_map(made(name))
+        assert layers.note == "layers by structure: timm has no groups of its own for this network"
+        assert layers.depth > 10
+    assert layer_map(made("resnet18"), layers=["*1.*", "layer*"]).note == ""
+    assert layer_map(made("resnet18"), convention="block").note == ""
+    assert layer_map(torchvision_model("resnet18")).note == ""
 
 
 def test_no_weight_decay_of_the_model_is_a_flag_and_no_bias(made: Any) -> None:

@@ -6,21 +6,25 @@ import logging
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+from torch import nn
 from torchvision.models import get_model
 from trainers import trainer_of
 from unchanged import imports_anew
 
 from lrexp.build.data import StatedData, build_dataset
-from lrexp.build.experiment import build
+from lrexp.build.experiment import build, build_preview
 from lrexp.build.model import build_model
 from lrexp.config.errors import ConfigError
 from lrexp.config.schema import option_of
 from lrexp.models.layers import head_names
 from lrexp.models.library import timm_model, torchvision_model
+from lrexp.tasks.opening import Launch, run_info
 from lrexp.train.loop import Trainer
 
 CPU = torch.device("cpu")
@@ -182,6 +186,34 @@ def test_what_cannot_be_built_is_said_in_words(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         make(shape, 5, name=name, args=args)
+
+
+@needs_timm
+def test_the_opening_and_the_plan_of_a_timm_network_say_whose_layers_it_has(
+    compose: Any, tmp_path: Path
+) -> None:
+    chosen = ["model=timm", "model.name=test_resnet", "data.leak_check=skip"]
+    config = compose(*chosen)
+    note = "layers by timm's own groups"
+    assert note in build_preview(config).notes
+    launch = Launch(tmp_path, chosen, "", None)
+    resolved = OmegaConf.structured(config)
+    told = run_info(resolved, config, launch, trainer_of(config), "id", []).opening
+    assert f"note   {note}" in told
+    assert build_preview(compose("task=plan")).notes == []
+
+
+def test_dropout_in_front_of_the_head_drops_in_a_run_that_freezes_the_backbone(
+    compose: Any,
+) -> None:
+    chosen = ["model=mlp", "model.widths=[6,5]", "model.dropout=0.5", "data.leak_check=skip"]
+    trainer = trainer_of(compose(*chosen, "lr_policy=freeze_backbone"))
+    trainer.begin_epoch()
+    modules = dict(trainer.experiment.model.named_modules())
+    assert {n for n, m in modules.items() if isinstance(m, nn.Dropout) and m.training} == {
+        "after.1.1"
+    }
+    assert build(compose(*chosen)).beside == {}  # nothing is ever frozen, nothing is traced
 
 
 @needs_timm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import http.server
 import socket
@@ -249,10 +250,16 @@ def test_a_broken_file_in_the_cache_is_named(
     compose: Any, in_torch_cache: object, tmp_path: Path
 ) -> None:
     (file,) = (tmp_path / "torch").rglob("*.pth")
-    file.write_bytes(file.read_bytes()[:1000])
     config = compose(f"model={TORCHVISION}", "model.pretrained=true")
-    with pytest.raises(ConfigError, match=rf"model\.pretrained=true: .*\n  remove {file}"):
-        build_model(config, stated(7))
+    half = file.read_bytes()[:1000]
+    torch.save({"weights": argparse.Namespace()}, file)
+    for content, problem in (
+        (half, r"is a damaged or incomplete checkpoint of torch\.save \(1,000 bytes\)"),
+        (file.read_bytes(), r"holds objects beside tensors, of argparse\.Namespace; .*"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match=rf"=true: {file} {problem}\n  remove {file}"):
+            build_model(config, stated(7))
 
 
 def test_networks_without_weights_are_refused_before_anything_is_fetched(compose: Any) -> None:

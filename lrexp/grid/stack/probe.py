@@ -155,7 +155,7 @@ def _trial(trainer: Trainer, epoch: int) -> str | None:
     images = images.double()
     stacked = [copy.deepcopy(experiment.model).double() for _ in range(2)]
     for model in stacked:
-        set_trainable(model, experiment.plan, epoch)
+        set_trainable(model, experiment.plan, epoch, experiment.beside)
         model.train()
     with torch.no_grad():
         for parameter in stacked[1].parameters():

@@ -1,0 +1,35 @@
+"""What to write when Hydra cannot read a word of the command line."""
+
+from __future__ import annotations
+
+import shlex
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from lrexp.config.schema import meaning_of
+
+PLACES = ("hydra.run.dir", "hydra.sweep.dir", "hydra.launcher.resume")  # Hydra's own paths
+
+
+def unreadable(override: str) -> str:
+    """Why, and how a path is quoted: `=`, brackets and the like in a value are Hydra's own signs.
+
+    >>> unreadable("model.weights=epoch=3.ckpt").partition("; ")[2]
+    'write \\'model.weights="epoch=3.ckpt"\\''
+    """
+    key, _, value = override.partition("=")
+    if key.lstrip("+") in PLACES or meaning_of(key.lstrip("+")).path:
+        items = ('"' + item.replace('"', '\\"') + '"' for item in value.split(","))
+        quoted = f"{key}={','.join(items)}"
+        if _is_read(quoted):
+            return f"Hydra has other uses for a sign in it; write {shlex.quote(quoted)}"
+    return "cannot be read; write KEY=VALUE, and quote what the shell or Hydra would split"
+
+
+def _is_read(override: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return True
