@@ -55,6 +55,7 @@ class SweepPoint:
     best: Mapping[str, float] = field(default_factory=dict)  # the row of the best epoch
     test: Mapping[str, float] = field(default_factory=dict)
     rows: tuple[Mapping[str, float], ...] = ()  # epoch and monitor
+    remarks: tuple[str, ...] = ()  # what it was told before its first step
     took_s: float = math.nan  # its share of the time when it trained together with others
     report: bool = False  # whether its own report lies in its folder
 
@@ -286,6 +287,7 @@ def _read_point(folder: Path, point: SweepPoint, monitor: str) -> SweepPoint:
         why=(why or " ".join(said)).splitlines()[0] if why or said else "",
         best=best,
         test=_numbers(summary["test"]),
+        remarks=tuple(map(str, summary["remarks"])),
         rows=tuple(_numbers({key: one.get(key) for key in ("epoch", monitor)}) for one in rows),
         took_s=took,
         report=(run / REPORT).is_file(),

@@ -65,6 +65,7 @@ def known_at_start(trainer: Trainer) -> dict[str, Any]:
     experiment, data = trainer.experiment, trainer.experiment.dataset
     return {
         "verdicts": verdicts_of(trainer),
+        "remarks": [*data.notes, *experiment.remarks],
         "plan_hash": experiment.plan.hash,
         "device": str(experiment.device),
         "parameters": parameter_counts(experiment.plan),

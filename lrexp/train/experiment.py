@@ -34,3 +34,4 @@ class Experiment:
     weights_fingerprint: str | None  # of the file the model was loaded from
     momenta: list[float] = field(default_factory=list)  # m(t), empty when momentum stays put
     plateau: Plateau | None = None  # its own s comes on top of the schedule's
+    remarks: list[str] = field(default_factory=list)  # what is odd about plan and schedule
