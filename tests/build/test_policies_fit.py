@@ -12,7 +12,7 @@ import pytest
 from lrexp.build.data import stated_data
 from lrexp.build.experiment import build_preview
 from lrexp.build.model import build_model
-from lrexp.build.rates import build_plan, build_rates
+from lrexp.build.rates import build_plan, build_rates, refuse_moved_lengths
 from lrexp.build.schedule import Steps, count_steps
 from lrexp.config.errors import ConfigError
 from lrexp.config.schema import OPTIONS
@@ -199,3 +199,38 @@ def test_discriminative_is_relative_unless_a_rate_or_ratio_is_given(
     for other in ("ratio=2", "lr_low=0.001"):
         with pytest.raises(ConfigError, match="stem_scale are both given"):
             scales("lr_policy.stem_scale=0.1", f"lr_policy.{other}")
+
+
+@pytest.mark.parametrize(
+    ("policy", "setting", "kept", "new"),
+    [
+        ("lp_ft", "head_epochs", "5", "10"),
+        ("gradual_unfreeze", "every", "'3.5 epochs'", "'7.5 epochs'"),
+    ],
+)
+def test_a_plan_that_longer_training_would_change_is_kept_by_the_value_that_the_error_names(
+    policy: str,
+    setting: str,
+    kept: str,
+    new: str,
+    compose: Compose,
+    layers_of: Callable[[str], LayerMap],
+) -> None:
+    cnn, key = layers_of("model=simple_cnn"), f"lr_policy.{setting}"
+    then = compose(f"lr_policy={policy}")
+    saved = {"lr_policy": vars(then.lr_policy), "trainer": vars(then.trainer)}
+    longer = compose(f"lr_policy={policy}", "trainer.epochs=30")
+    with pytest.raises(ConfigError) as caught:
+        refuse_moved_lengths(saved, longer, cnn.depth, 1079)
+    assert f"write {key}={kept} to keep the plan as it was" in caught.value.hint
+    assert f"or {key}={new} to go on under the new one" in caught.value.hint
+    plans = {}
+    for value in (kept, new):
+        explicit = compose(f"lr_policy={policy}", "trainer.epochs=30", f"{key}={value}")
+        refuse_moved_lengths(saved, explicit, cnn.depth, 1079)  # chosen, not moved
+        plans[value] = build_plan(explicit, cnn, count_steps(explicit, 1079))
+    assert plans[kept] == build_plan(then, cnn, count_steps(then, 1079))
+    assert plans[new] == build_plan(longer, cnn, count_steps(longer, 1079))
+    same = compose(f"lr_policy={policy}", "optimizer.lr=0.01")
+    refuse_moved_lengths(saved, same, cnn.depth, 1079)
+    refuse_moved_lengths({}, longer, cnn.depth, 1079)  # nothing is known

@@ -65,6 +65,7 @@ SUMMARY_KEYS = {
     "data",
     "gap",
     "verdicts",
+    "remarks",
     "plan_hash",
     "frozen_proof",
     "weights_hash",
