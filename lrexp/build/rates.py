@@ -55,9 +55,14 @@ def build_plan(config: Config, layers: LayerMap, steps: Steps) -> Plan:
     policy, rates = config.lr_policy, config.optimizer
     make = load(chosen_option("lr_policy", policy).make)
     own = settings_of(policy) | lengths_in_epochs(policy, layers.depth, steps)
-    if "epochs" in inspect.signature(make).parameters:
+    if _spreads_over_all(policy):
         own["epochs"] = steps.total / steps.per_epoch
     return make(layers, rates.lr, rates.weight_decay, **own)
+
+
+def _spreads_over_all(policy: Policy) -> bool:
+    make = load(chosen_option("lr_policy", policy).make)
+    return "epochs" in inspect.signature(make).parameters
 
 
 def lengths_in_epochs(policy: Policy, depth: int, steps: Steps) -> dict[str, float]:
@@ -106,9 +111,18 @@ def refuse_moved_lengths(saved: dict[str, Any], config: Config, depth: int, imag
     lengths = {k: trainer[k] for k in ("epochs", "max_steps") if k in trainer}
     before = count_steps(replace(config, trainer=replace(config.trainer, **lengths)), images)
     after = count_steps(config, images)
-    was, now = (lengths_in_epochs(config.lr_policy, depth, steps) for steps in (before, after))
+    policy = config.lr_policy
+    as_it_was = then.get("epochs") == getattr(policy, "epochs", None)
+    if _spreads_over_all(policy) and as_it_was and before != after:
+        problem = (
+            f"spreads over all of training, {before.total} steps when it began, {after.total} now:"
+            " the plan would change on the way"
+        )
+        hint = "leave trainer.epochs and trainer.max_steps as they were, or start a new run"
+        raise ConfigError("lr_policy", problem, hint, policy.name)
+    was, now = (lengths_in_epochs(policy, depth, steps) for steps in (before, after))
     for name in was:
-        written = getattr(config.lr_policy, name)
+        written = getattr(policy, name)
         if was[name] != now[name] and then.get(name, written) == written:
             key = f"lr_policy.{name}"
             problem = (

@@ -321,11 +321,11 @@ def duration(key: str, written: Any, of_policy: bool = False) -> tuple[float, st
         ConfigError: when it is neither a share in [0, 1) nor `N epochs` nor `N steps`.
     """
     counted = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epochs?|steps?)\s*", str(written))
-    if counted and not (of_policy and counted[2].startswith("step")):
+    if counted and _finite(float(counted[1])) and not (of_policy and "step" in counted[2]):
         return float(counted[1]), counted[2].rstrip("s") + "s"
     if type(written) in (int, float) and 0 <= written < 1:
         return float(written), "share"
-    if of_policy and type(written) is int and written > 0:
+    if of_policy and type(written) is int and written > 0 and _finite(written):
         return float(written), "epochs"
     hint = "allowed: a share of training in [0, 1), '2 epochs', '100 steps'"
     if of_policy:

@@ -234,3 +234,27 @@ def test_a_plan_that_longer_training_would_change_is_kept_by_the_value_that_the_
     same = compose(f"lr_policy={policy}", "optimizer.lr=0.01")
     refuse_moved_lengths(saved, same, cnn.depth, 1079)
     refuse_moved_lengths({}, longer, cnn.depth, 1079)  # nothing is known
+
+
+def test_a_policy_over_all_of_training_does_not_go_on_over_another_length(compose: Compose) -> None:
+    then = compose("lr_policy=freezeout", "trainer.max_steps=100")
+    saved = {"lr_policy": vars(then.lr_policy), "trainer": vars(then.trainer)}
+    refuse_moved_lengths(saved, then, 3, 1079)
+    shorter = compose("lr_policy=freezeout", "trainer.max_steps=120")
+    with pytest.raises(ConfigError, match=r"freezeout: spreads .* 100 steps when .* 120 now"):
+        refuse_moved_lengths(saved, shorter, 3, 1079)
+    asked = compose("lr_policy=freezeout", "trainer.epochs=20")  # and with it lr_policy.epochs
+    refuse_moved_lengths(saved, asked, 3, 1079)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"lr_policy.head_epochs={'9' * 400}",
+        f"lr_policy.head_epochs='{'9' * 400} epochs'",
+        f"scheduler.warmup='{'9' * 400} steps'",
+    ],
+)
+def test_a_length_beyond_any_float_is_no_length(compose: Compose, override: str) -> None:
+    with pytest.raises(ConfigError, match=r"is no (length|warmup)"):
+        compose("lr_policy=lp_ft", override)

@@ -54,9 +54,7 @@ def said(folder: Path) -> str:
 
 
 def test_what_points_were_told_is_listed_once_with_the_points_concerned(tmp_path: Path) -> None:
-    late = (
-        "2 tensors would first train after the last epoch and stay frozen: conv.weight, conv.bias"
-    )
+    late = "2 tensors would first train after the last epoch and stay frozen: conv.weight, ..."
 
     def told(chosen: dict[str, Any]) -> dict[str, Any]:
         mine = [late] if chosen["lr_policy"] == "gradual_unfreeze" else []
