@@ -46,10 +46,10 @@ RESNET = "model=cifar_resnet trainer.epochs=3"  # has BatchNorm and eleven layer
 POLICIES: Points = {
     **{name: {} for name in ("uniform", "layerwise_decay", "auto_rgn")},
     "per_layer": {"rules": "[{type: BatchNorm2d, lr: 0.002}, {match: conv1.*, frozen: true}]"},
-    "discriminative": {"groups": 4},
+    "discriminative": {"lr_low": 0.0005, "groups": 4},
     "ulmfit": {"ratio": 1.3},
     "freeze_backbone": {"unfreeze_last": 2, "train_norm": True},
-    "gradual_unfreeze": {"groups": 3, "decay": 0.8},
+    "gradual_unfreeze": {"every": 1, "groups": 3, "decay": 0.8},
     "lp_ft": {"head_epochs": 1, "finetune_scale": 0.5},
     "surgical": {"block": "layer2", "bn_stats": "follow"},
     "freezeout": {"t_0": 0.4},
@@ -142,7 +142,7 @@ GRIDS: dict[str, tuple[str, str, Points]] = {
 # Single runs, each once to its end and once stopped within an epoch.
 STOPPED = {
     "gradual_unfreeze-adam": "model=cifar_resnet trainer.epochs=3 data.batch_size=2 optimizer=adam "
-    "lr_policy=gradual_unfreeze lr_policy.groups=3 scheduler=plateau",
+    "lr_policy=gradual_unfreeze lr_policy.every=1 lr_policy.groups=3 scheduler=plateau",
     "dropout-one_cycle": "model=mlp model.dropout=0.2 trainer.epochs=2 data.limit=400 "
     "data.batch_size=1 data.augment=basic scheduler=one_cycle",
 }

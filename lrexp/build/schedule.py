@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -13,8 +13,6 @@ from lrexp.config.schema import Config, chosen_option, lengths_of, load, setting
 from lrexp.config.schema.rates import Scheduler
 from lrexp.optim.schedulers.plateau import Plateau
 from lrexp.optim.schedulers.table import with_warmup
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,17 +54,23 @@ def build_schedule(scheduler: Scheduler, steps: Steps, restart: int | None = Non
     Raises:
         ConfigError: when a length does not fit the training there is, or torch refuses arguments.
     """
-    for setting in fields(scheduler):
-        given = getattr(scheduler, setting.name) if setting.metadata.get("in_epochs") else []
-        if steps.epochs and (late := [epoch for epoch in given if epoch >= steps.epochs]):
-            problem = "scheduler.%s: training ends after %d epochs, so the rate does not drop at %s"
-            log.warning(problem, setting.name, steps.epochs, ", ".join(map(str, late)))
     make = load(chosen_option("scheduler", scheduler).make)
     table: list[float] = []
     for part in steps.parts(restart):
         warmup, settings = _in_steps(scheduler, part)
         table += with_warmup(partial(make, **settings), warmup, part.total, part.per_epoch)
     return table
+
+
+def late_milestones(scheduler: Scheduler, steps: Steps) -> Iterator[str]:
+    """A sentence per setting that counts finished epochs of which there will not be as many."""
+    for setting in fields(scheduler):
+        given = getattr(scheduler, setting.name) if setting.metadata.get("in_epochs") else []
+        if steps.epochs and (late := [epoch for epoch in given if epoch >= steps.epochs]):
+            yield (
+                f"scheduler.{setting.name}: training ends after {steps.epochs} epochs, so the rate"
+                f" does not drop at {', '.join(map(str, late))}"
+            )
 
 
 def build_momenta(scheduler: Scheduler, steps: Steps, restart: int | None = None) -> list[float]:

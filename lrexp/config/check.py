@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
@@ -19,6 +19,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from lrexp.config.checks import check_args, check_limits, check_together, plan_file, weights_source
 from lrexp.config.errors import ConfigError, did_you_mean, unknown_setting, wrong_type
+from lrexp.config.policy_checks import check_policy
 from lrexp.config.schema import (
     GROUPS,
     OPTIONS,
@@ -68,6 +69,7 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
         except RuntimeError as error:
             raise ConfigError(key, "names the home folder of nobody here", given=path) from error
     check_together(config)
+    check_policy(config)
     weights, against = config.model.weights, getattr(config.task, "against", None)
     if weights and not weights.startswith(BUNDLED):
         typed.model.weights = weights_source(weights)
@@ -97,10 +99,10 @@ def config_id(config: DictConfig) -> str:
 
 def _counting(prefix: str, section: dict[Any, Any]) -> dict[Any, Any]:
     """What of a section config_id is made of, down to the settings of groups."""
-    kept = {}
+    kept, schema = {}, schema_of(prefix[:-1], section) if prefix else Config
+    neutral = {f.name: f.metadata.get("neutral", MISSING) for f in fields(schema)}
     for name, value in section.items():
-        meaning = meaning_of(f"{prefix}{name}")
-        if meaning.identity and value != meaning.neutral:
+        if meaning_of(f"{prefix}{name}").identity and value != neutral.get(name, MISSING):
             deeper = not prefix and isinstance(value, dict)
             kept[name] = _counting(f"{name}.", value) if deeper else value
     return kept

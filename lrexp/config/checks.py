@@ -16,7 +16,7 @@ from typing import Any
 from lrexp.config.errors import ConfigError, did_you_mean, unknown_setting
 from lrexp.config.names import BEST, CHECKPOINTS, PLAN
 from lrexp.config.schema import Config, chosen_option, lengths_of, option_of
-from lrexp.config.schema.rates import LibraryOptimizer, MultiStep, Rule, Scheduler
+from lrexp.config.schema.rates import LibraryOptimizer, MultiStep, Scheduler
 from lrexp.config.schema.training import (
     HUB_NAME,
     LEAST_STD,
@@ -92,7 +92,7 @@ def _are_numbers(values: Any) -> bool:
     return bool(numbers) and all(type(v) in (int, float) and _finite(v) for v in values)
 
 
-def _check_regex(key: str, pattern: str | None) -> None:
+def check_regex(key: str, pattern: str | None) -> None:
     """Raise a ConfigError for what begins with `re:` and goes on as no regular expression."""
     try:
         re.compile(pattern[3:] if pattern and pattern.startswith("re:") else "")
@@ -136,7 +136,6 @@ def check_together(config: Config) -> None:
         hint = "allowed: balanced, null, or a list of numbers above 0, one per class"
         raise ConfigError("loss.class_weights", "is not a weighting", hint, weights)
     _check_model(config.model)
-    _check_policy(config)
     _check_scheduler(config.scheduler)
 
 
@@ -272,7 +271,7 @@ def _check_model(model: Model) -> None:
         if not model.layers:
             raise ConfigError("model.layers", "names no layer", "null: the order is found")
         for i, pattern in enumerate(model.layers):
-            _check_regex(f"model.layers[{i}]", pattern)
+            check_regex(f"model.layers[{i}]", pattern)
     if isinstance(model, LibraryModel) and model.pretrained and model.weights:
         hint = "keep one of them"
         raise ConfigError("model.pretrained", "and model.weights are both given", hint, True)
@@ -310,55 +309,6 @@ def _run_or_file(written: str) -> Path:
     return Path("outputs/latest").resolve() if written == "latest" and not path.exists() else path
 
 
-def _check_policy(config: Config) -> None:
-    policy, scheduler, trainer = config.lr_policy, config.scheduler, config.trainer
-    if policy.name == "per_layer":
-        for i, rule in enumerate(policy.rules):
-            _check_rule(f"lr_policy.rules[{i}]", rule)
-    for one, other in (("decay", "stem_scale"), ("lr_low", "ratio")):
-        given = getattr(policy, one, None)
-        if hasattr(policy, other) and (given is None) == (getattr(policy, other) is None):
-            both = "empty" if given is None else "given"
-            keep = f"keep one: lr_policy.{one}=null or lr_policy.{other}=null"
-            hint = "give one of them" if given is None else keep
-            problem = f"and {other} are both {both}"
-            raise ConfigError(f"lr_policy.{one}", problem, hint, "" if given is None else given)
-    if policy.name == "surgical" and (type(policy.block) not in (int, str) or policy.block == ""):
-        hint = "allowed: a layer index such as 0, a range such as 0-2, a module name such as layer1"
-        raise ConfigError("lr_policy.block", "selects no layers", hint, policy.block)
-    if policy.name == "lp_ft" and 0 < trainer.epochs <= policy.head_epochs:
-        problem = f"leaves nothing of trainer.epochs={trainer.epochs} for fine-tuning"
-        hint = "lr_policy=freeze_backbone trains the head alone"
-        raise ConfigError("lr_policy.head_epochs", problem, hint, policy.head_epochs)
-    if policy.name == "lp_ft" and chosen_option("scheduler", scheduler).follows:
-        problem = "does not start anew for the second phase of lr_policy=lp_ft"
-        raise ConfigError("scheduler", problem, "choose another scheduler", scheduler.name)
-    if policy.name == "freezeout" and (policy.epochs != trainer.epochs or trainer.max_steps):
-        problem = "spreads over all of training: trainer.epochs, without trainer.max_steps"
-        hint = "write lr_policy.epochs=${trainer.epochs}, and trainer.max_steps=null"
-        raise ConfigError("lr_policy", problem, hint, "freezeout")
-    if policy.name == "freezeout" and scheduler.name != "constant":
-        problem = "does not go with lr_policy=freezeout, which moves every layer's rate by itself"
-        raise ConfigError("scheduler", problem, "write scheduler=constant", scheduler.name)
-
-
-def _check_rule(key: str, rule: Rule) -> None:
-    if sum(selector is not None for selector in (rule.match, rule.type, rule.layers)) != 1:
-        hint = "match: a glob or re:REGEX; type: a module class; layers: head, backbone, 0, 0-2"
-        raise ConfigError(key, "needs one of match, type and layers", hint)
-    if rule.lr is not None and rule.scale is not None:
-        raise ConfigError(key, "gives both lr and scale", "keep one")
-    answered = (rule.lr, rule.scale, rule.weight_decay) != (None, None, None)
-    if rule.frozen and answered:
-        raise ConfigError(key, "freezes and gives a rate or weight decay", "keep one")
-    if not rule.frozen and not answered:
-        raise ConfigError(key, "gives nothing", "add lr, scale, weight_decay or frozen: true")
-    if rule.layers is not None and not re.fullmatch(r"head|backbone|\d+|\d+-\d+", str(rule.layers)):
-        hint = "allowed: head, backbone, an index such as 0, a range such as 0-2"
-        raise ConfigError(f"{key}.layers", "selects no layers", hint, rule.layers)
-    _check_regex(f"{key}.match", rule.match)
-
-
 def _check_scheduler(scheduler: Scheduler) -> None:
     for name, length in lengths_of(scheduler).items():
         key, written = f"scheduler.{name}", getattr(scheduler, name)
@@ -376,17 +326,23 @@ def _check_scheduler(scheduler: Scheduler) -> None:
             raise ConfigError("scheduler.milestones", "are no milestones", hint, milestones)
 
 
-def duration(key: str, written: Any) -> tuple[float, str]:
+def duration(key: str, written: Any, of_policy: bool = False) -> tuple[float, str]:
     """A length of time in a setting as (amount, unit), the unit one of share, epochs and steps.
+
+    Of a policy, whose plan counts epochs, a whole number is epochs, and there are no steps.
 
     Raises:
         ConfigError: when it is neither a share in [0, 1) nor `N epochs` nor `N steps`.
     """
     counted = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epochs?|steps?)\s*", str(written))
-    if counted:
+    if counted and _finite(float(counted[1])) and not (of_policy and "step" in counted[2]):
         return float(counted[1]), counted[2].rstrip("s") + "s"
     if type(written) in (int, float) and 0 <= written < 1:
         return float(written), "share"
+    if of_policy and type(written) is int and written > 0 and _finite(written):
+        return float(written), "epochs"
     hint = "allowed: a share of training in [0, 1), '2 epochs', '100 steps'"
+    if of_policy:
+        hint = "allowed: a share of training in (0, 1), or epochs: 2, or '2 epochs'"
     given = "null" if written is None else written
     raise ConfigError(key, f"is no {'warmup' if key.endswith('warmup') else 'length'}", hint, given)

@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, errors, flag_override
 
 from lrexp.config.check import check, path_settings
-from lrexp.config.errors import ConfigError, did_you_mean, unknown_setting, wrong_type
+from lrexp.config.errors import ConfigError, did_you_mean, no_option, unknown_setting, wrong_type
 from lrexp.config.names import CONFIG_NAME as CONFIG_NAME
 from lrexp.config.names import conf_folder, new_run_id, point_name
 from lrexp.config.quoting import unreadable
@@ -283,8 +283,7 @@ def explained(loader: CheckedLoader, error: Exception, overrides: list[str]) -> 
     """Hydra's and OmegaConf's exceptions as one message of ours."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        hint = did_you_mean(option, error.options or [])
-        problem = ConfigError(group, "there is no such option", hint, option)
+        problem = no_option(group, option, error.options or [])
         return loader.placed(problem, overrides, _chooser(loader, group, option, overrides))
     if isinstance(error, OverrideParseException):
         problem = f"{error.override}: {unreadable(error.override)}"

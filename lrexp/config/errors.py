@@ -177,6 +177,21 @@ def wrong_type(key: str, value: Any = "") -> ConfigError:
     return ConfigError(key, problem, hint, value)
 
 
+def no_option(group: str, option: str, options: Iterable[str]) -> ConfigError:
+    """The error for an option without a file, or for a file without the schema it begins with."""
+    from lrexp.config.schema import OPTIONS
+
+    if not group.startswith("schema/"):
+        return ConfigError(group, "there is no such option", did_you_mean(option, options), option)
+    group = group.removeprefix("schema/")
+    hint = (
+        f"{did_you_mean(option, OPTIONS.get(group, {}))}; a file that begins with one of these"
+        " (defaults: [NAME, _self_]) needs no schema of its own, and a new kind of option has one"
+        " in OPTIONS of lrexp/config/schema/__init__.py"
+    )
+    return ConfigError(group, "its file asks for a schema that is not there", hint, option)
+
+
 def unknown_setting(key: str, value: Any = "", schema: type | None = None) -> ConfigError:
     """The error for a key that `schema`, or a whole config, does not have, with what was meant."""
     from lrexp.config.schema import GROUPS, OPTIONS, TOP, Config

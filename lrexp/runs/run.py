@@ -39,7 +39,7 @@ NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 # of summary.json, whatever of them it lacks
 SECTIONS: dict[str, type] = {
     **dict.fromkeys(("best", "last", "test", "gap", "timings", "parameters", "data"), dict),
-    **dict.fromkeys(("verdicts", "worst_classes"), list),
+    **dict.fromkeys(("verdicts", "remarks", "worst_classes"), list),
 }
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, RecursionError, csv.Error, UserError)
 T = TypeVar("T")

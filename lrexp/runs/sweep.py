@@ -56,6 +56,7 @@ class SweepPoint:
     test: Mapping[str, float] = field(default_factory=dict)
     kinds: tuple[str, ...] = ()  # of its verdicts
     rows: tuple[Mapping[str, float], ...] = ()  # epoch and monitor
+    remarks: tuple[str, ...] = ()  # what it was told before its first step
     took_s: float = math.nan  # its share of the time when it trained together with others
     report: bool = False  # whether its own report lies in its folder
 
@@ -288,6 +289,7 @@ def _read_point(folder: Path, point: SweepPoint, monitor: str) -> SweepPoint:
         best=best,
         test=_numbers(summary["test"]),
         kinds=kinds_of(summary),
+        remarks=tuple(map(str, summary["remarks"])),
         rows=tuple(_numbers({key: one.get(key) for key in ("epoch", monitor)}) for one in rows),
         took_s=took,
         report=(run / REPORT).is_file(),

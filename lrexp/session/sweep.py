@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader
 from lrexp.config.errors import OTHERS_SETTING, ConfigError, RunFailedError
 from lrexp.config.names import new_run_id, shown_path
+from lrexp.config.schema import OPTIONS
 from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import CASES, MULTIRUN, WANDB
@@ -111,9 +112,7 @@ def compose_points(loader: CheckedLoader, request: Request) -> list[Point]:
         try:
             composed = loader.load_sweep_config(config, overrides)
         except ConfigError as error:
-            if OTHERS_SETTING in error.problem and request.cases is None:
-                error.hint += "; in a grid of both, cases= gives each settings of its own"
-            raise in_case(error, case, request.cases) from error
+            raise _in_grid(error, case, request) from error
         points.append(make_point(len(points), overrides, composed, case))
     refuse_shared_folders(points)
     if request.cases is None:
@@ -135,11 +134,22 @@ def find_equal_points(loader: CheckedLoader, request: Request, points: Sequence[
     check_gpus(request.settings, points)
 
     def placed(point: Point, error: ConfigError) -> ConfigError:
-        return in_case(loader.placed(error, point.overrides), point.case, request.cases)
+        return _in_grid(loader.placed(error, point.overrides), point.case, request)
 
     equal = find_equal(points, placed)
     for point in points:
         point.same_as = equal.get(point.num)
+
+
+def _in_grid(error: ConfigError, case: str, request: Request) -> ConfigError:
+    """The same error, with its place in a file of cases, or what such a file is good for."""
+    named = (axis.partition("=") for axis in request.axes)
+    several = any(key in OPTIONS and "," in value for key, _, value in named)
+    unfit = error.__cause__ is None and error.key.partition(".")[0] in OPTIONS  # no slip of the pen
+    if request.cases is None and (OTHERS_SETTING in error.problem or (several and unfit)):
+        hint = "in a grid of several options, cases=FILE.yaml gives each settings of its own"
+        error.hint = f"{error.hint}; {hint}" if error.hint else hint
+    return in_case(error, case, request.cases)
 
 
 def _all_train(points: Sequence[Point]) -> bool:

@@ -60,11 +60,13 @@ def write_plans(resolved: DictConfig, experiment: Experiment, launch: Launch) ->
         write_atomically(launch.folder / SCHEDULE, schedule)
 
 
-def known_at_start(trainer: Trainer) -> dict[str, Any]:
+def known_at_start(trainer: Trainer, config: Config) -> dict[str, Any]:
     """What summary.json has of a run before its first step."""
     experiment, data = trainer.experiment, trainer.experiment.dataset
+    classes = _class_facts(trainer)
     return {
         "verdicts": results(trainer)["verdicts"],
+        "remarks": [*_data_notes(trainer, classes, config), *experiment.remarks],
         "plan_hash": experiment.plan.hash,
         "device": str(experiment.device),
         "parameters": parameter_counts(experiment.plan),
@@ -76,10 +78,16 @@ def known_at_start(trainer: Trainer) -> dict[str, Any]:
             "converted": data.converted,
             "samples": {name: vars(sample) for name, sample in trainer.samples.items()},
             "guess_loss": trainer.guess_loss,  # of validation, by the training set's class shares
-            "notes": list(data.notes),
-            "classes": _class_facts(trainer),
+            "classes": classes,
         },
     }
+
+
+def _data_notes(trainer: Trainer, classes: dict[str, Any], config: Config) -> list[str]:
+    """How the images were read, and what their classes mean for an accuracy."""
+    from lrexp.judge.classes import classes_in_words
+
+    return [*trainer.experiment.dataset.notes, *classes_in_words(classes, vars(config.loss))]
 
 
 def _class_facts(trainer: Trainer) -> dict[str, Any]:
@@ -100,7 +108,6 @@ def run_info(
     resumed: list[str],
 ) -> RunInfo:
     """What recorders are told of a run; `resumed` says what it goes on from."""
-    from lrexp.judge.classes import classes_in_words
     from lrexp.models.weights import weights_name
     from lrexp.record.console import opening_lines
 
@@ -108,9 +115,8 @@ def run_info(
     begun = launch.stopped is not None and (launch.folder / HYDRA / OVERRIDES).is_file()
     typed = read_overrides(launch.folder) if begun else launch.overrides  # its title stays
     plain: Any = OmegaConf.to_container(resolved)
-    classes = classes_in_words(_class_facts(trainer), vars(config.loss))
-    notes = (*data.notes, *classes, *filter(None, [experiment.layers.note]))
-    told = [f"note   {note}" for note in notes]
+    notes = _data_notes(trainer, _class_facts(trainer), config)
+    told = [f"note   {note}" for note in [*notes, experiment.layers.note] if note]
     told += [f"leaks  {line}" for line in (data.leaks.lines() if data.leaks else [])]
     opening = opening_lines(
         config.model.name,

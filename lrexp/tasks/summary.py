@@ -42,6 +42,7 @@ def blank_summary(resolved: DictConfig, config: Config, launch: Launch) -> dict[
         "gap": {},
         "overfit": None,
         "verdicts": [],
+        "remarks": [],  # on data, plan and schedule, a sentence each, as they were told
         "plan_hash": None,
         "frozen_proof": None,
         "weights_hash": None,  # of the last epoch

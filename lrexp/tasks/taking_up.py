@@ -7,34 +7,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrexp.config.errors import UserError, out_of_memory
-from lrexp.folder.layout import BEST, CHECKPOINTS, ENVIRONMENT
-from lrexp.runs.run import content, json_object
+from lrexp.folder.layout import BEST, CHECKPOINTS, CONFIG, ENVIRONMENT
+from lrexp.runs.run import content, json_object, yaml_object
 
 if TYPE_CHECKING:
+    from lrexp.config.schema import Config
     from lrexp.runs.resume import Stopped
     from lrexp.train.loop import Trainer
 
 log = logging.getLogger(__name__)
 
 
-def take_up(trainer: Trainer, folder: Path, stopped: Stopped) -> list[str]:
+def take_up(trainer: Trainer, config: Config, folder: Path, stopped: Stopped) -> list[str]:
     """Bring a trainer as far as the stopped run's state; to the start if it had saved none.
 
     Nothing is written.
+
+    Args:
+        trainer: that has not trained yet.
+        config: it was built from.
+        folder: of the run.
+        stopped: what is known of it.
 
     Returns:
         Lines that say where it goes on, and what has changed.
 
     Raises:
-        UserError: when there is nothing left to do, every state is damaged, or plan or data are
-            others than then.
+        UserError: when there is nothing left to do, every state is damaged, plan or data are others
+            than then, or a length of the policy would become another on the way.
     """
+    from lrexp.build.rates import refuse_moved_lengths
     from lrexp.folder.checkpoint import load_last
 
     checkpoints = folder / CHECKPOINTS
     state = load_last(checkpoints, trainer.experiment.device)
     opening = ["resume from the start: no state was saved"]
     if state is not None:
+        depth, images = trainer.experiment.layers.depth, len(trainer.experiment.dataset.train)
+        saved = content(folder / CONFIG, yaml_object, {})
+        refuse_moved_lengths(saved, config, depth, images)
         try:
             trainer.load_state(state, bool(stopped.changes), stopped.changed_data)
         except UserError:

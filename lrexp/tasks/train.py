@@ -116,7 +116,7 @@ class Training:
         self._earlier_s = 0.0  # that earlier attempts trained
         self._opening: list[str] = []  # what it goes on from
         if stopped := launch.stopped:
-            self._opening = take_up(trainer, self._folder, stopped)
+            self._opening = take_up(trainer, config, self._folder, stopped)
             self._earlier_s = sum(row["perf/epoch_s"] for row in trainer.rows)
             point = {"epoch": trainer.epoch, "step": trainer.step, "changes": stopped.changes}
             self._summary["resumed"] = [*stopped.resumed, point]
@@ -188,7 +188,7 @@ class Training:
             self._opening += [f"change {line}" for line in changes]
             self._summary["resumed"][-1]["environment"] = changes
         write_environment(folder, facts)
-        self._summary |= known_at_start(trainer)
+        self._summary |= known_at_start(trainer, self._config)
         write(folder, self._summary)
         if not launch.sweep:
             link_latest(folder)

@@ -36,3 +36,4 @@ class Experiment:
     plateau: Plateau | None = None  # its own s comes on top of the schedule's
     # parameters around each module without any (dropout), where the plan freezes some
     beside: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)  # what is odd about plan and schedule

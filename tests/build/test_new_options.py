@@ -14,7 +14,9 @@ from torch import nn
 from trainers import Silent, trainer_of
 
 import lrexp
-from lrexp.config.schema import OPTIONS, Option, meaning_of, store_schemas
+from lrexp.build.experiment import build_preview
+from lrexp.config.errors import ConfigError
+from lrexp.config.schema import OPTIONS, Option, load, meaning_of, store_schemas
 from lrexp.config.schema.meaning import length, number
 from lrexp.config.schema.rates import Optimizer, Policy, Scheduler
 from lrexp.config.schema.training import Data, Model
@@ -130,8 +132,6 @@ def composed(folder: Path, *overrides: str) -> Any:
 
 
 def test_an_option_of_each_group_trains_once_it_is_registered(own_folder: Path) -> None:
-    from lrexp.build.experiment import build_preview
-
     own = [f"{group}=own" for group in OWN]
     config = composed(own_folder, *own, "trainer.epochs=2", "trainer.device=cpu")
     preview = build_preview(config)
@@ -146,6 +146,45 @@ def test_an_option_of_each_group_trains_once_it_is_registered(own_folder: Path) 
     assert experiment.optimizer.param_groups[0]["dampening"] == 0.2
     assert experiment.dataset.class_names == ("even", "odd")
     assert isinstance(experiment.model, OwnNet)
+
+
+def test_a_file_without_its_schema_names_the_options_there_are(tmp_path: Path) -> None:
+    (tmp_path / "lr_policy").mkdir()
+    file = tmp_path / "lr_policy" / "layerwise.yaml"
+    file.write_text("defaults: [/schema/lr_policy/layerwise@_here_, _self_]\nname: layerwise\n")
+    with pytest.raises(ConfigError) as caught:
+        composed(tmp_path, "lr_policy=layerwise")
+    said = str(caught.value)
+    assert said.startswith("lr_policy=layerwise: its file asks for a schema that is not there\n")
+    assert "did you mean 'layerwise_decay'? allowed: auto_rgn, " in said
+    assert "OPTIONS of lrexp/config/schema/__init__.py" in said
+    assert "from the command line: lr_policy=layerwise" in said
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (f"{__name__}:own_polcy", f"{__name__} has no own_polcy\n  did you mean 'own_policy'?"),
+        ("lrexp.plan.policies.mine:own", "there is no module lrexp.plan.policies.mine\n"),
+    ],
+)
+def test_an_option_whose_function_is_missing_says_so(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, target: str, said: str
+) -> None:
+    monkeypatch.setitem(OPTIONS["lr_policy"], "own", Option(OwnPolicy, target))
+    with pytest.raises(ConfigError) as caught:
+        build_preview(composed(own_folder, "lr_policy=own"))
+    assert str(caught.value).startswith(f"lr_policy=own: {said}")
+    assert f"from OPTIONS in lrexp/config/schema/__init__.py: {target}" in str(caught.value)
+
+
+def test_a_module_that_lacks_a_package_of_its_own_says_which(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "lacking_one.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        load("lacking_one:policy")
 
 
 def test_no_module_lists_its_names_beside_the_registry() -> None:

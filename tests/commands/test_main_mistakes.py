@@ -211,6 +211,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["-m", "lr_policy=uniform,layerwise_decay", "lr_policy.decay=0.5,0.8"],
         ["lr_policy.decay=0.5", "lr_policy=layerwise_decay", "cases="],
     ),
+    "a value that does not fit one of several options": (
+        ["-m", "lr_policy=uniform,freezeout", "scheduler=cosine"],
+        ["scheduler=cosine: does not go with", "write scheduler=constant; in a grid of", "cases="],
+    ),
     "half an option's name": (["lr_policy=freeze"], ["did you mean 'freeze_backbone'"]),
     "no folder of images": (["experiment=hymenoptera"], ["data.path", "give data.path="]),
     "monitor unknown": (["trainer.monitor=val/acc"], ["monitor=val/acc", "'val/accuracy'"]),

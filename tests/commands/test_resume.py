@@ -602,6 +602,21 @@ def test_a_finished_run_goes_on_when_there_is_something_to_train(
     assert "has trained 30 steps, and these settings end after 25" in capsys.readouterr().err
 
 
+def test_a_length_that_is_relative_to_training_does_not_move_unasked(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = run("lr_policy=lp_ft")  # 0.33 of 4 epochs: the head alone for 1
+    before = (folder / "config.yaml").read_bytes()
+    assert resumed(folder, "trainer.epochs=8") == 2
+    said = capsys.readouterr().err
+    assert "lr_policy.head_epochs=0.33: is relative to the length of training, 4 epochs" in said
+    assert "write lr_policy.head_epochs=1 to keep the plan as it was" in said
+    assert "or lr_policy.head_epochs=3 to go on under the new one" in said
+    assert (folder / "config.yaml").read_bytes() == before
+    assert resumed(folder, "trainer.epochs=8", "lr_policy.head_epochs=1") == 0
+    assert "the plan has changed" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "override",
     ["seed=1", "data.batch_size=32", "model.dropout=0.5", "trainer.monitor=val/accuracy"],

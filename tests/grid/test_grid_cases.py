@@ -161,6 +161,13 @@ def test_shipped_cases_compose_and_build(file: Path, points: Callable[..., Any])
         assert {point.settings["lr_policy.name"] for point in found} == options
 
 
+def test_the_policies_fit_a_single_epoch_and_two_layers(points: Callable[..., Any]) -> None:
+    short = ("model=mlp", "model.widths=[8]", "trainer.epochs=1", "optimizer.lr=1e-5")
+    found = points("cases=policies", *short, equal=True)
+    equal = {point.case for point in found if point.same_as is not None}
+    assert equal == {"per_layer", "gradual_unfreeze", "lp_ft", "surgical"}
+
+
 def test_a_mistake_in_a_case_names_file_case_and_key(
     points: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -824,13 +824,10 @@ def test_a_decay_that_the_warmup_leaves_no_room_for_is_refused(compose: Any) -> 
         build_schedule(config, 1079)
 
 
-def test_milestones_beyond_the_end_are_warned_of(
-    compose: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    build_schedule(compose("scheduler=multistep"), 1079)
-    assert not caplog.records
-    values = build_schedule(
-        compose("scheduler=multistep", "scheduler.milestones=[2,5,9]", "trainer.epochs=5"), 1079
-    )
-    assert values[-1] == pytest.approx(0.1)
-    assert "training ends after 5 epochs, so the rate does not drop at 5, 9" in caplog.text
+def test_milestones_beyond_the_end_are_remarked_on(compose: Any) -> None:
+    whole = compose("scheduler=multistep")
+    assert not list(configured.late_milestones(whole.scheduler, count_steps(whole, 1079)))
+    config = compose("scheduler=multistep", "scheduler.milestones=[2,5,9]", "trainer.epochs=5")
+    assert build_schedule(config, 1079)[-1] == pytest.approx(0.1)
+    (said,) = configured.late_milestones(config.scheduler, count_steps(config, 1079))
+    assert "training ends after 5 epochs, so the rate does not drop at 5, 9" in said

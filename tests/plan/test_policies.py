@@ -8,17 +8,23 @@ import random
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from torch import nn
 
+from lrexp.build.rates import build_plan
+from lrexp.build.schedule import Steps
 from lrexp.config.errors import ConfigError
-from lrexp.config.schema import OPTIONS, Rest, Rule, load
+from lrexp.config.names import conf_folder
+from lrexp.config.schema import OPTIONS, Rest, Rule
 from lrexp.models.layers import LayerMap, LayerParameter, layer_map
 from lrexp.models.simple_cnn import SimpleCNN
 from lrexp.optim.groups import param_groups
@@ -73,40 +79,47 @@ def models(draw: st.DrawFn) -> nn.Module:
     return model
 
 
-def plan_of(name: str, layers: LayerMap, decay_bias_norm: bool = False) -> Plan:
-    """A plan of every policy with settings that show what it does, fit for any model."""
-    still: dict[str, Any] = {"bn_stats": "frozen", "frozen_dropout": False}
-    ends: dict[str, Any] = {"lr_high": None, "groups": None}
-    settings_of: dict[str, dict[str, Any]] = {
-        "uniform": {},
-        "freeze_backbone": {**still, "train_norm": True, "unfreeze_last": int(layers.depth > 2)},
-        "layerwise_decay": {"decay": 0.7, "min_scale": 0.2, "head_scale": 3.0},
-        "discriminative": {**ends, "lr_low": 0.02, "ratio": None},
-        "ulmfit": {**ends, "lr_low": None, "ratio": 2.6},
-        "gradual_unfreeze": {**still, "every": 2, "groups": None, "rewarmup": 0.5, "decay": 0.9},
-        "lp_ft": {**still, "head_epochs": 2, "finetune_scale": 0.1},
-        "surgical": {**still, "block": 0, "train_head": True},
-        "auto_rgn": {"variant": "paper", "bn_stats": "frozen"},
-        "freezeout": {
-            "t_0": 0.5, "how": "cubic", "scale_lr": True, "epochs": 10, "frozen_dropout": False,
-        },
-        "bias_norm_only": {"train_head": True, "bn_stats": "follow"},
-        "per_layer": {
-            "rules": [
-                Rule(match="head.weight", lr=0.03),
-                Rule(layers="head", frozen=True),
-                Rule(layers="0-1", scale=0.5)
-                if layers.depth > 1
-                else Rule(match="head.*", scale=2.0),
-            ],
-            "default": Rest(scale=0.1),
-        },
-    }  # fmt: skip
-    if name == "per_layer" and layers.depth == 1:
-        settings_of[name]["rules"].pop()  # only the head is there to select
-    return load(OPTIONS["lr_policy"][name].make)(
-        layers, BASE_LR, BASE_DECAY, decay_bias_norm=decay_bias_norm, **settings_of[name]
-    )
+# Settings under which more of a policy shows than under those of its file.
+OTHERWISE: dict[str, dict[str, Any]] = {
+    "freeze_backbone": {"train_norm": True},
+    "layerwise_decay": {"decay": 0.7, "min_scale": 0.2, "head_scale": 3.0},
+    "discriminative": {"lr_low": 0.02},
+    "gradual_unfreeze": {"every": 2, "decay": 0.9},
+    "lp_ft": {"head_epochs": 2},
+    "freezeout": {"t_0": 0.5},
+}
+EPOCHS = 10
+
+
+@cache
+def as_shipped(name: str) -> Any:
+    """A policy's settings as its file has them."""
+    file = OmegaConf.load(conf_folder() / "lr_policy" / f"{name}.yaml")
+    del file["defaults"]
+    typed = OmegaConf.merge(OmegaConf.structured(OPTIONS["lr_policy"][name].schema), file)
+    whole = OmegaConf.create({"trainer": {"epochs": EPOCHS}, "lr_policy": typed})
+    return OmegaConf.to_object(whole.lr_policy)
+
+
+def plan_of(
+    name: str, layers: LayerMap, decay_bias_norm: bool = False, otherwise: bool = True
+) -> Plan:
+    """A plan of a policy for any model, by its file and, if asked, what stands in `OTHERWISE`."""
+    more: dict[str, Any] = dict(OTHERWISE.get(name, {})) if otherwise else {}
+    if name == "freeze_backbone" and otherwise:
+        more["unfreeze_last"] = int(layers.depth > 2)
+    if name == "per_layer" and otherwise:
+        more["rules"] = [
+            Rule(match="head.weight", lr=0.03),
+            Rule(layers="head", frozen=True),
+            Rule(layers="0-1", scale=0.5),
+        ]
+    policy = replace(as_shipped(name), decay_bias_norm=decay_bias_norm, **more)
+    if name == "per_layer" and layers.depth == 1:  # only the head is there to select
+        policy.rules = [rule for rule in policy.rules if rule.layers not in ("backbone", "0-1")]
+    rates = SimpleNamespace(lr=BASE_LR, weight_decay=BASE_DECAY)
+    config: Any = SimpleNamespace(lr_policy=policy, optimizer=rates)
+    return build_plan(config, layers, Steps(1, EPOCHS))
 
 
 def treatment(row: Row) -> tuple[Any, ...]:
@@ -116,11 +129,11 @@ def treatment(row: Row) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("policy", OPTIONS["lr_policy"])
 @settings(max_examples=25, deadline=None)
-@given(model=models(), everywhere=st.booleans())
+@given(model=models(), everywhere=st.booleans(), otherwise=st.booleans())
 def test_plan_has_every_parameter_of_any_model_once_and_groups_share_hyperparameters(
-    policy: str, model: nn.Module, everywhere: bool
+    policy: str, model: nn.Module, everywhere: bool, otherwise: bool
 ) -> None:
-    plan = plan_of(policy, layer_map(model, "head"), everywhere)
+    plan = plan_of(policy, layer_map(model, "head"), everywhere, otherwise)
     assert sorted(row.name for row in plan.rows) == sorted(n for n, _ in model.named_parameters())
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     assert all(row.shape == shapes[row.name] for row in plan.rows)
@@ -135,7 +148,7 @@ def test_plan_has_every_parameter_of_any_model_once_and_groups_share_hyperparame
     # Every other order of the parameters in the map gives each the same treatment.
     shuffled = list(layer_map(model, "head").parameters)
     random.Random(0).shuffle(shuffled)
-    other = plan_of(policy, LayerMap(tuple(shuffled)), everywhere)
+    other = plan_of(policy, LayerMap(tuple(shuffled)), everywhere, otherwise)
     assert {r.name: treatment(r) for r in plan.rows} == {r.name: treatment(r) for r in other.rows}
 
 
@@ -450,6 +463,43 @@ def test_freeze_backbone_can_leave_layers_and_norms_out(layers: LayerMap) -> Non
     assert {r.bn_stats for r in plan.rows if r.layer_name == "blocks.2"} == {"follow"}
     with pytest.raises(ConfigError, match=r"unfreeze_last=4: leaves none of the 5 layers frozen"):
         freeze_backbone(layers, BASE_LR, 0.0, unfreeze_last=4, decay_bias_norm=False)
+
+
+class Normed(nn.Module):
+    """A normalisation in every layer below the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for i in range(3):
+            layer = nn.Module()
+            layer.conv, layer.bn = nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)  # type: ignore[assignment]
+            self.add_module(f"layer{i}", layer)
+        self.head = nn.Linear(1, 2)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [name for name, o in OPTIONS["lr_policy"].items() if "train_norm" in o.schema.__annotations__],
+)
+def test_norms_may_train_in_frozen_layers_under_every_policy_that_freezes_layers(
+    policy: str,
+) -> None:
+    layers = layer_map(Normed(), "head")
+
+    def first_epoch(train_norm: bool) -> dict[str, Row]:
+        settings = replace(as_shipped(policy), train_norm=train_norm)
+        config: Any = SimpleNamespace(
+            lr_policy=settings, optimizer=SimpleNamespace(lr=BASE_LR, weight_decay=0.0)
+        )
+        rows = build_plan(config, layers, Steps(1, EPOCHS)).rows
+        return {row.name: row for row in rows if row.trains_after(0)}
+
+    without, trained = first_epoch(False), first_epoch(True)
+    norms = {p.name for p in layers.parameters if p.is_norm}
+    assert len(norms) == 6
+    assert trained.keys() == without.keys() | norms
+    assert {trained[name].lr_scale for name in norms} == {1.0}
+    assert all(trained[name].lr_scale == row.lr_scale for name, row in without.items())
 
 
 def starts(plan: Plan) -> dict[str, int]:

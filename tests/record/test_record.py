@@ -67,6 +67,7 @@ SUMMARY_KEYS = {
     "gap",
     "overfit",
     "verdicts",
+    "remarks",
     "plan_hash",
     "frozen_proof",
     "weights_hash",

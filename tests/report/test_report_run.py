@@ -22,7 +22,6 @@ from report_runs import row, write_run
 from synthetic_sweep import outcome, write_sweep
 
 from lrexp.__main__ import main
-from lrexp.judge.classes import class_facts
 from lrexp.report.run.defaults import changes
 from lrexp.report.run.mistakes import png
 from lrexp.report.run.page import run_page, write_run_report
@@ -65,17 +64,11 @@ def test_of_uneven_classes_balanced_accuracy_stands_beside_accuracy(tmp_path: Pa
     assert re.search(r"Test accuracy is 75.0 ± [0-9.]+ %, balanced 49.8 % on 300 images", said)
 
 
-def test_uneven_classes_and_what_was_not_read_are_said_above_the_figures(tmp_path: Path) -> None:
-    labels = {"train": np.repeat([0, 1], [72, 8]), "val": np.repeat([0, 1], [16, 3])}
-    data = {
-        "images": {"train": 80, "val": 19},
-        "notes": ["pets: passed over 2 as .heic"],
-        "classes": class_facts(labels, ["cat", "dog"]),
-    }
-    page = text_of(run_page(read_run(write_run(tmp_path / "run", data=data))))
-    assert "Data: pets: passed over 2 as .heic." in page
-    assert "Data: classes are uneven, images in train/val: cat 72/16, dog 8/3." in page
-    assert "always saying cat is right on 84.2% of val" in page
+def test_what_was_told_before_the_first_step_is_said_above_the_figures(tmp_path: Path) -> None:
+    told = ["pets: passed over 2 as .heic", "labels are uneven, images in train/val: cat 72/16."]
+    page = text_of(run_page(read_run(write_run(tmp_path / "run", remarks=told))))
+    assert "Pets: passed over 2 as .heic." in page
+    assert "Labels are uneven, images in train/val: cat 72/16." in page
 
 
 def test_overfitting_within_the_noise_is_not_claimed(tmp_path: Path) -> None:

@@ -53,6 +53,21 @@ def said(folder: Path) -> str:
     return text_of(write_sweep_report(folder).read_text("utf-8"))
 
 
+def test_what_points_were_told_is_listed_once_with_the_points_concerned(tmp_path: Path) -> None:
+    late = "2 tensors would first train after the last epoch and stay frozen: conv.weight, ..."
+
+    def told(chosen: dict[str, Any]) -> dict[str, Any]:
+        mine = [late] if chosen["lr_policy"] == "gradual_unfreeze" else []
+        return outcome(0.5, remarks=["the images are grey", *mine])
+
+    axes = {"lr_policy": ("uniform", "gradual_unfreeze"), "optimizer.lr": (0.01, 0.1)}
+    folder = write_sweep(tmp_path / "sweep", axes, told)
+    assert [point.remarks[1:] for point in read_sweep(folder).points] == [(), (), (late,), (late,)]
+    assert f"the images are grey all {late} 2 3 How it was made" in said(folder)
+    quiet = write_sweep(tmp_path / "quiet", axes, lambda chosen: outcome(0.5))
+    assert "Remarks" not in said(quiet)
+
+
 def title_and_text(folder: Path) -> tuple[str, str]:
     sweep = read_sweep(folder)
     title, sentences = headline(sweep, configurations(sweep))

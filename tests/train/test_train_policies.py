@@ -16,6 +16,7 @@ from trainers import trainer_of
 
 from lrexp.build.experiment import build
 from lrexp.build.rates import build_plan
+from lrexp.build.schedule import Steps
 from lrexp.config.errors import UserError
 from lrexp.config.schema import OPTIONS
 from lrexp.folder.checkpoint import load_checkpoint, save_checkpoint
@@ -72,7 +73,7 @@ def make(compose: Any) -> Make:
         torch.manual_seed(0)
         model = NormNet()
         layers = layer_map(model, "head")
-        plan = build_plan(config, layers)
+        plan = build_plan(config, layers, Steps(3, 3 * EPOCHS))
         optimizer = torch.optim.AdamW(param_groups(model, plan, config.optimizer.lr))
         fresh = replace(experiment, model=model, layers=layers, plan=plan, optimizer=optimizer)
         return trainer_of(config, fresh)

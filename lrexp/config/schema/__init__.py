@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
+from lrexp.config.errors import ConfigError, did_you_mean
 from lrexp.config.schema import rates, training
 from lrexp.config.schema.meaning import Length, Meaning, number, setting
 from lrexp.config.schema.rates import Rest, Rule
@@ -178,9 +179,35 @@ TOP = (*(f.name for f in fields(Config)), "experiment")
 
 
 def load(target: str) -> Callable[..., Any]:
-    """The function or class that `module:name` means, imported now."""
+    """The function or class that `module:name` means, imported now.
+
+    Raises:
+        ConfigError: when there is none: an option of ours, or a new one, is not whole.
+    """
     module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):  # it is there, and lacks something itself
+            raise
+        raise _not_whole(target, f"there is no module {module}") from error
+    if not hasattr(found, name):
+        names = [key for key, value in vars(found).items() if callable(value)]
+        raise _not_whole(target, f"{module} has no {name}", did_you_mean(name, names))
+    return getattr(found, name)
+
+
+def _not_whole(target: str, problem: str, hint: str = "") -> ConfigError:
+    """The error for an option of which a part is missing."""
+    owners = (
+        (group, name)
+        for group, options in OPTIONS.items()
+        for name, option in options.items()
+        if target in vars(option).values()
+    )
+    group, name = next(owners, ("", ""))
+    place = f"OPTIONS in {__name__.replace('.', '/')}/__init__.py: {target}"
+    return ConfigError(group, problem, hint, name, place)
 
 
 def option_of(section: Mapping[str, Any]) -> str:
@@ -228,7 +255,8 @@ def meaning_of(key: str) -> Meaning:
 
 
 def _said(section: str, name: str) -> dict[str, Any]:
-    """What the fields of that name say. In all options of a group they say the same."""
+    """What the fields of that name say. In all options of a group they say the same, but for the
+    neutral value: a setting that is new in one option may be old in another."""
     every = (f for schema in schemas_of(section) for f in fields(schema))
     return next((dict(f.metadata) for f in every if f.name == name), {})
 

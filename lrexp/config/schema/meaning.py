@@ -30,11 +30,16 @@ class Meaning:
 
 @dataclass(frozen=True)
 class Length:
-    """Of a setting that is a length of time: a share of training, "N epochs" or "N steps"."""
+    """Of a setting that is a length of time: a share of training, "N epochs" or "N steps".
+
+    Of a policy it comes to epochs, which a whole number counts as well, and has no steps.
+    """
 
     least: int = 0  # steps; when it is above 0, the setting must be, too
     empty: str = ""  # the setting that it takes its length from when it is null
     fits: bool = False  # into what the warmup leaves of training
+    whole: bool = False  # of a policy: epochs, rounded, that leave at least one to come
+    spread: bool = False  # of a policy: null brings every group in during the first half
 
 
 def setting(**meaning: Any) -> Any:
@@ -66,9 +71,21 @@ def choice(*allowed: str | int, **meaning: Any) -> Any:
     return field(default=MISSING, metadata={"allowed": allowed, **meaning})
 
 
-def length(*, least: int = 0, empty: str = "", fits: bool = False, **meaning: Any) -> Any:
-    """A field for a length of time, which is built from steps under its name with `_steps`."""
-    return field(default=MISSING, metadata={"length": Length(least, empty, fits), **meaning})
+def length(
+    *,
+    least: int = 0,
+    empty: str = "",
+    fits: bool = False,
+    whole: bool = False,
+    spread: bool = False,
+    **meaning: Any,
+) -> Any:
+    """A field for a length of time.
+
+    A scheduler receives it as steps, under its name with `_steps`; a policy as epochs.
+    """
+    said = Length(least, empty, fits, whole, spread)
+    return field(default=MISSING, metadata={"length": said, **meaning})
 
 
 def location(only: bool, **meaning: Any) -> Any:

@@ -158,24 +158,27 @@ class Discriminative(Policy):
     lr_low: float | None = number(above=0)
     lr_high: float | None = number(above=0)
     ratio: float | None = number(at_least=1)
+    stem_scale: float | None = number(above=0, at_most=1, neutral=None)
     groups: int | None = number(at_least=2)
 
 
 @dataclass
 class GradualUnfreeze(Policy):
-    every: int = number(at_least=1)
+    every: Any = length(least=1, spread=True)
     groups: int | None = number(at_least=2)
     rewarmup: float = number(at_least=0)
     decay: float = number(above=0, at_most=1)
     bn_stats: str = choice("follow", "frozen", "live")
+    train_norm: bool = setting(neutral=False)
     frozen_dropout: bool = setting()
 
 
 @dataclass
 class LpFt(Policy):
-    head_epochs: int = number(at_least=1)
+    head_epochs: Any = length(least=1, whole=True)
     finetune_scale: float = number(above=0)
     bn_stats: str = choice("frozen", "follow", "live")
+    train_norm: bool = setting(neutral=False)
     frozen_dropout: bool = setting()
 
 
@@ -184,6 +187,7 @@ class Surgical(Policy):
     block: Any = setting()  # a layer index, a range such as 0-2, or a module's name
     train_head: bool = setting()
     bn_stats: str = choice("frozen", "follow", "live")
+    train_norm: bool = setting(neutral=False)
     frozen_dropout: bool = setting()
 
 
@@ -206,9 +210,6 @@ class Freezeout(Policy):
 class BiasNormOnly(Policy):
     train_head: bool = setting()
     bn_stats: str = choice("follow", "frozen", "live")
-
-
-# A length of schedulers is a share of training, "N epochs" or "N steps".
 
 
 @dataclass

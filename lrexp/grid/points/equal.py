@@ -135,8 +135,8 @@ def _rates(config: Config, shared: dict[str, Any]) -> Any:
     network = repr(("model", config.model, stated.image_shape, stated.class_names))
     if network not in shared:
         shared[network] = build_model(config, stated, meta=True)[1]
-    plan = build_plan(config, shared[network])
     steps = count_steps(config, stated.train_size)
+    plan = build_plan(config, shared[network], steps)
     if not stated.exact or steps.total > MAX_STEPS:
         return None
     timing = config.scheduler, steps, plan.schedule_restart

@@ -8,6 +8,7 @@ is also on biases and normalisation weights.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from lrexp.config.errors import ConfigError
 from lrexp.models.layer_map import LayerMap, LayerParameter
@@ -51,7 +52,7 @@ def freeze_backbone(
         raise ConfigError(
             "lr_policy.unfreeze_last",
             f"leaves none of the {layers.depth} layers frozen",
-            "lr_policy=uniform trains everything",
+            f"write at most {max(0, layers.depth - 2)}; lr_policy=uniform trains everything",
             unfreeze_last,
         )
 
@@ -60,7 +61,7 @@ def freeze_backbone(
         if parameter.head or (unfreeze_last and parameter.layer >= first):
             return Treatment(1.0, decay)
         below = Treatment(1.0, decay, bn_stats=bn_stats, frozen_dropout=frozen_dropout)
-        return below if train_norm and parameter.is_norm else never(below)
+        return below if _awake(parameter, train_norm) else never(below)
 
     return make_plan(layers, treat)
 
@@ -73,6 +74,7 @@ def surgical(
     block: int | str,
     train_head: bool,
     bn_stats: str,
+    train_norm: bool = False,
     frozen_dropout: bool,
     decay_bias_norm: bool,
 ) -> Plan:
@@ -83,6 +85,7 @@ def surgical(
         train_head: the head trains too.
         bn_stats: BatchNorm statistics below the head: frozen (in the block as well), live
             everywhere, or follow (live in the block alone).
+        train_norm: scales and shifts of normalisations train in the frozen layers as well.
         frozen_dropout: dropout goes on in the frozen layers.
 
     Raises:
@@ -99,8 +102,8 @@ def surgical(
             bn_stats="follow" if parameter.head else bn_stats,
             frozen_dropout=frozen_dropout,
         )
-        trains = parameter.layer in chosen or (parameter.head and train_head)
-        return treatment if trains else never(treatment)
+        trains = train_head if parameter.head else _awake(parameter, train_norm)
+        return treatment if trains or parameter.layer in chosen else never(treatment)
 
     return make_plan(layers, treat)
 
@@ -143,26 +146,28 @@ def gradual_unfreeze(
     base_lr: float,
     base_weight_decay: float,
     *,
-    every: int,
+    every: float,
     groups: int | None,
     rewarmup: float,
     decay: float,
     bn_stats: str,
+    train_norm: bool = False,
     frozen_dropout: bool,
     decay_bias_norm: bool,
 ) -> Plan:
-    """Group i below the top trains from i · every finished epochs on, at lr_scale = decay^i.
+    """Group i below the top trains from ⌈i · every⌉ finished epochs on, at lr_scale = decay^i.
 
     Its rate rises from near 0 over `rewarmup` epochs (g(t), see `rise`), so that nothing jumps when
     a group wakes up.
 
     Args:
-        every: epochs between two groups.
+        every: epochs between two groups; below 1, several wake up at a time.
         groups: of layers; as many as layers when None. See `layer_groups`.
         rewarmup: epochs a group takes to its full rate; 0: at once.
         decay: factor on the rate per group further down, in (0, 1].
         bn_stats: BatchNorm statistics of the backbone: follow (frozen while the layer is), frozen,
             or live.
+        train_norm: scales and shifts of normalisations train from the start in every layer.
         frozen_dropout: dropout goes on in layers that are still frozen.
 
     Source: Howard and Ruder 2018 (ULMFiT, https://arxiv.org/abs/1801.06146).
@@ -171,7 +176,8 @@ def gradual_unfreeze(
 
     def treat(parameter: LayerParameter) -> Treatment:
         below = 0 if parameter.head else group_of[-1] - group_of[parameter.layer]
-        start = below * every
+        waits = 0 if _awake(parameter, train_norm) else below
+        start = math.ceil(round(waits * every, 6))
         return Treatment(
             decay**below,
             no_decay_on_bias_and_norm(parameter, base_weight_decay, decay_bias_norm),
@@ -192,6 +198,7 @@ def lp_ft(
     head_epochs: int,
     finetune_scale: float,
     bn_stats: str,
+    train_norm: bool = False,
     frozen_dropout: bool,
     decay_bias_norm: bool,
 ) -> Plan:
@@ -200,28 +207,29 @@ def lp_ft(
     The schedule runs over the first phase and starts anew over the second, warmup included.
 
     Args:
-        head_epochs: of the first phase.
+        head_epochs: of the first phase; 0: there is none.
         finetune_scale: rate of everything in the second phase, as a share of base_lr.
         bn_stats: BatchNorm statistics of the backbone: frozen in both phases, as the authors ran
             it; follow (frozen in the first); or live in both.
+        train_norm: scales and shifts of normalisations train along with the head.
         frozen_dropout: dropout goes on in the backbone during the first phase.
 
     Source: Kumar et al. 2022, https://arxiv.org/abs/2202.10054.
     """
 
     def treat(parameter: LayerParameter) -> Treatment:
-        decay = no_decay_on_bias_and_norm(parameter, base_weight_decay, decay_bias_norm)
-        if parameter.head:
-            g = then(head_epochs, finetune_scale)
-            return Treatment(1.0, decay, g=g, schedule_restart=head_epochs)
-        return Treatment(
+        gentle = Treatment(
             finetune_scale,
-            decay,
+            no_decay_on_bias_and_norm(parameter, base_weight_decay, decay_bias_norm),
             trainable_from=head_epochs,
-            bn_stats=bn_stats,
-            frozen_dropout=frozen_dropout,
-            schedule_restart=head_epochs,
+            bn_stats="follow" if parameter.head else bn_stats,
+            frozen_dropout=frozen_dropout and not parameter.head,
+            schedule_restart=head_epochs or None,
         )
+        if head_epochs and _awake(parameter, train_norm):
+            first = then(head_epochs, finetune_scale)
+            return replace(gentle, lr_scale=1.0, trainable_from=0, g=first)
+        return gentle
 
     return make_plan(layers, treat)
 
@@ -234,7 +242,7 @@ def freezeout(
     t_0: float,
     how: str,
     scale_lr: bool,
-    epochs: int,
+    epochs: float,
     frozen_dropout: bool,
     decay_bias_norm: bool,
 ) -> Plan:
@@ -249,7 +257,7 @@ def freezeout(
         t_0: share of training after which the first layer freezes (before the cube), in (0, 1].
         how: linear (p = 1) or cubic (p = 3).
         scale_lr: start at base_lr / t_i instead of base_lr.
-        epochs: all of training.
+        epochs: that training lasts.
         frozen_dropout: dropout goes on in layers that are frozen.
 
     Source: Brock et al. 2017, https://arxiv.org/abs/1706.04983. The authors freeze between steps;
@@ -271,3 +279,8 @@ def freezeout(
         )
 
     return make_plan(layers, treat)
+
+
+def _awake(parameter: LayerParameter, train_norm: bool) -> bool:
+    """Whether a parameter trains where its layer is frozen, norms as under fastai's train_bn."""
+    return parameter.head or (train_norm and parameter.is_norm)

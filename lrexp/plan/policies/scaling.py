@@ -15,6 +15,8 @@ from lrexp.models.layer_map import LayerMap, LayerParameter
 from lrexp.plan.plan import Plan, Treatment, make_plan, never, no_decay_on_bias_and_norm
 from lrexp.plan.policies.layer_groups import layer_groups
 
+STEM_SCALE = 0.01  # of `discriminative`, when nothing is given: fastai's fine_tune(lr_mult=100)
+
 
 def uniform(
     layers: LayerMap, base_lr: float, base_weight_decay: float, *, decay_bias_norm: bool
@@ -81,37 +83,47 @@ def discriminative(
     lr_high: float | None,
     ratio: float | None,
     groups: int | None,
+    stem_scale: float | None = None,
     decay_bias_norm: bool,
 ) -> Plan:
     """lr_i = lr_low · (lr_high / lr_low)^(i / (n − 1)) for group i of n, 0 nearest to the input.
 
-    Without `lr_low`, lr_i = lr_high / ratio^(n − 1 − i).
+    With `ratio` instead of `lr_low`, lr_i = lr_high / ratio^(n − 1 − i); with neither, lr_low =
+    stem_scale · lr_high, at any lr_high.
 
     Args:
-        lr_low: absolute rate of the first group, at most lr_high. None: ratio says it.
+        lr_low: absolute rate of the first group, at most lr_high.
         lr_high: absolute rate of the last group. None: base_lr.
-        ratio: between neighbouring groups, at least 1. None: lr_low says it.
+        ratio: between neighbouring groups, at least 1.
+        stem_scale: of the first group, as a share of lr_high, in (0, 1]. None: `STEM_SCALE`, unless
+            lr_low or ratio says it.
         groups: n; as many as layers when None. See `layer_groups`.
 
     Raises:
         ConfigError: when lr_low is above lr_high or there are fewer layers than groups.
 
     Source: Howard and Ruder 2018 (ULMFiT, https://arxiv.org/abs/1801.06146); fastai's
-    `slice(lr_low, lr_high)`.
+    `slice(lr_low, lr_high)`, which its `fine_tune` calls with lr_low = lr_high / 100.
     """
     group_of = layer_groups(layers, groups)
     last = group_of[-1]
     high = (base_lr if lr_high is None else lr_high) / base_lr
+    steepness = ratio
     if lr_low is not None:
         if lr_low > high * base_lr:
             top = "optimizer.lr" if lr_high is None else "lr_policy.lr_high"
-            raise ConfigError("lr_policy.lr_low", f"is above {top}", given=lr_low)
-        ratio = (high * base_lr / lr_low) ** (1 / max(1, last))
-    assert ratio is not None
+            problem = f"is above {top}={high * base_lr:g}"
+            hint = "write lr_policy.lr_low=null lr_policy.stem_scale=0.01: a share of that rate"
+            raise ConfigError("lr_policy.lr_low", problem, hint, lr_low)
+        steepness = (high * base_lr / lr_low) ** (1 / max(1, last))
+    elif ratio is None:
+        share = STEM_SCALE if stem_scale is None else stem_scale
+        steepness = (1 / share) ** (1 / max(1, last))
+    assert steepness is not None
 
     def treat(parameter: LayerParameter) -> Treatment:
         return Treatment(
-            high / ratio ** (last - group_of[parameter.layer]),
+            high / steepness ** (last - group_of[parameter.layer]),
             no_decay_on_bias_and_norm(parameter, base_weight_decay, decay_bias_norm),
         )
 

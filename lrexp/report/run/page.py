@@ -10,8 +10,7 @@ from markupsafe import Markup
 
 from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import REPORT
-from lrexp.judge.classes import classes_in_words
-from lrexp.judge.words import leak_effect_in_words
+from lrexp.judge.words import capital, leak_effect_in_words
 from lrexp.plan.plan import Row
 from lrexp.report.html.charts import Bar, bar_chart, drawn
 from lrexp.report.html.page import (
@@ -105,7 +104,7 @@ def run_page(run: Run) -> str:
         tags.notes([without_home(str(error))] if error else [], "error"),
         tags.facts(part("figures", key_figures)) if run.rows else "",
         tags.notes(part("remarks", remarks), "warning"),
-        tags.notes(part("data", _data_remarks)),
+        tags.notes(part("remarks", _told_before)),
         tags.notes(part("copies", _leak_remarks)),
         tags.notes(run.notes, "warning"),
     ]
@@ -113,12 +112,9 @@ def run_page(run: Run) -> str:
     return page(title, tags.head(over, title, said, above), sections, "run")
 
 
-def _data_remarks(run: Run) -> list[str]:
-    """How the images were read, and what their classes mean for an accuracy."""
-    found = run.summary["data"]
-    facts, loss = found.get("classes"), settings_of(run, "loss")
-    told = [*found.get("notes", []), *(classes_in_words(facts, loss) if facts else [])]
-    return [f"Data: {without_home(line)}." for line in told]
+def _told_before(run: Run) -> list[str]:
+    """Of data, plan and schedule, before the first step."""
+    return [f"{capital(without_home(str(line)).rstrip('.'))}." for line in run.summary["remarks"]]
 
 
 def _leak_remarks(run: Run) -> list[str]:

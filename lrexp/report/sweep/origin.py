@@ -62,6 +62,23 @@ def unfinished(sweep: Sweep) -> Markup:
     return join(*parts)
 
 
+def remarks(sweep: Sweep) -> Markup:
+    """Every remark once, with the points that it was made on."""
+    made = dict.fromkeys(remark for point in sweep.tried for remark in point.remarks)
+    on = {remark: [point for point in sweep.tried if remark in point.remarks] for remark in made}
+
+    def named(remark: str) -> Cell:
+        if len(on[remark]) == len(sweep.tried):
+            return Cell("all", -1)
+        return Cell(Markup(" ").join(map(link_to, on[remark])), on[remark][0].num)
+
+    columns = [
+        (Column("remark"), lambda remark: Cell(element("span", remark, "why"), remark)),
+        (Column("points"), named),
+    ]
+    return table_of(columns, list(made), caption="remarks") if made else Markup()
+
+
 def origin(sweep: Sweep) -> Markup:
     """The command, how to go on, and where everything is."""
     parts = []

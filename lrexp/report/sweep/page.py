@@ -51,7 +51,7 @@ from lrexp.report.sweep.figures import (
     rate_figures,
     rates_lead,
 )
-from lrexp.report.sweep.origin import origin, points_have, unfinished
+from lrexp.report.sweep.origin import origin, points_have, remarks, unfinished
 from lrexp.report.sweep.words import counted, headline, link_to, plural, value_text, worth_text
 from lrexp.runs.sweep import (
     DAMAGED,
@@ -110,6 +110,7 @@ def sweep_page(sweep: Sweep) -> str:
         Section("Two settings", tags.grid(settings, 380), heat_lead(sweep)),
         Section("Curves", tags.grid(curves, 270), curves_lead(sweep, ranked)),
         Section("Not finished" if sweep.unfinished else "Equal points", unfinished(sweep)),
+        Section("Remarks", remarks(sweep), "What points were told before their first step."),
         Section("How it was made", origin(sweep)),
     ]
     return without_home(page(f"{title} · {sweep.folder.name}", top, sections, "sweep"))
