@@ -24,6 +24,7 @@ from lrexp.config.schema.training import BUNDLED
 from lrexp.data.dataset import Dataset
 from lrexp.data.draws import cut
 from lrexp.folder.layout import CONFIG
+from lrexp.judge.settings import monitor_notes
 from lrexp.models.pretrained import expected_input, pretrained_file
 from lrexp.models.weights import weights_fingerprint
 from lrexp.optim.groups import set_trainable
@@ -170,6 +171,7 @@ def build_preview(config: Config) -> Preview:
         notes.append("a measured scale is set anew before every epoch; the rates are its most")
     if found.plateau:
         notes.append(f"the plateau lowers every rate when {config.scheduler.monitor} stalls")
+    notes += monitor_notes(config)
     return Preview(
         plan=found.plan,
         train_size=data.train_size,

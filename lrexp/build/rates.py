@@ -14,6 +14,7 @@ from lrexp.build.schedule import Steps, build_momenta, build_plateau, build_sche
 from lrexp.config.errors import ConfigError
 from lrexp.config.schema import Config, chosen_option, load, settings_of
 from lrexp.config.schema.rates import Optimizer as OptimizerSettings
+from lrexp.judge.settings import ends_training
 from lrexp.models.layer_map import LayerMap
 from lrexp.optim.groups import has_momentum, param_groups
 from lrexp.optim.optimizers import check_plan
@@ -50,7 +51,7 @@ def build_rates(config: Config, model: nn.Module, layers: LayerMap, steps: Steps
     epochs = steps.epochs
     if epochs and plan.schedule_restart and plan.schedule_restart >= epochs:
         problem = f"leaves nothing of the {epochs} epochs for the second phase"
-        hint = "raise trainer.max_steps or trainer.epochs"
+        hint = f"raise {ends_training(config.trainer, steps.per_epoch)}"
         raise ConfigError("lr_policy.head_epochs", problem, hint, plan.schedule_restart)
     if late := plan.never_reached(epochs) if epochs else []:
         problem = "%d tensors would first train after the last epoch and stay frozen: %s"

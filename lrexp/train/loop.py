@@ -81,6 +81,7 @@ class Trainer:
         self.frozen = FrozenProof(experiment)
         self.unfit: list[str] = []  # tensors that were not finite before the first step
         self.fault = ""  # what of the first step was not finite
+        self.factors_then: dict[str, float] = {}  # at the last step of a state taken up
         self._drift = Drift(experiment.model, experiment.plan)
         steps = len(experiment.schedule), experiment.steps_per_epoch
         self._factors = experiment.plan.factors(*steps)  # g(t) of the groups that have one
@@ -180,7 +181,6 @@ class Trainer:
             set_trainable(self.experiment.model, self.experiment.plan, self.epoch - 1)
             self.experiment.model.train()
             use_training_weights(self.experiment.optimizer)
-            self.set_rates(max(0, self.step - 1))  # the row has the last ones, if no step is left
         return self.current
 
     def begin_epoch(self) -> None:
@@ -194,6 +194,12 @@ class Trainer:
         experiment.model.train()
         use_training_weights(experiment.optimizer)
         self.epoch += 1
+
+    def factors(self, step: int) -> dict[str, float]:
+        """s(t) · g(t) of every parameter group at a step, without what a plateau adds."""
+        s, groups = self.experiment.schedule[step], self.experiment.optimizer.param_groups
+        g = {group: table[step] for group, table in self._factors.items()}
+        return {group["name"]: s * g.get(group["name"], 1.0) for group in groups}
 
     def set_rates(self, step: int) -> None:
         """Give every parameter group its rate, and its momentum where that cycles, for a step."""
