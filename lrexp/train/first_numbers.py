@@ -23,19 +23,22 @@ SHOWN = 256  # images that are looked at again
 
 @torch.no_grad()
 def unfit_tensors(model: nn.Module) -> list[str]:
-    """Names of parameters that hold NaN or infinity, and of buffers that hold NaN.
+    """Names of parameters that hold NaN or infinity, and of buffers in eval mode that hold NaN.
 
-    A buffer may well be infinite: masks of attention are.
+    A buffer may well be infinite: masks of attention are. In training mode it is not used, and a
+    forward pass may have moved it.
     """
     found = {name: p.isfinite().all() for name, p in model.named_parameters()}
-    found |= {name: ~b.isnan().any() for name, b in model.named_buffers()}
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(prefix, recurse=False):
+            if not module.training:
+                found[name] = ~buffer.isnan().any()
     fit = torch.stack(list(found.values())).tolist() if found else []  # waits once
     return [name for name, good in zip(found, fit, strict=True) if not good]
 
 
 def fault_of_step(
     experiment: Experiment,
-    unfit: list[str],
     rows: np.ndarray,
     images: Tensor,
     logits: Tensor,
@@ -46,7 +49,6 @@ def fault_of_step(
 
     Args:
         experiment: whose step it is.
-        unfit: its `unfit_tensors` before.
         rows: (B,) positions in the training split.
         images: (B, C, H, W) as the network sees them.
         logits: (B, classes).
@@ -58,7 +60,7 @@ def fault_of_step(
     if of_loss and all(of_gradients):
         return ""
     data = experiment.dataset
-    if said := _of_inputs(data, data.train, rows, images, unfit):
+    if said := _of_inputs(data, data.train, rows, images, unfit_tensors(experiment.model)):
         return said
     if not logits.isfinite().all():
         return _overflow(experiment.model)
@@ -76,14 +78,14 @@ def fault_of_step(
 
 
 def fault_of_evaluation(
-    experiment: Experiment, unfit: list[str], trained: bool, train_eval: Evaluation, val: Evaluation
+    experiment: Experiment, trained: bool, train_eval: Evaluation, val: Evaluation
 ) -> str:
     """What made the first evaluation not finite; empty when it is, or training may be the cause.
 
     Args:
         experiment: that was evaluated.
-        unfit: its `unfit_tensors` before the first step.
-        trained: whether there were steps. The first one's numbers were finite then.
+        trained: whether there were steps, the first of which was finite. Then training made what is
+            not finite, but for statistics of BatchNorm that are NaN beside finite parameters.
         train_eval: what was made of the training subset.
         val: likewise of validation.
     """
@@ -92,7 +94,9 @@ def fault_of_evaluation(
         if not (bad := np.flatnonzero(~np.isfinite(found.losses))[:SHOWN]).size:
             continue
         images, _ = next(split.batches([bad]))
-        unfit = unfit if trained else unfit_tensors(experiment.model)
+        unfit = unfit_tensors(experiment.model)
+        if trained and {*unfit} & {name for name, _ in experiment.model.named_parameters()}:
+            return ""
         said = _of_inputs(data, split, bad, images, unfit)
         return said or ("" if trained else _overflow(experiment.model))
     return ""

@@ -25,7 +25,7 @@ from lrexp.optim.optimizers import (
     use_training_weights,
 )
 from lrexp.train.experiment import Experiment
-from lrexp.train.first_numbers import fault_of_evaluation, fault_of_step, unfit_tensors
+from lrexp.train.first_numbers import fault_of_evaluation, fault_of_step
 from lrexp.train.measure import (
     Drift,
     StepStats,
@@ -79,7 +79,6 @@ class Trainer:
         self.current: Epoch | None = None  # that has begun and is not recorded yet
         self.stats = StepStats(experiment.model, experiment.plan)
         self.frozen = FrozenProof(experiment)
-        self.unfit: list[str] = []  # tensors that were not finite before the first step
         self.fault = ""  # what of the first step was not finite
         self.factors_then: dict[str, float] = {}  # at the last step of a state taken up
         self._drift = Drift(experiment.model, experiment.plan)
@@ -125,8 +124,7 @@ class Trainer:
                 loss, logits = gradients(model, experiment.loss, images, labels, weights, stats)
                 if not self.step:
                     found = {name: p.grad for name, p in trained.items() if p.grad is not None}
-                    known = experiment, self.unfit, left[0]
-                    if fault := fault_of_step(*known, images, logits, loss, found):
+                    if fault := fault_of_step(experiment, left[0], images, logits, loss, found):
                         raise UserError(fault)
                 update(optimizer, weights, settings.clip_grad_norm, stats)
                 epoch.running.add(loss, correct_images(logits, labels), len(labels))
@@ -156,7 +154,7 @@ class Trainer:
         """
         with whole():
             if not self.rows:
-                known = self.experiment, self.unfit, self.step > 0
+                known = self.experiment, self.step > 0
                 if fault := self.fault or fault_of_evaluation(*known, train_eval, val):
                     raise UserError(fault)
             row = self._judged(seen, train_eval, val)
@@ -186,8 +184,6 @@ class Trainer:
     def begin_epoch(self) -> None:
         """Freeze and unfreeze for the coming epoch, and put the model into training mode."""
         experiment = self.experiment
-        if not self.step:
-            self.unfit = unfit_tensors(experiment.model)
         set_trainable(experiment.model, experiment.plan, finished_epochs=self.epoch)
         if experiment.plan.measured:
             measure_scales(experiment, self.seed, self.epoch, self.batch_size)
@@ -269,4 +265,6 @@ def _dropout_seeds(seed: int, first_step: int, count: int) -> list[int]:
 def _recalibration_images(train: Split, seed: int, epoch: int, size: int) -> Iterator[Tensor]:
     """Up to 50 batches of training images, each (B, C, H, W)."""
     order = draws.order(seed, "recalibrate", train.ids, epoch)
-    return (images for images, _ in train.batches(draws.cut(order, size)[:50]))
+    parts = draws.cut(order, size)[:50]
+    several = [part for part in parts if len(part) > 1]  # one image may be no statistics
+    return (images for images, _ in train.batches(several or parts))

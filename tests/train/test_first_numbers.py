@@ -166,3 +166,23 @@ def test_a_run_and_a_point_of_such_weights_fail_with_the_cause(
     summaries = [json.loads(point.read_text()) for point in points]
     assert sorted(one["status"] for one in summaries) == ["failed"] * 2 + ["finished"] * 2
     assert all(said in one["error"] for one in summaries if one["error"])
+
+
+def test_frozen_statistics_that_are_nan_are_named_at_the_first_step(
+    prepare: Callable[..., Trainer],
+) -> None:
+    trainer = prepare(*FEW, "model=cifar_resnet", "model.depth=20", "lr_policy=freeze_backbone")
+    norms = [m for m in trainer.experiment.model.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms[0].running_var[3] = math.nan  # type: ignore[index]
+    with pytest.raises(UserError, match=r"not finite numbers before training: .*\.running_var\n"):
+        trainer.run(Silent())
+    assert trainer.step == 0
+
+
+def test_an_overflow_is_not_taken_for_the_statistics_that_it_moved(
+    prepare: Callable[..., Trainer],
+) -> None:
+    trainer = prepare(*FEW, "model=cifar_resnet", "model.depth=20")
+    weight(trainer, 3e38)
+    with pytest.raises(UserError, match=r"output is not finite.*largest weight is 3e\+38"):
+        trainer.run(Silent())

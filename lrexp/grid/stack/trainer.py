@@ -237,11 +237,15 @@ class StackedTrainer:
         """Note with each member what of its first step is not finite: it ends with its epoch."""
         feeds = [0] * len(self._going) if feed_of is None else feed_of.tolist()
         found = {n: w.grad for n, w in self._model.weights.items() if w.grad is not None}
+        finite = [losses.isfinite(), *(g.isfinite().flatten(1).all(1) for g in found.values())]
+        fit = torch.stack(finite).all(0).tolist()  # waits once
         for k, trainer in enumerate(self._going):
+            if fit[k]:
+                continue
             own = {name: gradient[k] for name, gradient in found.items()}
             seen = images if feed_of is None else images[k]
-            known = trainer.experiment, trainer.unfit, parts[feeds[k]][0]
-            trainer.fault = fault_of_step(*known, seen, logits[k], losses[k], own)
+            step = parts[feeds[k]][0], seen, logits[k], losses[k], own
+            trainer.fault = fault_of_step(trainer.experiment, *step)
 
 
 class _Stats:
