@@ -34,6 +34,7 @@ from torchvision.transforms import v2
 
 from lrexp.build.data import build_dataset, open_source, stated_data
 from lrexp.build.model import build_model
+from lrexp.data.draws import cut
 from lrexp.data.source import EncodedImages, Source
 from lrexp.folder.environment import environment
 
@@ -111,7 +112,7 @@ def feeds(data: str, augment: str, batch: int, limit: int | None) -> dict[str, F
 
         def epoch(number: int, split=dataset.train) -> Iterator[tuple[Tensor, Tensor]]:
             order = np.random.default_rng(number).permutation(len(split))
-            return split.batches(order, batch, number)
+            return split.batches(cut(order, batch), number)
 
         made[name] = epoch
     train, mean, std = dataset.train, dataset.mean, dataset.std

@@ -88,8 +88,8 @@ def measure(overrides: list[str], epochs: int) -> tuple[dict[str, float], int]:
     batches = []
     for _ in range(epochs):
         plan.epoch += 1
-        order = torch.from_numpy(plan.order()).to(plan.experiment.device)
-        batches.append(list(order.split(plan.batch_size)))
+        device = plan.experiment.device
+        batches.append([torch.from_numpy(rows).to(device) for rows in plan.batches()])
     images, steps = plan.experiment.dataset.train.images, sum(map(len, batches))
     spent = dict.fromkeys(jobs, 0.0)
 

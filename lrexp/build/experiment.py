@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import nn
 
 from lrexp.build.data import Datasets, build_dataset, stated_data
 from lrexp.build.loss import build_loss, check_monitors
 from lrexp.build.model import build_model
 from lrexp.build.rates import build_rates
-from lrexp.build.schedule import count_steps
+from lrexp.build.schedule import Steps, count_steps
 from lrexp.config.errors import ConfigError
 from lrexp.config.saved import read_saved_config
 from lrexp.config.schema import Config, settings_where
 from lrexp.config.schema.training import BUNDLED
 from lrexp.data.dataset import Dataset
+from lrexp.data.draws import cut
 from lrexp.folder.layout import CONFIG
+from lrexp.judge.settings import monitor_notes
 from lrexp.models.flow import parameters_beside
 from lrexp.models.pretrained import expected_input, pretrained_file
 from lrexp.models.weights import weights_fingerprint
+from lrexp.optim.groups import set_trainable
+from lrexp.plan.plan import Plan
 from lrexp.plan.preview import Preview, group_rates, shown_steps
 from lrexp.train.experiment import Experiment
 
@@ -55,6 +62,7 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
     model.to(device)
     steps = count_steps(config, len(dataset.train))
     rates = build_rates(config, model, layers, steps)
+    _refuse_batch_of_one(config, dataset, model, rates.plan, steps)
     freezes = not all(row.trains_throughout for row in rates.plan.rows)
     return Experiment(
         device=device,
@@ -72,6 +80,37 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
         beside=parameters_beside(model, dataset.image_shape) if freezes else {},
         **vars(rates),
     )
+
+
+def _refuse_batch_of_one(
+    config: Config, dataset: Dataset, model: nn.Module, plan: Plan, steps: Steps
+) -> None:
+    """Refuse a batch of one image that BatchNorm cannot learn from, before anything is trained.
+
+    Found by trying it where the smallest batch of an epoch is one image, in every mode that the
+    plan puts the network into.
+    """
+    images, most = len(dataset.train), config.data.batch_size
+    batches = cut(np.arange(images), most)[: min(steps.per_epoch, steps.total)]
+    if not batches or len(batches[-1]) > 1:
+        return
+    one, _ = next(dataset.train.batches([np.array([0])]))
+    for epoch in plan.turns(steps.epochs):
+        tried = copy.deepcopy(model)
+        set_trainable(tried, plan, epoch)
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                tried.train()(one)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            problem = (
+                f"makes a batch of one of the {images:,} training images, and BatchNorm of"
+                f" {config.model.name} has one value per channel then, which has no variance"
+            )
+            fits = [size for size in (2, 3) if len(cut(np.arange(images), size)[-1]) > 1]
+            hint = f"data.batch_size={fits[0]} or more" if fits else "give more training images"
+            raise ConfigError("data.batch_size", problem, hint, most) from error
 
 
 def set_deterministic(wanted: bool) -> None:
@@ -136,6 +175,7 @@ def build_preview(config: Config) -> Preview:
         notes.append("a measured scale is set anew before every epoch; the rates are its most")
     if found.plateau:
         notes.append(f"the plateau lowers every rate when {config.scheduler.monitor} stalls")
+    notes += monitor_notes(config)
     return Preview(
         plan=found.plan,
         train_size=data.train_size,

@@ -35,7 +35,7 @@ class Steps:
 
 
 def count_steps(config: Config, train_size: int) -> Steps:
-    """Steps per epoch and in all. The last, smaller batch of an epoch counts as one."""
+    """Steps per epoch and in all; see `lrexp.data.draws.cut`."""
     trainer = config.trainer
     per_epoch = -(-train_size // config.data.batch_size)
     per_epoch = min(per_epoch, trainer.limit_train_batches or per_epoch)

@@ -7,10 +7,10 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lrexp.config.errors import UserError, few
 from lrexp.config.schema.training import LEAST_STD
+from lrexp.data.draws import cut
 from lrexp.data.feeding import (
     InMemory,
     Pixels,
@@ -58,30 +59,37 @@ class Split:
         return len(self.ids)
 
     def batches(
-        self, order: np.ndarray, batch_size: int, epoch: int | None = None
+        self, parts: Sequence[np.ndarray], epoch: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (B, C, H, W) float32 and their labels, the last batch smaller.
+        """Images (B, C, H, W) float32 of each part and their labels.
 
         Args:
-            order: (k,) positions in this split.
-            batch_size: B.
+            parts: (B,) positions in this split of each batch; see `draws.cut`.
             epoch: augment as in that epoch; None: leave the images as they are.
         """
-        chosen = placed(order, self.labels.device).split(batch_size)
-        batches = self.pixels.batches(self.rows[order], batch_size)
+        if not parts:
+            return
+        sizes, order = list(map(len, parts)), np.concatenate(parts)
+        chosen = placed(order, self.labels.device).split(sizes)
+        batches = self.pixels.batches([self.rows[part] for part in parts])
         drawn = None
         if self.augment is not None and epoch is not None:
             shape, device = self.pixels.shape, self.labels.device
             drawn = self.augment.draw(self.ids[order], epoch, shape, device)
-        for i, (images, positions) in enumerate(zip(batches, chosen, strict=True)):
+        starts = accumulate(sizes[:-1], initial=0)
+        for images, positions, start in zip(batches, chosen, starts, strict=True):
             if drawn is not None:
-                images = drawn[i * batch_size : (i + 1) * batch_size](images)
+                images = drawn[start : start + len(images)](images)
             yield self.normalize(images), self.labels.index_select(0, positions)
+
+    def in_order(self, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All batches in order, of at most so many images, not augmented."""
+        return self.batches(cut(np.arange(len(self)), most))
 
     @property
     def images(self) -> Tensor:
         """All images in order, (n, C, H, W) float32, not augmented."""
-        return torch.cat([images for images, _ in self.batches(np.arange(len(self)), 1024)])
+        return torch.cat([images for images, _ in self.in_order(1024)])
 
 
 @dataclass(frozen=True)
@@ -377,7 +385,7 @@ def channel_statistics(
     """
     # pixels are whole numbers, and their sums exact: nothing is left of a constant but a 0
     sums, count = [[0, 0] for _ in range(pixels.shape[0])], 0
-    for images in pixels.batches(rows, 1024):
+    for images in pixels.batches(cut(rows, 1024)):
         values = (images.cpu() if images.device.type == "mps" else images).double()
         found = torch.stack([values.sum((0, 2, 3)), (values**2).sum((0, 2, 3))], 1).tolist()
         sums = [[s + int(a), q + int(b)] for (s, q), (a, b) in zip(sums, found, strict=True)]

@@ -36,6 +36,18 @@ def order(seed: int, purpose: str, samples: np.ndarray, *counters: int) -> np.nd
     return np.argsort(draw_each(seed, purpose, samples, *counters), kind="stable")
 
 
+def cut(order: np.ndarray, most: int) -> list[np.ndarray]:
+    """An order of n samples in batches whose sizes differ by at most one, larger ones first.
+
+    They are as few as hold at most `most` each, ceil(n / most), so that no batch is a small
+    remainder of the others. An epoch, and whatever takes the place of one, is cut here.
+
+    >>> [len(batch) for batch in cut(np.arange(97), 16)]
+    [14, 14, 14, 14, 14, 14, 13]
+    """
+    return np.array_split(order, max(1, -(-len(order) // most)))
+
+
 @functools.cache
 def _purpose_word(purpose: str) -> int:
     return int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest(), "little")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,10 @@ class InMemory:
         _, c, h, w = images.shape
         self.shape = (c, h, w)
 
-    def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[Tensor]:
-        """(B, C, H, W) uint8 on the device."""
-        chosen = placed(rows, self._images.device)
-        for part in chosen.split(batch_size):
+    def batches(self, parts: Sequence[np.ndarray]) -> Iterator[Tensor]:
+        """(B, C, H, W) uint8 on the device, of the (B,) rows of each part."""
+        chosen = placed(np.concatenate(parts), self._images.device)
+        for part in chosen.split(list(map(len, parts))):
             yield self._images.index_select(0, part)
 
 
@@ -79,9 +79,9 @@ class Streamed:
             **several,
         )
 
-    def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[Tensor]:
-        """(B, C, H, W) uint8 on the device; one pass at a time."""
-        self._order[:] = np.split(rows, range(batch_size, len(rows), batch_size))
+    def batches(self, parts: Sequence[np.ndarray]) -> Iterator[Tensor]:
+        """As `InMemory.batches`; one pass at a time."""
+        self._order[:] = parts
         for batch in self._loader:
             if isinstance(batch, str):
                 raise UserError(batch)

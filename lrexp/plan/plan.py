@@ -161,6 +161,12 @@ class Plan:
         """Parameters that would first train after the last epoch."""
         return [row.name for row in self.rows if not row.frozen and row.trainable_from >= epochs]
 
+    def turns(self, epochs: int) -> list[int]:
+        """Finished epochs after which something begins or ceases to train, 0 before them all."""
+        rows = [row for row in self.rows if not row.frozen]
+        found = {0, *(r.trainable_from for r in rows), *(r.trainable_until or 0 for r in rows)}
+        return sorted(turn for turn in found if turn < max(1, epochs))
+
     def factors(self, steps: int, steps_per_epoch: int) -> dict[str, list[float]]:
         """g(t) at every step, for the groups where it is not always 1."""
         tables = {

@@ -191,6 +191,23 @@ def planned_rates(
     return schedule_csv(Preview(plan, 0, True, steps_per_epoch, len(schedule), steps, s, rates, []))
 
 
+def went_on(before: str, coming: str, done: int) -> str:
+    """schedule.csv of a run that goes on: of the steps done what it said before, then what comes.
+
+    Raises:
+        ValueError, KeyError, TypeError: when `before` is no such table.
+    """
+    then, now = (csv.DictReader(io.StringIO(text)) for text in (before, coming))
+    rows = [row for row in then if int(row["step"]) < done]
+    rows += [row for row in now if int(row["step"]) >= done]
+    text = io.StringIO()
+    names = dict.fromkeys([*(then.fieldnames or ()), *(now.fieldnames or ())])
+    writer = csv.DictWriter(text, list(names), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
 def _line(rows: list[Row], preview: Preview) -> LayerLine:
     row = rows[0]
     rates = [] if row.frozen else [r for r in preview.rates[row.group] if r is not None]

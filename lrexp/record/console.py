@@ -231,7 +231,9 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
         if found and not guess and "changed" in (found["loss_says"], found["accuracy_says"]):
             words = overfit_in_words(found)
         if not words and best["epoch"] >= last["epoch"] >= 3 and status == "finished":
-            words = f"{monitor} was best in the last epoch: more epochs or higher rates may help"
+            epochs = info.ends_by == "trainer.epochs"
+            longer = "more epochs" if epochs else f"more steps ({info.ends_by} ended it here)"
+            words = f"{monitor} was best in the last epoch: {longer} or higher rates may help"
         lines += [f"       {words}"] if words else []
     lines.append(f"run    {shown_path(info.folder)}")
     if (report := info.folder / REPORT).is_file():

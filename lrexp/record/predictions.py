@@ -150,9 +150,8 @@ def write_wrong_images(
         best = scores.argmax(1)
         predicted, true = ([class_names[i] for i in found.tolist()] for found in (best, labels))
         score, true_score = (scores.gather(1, i[:, None])[:, 0].numpy() for i in (best, labels))
-    pixels = torch.cat(
-        [part.cpu() for part in split.pixels.batches(split.rows[chosen], MOST_WRONG)]
-    )
+    (images,) = split.pixels.batches([split.rows[chosen]])
+    pixels = images.cpu()
     with _replacing(file) as fresh:
         np.savez_compressed(
             fresh,

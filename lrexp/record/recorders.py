@@ -24,6 +24,7 @@ class RunInfo:
     steps: int
     monitor: str
     opening: list[str]  # lines that say what is about to be trained
+    ends_by: str = "trainer.epochs"  # the setting that says how long training is
     # rows of the epochs before, when a run goes on from its checkpoint; None for one that begins
     earlier: list[dict[str, float]] | None = None
 

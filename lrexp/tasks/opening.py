@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from lrexp.config.schema import Config
 from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import CONFIG, HYDRA, OVERRIDES, PLAN, SCHEDULE
-from lrexp.plan.preview import parameter_counts, planned_rates
+from lrexp.judge.settings import ends_training, monitor_notes
+from lrexp.plan.preview import parameter_counts, planned_rates, went_on
 from lrexp.record.recorders import RunInfo
-from lrexp.runs.run import read_overrides
+from lrexp.runs.run import content, read_overrides
 from lrexp.tasks.summary import results
 
 if TYPE_CHECKING:
@@ -49,15 +51,23 @@ def with_normalization(resolved: DictConfig, dataset: Any) -> DictConfig:
     return resolved
 
 
-def write_plans(resolved: DictConfig, experiment: Experiment, launch: Launch) -> None:
-    """The config, the plan and, of a single run, the rates step by step."""
+def write_plans(resolved: DictConfig, experiment: Experiment, launch: Launch, done: int) -> None:
+    """The config, the plan and, of a single run, the rates step by step.
+
+    Of the steps `done` by a run that goes on, schedule.csv says what it said when they were
+    trained. Where it did not, as of a point of a grid, there is none.
+    """
     write_atomically(launch.folder / CONFIG, OmegaConf.to_yaml(resolved))
     write_atomically(launch.folder / PLAN, experiment.plan.to_csv())
     if experiment.schedule and not launch.sweep:  # for the report's curves step by step
         schedule = planned_rates(
             *(experiment.plan, experiment.base_lr, experiment.schedule), experiment.steps_per_epoch
         )
-        write_atomically(launch.folder / SCHEDULE, schedule)
+        if done:
+            parse = partial(went_on, coming=schedule, done=done)
+            schedule = content(launch.folder / SCHEDULE, parse, "", [])
+        if schedule:
+            write_atomically(launch.folder / SCHEDULE, schedule)
 
 
 def known_at_start(trainer: Trainer, config: Config) -> dict[str, Any]:
@@ -66,7 +76,7 @@ def known_at_start(trainer: Trainer, config: Config) -> dict[str, Any]:
     classes = _class_facts(trainer)
     return {
         "verdicts": results(trainer)["verdicts"],
-        "remarks": [*_data_notes(trainer, classes, config), *experiment.remarks],
+        "remarks": [*_notes(trainer, classes, config), *experiment.remarks],
         "plan_hash": experiment.plan.hash,
         "device": str(experiment.device),
         "parameters": parameter_counts(experiment.plan),
@@ -83,11 +93,12 @@ def known_at_start(trainer: Trainer, config: Config) -> dict[str, Any]:
     }
 
 
-def _data_notes(trainer: Trainer, classes: dict[str, Any], config: Config) -> list[str]:
-    """How the images were read, and what their classes mean for an accuracy."""
+def _notes(trainer: Trainer, classes: dict[str, Any], config: Config) -> list[str]:
+    """How images were read, what their classes mean for an accuracy, and monitors that mislead."""
     from lrexp.judge.classes import classes_in_words
 
-    return [*trainer.experiment.dataset.notes, *classes_in_words(classes, vars(config.loss))]
+    read = trainer.experiment.dataset.notes
+    return [*read, *classes_in_words(classes, vars(config.loss)), *monitor_notes(config)]
 
 
 def _class_facts(trainer: Trainer) -> dict[str, Any]:
@@ -115,7 +126,7 @@ def run_info(
     begun = launch.stopped is not None and (launch.folder / HYDRA / OVERRIDES).is_file()
     typed = read_overrides(launch.folder) if begun else launch.overrides  # its title stays
     plain: Any = OmegaConf.to_container(resolved)
-    notes = _data_notes(trainer, _class_facts(trainer), config)
+    notes = _notes(trainer, _class_facts(trainer), config)
     told = [f"note   {note}" for note in [*notes, experiment.layers.note] if note]
     told += [f"leaks  {line}" for line in (data.leaks.lines() if data.leaks else [])]
     opening = opening_lines(
@@ -137,5 +148,6 @@ def run_info(
         steps=len(experiment.schedule),
         monitor=config.trainer.monitor,
         opening=[*opening, *resumed],
+        ends_by=ends_training(config.trainer, experiment.steps_per_epoch),
         earlier=list(trainer.rows) if launch.stopped else None,
     )

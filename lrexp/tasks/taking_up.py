@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrexp.config.errors import UserError, out_of_memory
 from lrexp.folder.layout import BEST, CHECKPOINTS, CONFIG, ENVIRONMENT
+from lrexp.judge.settings import ends_training
+from lrexp.judge.words import HELPS
+from lrexp.runs.differences import change_lines, environment_changes
 from lrexp.runs.run import content, json_object, yaml_object
 
 if TYPE_CHECKING:
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
     from lrexp.train.loop import Trainer
 
 log = logging.getLogger(__name__)
+
+JUMP = 0.05  # of a rate
 
 
 def take_up(trainer: Trainer, config: Config, folder: Path, stopped: Stopped) -> list[str]:
@@ -60,18 +66,69 @@ def take_up(trainer: Trainer, config: Config, folder: Path, stopped: Stopped) ->
                 f" {type(error).__name__}: {said}\n  start a new run"
             ) from error
         opening = [f"resume from epoch {trainer.epoch}, step {trainer.step}"]
-        steps = len(trainer.experiment.schedule)
+        steps, experiment = len(trainer.experiment.schedule), trainer.experiment
+        ends_by = ends_training(trainer.settings, experiment.steps_per_epoch)
         if trainer.step > steps:
             raise UserError(
                 f"{folder} has trained {trainer.step} steps, and these settings end after"
-                f" {steps}\n  give more trainer.epochs, or start a new run"
+                f" {steps}\n  give a larger {ends_by}, or start a new run"
             )
-    if stopped.status in ("finished", "diverged") and not trainer.goes_on:
-        raise UserError(
-            f"{folder} is {stopped.status} after epoch {trainer.epoch}\n"
-            "  nothing is left to train; a larger trainer.epochs adds epochs"
-        )
-    return [*opening, *(f"change {line}" for line in stopped.changes)]
+        if stopped.status in ("finished", "diverged") and not trainer.goes_on:
+            raise UserError(
+                f"{folder} is {stopped.status} after epoch {trainer.epoch}, step {trainer.step}\n"
+                f"  nothing is left to train; {_what_helps(trainer, ends_by)}"
+            )
+    opening += [f"change {line}" for line in stopped.changes]
+    return opening + rate_jump(trainer)
+
+
+def _what_helps(trainer: Trainer, ends_by: str) -> str:
+    """What goes on with a run that has come to its end."""
+    settings = trainer.settings
+    if trainer.diverged:
+        return f"nothing goes on from there: start a new run; {HELPS}"
+    if trainer.step < len(trainer.experiment.schedule):
+        kept = f"no better {settings.monitor} for trainer.patience={settings.patience} epochs"
+        return f"it was stopped by {kept}: a larger one, or null, goes on"
+    if ends_by == "trainer.epochs":
+        return "a larger trainer.epochs adds epochs"
+    most = f"trainer.max_steps={settings.max_steps}"
+    if ends_by == "trainer.max_steps":
+        return f"{most} ended it: a larger one, or null, adds steps"
+    return f"trainer.epochs={settings.epochs} and {most} both end it there: larger ones add steps"
+
+
+def rate_jump(trainer: Trainer) -> list[str]:
+    """A line that says how far a rate jumps, where the steps so far had another schedule.
+
+    They had when the schedule goes by the length of training, which is another now, or is another
+    itself. Only a jump that can be seen is said: `JUMP` or more, of the larger rate.
+    """
+    step, experiment = trainer.step, trainer.experiment
+    if not trainer.factors_then or step >= len(experiment.schedule):
+        return []
+    now, then = trainer.factors(step - 1), trainer.factors_then
+    groups = [g for g in experiment.optimizer.param_groups if g["name"] in then]
+    last = [group["lr"] for group in groups]
+    trainer.set_rates(step)
+    jumps = [
+        (max(was, group["lr"]), was, group["lr"], group)
+        for was, group in zip(last, groups, strict=True)
+        if not math.isclose(now[group["name"]], then[group["name"]], rel_tol=1e-6)
+        and not math.isclose(was, group["lr"], rel_tol=JUMP)
+    ]
+    for was, group in zip(last, groups, strict=True):
+        group["lr"] = was
+    if not jumps:
+        return []
+    _, was, coming, group = max(jumps, key=lambda jump: jump[0])
+    level = was / group["lr_scale"] if group["lr_scale"] else was
+    return [
+        f"rates  jump: {group['name']} was trained last at {was:.3g} and goes on at {coming:.3g},"
+        f" for the schedule is drawn anew over {len(experiment.schedule):,} steps."
+        f" scheduler=constant optimizer.lr={level:.3g} goes on without a jump, a new run has the"
+        " whole schedule"
+    ]
 
 
 def restore_best(trainer: Trainer, folder: Path) -> None:
@@ -102,7 +159,5 @@ def restore_best(trainer: Trainer, folder: Path) -> None:
 
 def changed_environment(folder: Path, facts: dict[str, Any]) -> list[str]:
     """What of code, packages, machine and data is not as the run in a folder began under."""
-    from lrexp.runs.differences import change_lines, environment_changes
-
     before = content(folder / ENVIRONMENT, json_object, facts, [])  # damaged: nothing known
     return change_lines(environment_changes(before, facts))

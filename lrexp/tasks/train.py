@@ -181,7 +181,7 @@ class Training:
         experiment = trainer.experiment
         if launch.stopped:
             restore_best(trainer, folder)
-        write_plans(self._resolved, experiment, launch)
+        write_plans(self._resolved, experiment, launch, trainer.step)
         prints = fingerprints(experiment)
         facts = environment(experiment.device, torch.get_num_threads(), prints)
         if launch.stopped and (changes := changed_environment(folder, facts)):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrexp.config.errors import UserError
 from lrexp.config.schema import Trainer as Settings
 from lrexp.data import draws
 from lrexp.data.dataset import Split
@@ -18,7 +19,7 @@ from lrexp.judge.chance import guess_losses, guesses
 from lrexp.judge.epoch import Row, Track, evaluated
 from lrexp.judge.evaluate import Evaluation
 from lrexp.judge.noise import Sample
-from lrexp.optim.groups import set_momentum, set_rates, set_trainable
+from lrexp.optim.groups import named, set_momentum, set_rates, set_trainable
 from lrexp.optim.optimizers import (
     averages_weights,
     recalibrate_batchnorm,
@@ -26,6 +27,7 @@ from lrexp.optim.optimizers import (
     use_training_weights,
 )
 from lrexp.train.experiment import Experiment
+from lrexp.train.first_numbers import fault_of_evaluation, fault_of_step
 from lrexp.train.measure import (
     Drift,
     StepStats,
@@ -62,7 +64,7 @@ class Trainer:
     Args:
         experiment: what to train; its model is changed in place.
         settings: the trainer's part of the config.
-        batch_size: images per step.
+        batch_size: images per step at most; see `draws.cut`.
         seed: moves the order of the images and dropout.
     """
 
@@ -79,6 +81,8 @@ class Trainer:
         self.current: Epoch | None = None  # that has begun and is not recorded yet
         self.stats = StepStats(experiment.model, experiment.plan)
         self.frozen = FrozenProof(experiment)
+        self.fault = ""  # what of the first step was not finite
+        self.factors_then: dict[str, float] = {}  # at the last step of a state taken up
         self._drift = Drift(experiment.model, experiment.plan)
         steps = len(experiment.schedule), experiment.steps_per_epoch
         self._factors = experiment.plan.factors(*steps)  # g(t) of the groups that have one
@@ -116,19 +120,22 @@ class Trainer:
         model, optimizer = experiment.model, experiment.optimizer
         with whole():
             epoch = self._begun()
-        weights = [p for group in optimizer.param_groups for p in group["params"]]
-        weights = [p for p in weights if p.requires_grad]
-        order = self.order()[(self.step - epoch.first_step) * self.batch_size :]
-        train = experiment.dataset.train
-        seeds = _dropout_seeds(self.seed, self.step, -(-len(order) // self.batch_size))
-        batches = train.batches(order, self.batch_size, self.epoch) if seeds else ()
-        for (images, labels), seed in zip(batches, seeds, strict=True):  # (B, C, H, W), (B,)
+        trained = {n: p for n, p in named(optimizer.param_groups) if p.requires_grad}
+        weights = list(trained.values())
+        left, train = self.batches()[self.step - epoch.first_step :], experiment.dataset.train
+        seeds = _dropout_seeds(self.seed, self.step, len(left))
+        fed = train.batches(left, self.epoch)
+        for (images, labels), seed in zip(fed, seeds, strict=True):  # (B, C, H, W), (B,)
             with whole():
                 self._dropout.manual_seed(seed)
                 self.set_rates(self.step)
                 measured = due(settings.stats_every, self.step - epoch.first_step)
                 stats = self.stats if measured else None
                 loss, logits = gradients(model, experiment.loss, images, labels, weights, stats)
+                if not self.step:
+                    found = {name: p.grad for name, p in trained.items() if p.grad is not None}
+                    if fault := fault_of_step(experiment, left[0], images, logits, loss, found):
+                        raise UserError(fault)
                 update(optimizer, weights, settings.clip_grad_norm, stats)
                 epoch.running.add(loss, correct_images(logits, labels), len(labels))
                 self.step += 1
@@ -156,6 +163,10 @@ class Trainer:
         `started` is time.perf_counter() before the first step.
         """
         with whole():
+            if not self.rows:
+                known = self.experiment, self.step > 0
+                if fault := self.fault or fault_of_evaluation(*known, train_eval, val):
+                    raise UserError(fault)
             row = self._judged(seen, train_eval, val)
             row["perf/epoch_s"] = time.perf_counter() - started
             if self.experiment.plateau:
@@ -179,7 +190,6 @@ class Trainer:
             set_trainable(experiment.model, experiment.plan, finished, experiment.beside)
             experiment.model.train()
             use_training_weights(experiment.optimizer)
-            self.set_rates(max(0, self.step - 1))  # the row has the last ones, if no step is left
         return self.current
 
     def begin_epoch(self) -> None:
@@ -191,6 +201,12 @@ class Trainer:
         experiment.model.train()
         use_training_weights(experiment.optimizer)
         self.epoch += 1
+
+    def factors(self, step: int) -> dict[str, float]:
+        """s(t) · g(t) of every parameter group at a step, without what a plateau adds."""
+        s, groups = self.experiment.schedule[step], self.experiment.optimizer.param_groups
+        g = {group: table[step] for group, table in self._factors.items()}
+        return {group["name"]: s * g.get(group["name"], 1.0) for group in groups}
 
     def set_rates(self, step: int) -> None:
         """Give every parameter group its rate, and its momentum where that cycles, for a step."""
@@ -219,13 +235,13 @@ class Trainer:
         self.track.see(self.epoch, row)
         return row
 
-    def order(self) -> np.ndarray:
-        """Positions in the training split as the epoch's steps take them, (n,) int64."""
+    def batches(self) -> list[np.ndarray]:
+        """Positions in the training split that each of the epoch's steps takes, (B,) int64."""
         order = draws.order(self.seed, "order", self.experiment.dataset.train.ids, self.epoch)
         first = self.current.first_step if self.current else self.step
         left = len(self.experiment.schedule) - first
         steps = min(self.settings.limit_train_batches or left, left)
-        return order[: steps * self.batch_size]
+        return draws.cut(order, self.batch_size)[:steps]
 
     @property
     def guess_loss(self) -> float:
@@ -267,7 +283,8 @@ def _dropout_seeds(seed: int, first_step: int, count: int) -> list[int]:
 
 
 def _recalibration_images(train: Split, seed: int, epoch: int, size: int) -> Iterator[Tensor]:
-    """Up to 50 whole batches of training images, each (size, C, H, W)."""
+    """Up to 50 batches of training images, each (B, C, H, W)."""
     order = draws.order(seed, "recalibrate", train.ids, epoch)
-    whole = max(len(order) // size * size, min(len(order), size))
-    return (images for images, _ in train.batches(order[: min(whole, 50 * size)], size))
+    parts = draws.cut(order, size)[:50]
+    several = [part for part in parts if len(part) > 1]  # one image may be no statistics
+    return (images for images, _ in train.batches(several or parts))

@@ -25,8 +25,7 @@ from lrexp.train.scales import norms_of, ratio, scales_of
 def logits_of(model: nn.Module, split: Split, batch_size: int) -> Tensor:
     """(n, classes) float32 logits in eval mode, on the device of the split."""
     model.eval()
-    batches = split.batches(np.arange(len(split)), batch_size)
-    return torch.cat([model(images) for images, _ in batches])
+    return torch.cat([model(images) for images, _ in split.in_order(batch_size)])
 
 
 def predictions(logits: Tensor, labels: Tensor) -> Tensor:
@@ -46,8 +45,7 @@ def all_right(said: Tensor, labels: Tensor) -> Tensor:
 def evaluate_split(model: nn.Module, split: Split, batch_size: int) -> Evaluation:
     """How good a model is on a split, in eval mode. No logits are kept."""
     model.eval()
-    batches = split.batches(np.arange(len(split)), batch_size)
-    logits = ((model(images)[None], labels) for images, labels in batches)
+    logits = ((model(images)[None], labels) for images, labels in split.in_order(batch_size))
     return evaluate_batches(logits, len(split))[0]
 
 

@@ -28,7 +28,7 @@ def measure_scales(experiment: Experiment, seed: int, epoch: int, batch_size: in
     model, loss, plan = experiment.model, experiment.loss, experiment.plan
     train = experiment.dataset.train
     order = draws.order(seed, "measure", train.ids, epoch)
-    batches = train.batches(order[: MEASURED_BATCHES * batch_size], batch_size)
+    batches = train.batches(draws.cut(order, batch_size)[:MEASURED_BATCHES])
     scales = measured_scales(relative_gradient_norms(model, loss, batches, plan.measured))
     for name, group in measured_groups(experiment.optimizer, plan).items():
         group["lr_scale"] = scales[plan.groups[name][0].measured]

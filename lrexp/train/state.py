@@ -101,6 +101,8 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "optimizer": state_by_name(experiment.optimizer),
         "plan": experiment.plan.to_csv(),
         "lr_scale": scales_of(experiment),
+        "rates": {group["name"]: group["lr"] for group in experiment.optimizer.param_groups},
+        "factors": trainer.factors(trainer.step - 1) if trainer.step else {},
         "epoch": trainer.epoch,
         "step": trainer.step,
         "diverged": trainer.diverged,
@@ -158,6 +160,9 @@ def load_into(
     load_state_by_name(optimizer, kept)
     for name, group in measured_groups(optimizer, experiment.plan).items():
         group["lr_scale"] = state["lr_scale"].get(name, group["lr_scale"])
+    for group in optimizer.param_groups:  # the row has the last ones, if no step is left
+        group["lr"] = state.get("rates", {}).get(group["name"], group["lr"])
+    trainer.factors_then = state.get("factors", {})  # a state of former versions has none
     trainer.epoch, trainer.step = state["epoch"], state["step"]
     trainer.rows = [dict(row) for row in state["rows"]]
     trainer.track.diverged = state["diverged"]

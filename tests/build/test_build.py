@@ -17,6 +17,7 @@ from lrexp.build.experiment import build, choose_device
 from lrexp.build.loss import build_loss
 from lrexp.build.schedule import Steps, count_steps
 from lrexp.config.errors import ConfigError
+from lrexp.data.draws import cut
 from lrexp.models.weights import save_weights
 
 CPU = torch.device("cpu")
@@ -184,10 +185,41 @@ def test_optimizer_settings_arrive(compose: Any, optimizer: str) -> None:
     ]
 
 
+TINY = ("model=torchvision", "model.name=resnet18", "data.image_size=32", "trainer.device=cpu")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data.limit=9", "data.batch_size=2"], "data.batch_size=2: makes a batch of one of the 9"),
+        (["data.limit=8", "data.batch_size=1"], "data.batch_size=2 or more"),
+        (["data.limit=9", "data.batch_size=1"], "data.batch_size=3 or more"),
+        (["data.limit=9", "data.batch_size=2", "trainer.limit_train_batches=4"], ""),
+        (["data.limit=9", "data.batch_size=2", "trainer.max_steps=4"], ""),
+        (["data.limit=9", "data.batch_size=1", "trainer.epochs=0"], ""),
+        (["data.limit=9", "data.batch_size=8"], ""),
+        (["data.limit=9", "data.batch_size=1", "lr_policy=freeze_backbone"], ""),
+        (["data.limit=9", "data.batch_size=1", "lr_policy=lp_ft", "lr_policy.head_epochs=1",
+          "lr_policy.bn_stats=follow"], "data.batch_size=3 or more"),  # in epoch 2
+        (["data.limit=9", "data.batch_size=2", "data.image_size=64"], ""),  # maps of 2×2
+    ],
+)  # fmt: skip
+def test_a_batch_of_one_that_batchnorm_cannot_learn_from_is_refused_before_training(
+    compose: Any, overrides: list[str], said: str
+) -> None:
+    config = compose(*TINY, *overrides)
+    if not said:
+        build(config)
+        return
+    with pytest.raises(ConfigError) as caught:
+        build(config)
+    assert said in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("overrides", "per_epoch", "steps"),
     [
-        ([], 68, 1020),  # 1079 images in batches of 16: the last has 7
+        ([], 68, 1020),  # 1079 images in batches of at most 16
         (["data.batch_size=1079"], 1, 15),
         (["trainer.limit_train_batches=10"], 10, 150),
         (["trainer.limit_train_batches=1000"], 68, 1020),
@@ -196,7 +228,10 @@ def test_optimizer_settings_arrive(compose: Any, optimizer: str) -> None:
         (["trainer.epochs=0"], 68, 0),
     ],
 )
-def test_steps_are_counted_with_the_last_smaller_batch(
+def test_steps_are_counted_as_the_batches_that_an_epoch_is_cut_into(
     compose: Any, overrides: list[str], per_epoch: int, steps: int
 ) -> None:
-    assert count_steps(compose(*overrides), 1079) == Steps(per_epoch, steps)
+    config = compose(*overrides)
+    assert count_steps(config, 1079) == Steps(per_epoch, steps)
+    batches = cut(np.arange(1079), config.data.batch_size)
+    assert per_epoch == len(batches[: config.trainer.limit_train_batches])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import logging
@@ -615,6 +616,73 @@ def test_a_length_that_is_relative_to_training_does_not_move_unasked(
     assert (folder / "config.yaml").read_bytes() == before
     assert resumed(folder, "trainer.epochs=8", "lr_policy.head_epochs=1") == 0
     assert "the plan has changed" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["trainer.max_steps=7"], "trainer.max_steps=7 ended it: a larger one, or null, adds"),
+        (["trainer.max_steps=20"], "trainer.epochs=4 and trainer.max_steps=20 both end it"),
+        (["trainer.max_steps=21"], "a larger trainer.epochs adds epochs"),
+        (["trainer.patience=1", "optimizer.lr=1e-12", "trainer.monitor=val/accuracy"],
+         "stopped by no better val/accuracy for trainer.patience=1 epochs"),
+        (["optimizer.lr=1e30"], "nothing goes on from there: start a new run; a lower"),
+    ],
+)  # fmt: skip
+def test_what_ended_a_run_is_named_where_it_cannot_go_on(
+    run: Run, capsys: pytest.CaptureFixture[str], overrides: list[str], said: str
+) -> None:
+    _, folder = run(*overrides)
+    assert resumed(folder) == 2
+    assert said in capsys.readouterr().err
+
+
+def planned(folder: Path) -> list[tuple[int, float]]:
+    """Step and rate of every line of schedule.csv."""
+    lines = csv.DictReader((folder / "schedule.csv").read_text().splitlines())
+    return [(int(line["step"]), float(line["lr/all"])) for line in lines]
+
+
+def test_a_rate_that_jumps_over_more_epochs_is_said_and_what_was_trained_stays(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = run("scheduler=cosine")
+    before = planned(folder)
+    assert len(before) == 20
+    assert resumed(folder, "trainer.epochs=6") == 0
+    said = capsys.readouterr().out
+    after = planned(folder)
+    assert after[:20] == before
+    assert [step for step, _ in after] == list(range(30))
+    last, coming = before[-1][1], after[20][1]
+    assert f"jump: all was trained last at {last:.3g} and goes on at {coming:.3g}" in said
+    assert f"scheduler=constant optimizer.lr={last:.3g}" in said
+    assert said.index("jump: ") < said.index("\n    5  ")  # before training
+    rows = rows_of(folder)
+    assert [row["lr/all"] for row in rows] == [after[step][1] for step in range(4, 30, 5)]
+    assert coming > 3 * last
+
+
+def test_a_rate_that_does_not_jump_is_not_said_to(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = run("scheduler=cosine")
+    last = planned(folder)[-1][1]
+    level = f"optimizer.lr={last:.3g}"
+    assert resumed(folder, "trainer.epochs=6", "scheduler.name=constant", level) == 0
+    assert "jump: " not in capsys.readouterr().out
+    assert planned(folder)[19:] == [(19, last), *((s, float(f"{last:.3g}")) for s in range(20, 30))]
+    _, other = run("scheduler=step", "scheduler.step_size=2", "scheduler.gamma=0.1", name="other")
+    assert resumed(other, "trainer.epochs=6") == 0  # it falls, as it would have without a stop
+    assert "jump: " not in capsys.readouterr().out
+
+
+def test_a_row_has_the_rate_that_was_trained_where_no_step_is_left(run: Run) -> None:
+    code, folder = run("scheduler=cosine", at=10)  # the last step of epoch 2, which has no row yet
+    assert (code, len(rows_of(folder))) == (143, 1)
+    last = planned(folder)[9][1]
+    assert resumed(folder, "trainer.epochs=6") == 0
+    assert rows_of(folder)[1]["lr/all"] == last
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrexp.data.draws import draw, draw_each, order
+from lrexp.data.draws import cut, draw, draw_each, order
 
 seeds = st.integers(0, 2**63)
 counters = st.lists(st.integers(0, 2**40), max_size=3)
@@ -41,6 +41,16 @@ def test_draws_never_change() -> None:
     # A difference here changes every run there ever was.
     assert draw(0, "init") == 3848402713798334190
     assert order(0, "order", np.arange(8), 1).tolist() == [7, 4, 1, 6, 0, 5, 2, 3]
+
+
+@given(st.integers(0, 3000), st.integers(1, 300))
+def test_batches_are_as_few_as_can_be_and_equal_but_for_one_image(n: int, most: int) -> None:
+    batches = cut(np.arange(n), most)
+    sizes = [len(batch) for batch in batches]
+    assert np.concatenate(batches).tolist() == list(range(n))
+    assert len(batches) == max(1, -(-n // most))
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] <= min(most, sizes[-1] + 1)
 
 
 def test_every_part_of_the_address_matters() -> None:

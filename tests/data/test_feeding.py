@@ -18,16 +18,18 @@ from PIL import Image
 
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.data.dataset import Dataset
+from lrexp.data.draws import cut
 from lrexp.data.source import Source
 from lrexp.data.transforms import Augment
 
 
 def batches(made: Dataset, epoch: int | None) -> list[torch.Tensor]:
     order = np.random.default_rng(1).permutation(len(made.train))
-    found = list(made.train.batches(order, 7, epoch))
-    assert [len(images) for images, _ in found] == [7, 7, 7, 3]
-    for (_, labels), start in zip(found, range(0, 24, 7), strict=True):
-        assert labels.tolist() == (made.train.ids[order[start : start + 7]] % 2).tolist()
+    parts = [order[:7], order[7:10], order[10:17], order[17:]]
+    found = list(made.train.batches(parts, epoch))
+    assert [len(images) for images, _ in found] == [7, 3, 7, 7]
+    for (_, labels), rows in zip(found, parts, strict=True):
+        assert labels.tolist() == (made.train.ids[rows] % 2).tolist()
     return [images for images, _ in found]
 
 
@@ -60,7 +62,7 @@ def test_all_splits_are_streamed_by_the_same_workers_in_every_epoch(tmp_path: Pa
             assert split is not None
             assert torch.equal(split.images, split.images)
         batches(made, epoch)
-    next(made.train.batches(np.arange(24), 7))  # left before its end
+    next(made.train.in_order(7))  # left before its end
     assert len(batches(made, 4)) == 4
     assert {worker.pid for worker in multiprocessing.active_children()} == workers
 
@@ -87,18 +89,16 @@ def test_batches_on_a_gpu_are_the_same_bytes_as_on_the_cpu(
     source, gpu = pictures(tmp_path), torch.device("cuda")
     on_cpu = dataset(source, **changes)
     on_gpu = dataset(source, workers=workers, device=gpu, **changes)
-    rows = np.random.default_rng(1).permutation(on_cpu.train.rows)
-    pairs = zip(
-        on_cpu.train.pixels.batches(rows, 7), on_gpu.train.pixels.batches(rows, 7), strict=True
-    )
+    rows = cut(np.random.default_rng(1).permutation(on_cpu.train.rows), 7)
+    pairs = zip(on_cpu.train.pixels.batches(rows), on_gpu.train.pixels.batches(rows), strict=True)
     for ours, theirs in pairs:
         assert theirs.device.type == "cuda"
         assert torch.equal(ours, theirs.cpu())
-    order = np.arange(24)
+    order = cut(np.arange(24), 7)
     for epoch in (None, 1):
         for ours, theirs in zip(
-            on_cpu.train.batches(order, 7, epoch),
-            on_gpu.train.batches(order, 7, epoch),
+            on_cpu.train.batches(order, epoch),
+            on_gpu.train.batches(order, epoch),
             strict=True,
         ):
             assert torch.allclose(ours[0], theirs[0].cpu(), atol=1e-6)
@@ -114,10 +114,11 @@ def test_feeding_never_waits_for_the_gpu_within_an_epoch(
 ) -> None:
     gpu = torch.device("cuda")
     made = dataset(pictures(tmp_path), in_memory=in_memory, device=gpu, augment=augment)
-    list(made.train.batches(np.arange(24), 4, 1))  # memory is taken from the driver here
+    parts = cut(np.arange(24), 4)
+    list(made.train.batches(parts, 1))  # memory is taken from the driver here
     torch.cuda.set_sync_debug_mode("error")
     try:
-        assert len(list(made.train.batches(np.arange(24), 4, 1))) == 6
+        assert len(list(made.train.batches(parts, 1))) == 6
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -149,7 +150,7 @@ def test_augmentation_changes_training_batches_and_nothing_else(tmp_path: Path) 
     assert torch.equal(torch.cat(batches(plain, None)), torch.cat(batches(changed, None)))
     order = np.arange(len(plain.val))
     for name in ("train_eval", "val", "test"):
-        a, b = (next(getattr(d, name).batches(order[:4], 4, 1))[0] for d in (plain, changed))
+        a, b = (next(getattr(d, name).batches([order[:4]], 1))[0] for d in (plain, changed))
         assert torch.equal(a, b)
 
 

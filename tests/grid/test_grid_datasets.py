@@ -13,13 +13,14 @@ from trainers import Silent, trainer_of
 from lrexp.build.data import Datasets, build_dataset
 from lrexp.build.experiment import build
 from lrexp.data.dataset import Dataset
+from lrexp.data.draws import cut
 
 CPU = torch.device("cpu")
 
 
 def batches(dataset: Dataset, epoch: int = 1) -> torch.Tensor:
-    order = np.arange(64)
-    return torch.cat([x for x, _ in dataset.train.batches(order, 16, epoch)])
+    parts = cut(np.arange(64), 16)
+    return torch.cat([x for x, _ in dataset.train.batches(parts, epoch)])
 
 
 @pytest.mark.parametrize(

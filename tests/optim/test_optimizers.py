@@ -388,7 +388,7 @@ def test_schedule_free_evaluates_and_saves_the_average_and_trains_beside_it(
     data = shadow.experiment.dataset
     for shadow.epoch in (1, 2):
         optimizer.train()  # type: ignore[attr-defined]
-        for images, labels in data.train.batches(shadow.order(), shadow.batch_size):
+        for images, labels in data.train.batches(shadow.batches()):
             optimizer.zero_grad()
             loss(model(images), labels).backward()
             optimizer.step()
@@ -425,8 +425,8 @@ def test_batchnorm_statistics_belong_to_the_averaged_weights(compose: Any) -> No
     norm: Any = model.get_submodule("norm")
     ours = (norm.running_mean.clone(), norm.running_var.clone())
     train = one.experiment.dataset.train
-    chosen = torch.from_numpy(order(one.seed, "recalibrate", train.ids, 3)[:96])  # 6 whole batches
-    torch.optim.swa_utils.update_bn(train.images[chosen].split(16), model)
+    chosen = torch.from_numpy(order(one.seed, "recalibrate", train.ids, 3))
+    torch.optim.swa_utils.update_bn(train.images[chosen].tensor_split(7), model)  # of 100 images
     assert torch.equal(norm.running_mean, ours[0])
     assert torch.equal(norm.running_var, ours[1])
     assert norm.momentum == 0.1

@@ -699,6 +699,18 @@ def test_plateau_is_torchs_reduce_lr_on_plateau(
     assert min(seen) >= floor
 
 
+@pytest.mark.parametrize("mode", ["rel", "abs"])
+def test_worse_is_never_better_however_negative_the_best_is(mode: str) -> None:
+    """torch's own rule takes -0.95 for better than -1.0 by 10 %: -0.95 < -1.0 · 0.9."""
+    plateau = make_plateau(monitor="gap/loss", patience=0, threshold=0.1, threshold_mode=mode)
+    found = []
+    for value in (-1.0, -0.95, -1.05, -1.2, -1.25, -1.4):
+        plateau.see({"step": 1, "gap/loss": value})
+        found.append(plateau.state()["best"])
+    assert found == [-1.0, -1.0, -1.0, -1.2, -1.2, -1.4]
+    assert plateau.s == pytest.approx(0.1**3)
+
+
 @given(values=st.lists(st.floats(0, 2), min_size=1, max_size=30), cut=st.integers(0, 30))
 @settings(max_examples=60, deadline=None)
 def test_a_plateau_taken_up_at_any_epoch_goes_on_the_same(values: list[float], cut: int) -> None:

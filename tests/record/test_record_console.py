@@ -253,7 +253,9 @@ def test_a_run_that_lost_patience_says_so(tmp_path: Path) -> None:
 
 def test_a_run_that_was_still_improving_says_so(tmp_path: Path) -> None:
     lines = closing_lines(SUMMARY | {"last": ROW}, info(tmp_path))
-    assert "was best in the last epoch" in lines[-2]
+    assert "was best in the last epoch: more epochs or higher rates may help" in lines[-2]
+    bound = closing_lines(SUMMARY | {"last": ROW}, info(tmp_path, ends_by="trainer.max_steps"))
+    assert "more steps (trainer.max_steps ended it here) or higher rates may help" in bound[-2]
     assert "last epoch" not in "".join(closing_lines(SUMMARY, info(tmp_path)))
 
 

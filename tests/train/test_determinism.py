@@ -25,6 +25,7 @@ from lrexp.build.data import Datasets
 from lrexp.build.experiment import DETERMINISM_COST, build
 from lrexp.config.errors import in_words
 from lrexp.data.dataset import Dataset
+from lrexp.data.draws import cut
 from lrexp.data.feeding import Streamed
 from lrexp.data.transforms import Augment
 from lrexp.grid.isolation import undisturbed
@@ -51,7 +52,7 @@ def augmented(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
 
 def seen(made: Dataset, rows: list[int], batch_size: int, epoch: int) -> torch.Tensor:
     """The images of rows as training sees them, (len(rows), C, H, W)."""
-    batches = made.train.batches(np.array(rows), batch_size, epoch)
+    batches = made.train.batches(cut(np.array(rows), batch_size), epoch)
     return torch.cat([images for images, _ in batches])
 
 

@@ -50,8 +50,7 @@ class StackedModel:
         """How good each network is on a split, in eval mode."""
         for model in self._models:
             model.eval()
-        batches = split.batches(np.arange(len(split)), batch_size)
-        logits = ((self(images), labels) for images, labels in batches)
+        logits = ((self(images), labels) for images, labels in split.in_order(batch_size))
         return evaluate_batches(logits, len(split))
 
 
@@ -65,23 +64,21 @@ def _stack(tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def stacked_batches(
-    splits: Sequence[Split], orders: Sequence[np.ndarray], batch_size: int, epoch: int
+    splits: Sequence[Split], parts: Sequence[Sequence[np.ndarray]], epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (F, B, C, H, W) and labels (F, B) for F feeds, the last batch smaller.
+    """Images (F, B, C, H, W) and labels (F, B) of each batch for F feeds.
 
     Args:
         splits: of each feed: the same images, augmented each in its own way.
-        orders: of each feed: (n,) positions in its split.
-        batch_size: B.
+        parts: of each feed: (B,) positions in its split of each batch.
         epoch: augment as in that epoch.
     """
-    first, order = splits[0], np.stack(orders)  # (F, n)
-    blocks = [order[:, i : i + batch_size] for i in range(0, order.shape[1], batch_size)]
-    positions = np.concatenate([block.ravel() for block in blocks])
-    together = len(splits) * batch_size
-    chosen = torch.from_numpy(positions).to(first.labels.device)
-    labels = first.labels.index_select(0, chosen).split(together)
-    pixels = first.pixels.batches(first.rows[positions], together)
+    first = splits[0]
+    blocks = [np.stack(together) for together in zip(*parts, strict=True)]  # each (F, B)
+    positions = [block.ravel() for block in blocks]
+    chosen = torch.from_numpy(np.concatenate(positions)).to(first.labels.device)
+    labels = first.labels.index_select(0, chosen).split([block.size for block in blocks])
+    pixels = first.pixels.batches([first.rows[rows] for rows in positions])
     for block, images, truth in zip(blocks, pixels, labels, strict=True):
         images = images.unflatten(0, block.shape)
         if first.augment is not None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.func import vmap
@@ -48,11 +47,9 @@ def probe(trainer: Trainer) -> str | None:
         return f"members are stacked on cpu and cuda, not on {experiment.device.type}"
     if len({p.dtype for p in experiment.model.parameters()}) > 1:
         return "the network's parameters are of several number types"
-    rows = [row for row in experiment.plan.rows if not row.frozen]
-    epochs = {0, *(r.trainable_from for r in rows), *(r.trainable_until or 0 for r in rows)}
-    last = math.ceil(len(experiment.schedule) / experiment.steps_per_epoch) - 1
+    epochs = math.ceil(len(experiment.schedule) / experiment.steps_per_epoch)
     try:
-        for epoch in sorted(epoch for epoch in epochs if epoch <= max(0, last)):
+        for epoch in experiment.plan.turns(epochs):
             if reason := _trial(trainer, epoch):
                 return reason
     except Exception as error:
@@ -90,8 +87,7 @@ def member_bytes(trainer: Trainer) -> int:
     """
     experiment, train = trainer.experiment, trainer.experiment.dataset.train
     model = copy.deepcopy(experiment.model).train()
-    chosen = np.arange(min(trainer.batch_size, len(train)))
-    images, labels = next(train.batches(chosen, len(chosen)))
+    images, labels = next(train.in_order(trainer.batch_size))
     kept: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:
@@ -150,8 +146,7 @@ def _trial(trainer: Trainer, epoch: int) -> str | None:
     In float64, so that what a network makes of rounding is not taken for a difference.
     """
     experiment, train = trainer.experiment, trainer.experiment.dataset.train
-    chosen = np.arange(min(trainer.batch_size, len(train)))
-    images, labels = next(train.batches(chosen, len(chosen)))
+    images, labels = next(train.in_order(trainer.batch_size))
     images = images.double()
     stacked = [copy.deepcopy(experiment.model).double() for _ in range(2)]
     for model in stacked:
@@ -181,6 +176,8 @@ def _trial(trainer: Trainer, epoch: int) -> str | None:
         }
         for what, (found, expected) in pairs.items():
             near = (found - expected).norm() <= TRIAL_TOLERANCE * expected.norm()
+            if not expected.isfinite().all():
+                return f"the network's {what} are not finite numbers"
             if not near:  # NaN is not
                 return f"the network's {what} are others when it is stacked"
     return None

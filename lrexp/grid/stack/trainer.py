@@ -26,6 +26,7 @@ from lrexp.data.dataset import Split
 from lrexp.grid.stack.model import StackedModel, stacked_batches
 from lrexp.grid.stack.optimizers import StackedOptimizer, flavour
 from lrexp.judge.epoch import Row
+from lrexp.train.first_numbers import fault_of_step
 from lrexp.train.loop import TakesRows, Trainer
 from lrexp.train.measure import RunningTrain, correct_images, seen_row
 from lrexp.train.step import due, gradients, member_norms, update
@@ -146,7 +147,7 @@ class StackedTrainer:
     def _check_members(self) -> None:
         """Stack them and see that every network still says what it said by itself."""
         split = self._members[0].experiment.dataset.train_eval
-        images, _ = next(split.batches(np.arange(min(8, len(split))), 8))
+        images, _ = next(split.batches([np.arange(min(8, len(split)))]))
         models = [trainer.experiment.model.eval() for trainer in self._members]
         with torch.no_grad():
             alone = [model(images) for model in models]
@@ -199,12 +200,11 @@ class StackedTrainer:
         trained = [w for w in model.weights.values() if w.requires_grad]
         started = time.perf_counter()
         first, start = trainers[0], trainers[0].step
-        splits, orders, feed_of = _feeds(trainers)
+        splits, parts, feed_of = _feeds(trainers)
         running = RunningTrain()
-        steps = -(-len(orders[0]) // first.batch_size)
         rates = [lambda i, t=trainer: t.set_rates(start + i) for trainer in trainers]
-        optimizer.prepare(steps, rates)
-        batches = stacked_batches(splits, orders, first.batch_size, first.epoch)
+        optimizer.prepare(len(parts[0]), rates)
+        batches = stacked_batches(splits, parts, first.epoch)
         for i, (images, labels) in enumerate(batches):  # (F, B, C, H, W), (F, B) of F feeds
             if feed_of is None:  # all see the same images: the first layer is one convolution
                 images, labels, loss = images[0], labels[0], self._losses_of_shared
@@ -213,6 +213,8 @@ class StackedTrainer:
                 loss = self._losses
             stats = self._stats if due(first.settings.stats_every, i) else None
             losses, logits = gradients(model, loss, images, labels, trained, stats)
+            if not first.step:
+                self._look_at_first(parts, feed_of, images, logits, losses)
             update(optimizer, trained, self._clip, stats)
             running.add(losses, correct_images(logits, labels), logits.shape[1])
             for trainer in trainers:
@@ -223,6 +225,27 @@ class StackedTrainer:
             seen_row(trainer.experiment, trainer.stats, own, started)
             for trainer, own in zip(trainers, running.of_members(), strict=True)
         ]
+
+    def _look_at_first(
+        self,
+        parts: list[list[np.ndarray]],
+        feed_of: Tensor | None,
+        images: Tensor,
+        logits: Tensor,
+        losses: Tensor,
+    ) -> None:
+        """Note with each member what of its first step is not finite: it ends with its epoch."""
+        feeds = [0] * len(self._going) if feed_of is None else feed_of.tolist()
+        found = {n: w.grad for n, w in self._model.weights.items() if w.grad is not None}
+        finite = [losses.isfinite(), *(g.isfinite().flatten(1).all(1) for g in found.values())]
+        fit = torch.stack(finite).all(0).tolist()  # waits once
+        for k, trainer in enumerate(self._going):
+            if fit[k]:
+                continue
+            own = {name: gradient[k] for name, gradient in found.items()}
+            seen = images if feed_of is None else images[k]
+            step = parts[feeds[k]][0], seen, logits[k], losses[k], own
+            trainer.fault = fault_of_step(trainer.experiment, *step)
 
 
 class _Stats:
@@ -257,8 +280,10 @@ class _Stats:
             own.add_ratios(ratios[self._order[k], k])
 
 
-def _feeds(trainers: Sequence[Trainer]) -> tuple[list[Split], list[np.ndarray], Tensor | None]:
-    """Splits and orders of the members' different feeds, and which of them each member takes.
+def _feeds(
+    trainers: Sequence[Trainer],
+) -> tuple[list[Split], list[list[np.ndarray]], Tensor | None]:
+    """Splits and batches of the members' different feeds, and which of them each member takes.
 
     Members with the same order and the same augmentation share a feed; None where all do.
     """
@@ -266,11 +291,12 @@ def _feeds(trainers: Sequence[Trainer]) -> tuple[list[Split], list[np.ndarray], 
     keys = [(trainer.seed, split.augment) for trainer, split in train.items()]
     distinct = list(dict.fromkeys(keys))
     firsts = [trainers[keys.index(key)] for key in distinct]
-    splits, orders = [train[trainer] for trainer in firsts], [trainer.order() for trainer in firsts]
+    splits = [train[trainer] for trainer in firsts]
+    parts = [trainer.batches() for trainer in firsts]
     if len(distinct) == 1:
-        return splits, orders, None
+        return splits, parts, None
     of = torch.tensor([distinct.index(key) for key in keys], device=splits[0].labels.device)
-    return splits, orders, of
+    return splits, parts, of
 
 
 def failure_of(step: Callable[[], None]) -> Exception | None:

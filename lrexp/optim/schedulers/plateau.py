@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -17,11 +18,15 @@ class Plateau:
     tabulated like any other and multiplied by this s. `state()` is all that later values depend on
     besides the metric.
 
+    It differs from torch's where the best value is negative, as a gap may be: a share of the best
+    is one of its size, |best|. torch takes best · (1 − threshold), which lies on the worse side of
+    a negative best, so that what is worse would count as better.
+
     Args:
         monitor: the metric, whose better direction is known.
         factor: of a drop, in (0, 1).
         patience: epochs without getting better that are let pass.
-        threshold: what counts as better, as a share of the best (`rel`) or as a difference (`abs`).
+        threshold: what counts as better, as a share of |best| (`rel`) or as a difference (`abs`).
         threshold_mode: rel or abs.
         cooldown: epochs after a drop that are not counted.
         floor: s never falls below it.
@@ -41,6 +46,7 @@ class Plateau:
         warmup_steps: int,
     ):
         self._monitor, self._warmup_steps = monitor, warmup_steps
+        self._share = threshold if threshold_mode == "rel" else None
         self._unit = unit_optimizer()
         self._torch = ReduceLROnPlateau(
             self._unit,
@@ -48,7 +54,7 @@ class Plateau:
             factor=factor,
             patience=patience,
             threshold=threshold,
-            threshold_mode="rel" if threshold_mode == "rel" else "abs",
+            threshold_mode="abs",
             cooldown=cooldown,
             min_lr=floor,
             eps=0.0,  # torch's default is meant for rates, not for shares of one
@@ -62,6 +68,9 @@ class Plateau:
     def see(self, row: dict[str, float]) -> None:
         """Take note of a finished epoch's metrics."""
         if row["step"] > self._warmup_steps:
+            if self._share is not None:
+                best = abs(self._torch.best)
+                self._torch.threshold = self._share * best if math.isfinite(best) else 0.0
             self._torch.step(row[self._monitor])
 
     def state(self) -> dict[str, Any]:
