@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from lrexp.optim.groups import set_trainable
 from lrexp.plan.plan import Plan
 from lrexp.plan.preview import Preview, group_rates, shown_steps
 from lrexp.train.experiment import Experiment
+from lrexp.train.forward import ANEW, repeats_itself
 
 DETERMINISM_COST = (
     "deterministic algorithms alone: the same bits in every run on the same machine; slower on a"
@@ -56,10 +58,11 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
     set_deterministic(config.trainer.deterministic)
     read = build_dataset if datasets is None else datasets.get
     dataset = read(config, device)
-    dataset = replace(dataset, notes=(*dataset.notes, *_input_notes(config, dataset)))
     check_monitors(config, len(dataset.class_names))
     model, layers = build_model(config, dataset)
     model.to(device)
+    notes = (*dataset.notes, *_input_notes(config, dataset), *_model_notes(config, model, dataset))
+    dataset = replace(dataset, notes=notes)
     steps = count_steps(config, len(dataset.train))
     rates = build_rates(config, model, layers, steps)
     _refuse_batch_of_one(config, dataset, model, rates.plan, steps)
@@ -157,6 +160,21 @@ def _input_notes(config: Config, dataset: Dataset) -> Iterator[str]:
     if expected is not None and expected.size not in (None, height, width):
         side = expected.size
         yield f"the weights saw images of {side}×{side}, these are {height}×{width}"
+
+
+def _model_notes(config: Config, model: nn.Module, dataset: Dataset) -> Iterator[str]:
+    """What of a network of the user's own nobody can begin anew."""
+    if getattr(config.model, "library", "") != "custom":
+        return
+    chosen = np.arange(min(8, len(dataset.train)))
+    images, _ = next(dataset.train.batches([chosen]))
+    with suppress(Exception):  # training will say what is wrong with it
+        if not repeats_itself(model, images):
+            yield (
+                f"{config.model.target} {ANEW}: a run of it cannot be repeated, nor go on, to the"
+                " same numbers. What it draws from torch, random and numpy.random is begun anew"
+                " at every step"
+            )
 
 
 def build_preview(config: Config) -> Preview:

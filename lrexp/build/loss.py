@@ -48,7 +48,7 @@ def bce(dataset: Dataset, device: torch.device, *, pos_weight: str | None) -> Lo
         negatives = len(dataset.train) - positives
         _refuse_empty("loss.pos_weight", negatives, dataset, "is on every training image")
         weight = _weight(negatives / positives, device)
-    return partial(F.binary_cross_entropy_with_logits, pos_weight=weight)
+    return partial(_binary_cross_entropy, weight=weight)
 
 
 def cross_entropy(
@@ -65,7 +65,30 @@ def cross_entropy(
             problem = f"has {len(class_weights)} numbers for {classes} classes"
             raise ConfigError("loss.class_weights", problem, given=class_weights)
         weight = _weight(class_weights, device)
-    return partial(F.cross_entropy, weight=weight, label_smoothing=label_smoothing)
+    return partial(_cross_entropy, weight=weight, smoothing=label_smoothing)
+
+
+def _binary_cross_entropy(logits: Tensor, labels: Tensor, *, weight: Tensor | None) -> Tensor:
+    """torch's, of logits of any floating-point type."""
+    weight = None if weight is None else weight.to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), pos_weight=weight)
+
+
+def _cross_entropy(
+    logits: Tensor, labels: Tensor, *, weight: Tensor | None, smoothing: float
+) -> Tensor:
+    """torch's to the bit, of logits of any floating-point type.
+
+    torch's own takes the weights of a smoothed loss in a way that members of a stack cannot take.
+    """
+    if weight is None or not smoothing:
+        weight = None if weight is None else weight.to(logits.dtype)
+        return F.cross_entropy(logits, labels, weight, label_smoothing=smoothing)
+    weight, logs = weight.to(logits.dtype), F.log_softmax(logits, 1)
+    spread = -(logs * weight).sum(1)  # (B,) over all classes, times the number of classes
+    spread = spread.sum() / weight[labels].sum()
+    hard, share = F.nll_loss(logs, labels, weight), smoothing / logits.shape[1]
+    return (1 - smoothing) * hard + spread * share
 
 
 def _refuse_empty(key: str, counts: np.ndarray, dataset: Dataset, problem: str) -> None:

@@ -9,6 +9,7 @@ from lrexp.build.data import StatedData
 from lrexp.config.schema import Config, chosen_option, load, settings_of
 from lrexp.data.dataset import Dataset
 from lrexp.data.draws import draw
+from lrexp.data.generators import begun_at
 from lrexp.models.layer_map import LayerMap
 from lrexp.models.layers import head_names, layer_map
 from lrexp.models.pretrained import pretrained_weights, transform_arguments
@@ -34,8 +35,8 @@ def build_model(
     order, convention = settings.pop("layers"), settings.pop("convention")
 
     def made(on_meta: bool, classes: int) -> nn.Module:
-        with torch.random.fork_rng(devices=[]), torch.device("meta" if on_meta else "cpu"):
-            torch.manual_seed(draw(config.seed, "init"))
+        first, cpu = draw(config.seed, "init"), torch.device("cpu")
+        with begun_at(first, cpu), torch.device("meta") if on_meta else cpu:
             try:
                 return kind(dataset.image_shape, classes, **settings)
             except Exception:  # some networks compute with values while they are built

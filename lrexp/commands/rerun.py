@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hydra.types import RunMode
@@ -26,7 +29,14 @@ from lrexp.runs.differences import (
     read_run,
     shown,
 )
-from lrexp.runs.recheck import OTHER_CONFIG, data_lines, edited, refuse_uncheckable, verdict
+from lrexp.runs.recheck import (
+    OTHER_CONFIG,
+    data_lines,
+    edited,
+    refuse_uncheckable,
+    rounds_otherwise,
+    verdict,
+)
 from lrexp.session.hydra import hydra_of
 from lrexp.session.single import compose_single, continue_run, run_single
 
@@ -44,7 +54,8 @@ EXAMPLES = """\
 """
 CODES = """\
 0 done, 1 the run failed, 2 a mistake in the request;
-  with --check 0 identical, 3 same config but numbers differ, 4 different config"""
+  with --check 0 identical, 3 same config but numbers differ, 4 different config, 5 cannot tell: the
+  run was trained stacked, and rounding alone leads such a run elsewhere"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -150,9 +161,25 @@ def _rerun(
         print(line)
     if not to_check:
         return ended(ran)
-    code, lines = verdict(saved, again)
+    code, lines = _verdict(saved, again, config, until)
     print("\n".join(lines))
     return code
+
+
+def _verdict(
+    saved: SavedRun, again: SavedRun, config: DictConfig, until: int | None
+) -> tuple[int, list[str]]:
+    """As `verdict`, with the rerun's twin where that is needed."""
+    if not rounds_otherwise(saved, again):
+        return verdict(saved, again)
+    from lrexp.tasks.twin import train_twin
+
+    said = "what rounding does to it is seen by training it once more, all but the same"
+    print(f"check  the run was trained stacked: {said}", flush=True)
+    checked = check(without_hydra(config))[1]
+    with TemporaryDirectory() as folder:
+        rows = train_twin(checked, Path(folder), until)
+        return verdict(saved, again, replace(again, folder=Path(folder), rows=rows, summary={}))
 
 
 def _match_threads(saved: SavedRun, config: DictConfig) -> None:

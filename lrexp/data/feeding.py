@@ -76,6 +76,7 @@ class Streamed:
             collate_fn=functools.partial(_read, source, shape),
             num_workers=workers,
             pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # it draws when a pass begins, and not what networks draw
             **several,
         )
 

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 WORTH = 0.03  # of the time that points train: what looking for another way may take
 TIMED = 0.005  # likewise: what the timed steps of one way take
 LEAST_S, MOST_S = 0.02, 0.1  # limits of that
-LOOK_STEPS = 40  # finding out whether points can be stacked takes as long as so many steps
+LOOK_STEPS = 40  # finding out whether points can be stacked takes as long as so many steps,
+LOOK_S = 0.05  # and so long besides
 AGAIN_STEPS = 10  # likewise timing a run by itself once more, at least
 LONE = 4  # points of kinds of their own that are timed; they tell whether a pool is worth it
 CLONE_S = 0.005  # to copy a member for timing
@@ -197,5 +198,5 @@ def _worth_a_look(serially: Kind) -> bool:
     count = min(len(serially.points), CPU_MEMBERS)
     if count == 1 or not serially.serial:
         return False
-    looking_s = (LOOK_STEPS + STACKED_STEPS * count) / serially.serial + CLONE_S * count
+    looking_s = LOOK_S + (LOOK_STEPS + STACKED_STEPS * count) / serially.serial + CLONE_S * count
     return looking_s <= WORTH * serially.seconds

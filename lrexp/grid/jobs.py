@@ -141,6 +141,7 @@ class Session:
 
     def _train_alike(self, group: Sequence[_Member]) -> None:
         from lrexp.grid.stack.trainer import StackedTrainer, failure_of
+        from lrexp.grid.stack.trial import in_our_words
 
         if len(group) == 1:
             (member,) = group
@@ -158,7 +159,7 @@ class Session:
             stack = StackedTrainer([member.run.trainer for member in group])
             stack.run(group, [member.run.checkpoints for member in group], failures)
         except Exception as error:
-            reason = "there was not enough memory" if out_of_memory(error) else f"{error}"
+            reason = "there was not enough memory" if out_of_memory(error) else in_our_words(error)
             parts = halves(group) if out_of_memory(error) else [[member] for member in group]
             log.warning("%d runs could not train together: %s", len(group), reason)
             log.info("training together", exc_info=error)

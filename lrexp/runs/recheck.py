@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,11 @@ from lrexp.runs.differences import (
     curve_differences,
     environment_changes,
     lone_epochs,
+    number,
 )
+from lrexp.runs.rounding import MULTIPLE, SURELY, compare_rows, weights_allowed
 
-IDENTICAL, DIFFER, OTHER_CONFIG = 0, 3, 4  # exit codes of --check
-# Runs that were trained together round otherwise than alone. Of a metric, relative to the larger
-# of 1 and its value (one image more or less among a few hundred is classified right); of all
-# weights, the norm of the difference relative to theirs. Runs that settle stay below 1e-6 in both.
-STACKED_METRIC = 1e-2
-STACKED_WEIGHTS = 1e-3
+IDENTICAL, DIFFER, OTHER_CONFIG, CANNOT_TELL = 0, 3, 4, 5  # exit codes of --check
 MOST_METRICS = 12  # that are listed
 
 
@@ -67,53 +65,136 @@ def data_lines(saved: SavedRun, again: SavedRun) -> list[str]:
     return lines
 
 
-def verdict(saved: SavedRun, again: SavedRun) -> tuple[int, list[str]]:
+def rounds_otherwise(saved: SavedRun, again: SavedRun) -> bool:
+    """Whether a run was trained together with others, and its rerun has not its very numbers.
+
+    What `verdict` then needs is the rerun's twin.
+    """
+    return saved.stacked and not _compared(saved, again).equal
+
+
+def verdict(
+    saved: SavedRun, again: SavedRun, twin: SavedRun | None = None
+) -> tuple[int, list[str]]:
     """What a rerun of the same config came to, against the run itself.
 
+    Args:
+        saved: the run.
+        again: its rerun.
+        twin: of the rerun, where rounding may make a difference; None: every number is held to the
+            bit.
+
     Returns:
-        IDENTICAL or DIFFER, and the lines that say so. A run that was trained together with others
-        is held to `STACKED_METRIC` and `STACKED_WEIGHTS`, any other to the bit.
+        IDENTICAL, DIFFER or CANNOT_TELL, and the lines that say so.
     """
-    curves = curve_differences(saved.rows, again.rows)
+    found = _compared(saved, again)
+    notes = found.weights.notes
+    if found.equal:
+        return IDENTICAL, [*notes, f"check  identical: {found.what}: equal bit for bit"]
+    if twin is not None:
+        return _by_rounding(saved, again, twin, found)
+    first = min([*found.alone, *(d.first_epoch for d in found.curves)], default=None)
+    where = f", first in epoch {first}" if first is not None else ""
+    lines = [*notes, f"check  same config, numbers differ{where} ({found.what})"]
+    return DIFFER, [*lines, *_difference_lines(saved, again, found)]
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """How a run and its rerun compare, to the bit."""
+
+    curves: list[CurveDifference]
+    alone: list[int]  # epochs that only one has
+    weights: _Weights
+    what: str  # was compared
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differs."""
+        return not (self.curves or self.alone or self.weights.differ)
+
+
+def _compared(saved: SavedRun, again: SavedRun) -> _Compared:
     missing, new = lone_epochs(saved.rows, again.rows) if saved.rows else ([], [])
-    alone = sorted([*missing, *new])
     weights = _weights(saved, again)
-    apart = weights.apart
     epochs = "1 epoch" if len(saved.rows) == 1 else f"{len(saved.rows)} epochs"
     if not saved.whole:
         epochs += f", all that it had when it was {saved.status}"
-    compared = ", ".join([epochs] * bool(saved.rows) + [weights.what] * weights.known)
-    lines = list(weights.notes)
-    if saved.stacked:
-        lines.append(
-            "check  the run was trained stacked, together with others, which rounds otherwise: "
-            f"compared within metrics {STACKED_METRIC:g}, weights {STACKED_WEIGHTS:g} of their norm"
-        )
-        largest = max((d.largest / max(1.0, abs(d.was)) for d in curves), default=0.0)
-        if largest <= STACKED_METRIC and (apart or 0.0) <= STACKED_WEIGHTS and not alone:
-            found = f"metrics within {largest:.1e}"
-            found += "" if apart is None else f", weights within {apart:.1e}"
-            return IDENTICAL, [*lines, f"check  identical within the tolerance: {found}"]
-    elif not curves and not alone and not weights.differ:
-        return IDENTICAL, [*lines, f"check  identical: {compared}: equal bit for bit"]
-    first = min([*alone, *(d.first_epoch for d in curves)], default=None)
-    where = f", first in epoch {first}" if first is not None else ""
-    lines.append(f"check  same config, numbers differ{where} ({compared})")
-    lines += _curve_lines(curves)
-    if alone:
-        lines.append(f"check  epochs that only one has: {', '.join(map(str, alone))}")
-    if weights.differ:
+    what = ", ".join([epochs] * bool(saved.rows) + [weights.what] * weights.known)
+    curves = curve_differences(saved.rows, again.rows)
+    return _Compared(curves, sorted([*missing, *new]), weights, what)
+
+
+def _difference_lines(saved: SavedRun, again: SavedRun, found: _Compared) -> list[str]:
+    lines = _curve_lines(found.curves)
+    if found.alone:
+        lines.append(f"check  epochs that only one has: {', '.join(map(str, found.alone))}")
+    if found.weights.differ:
+        apart = found.weights.apart
         by = "" if apart is None else f" by {apart:.2g} of their norm"
-        lines.append(f"check  {weights.what} differ{by}")
-    return DIFFER, [*lines, *(f"cause  {line}" for line in _causes(saved, again))]
+        lines.append(f"check  {found.weights.what} differ{by}")
+    return [*lines, *(f"cause  {line}" for line in _causes(saved, again))]
+
+
+def _by_rounding(
+    saved: SavedRun, again: SavedRun, twin: SavedRun, found: _Compared
+) -> tuple[int, list[str]]:
+    """The verdict on a run that was trained together with others, by what rounding does to it."""
+    lines = [
+        *found.weights.notes,
+        "check  the run was trained stacked, together with others, which rounds otherwise: allowed"
+        f" is {MULTIPLE:g} × what a twin differs by whose weights are moved by 1e-7",
+    ]
+    rows = compare_rows(saved.rows, again.rows, twin.rows, _fewest_images(saved))
+    apart, allowed = found.weights.apart, None
+    if rows.untold is None:
+        allowed = weights_allowed(_twin_apart(again, twin, found.weights.file), again.rows)
+    beyond = apart / allowed if apart is not None and allowed is not None else 0.0
+    wrong = [*rows.differ[:3]]
+    if beyond > SURELY:
+        wrong.append(f"{found.weights.what} ({apart:.1e} of their norm, {allowed:.1e} allowed)")
+    if found.alone and rows.untold is None and not _patience(saved):
+        wrong.append("epochs that only one has")
+    if wrong:
+        said = ", ".join(wrong)
+        lines.append(f"check  same config, numbers differ by more than rounding: {said}")
+        return DIFFER, [*lines, *_difference_lines(saved, again, found)]
+    if rows.untold is not None:
+        so_far = f"; before it they agree within {rows.largest:.1e}" if rows.largest else ""
+        why = f"from epoch {rows.untold} on rounding alone leads such a run elsewhere{so_far}"
+    elif found.alone:
+        why = "it ended in another epoch, as trainer.patience decides when values nearly tie"
+    elif rows.doubtful:
+        why = f"{rows.doubtful[0]} is farther away than rounding should lead it, though not by much"
+    elif apart is not None and (allowed is None or beyond > 1):
+        why = f"rounding alone may lead {found.weights.what} about as far as they are away"
+    else:
+        said = f"metrics within {rows.largest:.1e} of {rows.allowed:.1e}"
+        said += "" if apart is None else f", {found.weights.what} {apart:.1e} of {allowed:.1e}"
+        return IDENTICAL, [*lines, f"check  identical within what is allowed: {said}"]
+    return CANNOT_TELL, [*lines, f"check  cannot tell whether it is reproduced: {why}"]
+
+
+def _fewest_images(saved: SavedRun) -> int | None:
+    """How many images the smallest set has that the share of right ones is taken over."""
+    data, trainer, rows = saved.summary.get("data"), saved.config.get("trainer"), saved.rows
+    images = data.get("images") if isinstance(data, dict) else None
+    counts = [images.get(split) for split in ("train", "val")] if isinstance(images, dict) else []
+    counts.append(trainer.get("train_eval_limit") if isinstance(trainer, dict) else None)
+    per_step = saved.config.get("data", {}).get("batch_size")
+    if rows and isinstance(per_step, int):
+        counts.append(int(number(rows[0].get("step"))) * per_step)
+    return min((count for count in counts if isinstance(count, int) and count > 0), default=None)
+
+
+def _patience(saved: SavedRun) -> bool:
+    """Whether the run may end early."""
+    trainer = saved.config.get("trainer")
+    return isinstance(trainer, dict) and bool(trainer.get("patience"))
 
 
 def _causes(saved: SavedRun, again: SavedRun) -> list[str]:
     """What may explain that numbers differ, most likely causes first."""
-    lines = []
-    if saved.stacked:
-        jumps = "at rates so high that a run jumps about, rounding alone leads it elsewhere"
-        lines = [f"trained stacked: {jumps}"]
     resumed = saved.summary.get("resumed")
     changed = [
         f"it went on after epoch {point.get('epoch')} with {line}"
@@ -125,7 +206,7 @@ def _causes(saved: SavedRun, again: SavedRun) -> list[str]:
     changed += change_lines(environment_changes(saved.environment, again.environment))
     nothing = "nothing that was recorded of code, packages, machine and data differs"
     unknown = "unknown: nothing is recorded of code, packages, machine and data"
-    return [*lines, *(changed or [nothing if saved.environment else unknown])]
+    return changed or [nothing if saved.environment else unknown]
 
 
 def _curve_lines(curves: list[CurveDifference]) -> list[str]:
@@ -148,6 +229,7 @@ def _curve_lines(curves: list[CurveDifference]) -> list[str]:
 class _Weights:
     """How the weights of a run and of its rerun compare."""
 
+    file: str  # of a checkpoint, that has them
     what: str  # which weights
     known: bool  # whether the run's can be compared
     differ: bool
@@ -181,12 +263,27 @@ def _weights(saved: SavedRun, again: SavedRun) -> _Weights:
     differ = hashes[0] is not None and hashes[0] != hashes[1]
     apart = None
     if differ or saved.stacked:
-        was, now = models or (_state(one, notes).get("model") for one in (file, rerun))
-        if was is not None and now is not None and was.keys() == now.keys():
-            pairs = [(was[n].double(), now[n].double()) for n in was if was[n].is_floating_point()]
-            norm = sum(float(a.square().sum()) for a, _ in pairs) ** 0.5
-            apart = sum(float((b - a).square().sum()) for a, b in pairs) ** 0.5 / (norm or 1.0)
-    return _Weights(what, hashes[0] is not None, differ, apart, list(dict.fromkeys(notes)))
+        apart = _apart(*(models or [_state(one, notes).get("model") for one in (file, rerun)]))
+    known = hashes[0] is not None
+    return _Weights(name, what, known, differ, apart, list(dict.fromkeys(notes)))
+
+
+def _twin_apart(again: SavedRun, twin: SavedRun, name: str) -> float | None:
+    """As `_Weights.apart`, between a rerun and its twin."""
+    files = [run.folder and run.folder / CHECKPOINTS / name for run in (again, twin)]
+    return _apart(*(_state(file, []).get("model") for file in files))
+
+
+def _apart(was: Any, now: Any) -> float | None:
+    """See `_Weights.apart`, of two networks' tensors; infinite where one alone is not finite."""
+    if was is None or now is None or was.keys() != now.keys():
+        return None
+    pairs = [(was[n].double(), now[n].double()) for n in was if was[n].is_floating_point()]
+    if any((a.isfinite() != b.isfinite()).any() for a, b in pairs):
+        return math.inf
+    pairs = [(a.nan_to_num(0.0, 0.0, 0.0), b.nan_to_num(0.0, 0.0, 0.0)) for a, b in pairs]
+    norm = sum(float(a.square().sum()) for a, _ in pairs) ** 0.5
+    return sum(float((b - a).square().sum()) for a, b in pairs) ** 0.5 / (norm or 1.0)
 
 
 def _state(file: Path | None, notes: list[str]) -> dict[str, Any]:

@@ -231,6 +231,7 @@ class Training:
             best = load_checkpoint(self.checkpoints / BEST, experiment.device)
             experiment.model.load_state_dict(best["model"])
             size, alone = self._config.trainer.eval_batch_size, not self._launch.sweep
+            trainer.begin_draws("test")
             self._summary |= best_tested(experiment, size, self._folder, wrong_images=alone)
 
     def finish(self, outcome: dict[str, Any], asked: bool = False) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lrexp.config.errors import UserError
 from lrexp.config.schema import Trainer as Settings
 from lrexp.data import draws
 from lrexp.data.dataset import Split
+from lrexp.data.generators import begin_at
 from lrexp.judge.chance import guess_losses, guesses
 from lrexp.judge.epoch import Row, Track, evaluated
 from lrexp.judge.evaluate import Evaluation
@@ -86,7 +86,6 @@ class Trainer:
         self._drift = Drift(experiment.model, experiment.plan)
         steps = len(experiment.schedule), experiment.steps_per_epoch
         self._factors = experiment.plan.factors(*steps)  # g(t) of the groups that have one
-        self._dropout = _default_generator(experiment.device)
         data, classes = experiment.dataset, len(experiment.dataset.class_names)
         judged = {"train_eval": data.train_eval, "val": data.val}
         self.samples = {n: Sample.of(len(s), s.groups) for n, s in judged.items()}
@@ -102,16 +101,13 @@ class Trainer:
         After every epoch `last.pt` and, when it got better, `best.pt` go to the folder
         `checkpoints`, and a row to `record`. With none to train the model is evaluated as it is.
         """
-        model, data = self.experiment.model, self.experiment.dataset
+        data = self.experiment.dataset
         while self.goes_on:
             started = self.current.started if self.current else time.perf_counter()
             seen = self.current.seen if self.current else None  # of an epoch to be evaluated
             if seen is None:
                 seen = self.train_epoch(checkpoints) if self.experiment.schedule else {}
-            train_eval, val = (
-                evaluate_split(model, split, self.settings.eval_batch_size)
-                for split in (data.train_eval, data.val)
-            )
+            train_eval, val = (self._evaluated(split) for split in (data.train_eval, data.val))
             self.end_epoch(seen, train_eval, val, started, record, checkpoints)
 
     def train_epoch(self, checkpoints: Path | None = None) -> Row:
@@ -127,7 +123,7 @@ class Trainer:
         fed = train.batches(left, self.epoch)
         for (images, labels), seed in zip(fed, seeds, strict=True):  # (B, C, H, W), (B,)
             with whole():
-                self._dropout.manual_seed(seed)
+                begin_at(seed, experiment.device)
                 self.set_rates(self.step)
                 measured = due(settings.stats_every, self.step - epoch.first_step)
                 stats = self.stats if measured else None
@@ -144,6 +140,7 @@ class Trainer:
         with whole():
             if averages_weights(optimizer):
                 use_averaged_weights(optimizer)
+                self.begin_draws("recalibration")
                 drawn = (self.seed, self.epoch, self.batch_size)
                 recalibrate_batchnorm(model, _recalibration_images(train, *drawn))
             epoch.seen = seen_row(experiment, self.stats, epoch.running, epoch.started)
@@ -197,6 +194,7 @@ class Trainer:
         experiment = self.experiment
         set_trainable(experiment.model, experiment.plan, self.epoch, experiment.beside)
         if experiment.plan.measured:
+            self.begin_draws("measuring")
             measure_scales(experiment, self.seed, self.epoch, self.batch_size)
         experiment.model.train()
         use_training_weights(experiment.optimizer)
@@ -216,6 +214,14 @@ class Trainer:
         set_rates(experiment.optimizer, experiment.base_lr, s, g)
         if experiment.momenta:
             set_momentum(experiment.optimizer, experiment.momenta[step])
+
+    def begin_draws(self, purpose: str) -> None:
+        """Make what the network draws from now on a function of (seed, purpose, epoch)."""
+        begin_at(draws.draw(self.seed, purpose, self.epoch), self.experiment.device)
+
+    def _evaluated(self, split: Split) -> Evaluation:
+        self.begin_draws("evaluation")
+        return evaluate_split(self.experiment.model, split, self.settings.eval_batch_size)
 
     def _judged(self, seen: Row, train_eval: Evaluation, val: Evaluation) -> Row:
         """The epoch's full row: evaluation on the weights as they are, the gap, overfitting."""
@@ -266,18 +272,8 @@ class Trainer:
         )
 
 
-def _default_generator(device: torch.device) -> torch.Generator:
-    """The generator that dropout on a device draws from."""
-    if device.type == "cuda":
-        torch.cuda.init()
-        return torch.cuda.default_generators[device.index or 0]
-    if device.type == "mps":
-        return torch.mps._get_default_mps_generator()
-    return torch.default_generator
-
-
 def _dropout_seeds(seed: int, first_step: int, count: int) -> list[int]:
-    """What makes dropout a function of (seed, step), for so many steps."""
+    """What makes dropout, and all that a network draws, a function of (seed, step)."""
     steps = np.arange(first_step, first_step + count)
     return (draws.draw_each(seed, "dropout", steps) >> np.uint64(1)).tolist()
 

@@ -29,7 +29,7 @@ from lrexp.config.errors import ConfigError
 from lrexp.config.names import conf_folder
 from lrexp.config.recompose import SavedLoader
 from lrexp.runs.differences import read_run
-from lrexp.runs.recheck import DIFFER, IDENTICAL, OTHER_CONFIG, verdict
+from lrexp.runs.recheck import CANNOT_TELL, DIFFER, IDENTICAL, OTHER_CONFIG, verdict
 from lrexp.session.hydra import hydra_of
 
 GOLDEN = Path(__file__).parents[1] / "golden_run"
@@ -143,23 +143,53 @@ def test_points_of_the_pool_are_identical_with_the_recorded_threads(
     assert code == IDENTICAL, said
 
 
-def test_a_stacked_point_is_compared_within_the_stated_tolerance(
+def stacked_point(*overrides: str) -> Path:
+    """A point of a sweep whose points trained together; sweeps of the same name are one."""
+    sweep = ["-m", *SMOKE, "logger=none", *overrides, "hydra.launcher.executor=stacked"]
+    assert main([*sweep, "hydra.sweep.dir=sweep"]) == 0
+    (point,) = Path("sweep").glob("0_*")
+    assert json.loads((point / "summary.json").read_text())["executor"] == "stacked"
+    return point
+
+
+def test_a_stacked_point_is_held_to_what_rounding_does_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    sweep = ["-m", *SMOKE, "optimizer.lr=0.05,0.02", "hydra.launcher.executor=stacked"]
-    assert main([*sweep, "hydra.sweep.dir=sweep"]) == 0
-    (point,) = Path("sweep").glob("0_*")
+    point = stacked_point("optimizer.lr=0.05,0.02")
+    metrics, weights = point / "metrics.jsonl", point / "checkpoints/last.pt"
+    honest = metrics.read_text(), weights.read_bytes()
     assert main(["rerun", str(point), "--check"]) == IDENTICAL
     said = capsys.readouterr().out
     assert "trained stacked" in said
-    assert "metrics 0.01, weights 0.001 of their norm" in said
-    assert "identical within the tolerance" in said
-    last = torch.load(point / "checkpoints/last.pt", weights_only=True)
-    last["model"]["conv.weight"][0] += 0.1
-    torch.save(last, point / "checkpoints/last.pt")
+    assert "allowed is 10 × what a twin differs by" in said
+    assert "identical within what is allowed" in said
+    assert len(runs_in(tmp_path)) == 1  # the twin leaves nothing
+    # Less than a per mille of one loss, and one weight in three thousand.
+    rows = [json.loads(line) for line in honest[0].splitlines()]
+    rows[1]["val/loss"] += 1e-3
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["rerun", str(point), "--check"]) == DIFFER
+    said = capsys.readouterr().out
+    assert "numbers differ by more than rounding: val/loss" in said
+    metrics.write_text(honest[0])
+    last = torch.load(weights, weights_only=True)
+    last["model"]["conv.weight"][0, 0, 0, 0] += 1e-2
+    torch.save(last, weights)
     assert main(["rerun", str(point), "--check"]) == DIFFER
     assert "final weights differ by" in capsys.readouterr().out
+
+
+def test_of_a_stacked_point_that_rounding_leads_elsewhere_nothing_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    many = ("trainer.epochs=3", "trainer.limit_train_batches=null", "data.limit=300")
+    point = stacked_point("optimizer.lr=0.6", *many, "data.batch_size=8", "seed=0,1")
+    assert main(["rerun", str(point), "--check"]) == CANNOT_TELL
+    said = capsys.readouterr().out
+    assert "cannot tell whether it is reproduced: from epoch" in said
+    assert "rounding alone leads such a run elsewhere" in said
 
 
 def test_check_names_the_first_epoch_the_metric_and_the_likely_cause(

@@ -62,6 +62,7 @@ ALWAYS = {
     "epoch", "step",
     *(f"{split}/{name}" for split in ("train_eval", "val") for name in NAMES),
     "gap/loss", "gap/loss_se", "gap/accuracy", "gap/accuracy_se",
+    "gap/loss_chance_se", "gap/accuracy_chance_se", "guessing",
     "overfit/loss", "overfit/loss_se", "overfit/accuracy", "overfit/accuracy_se",
     "drift/conv", "drift/hidden", "drift/head", "perf/epoch_s",
 }  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -12,6 +14,17 @@ from torch.func import functional_call, vmap
 from lrexp.data.dataset import Split
 from lrexp.judge.evaluate import Evaluation
 from lrexp.train.measure import evaluate_batches
+
+
+@contextmanager
+def without_slow_warnings() -> Iterator[None]:
+    """Without torch's warning, meant for its developers, that an operation is slow in a stack.
+
+    It is right all the same, and whoever chooses between stacking and not has timed it.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        yield
 
 
 class StackedModel:

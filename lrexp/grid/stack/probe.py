@@ -5,32 +5,28 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from lrexp.config.schema import Trainer as Settings
-from lrexp.grid.stack.model import StackedModel
+from lrexp.grid.stack.model import without_slow_warnings
 from lrexp.grid.stack.optimizers import RULES, refused
 from lrexp.grid.stack.trainer import StackedTrainer
-from lrexp.optim.groups import set_trainable
+from lrexp.grid.stack.trial import tried
 from lrexp.optim.optimizers import averages_weights
 from lrexp.train.loop import Trainer
-from lrexp.train.step import gradients
 
 WARM_STEPS = 2
 TIMED_STEPS = 4  # at least
-TRIAL_TOLERANCE = 1e-4  # of a norm, between a step alone and stacked, the network in float64
 
 
 def probe(trainer: Trainer) -> str | None:
     """Why a member cannot be trained in a stack, in a sentence; None when it can.
 
-    Found by trying: one step of two copies, stacked and each alone, in every mode that the plan
-    puts the network into. The trainer is left as it was.
+    What its settings do not say is found by trying, see `tried`. The trainer is left as it was.
     """
     experiment = trainer.experiment
     if reason := refused_setting(trainer.settings):
@@ -47,20 +43,7 @@ def probe(trainer: Trainer) -> str | None:
         return f"members are stacked on cpu and cuda, not on {experiment.device.type}"
     if len({p.dtype for p in experiment.model.parameters()}) > 1:
         return "the network's parameters are of several number types"
-    epochs = math.ceil(len(experiment.schedule) / experiment.steps_per_epoch)
-    try:
-        for epoch in experiment.plan.turns(epochs):
-            if reason := _trial(trainer, epoch):
-                return reason
-    except Exception as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        if "random" in said:
-            return (
-                "the network draws random numbers in training (dropout, stochastic depth), and"
-                " stacked they would not be those of a run of its own"
-            )
-        return f"the network cannot be stacked: {said}"
-    return None
+    return tried(trainer)
 
 
 def refused_setting(settings: Settings) -> str | None:
@@ -113,6 +96,7 @@ def clones(trainer: Trainer, seeds: Sequence[int]) -> list[Trainer]:
     return made
 
 
+@without_slow_warnings()
 def steps_per_s(trainers: Sequence[Trainer], at_least_s: float) -> float:
     """Member-steps per second of one run by itself, or of several that train together.
 
@@ -138,56 +122,3 @@ def steps_per_s(trainers: Sequence[Trainer], at_least_s: float) -> float:
         step_s = timed(max(TIMED_STEPS, round(at_least_s / min(step_s, best))))
         best = min(best, step_s)
     return len(trainers) / best
-
-
-def _trial(trainer: Trainer, epoch: int) -> str | None:
-    """What differs between a step of two stacked networks and a step of each alone, in an epoch.
-
-    In float64, so that what a network makes of rounding is not taken for a difference.
-    """
-    experiment, train = trainer.experiment, trainer.experiment.dataset.train
-    images, labels = next(train.in_order(trainer.batch_size))
-    images = images.double()
-    stacked = [copy.deepcopy(experiment.model).double() for _ in range(2)]
-    for model in stacked:
-        set_trainable(model, experiment.plan, epoch, experiment.beside)
-        model.train()
-    with torch.no_grad():
-        for parameter in stacked[1].parameters():
-            parameter.mul_(1.01)  # a second member that is not the first
-    alone = copy.deepcopy(stacked)
-    both = StackedModel(stacked)
-    both.follow_freezing()
-    trained = {name: w for name, w in both.weights.items() if w.requires_grad}
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return experiment.loss(logits.float(), labels)
-
-    losses = vmap(loss, in_dims=(0, None))
-    _, logits = gradients(both, losses, images, labels, list(trained.values()))
-    for k, model in enumerate(alone):
-        tensors = {name: w for name, w in model.named_parameters() if name in trained}
-        _, own = gradients(model, loss, images, labels, list(tensors.values()))
-        buffers = (dict(network.named_buffers()) for network in (stacked[k], model))
-        pairs = {
-            "logits": (logits[k], own),
-            "gradients": (_flat(_gradients(trained), k), _flat(_gradients(tensors))),
-            "buffers": map(_flat, buffers),
-        }
-        for what, (found, expected) in pairs.items():
-            near = (found - expected).norm() <= TRIAL_TOLERANCE * expected.norm()
-            if not expected.isfinite().all():
-                return f"the network's {what} are not finite numbers"
-            if not near:  # NaN is not
-                return f"the network's {what} are others when it is stacked"
-    return None
-
-
-def _gradients(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: w.grad for name, w in weights.items() if w.grad is not None}
-
-
-def _flat(tensors: Mapping[str, Tensor], k: int | None = None) -> Tensor:
-    """Tensors, or their k-th members, as one vector in order of names."""
-    chosen = [tensors[name] if k is None else tensors[name][k] for name in sorted(tensors)]
-    return torch.cat([torch.zeros(1), *(t.detach().reshape(-1).double().cpu() for t in chosen)])

@@ -23,7 +23,7 @@ from torch.func import vmap
 
 from lrexp.config.errors import out_of_memory
 from lrexp.data.dataset import Split
-from lrexp.grid.stack.model import StackedModel, stacked_batches
+from lrexp.grid.stack.model import StackedModel, stacked_batches, without_slow_warnings
 from lrexp.grid.stack.optimizers import StackedOptimizer, flavour
 from lrexp.judge.epoch import Row
 from lrexp.train.first_numbers import fault_of_step
@@ -34,6 +34,10 @@ from lrexp.train.step import due, gradients, member_norms, update
 log = logging.getLogger(__name__)
 
 CHECK_TOLERANCE = 1e-2  # of the norm of a few logits in float32, which differ by rounding alone
+
+
+class StackError(ValueError):
+    """Members cannot be stacked, in words for people."""
 
 
 def shared(trainer: Trainer) -> Hashable:
@@ -83,18 +87,19 @@ class StackedTrainer:
             nothing against any of them.
 
     Raises:
-        ValueError: when they differ in what members must share (see `shared`), or a network makes
+        StackError: when they differ in what members must share (see `shared`), or a network makes
             something else of an image when it stands in the stack.
     """
 
     def __init__(self, trainers: Sequence[Trainer]):
         if len({shared(trainer) for trainer in trainers}) != 1:
-            raise ValueError("members of one stack must share model, data, steps and frozen set")
+            raise StackError("members of one stack must share model, data, steps and frozen set")
         self._members = list(trainers)
         self._going: list[Trainer] = []  # those on the stack
         if len(trainers) > 1:
             self._check_members()
 
+    @without_slow_warnings()
     def run(
         self,
         records: Sequence[TakesRows],
@@ -155,7 +160,7 @@ class StackedTrainer:
             for own, found in zip(alone, self._model(images), strict=True):
                 if (own - found).norm() > CHECK_TOLERANCE * own.norm():
                     self._stack([])
-                    raise ValueError("members of one stack must be networks of one function")
+                    raise StackError("members of one stack must be networks of one function")
 
     def _stack(self, going: list[Trainer]) -> None:
         """Stack these members, and give those that leave the stack their own memory."""
