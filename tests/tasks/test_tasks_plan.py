@@ -173,7 +173,7 @@ def test_data_that_is_not_as_stated_is_refused(override: str, held: str, compose
 def test_the_head_is_fresh_or_loaded_by_the_files_header_alone(
     compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lrexp.models.weights as weights
+    import lrexp.models.weight_files as weights
 
     opened: list[str] = []
     real = weights.safe_open
