@@ -28,12 +28,12 @@ def class_facts(splits: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[
         names: of the classes.
 
     Returns:
-        `uneven`; how many there are in `total`; `counts` by split and class, None for more than 1000 classes; `sizes`, the
-        largest and smallest classes as [class, images in train, in val]; `empty`, classes that
-        train has no image of (or, of several labels, none without); `few_in_val`, classes that val
-        has fewer than 5 images of (or without); and `majority`: the `class` that train has most of
-        (the `labels` on more than half of its images), and by split the `accuracy` of saying so of
-        every image (and the `label_accuracy`).
+        `uneven`; how many there are in `total`; `counts` by split and class, None for more than
+        1000 classes; `sizes`, the largest and smallest classes as [class, images in train, in val];
+        `empty`, classes that train has no image of (or, of several labels, none without);
+        `few_in_val`, classes that val has fewer than 5 images of (or without); and `majority`: the
+        `class` that train has most of (the `labels` on more than half of its images), and by split
+        the `accuracy` of saying so of every image (and the `label_accuracy`).
     """
     several = splits["train"].ndim == 2
     have = {name: _images_of(labels, len(names)) for name, labels in splits.items()}
