@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pictures import dataset
 from PIL import Image
 from source_files import pixel, put, table, written
 
@@ -430,3 +431,14 @@ def test_images_that_are_not_there_are_named_with_what_would_find_them(
     assert f"none of its 2 images can be read; the first, {file} line 2 ({written_so})" in first
     assert f"there is no file {there}" in first
     assert re.search(hint, second)
+
+
+def test_one_missing_image_among_others_is_named_with_what_would_find_it(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{i}.png" for i in range(20)))
+    names = [f"{i}.png,{i % 2}\n" for i in range(19)]
+    source = table(written(tmp_path / "t.csv", "path,label\n" + "".join(names) + "19.jpeg,1\n"))
+    with pytest.raises(UserError) as error:
+        dataset(source)
+    assert "t.csv line 21 (19.jpeg): there is no file" in str(error.value)
+    assert "with the ending or the capitals of 19.png it is there" in str(error.value)
+    assert dataset(source, drop_corrupt=True).left_out

@@ -173,7 +173,9 @@ def test_columns_are_guessed_and_can_be_named(tmp_path: Path) -> None:
         coarse_label=[0, 0, 1, 1],
     )
     assert hf(file).class_names == ("x", "y", "z")
-    assert hf(file, label_column="coarse_label").labels.tolist() == [0, 0, 1, 1]
+    assert "column fine_label as label, not coarse_label" in hf(file).notes[0]
+    chosen = hf(file, label_column="coarse_label")
+    assert (chosen.labels.tolist(), chosen.notes) == ([0, 0, 1, 1], ())
     with pytest.raises(ConfigError, match=r"data\.label_column=corse_label: .*\n.*'coarse_label'"):
         hf(file, label_column="corse_label")
     with pytest.raises(ConfigError, match=r"data\.image_column=img: .*\n.*'image'"):

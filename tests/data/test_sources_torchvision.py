@@ -19,6 +19,7 @@ from source_files import left
 
 from lrexp.config.errors import UserError
 from lrexp.data.source import TEST, TRAIN
+from lrexp.data.sources.imagefolder import imagefolder
 from lrexp.data.sources.torchvision_sets import torchvision_set
 
 SETS = importlib.import_module("lrexp.data.sources.torchvision_sets")
@@ -165,6 +166,8 @@ def test_idx_files_are_read_as_they_are_shipped(plain: list[str], tmp_path: Path
 def test_zipped_idx_files_in_the_wrong_place_are_named(tmp_path: Path) -> None:
     for file, data in idx_files().items():
         (tmp_path / f"{file}.gz").write_bytes(gzip.compress(data))
+    with pytest.raises(UserError, match=r"no folder per class\n.*data=fashion_mnist"):
+        imagefolder(str(tmp_path), 1)
     with pytest.raises(UserError, match=r"the \.gz files that are in .* into .*FashionMNIST/raw"):
         torchvision_set("fashion_mnist", str(tmp_path), download=False)
 

@@ -133,7 +133,10 @@ def hf(
         codes, groups = class_labels(values)
     split = np.repeat(list(chosen), sizes).astype(np.int8)
     images = EncodedImages(cells.encoded, cells.name, channels, None)
-    source = Source(images, labels, names, split, codes, groups)
+    others = [n for n, f in features.items() if n != label and _class_names(f) is not None]
+    notes = [f"{place}: column {label} as label, not {', '.join(others)} (data.label_column=NAME)"]
+    notes = notes if others and label_column is None else []
+    source = Source(images, labels, names, split, codes, groups, notes=tuple(notes))
     return source if test_only else checked(source, place)
 
 

@@ -55,6 +55,8 @@ def imagefolder(path: str, channels: int, test_only: bool = False) -> Source:
     if not found:
         held = f"{len(names)} folders and no image in them" if names else "no folder per class"
         hint = f"images end with {', '.join(sorted(extensions()))}" if names else LAYOUT
+        if any("-ubyte" in file.name for file in root.iterdir()):
+            hint = "idx files are read by data=mnist and data=fashion_mnist, as they are shipped"
         raise UserError("\n  ".join([f"{root} has {held}", hint, *passed.lines()]))
     files, labels, codes = zip(*found, strict=True)
     if len(set(labels)) == 1 and not test_only:
