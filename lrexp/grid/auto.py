@@ -176,6 +176,7 @@ def _timed(kind: Kind, session: Session) -> Kind:
 def _stacked(kind: Kind, at_least_s: float) -> Kind:
     """The kind with packs of a size that fits, timed if they can be."""
     from lrexp.grid.stack.probe import clones, steps_per_s
+    from lrexp.grid.stack.trial import in_our_words
 
     trainer = kind.trainer
     assert trainer is not None
@@ -186,8 +187,9 @@ def _stacked(kind: Kind, at_least_s: float) -> Kind:
             seeds = [int(point.settings["seed"]) for point in kind.packs()[0]]
             return replace(kind, stacked=steps_per_s(clones(trainer, seeds), at_least_s))
         except Exception as error:
-            if not out_of_memory(error):
-                reason = f"{kind.named} train one by one: {error}"
+            log.info("timing a stack", exc_info=error)
+            if not out_of_memory(error) or members < 4:  # no half of them is a stack
+                reason = f"{kind.named} train one by one: {in_our_words(error)}"
                 return replace(kind, largest=1, reason=reason)
             kind = replace(kind, largest=members // 2)
     return kind

@@ -154,4 +154,8 @@ def try_stacking(kind: Kind, session: Session) -> Kind:
     bytes_each = member_bytes(kind.trainer)
     most = session.settings.members or MOST_MEMBERS
     fit = int(MEMORY * free_bytes(kind.trainer.experiment.device)) // max(1, bytes_each)
-    return replace(kind, largest=max(1, min(most, fit)))
+    if fit < 2 <= most:
+        needed, free = f"{2 * bytes_each / 1e9:.1f} GB", f"{MEMORY:.0%} of what is free"
+        reason = f"{kind.named} train one by one: two together need {needed}, more than {free}"
+        return replace(kind, reason=reason)
+    return replace(kind, largest=min(most, fit))
