@@ -426,7 +426,7 @@ def no_run_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(*arguments: Any, **named: Any) -> None:
         raise RuntimeError("reached the run")
 
-    for module in ("points", "single"):
+    for module in ("single", "points"):  # the first imports the second's, before it is replaced
         monkeypatch.setattr(f"lrexp.session.{module}.job", reached)
 
 
