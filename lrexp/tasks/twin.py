@@ -11,12 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from lrexp.config.schema import Config
 from lrexp.folder.layout import CHECKPOINTS
 from lrexp.judge.epoch import Row
 from lrexp.tasks.train import build_trainer
-from lrexp.train.loop import Trainer
 
 MOVED = 1e-7  # of every weight, up or down: about the distance of two numbers in float32
 
@@ -24,7 +24,8 @@ MOVED = 1e-7  # of every weight, up or down: about the distance of two numbers i
 def train_twin(config: Config, folder: Path, until: int | None = None) -> list[Row]:
     """Train a run's twin; its checkpoints go to the folder, and nothing is recorded.
 
-    Weights are moved before the first epoch and after every one, since a run rounds at every step.
+    Weights are moved before every step, since a run rounds at every step, and large steps wipe out
+    what was before them.
 
     Args:
         config: of the run.
@@ -35,29 +36,31 @@ def train_twin(config: Config, folder: Path, until: int | None = None) -> list[R
         Its rows.
     """
     trainer = build_trainer(config, None)
-    random = torch.Generator().manual_seed(0)
-    move(trainer, random)
+    random = torch.Generator(trainer.experiment.device).manual_seed(0)
+    set_rates = trainer.set_rates
 
-    class Moving:
+    def move_too(step: int) -> None:
+        set_rates(step)
+        move(trainer.experiment.model, random)
+
+    class Ending:
         def row(self, row: Row) -> None:
             if until is not None and row["epoch"] >= until:
                 raise _FarEnough
-            move(trainer, random)
 
+    trainer.set_rates = move_too
     with suppress(_FarEnough):
-        trainer.run(Moving(), folder / CHECKPOINTS)
+        trainer.run(Ending(), folder / CHECKPOINTS)
     return trainer.rows
 
 
 @torch.no_grad()
-def move(trainer: Trainer, random: torch.Generator) -> None:
-    """Move every weight that trains in the coming epoch by `MOVED` of itself, up or down."""
-    weights = dict(trainer.experiment.model.named_parameters())
-    for row in trainer.experiment.plan.rows:
-        if row.trains_after(trainer.epoch):
-            weight = weights[row.name]
-            up = torch.randint(0, 2, weight.shape, generator=random).to(weight)
-            weight.mul_(1 + MOVED * (2 * up - 1))
+def move(model: nn.Module, random: torch.Generator) -> None:
+    """Move every weight that trains now by `MOVED` of itself, up or down."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            up = torch.empty_like(weight).bernoulli_(0.5, generator=random)
+            weight.mul_(up.mul_(2 * MOVED).add_(1 - MOVED))
 
 
 class _FarEnough(BaseException):
