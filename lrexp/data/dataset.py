@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from lrexp.config.errors import UserError, few
-from lrexp.config.schema.training import LEAST_STD
 from lrexp.data.draws import cut
 from lrexp.data.feeding import (
     InMemory,
@@ -34,12 +33,12 @@ from lrexp.data.leaks import Signatures, find_leaks, pixel_hashes
 from lrexp.data.leaks_found import Leaks
 from lrexp.data.source import Source
 from lrexp.data.splits import Chosen, refuse_poor, strata, stratified_sample
+from lrexp.data.statistics import channel_statistics, unscaled
 from lrexp.data.transforms import Augment, Normalize
 
 log = logging.getLogger(__name__)
 
 READ_TOGETHER = 1024  # images
-UNSCALED = 1.0  # as std of a constant channel; that of values in [0, 1] is 0.5 at most
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ def make_dataset(
         mean=mean,
         std=std,
         eval_sets={n: split(s.readable(s.ids), s, s.source.labels) for n, s in extras.items()},
-        notes=(*_notes(chosen, kept, stores), *(() if normalize else _unscaled(mean, std))),
+        notes=(*_notes(chosen, kept, stores), *(() if normalize else unscaled(mean, std))),
         leaks=_find_leaks(chosen, kept, stores) if leak_check else None,
         left_out={s.source.name(i): why for s in stores.values() for i, why in s.reasons.items()},
         unlabeled=chosen.unlabeled,
@@ -370,40 +369,3 @@ def _find_leaks(
     names = [store.source.name(int(i)) for store in stores.values() for i in store.ids]
     folder = os.path.commonprefix(names).rpartition("/")[0]  # noqa: RUF071 (not all are paths)
     return replace(leaks, names=[n.removeprefix(f"{folder}/") if folder else n for n in names])
-
-
-def channel_statistics(
-    pixels: Pixels, rows: np.ndarray, white: int
-) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of every channel over all pixels of the rows, white being 1.
-
-    A channel that is (nearly) the same everywhere is centred and not scaled: its standard deviation
-    counts as 1, for divided by what it is, noise or a value never seen would drown all others.
-
-    Raises:
-        UserError: when every channel is so, and nothing can be learnt.
-    """
-    # pixels are whole numbers, and their sums exact: nothing is left of a constant but a 0
-    sums, count = [[0, 0] for _ in range(pixels.shape[0])], 0
-    for images in pixels.batches(cut(rows, 1024)):
-        values = (images.cpu() if images.device.type == "mps" else images).double()
-        found = torch.stack([values.sum((0, 2, 3)), (values**2).sum((0, 2, 3))], 1).tolist()
-        sums = [[s + int(a), q + int(b)] for (s, q), (a, b) in zip(sums, found, strict=True)]
-        count += values.numel() // values.shape[1]
-    mean = [s / count / white for s, _ in sums]
-    found = [(count * q - s * s) ** 0.5 / count / white for s, q in sums]
-    if max(found) < LEAST_STD:
-        shown = ", ".join(f"{m:.3g}" for m in mean)
-        raise UserError(
-            f"data: every pixel of every training image is {shown} (white is 1): nothing to learn"
-        )
-    std = [UNSCALED if s < LEAST_STD else s for s in found]
-    return [round(m, 6) for m in mean], [round(s, 6) for s in std]
-
-
-def _unscaled(mean: list[float], std: list[float]) -> Iterator[str]:
-    """A sentence on channels that are the same in every training image."""
-    flat = [f"channel {c} (it is {mean[c]:.3g})" for c, s in enumerate(std) if s == UNSCALED]
-    if flat:
-        are = f"{flat[0]} is" if len(flat) == 1 else f"{' and '.join(flat)} are"
-        yield f"{are} the same all over the training images: centred, not divided by its std of 0"
