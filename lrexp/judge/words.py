@@ -78,8 +78,8 @@ def gap_in_words(row: Mapping[str, float], samples: Mapping[str, Any]) -> str:
     caution = next((f" ({sample.caution})" for sample in both if sample.caution), "")
     match judged(gap, chance, bound):
         case "changed" if gap > 0:
-            said = "beyond noise, training images are known better than new ones, or the splits differ"
-            return f"{measured} {said}{caution}"
+            said = "beyond noise, training images are known better than new ones"
+            return f"{measured} {said}, or the splits differ{caution}"
         case "changed":
             said = "beyond noise, new images do better than training images"
             return f"{measured} {said}: the splits differ{caution}"
