@@ -179,11 +179,13 @@ def _remarks_on_plan(plan: Plan, layers: LayerMap) -> Iterator[str]:
 
 def _remarks_on_time(policy: Policy, plan: Plan, layers: LayerMap, steps: Steps) -> Iterator[str]:
     lengths = lengths_in_epochs(policy, layers.depth, steps)
+    highest = max(row.lr_scale for row in plan.rows)
+    at = "" if highest == 1 else f", at {highest:g} × optimizer.lr"
     for name, epochs in lengths.items():
         if not epochs and steps.epochs:
             yield (
                 f"one epoch leaves nothing to wait for: lr_policy={policy.name} lets every layer"
-                f" learn from the start, as lr_policy.{name} comes to no epoch"
+                f" learn from the start{at}, as lr_policy.{name} comes to no epoch"
             )
     if late := plan.never_reached(steps.epochs) if steps.epochs else []:
         spread = [name for name, length in lengths_of(policy).items() if length.spread]

@@ -35,33 +35,35 @@ def guess_losses(labels: np.ndarray, train_labels: np.ndarray, classes: int) -> 
 def guesses(found: Evaluation, guess: np.ndarray, groups: np.ndarray | None = None) -> bool:
     """Whether an evaluation looks like one of a network that does not look at the images.
 
-    Either at least 99 % of images get the same answer, although fewer than 95 % deserve it, and
-    balanced accuracy is within 2 standard errors of 1 / classes (of 1 / 2 for several labels); or
-    the loss is not below that of `guess_losses` by 2 standard errors, paired over images. A loss
-    that is no finite number is below nothing.
+    Balanced accuracy is not above 1 / classes (1 / 2 for several labels) by 2 standard errors, and
+    either at least 99 % of images get the same answer, although fewer than 95 % deserve it, or the
+    loss is not below that of `guess_losses` by 2 standard errors, paired over images. A loss that
+    is no finite number is below nothing. The loss alone says little: of a network that was trained
+    with class weights or smoothing, or is sure of its mistakes, it is high.
 
     Args:
         found: of a split.
         guess: (n,) of `guess_losses` on the same images.
         groups: (n,) codes of groups whose images are alike, if there are any.
     """
+    chance = 0.5 if found.multi_label else 1 / np.count_nonzero(found.actual)
+    if found.balanced_accuracy > chance + 2 * _balanced_se(found) + 1e-9:
+        return False
     below, se = paired_difference(guess, found.losses, groups)
     bound = Sample.of(len(guess), groups).bound()
     return (not below > bound * se and not math.isnan(bound)) or _one_answer(found)
 
 
 def _one_answer(found: Evaluation) -> bool:
+    """Whether nearly all images get the same answer, and not nearly all deserve it."""
     images = len(found.losses)
     predicted, actual = found.predicted / images, found.actual / images
     if found.multi_label:
         same = np.maximum(predicted, 1 - predicted) >= ONE_ANSWER
         open_ = np.maximum(actual, 1 - actual) < RARELY_OTHERWISE
-        alike, chance = bool(same.all() and open_.any()), 0.5
-    else:
-        answer = int(predicted.argmax())
-        alike = predicted[answer] >= ONE_ANSWER and actual[answer] < RARELY_OTHERWISE
-        chance = 1 / np.count_nonzero(found.actual)
-    return bool(alike) and abs(found.balanced_accuracy - chance) <= 2 * _balanced_se(found) + 1e-9
+        return bool(same.all() and open_.any())
+    answer = int(predicted.argmax())
+    return bool(predicted[answer] >= ONE_ANSWER and actual[answer] < RARELY_OTHERWISE)
 
 
 def _balanced_se(found: Evaluation) -> float:

@@ -75,6 +75,8 @@ def overfitting(rows: Sequence[Row], val: Sample) -> Overfit | None:
     last, lowest = rows[-1], min(known, key=lambda row: row["val/loss"])
     needed = ("overfit/loss", "overfit/loss_se", "overfit/accuracy", "overfit/accuracy_se")
     loss, loss_se, accuracy, accuracy_se = (float(last.get(key, math.nan)) for key in needed)
+    if not math.isfinite(loss):  # rows of somebody else
+        return None
     bound = val.bound(LEVEL / (len(rows) - 1))
     return Overfit(
         epoch=last["epoch"],
@@ -85,7 +87,7 @@ def overfitting(rows: Sequence[Row], val: Sample) -> Overfit | None:
         accuracy=accuracy,
         accuracy_se=accuracy_se,
         accuracy_says=judged(accuracy, accuracy_se, bound),
-        on_train=last.get("train_eval/loss", math.nan) - lowest.get("train_eval/loss", math.nan),
+        on_train=_on_train(last, lowest),
         bound=bound,
     )
 
@@ -93,18 +95,25 @@ def overfitting(rows: Sequence[Row], val: Sample) -> Overfit | None:
 def first_rise(rows: Sequence[Row], val: Sample) -> int | None:
     """The first epoch at which val loss is above its best by more than chance; None for none.
 
-    As every pair of epochs may be the one that shows it, the level of each is
-    0.05 / (T (T − 1) / 2).
+    An epoch at which training images got worse, too, by half as much or more, is none. As every
+    pair of epochs may be the one that shows it, the level of each is 0.05 / (T (T − 1) / 2).
     """
     rows = [row for row in rows if row["epoch"] > 0]
     if len(rows) < 2:
         return None
     bound = val.bound(LEVEL / (len(rows) * (len(rows) - 1) / 2))
+    lowest = rows[0]
     for row in rows:
+        lowest = row if row["val/loss"] < lowest["val/loss"] else lowest
         loss, se = (row.get(key, math.nan) for key in ("overfit/loss", "overfit/loss_se"))
-        if judged(loss, se, bound) == CHANGED:
+        if judged(loss, se, bound) == CHANGED and _on_train(row, lowest) < loss / 2:
             return row["epoch"]
     return None
+
+
+def _on_train(row: Row, reference: Row) -> float:
+    """How much worse than at a reference the loss on training images is."""
+    return row.get("train_eval/loss", math.nan) - reference.get("train_eval/loss", math.nan)
 
 
 def _finite(value: Any) -> bool:

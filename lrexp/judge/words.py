@@ -99,10 +99,10 @@ def overfit_in_words(found: Mapping[str, Any]) -> str:
     fall = f"{accuracy:.1f} ± {100 * found['accuracy_se']:.1f} points"
     if found["kind"] == "overconfident":
         of_accuracy = f"val accuracy is measured to hold ({fall} below its best)"
-    elif accuracy > 0:
-        of_accuracy = f"val accuracy {fall} below its best: {found['accuracy_says']}"
-    else:
+    elif accuracy <= 0:
         of_accuracy = "val accuracy is at its best"
+    else:
+        of_accuracy = f"val accuracy {fall} below its best: {found['accuracy_says']}"
     of_loss = f"val loss is {rise} above that of epoch {found['reference']}"
     if found["kind"] == "deteriorated":
         return (

@@ -137,12 +137,16 @@ def why_refused(path: Path, error: BaseException) -> tuple[str, str]:
             " loaded, as that could run code"
         )
         return problem, f"if you trust whom it is from: {_conversion(path)}"
+    damaged = f"is a damaged or incomplete checkpoint of torch.save ({_size(path)})", AGAIN
     if not zipfile.is_zipfile(path):
         if re.search("magic number|Unsupported operand", str(error)):
             return "is a pickle, but none that torch.save wrote, or it is damaged", ""
-        return f"is a damaged or incomplete checkpoint of torch.save ({_size(path)})", AGAIN
-    with zipfile.ZipFile(path) as archive:
-        names = {Path(name).name for name in archive.namelist()}
+        return damaged
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {Path(name).name for name in archive.namelist()}
+    except Exception:  # of a damaged one zipfile raises what it likes
+        return damaged
     if "constants.pkl" in names:
         convert = _python(f"torch.jit.load({_quoted(path)}).state_dict()")
         return "is a TorchScript program, not its weights", f"convert it: {convert}"

@@ -16,6 +16,7 @@ from lrexp.runs.differences import number
 # Honest reruns were seen to get up to 3 times as far as their twins do. So many times is allowed;
 # what is beyond `SURELY` times that is another run, and of what lies between nothing is said.
 MULTIPLE, SURELY = 10.0, 5.0
+UNCOMPARED = ("perf/", "guessing")  # a clock, and a yes or no that the others decide
 FLOOR = 1e-5  # allowed besides: a twin may come close by chance
 # Where more than this would be allowed, nothing can be told. Of a metric relative to its scale, see
 # `_apart`; of all weights relative to their norm, and to how far training has moved them.
@@ -59,7 +60,7 @@ def compare_rows(
         if epoch not in theirs:
             continue
         here, beside = theirs[epoch], twins.get(epoch)
-        names = [m for m in dict.fromkeys([*row, *here]) if not m.startswith("perf/")]
+        names = [m for m in dict.fromkeys([*row, *here]) if not m.startswith(UNCOMPARED)]
         for metric in names:
             if not _counted(metric):
                 apart = _apart(metric, here, beside) if beside else math.inf

@@ -115,10 +115,14 @@ def run_info(
     config: Config,
     launch: Launch,
     trainer: Trainer,
-    config_id: str,
+    summary: dict[str, Any],
     resumed: list[str],
 ) -> RunInfo:
-    """What recorders are told of a run; `resumed` says what it goes on from."""
+    """What recorders are told of a run; `resumed` says what it goes on from.
+
+    Args:
+        summary: what is known at its start.
+    """
     from lrexp.models.weights import weights_name
     from lrexp.record.console import opening_lines
 
@@ -126,7 +130,8 @@ def run_info(
     begun = launch.stopped is not None and (launch.folder / HYDRA / OVERRIDES).is_file()
     typed = read_overrides(launch.folder) if begun else launch.overrides  # its title stays
     plain: Any = OmegaConf.to_container(resolved)
-    notes = _notes(trainer, _class_facts(trainer), config)
+    said = {*experiment.remarks}  # as warnings, when they were found
+    notes = [note for note in summary["remarks"] if note not in said]
     told = [f"note   {note}" for note in [*notes, experiment.layers.note] if note]
     told += [f"leaks  {line}" for line in (data.leaks.lines() if data.leaks else [])]
     opening = opening_lines(
@@ -144,7 +149,7 @@ def run_info(
         title=launch.title or " ".join(typed) or config.name,
         sweep=launch.sweep,
         config=plain,
-        config_id=config_id,
+        config_id=summary["config_id"],
         steps=len(experiment.schedule),
         monitor=config.trainer.monitor,
         opening=[*opening, *resumed],

@@ -192,7 +192,7 @@ class Training:
         write(folder, self._summary)
         if not launch.sweep:
             link_latest(folder)
-        known = (self._resolved, self._config, launch, trainer, self._summary["config_id"])
+        known = (self._resolved, self._config, launch, trainer, self._summary)
         self._start_recorders(run_info(*known, self._opening))
         self._train_started = time.perf_counter()
 

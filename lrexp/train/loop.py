@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -86,14 +87,6 @@ class Trainer:
         self._drift = Drift(experiment.model, experiment.plan)
         steps = len(experiment.schedule), experiment.steps_per_epoch
         self._factors = experiment.plan.factors(*steps)  # g(t) of the groups that have one
-        data, classes = experiment.dataset, len(experiment.dataset.class_names)
-        judged = {"train_eval": data.train_eval, "val": data.val}
-        self.samples = {n: Sample.of(len(s), s.groups) for n, s in judged.items()}
-        train = data.train.labels.cpu().numpy()
-        self._guess = {
-            n: guess_losses(split.labels.cpu().numpy(), train, classes)
-            for n, split in judged.items()
-        }
 
     def run(self, record: TakesRows, checkpoints: Path | None = None) -> None:
         """Train to the end of the schedule, a divergence, or the end of patience.
@@ -248,6 +241,26 @@ class Trainer:
         left = len(self.experiment.schedule) - first
         steps = min(self.settings.limit_train_batches or left, left)
         return draws.cut(order, self.batch_size)[:steps]
+
+    @property
+    def samples(self) -> dict[str, Sample]:
+        """What the errors of both evaluations are taken over."""
+        return {name: Sample.of(len(one), one.groups) for name, one in self._judged_on.items()}
+
+    @property
+    def _judged_on(self) -> dict[str, Split]:
+        data = self.experiment.dataset
+        return {"train_eval": data.train_eval, "val": data.val}
+
+    @cached_property
+    def _guess(self) -> dict[str, np.ndarray]:
+        """By split the loss per image of answering with the training set's class shares."""
+        data = self.experiment.dataset
+        train, classes = data.train.labels.cpu().numpy(), len(data.class_names)
+        return {
+            name: guess_losses(one.labels.cpu().numpy(), train, classes)
+            for name, one in self._judged_on.items()
+        }
 
     @property
     def guess_loss(self) -> float:

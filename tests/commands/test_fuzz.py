@@ -88,6 +88,7 @@ def test_damaged_files_of_a_run(run_folder: Path, name: str) -> None:
     @given(fuzzing.damages)
     @example((0.0, []))
     @example((0.5, []))
+    @example((1.0, [(0.96875, 128)]))
     def each(damage: Any) -> None:
         (run_folder / name).write_bytes(fuzzing.damaged(original, *damage))
         assert fuzzing.damage_complaint(run_folder, name) == ""

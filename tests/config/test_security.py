@@ -177,13 +177,13 @@ LINES: dict[str, tuple[list[str], str]] = {
 
 # Refused while the run is built, after its folder was claimed.
 BUILT: dict[str, tuple[list[str], str]] = {
-    "a pickle as weights": (["model.weights=raw.pt"], "weights_only"),
-    "a pickle in a zip as weights": (["model.weights=zip.pt"], "weights_only"),
-    "a run folder with a pickle": (["model.weights=run"], "weights_only"),
-    "a pickle called safetensors": (["model.weights=raw.safetensors"], "weights_only"),
+    "a pickle as weights": (["model.weights=raw.pt"], "none that torch.save wrote"),
+    "a pickle in a zip as weights": (["model.weights=zip.pt"], "holds objects beside tensors"),
+    "a run folder with a pickle": (["model.weights=run"], "holds objects beside tensors"),
+    "a pickle called safetensors": (["model.weights=raw.safetensors"], "checkpoint of torch.save"),
     "a program compiled by torch": (["model.weights=script.pt"], "weights"),
     "a header without end": (["model.weights=header.safetensors"], "safetensors"),
-    "nothing as weights": (["model.weights=empty.pt"], "safetensors"),
+    "nothing as weights": (["model.weights=empty.pt"], "is empty"),
     "a device as weights": (["model.weights=/dev/null"], "model.weights"),
     "bundled weights from elsewhere": (["model.weights='bundled:../../x'"], "ships"),
     "a network from the hub": (
@@ -524,7 +524,7 @@ def test_a_pickle_in_the_cache_of_pretrained_weights_is_not_loaded(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="Weights only load failed"):
+    with pytest.raises(ConfigError, match="holds objects beside tensors"):
         pretrained_weights("torchvision", "squeezenet1_1", {})
     assert not (tmp_path / "pwned").exists()
     assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"

@@ -52,6 +52,13 @@ def test_a_base_rate_that_no_parameter_follows_is_refused(same: Callable[..., An
         same(*PER_LAYER, "optimizer.lr=0.1,0.02")
 
 
+def test_what_only_the_images_can_tell_refuses_no_grid(same: Callable[..., Any]) -> None:
+    """Of some of the classes nobody knows the number of images, nor what max_steps leaves."""
+    some = ("data.classes=[2,8]", "data.batch_size=1", "trainer.epochs=5", "trainer.max_steps=425")
+    lengths = ("lr_policy=lp_ft", "lr_policy.head_epochs=2", "optimizer.lr=0.1,0.2")
+    assert same(*some, *lengths) == [None, None]
+
+
 def test_equal_schedules_are_equal_however_they_are_written(same: Callable[..., Any]) -> None:
     # 1,079 images in batches of 16 are 68 steps an epoch, 1,020 in 15 epochs
     assert same("scheduler.warmup=0.2,'3 epochs','204 steps'") == [None, 0, 0]

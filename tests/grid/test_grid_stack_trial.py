@@ -167,8 +167,21 @@ class InFloat32(Net):
         return self.beside(F.linear(images.flatten(1) @ torch.eye(64), self.head.weight))
 
 
+class Scalar(Net):
+    """Has a parameter without dimensions, as logit scales are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10, bias=False)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+    def beside(self, logits: Tensor) -> Tensor:
+        return logits * self.scale
+
+
 WHY = {
     Net: None,
+    Scalar: None,
     Slow: None,
     InFloat32: None,
     Python: "draws random numbers (from Python's random)",

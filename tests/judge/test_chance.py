@@ -60,6 +60,7 @@ def test_a_loss_above_that_of_class_shares_is_a_guess_where_classes_are_uneven()
     assert guess.mean() == pytest.approx(0.325, abs=0.01)
     said = RNG.integers(2, size=300)
     at = np.full(300, 0.5) + RNG.normal(scale=0.01, size=300)  # ln 2 = 0.69
+    assert abs(evaluation(said, labels, at).balanced_accuracy - 0.5) < 0.1
     assert guesses(evaluation(said, labels, at), guess)
     assert guesses(evaluation(said, labels, np.full(300, np.nan)), guess)
 
@@ -75,11 +76,31 @@ def test_all_labels_for_every_image_is_a_guess(constant: bool, expected: bool) -
     assert guesses(found, guess_losses(labels, labels, 3)) == expected
 
 
+def test_a_network_trained_with_smoothing_does_not_guess_whatever_its_loss() -> None:
+    """Right on every image, and less sure than the shares of uneven classes are."""
+    labels = (np.arange(1000) % 100 == 0).astype(int)
+    guess = guess_losses(labels, labels, 2)
+    losses = np.full(1000, 0.105) + RNG.normal(scale=0.001, size=1000)  # -ln 0.9
+    assert losses.mean() > guess.mean()
+    assert not guesses(evaluation(labels, labels, losses), guess)
+
+
+def test_labels_weighed_up_are_no_guess_where_they_tell_images_apart() -> None:
+    labels = (RNG.random((400, 3)) < 0.03).astype(float)
+    labels[0] = 1.0
+    said = np.where(RNG.random(labels.shape) < 0.1, 1.0, labels)  # finds all, and too many
+    counts = labels.sum(0), said.sum(0), (labels * said).sum(0)
+    right = (said == labels).all(1).astype(float)
+    found = Evaluation(np.full(400, 0.5) + RNG.normal(scale=0.01, size=400), right,
+                       *(part.astype(int) for part in counts), multi_label=True)  # fmt: skip
+    assert not guesses(found, guess_losses(labels, labels, 3))
+
+
 def test_in_one_large_group_the_loss_cannot_tell() -> None:
     labels = np.arange(100) % 2
-    guess = guess_losses(labels, labels, 2)
+    guess, said = guess_losses(labels, labels, 2), np.arange(100) % 4 // 2  # half of them right
     groups = np.zeros(100, dtype=int)
     groups[:10] = 1
     at = guess + RNG.normal(scale=0.01, size=100)
-    assert guesses(evaluation(labels, labels, at), guess)
-    assert not guesses(evaluation(labels, labels, at), guess, groups)
+    assert guesses(evaluation(said, labels, at), guess)
+    assert not guesses(evaluation(said, labels, at), guess, groups)

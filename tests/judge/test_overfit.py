@@ -86,6 +86,22 @@ def test_the_mark_is_the_first_epoch_that_rises() -> None:
     assert first_rise(rows_of(losses[:1]), Sample(50)) is None
 
 
+def test_a_spike_on_both_sides_is_no_overfitting() -> None:
+    losses = np.full((4, 50), 0.5) + np.random.default_rng(0).normal(scale=0.01, size=(4, 50))
+    losses[2] += 1
+    rows = rows_of(losses)
+    assert first_rise(rows, Sample(50)) == 3
+    rows[2]["train_eval/loss"] += 0.9
+    assert first_rise(rows, Sample(50)) is None
+
+
+def test_rows_without_the_numbers_say_nothing() -> None:
+    assert (
+        overfitting([{"epoch": 1, "val/loss": 1.0}, {"epoch": 2, "val/loss": 2.0}], Sample(9))
+        is None
+    )
+
+
 def test_the_reference_on_training_images_is_the_epoch_of_the_lowest_val_loss() -> None:
     """And not the monitor's best: here epoch 1, from which the training loss has fallen."""
     rows = [

@@ -198,7 +198,8 @@ def test_the_opening_and_the_plan_of_a_timm_network_say_whose_layers_it_has(
     assert note in build_preview(config).notes
     launch = Launch(tmp_path, chosen, "", None)
     resolved = OmegaConf.structured(config)
-    told = run_info(resolved, config, launch, trainer_of(config), "id", []).opening
+    summary: dict[str, Any] = {"config_id": "id", "remarks": []}
+    told = run_info(resolved, config, launch, trainer_of(config), summary, []).opening
     assert f"note   {note}" in told
     assert build_preview(compose("task=plan")).notes == []
 

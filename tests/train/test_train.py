@@ -173,7 +173,7 @@ def test_noise_is_a_function_of_seed_and_step_alone(prepare: Train) -> None:
     def noise(*overrides: str) -> list[float]:
         drawn: list[float] = []
         trainer = prepare(*SHORT, "model=mlp", "model.widths=[8]", *overrides)
-        trainer.experiment.model.after = Noise(drawn)
+        trainer.experiment.model.after = nn.ModuleList([Noise(drawn)])
         trainer.run(Silent())
         return drawn
 

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -135,6 +135,8 @@ def _rates(config: Config, shared: dict[str, Any]) -> Any:
     network = repr(("model", config.model, stated.image_shape, stated.class_names))
     if network not in shared:
         shared[network] = build_model(config, stated, meta=True)[1]
+    if not stated.exact:  # only the run knows when max_steps ends it
+        config = replace(config, trainer=replace(config.trainer, max_steps=None))
     steps = count_steps(config, stated.train_size)
     plan = build_plan(config, shared[network], steps)
     if not stated.exact or steps.total > MAX_STEPS:

@@ -242,7 +242,10 @@ class StackedTrainer:
         """Note with each member what of its first step is not finite: it ends with its epoch."""
         feeds = [0] * len(self._going) if feed_of is None else feed_of.tolist()
         found = {n: w.grad for n, w in self._model.weights.items() if w.grad is not None}
-        finite = [losses.isfinite(), *(g.isfinite().flatten(1).all(1) for g in found.values())]
+        finite = [
+            losses.isfinite(),
+            *(g.isfinite().reshape(len(g), -1).all(1) for g in found.values()),
+        ]
         fit = torch.stack(finite).all(0).tolist()  # waits once
         for k, trainer in enumerate(self._going):
             if fit[k]:
