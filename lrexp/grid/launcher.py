@@ -10,6 +10,8 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 
 from lrexp.config.errors import ConfigError
+from lrexp.folder.claim import refuse_others
+from lrexp.folder.layout import names_of_run
 from lrexp.grid.auto import auto
 from lrexp.grid.executors import serial, stacked
 from lrexp.grid.isolation import keep_freed_memory, small_collections
@@ -103,6 +105,8 @@ def launch(
         )
         for num, overrides in enumerate(job_overrides, first_num)
     ]
+    for point in points:
+        refuse_others(folder / point.folder, names_of_run(hydra))
     launcher.board.points += points
     if all(point.settings.get("task.name") == "train" for point in points):
         with suppress(ConfigError):  # its run will say so

@@ -25,7 +25,7 @@ from lrexp.config.names import new_run_id, shown_path
 from lrexp.config.schema import OPTIONS
 from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import write_atomically
-from lrexp.folder.layout import CASES, MULTIRUN, WANDB
+from lrexp.folder.layout import CASES, MULTIRUN, OF_SWEEP, WANDB, names_of_run
 from lrexp.grid.jobs import Session
 from lrexp.grid.launcher import run_points
 from lrexp.grid.leaderboard import Leaderboard, leaderboard_lines
@@ -72,19 +72,22 @@ def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Lead
     sweeper = Plugins.instance().instantiate_sweeper(
         config=config, hydra_context=context, task_function=task
     )
+    names: Sequence[str] = OF_SWEEP
     if isinstance(sweeper, BasicSweeper):
         points = compose_points(loader, request)
         asked = [config.trainer.resume, *(p.settings.get("trainer.resume") for p in points)]
         if "auto" in asked and not resumed:  # points never go on by themselves
             hint = "hydra.launcher.resume=SWEEP, or latest, goes on with a grid"
             raise ConfigError("trainer.resume", "is for single runs", hint, "auto")
-        Claim(folder, resumed).undo()  # before torch is imported
+        of_point = names_of_run(config.hydra)
+        names = [*OF_SWEEP, *(f"{p.folder}/{name}" for p in points for name in of_point)]
+        Claim(folder, resumed, names).undo()  # before torch is imported
         find_equal_points(loader, request, points)
     elif request.cases or resumed:
         key = "cases" if request.cases else "hydra.launcher.resume"
         problem = "is for a grid, and this sweeper chooses points as it goes"
         raise ConfigError(key, problem, "leave out hydra/sweeper")
-    claim, board = Claim(folder, resumed), Leaderboard(folder)
+    claim, board = Claim(folder, resumed, names), Leaderboard(folder)
     link_latest(folder)
     callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
     try:

@@ -208,7 +208,7 @@ def test_a_run_that_cannot_write_predictions_and_report_is_finished_all_the_same
     taken: list[Path] = []
 
     def on_a_full_disk(run: Training) -> None:
-        taken.append(fill(small_disk, leave=8192))
+        taken.append(fill(small_disk, leave=12288))
         conclude(run)
 
     with monkeypatch.context() as patch:
