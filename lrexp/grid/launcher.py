@@ -21,7 +21,7 @@ from lrexp.grid.points.equal import find_equal
 from lrexp.grid.points.point import Point, make_point, read_summary, title
 from lrexp.grid.pool.pool import pool
 from lrexp.grid.settings import read_settings
-from lrexp.runs.sweep import MISSING, swept_keys
+from lrexp.runs.sweep import DAMAGED, MISSING, swept_keys
 
 EXECUTORS = {f.__name__: f for f in (auto, serial, stacked, pool)}
 
@@ -78,11 +78,10 @@ def _taken(point: Point, returned: JobReturn | None, board: Leaderboard) -> dict
         error = returned._return_value
         said = summary.get("error") or f"{type(error).__name__}: {error}"
         summary |= {"status": "failed", "error": said}
-    elif returned is not None and summary.get("status") in (MISSING, "running", None):
+    elif returned is not None and summary.get("status") in (MISSING, DAMAGED, "running", None):
         problem = "it ended, and its summary could not be written: see lrexp.log"
         summary |= {"status": "failed", "error": problem}
-    board.take(point.num, summary)
-    return summary
+    return board.take(point.num, summary, point.monitor)
 
 
 def launch(

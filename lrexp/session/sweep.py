@@ -213,6 +213,8 @@ def _todo(
     for twin in equal:
         say(f"equal  {twin.num} {title(twin, keys)} trains as {twin.same_as} does: runs once")
     if request.started:
+        for point, why in board.damaged(todo):
+            say(f"note   {point.folder}: {why}; the point runs anew")
         for point in todo:
             set_aside(board.folder, point)
         say(f"resume {len(points) - len(todo) - len(equal)} points are done, {len(todo)} to run")
