@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 
-from lrexp.config.errors import ConfigError
+from lrexp.config.errors import ConfigError, UserError, disk_full
 from lrexp.folder.claim import refuse_others
 from lrexp.folder.layout import names_of_run
 from lrexp.grid.auto import auto
@@ -21,8 +22,9 @@ from lrexp.grid.points.equal import find_equal
 from lrexp.grid.points.point import Point, make_point, read_summary, title
 from lrexp.grid.pool.pool import pool
 from lrexp.grid.settings import read_settings
-from lrexp.runs.sweep import DAMAGED, MISSING, swept_keys
+from lrexp.runs.sweep import DAMAGED, FAILED, MISSING, swept_keys
 
+LEAST_ROOM = 65536  # bytes on a disk: with less no run can be recorded
 EXECUTORS = {f.__name__: f for f in (auto, serial, stacked, pool)}
 
 
@@ -34,6 +36,9 @@ def run_points(
     The leaderboard is written as points end. What stops the sweep passes through. Points are shown
     and ranked when the session's task is one of lrexp's own and trains; plans, and functions that
     are not lrexp's, are simply called.
+
+    Raises:
+        UserError: when a disk has no room left; what is running is stopped.
     """
     keep_freed_memory()
     task, ended = session.task, dict[int, JobReturn]()
@@ -58,6 +63,11 @@ def run_points(
                         view.begin(point.num)
                     view.end(point.num, summary)
                 board.write()
+                if no_room(summary, board.folder):
+                    raise UserError(
+                        f"the disk of {board.folder} is full, which point {point.num} could not do"
+                        " without; the sweep was stopped, and what is undone can run later"
+                    )
                 if task.asked:  # an exception of a signal was lost in a destructor
                     raise task.asked[-1]
     finally:
@@ -69,6 +79,16 @@ def run_points(
             board.write()
             task.view = None
     return ended
+
+
+def no_room(summary: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a point failed for want of room on the disk, as every one after it would."""
+    if summary["status"] != FAILED:
+        return False
+    try:
+        return disk_full(summary["error"]) or shutil.disk_usage(folder).free < LEAST_ROOM
+    except OSError:
+        return False
 
 
 def _taken(point: Point, returned: JobReturn | None, board: Leaderboard) -> dict[str, Any]:
