@@ -51,7 +51,7 @@ class RunFailedError(Exception):
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived. Like KeyboardInterrupt it is no Exception, so that nothing swallows it."""
+    """SIGTERM or SIGHUP came. Like KeyboardInterrupt no Exception, so that nothing swallows it."""
 
 
 class OutOfMemoryError(UserError):
