@@ -12,7 +12,15 @@ from pathlib import Path
 
 from lrexp.config.errors import UserError
 from lrexp.config.names import new_run_id, shown_path
-from lrexp.folder.layout import LEADERBOARD_TABLE, LOCK, METRICS, MULTIRUN, OF_RUN, SUMMARY
+from lrexp.folder.layout import (
+    LEADERBOARD,
+    LEADERBOARD_TABLE,
+    LOCK,
+    METRICS,
+    MULTIRUN,
+    OF_RUN,
+    SUMMARY,
+)
 
 ELSEWHERE = "choose another folder with hydra.run.dir=FOLDER (hydra.sweep.dir=FOLDER with -m)"
 OURS = "held by lrexp\n"  # in a lock: whatever of `names` is beside it came after the claim
@@ -68,7 +76,7 @@ class Claim:
     def refuse_taken(self) -> None:
         """Give the folder free and raise a UserError when it holds a run, or others' files."""
         said = ""
-        if self._before & {SUMMARY, MULTIRUN}:
+        if self._before & {SUMMARY, MULTIRUN, LEADERBOARD}:
             said = (
                 f"{self.folder} already holds a run; nothing was changed\n"
                 f"  {ELSEWHERE}, or move that one away"

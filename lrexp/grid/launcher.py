@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
@@ -111,10 +112,12 @@ def launch(
     setup_globals()
     hydra = launcher.config.hydra
     configure_log(hydra.hydra_logging, hydra.verbose)
+    for handler in logging.root.handlers:  # what a point logs is not for the terminal
+        handler.setLevel(logging.WARNING)
     folder = Path(str(hydra.sweep.dir))
     folder.mkdir(parents=True, exist_ok=True)
     if launcher.board is None:
-        launcher.board = Leaderboard(folder)
+        launcher.board = getattr(launcher.task_function, "board", None) or Leaderboard(folder)
     context, settings = launcher.hydra_context, read_settings(launcher.settings)
     points = [
         make_point(

@@ -15,12 +15,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from lrexp.config.errors import ConfigError, UserError
-from lrexp.folder.layout import POINTS, SUMMARY
+from lrexp.folder.layout import LEADERBOARD, POINTS, SUMMARY
 from lrexp.grid.settings import OF_LAUNCHER
 from lrexp.judge.words import in_short
 from lrexp.runs import run as run_folder
 from lrexp.runs.run import flat
 from lrexp.runs.sweep import DAMAGED, MISSING, read_grid
+
+CHOSEN = (
+    "its points were chosen as it went: its sweeper may go on by itself, as Optuna does with"
+    " hydra.sweeper.storage and hydra.sweeper.study_name"
+)
 
 
 @dataclass
@@ -142,7 +147,8 @@ def read_points(folder: Path) -> Started:
     file, problems = folder / POINTS, list[str]()
     command, listed = read_grid(folder, problems)
     if not file.exists():
-        raise UserError(f"{folder} is no sweep that can be resumed: it has no {POINTS}")
+        chosen = f"; {CHOSEN}" if (folder / LEADERBOARD).exists() else ""
+        raise UserError(f"{folder} is no sweep that can be resumed: it has no {POINTS}{chosen}")
     if problems or not listed:
         said = problems[0] if problems else "it has no points"
         raise UserError(f"{file} cannot be read: {said}")
