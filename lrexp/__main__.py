@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import NoReturn
@@ -19,11 +21,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def command() -> NoReturn:
     """Entry point of the installed `lrexp` command."""
-    code = main()
+    # runs last: Python would let Ctrl-C kill the program while it takes down what was imported
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads the output any more; Python would complain at its exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = main()
+    except KeyboardInterrupt:  # once more, while the first one was answered
+        code = 130
+    # what is left, such as an upload, can be cut short
+    signal.signal(signal.SIGINT, lambda *_: os._exit(code or 130))
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # nobody reads it any more; Python would complain at its exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
 
 

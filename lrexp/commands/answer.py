@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ def answer(dispatch: Callable[[], int]) -> int:
 
     Returns:
         Its exit code: 0 done (a diverged run too), 1 a run failed, 2 a mistake in the request,
-        130 interrupted from the keyboard, 143 terminated.
+        130 interrupted from the keyboard, 143 terminated, also as the terminal was closed.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # ± on a terminal without it is no reason to fail
@@ -42,13 +43,15 @@ def answer(dispatch: Callable[[], int]) -> int:
     logging.raiseExceptions = os.environ.get("HYDRA_FULL_ERROR") == "1"  # of a log on a full disk
     try:
         return dispatch()
-    except RunFailedError as failed:
-        return _report(failed.args[0], 1)
     except (Exception, KeyboardInterrupt, Terminated) as error:
+        code, told = 2 if isinstance(error, UserError) else 1, error
         if stop := _stop_among(error):
-            print("interrupted", file=sys.stderr)
-            return 130 if isinstance(stop, KeyboardInterrupt) else 143
-        return _report(error, 2 if isinstance(error, UserError) else 1)
+            code, told = 130 if isinstance(stop, KeyboardInterrupt) else 143, stop
+        elif isinstance(error, RunFailedError):
+            code, told = 1, error.args[0]
+        with suppress(OSError):  # the terminal may have been closed
+            _report(told)
+        return code
 
 
 def _stop_among(error: BaseException | None) -> BaseException | None:
@@ -62,16 +65,17 @@ def _stop_among(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def _report(error: BaseException, code: int) -> int:
-    """Say what went wrong on the terminal; returns the exit code that goes with it."""
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+def _report(error: BaseException) -> None:
+    """Say what went wrong on the terminal."""
+    if isinstance(error, KeyboardInterrupt | Terminated):
+        print("interrupted", file=sys.stderr)
+    elif os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
     elif isinstance(error, UserError):
         print(f"error: {redacted(str(error))}", file=sys.stderr)
     else:
         print(f"error: {redacted(in_words(error))}", file=sys.stderr)
         print("  set HYDRA_FULL_ERROR=1 to see where it came from", file=sys.stderr)
-    return code
 
 
 def parser_of(verb: str, description: str, examples: str, codes: str) -> argparse.ArgumentParser:

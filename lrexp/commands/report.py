@@ -70,7 +70,8 @@ def _write_run(folder: Path, plots: bool) -> bool:
         line = f"report {shown_path(write_run_report(folder))}"
         drawn = write_run_plots(folder) if plots else []
     except Exception as error:  # one damaged run must not cost the others
-        print(f"error: {shown_path(folder)}: {type(error).__name__}: {error}", file=sys.stderr)
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        print(f"error: {shown_path(folder)}: {said}", file=sys.stderr)
         return False
     print(f"{line}, {len(drawn)} files in plots/" if drawn else line)
     return True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
@@ -49,7 +51,7 @@ class RunFailedError(Exception):
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived. Like KeyboardInterrupt it is no Exception, so that nothing swallows it."""
+    """SIGTERM or SIGHUP came. Like KeyboardInterrupt no Exception, so that nothing swallows it."""
 
 
 class OutOfMemoryError(UserError):
@@ -66,6 +68,11 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def disk_full(said: object) -> bool:
+    """Whether an error, or what was said of it, is that a disk has no room left."""
+    return any(os.strerror(number) in str(said) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 class ConfigError(UserError):

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lrexp.config.errors import UserError
 from lrexp.config.redact import redacted
 from lrexp.folder.layout import SUMMARY
 
@@ -31,6 +32,18 @@ def write_atomically(file: Path, text: str) -> None:
         with suppress(OSError):
             fresh.unlink(missing_ok=True)
         raise
+
+
+def refuse_foreign(file: Path, mark: str) -> None:
+    """Raise a UserError for a file that is there without the mark of those that lrexp writes."""
+    try:
+        ours = mark.encode() in file.read_bytes()
+    except FileNotFoundError:
+        ours = not os.path.lexists(file)
+    except OSError:
+        ours = False
+    if not ours:
+        raise UserError(f"{file} was not written by lrexp; nothing was changed\n  move it away")
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

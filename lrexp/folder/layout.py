@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lrexp.config.names import BEST as BEST
 from lrexp.config.names import CHECKPOINTS as CHECKPOINTS
 from lrexp.config.names import CONFIG as CONFIG
@@ -12,6 +14,7 @@ SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"  # a row per epoch
 ENVIRONMENT = "environment.json"
 SCHEDULE = "schedule.csv"  # planned rates by step
+RATES = "rates.png"  # of a plan: every group's rate over the epochs
 LAST, PREVIOUS = "last.pt", "previous.pt"  # in CHECKPOINTS, beside BEST
 PREDICTIONS = "predictions.parquet"
 PER_CLASS = "per_class.csv"
@@ -23,6 +26,7 @@ WANDB = "wandb"
 PLAN_TABLE = "plan.table.json"  # in W&B's own folder of a run
 HYDRA = ".hydra"
 OVERRIDES, HYDRA_CONFIG = "overrides.yaml", "hydra.yaml"  # in HYDRA
+OF_HYDRA = (CONFIG, OVERRIDES, HYDRA_CONFIG)
 
 # of a sweep
 POINTS = "points.json"
@@ -35,3 +39,21 @@ WANDB_REPORT = "wandb_report.json"  # which report at W&B is the sweep's own
 REPORT = "report.html"
 PLOTS = "plots"
 LOCK = ".lock"
+
+# What a run writes into its folder, a sweep into its own. A folder on the list is the run's as a
+# whole.
+OF_RUN = (
+    *(SUMMARY, METRICS, CONFIG, PLAN, ENVIRONMENT, DIFF, SCHEDULE, RATES, REPORT),
+    *(PREDICTIONS, PER_CLASS, CONFUSION, WRONG_IMAGES, WANDB),
+    *(f"{CHECKPOINTS}/{name}" for name in (LAST, BEST, PREVIOUS)),
+    *(LOG, *(f"{HYDRA}/{name}" for name in OF_HYDRA)),
+)
+OF_SWEEP = (POINTS, LEADERBOARD, LEADERBOARD_TABLE, CASES, MULTIRUN, WANDB_REPORT, REPORT)
+
+
+def names_of_run(hydra: Any) -> tuple[str, ...]:
+    """What a run with this `hydra` section writes: it may call the log and Hydra's otherwise."""
+    names = [*OF_RUN, f"{hydra.job.name}.log"]
+    if hydra.output_subdir is not None:
+        names += (f"{hydra.output_subdir}/{name}" for name in OF_HYDRA)
+    return tuple(dict.fromkeys(names))

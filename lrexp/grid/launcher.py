@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 
-from lrexp.config.errors import ConfigError
+from lrexp.config.errors import ConfigError, UserError, disk_full
+from lrexp.folder.claim import refuse_others
+from lrexp.folder.layout import names_of_run
 from lrexp.grid.auto import auto
 from lrexp.grid.executors import serial, stacked
 from lrexp.grid.isolation import keep_freed_memory, small_collections
@@ -19,8 +23,9 @@ from lrexp.grid.points.equal import find_equal
 from lrexp.grid.points.point import Point, make_point, read_summary, title
 from lrexp.grid.pool.pool import pool
 from lrexp.grid.settings import read_settings
-from lrexp.runs.sweep import MISSING, swept_keys
+from lrexp.runs.sweep import DAMAGED, FAILED, MISSING, swept_keys
 
+LEAST_ROOM = 65536  # bytes on a disk: with less no run can be recorded
 EXECUTORS = {f.__name__: f for f in (auto, serial, stacked, pool)}
 
 
@@ -32,6 +37,9 @@ def run_points(
     The leaderboard is written as points end. What stops the sweep passes through. Points are shown
     and ranked when the session's task is one of lrexp's own and trains; plans, and functions that
     are not lrexp's, are simply called.
+
+    Raises:
+        UserError: when a disk has no room left; what is running is stopped.
     """
     keep_freed_memory()
     task, ended = session.task, dict[int, JobReturn]()
@@ -56,6 +64,11 @@ def run_points(
                         view.begin(point.num)
                     view.end(point.num, summary)
                 board.write()
+                if no_room(summary, board.folder):
+                    raise UserError(
+                        f"the disk of {board.folder} is full, which point {point.num} could not do"
+                        " without; the sweep was stopped, and what is undone can run later"
+                    )
                 if task.asked:  # an exception of a signal was lost in a destructor
                     raise task.asked[-1]
     finally:
@@ -69,6 +82,16 @@ def run_points(
     return ended
 
 
+def no_room(summary: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a point failed for want of room on the disk, as every one after it would."""
+    if summary["status"] != FAILED:
+        return False
+    try:
+        return disk_full(summary["error"]) or shutil.disk_usage(folder).free < LEAST_ROOM
+    except OSError:
+        return False
+
+
 def _taken(point: Point, returned: JobReturn | None, board: Leaderboard) -> dict[str, Any]:
     """The summary of a point that ended, also when it could not write one; the board keeps it."""
     summary = read_summary(board.folder / point.folder)
@@ -76,11 +99,10 @@ def _taken(point: Point, returned: JobReturn | None, board: Leaderboard) -> dict
         error = returned._return_value
         said = summary.get("error") or f"{type(error).__name__}: {error}"
         summary |= {"status": "failed", "error": said}
-    elif returned is not None and summary.get("status") in (MISSING, "running", None):
+    elif returned is not None and summary.get("status") in (MISSING, DAMAGED, "running", None):
         problem = "it ended, and its summary could not be written: see lrexp.log"
         summary |= {"status": "failed", "error": problem}
-    board.take(point.num, summary)
-    return summary
+    return board.take(point.num, summary, point.monitor)
 
 
 def launch(
@@ -90,10 +112,12 @@ def launch(
     setup_globals()
     hydra = launcher.config.hydra
     configure_log(hydra.hydra_logging, hydra.verbose)
+    for handler in logging.root.handlers:  # what a point logs is not for the terminal
+        handler.setLevel(logging.WARNING)
     folder = Path(str(hydra.sweep.dir))
     folder.mkdir(parents=True, exist_ok=True)
     if launcher.board is None:
-        launcher.board = Leaderboard(folder)
+        launcher.board = getattr(launcher.task_function, "board", None) or Leaderboard(folder)
     context, settings = launcher.hydra_context, read_settings(launcher.settings)
     points = [
         make_point(
@@ -103,6 +127,8 @@ def launch(
         )
         for num, overrides in enumerate(job_overrides, first_num)
     ]
+    for point in points:
+        refuse_others(folder / point.folder, names_of_run(hydra))
     launcher.board.points += points
     if all(point.settings.get("task.name") == "train" for point in points):
         with suppress(ConfigError):  # its run will say so

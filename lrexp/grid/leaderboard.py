@@ -19,24 +19,24 @@ from lrexp.judge.verdicts import COUNTED, counted_kinds
 from lrexp.judge.words import in_short
 from lrexp.runs.run import numbers
 from lrexp.runs.sweep import (
-    DIVERGED,
+    DAMAGED,
     FAILED,
-    FINISHED,
-    INTERRUPTED,
     MISSING,
-    RUNNING,
     SEED,
+    STATUSES,
     Sweep,
     SweepPoint,
     common_monitor,
     kinds_of,
+    numbers_of,
+    status_of,
     swept_keys,
 )
 
 log = logging.getLogger(__name__)
 
 ALSO = ("test/loss", "test/accuracy", "gap/loss")  # shown, never sorted by
-STATUSES = (FINISHED, DIVERGED, FAILED, INTERRUPTED, RUNNING, MISSING)
+SECTIONS = ("best", "test", "verdicts")  # of a summary
 WIDTH = 100
 
 
@@ -183,20 +183,34 @@ class Leaderboard:
         self._summaries: dict[int, dict[str, Any]] = {}
         self.points: list[Point] = []
 
-    def take(self, num: int, summary: Mapping[str, Any]) -> None:
-        """Keep of a summary what the board needs."""
-        kept = ("status", "best", "test", "error", "verdicts")
-        self._summaries[num] = numbers({key: summary.get(key) for key in kept})
+    def take(
+        self, num: int, summary: Mapping[str, Any], monitor: str | None = None
+    ) -> dict[str, Any]:
+        """Keep of a summary what the board needs, and return that.
+
+        A finished point without a number for its monitor is damaged: see `status_of`.
+        """
+        kept = numbers({key: summary.get(key) for key in ("status", "error", *SECTIONS)})
+        if kept["status"] not in (MISSING, DAMAGED):
+            kept["status"], kept["error"] = status_of(kept, monitor)
+        kept |= {section: numbers_of(kept[section]) for section in ("best", "test")}
+        self._summaries[num] = kept
+        return kept
 
     def look_up(self, points: Sequence[Point]) -> None:
         """Take what the folders of points say, and write the files."""
         for point in points:
-            self.take(point.num, read_summary(self.folder / point.folder))
+            self.take(point.num, read_summary(self.folder / point.folder), point.monitor)
         self.write()
 
     def status(self, num: int) -> str:
         """Of a point."""
         return self._summaries.get(num, {}).get("status") or MISSING
+
+    def damaged(self, points: Sequence[Point]) -> list[tuple[Point, str]]:
+        """Those of some points that left no result that can be read, each with why."""
+        found = [point for point in points if self.status(point.num) == DAMAGED]
+        return [(point, str(self._summaries[point.num]["error"])) for point in found]
 
     def failed(self) -> list[tuple[Point, str]]:
         """Points that failed, each with the first line of its error."""

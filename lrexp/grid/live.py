@@ -105,8 +105,9 @@ class GridView:
         best, said = summary.get("best") or {}, str(summary["status"])
         if summary["status"] == "failed":
             said += f"  {(str(summary.get('error') or '').splitlines() or [''])[0]}"
-        elif best:
-            said += f"  {point.monitor} {float(best[point.monitor]):.4g} in epoch {best['epoch']}"
+        elif point.monitor in best:
+            value, epoch = float(best[point.monitor]), float(best["epoch"])
+            said += f"  {point.monitor} {value:.4g} in epoch {epoch:.0f}"
         elapsed = f"{time.monotonic() - point.started:.1f}s"
         left = f", {duration(self._left())} left" if self._done < self._total else ""
         count = f"{self._done:>{len(str(self._total))}}/{self._total}"

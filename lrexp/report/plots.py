@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lrexp.folder.files import refuse_foreign
 from lrexp.folder.layout import PLOTS
 from lrexp.report.figure import COLOURS, HEAT, Axis, Chart, Figure, HeatMap, Series, Values
 
@@ -21,6 +22,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 SHIFT = 2.2  # points between dots of several series at one x
 BAND = "± 1 standard error"
 MOST_NUMBERS = 16  # columns of cells that numbers fit into
+MARK = "drawn by lrexp"  # in every file: what has it may be drawn anew
+MARKED: dict[str, Any] = {"png": {"Software": MARK}, "svg": {"Date": None, "Creator": MARK}}
 STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -70,8 +73,9 @@ def write_plots(
             picture.draw_without_rendering()
             picture.set_layout_engine("none")  # laid out once, for both files
             (folder / PLOTS).mkdir(exist_ok=True)
-            for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            for ending, metadata in MARKED.items():
                 files.append(folder / PLOTS / f"{name}.{ending}")
+                refuse_foreign(files[-1], MARK)
                 picture.savefig(files[-1], metadata=metadata)
     return files
 

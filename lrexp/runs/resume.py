@@ -17,7 +17,7 @@ from lrexp.config.schema import meaning_of
 from lrexp.folder.claim import resume_command
 from lrexp.folder.layout import CHECKPOINTS, CONFIG, MULTIRUN, SUMMARY
 from lrexp.runs.differences import ABSENT, WHOLE, Change, change_lines, config_changes, shown
-from lrexp.runs.run import content, json_object, yaml_object
+from lrexp.runs.run import content, json_object, read_summary, yaml_object
 
 DONE = ("finished", "diverged")
 
@@ -51,6 +51,12 @@ def stopped_run(folder: Path, changed_data: bool = False) -> Stopped | None:
     except (TypeError, KeyError) as error:
         raise UserError(f"{folder / SUMMARY} cannot be read: {error}") from None
     return Stopped(run_id, status, changed_data=changed_data, resumed=resumed)
+
+
+def began(folder: Path) -> bool:
+    """Whether a run of ours was stopped there before it had written its config."""
+    summary = read_summary(folder, [])
+    return {"run_id", "status", "config_id"} <= summary.keys() and not (folder / CONFIG).exists()
 
 
 def changes_since(folder: Path, config: DictConfig) -> list[Change]:

@@ -267,18 +267,16 @@ def _read_point(folder: Path, point: SweepPoint, monitor: str) -> SweepPoint:
     rows, summary = read_rows(run, said), read_summary(run, unread)
     if not (run / SUMMARY).exists() and not rows:
         return point
-    status, why = str(summary.get("status")), str(summary.get("error") or "").strip()
-    best, epochs = _numbers(summary["best"]), "1 epoch" if len(rows) == 1 else f"{len(rows)} epochs"
-    if unread or status not in set(STATUSES) - {DAMAGED, MISSING}:
-        why = unread[0] if unread else f"{SUMMARY} has the unknown status {status!r}"
-        status = DAMAGED
-    elif status == FINISHED and not math.isfinite(best.get(monitor, math.nan)):
-        status, why = DAMAGED, f"it finished without a number for {monitor}"
+    status, why = status_of(summary, monitor)
+    best = numbers_of(summary["best"])
+    epochs = "1 epoch" if len(rows) == 1 else f"{len(rows)} epochs"
+    if unread:
+        status, why = DAMAGED, unread[0]
     elif status == RUNNING:
         why = f"running, or killed after {epochs}"
     elif status in (INTERRUPTED, DIVERGED):
         why = why or f"{'stopped' if status == INTERRUPTED else 'diverged'} after {epochs}"
-    times, members = _numbers(summary["timings"]), summary.get("members")
+    times, members = numbers_of(summary["timings"]), summary.get("members")
     took, train = (times.get(key, math.nan) for key in ("total_s", "train_s"))
     if isinstance(members, int) and members > 1:  # each has the training time of the whole stack
         took = took - train + train / members
@@ -287,13 +285,28 @@ def _read_point(folder: Path, point: SweepPoint, monitor: str) -> SweepPoint:
         status=status,
         why=(why or " ".join(said)).splitlines()[0] if why or said else "",
         best=best,
-        test=_numbers(summary["test"]),
+        test=numbers_of(summary["test"]),
         kinds=kinds_of(summary),
         remarks=tuple(map(str, summary["remarks"])),
-        rows=tuple(_numbers({key: one.get(key) for key in ("epoch", monitor)}) for one in rows),
+        rows=tuple(numbers_of({key: one.get(key) for key in ("epoch", monitor)}) for one in rows),
         took_s=took,
         report=(run / REPORT).is_file(),
     )
+
+
+def status_of(summary: Mapping[str, Any], monitor: str | None) -> tuple[str, str]:
+    """How a point that has run ended by its summary, and what went wrong.
+
+    It is damaged when it finished without a number for what decides; a plan, whose monitor is None,
+    has none.
+    """
+    status, why = str(summary.get("status")), str(summary.get("error") or "").strip()
+    if status not in set(STATUSES) - {DAMAGED, MISSING}:
+        return DAMAGED, f"{SUMMARY} has the unknown status {status!r}"
+    best = numbers_of(summary.get("best"))
+    if status == FINISHED and monitor and not math.isfinite(best.get(monitor, math.nan)):
+        return DAMAGED, f"it finished without a number for {monitor}"
+    return status, why
 
 
 def kinds_of(summary: Mapping[str, Any]) -> tuple[str, ...]:
@@ -302,11 +315,11 @@ def kinds_of(summary: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(one["kind"]) for one in listed if isinstance(one, Mapping) and "kind" in one)
 
 
-def _numbers(section: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a section, non-finite ones too."""
+def numbers_of(section: Any) -> dict[str, float]:
+    """The numbers of a section, non-finite ones too; none where there is no section."""
     return {
-        key: float(value)
-        for key, value in section.items()
+        str(key): float(value)
+        for key, value in (section.items() if isinstance(section, Mapping) else ())
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
 

@@ -19,6 +19,7 @@ from lrexp.tasks.opening import Launch
 
 if TYPE_CHECKING:
     from lrexp.build.data import Datasets
+    from lrexp.grid.leaderboard import Leaderboard
     from lrexp.tasks.train import Training
     from lrexp.train.loop import Trainer
 
@@ -30,6 +31,7 @@ class Points:
         self.view: Any = None  # lrexp.grid.live.GridView, while our launcher runs
         self.executor = "serial"  # of lrexp.grid.executors
         self.asked: list[type[BaseException]] = []  # signals that want the sweep to stop
+        self.board: Leaderboard | None = None  # of a sweep whose sweeper chooses points as it goes
 
     def __call__(self, composed: DictConfig) -> float:
         return job(composed, self)

@@ -16,12 +16,13 @@ from lrexp.config.compose import CONFIG_NAME, CheckedLoader, without_hydra
 from lrexp.config.errors import ConfigError, RunFailedError, UserError
 from lrexp.config.names import new_run_id
 from lrexp.folder.claim import Claim
-from lrexp.folder.layout import SUMMARY
+from lrexp.folder.layout import SUMMARY, names_of_run
 from lrexp.grid.points.cases import refuse_cases, take_cases
 from lrexp.runs.differences import WHOLE, change_lines
 from lrexp.runs.resume import (
     DONE,
     Stopped,
+    began,
     changes_since,
     refuse_any,
     refuse_what_must_stay,
@@ -76,11 +77,13 @@ def run_single(
     may_go_on = config.trainer.resume == "auto" and config.task.name == "train"
     given = config.run_id
     config.run_id = fresh = given or new_run_id()  # names the folder
-    claim = Claim(loader.folder(config, "hydra.run.dir", overrides), resumed=may_go_on)
+    folder = loader.folder(config, "hydra.run.dir", overrides)
+    claim = Claim(folder, resumed=may_go_on, names=names_of_run(config.hydra))
     config.run_id, stopped = given, None
     if may_go_on:
         try:
-            if stopped := stopped_run(claim.folder):
+            stopped = stopped_run(claim.folder)
+            if stopped:
                 now = check(without_hydra(config))[0]
                 refuse_any(claim.folder, changes_since(claim.folder, now))
                 if given not in (None, stopped.run_id):
@@ -88,6 +91,8 @@ def run_single(
         except UserError:
             claim.release()
             raise
+        if not stopped and not began(claim.folder):
+            claim.refuse_taken()
         if stopped and stopped.status in DONE:
             claim.release()
             return Ran(claim.folder, before=stopped.status)

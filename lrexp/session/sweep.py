@@ -22,14 +22,14 @@ from omegaconf import OmegaConf
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader
 from lrexp.config.errors import OTHERS_SETTING, ConfigError, RunFailedError
 from lrexp.config.names import new_run_id, shown_path
-from lrexp.config.schema import OPTIONS
+from lrexp.config.schema import MONITORS, OPTIONS
 from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import write_atomically
-from lrexp.folder.layout import CASES, MULTIRUN, WANDB
+from lrexp.folder.layout import CASES, MULTIRUN, OF_SWEEP, WANDB, names_of_run
 from lrexp.grid.jobs import Session
 from lrexp.grid.launcher import run_points
 from lrexp.grid.leaderboard import Leaderboard, leaderboard_lines
-from lrexp.grid.points.cases import cross, in_case, overruled
+from lrexp.grid.points.cases import GROUP, cross, in_case, overruled
 from lrexp.grid.points.equal import find_equal, refuse_moot_rates
 from lrexp.grid.points.point import (
     POINTS,
@@ -72,19 +72,20 @@ def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Lead
     sweeper = Plugins.instance().instantiate_sweeper(
         config=config, hydra_context=context, task_function=task
     )
+    names: Sequence[str] = OF_SWEEP
     if isinstance(sweeper, BasicSweeper):
         points = compose_points(loader, request)
         asked = [config.trainer.resume, *(p.settings.get("trainer.resume") for p in points)]
         if "auto" in asked and not resumed:  # points never go on by themselves
             hint = "hydra.launcher.resume=SWEEP, or latest, goes on with a grid"
             raise ConfigError("trainer.resume", "is for single runs", hint, "auto")
-        Claim(folder, resumed).undo()  # before torch is imported
+        of_point = names_of_run(config.hydra)
+        names = [*OF_SWEEP, *(f"{p.folder}/{name}" for p in points for name in of_point)]
+        Claim(folder, resumed, names).undo()  # before torch is imported
         find_equal_points(loader, request, points)
-    elif request.cases or resumed:
-        key = "cases" if request.cases else "hydra.launcher.resume"
-        problem = "is for a grid, and this sweeper chooses points as it goes"
-        raise ConfigError(key, problem, "leave out hydra/sweeper")
-    claim, board = Claim(folder, resumed), Leaderboard(folder)
+    else:
+        refuse_for_chooser(request)
+    claim, board = Claim(folder, resumed, names), Leaderboard(folder)
     link_latest(folder)
     callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
     try:
@@ -121,6 +122,23 @@ def compose_points(loader: CheckedLoader, request: Request) -> list[Point]:
         allowed = config.hydra.launcher.allow_changed_grid
         points = numbered_as(request.started, points, allowed)
     return points
+
+
+def refuse_for_chooser(request: Request) -> None:
+    """Raise a ConfigError for what does not go with a sweeper that chooses points as it goes."""
+    config, problem = request.config, "is for a grid, and this sweeper chooses points as it goes"
+    if request.cases:
+        raise ConfigError(GROUP, problem, "leave out hydra/sweeper")
+    hint = "Optuna goes on by itself, with hydra.sweeper.storage and hydra.sweeper.study_name"
+    if resume := config.hydra.launcher.get("resume"):
+        raise ConfigError("hydra.launcher.resume", problem, hint, resume)
+    monitor, key = config.trainer.monitor, "hydra.sweeper.direction"
+    given = OmegaConf.select(config, key)  # Optuna's and Ax's; a list has one for each of several
+    given = getattr(given, "name", given)
+    wanted = f"{MONITORS.get(monitor, 'min')}imize"
+    if isinstance(given, str) and given.endswith("imize") and given != wanted:
+        problem = f"looks for the worst value of trainer.monitor={monitor}"
+        raise ConfigError(key, problem, f"write {key}={wanted}", given)
 
 
 def find_equal_points(loader: CheckedLoader, request: Request, points: Sequence[Point]) -> None:
@@ -169,11 +187,12 @@ def _run(
     The board is up to date however this ends.
     """
     setup_globals()
-    launcher = sweeper.launcher
     if not isinstance(sweeper, BasicSweeper):
-        launcher.board = board
-        sweeper.sweep(arguments=request.task)
+        _write_command(board.folder, request)
+        session.task.board = board  # who launches them finds it there: where a sweeper keeps its
+        sweeper.sweep(arguments=request.task)  # launcher is its own affair
         return
+    launcher: Any = sweeper.launcher
     nums = {point.num for point in points}
     former = request.started.points if request.started else []
     board.points = [*points, *(point for point in former if point.num not in nums)]
@@ -210,21 +229,28 @@ def _todo(
     for twin in equal:
         say(f"equal  {twin.num} {title(twin, keys)} trains as {twin.same_as} does: runs once")
     if request.started:
+        for point, why in board.damaged(todo):
+            say(f"note   {point.folder}: {why}; the point runs anew")
         for point in todo:
             set_aside(board.folder, point)
         say(f"resume {len(points) - len(todo) - len(equal)} points are done, {len(todo)} to run")
     return todo
 
 
-def _write_grid(folder: Path, points: Sequence[Point], request: Request) -> None:
-    """What a sweep folder says about its grid before a point has run."""
+def _write_command(folder: Path, request: Request) -> None:
+    """multirun.yaml: the config that all points have in common, and what was asked for."""
     saved = request.config.copy()
     saved.hydra.overrides.task = request.command
+    OmegaConf.save(saved, folder / MULTIRUN)
+
+
+def _write_grid(folder: Path, points: Sequence[Point], request: Request) -> None:
+    """What a sweep folder says about its grid before a point has run."""
+    _write_command(folder, request)
     if request.cases:
         copy = folder / CASES
         if not copy.exists() or not os.path.samefile(request.cases.file, copy):
             shutil.copyfile(request.cases.file, copy)
-    OmegaConf.save(saved, folder / MULTIRUN)
     write_atomically(folder / POINTS, points_text(points, [*request.how, *request.command]))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrexp.config.errors import disk_full
 from lrexp.folder.layout import CONFUSION, PER_CLASS, PREDICTIONS, WRONG_IMAGES
 from lrexp.judge.evaluate import class_rows, confusion, worst_classes
 
@@ -20,17 +21,19 @@ CONFUSION_CLASSES = 1000  # a larger table of true against predicted classes is 
 
 
 def best_tested(
-    experiment: Experiment, batch_size: int, folder: Path, wrong_images: bool
+    experiment: Experiment, batch_size: int, folder: Path, alone: bool
 ) -> dict[str, Any]:
     """Test the weights that the model has now on val, test and further sets, and write it down.
 
-    That something cannot be written is a warning.
+    That something cannot be written is a warning; of a point that a full disk takes the results of,
+    which would be missed in the sweep, it is an error.
 
     Args:
         experiment: with the best weights.
         batch_size: images at a time.
         folder: takes predictions, numbers by class, mix-ups.
-        wrong_images: keep the most wrong ones as well: the report is made from files alone.
+        alone: no point of a sweep. The most wrong images are kept as well: the report is made from
+            files alone.
 
     Returns:
         What summary.json has of it: `test`, `worst_classes`, and `leaks` with their effect.
@@ -63,8 +66,10 @@ def best_tested(
         if confusions:
             write_confusion(folder / CONFUSION, confusions, names)
     except OSError as error:
+        if disk_full(error) and not alone:
+            raise
         log.warning("what the best weights predict could not be written: %s", error)
-    if wrong_images:
+    if alone:
         of_last = (splits[last], logits[last], found[last].losses, found[last].correct)
         try:
             write_wrong_images(folder / WRONG_IMAGES, last, *of_last, names)

@@ -15,7 +15,7 @@ from lrexp.config.saved import read_saved_config
 from lrexp.config.schema import Config, option_of
 from lrexp.folder.claim import link_latest
 from lrexp.folder.files import write_atomically
-from lrexp.folder.layout import CONFIG, PLAN, SCHEDULE
+from lrexp.folder.layout import CONFIG, PLAN, RATES, SCHEDULE
 from lrexp.plan import preview
 from lrexp.plan.plan import difference_lines, read_plan
 from lrexp.report.figure import Axis, Chart, Series
@@ -56,14 +56,14 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
     write_atomically(folder / SCHEDULE, preview.schedule_csv(shown))
     groups = ("lr_policy", "scheduler", "optimizer")
     title = ", ".join(f"{group}={option_of(vars(getattr(config, group)))}" for group in groups)
-    draw_rates(shown, folder / "rates.png", title)
+    draw_rates(shown, folder / RATES, title)
     last: list[str] = []
     if other is not None:
         differences = difference_lines(other.diff(shown.plan))
         differences += _changed_settings(Path(against).expanduser().parent, resolved)
         last = [f"against {against}: {'' if differences else 'the same plan'}".rstrip()]
         last += [f"  {line}" for line in differences]
-    last.append(f"run    {os.path.relpath(folder)}: plan.csv, schedule.csv, rates.png")
+    last.append(f"run    {os.path.relpath(folder)}: {PLAN}, {SCHEDULE}, {RATES}")
     _show(shown, f"model  {config.model.name}, {title}", last)
     outcome = {
         "status": "finished",

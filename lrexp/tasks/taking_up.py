@@ -137,8 +137,6 @@ def restore_best(trainer: Trainer, folder: Path) -> None:
     from lrexp.train.state import save_best
 
     checkpoints = folder / CHECKPOINTS
-    for leftover in (*checkpoints.glob("*.tmp"), *folder.glob(".*.tmp")):
-        leftover.unlink(missing_ok=True)  # of a killed program
     if not trainer.best.known:
         return
     save_best(trainer, checkpoints)

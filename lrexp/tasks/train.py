@@ -232,7 +232,7 @@ class Training:
             experiment.model.load_state_dict(best["model"])
             size, alone = self._config.trainer.eval_batch_size, not self._launch.sweep
             trainer.begin_draws("test")
-            self._summary |= best_tested(experiment, size, self._folder, wrong_images=alone)
+            self._summary |= best_tested(experiment, size, self._folder, alone)
 
     def finish(self, outcome: dict[str, Any], asked: bool = False) -> None:
         """Write the final summary and the report, then tell the recorders that it is over.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as exceptions that stop a run, and none that is lost."""
+"""Ctrl-C, SIGTERM and SIGHUP as exceptions that stop a run, and none that is lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ _raised_at = -math.inf  # time.monotonic() of the last one that stopped somethin
 
 @contextmanager
 def signals_stop() -> Iterator[list[type[BaseException]]]:
-    """Turn Ctrl-C into `KeyboardInterrupt` and SIGTERM into `Terminated`, and keep a list of them.
+    """Turn Ctrl-C into `KeyboardInterrupt`, the others into `Terminated`, and keep a list of them.
+
+    SIGHUP, which comes when the terminal closes, stays ignored where it is (`nohup`).
 
     Python drops an exception that a signal happens to raise inside a destructor; whoever looks at
     the list now and then stops all the same. What comes while another of these is open inside is
@@ -30,7 +32,12 @@ def signals_stop() -> Iterator[list[type[BaseException]]]:
     global _raised_at
     asked: list[type[BaseException]] = []
     _raised_at = -math.inf
-    kinds = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}
+    kinds: dict[signal.Signals, type[BaseException]] = {
+        signal.SIGTERM: Terminated,
+        signal.SIGINT: KeyboardInterrupt,
+    }
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        kinds[signal.SIGHUP] = Terminated
 
     def stop(number: int, _: Any) -> None:
         kind = kinds[signal.Signals(number)]

@@ -17,6 +17,8 @@ from conftest import ROOT
 from processes import HUNG_S
 
 from lrexp.__main__ import main
+from lrexp.commands.answer import answer
+from lrexp.config.errors import RunFailedError, Terminated
 
 CONF = ROOT / "conf"
 GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name not in ("hydra", "schema"))
@@ -111,3 +113,29 @@ def test_completion_script_of_other_shells_is_for_the_command(
     said = capsys.readouterr()
     assert said.err == ""
     assert COMPLETES.search(said.out)
+
+
+def test_an_error_that_an_interruption_ended_in_is_an_interruption(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def failing() -> int:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise RunFailedError(ValueError("cut short"))  # noqa: B904
+
+    assert answer(failing) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_that_nobody_reads_what_is_said_changes_no_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    def stopped() -> int:
+        raise Terminated
+
+    monkeypatch.setattr("builtins.print", closed)
+    assert answer(stopped) == 143

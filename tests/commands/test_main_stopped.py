@@ -48,7 +48,11 @@ def test_a_folder_belongs_to_one_run(
 
 @pytest.mark.parametrize(
     ("sent", "code"),
-    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 143, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_has_saved_its_state(sent: int, code: int, tmp_path: Path) -> None:
     process = start(tmp_path, *SMOKE, "trainer.epochs=100000")
@@ -63,3 +67,15 @@ def test_a_stopped_run_has_saved_its_state(sent: int, code: int, tmp_path: Path)
     assert summary["last"]["epoch"] == rows_of(folder)[-1]["epoch"] > 0
     assert (folder / "checkpoints" / "last.pt").is_file()
     assert str(folder.name) in said
+
+
+@pytest.mark.slow
+def test_who_asks_twice_gets_the_exit_code_of_ctrl_c(tmp_path: Path) -> None:
+    process = start(tmp_path, *SMOKE, "trainer.epochs=100000", "logger=none")
+    wait_for(lambda: [*tmp_path.glob("outputs/*/*/checkpoints/best.pt")], process)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    assert "interrupted\n" in iter(process.stdout.readline, "")
+    process.send_signal(signal.SIGINT)  # while Python ends
+    said = process.communicate(timeout=HUNG_S)[0]
+    assert (process.returncode, said) == (130, "")

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from lrexp.config.errors import UserError
 from lrexp.config.names import conf_folder, new_run_id, point_name
-from lrexp.folder.claim import Claim, link_latest
-from lrexp.folder.layout import LOCK, SUMMARY
+from lrexp.folder.claim import Claim, in_the_way, link_latest
+from lrexp.folder.layout import LOCK, OF_RUN, OF_SWEEP, SUMMARY
 
 
 @given(st.text(alphabet="aZ09._-=,/[]{}'\" \t\näß漢🙂", max_size=300))
@@ -80,6 +80,96 @@ def test_undo_keeps_a_folder_that_was_there_before_and_its_files(tmp_path: Path)
     (folder / "lrexp.log").write_text("")
     claim.undo()
     assert everything_in(folder) == ["notes.txt"]
+
+
+def test_undo_keeps_what_others_wrote_into_a_folder_that_was_there(
+    tmp_path: Path,
+) -> None:
+    claim = Claim(tmp_path)
+    (tmp_path / "thesis.tex").write_text("keep")
+    (tmp_path / SUMMARY).write_text("")
+    claim.undo()
+    assert everything_in(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("name", [name for name in OF_RUN if name != SUMMARY])
+def test_a_file_that_a_run_would_write_over_is_named_and_stays(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    before = everything_in(tmp_path)
+    with pytest.raises(UserError, match=f"holds {name}, which this would write over"):
+        Claim(tmp_path)
+    assert everything_in(tmp_path) == before
+    assert file.read_text() == "mine"
+
+
+def test_links_and_files_in_the_place_of_folders_are_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "checkpoints").write_text("mine")
+    (tmp_path / "wandb").mkdir()  # empty
+    assert in_the_way(tmp_path, OF_RUN) == ["config.yaml", "checkpoints"]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "checkpoints").unlink()
+    (tmp_path / "checkpoints").symlink_to("elsewhere")
+    assert in_the_way(tmp_path, OF_RUN) == ["config.yaml"]
+    (tmp_path / "elsewhere" / "best.pt").write_text("mine")
+    assert in_the_way(tmp_path, OF_RUN) == ["config.yaml", "checkpoints/best.pt"]
+
+
+def test_a_run_needs_none_of_the_files_of_a_sweep(tmp_path: Path) -> None:
+    (tmp_path / "cases.yaml").write_text("mine")
+    (tmp_path / "my.pt").write_text("mine")
+    Claim(tmp_path).undo()
+    with pytest.raises(UserError, match=r"holds cases\.yaml"):
+        Claim(tmp_path, names=OF_SWEEP)
+    assert everything_in(tmp_path) == ["cases.yaml", "my.pt"]
+
+
+def test_a_lock_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text("pid 12")
+    for resumed in (False, True):
+        with pytest.raises(UserError, match=f"holds {LOCK}"):
+            Claim(tmp_path, resumed)
+    assert (tmp_path / LOCK).read_text() == "pid 12"
+
+
+def test_what_a_killed_process_left_is_taken_over_and_its_half_written_files_go(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from lrexp.folder.claim import Claim\n"
+        "folder = Claim(Path(sys.argv[1])).folder; (folder / 'config.yaml').touch()\n"
+        "(folder / 'checkpoints').mkdir()\n"
+        "for name in ('.plan.csv', 'checkpoints/last', '.mine', 'last'):\n"
+        "    (folder / f'{name}.{os.getpid()}.tmp').touch()\n"
+        "(folder / f'.plan.csv.{os.getppid()}.tmp').touch(); print(os.getpid(), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    folder = tmp_path / "run"
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True, check=False
+    )
+    was = killed.stdout.strip()
+    Claim(folder).release()
+    others = [f".mine.{was}.tmp", "checkpoints", "config.yaml", f"last.{was}.tmp"]
+    assert everything_in(folder) == sorted(others)
+
+
+def test_what_somebody_is_writing_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / f".report.html.{os.getppid()}.tmp").touch()
+    Claim(tmp_path).release()
+    assert everything_in(tmp_path) == [f".report.html.{os.getppid()}.tmp"]
+
+
+def test_who_comes_second_to_go_on_is_told_that_it_goes_on(tmp_path: Path) -> None:
+    claim = Claim(tmp_path)
+    with pytest.raises(UserError, match="is at this run already\n  there is nothing to do"):
+        Claim(tmp_path, resumed=True)
+    (tmp_path / "multirun.yaml").touch()
+    with pytest.raises(UserError, match="is at this sweep already"):
+        Claim(tmp_path, resumed=True)
+    claim.release()
 
 
 def test_a_lock_file_that_its_last_owner_removed_is_no_claim(
@@ -173,6 +263,15 @@ def test_a_folder_in_the_place_of_latest_is_left_alone(tmp_path: Path) -> None:
     (latest / "file").write_text("")
     link_latest(run)
     assert everything_in(tmp_path / "outputs") == ["latest", "latest/file", "run"]
+
+
+def test_a_file_in_the_place_of_latest_is_left_alone(tmp_path: Path) -> None:
+    run, latest = tmp_path / "outputs" / "run", tmp_path / "outputs" / "latest"
+    run.mkdir(parents=True)
+    latest.write_text("mine")
+    link_latest(run)
+    assert latest.read_text() == "mine"
+    assert everything_in(tmp_path / "outputs") == ["latest", "run"]
 
 
 def test_conf_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

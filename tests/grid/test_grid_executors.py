@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import torch
 from grid_run import Ran, running
 from hydra.core.utils import JobStatus
 
-from lrexp.config.errors import Terminated
+from lrexp.config.errors import Terminated, UserError
 from lrexp.grid import auto as choice
 from lrexp.grid import executors
 from lrexp.grid.executors import Kind, kinds
@@ -228,16 +229,16 @@ def test_a_member_that_failed_stays_failed_when_its_pack_does_not_fit(
 
     row = Training.row
 
-    def disk_is_full(self: Any, values: Any) -> None:
+    def disk_is_broken(self: Any, values: Any) -> None:
         if self._config.seed == 2 and values["epoch"] == 1:
-            raise OSError("No space left on device")
+            raise OSError("the disk is broken")
         row(self, values)
 
-    monkeypatch.setattr(Training, "row", disk_is_full)
+    monkeypatch.setattr(Training, "row", disk_is_broken)
     broken_stack(monkeypatch, torch.OutOfMemoryError("no room"), 3)
     ran = run("stacked", *LONGER, "seed=0,1,2,3")
     assert [ran.summary(num)["status"] == "finished" for num in range(4)] == [1, 1, 0, 1]
-    assert ran.summary(2)["error"] == "OSError: No space left on device"
+    assert ran.summary(2)["error"] == "OSError: the disk is broken"
     assert [len(ran.rows(num)) for num in (0, 1, 3)] == [3, 3, 3]
 
 
@@ -262,18 +263,18 @@ def test_a_member_that_cannot_be_built_or_recorded_fails_alone(
             raise MemoryError("no room for this one")
         return build(config, datasets)
 
-    def disk_is_full(self: Any, values: Any) -> None:
+    def disk_is_broken(self: Any, values: Any) -> None:
         if self._config.seed == 2 and values["epoch"] == 2:
-            raise OSError("No space left on device")
+            raise OSError("the disk is broken")
         row(self, values)
 
     monkeypatch.setattr(lrexp.build.experiment, "build", breaks)
-    monkeypatch.setattr(Training, "row", disk_is_full)
+    monkeypatch.setattr(Training, "row", disk_is_broken)
     ran = run("stacked", *LONGER, "seed=0,1,2,3")
     statuses = [ran.summary(num)["status"] for num in range(4)]
     assert statuses == ["finished", "failed", "failed", "finished"]
     assert ran.summary(1)["error"] == "MemoryError: no room for this one"
-    assert ran.summary(2)["error"] == "OSError: No space left on device"
+    assert ran.summary(2)["error"] == "OSError: the disk is broken"
     assert [ran.ended[num].status == JobStatus.FAILED for num in range(4)] == [
         False,
         True,
@@ -302,6 +303,23 @@ def test_a_point_that_left_no_result_has_failed(run: Run, monkeypatch: pytest.Mo
     status = board["configurations"][0]["status"]
     assert (status["finished"], status["failed"], status["running"]) == (1, 1, 0)
     assert "failed  it ended, and its summary could not be written" in ran.said
+
+
+def test_a_full_disk_stops_the_sweep_and_leaves_the_rest_undone(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lrexp.record.predictions as predictions
+
+    def full(file: Path, *_: Any) -> None:
+        raise OSError(28, os.strerror(28), str(file))
+
+    monkeypatch.setattr(predictions, "write_predictions", full)
+    with pytest.raises(UserError, match=r"the disk of .* is full, which point 0 could not do"):
+        run("serial", "seed=0,1,2,3")
+    board = json.loads((tmp_path / "sweep0" / "leaderboard.json").read_text())
+    status = board["configurations"][0]["status"]
+    assert (status["finished"], status["failed"], status["missing"]) == (0, 1, 3)
+    assert len(list(tmp_path.glob("sweep0/*/plan.csv"))) == 1
 
 
 def test_a_signal_whose_exception_was_lost_stops_the_sweep(run: Run, tmp_path: Path) -> None:

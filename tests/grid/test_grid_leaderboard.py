@@ -20,6 +20,7 @@ from lrexp.grid.leaderboard import (
     leaderboard_lines,
 )
 from lrexp.grid.points.point import Point
+from lrexp.grid.points.resume import UNDONE
 
 
 def point(num: int, *overrides: str, monitor: str = "val/loss", **more: Any) -> Point:
@@ -154,6 +155,36 @@ def test_a_test_loss_that_is_no_number_stops_no_sweep(tmp_path: Path, loss: floa
     assert row["val/loss"]["mean"] == 0.45
     assert row["test/loss"]["n"] == 2
     assert math.isnan(row["test/loss"]["mean"])
+
+
+@pytest.mark.parametrize(
+    ("odd", "why"),
+    [
+        ({"best": {"epoch": 1, "val/loss": "abc"}}, "it finished without a number for val/loss"),
+        ({"best": {}}, "it finished without a number for val/loss"),
+        ({"best": [1]}, "it finished without a number for val/loss"),
+        ({"status": ["finished"]}, "summary.json has the unknown status \"['finished']\""),
+    ],
+)
+def test_a_point_whose_summary_is_odd_is_undone_and_stops_no_other(
+    odd: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    board = Leaderboard(tmp_path)
+    board.points = GRID
+    board.take(0, summary(0.4), "val/loss")
+    board.take(1, summary(0.5) | odd, "val/loss")
+    board.take(2, summary(0.5) | {"test": {"loss": "abc"}}, "val/loss")
+    board.write()
+    assert [board.status(num) for num in (0, 1, 2)] == ["finished", "damaged", "finished"]
+    assert board.damaged(GRID) == [(GRID[1], why)]
+    assert board.status(1) in UNDONE
+    assert "1 damaged" in "\n".join(leaderboard_lines(board.board()))
+
+
+def test_a_plan_has_no_number_to_finish_with(tmp_path: Path) -> None:
+    board = Leaderboard(tmp_path)
+    board.take(0, {"status": "finished", "best": {}}, monitor=None)
+    assert board.status(0) == "finished"
 
 
 def test_former_points_of_other_settings_are_no_tries_of_a_configuration() -> None:

@@ -110,10 +110,12 @@ def test_a_folder_of_no_sweep_cannot_be_read(tmp_path: Path, text: str | None) -
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "null"])
-def test_a_summary_that_cannot_be_read_is_none(tmp_path: Path, text: str | None) -> None:
+def test_a_summary_that_cannot_be_read_is_no_result(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "summary.json").write_text(text)
-    assert read_summary(tmp_path)["status"] == "missing"
+    found = read_summary(tmp_path)
+    assert found["status"] == ("missing" if text is None else "damaged")
+    assert (found["error"] is None) == (text is None)
 
 
 def test_two_points_in_one_folder_are_refused(points: Callable[..., Any]) -> None:

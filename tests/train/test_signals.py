@@ -6,6 +6,8 @@ import os
 import signal
 from contextlib import suppress
 
+import pytest
+
 from lrexp.config.errors import Terminated
 from lrexp.train.signals import signals_stop
 
@@ -18,3 +20,17 @@ def test_a_signal_that_a_destructor_swallowed_is_known_to_all_around_it() -> Non
             pass
     assert outer == inner == [Terminated]
     assert later == []
+
+
+def test_a_terminal_that_closes_stops_like_sigterm_unless_that_is_ignored() -> None:
+    with signals_stop() as asked, pytest.raises(Terminated):
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert asked == [Terminated]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        with signals_stop() as asked:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert asked == []
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

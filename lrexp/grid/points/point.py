@@ -15,12 +15,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from lrexp.config.errors import ConfigError, UserError
-from lrexp.folder.layout import POINTS
+from lrexp.folder.layout import LEADERBOARD, POINTS, SUMMARY
 from lrexp.grid.settings import OF_LAUNCHER
 from lrexp.judge.words import in_short
 from lrexp.runs import run as run_folder
 from lrexp.runs.run import flat
-from lrexp.runs.sweep import MISSING, read_grid
+from lrexp.runs.sweep import DAMAGED, MISSING, read_grid
+
+CHOSEN = (
+    "its points were chosen as it went: its sweeper may go on by itself, as Optuna does with"
+    " hydra.sweeper.storage and hydra.sweeper.study_name"
+)
 
 
 @dataclass
@@ -51,6 +56,12 @@ class Point:
         with flag_override(composed, ["struct", "readonly"], False):
             yield composed
         self.composed = pickle.dumps(composed)
+
+    @property
+    def monitor(self) -> str | None:
+        """What decides which epoch is its best; None of a plan."""
+        trains = self.settings.get("task.name") == "train"
+        return self.settings.get("trainer.monitor") if trains else None
 
     @property
     def chosen(self) -> dict[str, str]:
@@ -136,7 +147,8 @@ def read_points(folder: Path) -> Started:
     file, problems = folder / POINTS, list[str]()
     command, listed = read_grid(folder, problems)
     if not file.exists():
-        raise UserError(f"{folder} is no sweep that can be resumed: it has no {POINTS}")
+        chosen = f"; {CHOSEN}" if (folder / LEADERBOARD).exists() else ""
+        raise UserError(f"{folder} is no sweep that can be resumed: it has no {POINTS}{chosen}")
     if problems or not listed:
         said = problems[0] if problems else "it has no points"
         raise UserError(f"{file} cannot be read: {said}")
@@ -156,6 +168,11 @@ def read_points(folder: Path) -> Started:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """summary.json of a point; only a status when there is none that can be read."""
-    found = run_folder.read_summary(folder, [])
-    return found if "status" in found else found | {"status": MISSING, "error": None}
+    """summary.json of a point; only a status, and what is wrong, when none can be read."""
+    notes: list[str] = []
+    found = run_folder.read_summary(folder, notes)
+    if "status" in found:
+        return found
+    there = (folder / SUMMARY).exists()
+    said = notes[0] if notes else f"{SUMMARY} has no status"
+    return found | {"status": DAMAGED if there else MISSING, "error": said if there else None}

@@ -12,10 +12,10 @@ from lrexp.config.errors import ConfigError, UserError
 from lrexp.folder.layout import SUMMARY
 from lrexp.grid.points.point import Point, Started, title
 from lrexp.runs.run import named_path
-from lrexp.runs.sweep import FAILED, INTERRUPTED, MISSING, RUNNING, swept_keys
+from lrexp.runs.sweep import DAMAGED, FAILED, INTERRUPTED, MISSING, RUNNING, swept_keys
 
 EARLIER = "earlier"  # folder of a sweep that keeps what former attempts at a point left
-UNDONE = (MISSING, FAILED, INTERRUPTED, RUNNING)  # a running one has been killed
+UNDONE = (MISSING, DAMAGED, FAILED, INTERRUPTED, RUNNING)  # a running one has been killed
 
 
 def sweep_folder(name: str) -> Path:

@@ -37,6 +37,8 @@ tags: Any = (
 
 T = TypeVar("T")
 
+MARK = "<code>lrexp report FOLDER</code>"  # in every page: what has it may be written anew
+
 
 @dataclass(frozen=True)
 class Section:

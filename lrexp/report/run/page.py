@@ -8,12 +8,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lrexp.folder.files import write_atomically
+from lrexp.folder.files import refuse_foreign, write_atomically
 from lrexp.folder.layout import REPORT
 from lrexp.judge.words import capital, leak_effect_in_words
 from lrexp.plan.plan import Row
 from lrexp.report.html.charts import Bar, bar_chart, drawn
 from lrexp.report.html.page import (
+    MARK,
     Cell,
     Column,
     Section,
@@ -69,6 +70,7 @@ def write_run_report(folder: Path) -> Path:
         OSError: when it cannot be written.
     """
     file = folder / REPORT
+    refuse_foreign(file, MARK)
     write_atomically(file, run_page(read_run(folder)))
     return file
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lrexp.folder.files import write_atomically
+from lrexp.folder.files import refuse_foreign, write_atomically
 from lrexp.folder.layout import REPORT
 from lrexp.judge.ranking import (
     Configuration,
@@ -28,6 +28,7 @@ from lrexp.judge.verdicts import counted_kinds
 from lrexp.judge.words import best_is, in_short, is_share, value_in_short
 from lrexp.report.html.charts import drawn
 from lrexp.report.html.page import (
+    MARK,
     Cell,
     Column,
     Section,
@@ -76,6 +77,7 @@ def write_sweep_report(folder: Path) -> Path:
         The file. Whatever is missing or damaged in the folder is listed in it.
     """
     file = folder / REPORT
+    refuse_foreign(file, MARK)
     write_atomically(file, sweep_page(read_sweep(folder)))
     return file
 
