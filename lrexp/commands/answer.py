@@ -65,7 +65,7 @@ def _stop_among(error: BaseException | None) -> BaseException | None:
 def _report(error: BaseException, code: int) -> int:
     """Say what went wrong on the terminal; returns the exit code that goes with it."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        traceback.print_exception(error)
+        print(redacted("".join(traceback.format_exception(error))), file=sys.stderr, end="")
     elif isinstance(error, UserError):
         print(f"error: {redacted(str(error))}", file=sys.stderr)
     else:

@@ -21,6 +21,7 @@ from lrexp.config.names import CONFIG
 from lrexp.config.schema import Config, chosen_option
 from lrexp.config.schema.training import TorchvisionSet
 from lrexp.config.targets import values_below
+from lrexp.config.variables import check_read
 
 MAX_BYTES = 256 * 1024  # of a YAML file; a config of ours has two thousand
 MAX_VALUES = 20_000  # after every alias is written out
@@ -106,6 +107,24 @@ def read_yaml_text(file: Path, plain: bool = False) -> str:
     except ConfigError as error:
         raise ConfigError("", f"{file}: {error.problem}") from error
     return text
+
+
+def refuse_reading(node: Any, file: Path, key: str = "") -> None:
+    """Refuse a file, as YAML's nodes, that would read what no file may of the environment."""
+    if isinstance(node, yaml.ScalarNode):
+        try:
+            check_read(_printable(key), node.value)
+        except ConfigError as error:
+            error.place, error.given = str(file), _printable(node.value)
+            raise
+    elif isinstance(node, yaml.MappingNode):
+        for name, inner in node.value:
+            named = str(name.value) if isinstance(name, yaml.ScalarNode) else "?"
+            refuse_reading(name, file, key)
+            refuse_reading(inner, file, f"{key}.{named}" if key else named)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, inner in enumerate(node.value):
+            refuse_reading(inner, file, f"{key}[{i}]")
 
 
 def _bound(text: str, plain: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from lrexp.config.errors import ConfigError, UserError
+from lrexp.config.variables import check_read
 from lrexp.folder.layout import POINTS
 from lrexp.grid.settings import OF_LAUNCHER
 from lrexp.judge.words import in_short
@@ -152,6 +153,11 @@ def read_points(folder: Path) -> Started:
     for override in command:
         if re.match(r"[+~]*hydra[./@=]", override) and not OF_LAUNCHER.fullmatch(override):
             raise UserError(f"{file}: {override} is no setting of an experiment")
+        try:
+            check_read(*override.partition("=")[::2])
+        except ConfigError as error:
+            error.place = str(file)
+            raise
     return Started(folder, list(command), points)
 
 
