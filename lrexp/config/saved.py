@@ -99,7 +99,7 @@ def read_yaml_text(file: Path, plain: bool = False) -> str:
     except UnicodeDecodeError as error:
         raise ConfigError("", f"{file}: is no text in UTF-8: {error}") from error
     try:
-        _bound(text, plain)
+        bound_yaml(text, plain)
     except yaml.YAMLError as error:
         if plain:  # else whoever reads the text says so in its own words
             said = " ".join(str(error).split())
@@ -127,8 +127,13 @@ def refuse_reading(node: Any, file: Path, key: str = "") -> None:
             refuse_reading(inner, file, f"{key}[{i}]")
 
 
-def _bound(text: str, plain: bool) -> None:
-    """Walk over a text's events, which costs no more than its length, and refuse what is large."""
+def bound_yaml(text: str, plain: bool = False) -> None:
+    """Walk over a text's events, which costs no more than its length, and refuse what is large.
+
+    Raises:
+        ConfigError: for what is too deep or too much; when `plain`, for anchors and tags.
+        yaml.YAMLError: when it is no YAML.
+    """
     sizes: dict[str, int] = {}  # of what an anchor stands for
     opened: list[tuple[str | None, int]] = []  # anchor and values so far, of what is not closed yet
     documents = 0

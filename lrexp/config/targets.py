@@ -77,7 +77,7 @@ def check_hydra_section(section: Mapping[str, Any], typed: Collection[str] = ())
 
 def check_subdir(subdir: str) -> None:
     """Refuse a folder of a point that is not below its sweep's."""
-    if ".." in re.split(r"[/\\]", subdir) or os.path.isabs(subdir) or not subdir.isprintable():
+    if ".." in re.split(r"[/\\]", subdir) or os.path.isabs(subdir) or "\0" in subdir:
         problem = "leads out of the sweep's folder"
         raise ConfigError("hydra.sweep.subdir", problem, given=subdir)
 

@@ -39,7 +39,7 @@ class Claim:
             self._created += [p for p in (folder, *folder.parents) if not p.exists()]  # inner first
             folder.mkdir(parents=True, exist_ok=True)
             self._before = {path.name for path in folder.iterdir()} - {LOCK}
-            self._lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+            self._lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.path.samefile(self._lock, folder / LOCK):
                 raise BlockingIOError
@@ -88,7 +88,7 @@ def in_use(folder: Path) -> bool:
     """Whether a program holds the folder of a run, or that of the grid around it, now."""
     for place in (folder, folder.parent):
         try:
-            lock = os.open(place / LOCK, os.O_RDONLY)
+            lock = os.open(place / LOCK, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe
         except OSError:
             continue
         try:

@@ -675,8 +675,8 @@ def test_the_users_own_callback_runs_where_its_package_is_allowed(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"folder": "../../x"}, "outside"),
-        ({"folder": "/tmp/x"}, "outside"),
+        ({"folder": "../../x"}, "leads out"),
+        ({"folder": "/tmp/x"}, "leads out"),
         ({"folder": 7}, "cannot be read"),
         ({"num": "0"}, "cannot be read"),
         ({"command": ["hydra.callbacks.x._target_=os.system"]}, "no setting"),

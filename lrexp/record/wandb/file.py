@@ -35,7 +35,6 @@ def records(file: Path) -> Iterator[Any]:
     Raises:
         ValueError: for a record that is none.
     """
-    from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
 
     protocol: Any = wandb_internal_pb2  # made at run time: type checkers see nothing in it
@@ -56,7 +55,7 @@ def records(file: Path) -> Iterator[Any]:
         if kind in (WHOLE, LAST):
             try:
                 record = protocol.Record.FromString(whole)
-            except DecodeError as error:
+            except Exception as error:  # protobuf's own, which comes with the client
                 raise ValueError(f"it holds what is no record: {error}") from error
             yield record
 
