@@ -13,7 +13,14 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lrexp.config.errors import RunFailedError, Terminated, UserError, in_words, misused
+from lrexp.config.errors import (
+    RunFailedError,
+    Terminated,
+    UserError,
+    for_terminal,
+    in_words,
+    misused,
+)
 from lrexp.config.redact import redacted
 
 if TYPE_CHECKING:
@@ -70,11 +77,11 @@ def _report(error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt | Terminated):
         print("interrupted", file=sys.stderr)
     elif os.environ.get("HYDRA_FULL_ERROR") == "1":
-        traceback.print_exception(error)
+        print(redacted("".join(traceback.format_exception(error))), file=sys.stderr, end="")
     elif isinstance(error, UserError):
-        print(f"error: {redacted(str(error))}", file=sys.stderr)
+        print(f"error: {for_terminal(redacted(str(error)))}", file=sys.stderr)
     else:
-        print(f"error: {redacted(in_words(error))}", file=sys.stderr)
+        print(f"error: {for_terminal(redacted(in_words(error)))}", file=sys.stderr)
         print("  set HYDRA_FULL_ERROR=1 to see where it came from", file=sys.stderr)
 
 
@@ -109,5 +116,5 @@ def swept(loader: CheckedLoader, overrides: Sequence[str]) -> int:
     """The exit code of a sweep that is run here, and shown."""
     from lrexp.session.sweep import run_sweep
 
-    board = run_sweep(loader, overrides, partial(print, flush=True))
+    board = run_sweep(loader, overrides, lambda line: print(for_terminal(line), flush=True))
     return 1 if board.failed() else 0

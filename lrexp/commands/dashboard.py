@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lrexp.commands.answer import parser_of
-from lrexp.config.errors import UserError, did_you_mean
+from lrexp.config.errors import UserError, did_you_mean, for_terminal
 from lrexp.config.schema import MONITORS
 from lrexp.folder.layout import LEADERBOARD
 from lrexp.record.wandb.client import why_offline
@@ -76,5 +76,5 @@ def main(argv: list[str]) -> int:
             raise UserError(f"W&B did not take it: {error}") from error
         print(f"saved: {url}")
     else:
-        print("\n".join(outline(spec)))
+        print(for_terminal("\n".join(outline(spec))))
     return 0

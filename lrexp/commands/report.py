@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from lrexp.commands.answer import parser_of
-from lrexp.config.errors import UserError
+from lrexp.config.errors import UserError, for_terminal
 from lrexp.config.names import shown_path
 from lrexp.report.run.figures import write_run_plots
 from lrexp.report.run.page import write_run_report
@@ -42,10 +42,10 @@ def main(argv: list[str]) -> int:
     folder = named_folder(asked.folder)
     sweep = is_sweep(folder)
     if asked.runs and not sweep:
-        raise UserError(f"--runs is for a sweep, and {shown_path(folder)} is a single run")
+        raise UserError(f"--runs is for a sweep, and {_shown(folder)} is a single run")
     if not sweep and not is_run(folder):
         raise UserError(
-            f"{shown_path(folder)} is neither a run nor a sweep: it has no summary.json,"
+            f"{_shown(folder)} is neither a run nor a sweep: it has no summary.json,"
             " metrics.jsonl or points.json"
         )
     runs = [folder]
@@ -56,25 +56,30 @@ def main(argv: list[str]) -> int:
     if sweep:  # last, so that it links to reports that are there
         try:
             drawn = [] if asked.no_plots else write_sweep_plots(folder)
-            line = f"report {shown_path(write_sweep_report(folder))}"
+            line = f"report {_shown(write_sweep_report(folder))}"
             print(f"{line}, {len(drawn)} files in plots/" if drawn else line)
         except OSError as error:
             failed += 1
-            print(f"error: {shown_path(folder)}: {error}", file=sys.stderr)
+            print(f"error: {_shown(folder)}: {for_terminal(str(error))}", file=sys.stderr)
     return 1 if failed else 0
 
 
 def _write_run(folder: Path, plots: bool) -> bool:
     """Report and plots of one run; False, and a line, when they cannot be written."""
     try:
-        line = f"report {shown_path(write_run_report(folder))}"
+        line = f"report {_shown(write_run_report(folder))}"
         drawn = write_run_plots(folder) if plots else []
     except Exception as error:  # one damaged run must not cost the others
         said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        print(f"error: {shown_path(folder)}: {said}", file=sys.stderr)
+        print(f"error: {_shown(folder)}: {for_terminal(said)}", file=sys.stderr)
         return False
     print(f"{line}, {len(drawn)} files in plots/" if drawn else line)
     return True
+
+
+def _shown(path: Path) -> str:
+    """Others may have named the folder."""
+    return for_terminal(shown_path(path))
 
 
 def _in_order(folder: Path) -> tuple[int, str]:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from lrexp.commands.answer import ended, parser_of, swept
 from lrexp.config.check import check
 from lrexp.config.compose import without_hydra
-from lrexp.config.errors import ConfigError, UserError
+from lrexp.config.errors import ConfigError, UserError, for_terminal
 from lrexp.config.names import shown_path
 from lrexp.config.recompose import SavedLoader
 from lrexp.config.schema import meaning_of
@@ -146,11 +146,12 @@ def _rerun(
         lines.append("config config.yaml was edited after the run (its config_id is another)")
     if new := ", ".join(f"{key}={shown(value)}" for key, value in loader.filled.items()):
         lines.append(f"config newer than the saved one, at today's default: {new}")
-    print("\n".join(lines), flush=True)
+    print(for_terminal("\n".join(lines)), flush=True)
     if to_check and (edited(saved) or any(meaning_of(key).decides for key, _, _ in changes)):
         print("check  different config: nothing was run")
         return OTHER_CONFIG
-    print("\n".join(_environment_lines(saved, config, loader, overrides)), flush=True)
+    lines = _environment_lines(saved, config, loader, overrides)
+    print(for_terminal("\n".join(lines)), flush=True)
     until = None
     if to_check and not saved.whole:
         until = saved.rows[-1]["epoch"]
@@ -158,11 +159,11 @@ def _rerun(
     ran = run_single(loader, config, overrides, until)
     again = read_run(str(ran.folder))
     for line in data_lines(saved, again):
-        print(line)
+        print(for_terminal(line))
     if not to_check:
         return ended(ran)
     code, lines = _verdict(saved, again, config, until)
-    print("\n".join(lines))
+    print(for_terminal("\n".join(lines)))
     return code
 
 

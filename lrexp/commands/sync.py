@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+from dataclasses import replace
+from pathlib import Path
 
 from lrexp.commands.answer import parser_of
+from lrexp.config.errors import UserError
 from lrexp.config.names import shown_path
-from lrexp.record.wandb.upload import checked, send, unsynced
+from lrexp.record.wandb.allowed import destinations, unasked, usual_destinations
+from lrexp.record.wandb.client import prepared
+from lrexp.record.wandb.upload import Upload, checked, send, unsynced
+from lrexp.runs.differences import printable
 from lrexp.runs.run import named_folder
 
 DESCRIPTION = """\
@@ -33,6 +40,14 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument(
         "--again", action="store_true", help="also runs whose upload was begun and broke off"
     )
+    words.add_argument(
+        "--to",
+        metavar="PROJECT",
+        action="append",
+        default=[],
+        help="also runs that go to this PROJECT or ENTITY/PROJECT, which neither WANDB_PROJECT and"
+        " WANDB_ENTITY nor W&B's settings name; may be given again",
+    )
     return words
 
 
@@ -41,19 +56,48 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     folder, dry_run = named_folder(args.folder), args.dry_run
     uploads = [checked(file, args.again) for file in unsynced(folder)]
+    if uploads:
+        uploads = _asked_for(uploads, folder, args.to)
     good = [upload for upload in uploads if not upload.problem]
     bad = [upload for upload in uploads if upload.problem]
     if not uploads:
         print(f"nothing to upload below {shown_path(folder)}")
         return 0
-    for upload in good if dry_run else []:
-        print(f"would upload {shown_path(upload.file.parent)}")
+    for upload in good:
+        word = "would upload" if dry_run else "upload"
+        print(f"{word} {shown_path(upload.file.parent)} to {upload.to}")
     left = [] if dry_run or not good else send(good)
     for upload in [*bad, *left]:
-        print(f"left   {shown_path(upload.file.parent)}: {upload.problem}")
+        print(f"left   {printable(shown_path(upload.file.parent))}: {printable(upload.problem)}")
     if dry_run:
         print(f"{len(good)} to upload, {len(bad)} would be left; nothing was sent")
     else:
         done = len(good) - len(left)
         print(f"{done} uploaded, {len(uploads) - done} left")
     return 1 if bad or left else 0
+
+
+def _asked_for(uploads: list[Upload], folder: Path, to: list[str]) -> list[Upload]:
+    """The uploads with where they go; those that nobody asked to go there have that as problem.
+
+    Raises:
+        UserError: when a file in the folder would decide which server gets the login.
+    """
+    own = prepared()
+    settings = Path(own.settings_workspace)
+    if settings.exists() and settings.resolve().is_relative_to(folder):
+        problem = "would decide where runs of this folder go; call lrexp sync from elsewhere"
+        raise UserError(f"{shown_path(settings)} {problem}")
+    usual, found = {*usual_destinations(), *to}, []
+    for upload in uploads:
+        if upload.problem:
+            found.append(upload)
+            continue
+        there = destinations(upload.file)
+        problem = ""
+        if others := unasked(there, usual):
+            given = " ".join(f"--to {shlex.quote(printable(one))}" for one in others)
+            problem = f"it goes to another project than yours; to send it there: {given}"
+        where = f"{printable(', '.join(sorted(there)))} at {own.base_url}"
+        found.append(replace(upload, problem=problem, to=where))
+    return found

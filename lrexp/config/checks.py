@@ -288,6 +288,8 @@ def weights_source(weights: str) -> str:
         hint = f"give one of its runs: {', '.join(points[:8])}" if points else hint
         problem = f"{path} has no checkpoints/best.pt"
         raise ConfigError("model.weights", problem, hint, weights)
+    if path.exists() and not (path.is_dir() or path.is_file()):  # a pipe, a device
+        raise ConfigError("model.weights", "is no file", given=weights)
     if not path.exists():
         hint = "there is no run in outputs/" if weights == "latest" else ""
         raise ConfigError("model.weights", "there is no such file or run", hint, weights)

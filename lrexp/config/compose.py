@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.utils import create_config_search_path
@@ -32,31 +31,18 @@ from lrexp.config.names import CONFIG_NAME as CONFIG_NAME
 from lrexp.config.names import conf_folder, new_run_id, point_name
 from lrexp.config.quoting import unreadable
 from lrexp.config.redact import secret_in
-from lrexp.config.saved import read_yaml_text
+from lrexp.config.repository import BoundedRepository
 from lrexp.config.schema import GROUPS, OPTIONS, Rule, store_schemas
-from lrexp.config.targets import check_hydra_section, check_search_path, values_below
+from lrexp.config.targets import (
+    check_folder_of_point,
+    check_hydra_section,
+    check_search_path,
+    values_below,
+)
 
 # At import, so that they are there too in the worker processes of other launchers.
 store_schemas()
 OmegaConf.register_new_resolver("lrexp.point_name", point_name, replace=True)
-
-
-class _BoundedRepository(ConfigRepository):
-    """Hydra's, which reads no YAML file of a size that no config has."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _BoundedRepository:
-        """Hydra changes its copy by giving it other sources; these hold all schemas."""
-        return copy.copy(self)
-
-    def load_config(self, config_path: str) -> Any:
-        source = self._find_object_source(config_path, ObjectType.CONFIG)
-        if source and source.scheme() == "file" and source.path != str(conf_folder()):
-            file = Path(source.path) / source._normalize_file_name(config_path)
-            text = read_yaml_text(file)
-            with suppress(yaml.YAMLError):  # which Hydra says below
-                if isinstance(yaml.compose(text, Loader=yaml.SafeLoader), yaml.SequenceNode):
-                    raise ConfigError("", f"{file}: holds a list where settings belong")
-        return super().load_config(config_path)
 
 
 class CheckedLoader(ConfigLoaderImpl):
@@ -72,7 +58,7 @@ class CheckedLoader(ConfigLoaderImpl):
             self.folders.insert(0, Path(extra_folder))
             path.prepend("command-line", folder, SearchPathQuery(provider="main"))
         super().__init__(path)
-        self.repository = _BoundedRepository(path)
+        self.repository = BoundedRepository(path)
         self._points: dict[tuple[str, ...], bytes] = {}  # pickled
         self._bases: dict[tuple[str, ...], bytes] = {}
         self._commons: dict[tuple[str, ...], set[str]] = {}
@@ -90,7 +76,7 @@ class CheckedLoader(ConfigLoaderImpl):
             raise explained(self, error, overrides) from error
         section: Any = OmegaConf.to_container(config.hydra, resolve=False)
         with self.placing(overrides):
-            check_hydra_section(section)
+            check_hydra_section(section, [o.lstrip("+~").partition("=")[0] for o in overrides])
         self._refuse_secrets(config)
         return config
 
@@ -129,6 +115,8 @@ class CheckedLoader(ConfigLoaderImpl):
                 point.hydra.sweep.dir = master_config.hydra.sweep.dir
                 point.hydra.job.override_dirname = ",".join(swept)
             self.check(point, sweep_overrides)
+            with self.placing(sweep_overrides):
+                check_folder_of_point(point.hydra)
             self._points[key] = pickle.dumps(point)
         point = pickle.loads(self._points[key])  # several times faster than a deep copy
         point.run_id = new_run_id()

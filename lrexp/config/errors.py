@@ -161,6 +161,12 @@ def first_line(error: BaseException) -> str:
     return lines[0][:300].rstrip(":. ")
 
 
+def for_terminal(text: str) -> str:
+    """Lines without what a terminal would take for a command: files of others hold anything."""
+    kept = (c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(kept)
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[_\-\s]", "", name).casefold()
 

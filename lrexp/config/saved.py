@@ -21,6 +21,7 @@ from lrexp.config.names import CONFIG
 from lrexp.config.schema import Config, chosen_option
 from lrexp.config.schema.training import TorchvisionSet
 from lrexp.config.targets import values_below
+from lrexp.config.variables import check_read
 
 MAX_BYTES = 256 * 1024  # of a YAML file; a config of ours has two thousand
 MAX_VALUES = 20_000  # after every alias is written out
@@ -98,7 +99,7 @@ def read_yaml_text(file: Path, plain: bool = False) -> str:
     except UnicodeDecodeError as error:
         raise ConfigError("", f"{file}: is no text in UTF-8: {error}") from error
     try:
-        _bound(text, plain)
+        bound_yaml(text, plain)
     except yaml.YAMLError as error:
         if plain:  # else whoever reads the text says so in its own words
             said = " ".join(str(error).split())
@@ -108,8 +109,31 @@ def read_yaml_text(file: Path, plain: bool = False) -> str:
     return text
 
 
-def _bound(text: str, plain: bool) -> None:
-    """Walk over a text's events, which costs no more than its length, and refuse what is large."""
+def refuse_reading(node: Any, file: Path, key: str = "") -> None:
+    """Refuse a file, as YAML's nodes, that would read what no file may of the environment."""
+    if isinstance(node, yaml.ScalarNode):
+        try:
+            check_read(_printable(key), node.value)
+        except ConfigError as error:
+            error.place, error.given = str(file), _printable(node.value)
+            raise
+    elif isinstance(node, yaml.MappingNode):
+        for name, inner in node.value:
+            named = str(name.value) if isinstance(name, yaml.ScalarNode) else "?"
+            refuse_reading(name, file, key)
+            refuse_reading(inner, file, f"{key}.{named}" if key else named)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, inner in enumerate(node.value):
+            refuse_reading(inner, file, f"{key}[{i}]")
+
+
+def bound_yaml(text: str, plain: bool = False) -> None:
+    """Walk over a text's events, which costs no more than its length, and refuse what is large.
+
+    Raises:
+        ConfigError: for what is too deep or too much; when `plain`, for anchors and tags.
+        yaml.YAMLError: when it is no YAML.
+    """
     sizes: dict[str, int] = {}  # of what an anchor stands for
     opened: list[tuple[str | None, int]] = []  # anchor and values so far, of what is not closed yet
     documents = 0

@@ -10,11 +10,14 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from omegaconf import DictConfig, flag_override
+from omegaconf.errors import OmegaConfBaseException
+
 from lrexp.config.errors import ConfigError
-from lrexp.config.redact import is_secret_name
+from lrexp.config.variables import check_settable
 
 ALLOW_TARGETS = "LREXP_ALLOW_TARGETS"  # packages of the user whose classes a config may name
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # of hydra/launcher, hydra/sweeper
@@ -29,38 +32,69 @@ LOGGING_CLASSES = {
     "colorlog.ColoredFormatter",
     "lrexp.config.redact.RedactingFormatter",
 }
+STARTING = ("setup", "python", "srun_args", "additional_parameters")  # of launchers to a cluster
+PLAIN = re.compile(  # interpolations that are text or a number, whatever a file says
+    r"\$\{(?:seed|name|run_id|hydra\.(?:job|sweep|run|runtime)"
+    r"\.(?:name|num|id|dir|subdir|cwd|output_dir)|oc\.env:[^${}]*|now:[^${}]*)\}"
+)
 STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
-RUN_FOLDER = "${hydra.runtime.output_dir}/"
-# Variables that decide what a program imports or may import, besides PYTHON*, LD_* and HYDRA_*.
-DECIDING = {ALLOW_TARGETS, "PATH", "HOME"}
+LOG_FILE = re.compile(  # every part that is interpolated is a name of ours, or checked itself
+    r"\$\{hydra\.runtime\.output_dir\}/"
+    r"(?:\$\{hydra\.job\.name\}\.log|[A-Za-z0-9_-][A-Za-z0-9._-]*\.log)"
+)
 
 
-def check_hydra_section(section: Mapping[str, Any]) -> None:
+def check_hydra_section(section: Mapping[str, Any], typed: Collection[str] = ()) -> None:
     """Refuse a `hydra` section that would import, call or write what it should not.
 
     Args:
         section: plain values, interpolations as they are written.
+        typed: keys that the command line gives, for which some is allowed that is not for files.
 
     Raises:
         ConfigError: for the first key that may not be.
     """
-    for name, callback in (section.get("callbacks") or {}).items():
+    groups = ("launcher", "sweeper", "job_logging", "hydra_logging", "callbacks", "job", "sweep")
+    found = {name: section.get(name) or {} for name in groups}
+    for name, value in found.items():
+        if not isinstance(value, Mapping):  # an interpolation, or nonsense
+            raise ConfigError(f"hydra.{name}", "must be written out", given=value)
+    for name, callback in found["callbacks"].items():
         _check_callback(f"hydra.callbacks.{name}", callback)
     for group in ("launcher", "sweeper"):
-        _check_plugin(f"hydra.{group}", section.get(group))
+        _check_plugin(f"hydra.{group}", found[group], typed)
     for group in ("job_logging", "hydra_logging"):
-        for key, value in values_below(f"hydra.{group}", section.get(group)):
+        for key, value in values_below(f"hydra.{group}", found[group]):
             _check_logging(key, value)
-    job = section.get("job") or {}
-    for name in job.get("env_set") or {}:
-        _check_variable(f"hydra.job.env_set.{name}", str(name))
+    for key in ("env_copy", "env_set"):
+        check_settable(f"hydra.job.{key}", found["job"].get(key))
     subdir = section.get("output_subdir")
     if subdir is not None and not re.fullmatch(r"[A-Za-z0-9._-]*[A-Za-z0-9_-]", str(subdir)):
         hint = "such as .hydra, or null for none"
         raise ConfigError("hydra.output_subdir", "must be a folder name", hint, subdir)
-    if ".." in re.split(r"[/\\]", written := str((section.get("sweep") or {}).get("subdir"))):
+    check_subdir(str(found["sweep"].get("subdir")))
+
+
+def check_subdir(subdir: str) -> None:
+    """Refuse a folder of a point that is not below its sweep's."""
+    if ".." in re.split(r"[/\\]", subdir) or os.path.isabs(subdir) or "\0" in subdir:
         problem = "leads out of the sweep's folder"
-        raise ConfigError("hydra.sweep.subdir", problem, given=written)
+        raise ConfigError("hydra.sweep.subdir", problem, given=subdir)
+
+
+def check_folder_of_point(hydra: DictConfig) -> None:
+    """Refuse a point whose folder leads out of its sweep's, with what is interpolated in it."""
+    job: Any = hydra.job
+    with flag_override(hydra, ["struct", "readonly"], False):
+        num, name = (job._get_node(key)._value() for key in ("num", "id"))  # not known yet
+        job.num, job.id = 0, "0"
+        try:
+            check_subdir(str(hydra.sweep.subdir))
+        except OmegaConfBaseException as error:
+            said = str(error).splitlines()[0]
+            raise ConfigError("hydra.sweep.subdir", f"cannot be resolved: {said}") from error
+        finally:
+            job.num, job.id = num, name
 
 
 def check_target(key: str, target: str) -> None:
@@ -109,9 +143,18 @@ def _check_callback(key: str, callback: Any) -> None:
         raise ConfigError(f"{key}._target_", problem, given=target)
 
 
-def _check_plugin(key: str, plugin: Any) -> None:
+def _check_plugin(key: str, plugin: Any, typed: Collection[str]) -> None:
+    """Plugins that are installed, made of plain values, and no program of a file's own."""
     for at, value in values_below(key, plugin):
-        if at.rpartition(".")[2] != "_target_":
+        last = at.rpartition(".")[2]
+        if last in STARTING and value and not any(at.startswith(one) for one in typed):
+            problem = "is run with every job, and no file may say what"
+            raise ConfigError(at, problem, "give it on the command line", value)
+        if last != "_target_":
+            left = PLAIN.sub("", value) if isinstance(value, str) else ""
+            if "${" in left or (left != value and ".params." in at):
+                hint = "allowed are ${oc.env:NAME}, ${now:...}, ${seed} and folders of hydra"
+                raise ConfigError(at, "is interpolated", hint, value)
             continue
         allowed = PLUGINS if at == f"{key}._target_" else (*PLUGINS, *IN_PLUGINS)
         if not str(value).startswith(allowed):
@@ -121,28 +164,27 @@ def _check_plugin(key: str, plugin: Any) -> None:
 
 
 def _check_logging(key: str, value: Any) -> None:
-    """A logging section may open streams and files of the run; it makes nothing else."""
+    """A logging section may open streams and files of the run; it makes nothing else.
+
+    What is interpolated would be looked at before it is known, so but for a file's name nothing is.
+    """
     last = key.rpartition(".")[2]
+    if isinstance(value, Mapping) and "." in value:
+        raise ConfigError(key, "sets attributes of what logs, which no config may")
     if last in ("()", "class") and value not in LOGGING_CLASSES:
         hint = f"allowed: {', '.join(sorted(LOGGING_CLASSES))}"
         raise ConfigError(key, "logs in a way that is not allowed", hint, value)
+    if last == "style" and value != "%":  # others reach into the objects of a message
+        raise ConfigError(key, "is no style that is allowed", "allowed: %", value)
+    if last == "filename":
+        if not LOG_FILE.fullmatch(str(value)):
+            hint = "write ${hydra.runtime.output_dir}/NAME.log"
+            raise ConfigError(key, "would log outside of the run's folder", hint, value)
+    elif isinstance(value, str) and "${" in value:
+        raise ConfigError(key, "is interpolated, and only a filename may be", given=value)
     if isinstance(value, str) and re.match(r"(ext|cfg)://", value) and value not in STREAMS:
         hint = f"allowed: {', '.join(sorted(STREAMS))}"
         raise ConfigError(key, "is no stream", hint, value)
-    if last == "filename":
-        name = str(value).removeprefix(RUN_FOLDER)
-        parts = re.split(r"[/\\]", name)
-        if name == str(value) or ".." in parts or not all(parts) or "${oc" in name:
-            hint = f"write {RUN_FOLDER}NAME"
-            raise ConfigError(key, "would log outside of the run's folder", hint, value)
-
-
-def _check_variable(key: str, name: str) -> None:
-    if is_secret_name(name):
-        problem = "holds a secret, which would be saved with the run"
-        raise ConfigError(key, problem, "set it in the shell instead")
-    if name in DECIDING or name.startswith(("PYTHON", "LD_", "DYLD_", "HYDRA_", "LREXP_")):
-        raise ConfigError(key, "decides what is run, and no config may set it", "use the shell")
 
 
 def values_below(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:

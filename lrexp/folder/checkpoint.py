@@ -65,7 +65,30 @@ def _alone(value: Any) -> Any:
 
 def load_checkpoint(file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """The state in a file, its tensors on `device`; only tensors and plain values are accepted."""
-    return torch.load(file, map_location=device, weights_only=True)
+    refuse_packed(file)
+    state = torch.load(file, map_location=device, weights_only=True)
+    refuse_expanded(state)
+    return state
+
+
+def refuse_packed(file: Path) -> None:
+    """Raise ValueError for an archive that is larger unpacked, which torch.save makes none of."""
+    if not file.is_file() or not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > file.stat().st_size:
+        raise ValueError(f"it is packed: {unpacked} bytes in {file.stat().st_size}")
+
+
+def refuse_expanded(value: Any) -> None:
+    """Raise ValueError for tensors that stand for more numbers than were saved."""
+    if isinstance(value, torch.Tensor):
+        if value.nbytes > value.untyped_storage().nbytes():
+            raise ValueError(f"it holds a tensor of {tuple(value.shape)} made of fewer numbers")
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            refuse_expanded(inner)
 
 
 def load_last(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:

@@ -195,7 +195,7 @@ def in_use(folder: Path) -> bool:
     """Whether a program holds the folder of a run, or that of the grid around it, now."""
     for place in (folder, folder.parent):
         try:
-            lock = os.open(place / LOCK, os.O_RDONLY)
+            lock = os.open(place / LOCK, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe
         except OSError:
             continue
         try:

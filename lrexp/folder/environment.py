@@ -41,6 +41,8 @@ VARIABLES = (
     "PYTORCH_ENABLE_MPS_FALLBACK",
 )
 CODE = ("lrexp", "conf", "hydra_plugins")  # of a checkout
+# Settings of git that keep it from running what the repository names, and from fetching.
+QUIET_GIT = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}", "protocol.allow=never")
 DIFF_BYTES = 100_000  # of what no commit has, that are kept
 
 
@@ -128,10 +130,12 @@ def _code_version() -> tuple[str | None, bytes]:
     root = Path(lrexp.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None, b""
-    git = ("git", "-C", str(root))
+    git = ("git", "-C", str(root), *(word for o in QUIET_GIT for word in ("-c", o)))
     try:
+        git += _without_programs(git)
         commit = _said(*git, "rev-parse", "HEAD").decode().strip()
-        diff = _said(*git, "diff", "--no-ext-diff", "HEAD", "--", *CODE)
+        how = ("--no-ext-diff", "--no-textconv", "--ignore-submodules")
+        diff = _said(*git, "diff", *how, "HEAD", "--", *CODE)
         new = _said(*git, "ls-files", "-z", "--others", "--exclude-standard", "--", *CODE)
     except (OSError, subprocess.SubprocessError):
         return None, b""
@@ -153,8 +157,26 @@ def _gpu_driver() -> str | None:
     return next(iter(said.decode(errors="replace").split()), None)
 
 
+def _without_programs(git: tuple[str, ...]) -> tuple[str, ...]:
+    """Options that leave out what the repository's own config would run on a file's content."""
+    asked = (*git, "config", "--show-scope", "--name-only", "--get-regexp")
+    done = _run(*asked, r"^filter\..*\.(clean|process|required)$")  # fails where there is none
+    found = (line.split("\t") for line in os.fsdecode(done.stdout).splitlines())
+    names = [name for scope, name in found if scope in ("local", "worktree")]
+    return tuple(word for name in names for word in ("-c", f"{name}="))
+
+
 def _said(*command: str) -> bytes:
-    return subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
+    done = _run(*command)
+    done.check_returncode()
+    return done.stdout
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[bytes]:
+    """A program of the machine; no variable tells git of another repository, config or program."""
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("GIT_")}
+    environment["GIT_OPTIONAL_LOCKS"] = "0"  # the index is left as it is
+    return subprocess.run(command, capture_output=True, check=False, timeout=10, env=environment)
 
 
 @functools.cache

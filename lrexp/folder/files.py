@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
+import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,6 +48,32 @@ def refuse_foreign(file: Path, mark: str) -> None:
         ours = False
     if not ours:
         raise UserError(f"{file} was not written by lrexp; nothing was changed\n  move it away")
+
+
+def guarded_cell(cell: Any) -> Any:
+    """A cell of a CSV file, of which no spreadsheet makes a formula; numbers stay numbers."""
+    if not isinstance(cell, str):
+        return cell
+    cell = cell.replace("\r", " ")  # which begins another line there, and is not quoted
+    if not re.match(r"'*[=+\-@\t]", cell):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
+def plain_cell(cell: str) -> str:
+    """The text that `guarded_cell` made a cell of."""
+    return cell[1:] if re.match(r"'+[=+\-@\t]", cell) else cell
+
+
+def csv_text(lines: Iterable[Iterable[Any]]) -> str:
+    """Lines as CSV, none of whose cells is a formula."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(map(guarded_cell, line) for line in lines)
+    return text.getvalue()
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

@@ -33,6 +33,7 @@ POINTS = "points.json"
 LEADERBOARD, LEADERBOARD_TABLE = "leaderboard.json", "leaderboard.csv"
 CASES = "cases.yaml"
 MULTIRUN = "multirun.yaml"
+EARLIER = "earlier"  # folder that keeps what former attempts at a point left
 WANDB_REPORT = "wandb_report.json"  # which report at W&B is the sweep's own
 
 # of both

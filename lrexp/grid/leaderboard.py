@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lrexp.config.schema import MONITORS
-from lrexp.folder.files import strict_json, write_atomically
+from lrexp.folder.files import csv_text, strict_json, write_atomically
 from lrexp.folder.layout import LEADERBOARD, LEADERBOARD_TABLE
 from lrexp.grid.points.point import Point, read_summary
 from lrexp.judge.ranking import configurations
@@ -130,9 +128,7 @@ def leaderboard_csv(board: Mapping[str, Any]) -> str:
                 *(" ".join(map(str, row[name])) for name in ("points", "equal")),
             ]
         )
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
+    return csv_text(lines)
 
 
 def leaderboard_lines(board: Mapping[str, Any], at_most: int = 20) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import urllib.error
 import urllib.request
@@ -24,7 +25,7 @@ from torch.hub import HASH_REGEX
 
 from lrexp.config.errors import ConfigError, first_line
 from lrexp.config.saved import read_saved_config
-from lrexp.config.schema.training import LibraryModel, Model
+from lrexp.config.schema.training import LEAST_STD, LibraryModel, Model
 from lrexp.folder.layout import CHECKPOINTS, CONFIG
 from lrexp.folder.network import quiet, within
 from lrexp.models.library import AUXILIARY, library_with, made
@@ -33,6 +34,7 @@ from lrexp.models.weights import Weights, weights_path
 
 log = logging.getLogger(__name__)
 
+NONSENSE = (TypeError, ValueError, OverflowError, RecursionError)  # that a file may hold
 REACH_S = 5.0  # how long a server may take to answer at all
 KEY = "model.pretrained"
 
@@ -265,9 +267,17 @@ def expected_input(model: Model) -> ExpectedInput | None:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
         mean, std = (tuple(map(float, json.loads(metadata[key]))) for key in ("mean", "std"))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):  # another kind of file
+        _refuse_nonsense(mean, std)
+    except (SafetensorError, OSError, KeyError, *NONSENSE):  # another kind of file
         return None
     return ExpectedInput(mean, std, None)
+
+
+def _refuse_nonsense(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Raise ValueError for what no image can be normalised with."""
+    finite = all(map(math.isfinite, (*mean, *std)))
+    if not finite or len(mean) != len(std) or min(std) < LEAST_STD:  # or of no channel
+        raise ValueError("no mean and std of channels")
 
 
 def _of_run(file: Path) -> ExpectedInput | None:
@@ -279,7 +289,8 @@ def _of_run(file: Path) -> ExpectedInput | None:
         return None
     try:
         mean, std = (tuple(map(float, numbers[key])) for key in ("mean", "std"))
-    except (TypeError, ValueError) as error:
+        _refuse_nonsense(mean, std)
+    except NONSENSE as error:
         problem = "the run's data.normalize has no usable mean and std"
         raise ConfigError("model.weights", problem, place=str(file)) from error
     size = data.get("image_size")

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lrexp.config.errors import ConfigError, few, out_of_memory
+from lrexp.folder.checkpoint import refuse_expanded, refuse_packed
 
 # Under which keys checkpoints keep the network, best first: what trains before its average.
 STATE_KEYS = (
@@ -69,7 +70,7 @@ def read_file(
         raise ConfigError("model.weights", problem, AGAIN, given) from error
     try:
         class_names = _names(json.loads(metadata.get("class_names", "null")))
-    except ValueError:  # somebody else's, in words of their own
+    except (ValueError, RecursionError):  # somebody else's, in words of their own
         class_names = None
     return tensors, class_names, ""
 
@@ -80,6 +81,7 @@ def _read_checkpoint(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old formats
+            refuse_packed(path)
             content = torch.load(
                 path, map_location="meta" if header_only else "cpu", weights_only=True
             )
@@ -89,6 +91,10 @@ def _read_checkpoint(
         raise ConfigError("model.weights", *why_refused(path, error), given) from error
     states = dict(_states(content, lambda value: isinstance(value, Tensor)))
     keys = chosen(list(states))
+    try:
+        refuse_expanded(states.get(keys) if keys is not None else None)
+    except ValueError as error:
+        raise ConfigError("model.weights", str(error), AGAIN, given) from error
     if keys is None:
         held = (
             few(map(_printable, content)) if isinstance(content, dict) else type(content).__name__
@@ -131,6 +137,8 @@ def _states(
 
 def why_refused(path: Path, error: BaseException) -> tuple[str, str]:
     """Why torch.load(weights_only=True) would not read a file: problem and hint, in our words."""
+    if str(error).startswith("it is packed"):
+        return "is packed, and torch.save packs nothing", AGAIN
     if classes := _classes(path, error):
         problem = (
             f"holds objects beside tensors, of {few(map(_printable, classes), 4)}; they are not"

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 
 from lrexp.config.errors import UserError
+from lrexp.folder.files import csv_text, plain_cell
 from lrexp.models.layer_map import LayerMap, LayerParameter
 
 
@@ -207,11 +208,9 @@ class Plan:
 
     def to_csv(self) -> str:
         """A header and a line per parameter; shape as 10x1x5x5, booleans as true and false."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([f.name for f in fields(Row)])
-        writer.writerows(_cells(row).values() for row in self.rows)
-        return text.getvalue()
+        return csv_text(
+            [[f.name for f in fields(Row)], *(_cells(row).values() for row in self.rows)]
+        )
 
 
 def read_plan(text: str) -> Plan:
@@ -227,7 +226,7 @@ def read_plan(text: str) -> Plan:
     rows = []
     for number, cells in enumerate(lines, 2):
         try:
-            rows.append(_row_of(cells))
+            rows.append(_row_of({name: plain_cell(cell) for name, cell in cells.items()}))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"line {number} of the plan cannot be read: {error}") from error
     return Plan(tuple(rows))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrexp.data.dataset import Split
-from lrexp.folder.files import write_atomically
+from lrexp.folder.files import csv_text, write_atomically
 
 MOST_WRONG = 24  # images that are kept
 SIDE = 64  # pixels, of the longer side
@@ -84,7 +82,7 @@ def write_per_class(file: Path, rows: Mapping[str, Sequence[dict[str, Any]]]) ->
     """
     heading = ["split", *next(iter(rows.values()))[0]]
     lines = [[split, *row.values()] for split, of_split in rows.items() for row in of_split]
-    write_atomically(file, _csv([heading, *lines]))
+    write_atomically(file, csv_text([heading, *lines]))
 
 
 def write_confusion(
@@ -102,13 +100,7 @@ def write_confusion(
         for split, of_split in counts.items()
         for name, row in zip(class_names, of_split.tolist(), strict=True)
     ]
-    write_atomically(file, _csv([["split", "true", *class_names], *lines]))
-
-
-def _csv(lines: list[list[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
+    write_atomically(file, csv_text([["split", "true", *class_names], *lines]))
 
 
 def write_wrong_images(

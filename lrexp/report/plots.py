@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lrexp.folder.files import refuse_foreign
 from lrexp.folder.layout import PLOTS
 from lrexp.report.figure import COLOURS, HEAT, Axis, Chart, Figure, HeatMap, Series, Values
+from lrexp.runs.reading import refuse_links
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,6 +74,7 @@ def write_plots(
             picture.draw_without_rendering()
             picture.set_layout_engine("none")  # laid out once, for both files
             (folder / PLOTS).mkdir(exist_ok=True)
+            refuse_links(folder / PLOTS, folder)
             for ending, metadata in MARKED.items():
                 files.append(folder / PLOTS / f"{name}.{ending}")
                 refuse_foreign(files[-1], MARK)

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrexp.config.errors import UserError
+from lrexp.runs.reading import plain_file
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+MOST_SCORES, MOST_IMAGES, MOST_BYTES = 200_000_000, 5_000_000, 2**31  # unpacked
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,17 @@ def read_predictions(file: Path, split: str, most_scores: int | None = None) -> 
     import pyarrow.parquet as pq
 
     try:
+        plain_file(file)
         with pq.ParquetFile(file) as stored:
             if most_scores is not None and _scores_in(stored.metadata) > most_scores:
                 return None
+            groups = [stored.metadata.row_group(i) for i in range(stored.metadata.num_row_groups)]
+            if (
+                _scores_in(stored.metadata) > MOST_SCORES
+                or stored.metadata.num_rows > MOST_IMAGES
+                or sum(group.total_byte_size for group in groups) > MOST_BYTES
+            ):
+                raise ValueError("it holds more than the scores of any data set here")
             table = stored.read()
         chosen = table.filter(np.array(table["split"].to_pylist()) == split).sort_by("id")
         images = list(zip(chosen["id"].to_pylist(), chosen["item"].to_pylist(), strict=True))

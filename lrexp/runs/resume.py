@@ -17,6 +17,7 @@ from lrexp.config.schema import meaning_of
 from lrexp.folder.claim import resume_command
 from lrexp.folder.layout import CHECKPOINTS, CONFIG, MULTIRUN, SUMMARY
 from lrexp.runs.differences import ABSENT, WHOLE, Change, change_lines, config_changes, shown
+from lrexp.runs.reading import refuse_links
 from lrexp.runs.run import content, json_object, read_summary, yaml_object
 
 DONE = ("finished", "diverged")
@@ -41,6 +42,7 @@ def stopped_run(folder: Path, changed_data: bool = False) -> Stopped | None:
     """
     if (folder / MULTIRUN).exists():
         raise UserError(f"{folder} holds a sweep, not a run\n  hydra.launcher.resume goes on there")
+    refuse_links(folder)
     began = (folder / CONFIG).exists() or (folder / CHECKPOINTS).exists()
     if not began or not (folder / SUMMARY).exists():  # stopped before it had written anything
         return None

@@ -8,7 +8,6 @@ non-finite numbers are those numbers.
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -16,8 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-
-import yaml
 
 from lrexp.config.errors import UserError
 from lrexp.folder.layout import (
@@ -34,6 +31,7 @@ from lrexp.folder.layout import (
     SUMMARY,
 )
 from lrexp.plan.plan import Plan, read_plan
+from lrexp.runs.reading import NotReadError, json_of, table_of, text_of, yaml_of
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 # of summary.json, whatever of them it lacks
@@ -97,15 +95,16 @@ def read_rows(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
     """
     rows, bad = dict[int, dict[str, Any]](), 0
     try:
-        lines = (folder / METRICS).read_text("utf-8", errors="replace").splitlines()
+        lines = text_of(folder / METRICS, errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    except OSError as error:
-        notes.append(f"{METRICS} cannot be read: {error.strerror}")
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        notes.append(f"{METRICS} cannot be read: {said}")
         return []
     for line in lines:
         try:
-            row = numbers(json.loads(line))
+            row = numbers(json_of(line))
             row["epoch"] = int(row["epoch"])
             rows[row["epoch"]] = row
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
@@ -139,14 +138,14 @@ def read_choices(folder: Path) -> tuple[dict[str, Any], list[Path], str]:
 
 def read_yaml(file: Path) -> Any:
     """What a YAML file holds; None when it is missing or unreadable."""
-    return content(file, _yaml, None, [])
+    return content(file, yaml_of, None, [])
 
 
 def read_table(file: Path, notes: list[str]) -> list[dict[str, str]]:
     """A CSV file as rows by heading; empty when it is missing or unreadable."""
     if not file.exists():
         return []
-    return content(file, lambda text: list(csv.DictReader(text.splitlines())), [], notes)
+    return content(file, table_of, [], notes)
 
 
 def named_path(name: str) -> Path:
@@ -198,15 +197,16 @@ def content(
         UserError: when it cannot be read, or `parse` cannot make anything of its text.
     """
     try:
-        return parse(file.read_text("utf-8"))
+        return parse(text_of(file))
     except FileNotFoundError:
         said = "is missing"
     except UNREADABLE as error:
         if notes is None:
             cause = str(error) or type(error).__name__
             raise UserError(f"{file} cannot be read: {cause}") from error
-        damaged = "is damaged and was left out"
-        said = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else damaged
+        said = "is damaged and was left out"
+        if isinstance(error, OSError | NotReadError):
+            said = f"cannot be read: {getattr(error, 'strerror', error)}"
     if notes is not None:
         notes.append(f"{file.name} {said}")
     return otherwise
@@ -214,26 +214,18 @@ def content(
 
 def json_object(text: str) -> dict[str, Any]:
     """The object that a JSON text holds, with non-finite numbers as numbers; else a ValueError."""
-    return numbers(_settings(json.loads(text)))
+    return numbers(_settings(json_of(text)))
 
 
 def yaml_object(text: str) -> dict[str, Any]:
     """The mapping that a YAML text holds; else a ValueError."""
-    return _settings(_yaml(text))
+    return _settings(yaml_of(text))
 
 
 def _settings(found: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("it holds no settings")
     return found
-
-
-def _yaml(text: str) -> Any:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where there
-    try:
-        return yaml.load(text, Loader=loader)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
 
 
 def numbers(value: Any) -> Any:

@@ -5,7 +5,6 @@ Whatever is missing, damaged or unfinished is a status with a reason, never an e
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,9 @@ from typing import Any, Protocol
 
 from lrexp.config.errors import UserError
 from lrexp.config.schema import MONITORS
+from lrexp.config.targets import check_subdir
 from lrexp.folder.layout import CONFIG, LEADERBOARD, MULTIRUN, POINTS, REPORT, SUMMARY
+from lrexp.runs.reading import json_of, leads_out
 from lrexp.runs.run import (
     content,
     flat,
@@ -184,7 +185,7 @@ def read_grid(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[Swe
     A line that makes no sense is left out and noted.
     """
     try:
-        saved = content(folder / POINTS, json.loads, None)
+        saved = content(folder / POINTS, json_of, None)
         if saved is None:
             return (), []
         command, first, listed = saved["command"], dict(saved["first"]), list(saved["points"])
@@ -197,9 +198,12 @@ def read_grid(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[Swe
     for row in listed:
         try:
             points.append(_planned(row, first))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, UserError) as error:
             notes.append(f"a point of {POINTS} cannot be read: {_said(error)}")
-    nums = {point.num for point in points}
+    if len({point.num for point in points}) < len(points):
+        notes.append(f"{POINTS} has a number twice: the points are the folders found")
+        return (), []
+    nums = {point.num for point in points if point.same_as is None}
     lone = [p if p.same_as in nums else replace(p, same_as=None) for p in points]
     return tuple(command), lone
 
@@ -208,6 +212,7 @@ def _planned(row: Mapping[str, Any], first: Mapping[str, Any]) -> SweepPoint:
     """A point as its line has it: against the settings of the first one."""
     if type(row["num"]) is not int or not isinstance(row["folder"], str):
         raise TypeError("a point needs a number and a folder")
+    check_subdir(row["folder"])
     lacks = set(row["lacks"])
     settings = {key: value for key, value in first.items() if key not in lacks}
     return SweepPoint(
@@ -223,7 +228,7 @@ def _planned(row: Mapping[str, Any], first: Mapping[str, Any]) -> SweepPoint:
 
 def _found_runs(folder: Path) -> list[SweepPoint]:
     """Points from the run folders themselves, for a sweep without points.json."""
-    found = [run for run in folder.glob("*") if is_run(run)]
+    found = [run for run in folder.glob("*") if is_run(run) and not leads_out(run)]
     numbers = [int(m[0]) if (m := re.match(r"\d+", run.name)) else -1 for run in found]
     distinct = len({num for num in numbers if num >= 0}) == len(found)
     return [
@@ -263,6 +268,9 @@ def _read_point(folder: Path, point: SweepPoint, monitor: str) -> SweepPoint:
     if point.same_as is not None:
         return replace(point, status=EQUAL, why=f"trains as point {point.same_as} does")
     run = folder / point.folder
+    if leads_out(run, folder):
+        why = "its folder is a link that leads out of the sweep's"
+        return replace(point, status=DAMAGED, why=why)
     said, unread = list[str](), list[str]()
     rows, summary = read_rows(run, said), read_summary(run, unread)
     if not (run / SUMMARY).exists() and not rows:

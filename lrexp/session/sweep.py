@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader
 from lrexp.config.errors import OTHERS_SETTING, ConfigError, RunFailedError
 from lrexp.config.names import new_run_id, shown_path
+from lrexp.config.redact import redacted
 from lrexp.config.schema import MONITORS, OPTIONS
 from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import write_atomically
@@ -214,7 +215,8 @@ def _run(
             board.look_up(batch)
         for returned in ended:
             if returned.status != JobStatus.COMPLETED:
-                say(f"failed  {' '.join(returned.overrides)}: {returned._return_value}")
+                failed = f"failed  {' '.join(returned.overrides)}: {returned._return_value}"
+                say(redacted(failed))
 
 
 def _todo(

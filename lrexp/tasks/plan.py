@@ -21,6 +21,7 @@ from lrexp.plan.plan import difference_lines, read_plan
 from lrexp.report.figure import Axis, Chart, Series
 from lrexp.report.plots import PAGE, STYLE, draw
 from lrexp.runs.differences import change_lines, config_changes
+from lrexp.runs.reading import text_of
 from lrexp.tasks.opening import Launch
 from lrexp.tasks.summary import blank_summary, failure, write
 
@@ -45,7 +46,7 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
     try:
         shown = build_preview(config)
         against = config.task.against
-        other = read_plan(Path(against).expanduser().read_text()) if against else None
+        other = read_plan(text_of(Path(against).expanduser().resolve())) if against else None
     except Exception as error:
         if launch.sweep:  # a point keeps its folder, and says why it has no result
             write(launch.folder, blank_summary(resolved, config, launch) | failure(error))

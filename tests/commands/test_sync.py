@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_lines import main_in
@@ -19,8 +21,18 @@ from wandb_log import read_run
 from wandb_stub import WandbStub
 
 from lrexp.__main__ import main
-from lrexp.record.wandb.file import artifact_files, last_epoch, synced, unsent, uploading
-from lrexp.record.wandb.upload import unsynced
+from lrexp.record.wandb.allowed import neutral_folder
+from lrexp.record.wandb.file import (
+    BLOCK,
+    FRAME,
+    artifact_files,
+    last_epoch,
+    records,
+    synced,
+    unsent,
+    uploading,
+)
+from lrexp.record.wandb.upload import _base, unsynced
 
 
 @pytest.fixture(scope="module")
@@ -152,13 +164,162 @@ def test_online_runs_count_only_when_the_server_lacks_rows(work: Path) -> None:
     assert unsynced(work) == [online / file.name]
 
 
-@pytest.mark.slow
-def test_an_offline_run_arrives_whole_and_once(work: Path) -> None:
+def write_records(file: Path, *changed: Callable[[Any], None]) -> None:
+    """A `.wandb` file of its own records, each shown to what changes them first."""
+    found = list(records(file))
+    whole = bytearray(b":W&B\xee\xbf\x00")[: FRAME.size]
+    for record in found:
+        for change in changed:
+            change(record)
+        data = record.SerializeToString()
+        first = True
+        while first or data:
+            left = BLOCK - len(whole) % BLOCK
+            if left < FRAME.size:
+                whole += bytes(left)
+                continue
+            piece, data = data[: left - FRAME.size], data[left - FRAME.size :]
+            kind = (1 if first else 4) if not data else (2 if first else 3)
+            whole += FRAME.pack(0, len(piece), kind) + piece
+            first = False
+    file.write_bytes(bytes(whole))
+
+
+def of_artifact(path: str) -> Callable[[Any], None]:
+    def change(record: Any) -> None:
+        for entry in record.artifact.manifest.contents:
+            if entry.local_path.endswith("best.pt"):
+                entry.local_path, entry.size = path, Path(path).stat().st_size
+
+    return change
+
+
+def elsewhere(key: str, value: str) -> Callable[[Any], None]:
+    def change(record: Any) -> None:
+        if record.WhichOneof("record_type") == "run":
+            setattr(record.run, key, value)
+
+    return change
+
+
+def of_files(path: str) -> Callable[[Any], None]:
+    def change(record: Any) -> None:
+        for item in record.files.files:
+            item.path = path
+
+    return change
+
+
+def listed_elsewhere(record: Any) -> None:
+    if record.WhichOneof("record_type") == "artifact":
+        record.artifact.manifest.manifest_file_path = "/etc/passwd"
+
+
+def a_folder_to_read(record: Any) -> None:
+    if record.WhichOneof("record_type") == "exit":
+        record.tbrecord.log_dir = "/etc"
+
+
+FOREIGN: dict[str, tuple[Callable[[Any], None], str]] = {
+    "a file of the machine": (of_artifact("/etc/hostname"), "outside of the run's folder"),
+    "a file beside the run": (of_files("../../../../other"), "outside of the run's folder"),
+    "an absolute file": (of_files("/etc/hostname"), "outside of the run's folder"),
+    "a list elsewhere": (listed_elsewhere, "listed elsewhere"),
+    "a folder of events": (a_folder_to_read, "what no run of lrexp records: tbrecord"),
+    "another project": (elsewhere("project", "theirs"), "--to theirs"),
+    "another team": (elsewhere("entity", "them"), "--to them/lrexp"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_is_not_the_runs_own_is_not_sent(
+    work: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, said = FOREIGN[name]
+    write_records(the_file(work))
+    assert main(["sync", "--dry-run"]) == 0  # as it was
+    assert "to lrexp at http" in capsys.readouterr().out
+    write_records(the_file(work), change)
+    assert main(["sync"]) == 1
+    out = capsys.readouterr().out
+    assert said in out
+    assert "0 uploaded, 1 left" in out
+    if "--to" in said:
+        assert main(["sync", "--dry-run", *said.split()]) == 0
+        assert said.split()[1] in capsys.readouterr().out
+
+
+def test_links_among_a_runs_files_are_not_followed(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = the_file(work)
+    link = file.parent / "files" / "own.txt"
+    link.symlink_to("/etc/hostname")
+    assert main(["sync"]) == 1
+    assert "files/own.txt is a link" in capsys.readouterr().out
+    link.unlink()
+    link = synced(file)
+    link.symlink_to(tmp_path / "made")
+    assert main(["sync"]) == 1
+    assert "is a link" in capsys.readouterr().out
+    link.unlink()
+    checkpoint = file.parents[2] / "checkpoints" / "best.pt"
+    checkpoint.rename(tmp_path / "best.pt")
+    checkpoint.symlink_to(tmp_path / "best.pt")
+    assert main(["sync"]) == 1
+    assert "outside of the run's folder" in capsys.readouterr().out
+
+
+def test_a_file_that_is_no_record_is_left(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    the_file(work).write_bytes(bytes(7) + FRAME.pack(0, 4, 1) + b"\xff\xff\xff\xff")
+    assert main(["sync"]) == 1
+    assert "it cannot be read" in capsys.readouterr().out
+
+
+def test_settings_in_the_folder_decide_no_server(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = the_file(work).parents[2]
+    (run / "wandb" / "settings").write_text("[default]\nbase_url = http://localhost:9\n")
+    monkeypatch.chdir(run)
+    monkeypatch.setattr("lrexp.record.wandb.client._prepared", None)
+    assert main_in(run, "sync", ".", "--dry-run") == 2
+    assert "would decide where runs of this folder go" in capsys.readouterr().err
+
+
+def test_the_client_is_started_where_nothing_can_be_imported(work: Path) -> None:
+    file = the_file(work)
+    hostile = 'raise SystemExit("imported")\n'
+    for folder in (work, file.parents[2], file.parent):
+        (folder / "wandb.py").write_text(hostile)
+    base = _base(file, [path for path, _ in artifact_files(file)])
+    with neutral_folder([file], base) as (here, environment):
+        seen = {p.relative_to(here): p.resolve() for p in here.rglob("*") if not p.is_dir()}
+        for path, size in artifact_files(file):
+            assert (here / path).resolve().is_relative_to(file.parents[2])
+            assert (here / path).stat().st_size == size
+        code = "import sys, wandb; print(wandb.__file__, '' in sys.path)"
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code],
+            cwd=here,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert {p.name for p in seen} >= {"best.pt", "config.yaml"}
+    assert "site-packages" in done.stdout
+    assert "False" in done.stdout
+
+
+@pytest.mark.slow
+def test_an_offline_run_arrives_whole_and_once(work: Path, tmp_path: Path) -> None:
+    file = the_file(work)
+    (work / "wandb.py").write_text('raise SystemExit("imported")\n')  # not by the client either
     rows = [json.loads(r) for r in (file.parents[2] / "metrics.jsonl").read_text().splitlines()]
     with WandbStub() as server:
-        first = command(work, **server.environment)
-        second = command(work, **server.environment)
+        first = command(tmp_path, "moved/outputs", **server.environment)
+        second = command(tmp_path, "moved/outputs", **server.environment)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "1 uploaded, 0 left" in first.stdout
     assert "nothing to upload" in second.stdout

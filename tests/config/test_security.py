@@ -26,7 +26,8 @@ from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.redact import redacted, secret_in
 from lrexp.config.saved import MAX_BYTES, read_saved_config, read_yaml_text, refuse_writing
 from lrexp.config.targets import check_hydra_section
-from lrexp.folder.files import write_atomically
+from lrexp.folder.files import strict_json, write_atomically
+from lrexp.grid.points.cases import read_cases
 from lrexp.grid.points.point import read_points
 
 SECRET = "sk-0123456789abcdef-very-secret"
@@ -94,6 +95,36 @@ HYDRA_SECTIONS = {
     "a module path": "{job: {env_set: {PYTHONPATH: /tmp}}}",
     "a preloaded library": "{job: {env_set: {LD_PRELOAD: /tmp/x.so}}}",
     "a key for the environment": "{job: {env_set: {WANDB_API_KEY: not-to-be-saved}}}",
+    "a program of git's": (
+        "{job: {env_set: {GIT_CONFIG_PARAMETERS: \"'core.fsmonitor=touch pwned'\"}}}"
+    ),
+    "another server for the key": "{job: {env_set: {WANDB_BASE_URL: 'http://localhost:9'}}}",
+    "a proxy": "{job: {env_set: {https_proxy: 'http://localhost:9'}}}",
+    "a section as environment": "{job: {env_set: '${optimizer}'}}",
+    "a variable of the shell to be saved": "{job: {env_copy: [HOME]}}",
+    "a section as launcher": "{launcher: '${optimizer.args}'}",
+    "a section as a sweeper's part": "{sweeper: {sampler: '${optimizer.args.x}'}}",
+    "a command line out of pieces": "{sweeper: {params: {logger.notes: '${name}{oc.env:HOME}'}}}",
+    "a program of a cluster's jobs": "{launcher: {setup: [touch pwned]}}",
+    "a log elsewhere by interpolation": (
+        "{job_logging: {handlers: {file: {filename:"
+        " '${hydra.runtime.output_dir}/${now:..}/${now:..}/x.log'}}}}"
+    ),
+    "a log under a name that is run": (
+        "{job_logging: {handlers: {file: {filename: '${hydra.runtime.output_dir}/x.pth'}}}}"
+    ),
+    "a package as stream by interpolation": (
+        "{job_logging: {handlers: {s: {class: logging.StreamHandler,"
+        " stream: '${now:ext://hostile_package.x}'}}}}"
+    ),
+    "attributes of a handler": (
+        "{job_logging: {handlers: {s: {'()': logging.FileHandler, delay: true, filename:"
+        " '${hydra.runtime.output_dir}/x.log', '.': {baseFilename: /tmp/lrexp_pwned}}}}}"
+    ),
+    "a format that reaches into objects": (
+        "{job_logging: {formatters: {f: {style: '{', format: '{args[0].__init__.__globals__}'}}}}"
+    ),
+    "points elsewhere": "{sweep: {subdir: /tmp/lrexp_pwned}}",
     "Hydra's files elsewhere": "{output_subdir: ../../pwned}",
     "a job name with a path": "{job: {name: ../pwned}}",
 }
@@ -135,6 +166,10 @@ LINES: dict[str, tuple[list[str], str]] = {
     "a newline as name": (['name="a\\nb"'], "name"),
     "a path as run id": (["run_id=../../../x"], "run_id"),
     "a path for a point": (["-m", "seed=0,1", "hydra.sweep.subdir=../x${hydra.job.num}"], "subdir"),
+    "a path for a point by interpolation": (
+        ["-m", "seed=0,1", "hydra.sweep.subdir=${now:..}/x${hydra.job.num}"],
+        "subdir",
+    ),
     "a target in optimizer": (["+optimizer._target_=torch.optim.SGD"], "_target_"),
     "a target in data": (["+data._target_=torch.load"], "_target_"),
     "a target in trainer": (["+trainer._target_=os.system"], "_target_"),
@@ -341,6 +376,75 @@ def test_a_hydra_section_is_refused_by_name(hydra_section: Any, name: str) -> No
     changed = OmegaConf.merge(hydra_section, OmegaConf.create(HYDRA_SECTIONS[name]))
     with pytest.raises(ConfigError, match=r"^hydra\."):
         check_hydra_section(OmegaConf.to_container(changed, resolve=False))
+
+
+def test_what_a_config_may_set_of_the_environment_is_what_decides_kernels_and_threads() -> None:
+    from lrexp.folder.environment import VARIABLES
+
+    check_hydra_section({"job": {"env_set": dict.fromkeys((*VARIABLES, "OMP_NUM_THREADS"), "1")}})
+    with pytest.raises(ConfigError, match=r"env_set\.WANDB_BASE_URL: .*\n.*OMP_NUM_THREADS"):
+        check_hydra_section({"job": {"env_set": {"WANDB_BASE_URL": "x"}}})
+
+
+def test_what_starts_the_jobs_of_a_cluster_is_typed(hydra_section: Any) -> None:
+    section: Any = OmegaConf.to_container(hydra_section, resolve=False)
+    section["launcher"]["setup"] = ["module load cuda"]
+    with pytest.raises(ConfigError, match="no file may say"):
+        check_hydra_section(section)
+    check_hydra_section(section, ["hydra.launcher.setup"])
+
+
+# Texts of a file that read the environment, and the word of the message; None: may be there.
+READS: dict[str, str | None] = {
+    "${oc.env:HOME}/data": None,
+    "${oc.env:SCRATCH,/tmp}": None,
+    "${oc.decode:${oc.env:SLURM_CPUS_PER_TASK}}": None,
+    "${oc.env:SCRATCH,${data.root}}": None,
+    "${model.name}_${now:%Y}_${.lr}_${hydra:job.name}": None,
+    "${oc.env:MY_DATABASE}": "reads the variable MY_DATABASE",
+    "${oc.env:SLURM_JWT}": "reads the variable SLURM_JWT",
+    "${ oc.env : MY_DATABASE }": "reads the variable MY_DATABASE",
+    "${oc.env:HOME,${oc.env:MY_DATABASE}}": "reads the variable MY_DATABASE",
+    "${oc.${name}:MY_DATABASE}": "no file may hold",
+    "${oc.env:${name}}": "no file may hold",
+    "${oc.env:'MY_DATABASE'}": "no file may hold",
+    "${oc.decode:${name}{oc.env:MY_DATABASE}}": "no file may hold",
+    "${oc.decode:'\\${oc.env:MY_DATABASE}'}": "reads the variable",
+    "${oc.create:'{a: 1}'}": "no file may hold",
+    "${other.resolver:x}": "no file may hold",
+}
+
+
+@pytest.mark.parametrize("text", READS)
+def test_a_file_reads_of_the_environment_what_is_harmless(text: str, tmp_path: Path) -> None:
+    said, file = READS[text], tmp_path / "cases.yaml"
+    # as JSON, with its escapes: what counts is what YAML makes of them
+    escaped = json.dumps(text).replace("$", "\\x24")
+    file.write_text(f"mine: {{logger.notes: {escaped}}}\n")
+    if said is None:
+        assert read_cases(str(file), []).axes.keys() == {"mine"}
+        return
+    with pytest.raises(ConfigError, match=said) as refusal:
+        read_cases(str(file), [])
+    assert str(file) in str(refusal.value)
+    assert "logger.notes" in str(refusal.value)
+
+
+def test_a_file_of_options_reads_no_secret_of_the_environment(
+    audited: Audited, tmp_path: Path
+) -> None:
+    texts = {"notes": "logger: {notes: '${oc.env:MY_DATABASE}'}\n"}
+    texts |= {"defaults": "defaults: ['/model: ${oc.env:MY_DATABASE}']\n"}
+    texts |= {"fine": "logger: {notes: '${oc.env:HOME}'}\n"}
+    lines = experiments(tmp_path, {k: f"# @package _global_\n{v}" for k, v in texts.items()})
+    typed = ["logger.notes=${oc.env:MY_DATABASE}", "--cfg", "job", "--resolve"]
+    *bad, fine, own = audited([*lines, typed], MY_DATABASE="not for others")
+    for answer in bad:
+        refused("a variable", answer, "MY_DATABASE")
+        assert "cfg/experiment/e" in answer["said"]
+        assert "not for others" not in answer["said"]
+    assert fine["code"] == 0, fine
+    assert "not for others" in own["printed"]
 
 
 @pytest.mark.parametrize("name", sorted(HYDRA_SECTIONS))
@@ -571,13 +675,14 @@ def test_the_users_own_callback_runs_where_its_package_is_allowed(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"folder": "../../x"}, "outside"),
-        ({"folder": "/tmp/x"}, "outside"),
+        ({"folder": "../../x"}, "leads out"),
+        ({"folder": "/tmp/x"}, "leads out"),
         ({"folder": 7}, "cannot be read"),
         ({"num": "0"}, "cannot be read"),
         ({"command": ["hydra.callbacks.x._target_=os.system"]}, "no setting"),
         ({"command": ["+hydra.job.env_set.A=b"]}, "no setting"),
         ({"command": ["hydra/launcher=evil"]}, "no setting"),
+        ({"command": ["logger.notes=${oc.env:MY_DATABASE}"]}, "reads the variable"),
         ({"command": "seed=1"}, "cannot be read"),
         ({"command": [1]}, "cannot be read"),
         ({"points": []}, "cannot be read"),
@@ -598,31 +703,34 @@ def test_a_sweep_folder_of_others_is_resumed_only_within_itself(
 
 
 def test_no_secret_is_written_or_shown(audited: Audited, tmp_path: Path) -> None:
-    address = "https://user:hunter2secret@example.org/x"
+    address = "https://user:hunter2secret/@!x@example.org/x"
+    quoted = '/sla5hed"and\\qu0ted'
     (tmp_path / "mypkg.py").write_text(
         "import logging, os, torch\n"
         "class Net(torch.nn.Sequential):\n"
         "    def __init__(self, num_classes, **kwargs):\n"
         "        super().__init__(torch.nn.Flatten(), torch.nn.LazyLinear(num_classes))\n"
         "        self(torch.zeros(1, 1, 8, 8))\n"
-        "        key = os.environ['WANDB_API_KEY']\n"
+        "        key = os.environ['WANDB_API_KEY'] + ' ' + os.environ['PGPASSWORD']\n"
         f"        logging.getLogger('mypkg').warning('with %s at {address}', key)\n"
         "    def forward(self, x):\n"
         "        if self.training and torch.is_grad_enabled() and len(x) > 1:\n"
-        f"            raise OSError(os.environ['MY_TOKEN'] + ' at {address}')\n"
+        "            secrets = os.environ['MY_TOKEN'] + os.environ['PGPASSWORD']\n"
+        f"            raise OSError(secrets + ' at {address}')\n"
         "        return super().forward(x)\n"
     )
     token = "tok_abcdefghijklmnop"
     line = ["model=custom", "model.target=mypkg.Net", "trainer.epochs=1", "logger.mode=offline"]
     key = SECRET.ljust(40, "0")
     allow = {"LREXP_ALLOW_TARGETS": "mypkg", "WANDB_API_KEY": key, "MY_TOKEN": token}
+    allow |= {"PGPASSWORD": quoted}
     (done,) = audited([[*line, "hydra.run.dir=run"]], "wandb", **allow)
     assert done["code"] == 1, done
     sys.modules["wandb"].teardown()  # its writer is through
     written = {f: f.read_bytes() for f in (tmp_path / "run").rglob("*") if f.is_file()}
-    assert b"*** at https://***@example.org" in written[tmp_path / "run" / "lrexp.log"]
+    assert b"*** *** at https://***@example.org" in written[tmp_path / "run" / "lrexp.log"]
     assert b"***" in written[tmp_path / "run" / "summary.json"]
-    for secret in (SECRET, token, "hunter2secret"):
+    for secret in (SECRET, token, "hunter2secret", "sla5hed", "qu0ted"):
         assert secret not in done["said"] + done["printed"]
         holders = [f.name for f, content in written.items() if secret.encode() in content]
         assert not holders, (secret, holders)
@@ -637,20 +745,30 @@ def test_files_of_a_run_are_written_without_secrets(
 
 
 def test_secrets_are_told_from_other_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MY_API_KEY", "GITHUB_TOKEN", "db_password", "AWS_SECRET_ACCESS_KEY"):
+    known = "MY_API_KEY GITHUB_TOKEN db_password AWS_SECRET_ACCESS_KEY PGPASSWORD MYSQL_PWD DB_PASS"
+    known = f"{known} SSH_PASSPHRASE HTTP_AUTH GITHUB_PAT SENTRY_DSN SLURM_JWT"
+    for name in known.split():
         monkeypatch.setenv(name, "abcdefgh-1")
         assert secret_in("x abcdefgh-1 y") == name
         assert redacted("x abcdefgh-1 y") == "x *** y"
         monkeypatch.delenv(name)
     for name, value in {
         "TOKENIZERS_PARALLELISM": "disabled",
-        "SSH_KEY": "/home/me/.ssh/id",
+        "SSH_KEY": __file__,
+        "SSH_AUTH_SOCK": "/tmp/ssh-no/agent.7",
+        "OLDPWD": "/home/me/project",
         "MONKEY": "abcdefgh-1",
         "SOME_KEY": "short",
     }.items():
         monkeypatch.setenv(name, value)
         assert secret_in(f"x {value} y") == "", name
-    assert redacted("https://host:80/a@b and me@host") == "https://host:80/a@b and me@host"
+    for plain in ("https://host:80/a@b and me@host", '{"a":"http://host:80","b":"me@x"}'):
+        assert redacted(plain) == plain
+    assert redacted("pg://me:a/b@c:d!@host/db, x@y") == "pg://***@host/db, x@y"
+    assert redacted("https://ghp_0123456789abcdefghij@host/x") == "https://***@host/x"
+    monkeypatch.setenv("PGPASSWORD", "/like'a\"path\\ä")  # which is none
+    for written in (json.dumps, repr, "pg://{}".format, strict_json):
+        assert "like" not in redacted(written("/like'a\"path\\ä"))
 
 
 def test_there_are_more_than_a_hundred_hostile_inputs() -> None:

@@ -17,7 +17,11 @@ from torch import nn
 
 from lrexp.config.errors import ConfigError, first_line
 from lrexp.config.quoting import unreadable
+from lrexp.config.schema.training import Model
+from lrexp.folder.checkpoint import load_checkpoint
+from lrexp.models.pretrained import expected_input
 from lrexp.models.simple_cnn import SimpleCNN
+from lrexp.models.weight_files import read_file
 from lrexp.models.weights import load_weights, read_weights
 
 FIVE = ("0", "1", "2", "3", "4")
@@ -207,3 +211,48 @@ def test_a_path_that_hydra_cannot_read_is_quoted_so_that_it_can(
 
 def test_no_bold_letters_of_a_library_reach_a_message() -> None:
     assert first_line(ValueError("\x1b[1mdo those steps\x1b[0m only")) == "do those steps only"
+
+
+def test_tensors_that_stand_for_more_than_was_saved_are_refused(tmp_path: Path) -> None:
+    expanded = {"model": {"w": torch.zeros(1).expand(10**12)}, "epoch": 1, "step": 1}
+    torch.save(expanded, tmp_path / "w.pt")
+    for header_only in (False, True):
+        with pytest.raises(ConfigError, match="made of fewer numbers"):
+            read_file(tmp_path / "w.pt", "w.pt", header_only)
+    with pytest.raises(ValueError, match="made of fewer numbers"):
+        load_checkpoint(tmp_path / "w.pt")
+
+
+def test_a_packed_checkpoint_is_not_unpacked(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(1_000_000)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    assert read_file(tmp_path / "plain.pt", "plain.pt", False)[0]["w"].numel() == 1_000_000
+    with pytest.raises(ConfigError, match="is packed"):
+        read_file(tmp_path / "w.pt", "w.pt", False)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"mean": "[1e400]", "std": "[1]"},
+        {"mean": "[0.5]", "std": "[0]"},
+        {"mean": "[" * 10_000 + "]" * 10_000, "std": "[1]"},
+        {"mean": "[0.5]", "std": "[1" + "0" * 400 + "]"},
+        {"mean": "[0.5, 0.5]", "std": "[1]"},
+        {"mean": "[]", "std": "[]"},
+        {"class_names": "[" * 100_000},
+    ],
+)
+def test_metadata_that_makes_no_sense_is_passed_over(
+    metadata: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "w.safetensors"
+    save_file({"w": torch.zeros(2)}, file, metadata=metadata)
+    assert read_file(file, "w", True)[1] is None
+    model = Model(name="mlp", weights=str(file), strict=True, layers=None, convention="timm")
+    assert expected_input(model) is None

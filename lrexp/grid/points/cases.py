@@ -20,7 +20,7 @@ import yaml
 from yaml import MappingNode, SequenceNode
 
 from lrexp.config.errors import ConfigError, UserError, did_you_mean
-from lrexp.config.saved import read_yaml_text
+from lrexp.config.saved import read_yaml_text, refuse_reading
 
 GROUP = "cases"
 
@@ -86,7 +86,9 @@ def read_cases(name: str, folders: Sequence[Path]) -> Cases:
     hint = "write NAME: {KEY: VALUE, KEY: [VALUE, VALUE]}"
     if not isinstance(content, dict) or not content:
         raise ConfigError("", f"{file}: holds no cases", hint)
-    _refuse_twice(file, yaml.compose(text, Loader=yaml.SafeLoader))
+    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    _refuse_twice(file, node)
+    refuse_reading(node, file)
     axes = {}
     for case, settings in content.items():
         if not isinstance(settings, dict) or not settings:

@@ -15,10 +15,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from lrexp.config.errors import ConfigError, UserError
-from lrexp.folder.layout import LEADERBOARD, POINTS, SUMMARY
+from lrexp.config.variables import check_read
+from lrexp.folder.layout import EARLIER, LEADERBOARD, POINTS, SUMMARY
 from lrexp.grid.settings import OF_LAUNCHER
 from lrexp.judge.words import in_short
 from lrexp.runs import run as run_folder
+from lrexp.runs.reading import leads_out
 from lrexp.runs.run import flat
 from lrexp.runs.sweep import DAMAGED, MISSING, read_grid
 
@@ -158,12 +160,17 @@ def read_points(folder: Path) -> Started:
         )
         for p in listed
     ]
-    for point in points:
-        if os.path.isabs(point.folder) or ".." in Path(point.folder).parts:
-            raise UserError(f"{file}: {point.folder} lies outside of the sweep's folder")
+    for place in (EARLIER, *(point.folder for point in points)):
+        if leads_out(folder / place, folder):
+            raise UserError(f"{folder / place} is a link that leads out of the sweep's folder")
     for override in command:
         if re.match(r"[+~]*hydra[./@=]", override) and not OF_LAUNCHER.fullmatch(override):
             raise UserError(f"{file}: {override} is no setting of an experiment")
+        try:
+            check_read(*override.partition("=")[::2])
+        except ConfigError as error:
+            error.place = str(file)
+            raise
     return Started(folder, list(command), points)
 
 

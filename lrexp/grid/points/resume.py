@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrexp.config.errors import ConfigError, UserError
-from lrexp.folder.layout import SUMMARY
+from lrexp.folder.layout import EARLIER, SUMMARY
 from lrexp.grid.points.point import Point, Started, title
 from lrexp.runs.run import named_path
 from lrexp.runs.sweep import DAMAGED, FAILED, INTERRUPTED, MISSING, RUNNING, swept_keys
 
-EARLIER = "earlier"  # folder of a sweep that keeps what former attempts at a point left
 UNDONE = (MISSING, DAMAGED, FAILED, INTERRUPTED, RUNNING)  # a running one has been killed
 
 

@@ -21,6 +21,7 @@ from lrexp.judge.ranking import configurations
 from lrexp.judge.verdicts import counted_kinds
 from lrexp.judge.words import in_short
 from lrexp.report.sweep.words import headline
+from lrexp.runs.reading import json_of, text_of
 from lrexp.runs.run import flat, read_yaml
 from lrexp.runs.sweep import (
     DIVERGED,
@@ -304,7 +305,7 @@ def save_report(built: Any, sweep: Path) -> str:
     """Save a sweep's report over its earlier version, which a file in the sweep's folder names."""
     file = sweep / WANDB_REPORT
     if file.is_file():
-        known = json.loads(file.read_text(encoding="utf-8"))
+        known = json_of(text_of(file))
         if (known["entity"], known["project"]) == (built.entity, built.project):
             built.id = known["id"]
     built.save()

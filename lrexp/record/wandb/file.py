@@ -30,7 +30,11 @@ def runs_below(folder: Path, run_id: str = "*") -> list[Path]:
 
 
 def records(file: Path) -> Iterator[Any]:
-    """Every whole record; a torn tail, which a killed run leaves, is left out."""
+    """Every whole record; a torn tail, which a killed run leaves, is left out.
+
+    Raises:
+        ValueError: for a record that is none.
+    """
     from wandb.proto import wandb_internal_pb2
 
     protocol: Any = wandb_internal_pb2  # made at run time: type checkers see nothing in it
@@ -49,7 +53,11 @@ def records(file: Path) -> Iterator[Any]:
         position += size
         whole = piece if kind in (WHOLE, FIRST) else whole + piece
         if kind in (WHOLE, LAST):
-            yield protocol.Record.FromString(whole)
+            try:
+                record = protocol.Record.FromString(whole)
+            except Exception as error:  # protobuf's own, which comes with the client
+                raise ValueError(f"it holds what is no record: {error}") from error
+            yield record
 
 
 def last_epoch(file: Path) -> int:

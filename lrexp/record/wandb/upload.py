@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lrexp.config.errors import UserError
 from lrexp.folder.claim import in_use
+from lrexp.record.wandb.allowed import MOST_BYTES, neutral_folder, why_not
 from lrexp.record.wandb.client import why_offline
 from lrexp.record.wandb.file import (
     artifact_files,
@@ -34,6 +35,7 @@ class Upload:
     file: Path
     base: Path  # where relative paths in it begin
     problem: str = ""  # why it is not sent; empty when it is
+    to: str = ""  # project and server
 
 
 def unsynced(folder: Path) -> list[Path]:
@@ -49,6 +51,8 @@ def unsynced(folder: Path) -> list[Path]:
             file = Path(path, name)
             if not (name.startswith("run-") and name.endswith(".wandb")):
                 continue
+            if file.is_symlink() or not file.is_file() or file.stat().st_size > MOST_BYTES:
+                continue
             if unsent(file).exists() or (is_offline(file) and not synced(file).exists()):
                 found.append(file)
     return sorted(found, key=lambda file: file.parent.name.removeprefix("offline-"))
@@ -56,8 +60,13 @@ def unsynced(folder: Path) -> list[Path]:
 
 def checked(file: Path, again: bool) -> Upload:
     """Whether a file can be sent as it is."""
-    wanted = list(artifact_files(file))
+    try:
+        wanted = list(artifact_files(file))
+    except ValueError as error:  # protobuf's, of what is no record
+        return Upload(file, Path.cwd(), f"it cannot be read: {error}")
     base = _base(file, [path for path, _ in wanted])
+    if foreign := why_not(file, base):
+        return Upload(file, base, foreign)
     lost = [path for path, _ in wanted if not (base / path).is_file()]
     twice = "sent once more, rows may be there twice: look at the run on W&B,"
     problem = ""
@@ -122,10 +131,16 @@ def send(uploads: list[Upload]) -> list[Upload]:
 def _client(uploads: list[Upload], base: Path, advance: Callable[[int], None]) -> str:
     """Run `wandb sync` for files of one working directory; returns its last words."""
     files = [upload.file for upload in uploads]
-    command = [sys.executable, "-m", "wandb", "sync", "--include-online", *map(str, files)]
-    with tempfile.TemporaryFile("w+") as output:
+    # -P: nothing is imported from its working directory
+    command = [sys.executable, "-P", "-m", "wandb", "sync", "--include-online", *map(str, files)]
+    with tempfile.TemporaryFile("w+") as output, neutral_folder(files, base) as (here, environment):
         client = subprocess.Popen(
-            command, cwd=base, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            command,
+            cwd=here,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
         )
         done, changed = 0, time.monotonic()
         try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lrexp.config.names import conf_folder
+from lrexp.runs.reading import leads_out
 from lrexp.runs.run import flat, read_yaml
 
 MISSING = object()
@@ -99,5 +101,8 @@ def _option(places: list[Path], group: str, option: str) -> dict[str, Any]:
 
 
 def _load(places: list[Path], name: str) -> dict[str, Any]:
-    found = (read_yaml(place / f"{name}.yaml") for place in places)
+    if not re.fullmatch(r"[\w-]+(/[\w.-]*[\w-])*", name):  # as an option is called
+        return {}
+    files = [place / f"{name}.yaml" for place in places]
+    found = (read_yaml(file) for file in files if not leads_out(file))
     return next((one for one in found if isinstance(one, dict)), {})

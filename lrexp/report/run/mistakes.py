@@ -6,6 +6,7 @@ import base64
 import io
 import math
 from typing import Any
+from zipfile import ZipFile
 
 from markupsafe import Markup
 
@@ -24,8 +25,11 @@ from lrexp.report.html.page import (
     without_home,
 )
 from lrexp.report.run.words import as_number
+from lrexp.runs.reading import plain_file
 from lrexp.runs.run import Run, is_sweep, read_table
 
+MOST_PICTURES = 24
+MOST_BYTES = 2**24  # of the pictures, unpacked
 MOST_CLASSES = 60  # of a confusion matrix that is drawn
 SPOKEN_CLASSES = 25  # up to so many every cell has a sentence of its own
 MOST_ROWS = 300  # classes
@@ -67,6 +71,10 @@ def _wrong_images(run: Run) -> Markup:
     try:
         import numpy as np
 
+        plain_file(file, MOST_BYTES)
+        with ZipFile(file) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
+                raise ValueError("it holds more than pictures of that size")
         with np.load(file, allow_pickle=False) as kept:
             found = {key: kept[key] for key in kept.files}
         items = [
@@ -79,7 +87,7 @@ def _wrong_images(run: Run) -> Markup:
                 "left": _probability(found["true_score"][i]),
                 "item": without_home(str(found["item"][i])),
             }
-            for i, image in enumerate(found["images"])
+            for i, image in enumerate(found["images"][:MOST_PICTURES])
         ]
         return tags.pictures(str(found["split"]), items) if items else Markup()
     except Exception as error:  # whatever a damaged archive raises

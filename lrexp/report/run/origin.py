@@ -20,6 +20,7 @@ from lrexp.report.html.page import (
 )
 from lrexp.report.run.defaults import changes
 from lrexp.report.run.words import images_of, settings_of
+from lrexp.runs.reading import end_of
 from lrexp.runs.run import Run, flat, read_choices
 
 LOG_LINES = 60
@@ -110,8 +111,8 @@ def environment(run: Run) -> Markup:
 def log_end(run: Run) -> Markup:
     """The end of lrexp.log, of a run that did not simply finish."""
     try:
-        lines = (run.folder / LOG).read_text("utf-8", errors="replace").splitlines()
-    except OSError:
+        lines = end_of(run.folder / LOG).splitlines()
+    except (OSError, ValueError):
         return Markup()
     text = "\n".join(line[:500] for line in lines[-LOG_LINES:])
     return tags.code_block(without_home(text)) if text and run.status != "finished" else Markup()
