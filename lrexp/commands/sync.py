@@ -6,11 +6,12 @@ import argparse
 
 from lrexp.commands.answer import parser_of
 from lrexp.config.names import shown_path
-from lrexp.record.wandb.upload import checked, send, unsynced
+from lrexp.record.wandb.upload import send, uploads_below
 from lrexp.runs.run import named_folder
 
 DESCRIPTION = """\
-Upload to W&B the runs below a folder that were recorded without its server, or were cut off.
+Upload to W&B the runs below a folder that were recorded without its server, or that it did not
+take as a whole. Of a run that W&B has in part it is sent the rest: every epoch is there once.
 """
 EXAMPLES = """\
   lrexp sync                     everything below outputs/
@@ -30,9 +31,6 @@ def parser() -> argparse.ArgumentParser:
         help="of runs, or `latest`; default: outputs",
     )
     words.add_argument("--dry-run", action="store_true", help="say what would be uploaded")
-    words.add_argument(
-        "--again", action="store_true", help="also runs whose upload was begun and broke off"
-    )
     return words
 
 
@@ -40,7 +38,7 @@ def main(argv: list[str]) -> int:
     """Answer the words behind the verb; see `lrexp.commands.answer.answer`."""
     args = parser().parse_args(argv)
     folder, dry_run = named_folder(args.folder), args.dry_run
-    uploads = [checked(file, args.again) for file in unsynced(folder)]
+    uploads = uploads_below(folder)
     good = [upload for upload in uploads if not upload.problem]
     bad = [upload for upload in uploads if upload.problem]
     if not uploads:
