@@ -32,7 +32,7 @@ def points(count: int, rows: int, in_sweep: bool, artifacts: str) -> tuple[float
     row = {f"metric/{i}": i / 7 for i in range(45)}
     plan = [Row(f"w{i}", (10, 10), i, "l", "g", i > 58, "fresh", 1.0, 0.0) for i in range(60)]
     base, per_row, per_point = Path(tempfile.mkdtemp()), [], []
-    settings = Wandb("wandb", "p", None, None, [], None, "auto", artifacts)
+    settings = Wandb("wandb", "p", None, None, [], None, "auto", artifacts, "auto")
     for point in range(count):
         folder = base / str(point)
         (folder / "checkpoints").mkdir(parents=True)

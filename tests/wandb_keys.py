@@ -23,7 +23,13 @@ SOMETIMES = (
 )
 PER_GROUP = ("lr", "lr_scale", "drift", "update_ratio")
 # In the summary, beside the last row and, under best/, the best one.
-FACTS = ("status", "verdicts", "seed", "config_id", "plan_hash", "device", "plan")
+FACTS = (
+    *("status", "verdicts", "seed", "config_id", "plan_hash", "device", "plan", "executor"),
+    *(f"timings/{name}" for name in ("startup_s", "train_s", "total_s")),
+    *("parameters/total", "parameters/trainable"),
+)
+# Of a run that failed, or where the run keeps them.
+SOMETIMES_FACTS = ("error", "confusion", "wrong_images")
 GAPS = tuple(
     f"gap/{moment}/{name}"
     for moment in ("best", "last")
@@ -36,6 +42,7 @@ GROUPING = (
     "config_id",
 )
 SETTINGS = ("seed", "optimizer.lr", "optimizer.weight_decay", "trainer.epochs", "data.batch_size")
+ORIGIN = ("command", "environment.commit", "environment.packages", "environment.device")
 # What the client itself measures every 15 s, on the machine of a single run.
 SYSTEM = ("proc.memory.rssMB",)
 
@@ -50,9 +57,4 @@ def is_summary(name: str) -> bool:
     """Whether a run's summary can have it."""
     if name.startswith("best/"):
         return is_metric(name.removeprefix("best/"))
-    return name in (*FACTS, *GAPS) or name.startswith("test/") or is_metric(name)
-
-
-def is_config(name: str) -> bool:
-    """Whether a run's config has it in every experiment."""
-    return name in (*GROUPING, *SETTINGS)
+    return name in (*FACTS, *SOMETIMES_FACTS, *GAPS) or name.startswith("test/") or is_metric(name)

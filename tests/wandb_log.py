@@ -32,6 +32,7 @@ class WandbLog:
     history: list[dict[str, Any]] = field(default_factory=list)  # without W&B's own _step, ...
     summary: dict[str, Any] = field(default_factory=dict)
     step_metrics: dict[str, str] = field(default_factory=dict)  # metric or glob -> its x axis
+    alerts: list[tuple[str, str]] = field(default_factory=list)  # title and text
     exit_code: int | None = None
 
 
@@ -62,6 +63,8 @@ def read_log(file: Path) -> WandbLog:
         elif kind == "metric":
             name = record.metric.name or record.metric.glob_name
             log.step_metrics[name] = record.metric.step_metric
+        elif kind == "alert":
+            log.alerts.append((record.alert.title, record.alert.text))
         elif kind == "exit":
             log.exit_code = record.exit.exit_code
     log.config.pop("_wandb", None)

@@ -43,12 +43,14 @@ class WandbStub:
         silent: requests are taken and never answered.
         down_after_init: the outage begins as soon as a run has been created.
         down_after_rows: likewise, once so many rows of a run have come.
+        refuses_after_rows: from so many rows of a run on, whatever else comes of it gets a 403.
         slow_s: every answer waits so long.
     """
 
     def __init__(self) -> None:
         self.down = self.silent = self.down_after_init = False
         self.down_after_rows = 0
+        self.refuses_after_rows: int | None = None
         self.slow_s = 0.0
         self.runs: dict[str, Run] = {}
         self.artifacts: dict[str, dict[str, Any]] = {}
@@ -165,7 +167,8 @@ class WandbStub:
             return 200, {"data": answer(request.get("variables") or {})}
         self.requests.append(path)
         if stream := re.fullmatch(r"/files/(?:[^/]+/)*([^/]+)/file_stream", path):
-            self._receive(stream[1], json.loads(body))
+            if not self._receive(stream[1], json.loads(body)):
+                return 403, {"error": "permission denied"}
         elif path.startswith("/storage/"):
             name = unquote(path.removeprefix("/storage/"))
             if method == "PUT":
@@ -174,8 +177,11 @@ class WandbStub:
                 return (200, self.uploads[name]) if name in self.uploads else (404, {})
         return 200, {}
 
-    def _receive(self, name: str, sent: dict[str, Any]) -> None:
+    def _receive(self, name: str, sent: dict[str, Any]) -> bool:
         run = self._run(name)
+        rows, most = len(run.files["wandb-history.jsonl"]), self.refuses_after_rows
+        if most is not None and rows >= most:
+            return False
         for file, chunk in (sent.get("files") or {}).items():
             lines, start, content = run.files[file], chunk["offset"], chunk["content"] or []
             if file == "wandb-summary.json":
@@ -185,6 +191,7 @@ class WandbStub:
             lines[start : start + len(content)] = content
         if sent.get("complete"):
             run.exit_code = sent["exitcode"]
+        return True
 
     # One method per operation of the client's, named like it.
 
@@ -237,6 +244,18 @@ class WandbStub:
         name = given["name"]
         bucket = self._bucket(name) if name in self.runs else None
         return {"model": {"id": "p", "name": given["project"], "entity": TEAM, "bucket": bucket}}
+
+    def _Run(self, given: dict[str, Any]) -> Any:  # noqa: N802
+        name = given["name"]
+        nothing = dict.fromkeys(("state", "group", "jobType", "commit", "createdAt", "heartbeatAt"))
+        nothing |= {
+            "systemMetrics": "{}",
+            "historyKeys": {"keys": {}},
+            "readOnly": False,
+            "user": {"name": "stub"},
+        }
+        run = nothing | self._bucket(name) if name in self.runs else None
+        return {"project": {"internalId": "UHJvamVjdDox", "run": run}}
 
     def _RunStoppedStatus(self, _: Any) -> Any:  # noqa: N802
         return {"project": {"run": {"stopped": False}}}

@@ -32,6 +32,9 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--project", required=True)
     words.add_argument("--monitor", default="val/loss", help="metric to rank by: val/loss")
     words.add_argument(
+        "--baseline", metavar="RUN", help="what others are compared with: a run's folder or W&B id"
+    )
+    words.add_argument(
         "--report", metavar="SWEEP", help="a report of a sweep's folder, or of `latest`, instead"
     )
     what = words.add_mutually_exclusive_group()
@@ -46,7 +49,7 @@ def main(argv: list[str]) -> int:
     if args.monitor not in MONITORS:
         raise UserError(f"--monitor {args.monitor}: {did_you_mean(args.monitor, MONITORS)}")
     try:
-        from lrexp.record.wandb.dashboard import outline, report, save_report, save_view, workspace
+        from lrexp.record.wandb import dashboard
     except ImportError as error:
         raise UserError(
             f"dashboards need wandb-workspaces: {error}\n  pip install 'lrexp[dashboards]'"
@@ -58,9 +61,10 @@ def main(argv: list[str]) -> int:
         if not (sweep / LEADERBOARD).is_file():
             hint = "give a sweep's folder"
             raise UserError(f"--report {args.report}: there is no leaderboard.json\n  {hint}")
-        built: Any = report(args.entity, args.project, sweep)
+        built: Any = dashboard.report(args.entity, args.project, sweep)
     else:
-        built = workspace(args.entity, args.project, args.monitor)
+        baseline = dashboard.wandb_id(args.baseline) if args.baseline else None
+        built = dashboard.workspace(args.entity, args.project, args.monitor, baseline)
     spec = built._to_model().model_dump(by_alias=True, exclude_none=True)
     if args.json:
         text = json.dumps(spec, indent=1, default=str)
@@ -71,10 +75,10 @@ def main(argv: list[str]) -> int:
         print(f"written to {args.json}")
     elif args.save:
         try:
-            url = save_report(built, sweep) if sweep else save_view(built)
+            url = dashboard.save_report(built, sweep) if sweep else dashboard.save_view(built)
         except Exception as error:
             raise UserError(f"W&B did not take it: {error}") from error
         print(f"saved: {url}")
     else:
-        print(for_terminal("\n".join(outline(spec))))
+        print(for_terminal("\n".join(dashboard.outline(spec))))
     return 0

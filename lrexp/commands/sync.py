@@ -10,14 +10,15 @@ from pathlib import Path
 from lrexp.commands.answer import parser_of
 from lrexp.config.errors import UserError
 from lrexp.config.names import shown_path
-from lrexp.record.wandb.allowed import destinations, unasked, usual_destinations
+from lrexp.record.wandb.allowed import unasked, usual_destinations
 from lrexp.record.wandb.client import prepared
-from lrexp.record.wandb.upload import Upload, checked, send, unsynced
+from lrexp.record.wandb.upload import Upload, goes_to, send, uploads_below
 from lrexp.runs.differences import printable
 from lrexp.runs.run import named_folder
 
 DESCRIPTION = """\
-Upload to W&B the runs below a folder that were recorded without its server, or were cut off.
+Upload to W&B the runs below a folder that were recorded without its server, or that it did not
+take as a whole. Of a run that W&B has in part it is sent the rest: every epoch is there once.
 """
 EXAMPLES = """\
   lrexp sync                     everything below outputs/
@@ -38,9 +39,6 @@ def parser() -> argparse.ArgumentParser:
     )
     words.add_argument("--dry-run", action="store_true", help="say what would be uploaded")
     words.add_argument(
-        "--again", action="store_true", help="also runs whose upload was begun and broke off"
-    )
-    words.add_argument(
         "--to",
         metavar="PROJECT",
         action="append",
@@ -55,7 +53,7 @@ def main(argv: list[str]) -> int:
     """Answer the words behind the verb; see `lrexp.commands.answer.answer`."""
     args = parser().parse_args(argv)
     folder, dry_run = named_folder(args.folder), args.dry_run
-    uploads = [checked(file, args.again) for file in unsynced(folder)]
+    uploads = uploads_below(folder)
     if uploads:
         uploads = _asked_for(uploads, folder, args.to)
     good = [upload for upload in uploads if not upload.problem]
@@ -93,7 +91,7 @@ def _asked_for(uploads: list[Upload], folder: Path, to: list[str]) -> list[Uploa
         if upload.problem:
             found.append(upload)
             continue
-        there = destinations(upload.file)
+        there = goes_to(upload)
         problem = ""
         if others := unasked(there, usual):
             given = " ".join(f"--to {shlex.quote(printable(one))}" for one in others)

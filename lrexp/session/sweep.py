@@ -42,6 +42,7 @@ from lrexp.grid.points.point import (
 )
 from lrexp.grid.points.resume import UNDONE, numbered_as, set_aside
 from lrexp.grid.pool.pool import check_gpus
+from lrexp.record.wandb.agent import tell_agent
 from lrexp.runs.sweep import FAILED, swept_keys
 from lrexp.session.points import Points
 from lrexp.session.request import Request, read_request
@@ -92,6 +93,8 @@ def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Lead
     try:
         with signals_stop() as task.asked:
             _run(request, points, sweeper, Session(context, task, folder=folder), board, say)
+            if any(point.settings.get("logger.name") == "wandb" for point in board.points):
+                tell_agent(folder, board.board())
     except Exception as error:
         raise RunFailedError(error) from error
     finally:

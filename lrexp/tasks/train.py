@@ -230,9 +230,11 @@ class Training:
         if trainer.best.known:
             best = load_checkpoint(self.checkpoints / BEST, experiment.device)
             experiment.model.load_state_dict(best["model"])
-            size, alone = self._config.trainer.eval_batch_size, not self._launch.sweep
+            size, logger = self._config.trainer.eval_batch_size, self._config.logger
+            pictures = isinstance(logger, Wandb) and logger.details == "all"
             trainer.begin_draws("test")
-            self._summary |= best_tested(experiment, size, self._folder, alone)
+            pictures = pictures or not self._launch.sweep
+            self._summary |= best_tested(experiment, size, self._folder, pictures)
 
     def finish(self, outcome: dict[str, Any], asked: bool = False) -> None:
         """Write the final summary and the report, then tell the recorders that it is over.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -28,7 +29,13 @@ from lrexp.runs.sweep import read_sweep
 pytest.importorskip("wandb_workspaces", reason="needs the extra `dashboards`")
 with warnings.catch_warnings():  # of wandb-workspaces itself
     warnings.simplefilter("ignore")
-    from lrexp.record.wandb.dashboard import _group_of, conclusions, leaderboard_table, outline
+    from lrexp.record.wandb.dashboard import (
+        _groups_of,
+        conclusions,
+        leaderboard_table,
+        outline,
+        wandb_id,
+    )
 
 # of wandb-workspaces itself
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")
@@ -58,7 +65,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dashboard")
     policies = "lr_policy=uniform,freeze_backbone"
     arguments = ("-m", "experiment=smoke", "logger=wandb", policies, "logger.artifacts=best")
-    assert main_in(folder, *arguments, WANDB_MODE="offline") == 0
+    arguments = (*arguments, "logger.details=all")
+    told = {"WANDB_MODE": "offline", "WANDB_RUN_GROUP": "users-group"}
+    assert main_in(folder, *arguments, **told) == 0
     return (folder / "outputs" / "latest").resolve()
 
 
@@ -81,7 +90,8 @@ def specs(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
 def names_in(spec: Any) -> dict[str, set[str]]:
     """Every name of logged data in a specification, by kind."""
     found: dict[str, set[str]] = {
-        kind: set() for kind in ("metric", "pattern", "summary", "config", "system", "run")
+        kind: set()
+        for kind in ("metric", "pattern", "summary", "config", "system", "run", "legend", "table")
     }
 
     def add(name: str) -> None:
@@ -90,11 +100,9 @@ def names_in(spec: Any) -> dict[str, set[str]]:
         )
         kind, colon, rest = name.partition(":")
         if colon and kind in ("config", "summary", "run"):
-            found[kind].add(rest.removesuffix(".value").replace(".value.", "."))
+            found[kind].add(rest)
         elif name.startswith("config."):
-            found["config"].add(
-                name.removeprefix("config.").removesuffix(".value").replace(".value.", ".")
-            )
+            found["config"].add(name.removeprefix("config."))
         elif name.startswith("system/"):
             found["system"].add(name.removeprefix("system/"))
         elif not name.startswith("_"):
@@ -110,9 +118,15 @@ def names_in(spec: Any) -> dict[str, set[str]]:
             if key in ("metrics", "xAxis", "yAxis", "zAxis", "groupBy") and value:
                 for name in value if isinstance(value, list) else [value]:
                     if isinstance(name, str):
-                        found["config"].add(_plain(name)) if key == "groupBy" else add(name)
+                        found["config"].add(_key(name)) if key == "groupBy" else add(name)
             elif key == "metricRegex" and value:
                 found["pattern"].add(value)
+            elif key == "accessor":
+                add(value)
+            elif key == "legendTemplate":
+                found["legend"] |= set(re.findall(r"\$\{config:([^}]*)\}", value or ""))
+            elif key == "key" and isinstance(value, dict) and value.get("nodeType") == "const":
+                found["table"].add(value["val"])
             elif key in ("columnPinned", "columnVisible"):
                 for name in value:
                     add(name)
@@ -128,8 +142,32 @@ def names_in(spec: Any) -> dict[str, set[str]]:
     return found
 
 
-def _plain(name: str) -> str:
-    return name.removeprefix("config:").removeprefix("config.").replace(".value", "")
+def _key(name: str) -> str:
+    return name.removeprefix("config:").removeprefix("config.")
+
+
+def is_stored(config: dict[str, Any], path: str) -> bool:
+    """Whether W&B finds something at a path of a run's config, as the client keeps it.
+
+    It keeps {"optimizer": {"value": {"lr": 0.1}}}: the path is `optimizer.value.lr`.
+    """
+    parts = path.split(".")
+    for i in range(1, len(parts)):
+        value: Any = config.get(".".join(parts[:i]), {})
+        if parts[i] == "value" and ".".join(parts[:i]) in config:
+            for part in parts[i + 1 :]:
+                value = value.get(part, {}) if isinstance(value, dict) else {}
+            return value != {}
+    return False
+
+
+def test_the_lint_knows_where_a_setting_lies() -> None:
+    config = {"optimizer": {"lr": 0.1}, "seed": 0, "lr_policy.name": "uniform"}
+    assert is_stored(config, "optimizer.value.lr")
+    assert is_stored(config, "seed.value")
+    assert is_stored(config, "lr_policy.name.value")
+    for wrong in ("optimizer.lr.value", "optimizer.lr", "seed", "sed.value", "optimizer.value.r"):
+        assert not is_stored(config, wrong)
 
 
 def test_the_list_of_keys_is_what_a_real_run_logs(log: WandbLog) -> None:
@@ -143,7 +181,7 @@ def test_the_list_of_keys_is_what_a_real_run_logs(log: WandbLog) -> None:
     ] == []
     assert {*keys.FACTS, *keys.GAPS, *keys.TEST} <= set(log.summary)
     assert set(keys.GROUPING) <= set(log.config)
-    for name in keys.SETTINGS:
+    for name in (*keys.SETTINGS, *keys.ORIGIN):
         value: Any = log.config
         for part in name.split("."):
             value = value[part]
@@ -157,7 +195,11 @@ def test_every_name_in_a_dashboard_is_logged(
     assert len(names["metric"]) > 5
     assert [n for n in names["metric"] if not (keys.is_metric(n) or keys.is_summary(n))] == []
     assert [n for n in names["summary"] if not keys.is_summary(n)] == []
-    assert [n for n in names["config"] if not keys.is_config(n)] == []
+    assert len(names["config"]) > 3
+    assert [n for n in names["config"] if not is_stored(log.config, n)] == []
+    assert names["legend"] <= set(keys.GROUPING)
+    tables = [key for key, value in log.summary.items() if isinstance(value, dict)]
+    assert names["table"] <= {t for t in tables if log.summary[t]["_type"] == "table-file"}
     assert names["system"] <= set(keys.SYSTEM)
     logged = log.history[0]
     for pattern in names["pattern"]:
@@ -166,9 +208,11 @@ def test_every_name_in_a_dashboard_is_logged(
 
 def test_a_name_that_nobody_logs_is_found() -> None:
     panel = {"config": {"metrics": ["val/los"], "groupBy": "lr_polcy.value.name"}}
-    names = names_in({"panels": [panel]})
+    names = names_in({"panels": [panel], "columnPinned": ["config:optimizer.lr.value"]})
     assert not keys.is_metric(*names["metric"])
-    assert not keys.is_config(*names["config"])
+    assert names["config"] == {"lr_polcy.value.name", "optimizer.lr.value"}
+    config = {"optimizer": {"lr": 0.1}, "lr_policy": {"name": "uniform"}}
+    assert not any(is_stored(config, name) for name in names["config"])
 
 
 def test_the_view_has_the_panels_a_team_looks_at(specs: dict[str, Any]) -> None:
@@ -251,13 +295,27 @@ def test_the_outline_has_headings_and_panels_and_nothing_of_the_client(
         assert not {"unused-name", "Hidden Panels", "Report Panels"} & set(lines)
 
 
-def test_the_runs_of_a_report_are_those_of_the_groups_name(tmp_path: Path) -> None:
-    point = tmp_path / "0_x"
+def test_the_runs_of_a_report_are_those_of_the_group_that_w_and_b_was_told(
+    sweep: Path, specs: dict[str, Any], tmp_path: Path
+) -> None:
+    assert _groups_of(sweep) == ["users-group"]  # of WANDB_RUN_GROUP, which no config knows
+    assert "users-group" in json.dumps(specs["report"])
+    point = tmp_path / "0_x"  # without its wandb/
     point.mkdir()
     (point / "config.yaml").write_text("logger: {group: mine}")
-    assert _group_of(tmp_path) == "mine"
+    assert _groups_of(tmp_path) == ["mine"]
     (point / "config.yaml").write_text("logger: {group: null}")
-    assert _group_of(tmp_path) == tmp_path.name
+    assert _groups_of(tmp_path) == [tmp_path.name]
+
+
+def test_a_baseline_is_named_by_its_folder_or_its_id(sweep: Path, tmp_path: Path) -> None:
+    folder = next(folder for folder in sorted(sweep.iterdir()) if folder.is_dir())
+    run_id = json.loads((folder / "summary.json").read_text())["run_id"]
+    assert wandb_id(str(folder)) == run_id
+    assert main(["dashboard", *TEAM, "--baseline", run_id, "--json", str(tmp_path / "v")]) == 0
+    (found,) = re.findall(r'"baselineRunId": "([^"]*)"', (tmp_path / "v").read_text())
+    assert base64.b64decode(found).decode() == f"Run:v1:{run_id}:p:team"
+    assert main(["dashboard", *TEAM, "--baseline", str(tmp_path)]) == 2
 
 
 def test_a_damaged_leaderboard_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -19,14 +19,16 @@ from wandb_log import WandbLog, read_run
 from wandb_stub import WandbStub
 
 from lrexp.__main__ import main
+from lrexp.record.wandb.client import clean_tags
 from lrexp.record.wandb.recorder import flat_summary
+from lrexp.record.wandb.start import ORIGIN, without_home
 
 KEY = "local-" + "5ec2e7" * 7  # looks like an account's key, opens nothing
 USERS_OWN = {
     "WANDB_MODE": "offline",
     "WANDB_API_KEY": KEY,
     "WANDB_PROJECT": "users-project",
-    "WANDB_TAGS": "users-tag,another",
+    "WANDB_TAGS": "users-tag, another ,,",
     "WANDB_NOTES": "users notes",
 }
 SWEEP = ("lr_policy=uniform,freeze_backbone", "logger.project=ours", "trainer.epochs=1")
@@ -117,7 +119,12 @@ def test_config_is_the_full_resolved_config_and_plain_names_to_group_by(
     saved = yaml.safe_load((run / "config.yaml").read_text())
     for config in (log.config, saved):  # with a new tag the client sends it again, without what is
         assert not config["data"].pop("eval_sets", {})  # empty
+    facts = json.loads((run / "environment.json").read_text())
+    told, command = log.config.pop("environment"), log.config.pop("command")
     assert log.config == saved | names
+    assert told == {key: facts[key] for key in ORIGIN if key in facts}
+    assert {"commit", "packages", "python", "device"} <= set(told)
+    assert command == "lrexp experiment=smoke logger=wandb data.leak_check=skip"
 
 
 def test_the_run_says_what_it_is(run: Path, log: WandbLog) -> None:
@@ -137,7 +144,9 @@ def test_summary_has_the_best_epoch_the_test_and_the_gap(run: Path, log: WandbLo
     ours = json.loads((run / "summary.json").read_text())
     expected = {f"{part}/{k}": v for part in ("best", "test") for k, v in ours[part].items()}
     expected |= {f"gap/best/{k}": v for k, v in ours["gap"]["best"].items()}
-    expected["status"] = "finished"
+    expected |= {f"timings/{k}": v for k, v in ours["timings"].items()}
+    expected |= {f"parameters/{k}": v for k, v in ours["parameters"].items()}
+    expected |= {"status": "finished", "device": ours["device"]}
     assert {k: log.summary.get(k) for k in expected} == expected
 
 
@@ -153,6 +162,25 @@ def test_further_test_sets_are_flat_under_test() -> None:
         "gap/last/loss": 0.1,
     }
     assert "eval_sets" in test  # the summary itself is left as it is
+
+
+def test_a_single_run_has_its_report_its_mix_ups_and_its_most_wrong_images(
+    run: Path, log: WandbLog
+) -> None:
+    (files,) = run.glob("wandb/offline-run-*/files")
+    assert (files / "report.html").read_bytes() == (run / "report.html").read_bytes()
+    tables = {
+        name: json.loads((files.parent / f"{name}.table.json").read_text())
+        for name in ("confusion", "wrong_images")
+    }
+    for name, table in tables.items():
+        assert log.summary[name]["nrows"] == len(table["data"]) > 0
+    lines = (run / "confusion.csv").read_text().splitlines()[1:]
+    counted = sum(int(cell) for line in lines for cell in line.split(",")[2:])
+    assert sum(row[-1] for row in tables["confusion"]["data"]) == counted
+    shown = {row[0]["path"] for row in tables["wrong_images"]["data"]}
+    kept = {f"media/images/{file.name}" for file in files.parent.glob("wrong_images/*.png")}
+    assert shown == kept
 
 
 def test_a_finished_run_exits_with_0(log: WandbLog) -> None:
@@ -182,6 +210,8 @@ def test_variables_of_the_user_win_over_the_config(points: list[WandbLog]) -> No
         assert point.run["project"] == "users-project"
         assert point.run["notes"] == "users notes"
         assert {"users-tag", "another"} <= set(point.tags)
+        assert [tag for tag in point.tags if tag != tag.strip() or not tag] == []
+        assert not {"confusion", "wrong_images"} & set(point.summary)  # a setting asks for them
 
 
 def test_the_api_key_is_in_no_file_of_the_sweep(sweep: Path) -> None:
@@ -190,11 +220,13 @@ def test_the_api_key_is_in_no_file_of_the_sweep(sweep: Path) -> None:
     assert [str(file) for file in files if KEY.encode() in file.read_bytes()] == []
 
 
-def test_group_and_name_of_the_user_win_and_a_failed_run_exits_with_1(
+def test_group_name_and_id_of_the_user_win_and_a_failed_run_says_why(
     train: Callable[..., SimpleNamespace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_RUN_GROUP", "users-group")
     monkeypatch.setenv("WANDB_NAME", "users name")
+    monkeypatch.setenv("WANDB_RUN_ID", "users-id")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").touch()  # a file where a folder must be: epoch 1 fails
     done = train("logger.group=ours")
@@ -203,6 +235,17 @@ def test_group_and_name_of_the_user_win_and_a_failed_run_exits_with_1(
     assert log.exit_code == 1
     assert len(log.history) == 1
     assert (log.run["run_group"], log.run["display_name"]) == ("users-group", "users name")
+    assert log.run["run_id"] == "users-id"
+    assert any("WANDB_DIR is not followed" in line for line in done.warnings)
+    error = json.loads((done.folder / "summary.json").read_text())["error"]
+    assert log.summary["error"] == without_home(error)
+    assert "checkpoints" in error
+    assert "failed" in log.tags
+    assert log.alerts == [("failed", without_home(error))]
+
+
+def test_tags_are_stripped_cut_and_each_there_once() -> None:
+    assert clean_tags([" a", "a ", "", "  ", "b" * 70]) == ["a", "b" * 64]
 
 
 def test_missing_wandb_is_one_warning(

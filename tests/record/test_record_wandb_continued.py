@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,11 +17,15 @@ from processes import HUNG_S, running, wait_for
 from wandb_log import read_log
 from wandb_stub import WandbStub
 
-from lrexp.record.wandb.file import runs_below, synced
+from lrexp.record.wandb.file import runs_below, synced, unsent
 
-# Records epochs FIRST..LAST of a run; `crash` ends without a word, as a killed program does.
+# The client rounds down to whole seconds, and takes 0 for its own 15.
+QUICK = {"WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1"}
+# Records epochs FIRST..LAST of a run, and leaves a run folder as lrexp does; `crash` ends without a
+# word, as a killed program does. PAUSE s lie between rows, so that some are sent before the end.
 PART = """
-import os, signal, sys, time
+import json, os, signal, sys, time
+import yaml
 from pathlib import Path
 from lrexp.record.recorders import RunInfo
 from lrexp.record.wandb.recorder import WandbRecorder
@@ -29,19 +34,33 @@ from lrexp.config.schema.training import Wandb
 folder, first, last, end = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 row = lambda epoch: {"epoch": epoch, "val/loss": 1 / epoch}
 groups = ("lr_policy", "model", "data", "optimizer", "scheduler")
+pause = float(sys.argv[5])
 config = {"name": "smoke", **{group: {"name": "x"} for group in groups}}
-settings = Wandb("wandb", "p", None, None, [], None, "auto", "none")
+logger = {"name": "wandb", "project": "p", "entity": None, "group": None, "tags": [], "notes": None}
+logger |= {"mode": "auto", "artifacts": "none", "details": "auto"}
+config |= {"logger": logger, "trainer": {"monitor": "val/loss"}}
+summary = {"status": "running", "run_id": "goeson00", "seed": 0, "config_id": "c",
+           "plan_hash": "h", "device": "cpu", "verdicts": [], "best": {}, "test": {}, "gap": {}}
+(folder / "config.yaml").write_text(yaml.safe_dump(config))
+(folder / "summary.json").write_text(json.dumps(summary))
+written = [json.dumps(row(e)) for e in range(1, first)]
+(folder / "metrics.jsonl").write_text("".join(f"{line}\\n" for line in written))
+settings = Wandb("wandb", "p", None, None, [], None, "auto", "none", "auto")
 info = RunInfo(folder, "goeson00", "t", None, config, "c", 9, "val/loss", [],
-               None if first == 1 else [row(e) for e in range(1, first)])
+               earlier=None if first == 1 else [row(e) for e in range(1, first)])
 recorder = WandbRecorder(settings, "train", info)
 print(recorder.where, flush=True)
 for epoch in range(first, last + 1):
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row(epoch)) + "\\n")
     recorder.row(row(epoch))
+    time.sleep(pause)
 if end == "crash":
     time.sleep(2.5)
     os.kill(os.getpid(), signal.SIGKILL)
-recorder.finish({"status": end, "seed": 0, "config_id": "c", "plan_hash": "h", "device": "cpu",
-                 "verdicts": [], "best": row(last), "test": {}, "gap": {}})
+summary |= {"status": end, "best": row(last)}
+(folder / "summary.json").write_text(json.dumps(summary))
+recorder.finish(summary)
 """
 PLAN = (
     "name,shape,layer,layer_name,group,head,source,lr_scale,weight_decay,trainable_from,"
@@ -58,12 +77,14 @@ def folder(tmp_path: Path) -> Path:
     return run
 
 
-def record(folder: Path, first: int, last: int, end: str, **environment: str) -> None:
+def record(
+    folder: Path, first: int, last: int, end: str, pause: float = 0, **environment: str
+) -> None:
     # the client's service inherits a pipe and would keep it open: a file it is
     said = folder / "stderr"
     with said.open("w") as errors:
         done = subprocess.run(
-            [sys.executable, "-c", PART, str(folder), str(first), str(last), end],
+            [sys.executable, "-c", PART, *map(str, (folder, first, last, end, pause))],
             cwd=folder.parents[2],
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             stdin=subprocess.DEVNULL,
@@ -89,8 +110,7 @@ def epochs(rows: list[dict[str, Any]]) -> list[int]:
 def test_online_the_same_run_goes_on(folder: Path, again_from: int) -> None:
     """After 4 recorded epochs; the checkpoint may be older than the last row."""
     with WandbStub() as server:
-        quick = {"WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "0.5"}
-        record(folder, 1, 4, "crash", **quick, **server.environment)
+        record(folder, 1, 4, "crash", **QUICK, **server.environment)
         # the client sends what it has until it notices that its program is gone
         wait_for(lambda: len(server.history("goeson00")) == 4 or not clients())
         record(folder, again_from, 6, "finished", **server.environment)
@@ -144,7 +164,7 @@ def test_begun_offline_and_going_on_online_sends_every_row_once(folder: Path) ->
     assert synced(runs_below(folder)[0]).exists()  # nothing of it is left to upload
 
 
-def upload(folder: Path, server: WandbStub) -> None:
+def upload(folder: Path, server: WandbStub, code: int = 0) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "lrexp", "sync", str(folder)],
         cwd=folder.parents[2],
@@ -155,7 +175,8 @@ def upload(folder: Path, server: WandbStub) -> None:
         timeout=HUNG_S,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.mark.slow
@@ -164,3 +185,73 @@ def test_a_killed_run_has_every_row_that_is_a_second_old_on_disk(folder: Path) -
     (file,) = runs_below(folder)
     assert epochs(read_log(file).history) == [1, 2, 3]
     assert json.dumps(read_log(file).exit_code) == "null"
+
+
+OFFLINE = {"WANDB_MODE": "offline"}
+# What happens to a run after it was killed with some of its 8 rows sent.
+# s: sync, k: resumed and killed again, K: the same offline, r: resumed to the end, R: offline.
+ORDERS = ("sr", "ksr", "sKsRs")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_epoch_is_there_once_whatever_comes_after_a_kill(folder: Path, order: str) -> None:
+    last = 8
+    with WandbStub() as server:
+        server.down_after_rows = 3  # then it is away, until the program is gone
+        record(folder, 1, last, "crash", 0.3, **QUICK, **server.environment)
+        sent = len(server.history("goeson00"))
+        assert 3 <= sent < last
+        server.down = False
+        for what in order:
+            if what == "s":
+                upload(folder, server)
+                continue
+            end = "finished" if what in "rR" else "crash"
+            where = OFFLINE if what in "KR" else QUICK | server.environment
+            if what == "k":
+                server.down_after_rows = last + 2
+            record(folder, last + 1, last + 4, end, 0.3, **where)
+            server.down, server.down_after_rows, last = False, 0, last + 4
+        wait_for(lambda: len(server.history("goeson00")) >= last)
+        assert epochs(server.history("goeson00")) == list(range(1, last + 1))
+        assert list(server.runs) == ["goeson00"]
+        upload(folder, server)  # nothing is left, and nothing comes twice
+        assert epochs(server.history("goeson00")) == list(range(1, last + 1))
+        if "r" in order.lower():
+            assert server.exit_codes == {"goeson00": 0}
+            assert server.summary("goeson00")["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_rows_that_the_server_refused_are_told_kept_and_sent_later(folder: Path) -> None:
+    with WandbStub() as server:
+        server.refuses_after_rows = 2
+        record(folder, 1, 6, "finished", 0.4, **QUICK, **server.environment)
+        assert len(server.history("goeson00")) < 6
+        said = (folder / "stderr").read_text()
+        assert re.search(r"W&B took \d of 6 rows", said), said
+        assert f"lrexp sync {folder.relative_to(folder.parents[2])}" in said
+        (file,) = runs_below(folder)
+        assert unsent(file).exists()
+        assert (file.parent / "logs").is_dir()
+        assert "of 6 rows" in upload(folder, server, code=1)  # it still refuses
+        server.refuses_after_rows = None
+        upload(folder, server)
+        assert epochs(server.history("goeson00")) == [1, 2, 3, 4, 5, 6]
+        assert server.summary("goeson00")["status"] == "finished"
+        assert server.exit_codes == {"goeson00": 0}
+        assert not any(unsent(file).exists() for file in runs_below(folder))
+
+
+@pytest.mark.slow
+def test_an_upload_that_the_server_refuses_is_told_and_sent_later(folder: Path) -> None:
+    record(folder, 1, 6, "finished", **OFFLINE)
+    wait_for(lambda: read_log(runs_below(folder)[0]).exit_code is not None)
+    with WandbStub() as server:
+        server.refuses_after_rows = 0
+        assert "took 0 of 6 rows" in upload(folder, server, code=1)
+        server.refuses_after_rows = None
+        upload(folder, server)
+        assert epochs(server.history("goeson00")) == [1, 2, 3, 4, 5, 6]
+        assert server.exit_codes == {"goeson00": 0}

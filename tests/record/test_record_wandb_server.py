@@ -15,7 +15,7 @@ from wandb_log import read_run
 from wandb_stub import WandbStub
 
 from lrexp.record.wandb.file import is_offline, runs_below, unsent
-from lrexp.record.wandb.recorder import without_home
+from lrexp.record.wandb.start import without_home
 
 
 def lrexp_with(server: WandbStub, folder: Path, *arguments: str, **more: str) -> str:
@@ -117,26 +117,27 @@ def test_a_grid_online_with_artifacts_tags_and_alerts(tmp_path: Path) -> None:
         assert {"last.pt", "config.yaml", "plan.csv"} <= sent
 
 
-@pytest.mark.slow
-def test_an_agent_of_a_wandb_sweep_drives_lrexp(tmp_path: Path) -> None:
+def agent_runs(server: WandbStub, folder: Path, rates: list[float], *arguments: str) -> list[str]:
+    """Let an agent of a W&B sweep run our scripts/wandb_sweep.yaml; returns its trials' run ids."""
     import yaml
 
     sweep = yaml.safe_load((ROOT / "scripts" / "wandb_sweep.yaml").read_text())
+    sweep["command"] += arguments
     sweep["parameters"] = {
         "lr_policy": {"values": ["uniform"]},
-        "optimizer.lr": {"values": [0.1, 0.03]},
+        "optimizer.lr": {"values": rates},
         "experiment": {"value": "smoke"},
         "logger": {"value": "wandb"},
     }
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep))
     # The agent calls `python`, as a user's shell finds it.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    with WandbStub() as server, (tmp_path / "output.txt").open("w") as output:
-        for arguments in (["sweep", "sweep.yaml"], ["agent", "team/lrexp/sw0"]):
+    with (folder / "output.txt").open("w") as output:
+        for words in (["sweep", "sweep.yaml"], ["agent", "team/lrexp/sw0"]):
             done = subprocess.run(
-                [sys.executable, "-m", "wandb", *arguments],
-                cwd=tmp_path,
+                [sys.executable, "-m", "wandb", *words],
+                cwd=folder,
                 env={**environment, **server.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -144,8 +145,14 @@ def test_an_agent_of_a_wandb_sweep_drives_lrexp(tmp_path: Path) -> None:
                 timeout=HUNG_S,
                 check=False,
             )
-            assert done.returncode == 0, (tmp_path / "output.txt").read_text()
-        runs = server.sweeps["sw0"]["runs"]
+            assert done.returncode == 0, (folder / "output.txt").read_text()
+    return server.sweeps["sw0"]["runs"]
+
+
+@pytest.mark.slow
+def test_an_agent_of_a_wandb_sweep_drives_lrexp(tmp_path: Path) -> None:
+    with WandbStub() as server:
+        runs = agent_runs(server, tmp_path, [0.1, 0.03])
         assert len(runs) == 2
         assert server.exit_codes == dict.fromkeys(runs, 0)
         rates = {server.config(run)["optimizer"]["lr"] for run in runs}
@@ -157,3 +164,32 @@ def test_an_agent_of_a_wandb_sweep_drives_lrexp(tmp_path: Path) -> None:
         assert folders == set(runs)
         for run in runs:
             assert server.summary(run)["best/val/loss"] > 0
+            assert server.runs[run].facts["sweep"] == "sw0"
+
+
+@pytest.mark.slow
+def test_a_grid_inside_a_trial_has_a_run_per_point_and_the_trial_gets_its_value(
+    tmp_path: Path,
+) -> None:
+    with WandbStub() as server:
+        (own,) = agent_runs(server, tmp_path, [0.1], "-m", "seed=0,1")
+        sweep = (tmp_path / "outputs" / "latest").resolve()
+        points = {}
+        for folder in sweep.glob("[0-9]*"):
+            summary = json.loads((folder / "summary.json").read_text())
+            points[summary["run_id"]] = summary["best"]["val/loss"]
+            assert server.history(summary["run_id"]) == rows_of(folder)
+        assert set(server.runs) == {own, *points}
+        assert len(points) == 2
+        assert server.exit_codes == dict.fromkeys(server.runs, 0)
+        for run_id in points:
+            facts = server.runs[run_id].facts
+            assert facts["groupName"] == sweep.name
+            assert "sweep" not in facts
+        assert server.history(own) == []
+        assert server.runs[own].facts["sweep"] == "sw0"
+        assert server.runs[own].facts["groupName"] == sweep.name
+        told = server.summary(own)
+        assert told["best/val/loss"] == pytest.approx(sum(points.values()) / 2)
+        assert (told["status"], told["seeds"]) == ("finished", 2)
+        assert server.config(own)["optimizer.lr"] == 0.1

@@ -216,6 +216,7 @@ class Wandb:
     notes: str | None = setting()
     mode: str = choice("auto", "online", "offline", "disabled")
     artifacts: str = choice("auto", "best", "last", "none")
+    details: str = choice("auto", "all", "none")
 
 
 @dataclass

@@ -1,11 +1,24 @@
-"""W&B's own client in this program: how it behaves, and whether it can send."""
+"""W&B's own client in this program: how it behaves, whether it can send, what arrived."""
 
 from __future__ import annotations
 
+import logging
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+log = logging.getLogger(__name__)
+
 NO_LOGIN = "there is no login; `wandb login` stores one, or set WANDB_API_KEY"
+TAG_LENGTH = 64  # W&B takes no longer one
+ASK_S = 10  # for an answer on what the server has
+SETTLES_S = 3.0  # so long a server may take to count rows that it has taken
+# What an agent of a W&B sweep tells its program. With these the client would take the agent's run
+# for every run that the program opens, so they are told run by run: see `agent`.
+AGENTS = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
 # Once for all runs: the client spends half a millisecond on every setting of every run.
 BEHAVIOUR: dict[str, Any] = {
     "silent": True,
@@ -40,11 +53,35 @@ def prepared() -> Any:
     global _prepared
     import wandb
 
-    client = wandb.setup(settings=wandb.Settings(silent=True))  # from its first moment on
+    _tidy_variables()
+    with _without(AGENTS):
+        client = wandb.setup(settings=wandb.Settings(silent=True))  # from its first moment on
     if client is not _prepared:
         client = wandb.setup(settings=wandb.Settings(**unless_set(BEHAVIOUR)))
         _prepared = client
     return client.settings
+
+
+def _tidy_variables() -> None:
+    """Empty means unset, and tags may have spaces around them: the client would refuse both."""
+    if "WANDB_TAGS" in os.environ:
+        os.environ["WANDB_TAGS"] = ",".join(clean_tags(os.environ["WANDB_TAGS"].split(",")))
+    for name in [n for n, value in os.environ.items() if n.startswith("WANDB_") and not value]:
+        del os.environ[name]
+
+
+def clean_tags(tags: list[str]) -> list[str]:
+    """Each once, without spaces around it, none empty or too long."""
+    return list(dict.fromkeys(short for tag in tags if (short := tag.strip()[:TAG_LENGTH].strip())))
+
+
+@contextmanager
+def _without(names: tuple[str, ...]) -> Iterator[None]:
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def unless_set(settings: dict[str, Any]) -> dict[str, Any]:
@@ -64,3 +101,47 @@ def why_offline() -> str:
         return "" if wandb.login(prompt=False, verify=True) else NO_LOGIN
     except wandb.Error as error:
         return str(error).splitlines()[0]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What the server has of a run."""
+
+    rows: int
+    summary: dict[str, Any]
+
+
+def taken(entity: str, project: str, run_id: str) -> Taken | None:
+    """Ask the server what it has of a run; None when it does not say."""
+    import wandb
+
+    try:
+        run = wandb.Api(timeout=ASK_S).run(f"{entity}/{project}/{run_id}")
+        return Taken(int(run.historyLineCount or 0), dict(run.summary_metrics))
+    except Exception as error:  # whatever it is: what was not confirmed is kept
+        log.info("W&B was not asked for run %s", run_id, exc_info=error)
+        return None
+
+
+def missing(run: Any, rows: int, key: str, value: Any) -> str:
+    """What the server lacks of a run that has been closed; empty when it has everything.
+
+    Args:
+        run: the client's.
+        rows: of its history, in all.
+        key: of its summary, which is set last.
+        value: of that key.
+    """
+    deadline = time.monotonic() + SETTLES_S
+    while True:
+        has = taken(run.entity, run.project, run.id)
+        if has is None:
+            return "W&B did not say whether it has every row"
+        if has.rows >= rows and has.summary.get(key) == value:
+            return ""
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    if has.rows < rows:
+        return f"W&B took {has.rows} of {rows} rows"
+    return "W&B took every row, but not the summary"

@@ -12,7 +12,12 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 import wandb_workspaces.workspaces.internal as saved
 from wandb_workspaces import expr
-from wandb_workspaces.reports.v2.interface import Report, Runset, RunSettings
+from wandb_workspaces.reports.v2.interface import (
+    ParallelCoordinatesPlotColumn,
+    Report,
+    Runset,
+    RunSettings,
+)
 
 from lrexp.config.errors import UserError
 from lrexp.config.schema import MONITORS
@@ -20,9 +25,10 @@ from lrexp.folder.layout import CONFIG, LEADERBOARD, WANDB_REPORT
 from lrexp.judge.ranking import configurations
 from lrexp.judge.verdicts import counted_kinds
 from lrexp.judge.words import in_short
+from lrexp.record.wandb.file import run_record, runs_below
 from lrexp.report.sweep.words import headline
 from lrexp.runs.reading import json_of, text_of
-from lrexp.runs.run import flat, read_yaml
+from lrexp.runs.run import flat, named_folder, named_path, read_summary, read_yaml
 from lrexp.runs.sweep import (
     DIVERGED,
     FAILED,
@@ -44,16 +50,27 @@ TABLE = (
     "summary:gap/last/loss",
     "summary:test/accuracy",
     "summary:best/epoch",
-    "config:lr_policy.name.value",
-    "config:optimizer.lr.value",
+    "summary:error",
+    # W&B keeps {"optimizer": {"value": {"lr": ...}}}
+    "config:lr_policy.value.name",
+    "config:optimizer.value.lr",
     "config:seed.value",
 )
 # Paul Tol's bright scheme: safe for the colour-blind.
 COLORS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
 
 
-def workspace(entity: str, project: str, monitor: str = "val/loss") -> Any:
-    """The saved view a team looks at, as a `wandb_workspaces.workspaces.Workspace`."""
+def workspace(
+    entity: str, project: str, monitor: str = "val/loss", baseline: str | None = None
+) -> Any:
+    """The saved view a team looks at, as a `wandb_workspaces.workspaces.Workspace`.
+
+    Args:
+        entity: team or user.
+        project: of the runs.
+        monitor: metric to rank by.
+        baseline: id of the run that others are compared with.
+    """
     best_first = expr.Ordering(
         expr.Summary(f"best/{monitor}"), ascending=MONITORS[monitor] == "min"
     )
@@ -72,7 +89,9 @@ def workspace(entity: str, project: str, monitor: str = "val/loss") -> Any:
         project=project,
         sections=shown,
         settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=100, smoothing_type="none"),
-        runset_settings=ws.RunsetSettings(order=[best_first], pinned_columns=list(TABLE)),
+        runset_settings=ws.RunsetSettings(
+            order=[best_first], pinned_columns=list(TABLE), baseline_run=baseline
+        ),
     )
     # The same name every time: saving it again finds the view there is.
     key = hashlib.sha256(f"{entity}/{project}/{NAME}".encode()).hexdigest()[:11]
@@ -95,14 +114,17 @@ def sections(monitor: str) -> list[tuple[str, list[Any]]]:
         x, y = wr.Config("optimizer.lr"), wr.SummaryMetric(metric)
         return wr.ScatterPlot(title=title, x=x, y=y, log_x=True, legend_template=legend)
 
+    def axis(metric: Any, name: str, log_scale: bool = False) -> Any:
+        return ParallelCoordinatesPlotColumn(metric=metric, display_name=name, log=log_scale)
+
     def bars(title: str, *metrics: str, **settings: Any) -> Any:
         return wr.BarPlot(title=title, metrics=list(metrics), **settings)
 
     by_policy = {"groupby": policy, **over_runs}
     own_se = ["${gap/loss} - ${gap/loss_se}", "${gap/loss} + ${gap/loss_se}"]
     failed = (
-        "Failed runs have the state `failed`, diverged ones the tag `diverged` and"
-        " `status` *diverged* in the table on the left; both also show in its columns."
+        "Failed runs have the state and the tag `failed`, and their `error` in the table on the"
+        " left; diverged ones have the tag and the `status` *diverged*."
     )
     memory = "system/proc.memory.rssMB"  # the client itself measures it every 15 s, of single runs
     return [
@@ -113,6 +135,18 @@ def sections(monitor: str) -> list[tuple[str, list[Any]]]:
                 bars(f"best {monitor} by policy", f"best/{monitor}", **se),
                 over_rate("gap at the best epoch against optimizer.lr", "gap/best/loss"),
                 bars("test accuracy by policy", "test/accuracy", **se),
+                wr.ParallelCoordinatesPlot(
+                    title="settings and what they come to",
+                    columns=[
+                        axis(policy, "policy"),
+                        axis(wr.Config("optimizer.name"), "optimizer"),
+                        axis(wr.Config("optimizer.lr"), "rate", log_scale=True),
+                        axis(wr.Config("optimizer.weight_decay"), "weight decay"),
+                        axis(wr.Config("scheduler.name"), "scheduler"),
+                        axis(wr.SummaryMetric("gap/best/loss"), "gap"),
+                        axis(wr.SummaryMetric(f"best/{monitor}"), f"best {monitor}"),
+                    ],
+                ),
             ],
         ),
         (
@@ -144,6 +178,13 @@ def sections(monitor: str) -> list[tuple[str, list[Any]]]:
                 line("rate per group", metric_regex="^lr/", log_y=True),
                 line("update ratio per group", metric_regex="^update_ratio/", log_y=True),
                 wr.WeavePanelSummaryTable(table_name="plan"),
+            ],
+        ),
+        (
+            "What single runs get wrong",
+            [
+                wr.WeavePanelSummaryTable(table_name="confusion"),
+                wr.WeavePanelSummaryTable(table_name="wrong_images"),
             ],
         ),
         (
@@ -189,6 +230,18 @@ def _text_of(node: dict[str, Any]) -> str:
     return node.get("text", "") + "".join(map(_text_of, node.get("children", ())))
 
 
+def wandb_id(run: str) -> str:
+    """The W&B id of a run that a word names: by its folder, or as it is."""
+    if not named_path(run).is_dir():
+        return run
+    folder = named_folder(run)
+    files = runs_below(folder)
+    known = run_record(files[-1]).run_id if files else read_summary(folder, []).get("run_id")
+    if not known:
+        raise UserError(f"--baseline {run}: it holds no run\n  give a run's folder, or its W&B id")
+    return str(known)
+
+
 def save_view(view: Any) -> str:
     """Save the team's view over the one there is, if there is one."""
     try:
@@ -212,13 +265,13 @@ def report(entity: str, project: str, sweep: Path) -> Any:
     if board is None:
         raise UserError(f"there is no {sweep / LEADERBOARD}")
     monitor = board["monitor"]
-    group = _group_of(sweep)
+    groups = _groups_of(sweep)
     runsets = [
         Runset(  # of the report's own project: naming it again would need a login
             name=policy,
             filters=expr.And(
-                expr.Metric("Group") == group,
-                expr.Config("lr_policy.name") == policy,
+                expr.Metric("Group").isin(groups),
+                expr.Config("lr_policy.value.name") == policy,  # filters take a path as it is
             ),
             run_settings={run: RunSettings(color=COLORS[i % len(COLORS)]) for run in runs},
         )
@@ -272,10 +325,14 @@ def leaderboard_table(board: dict[str, Any], at_most: int = 50) -> list[str]:
     return lines
 
 
-def _group_of(sweep: Path) -> str:
-    """What W&B groups the sweep's runs by: `logger.group`, else the sweep's name."""
-    groups = (config.get("logger.group") for config in _configs(sweep))
-    return next((str(group) for group in groups if group), sweep.name)
+def _groups_of(sweep: Path) -> list[str]:
+    """What W&B groups the sweep's runs by: as it was told, else as the config says.
+
+    Runs of a sweep that went on may be in another group than the first ones.
+    """
+    told = [run_record(files[-1]).run_group for p in _points(sweep) if (files := runs_below(p))]
+    named = [str(config.get("logger.group") or sweep.name) for config in _configs(sweep)]
+    return list(dict.fromkeys(filter(None, told or named))) or [sweep.name]
 
 
 def _runs_by_policy(sweep: Path) -> dict[str, list[str]]:
@@ -290,7 +347,11 @@ def _runs_by_policy(sweep: Path) -> dict[str, list[str]]:
 
 def _configs(sweep: Path) -> list[dict[str, Any]]:
     """The settings of every point that can be read: a damaged one is not in the picture."""
-    return [flat(read_yaml(file)) for file in sorted(sweep.glob(f"*/{CONFIG}"))]
+    return [flat(read_yaml(folder / CONFIG)) for folder in _points(sweep)]
+
+
+def _points(sweep: Path) -> list[Path]:
+    return [file.parent for file in sorted(sweep.glob(f"*/{CONFIG}"))]
 
 
 def _mean(values: dict[str, Any]) -> str:

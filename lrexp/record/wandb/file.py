@@ -60,15 +60,31 @@ def records(file: Path) -> Iterator[Any]:
             yield record
 
 
-def last_epoch(file: Path) -> int:
-    """The last epoch whose row is in a file; -1 when there is none."""
-    epochs = (
+def epochs(file: Path) -> set[int]:
+    """The epochs whose rows are in a file."""
+    return {
         int(json.loads(item.value_json))
         for record in records(file)
         for item in record.history.item  # none in a record of another kind
         if (item.key or ".".join(item.nested_key)) == "epoch"
-    )
-    return max(epochs, default=-1)
+    }
+
+
+def run_record(file: Path) -> Any:
+    """What a file says of its run: id, project, entity, group, names, tags; empty if it does not.
+
+    The first record has all of it; a later one, of a run that was renamed or tagged, as well.
+    """
+    found = None
+    for record in records(file):
+        if record.WhichOneof("record_type") == "run":
+            found = record.run
+    if found is None:
+        from wandb.proto import wandb_internal_pb2
+
+        protocol: Any = wandb_internal_pb2
+        return protocol.RunRecord()
+    return found
 
 
 def artifact_files(file: Path) -> Iterator[tuple[str, int]]:
@@ -104,8 +120,3 @@ def mark_synced(file: Path) -> None:
     """Say that nothing of a file has to be uploaded any more."""
     synced(file).touch()
     unsent(file).unlink(missing_ok=True)
-
-
-def goes_on(file: Path) -> bool:
-    """Whether a file holds the later part of an online run that was continued."""
-    return any(record.run.resumed or record.run.starting_step for record in records(file))

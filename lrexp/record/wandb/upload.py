@@ -1,4 +1,8 @@
-"""Uploads of runs that were recorded without W&B's server, through its own client."""
+"""Uploads of runs that were recorded without W&B's server, or that it did not take as a whole.
+
+The client appends what it syncs to the rows that the server has. So it replays the files of a run
+that the server knows nothing of; what is lacking of any other is sent from its run folder.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +16,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrexp.config.errors import UserError
+from lrexp.config.schema.training import Wandb
 from lrexp.folder.claim import in_use
-from lrexp.record.wandb.allowed import MOST_BYTES, neutral_folder, why_not
-from lrexp.record.wandb.client import why_offline
+from lrexp.record.recorders import RunInfo
+from lrexp.record.wandb.allowed import MOST_BYTES, destinations, neutral_folder, why_not
+from lrexp.record.wandb.client import taken, why_offline
 from lrexp.record.wandb.file import (
     artifact_files,
-    goes_on,
+    epochs,
     is_offline,
     mark_synced,
+    run_record,
+    runs_below,
     synced,
     unsent,
     uploading,
 )
+from lrexp.record.wandb.recorder import WandbRecorder
+from lrexp.runs.reading import refuse_links
+from lrexp.runs.run import Run, is_sweep, read_run
 
 QUIET_S = 600  # an upload that marks no run as done for so long is given up
 
 
 @dataclass(frozen=True)
 class Upload:
-    """One `.wandb` file that has to be sent."""
+    """One `.wandb` file that has to be sent, or the run in whose folder it lies."""
 
     file: Path
     base: Path  # where relative paths in it begin
     problem: str = ""  # why it is not sent; empty when it is
+    begun: bool = False  # W&B may have some of the run: what it lacks is sent from the run's folder
     to: str = ""  # project and server
 
 
@@ -58,7 +70,49 @@ def unsynced(folder: Path) -> list[Path]:
     return sorted(found, key=lambda file: file.parent.name.removeprefix("offline-"))
 
 
-def checked(file: Path, again: bool) -> Upload:
+def uploads_below(folder: Path) -> list[Upload]:
+    """What has to be sent, and whether it can be; a run that W&B may know is there once."""
+    by_run: dict[tuple[Path, str], list[Path]] = {}
+    for file in unsynced(folder):
+        by_run.setdefault((_run_folder(file), file.stem.removeprefix("run-")), []).append(file)
+    found: list[Upload] = []
+    for (run, run_id), files in by_run.items():
+        known = [f for f in runs_below(run, run_id) if not is_offline(f) or synced(f).exists()]
+        if known or any(uploading(file).exists() for file in files):
+            found.append(_checked_folder(files[-1]))
+        else:
+            found += map(checked, files)
+    return found
+
+
+def goes_to(upload: Upload) -> set[str]:
+    """ENTITY/PROJECT, or PROJECT alone, of all that is sent of a run."""
+    if not upload.begun:
+        return destinations(upload.file)
+    logger = read_run(upload.base).config["logger"]
+    entity, project = logger.get("entity"), logger["project"]
+    return {*destinations(upload.file), f"{entity}/{project}" if entity else str(project)}
+
+
+def _checked_folder(file: Path) -> Upload:
+    """Whether a run can be sent from its folder."""
+    folder, problem = _run_folder(file), ""
+    run = read_run(folder)
+    try:
+        refuse_links(folder)
+        told = run_record(file)
+    except (UserError, ValueError) as error:
+        return Upload(file, folder, str(error), begun=True)
+    if in_use(folder):
+        problem = "it is still being written"
+    elif not told.run_id:
+        problem = "its file does not say which run it is"
+    elif not (run.summary.get("status") and run.config.get("logger", {}).get("project")):
+        problem = f"W&B has a part of it, and its run folder is damaged: {'; '.join(run.notes)}"
+    return Upload(file, folder, problem, begun=True)
+
+
+def checked(file: Path) -> Upload:
     """Whether a file can be sent as it is."""
     try:
         wanted = list(artifact_files(file))
@@ -68,25 +122,18 @@ def checked(file: Path, again: bool) -> Upload:
     if foreign := why_not(file, base):
         return Upload(file, base, foreign)
     lost = [path for path, _ in wanted if not (base / path).is_file()]
-    twice = "sent once more, rows may be there twice: look at the run on W&B,"
     problem = ""
-    if uploading(file).exists() and not again:
-        problem = (
-            f"its upload was begun and broke off; {twice} delete it there if in doubt, then use"
-            " --again"
-        )
-    elif in_use(file.parent.parent.parent):
+    if in_use(_run_folder(file)):
         problem = "it is still being written"
-    elif not is_offline(file) and goes_on(file) and not again:
-        problem = (
-            "it is the later part of a continued run and was sent in part;"
-            f" {twice} then use --again"
-        )
     elif lost:
         problem = f"a file of its artifact is gone: {lost[0]}"
     elif changed := [path for path, size in wanted if (base / path).stat().st_size != size]:
         problem = f"a file of its artifact has changed: {changed[0]}"
     return Upload(file, base, problem)
+
+
+def _run_folder(file: Path) -> Path:
+    return file.parent.parent.parent
 
 
 def _base(file: Path, paths: list[str]) -> Path:
@@ -95,7 +142,7 @@ def _base(file: Path, paths: list[str]) -> Path:
     It was the working directory of the run. The run's folder tells it, also after a move: the
     path of the run's own files ends with their place below the run's folder.
     """
-    run = file.parent.parent.parent
+    run = _run_folder(file)
     for path in map(Path, paths):
         for parent in () if path.is_absolute() else path.parents:
             if parent.name == run.name and (run / path.relative_to(parent)).is_file():
@@ -111,21 +158,78 @@ def send(uploads: list[Upload]) -> list[Upload]:
         raise UserError(f"nothing was uploaded: {why}")
     left: list[Upload] = []
     columns = (TextColumn("uploads"), BarColumn(), MofNCompleteColumn())
+    whole = [upload for upload in uploads if not upload.begun]
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("", total=len(uploads))
-        for base in dict.fromkeys(upload.base for upload in uploads):
-            here = [upload for upload in uploads if upload.base == base]
+        for base in dict.fromkeys(upload.base for upload in whole):
+            here = [upload for upload in whole if upload.base == base]
             for upload in here:
                 synced(upload.file).unlink(missing_ok=True)
                 uploading(upload.file).touch()
             said = _client(here, base, lambda done: progress.update(task, advance=done))
             for upload in here:
-                if synced(upload.file).exists():
-                    mark_synced(upload.file)
-                    uploading(upload.file).unlink(missing_ok=True)
-                else:
+                if not synced(upload.file).exists():
                     left.append(Upload(upload.file, base, said))
+                elif lacks := _lacks(upload.file):  # the client marks what a server refused, too
+                    synced(upload.file).unlink()
+                    left.append(Upload(upload.file, base, lacks))
+                else:
+                    _mark_sent(upload.file)
+        for upload in uploads:
+            if upload.begun:
+                if lacks := _send_folder(upload.file):
+                    left.append(Upload(upload.file, upload.base, lacks))
+                progress.update(task, advance=1)
     return left
+
+
+def _lacks(file: Path) -> str:
+    """What the server lacks of a file that the client has sent; empty when it has everything."""
+    told = run_record(file)
+    files = runs_below(_run_folder(file), told.run_id)
+    rows = len(set().union(*(epochs(f) for f in files[: files.index(file) + 1])))
+    has = taken(told.entity, told.project, told.run_id)
+    if has is None:
+        return "W&B did not say whether it has every row; send it once more"
+    return "" if has.rows >= rows else f"W&B took {has.rows} of {rows} rows"
+
+
+def _send_folder(file: Path) -> str:
+    """Send what W&B lacks of a run from its folder; returns what it lacks then."""
+    run = read_run(_run_folder(file))
+    fields = ("name", "project", "entity", "group", "tags", "notes", "mode", "artifacts", "details")
+    defaults = {"details": "auto"}  # of runs that were recorded before there was the setting
+    settings = Wandb(**{name: (defaults | run.config["logger"])[name] for name in fields})
+    try:
+        recorder = WandbRecorder(settings, "train", _info(run), again=file)
+        recorder.finish(run.summary)
+    except Exception as error:  # whatever the client says
+        return str(error).splitlines()[0]
+    if not recorder.lacks:
+        for one in runs_below(run.folder, run_record(file).run_id):
+            _mark_sent(one)
+    return recorder.lacks
+
+
+def _info(run: Run) -> RunInfo:
+    """What a recorder is told of a run that is over."""
+    return RunInfo(
+        folder=run.folder,
+        run_id=str(run.summary.get("run_id")),
+        title="",
+        sweep=run.folder.parent.name if is_sweep(run.folder.parent) else None,
+        config=run.config,
+        config_id=str(run.summary.get("config_id")),
+        steps=0,
+        monitor=run.config["trainer"]["monitor"],
+        opening=[],
+        earlier=run.rows,
+    )
+
+
+def _mark_sent(file: Path) -> None:
+    mark_synced(file)
+    uploading(file).unlink(missing_ok=True)
 
 
 def _client(uploads: list[Upload], base: Path, advance: Callable[[int], None]) -> str:
