@@ -70,10 +70,8 @@ def _write_run(folder: Path, plots: bool) -> bool:
         line = f"report {_shown(write_run_report(folder))}"
         drawn = write_run_plots(folder) if plots else []
     except Exception as error:  # one damaged run must not cost the others
-        print(
-            f"error: {_shown(folder)}: {type(error).__name__}: {for_terminal(str(error))}",
-            file=sys.stderr,
-        )
+        said = f"error: {shown_path(folder)}: {type(error).__name__}: {error}"
+        print(for_terminal(said), file=sys.stderr)
         return False
     print(f"{line}, {len(drawn)} files in plots/" if drawn else line)
     return True
