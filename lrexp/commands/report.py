@@ -71,7 +71,7 @@ def _write_run(folder: Path, plots: bool) -> bool:
         drawn = write_run_plots(folder) if plots else []
     except Exception as error:  # one damaged run must not cost the others
         said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        print(f"error: {_shown(folder)}: {for_terminal(said)}", file=sys.stderr)
+        print(for_terminal(f"error: {shown_path(folder)}: {said}"), file=sys.stderr)
         return False
     print(f"{line}, {len(drawn)} files in plots/" if drawn else line)
     return True

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from lrexp.config.errors import for_terminal
 from lrexp.judge.words import brief
 from lrexp.record.console import closing_lines, epoch_line, heading_line
 from lrexp.record.recorders import RunInfo
@@ -126,7 +127,7 @@ class GridView:
 
     def _print(self, line: str) -> None:
         try:
-            self._console.print(line, markup=False)
+            self._console.print(for_terminal(line), markup=False)
         except (OSError, SystemExit):  # nobody reads the output: no reason to stop
             self._console.quiet = True
 

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lrexp.config.errors import for_terminal
 from lrexp.config.names import shown_path
 from lrexp.folder.claim import resume_command
 from lrexp.folder.layout import CHECKPOINTS, LAST, REPORT
@@ -89,7 +90,7 @@ class ConsoleRecorder:
             self._line(f"wandb  {self._wandb_where}")
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(for_terminal(text), markup=False)
         log.info(text)
 
 

@@ -137,7 +137,7 @@ OFFERED = {
     "lrexp compare latest ": ["latest", *RUNS],
     "lrexp compare latest latest ": [],
     "lrexp report outputs/smoke/2026_s": ["outputs/smoke/2026_sweep"],
-    "lrexp sync --": ["--help", "--dry-run"],
+    "lrexp sync --": ["--help", "--dry-run", "--to"],
     "lrexp dashboard --report ": ["latest", *RUNS],
     "lrexp dashboard --json ": [],
     "lrexp rerun outputs/smoke/2026_run lr_policy=free": [

@@ -207,6 +207,8 @@ LINES: dict[str, tuple[list[str], str]] = {
     "a key among tags": ([f"logger.tags=[a,{SECRET}]"], "WANDB_API_KEY"),
     "a password in an address": (["logger.notes='https://me:secret1@host/x'"], "password"),
     "a bomb as cases": (["-m", "cases=bomb.yaml"], "more than"),
+    "a pipe as weights": (["model.weights=pipe.yaml"], "is no file"),
+    "a device as weights": (["model.weights=/dev/zero"], "is no file"),
     "a pipe as cases": (["-m", "cases=pipe.yaml"], "no such file"),
 }
 
@@ -219,7 +221,6 @@ BUILT: dict[str, tuple[list[str], str]] = {
     "a program compiled by torch": (["model.weights=script.pt"], "weights"),
     "a header without end": (["model.weights=header.safetensors"], "safetensors"),
     "nothing as weights": (["model.weights=empty.pt"], "is empty"),
-    "a device as weights": (["model.weights=/dev/null"], "model.weights"),
     "bundled weights from elsewhere": (["model.weights='bundled:../../x'"], "ships"),
     "a network from the hub": (
         ["model=timm", "model.name='hf-hub:evil/net'", "name=x"],
