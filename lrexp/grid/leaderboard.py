@@ -16,6 +16,7 @@ from lrexp.folder.layout import LEADERBOARD, LEADERBOARD_TABLE
 from lrexp.grid.points.point import Point, read_summary
 from lrexp.judge.ranking import configurations
 from lrexp.judge.verdicts import COUNTED, counted_kinds
+from lrexp.judge.winner import no_winner
 from lrexp.judge.words import in_short
 from lrexp.runs.run import numbers
 from lrexp.runs.sweep import (
@@ -75,9 +76,11 @@ def leaderboard(
     for twin in twins:
         equal.setdefault(twin.same_as, []).append(twin.num)
     names = dict.fromkeys([monitor, *ALSO])
+    nothing = no_winner([point for point in known if point.same_as is None])
     return {
         "monitor": monitor,
         "direction": MONITORS[monitor],
+        "no_winner": None if nothing is None else f"{nothing[0]}; what may help: {nothing[1]}",
         "keys": [key for key in swept if key != SEED],
         "configurations": [
             {
@@ -166,6 +169,8 @@ def leaderboard_lines(board: Mapping[str, Any], at_most: int = 20) -> list[str]:
     left_out = len(board["configurations"]) - len(rows)
     if left_out:
         lines.append(f"     and {left_out} more configurations: see leaderboard.csv")
+    if board["no_winner"]:
+        lines.append(f"no winner: {board['no_winner']}")
     return lines
 
 

@@ -72,6 +72,17 @@ def test_what_runs_came_to_is_counted_and_shown() -> None:
     assert [row["verdicts"] for row in rows] == ["collapsed:2", "", "overfitting:1"]
 
 
+def test_a_grid_that_came_to_nothing_has_no_winner_but_advice() -> None:
+    found = {i: summary(9.0, "diverged") for i in range(6)}
+    found[1] = summary(2.3) | {"verdicts": [{"kind": "collapsed"}]}
+    board = leaderboard(GRID, found)
+    assert board["no_winner"].startswith("5 diverged, 1 collapsed; what may help: lower")
+    assert leaderboard_lines(board)[-1] == f"no winner: {board['no_winner']}"
+    good = leaderboard(GRID, found | {0: summary(0.3)})
+    assert good["no_winner"] is None
+    assert "no winner" not in "".join(leaderboard_lines(good))
+
+
 @pytest.mark.parametrize("status", ["diverged", "failed"])
 def test_a_configuration_with_a_bad_seed_is_below_all_that_finished(status: str) -> None:
     losses = [0.4, 0.5, 0.01, 0.01, 0.3, 0.9]

@@ -20,6 +20,7 @@ from lrexp.folder.layout import CONFIG, LEADERBOARD, WANDB_REPORT
 from lrexp.judge.ranking import configurations
 from lrexp.judge.verdicts import counted_kinds
 from lrexp.judge.words import in_short
+from lrexp.report.figure import policy_colour
 from lrexp.report.sweep.words import headline
 from lrexp.runs.run import flat, read_yaml
 from lrexp.runs.sweep import (
@@ -47,8 +48,6 @@ TABLE = (
     "config:optimizer.lr.value",
     "config:seed.value",
 )
-# Paul Tol's bright scheme: safe for the colour-blind.
-COLORS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
 
 
 def workspace(entity: str, project: str, monitor: str = "val/loss") -> Any:
@@ -202,7 +201,7 @@ def save_view(view: Any) -> str:
 def report(entity: str, project: str, sweep: Path) -> Any:
     """A sweep's report as a `wandb_workspaces.reports.v2.Report`: conclusions, leaderboard, panels.
 
-    Every policy is a set of runs of its own, in a colour of its own.
+    Every policy is a set of runs of its own, in its colour of all reports.
 
     Raises:
         UserError: when the folder's leaderboard cannot be read.
@@ -219,9 +218,9 @@ def report(entity: str, project: str, sweep: Path) -> Any:
                 expr.Metric("Group") == group,
                 expr.Config("lr_policy.name") == policy,
             ),
-            run_settings={run: RunSettings(color=COLORS[i % len(COLORS)]) for run in runs},
+            run_settings={run: RunSettings(color=policy_colour(policy)) for run in runs},
         )
-        for i, (policy, runs) in enumerate(_runs_by_policy(sweep).items())
+        for policy, runs in _runs_by_policy(sweep).items()
     ]
     blocks: list[Any] = [
         wr.H1(text="Conclusions"),

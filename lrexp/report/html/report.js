@@ -283,18 +283,13 @@
       const least = spec.compact || width < 480 ? 26 : 46; // charts above each other begin alike
       area.left = Math.max(least, ...yTicks.map((tick) => textWidth(tick.label) + 10)) + (spec.y.label ? 20 : 0);
       area.right = width - 12;
-      const widest = Math.max(0, ...series.map((one) => Math.abs(one.shift || 0))); // places to either side
-      const room = Math.min(10 * widest, (area.right - area.left) / 12);
-      const px = scale(left, right, area.left + room, area.right - room, spec.x.log);
+      const px = scale(left, right, area.left, area.right, spec.x.log);
       const py = scale(bottom, top, floor, ceiling, this.log);
       const whole = !spec.x.log && spec.xs.every((xs) => xs.every(Number.isInteger));
       const xCount = Math.max(2, Math.floor((area.right - area.left) / (spec.compact ? 46 : 64)));
       const given = spec.x.ticks.map((value) => ({ value, label: shown(value, false, 4).replace(/(\.\d*?)0+(?=$|e)/, "$1").replace(/\.(?=$|e)/, "") }));
       const xTicks = given.length ? given : spec.x.log ? logTicks(left, right, xCount) : linearTicks(left, right, xCount, whole);
-      const sites = widest > 0 ? [...new Set(series.filter((one) => one.shift).flatMap((one) => spec.xs[one.x]))].map(px).sort((a, b) => a - b) : [];
-      const closest = Math.min(Infinity, ...sites.slice(1).map((x, i) => x - sites[i]));
-      const step = Math.min(10, room / (widest || 1), (0.8 * closest) / (1 + 2 * widest)); // pixels between places side by side
-      Object.assign(this, { px, py, area, step });
+      Object.assign(this, { px, py, area });
       this.spots = written ? series.filter((one) => one.y.length).flatMap((one) => this.covers(one)) : [];
 
       const id = `clip${charts.indexOf(this)}`;
@@ -321,6 +316,7 @@
         root.append(svg("text", { x: 12, y, "text-anchor": "middle", transform: `rotate(-90 12 ${y})` }, spec.y.label));
       }
       const inside = svg("g", { "clip-path": `url(#${id})` });
+      this.rings = [];
       root.append(inside);
       for (const rule of spec.rules) inside.append(svg("line", { x1: area.left, x2: area.right, y1: py(rule.y), y2: py(rule.y), class: "rule" }));
       for (const one of series) if (one.low) inside.append(this.between(one));
@@ -344,18 +340,22 @@
       this.svg = root;
     }
 
-    /** Piles those at one place of an edge; returns how many pixels the piles take at either edge. */
+    /** Piles those at one place of an edge, the closer the more there are; returns how many pixels
+        the piles take at either edge. */
     pileUp() {
       this.piles = new Map();
       const counts = new Map(), strip = { top: 0, bottom: 0 };
-      for (const one of this.visible().filter((other) => other.edge)) {
-        this.piles.set(one, this.spec.xs[one.x].map((x) => {
-          const key = `${one.edge} ${x} ${one.shift || 0}`, below = counts.get(key) || 0;
-          counts.set(key, below + 1);
-          const pile = Math.min(8, below);
-          strip[one.edge] = Math.max(strip[one.edge], 10 * pile + 16);
-          return pile;
-        }));
+      const edged = this.visible().filter((other) => other.edge);
+      for (const one of edged) this.piles.set(one, this.spec.xs[one.x].map((x) => {
+        const key = `${one.edge} ${x}`, below = counts.get(key) || 0;
+        counts.set(key, below + 1);
+        return below;
+      }));
+      const most = Math.max(1, ...counts.values());
+      const apart = Math.min(10, 90 / most);
+      for (const one of edged) {
+        this.piles.set(one, this.piles.get(one).map((below) => apart * below));
+        strip[one.edge] = Math.max(strip[one.edge], ...this.piles.get(one).map((up) => up + 16));
       }
       return strip;
     }
@@ -385,9 +385,9 @@
     place(one, i, list = one.y) {
       const x = this.spec.xs[one.x][i], y = list[i];
       if (this.px.log && x <= 0) return null;
-      const across = this.px(x) + (one.shift || 0) * this.step;
+      const across = this.px(x);
       if (one.edge) {
-        const pile = 10 * this.piles.get(one)[i];
+        const pile = this.piles.get(one)[i];
         return [across, one.edge === "top" ? this.area.top + 4 + pile : this.area.bottom - 8 - pile];
       }
       if (!isNumber(y)) return null;
@@ -440,7 +440,9 @@
       for (let i = 0; i < one.y.length; i++) {
         const at = this.place(one, i);
         if (at && one.shape === "ring") {
-          found.push(svg("circle", { cx: at[0].toFixed(1), cy: at[1].toFixed(1), r: 9, class: `ring s s${one.colour}`, "data-series": one.name }));
+          const inside = this.rings.filter(([x, y]) => Math.hypot(x - at[0], y - at[1]) < 3).length;
+          this.rings.push(at);
+          found.push(svg("circle", { cx: at[0].toFixed(1), cy: at[1].toFixed(1), r: 9 + 3 * inside, class: `ring s s${one.colour}`, "data-series": one.name }));
           if (one.texts && one.texts[i]) {
             const [x, y] = this.beside(at, 1.1 * textWidth(one.texts[i]) + 4); // bold
             found.push(svg("text", { x, y, "text-anchor": "middle", class: "mark halo strong", "data-series": one.name }, one.texts[i]));
@@ -499,16 +501,20 @@
 
     showNearest(x, y) {
       let best = null, distance = 26;
+      const all = [];
       for (const one of this.visible()) {
         if (one.kind === "area" || one.quiet) continue;
         for (let i = 0; i < one.y.length; i++) {
           const at = this.place(one, i);
-          const far = at ? Math.hypot(at[0] - x, at[1] - y) + (one.kind === "dots" ? 0 : 4) : Infinity;
+          if (!at) continue;
+          const far = Math.hypot(at[0] - x, at[1] - y) + (one.kind === "dots" ? 0 : 4);
+          if (far < 30 && one.labels) all.push([one, i, at]);
           if (far < distance) { distance = far; best = [one, i, at]; }
         }
       }
       if (!best) { this.clear(); return; }
       const [one, i, at] = best;
+      const beneath = all.filter(([other, k, place]) => (other !== one || k !== i) && Math.hypot(place[0] - at[0], place[1] - at[1]) < 3);
       this.over.replaceChildren(svg("path", { d: outline(one, 6), transform: `translate(${at[0]} ${at[1]})`, class: `${one.shape === "cross" ? "cross" : "dot"} s s${one.colour}` }));
       this.target = one.links && one.links[i] ? one.links[i] : null;
       this.plot.style.cursor = this.target ? "pointer" : "";
@@ -519,7 +525,9 @@
       const lines = rows.map(([name, text]) => html("div", {}, html("i", {}), html("span", {}, name), html("em", {}, text)));
       const key = label[0].textContent === one.name ? [] : [html("div", {}, sample([one]), html("span", {}, one.name), html("em", {}))];
       const opens = this.target ? [html("span", { class: "quiet" }, `click opens its ${this.target.endsWith("/") ? "folder" : "report"}`)] : [];
-      this.showTip(at[0], at[1], [...label, ...key, ...lines, ...opens]);
+      const others = beneath.slice(0, 4).map(([other, k]) => html("span", { class: "quiet" }, `there too: ${other.labels[k]}`));
+      if (beneath.length > 4) others.push(html("span", { class: "quiet" }, `and ${beneath.length - 4} more`));
+      this.showTip(at[0], at[1], [...label, ...key, ...lines, ...others, ...opens]);
     }
 
     key(event) {

@@ -25,6 +25,7 @@ from lrexp.judge.ranking import (
     has_rate_axis,
 )
 from lrexp.judge.verdicts import counted_kinds
+from lrexp.judge.winner import no_winner
 from lrexp.judge.words import best_is, in_short, is_share, value_in_short
 from lrexp.report.html.charts import drawn
 from lrexp.report.html.page import (
@@ -167,8 +168,10 @@ def _group_table(sweep: Sweep, found: Sequence[Group], word: str) -> Markup:
             return Cell(f"{best.rate:.4g} (own)", best.rate, "the highest of its own rates")
         return Cell(f"{best.rate:.4g}", best.rate)
 
+    won = no_winner(sweep.tried) is None
+
     def mark(group: Group) -> str:
-        return "best" if group is first else ""
+        return "best" if won and group is first else ""
 
     columns = [
         (Column(word), lambda g: Cell(g.name, g.name, mark=mark(g))),
