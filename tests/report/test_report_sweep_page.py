@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 def text_of(page: str) -> str:
     """What a reader sees, without scripts and styles."""
-    page = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
+    page = re.sub(r"<(script|style).*?</\1>|<wbr>", "", page, flags=re.DOTALL)
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))).replace("\u00a0", " ")
 
 

@@ -190,9 +190,9 @@
 
     visible() { return this.spec.series.filter((one) => !this.off.has(one.name)); }
 
-    draw() {
-      const width = Math.max(240, Math.round(this.plot.clientWidth || 600));
+    draw(width = Math.max(240, Math.round(this.plot.clientWidth || 600)), flat = 1) {
       this.width = width;
+      this.flat = flat; // a part of its height, on paper
       this.render(width);
       this.plot.append(this.tip);
     }
@@ -253,7 +253,7 @@
     render(width) {
       const { spec } = this;
       const series = this.visible().sort((a, b) => Boolean(b.faint) - Boolean(a.faint)); // pale ones lie below
-      const height = spec.height + (spec.compact ? 22 : 40);
+      const height = this.flat * spec.height + (spec.compact ? 22 : 40);
       const every = [], across = [];
       for (const one of series) {
         const floor = this.log ? 0 : -Infinity;
@@ -352,7 +352,7 @@
         return below;
       }));
       const most = Math.max(1, ...counts.values());
-      const apart = Math.min(10, 90 / most);
+      const apart = Math.min(10, (80 * this.flat) / most);
       for (const one of edged) {
         this.piles.set(one, this.piles.get(one).map((below) => apart * below));
         strip[one.edge] = Math.max(strip[one.edge], ...this.piles.get(one).map((up) => up + 16));
@@ -752,9 +752,18 @@
     chart.draw();
     seen.observe(chart.plot);
   }
-  const folded = [];
+  // Paper is narrower than a window, and no script runs once it is laid out: what was drawn for the
+  // window would be shrunk, its words with it. So charts are drawn anew for a page of about 170 mm.
+  const PAPER = 640, folded = [];
   addEventListener("beforeprint", () => {
     for (const part of document.querySelectorAll("details:not([open])")) { part.open = true; folded.push(part); }
+    for (const chart of charts) {
+      const several = chart.figure.parentElement.classList.contains("grid");
+      chart.draw(!several ? PAPER : chart.spec.compact ? (PAPER - 36) / 3 : (PAPER - 24) / 2, 0.7);
+    }
   });
-  addEventListener("afterprint", () => { for (const part of folded.splice(0)) part.open = false; });
+  addEventListener("afterprint", () => {
+    for (const part of folded.splice(0)) part.open = false;
+    for (const chart of charts) chart.draw();
+  });
 })();
