@@ -181,7 +181,7 @@ class GridView:
 def ended_line(count: str, named: str, said: Sequence[str], took: str, width: int) -> str:
     """How a point ended, in one line: the last parts are left out and names cut where it is long.
 
-    >>> ended_line("1/3", "0 lr=0.1 seed=0", ["finished", "  val/loss 0.5"], "  (1.2s)", 42)
+    >>> ended_line("1/3", "0 lr=0.1 seed=0", ["finished", "  val/loss 0.5"], "  (1.2s)", 43)
     '1/3  0 lr=0.1 se...  finished  val/loss 0.5'
     """
     for parts in ([*said, took], said, said[:2], said[:1]):

@@ -188,7 +188,7 @@ def test_a_policy_has_one_colour_wherever_it_stands_and_whatever_its_rank(tmp_pa
             write_sweep(folder, axes, lambda c, s=sign: outcome(1 + s * worth[c["lr_policy"]]))
             rates, _, *curves = specs(folder)
             drawn = {one["name"]: one["colour"] for one in rates["series"]}
-            drawn |= {f"{one['title']}*": one["series"][0]["colour"] for one in curves}
+            drawn |= {f"{c['title']}*": c["series"][0]["colour"] for c in curves if "series" in c}
             for name, colour in drawn.items():
                 assert colour == policy_place(name.removesuffix("*")) % 8
             styles = {(one["colour"], one["marker"]) for one in rates["series"]}
@@ -608,6 +608,16 @@ def test_everything_stands_at_its_true_rate(
     assert (len(found["dots"]), len(found["rings"])) == (4 * shown, shown)
     assert len(set(found["piled"])) == len(found["crosses"]) == 2 * shown, "none hides another"
     seen.page.close()
+
+
+def test_policies_and_rates_are_a_map_too(folder: Path) -> None:
+    (found,) = [one for one in specs(folder) if one["kind"] == "heat"]
+    assert found["rows"] == ["uniform", "freeze_backbone"]
+    assert found["columns"] == ["0.01", "0.03", "0.1", "0.3"]
+    assert found["values"][0] == [pytest.approx(0.51), pytest.approx(0.21), 0.31, None]
+    assert found["labels"][0][3] == "uniform lr=0.3: 3 diverged"
+    assert found["reverse"]
+    assert found["note"] == "Hatched: no point finished or none was tried."
 
 
 @pytest.mark.slow

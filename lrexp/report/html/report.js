@@ -158,6 +158,60 @@
     return Math.abs(xs[high] - x) < Math.abs(xs[low] - x) ? high : low;
   }
 
+  // ---- what is saved
+
+  const KEPT = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin",
+    "opacity", "font-size", "font-weight", "font-family", "text-anchor", "paint-order"];
+
+  /** A copy of a drawing that looks the same without this page's style. */
+  function styled(node) {
+    const copy = node.cloneNode(true);
+    const [from, to] = [node, copy].map((one) => [one, ...one.querySelectorAll("*")]);
+    from.forEach((one, i) => {
+      const style = getComputedStyle(one);
+      for (const name of KEPT) if (style.getPropertyValue(name)) to[i].style.setProperty(name, style.getPropertyValue(name));
+      to[i].removeAttribute("class");
+    });
+    return copy;
+  }
+
+  /** A chart as an SVG file: its title, the names of what is switched on, and the drawing. */
+  function picture(chart) {
+    const paper = getComputedStyle(document.body), [, , width, tall] = chart.svg.getAttribute("viewBox").split(" ").map(Number);
+    const root = svg("svg", { width });
+    const write = (text, x, y, weight) => root.append(svg("text", { x, y, fill: paper.color, "font-size": 12, "font-weight": weight, "font-family": paper.fontFamily }, text));
+    root.append(svg("rect", { width, height: "100%", fill: paper.backgroundColor }));
+    write(chart.spec.title, 4, 16, 600);
+    let x = 4, y = 36;
+    const keys = [...chart.legend.querySelectorAll('.key:not([aria-pressed="false"])')];
+    for (const key of keys) {
+      const needs = textWidth(key.textContent) + 44;
+      if (x + needs > width && x > 4) { x = 4; y += 18; }
+      const mark = styled(key.querySelector("svg"));
+      mark.setAttribute("x", x);
+      mark.setAttribute("y", y - 10);
+      root.append(mark);
+      write(key.textContent, x + 28, y, 400);
+      x += needs;
+    }
+    const words = chart.legend.querySelector(".ramp");
+    if (words) write([...words.querySelectorAll("span")].map((one) => one.textContent).join("   "), 4, y, 400);
+    const top = keys.length || words ? y + 10 : 24, drawing = styled(chart.svg);
+    drawing.setAttribute("y", top);
+    drawing.setAttribute("width", width);
+    drawing.setAttribute("height", tall);
+    drawing.style.overflow = "visible";
+    root.append(drawing);
+    root.setAttribute("height", top + tall);
+    return { text: new XMLSerializer().serializeToString(root), width, height: top + tall };
+  }
+
+  /** Rows of a table as CSV. */
+  function csv(rows) {
+    const cell = (value) => (/[",\n]/.test(value ?? "") ? `"${String(value).replaceAll('"', '""')}"` : value ?? "");
+    return rows.map((row) => `${row.map(cell).join(",")}\n`).join("");
+  }
+
   // ---- a chart: legend, drawing, cursor
 
   class Chart {
@@ -186,6 +240,34 @@
       this.plot.addEventListener("click", () => { if (this.target && this.ready) location.href = this.target; });
       this.fillLegend();
       if (!this.legend.children.length) this.legend.remove();
+      if (!this.spec.compact) this.addTools();
+    }
+
+    /** Buttons that save the chart as it is seen, or its numbers. */
+    addTools() {
+      this.tools = html("div", { class: "tools", role: "group", "aria-label": `Save ${this.spec.title}` });
+      for (const [kind, words] of [["SVG", "as a drawing"], ["PNG", "as a picture"], ["CSV", "its numbers"]]) {
+        const button = html("button", { type: "button", class: "tool", title: `save ${words}` }, kind);
+        button.addEventListener("click", () => this.save(kind));
+        this.tools.append(button);
+      }
+      this.figure.insertBefore(this.tools, this.figure.querySelector("figcaption").nextSibling);
+    }
+
+    save(kind) {
+      const name = `${this.spec.title.replace(/[^A-Za-z0-9]+/g, "_").replace(/^_|_$/g, "") || "chart"}.${kind.toLowerCase()}`;
+      const give = (href) => html("a", { href, download: name }).click();
+      if (kind === "CSV") { give(`data:text/csv;charset=utf-8,${encodeURIComponent(this.numbers())}`); return; }
+      const { text, width, height } = picture(this);
+      const source = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
+      if (kind === "SVG") { give(source); return; }
+      const image = new Image();
+      image.onload = () => {
+        const canvas = html("canvas", { width: 2 * width, height: 2 * height });
+        canvas.getContext("2d").drawImage(image, 0, 0, 2 * width, 2 * height);
+        give(canvas.toDataURL("image/png"));
+      };
+      image.src = source;
     }
 
     visible() { return this.spec.series.filter((one) => !this.off.has(one.name)); }
@@ -219,6 +301,69 @@
   }
 
   class XyChart extends Chart {
+    /** A line per point of what is switched on. */
+    numbers() {
+      const rows = [["series", this.spec.x.label || "x", this.spec.y.label || "y", "low", "high", "what"]];
+      for (const one of this.visible()) {
+        if (one.shape === "ring") continue;
+        this.spec.xs[one.x].forEach((x, i) => rows.push([one.name, x, one.y[i], one.low?.[i], one.high?.[i], one.labels?.[i]]));
+      }
+      return csv(rows);
+    }
+
+    /** A part of the x axis alone, or (null) all of it. */
+    zoomTo(ends) {
+      this.zoom = ends;
+      this.all.hidden = !ends;
+      this.draw();
+    }
+
+    /** What is between two places of the pointer is all that is shown, once it is let go. */
+    drag() {
+      let from = null;
+      const inside = (event) => clamp(this.at(event)[0], this.area.left, this.area.right);
+      this.plot.addEventListener("pointerdown", (event) => { if (event.pointerType === "mouse" && event.button === 0) from = inside(event); });
+      addEventListener("pointermove", (event) => {
+        if (from === null || Math.abs(inside(event) - from) < 8) return;
+        const [a, b] = [from, inside(event)].sort((one, other) => one - other);
+        this.leave();
+        this.over.replaceChildren(svg("rect", { x: a, y: this.area.top, width: b - a, height: this.area.bottom - this.area.top, class: "chosen" }));
+      });
+      addEventListener("pointerup", (event) => {
+        if (from === null) return;
+        const [a, b] = [from, inside(event)].sort((one, other) => one - other);
+        from = null;
+        if (b - a < 8) return;
+        this.ready = false; // the click that follows opens nothing
+        this.zoomTo([this.px.back(a), this.px.back(b)]);
+      });
+      this.plot.addEventListener("dblclick", () => this.zoomTo(null));
+    }
+
+    addTools() {
+      super.addTools();
+      this.all = html("button", { type: "button", class: "tool", title: "show the whole axis again; a double click does, too" }, "whole axis");
+      this.all.hidden = true;
+      this.all.addEventListener("click", () => this.zoomTo(null));
+      this.tools.prepend(this.all);
+      if (this.spec.cursor && this.spec.series.some((one) => one.kind === "line" && one.y.length > 7)) {
+        const tool = html("button", { type: "button", class: "tool", "aria-pressed": "false", title: "an exponential average that forgets 0.3 of it at every point; the values themselves stay, pale" }, "smooth");
+        tool.addEventListener("click", () => {
+          this.smooth = !this.smooth;
+          tool.setAttribute("aria-pressed", String(this.smooth));
+          this.draw();
+        });
+        this.tools.prepend(tool);
+      }
+      this.drag();
+    }
+
+    /** Whether every value has a logarithm. */
+    positive() {
+      const all = this.spec.series.flatMap((one) => (one.edge ? [] : [...one.y, ...(one.kind === "area" ? one.low : [])])).filter(isNumber);
+      return !this.spec.compact && !this.spec.y.percent && !this.spec.y.zero && all.length > 0 && all.every((value) => value > 0);
+    }
+
     fillLegend() {
       this.legend.replaceChildren();
       const names = [...new Set(this.spec.series.map((one) => one.name))];
@@ -239,7 +384,7 @@
         const one = { kind: "dots", shape, colour: 6, edge: this.spec.series.find((other) => other.shape === shape).edge };
         this.legend.append(html("span", { class: "key" }, sample([one]), html("span", {}, words)));
       }
-      if (this.spec.y.button) {
+      if (this.spec.y.button || this.positive()) {
         const tool = html("button", { type: "button", class: "tool", "aria-pressed": String(this.log) }, "log scale");
         tool.addEventListener("click", () => {
           this.log = !this.log;
@@ -257,8 +402,15 @@
       const every = [], across = [];
       for (const one of series) {
         const floor = this.log ? 0 : -Infinity;
-        if (!one.edge) for (const list of [one.y, one.low, one.high]) if (list) for (const value of list) if (isNumber(value) && value > floor) every.push(value);
+        if (!one.edge && !this.zoom) for (const list of [one.y, one.low, one.high]) if (list) for (const value of list) if (isNumber(value) && value > floor) every.push(value);
         const xs = spec.xs[one.x];
+        if (this.zoom) {
+          for (let i = 0; i < xs.length; i++) {
+            const there = !one.edge && xs[i] >= this.zoom[0] && xs[i] <= this.zoom[1];
+            for (const list of [one.y, one.low, one.high]) if (there && list && isNumber(list[i]) && list[i] > floor) every.push(list[i]);
+          }
+          continue;
+        }
         if (one.kind === "area" || one.kind === "dots" || xs.length < 3) across.push(...xs);
         else { across.push(xs[0], xs[xs.length - 1]); if (spec.x.log) across.push(...xs); }
       }
@@ -270,9 +422,9 @@
         for (let i = 0; i < every.length; i++) if (every[i] < least) every[i] = least;
       }
       const written = series.some((one) => one.texts); // beside the lowest dot, too
-      const [bottom, top] = ends(every, { ...spec.y, log: this.log }, written ? 0.1 : 0.06);
+      const [bottom, top] = ends(every, { ...spec.y, log: this.log, range: this.zoom && every.length ? null : spec.y.range }, written ? 0.1 : 0.06);
       const dotted = series.some((one) => one.kind === "dots");
-      const [left, right] = ends(across, spec.x, dotted ? 0.05 : 0.012);
+      const [left, right] = this.zoom || ends(across, spec.x, dotted ? 0.05 : 0.012);
       const area = { top: spec.marks.some((mark) => mark.label) ? 20 : 8, bottom: height - (spec.x.label ? 40 : 22) };
       const strip = this.pileUp(); // outside the axis: what lies there has no place on it
       const floor = area.bottom - strip.bottom, ceiling = area.top + strip.top;
@@ -288,7 +440,8 @@
       const whole = !spec.x.log && spec.xs.every((xs) => xs.every(Number.isInteger));
       const xCount = Math.max(2, Math.floor((area.right - area.left) / (spec.compact ? 46 : 64)));
       const given = spec.x.ticks.map((value) => ({ value, label: shown(value, false, 4).replace(/(\.\d*?)0+(?=$|e)/, "$1").replace(/\.(?=$|e)/, "") }));
-      const xTicks = given.length ? given : spec.x.log ? logTicks(left, right, xCount) : linearTicks(left, right, xCount, whole);
+      const fit = given.filter((tick) => tick.value >= left && tick.value <= right);
+      const xTicks = fit.length ? fit : spec.x.log ? logTicks(left, right, xCount) : linearTicks(left, right, xCount, whole);
       Object.assign(this, { px, py, area });
       this.spots = written ? series.filter((one) => one.y.length).flatMap((one) => this.covers(one)) : [];
 
@@ -325,6 +478,7 @@
       for (const rule of spec.rules) if (rule.label) root.append(svg("text", { x: area.right, y: py(rule.y) - 5, "text-anchor": "end", class: "mark halo" }, rule.label));
       let edge = -Infinity;
       for (const mark of [...spec.marks].sort((a, b) => a.x - b.x)) {
+        if (mark.x < left || mark.x > right) continue; // zoomed out of sight
         const x = px(mark.x), bad = mark.kind === "bad" ? " bad" : "";
         root.append(svg("line", { x1: x, x2: x, y1: area.top - 4, y2: area.bottom, class: `markline${bad}` }));
         if (!mark.label) continue;
@@ -396,6 +550,16 @@
     }
 
     line(one) {
+      if (this.smooth && one.kind === "line" && one.y.length > 7 && !one.smoothed) {
+        let sum = 0, weight = 0;
+        const y = one.y.map((value) => {
+          if (!isNumber(value)) return null;
+          sum = 0.7 * sum + 0.3 * value;
+          weight = 0.7 * weight + 0.3;
+          return sum / weight;
+        });
+        return svg("g", {}, this.line({ ...one, smoothed: true, faint: true }), this.line({ ...one, y, smoothed: true }));
+      }
       let path = "", before = null, alone = "";
       const count = one.y.length;
       for (let i = 0; i < count; i++) {
@@ -550,6 +714,13 @@
   }
 
   class HeatMap extends Chart {
+    /** A line per cell. */
+    numbers() {
+      const { spec } = this;
+      const cells = spec.rows.flatMap((row, r) => spec.columns.map((column, c) => [row, column, spec.values[r][c]]));
+      return csv([[spec.y.label || "row", spec.x.label || "column", spec.label || "value"], ...cells]);
+    }
+
     fillLegend() {
       const { spec } = this;
       const flat = spec.values.flat().filter((value) => isNumber(value) && (!spec.log || value > 0));
@@ -575,9 +746,9 @@
     render(width) {
       const { spec } = this;
       const nr = spec.rows.length, nc = spec.columns.length;
-      const most = width < 520 ? 14 : 26;
+      const most = width < 520 ? 14 : width < 900 ? 26 : 40;
       const labels = spec.rows.map((row) => shortened(row, most));
-      const area = { top: 4, left: Math.max(24, ...labels.map((label) => textWidth(label) + 12)) + (spec.y.label ? 20 : 0) };
+      const area = { top: 4, left: Math.max(24, ...labels.map((label) => 1.06 * textWidth(label) + 12)) + (spec.y.label ? 20 : 0) };
       let right = width - 4;
       let across = (right - area.left) / nc;
       if (spec.square) { across = Math.min(across, 46); right = area.left + across * nc; }

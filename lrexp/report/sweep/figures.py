@@ -12,19 +12,18 @@ from markupsafe import Markup
 
 from lrexp.judge.ranking import (
     Configuration,
-    CrossTable,
     compared_by,
     configurations,
-    cross_tables,
     has_rate_axis,
     limits,
     lines,
 )
 from lrexp.judge.winner import no_winner
-from lrexp.judge.words import best_is, is_share
+from lrexp.judge.words import is_share
 from lrexp.report.figure import Axis, Chart, Figure, HeatMap, Series, evenly
 from lrexp.report.html.page import tags
 from lrexp.report.plots import PAGE, write_plots
+from lrexp.report.sweep.maps import heat_figures
 from lrexp.report.sweep.styles import line_names, line_styles
 from lrexp.report.sweep.words import (
     counted,
@@ -35,7 +34,7 @@ from lrexp.report.sweep.words import (
     value_text,
     worth_text,
 )
-from lrexp.runs.sweep import DIVERGED, FINISHED, GAP, RATE, Sweep, SweepPoint, read_sweep
+from lrexp.runs.sweep import DIVERGED, FINISHED, GAP, Sweep, SweepPoint, read_sweep
 
 MOST_SHOWN = 8  # groups drawn from the start; the others wait in the legend
 MOST_CURVES = 36  # of one small chart
@@ -217,59 +216,6 @@ def _seed_dots(
         for some, how in sets
         if some
     ]
-
-
-def heat_lead(sweep: Sweep) -> str:
-    strongest = best_is(sweep.monitor)
-    return f"Mean of the best {sweep.monitor} over seeds; the strongest colour is the {strongest}."
-
-
-def heat_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> list[HeatMap]:
-    """A map per group over two swept numbers, all on one scale of colours."""
-    tables = cross_tables(sweep, ranked)
-    values = [c.worth.mean for t in tables for row in t.cells for c in row if c and c.worth.n]
-    if not values:
-        return []
-    return [_heat_figure(sweep, one, (min(values), max(values))) for one in tables]
-
-
-def _heat_figure(sweep: Sweep, one: CrossTable, bounds: tuple[float, float]) -> HeatMap:
-    share = is_share(sweep.monitor)
-
-    def label(cell: Configuration | None) -> str:
-        if cell is None:
-            return "not tried"
-        if not cell.worth.n:
-            return f"{cell.name}: {counted(cell.counts)}"
-        return mean_label(cell, cell.worth, share)
-
-    rows = one.cells[::-1]
-    values = [[c.worth.mean if c and c.worth.n else None for c in row] for row in rows]
-    hatched = any(None in row for row in values)
-    notes = [
-        "Hatched: no point finished or none was tried." if hatched else "",
-        "Each cell is the best of those that share its two settings." if one.several else "",
-    ]
-    return HeatMap(
-        one.group,
-        [f"{y:.3g}" for y in one.ys[::-1]],
-        [f"{x:.3g}" for x in one.xs],
-        values,
-        x_label=_axis_name(one.x_key),
-        y_label=_axis_name(one.y_key),
-        value_label=sweep.monitor,
-        log=not share and 0 < 10 * bounds[0] < bounds[1],
-        percent=share,
-        numbers=True,
-        reverse=sweep.sign == 1,
-        between=bounds,
-        labels=[[label(c) for c in row] for row in rows],
-        note=" ".join(filter(None, notes)),
-    )
-
-
-def _axis_name(key: str) -> str:
-    return "learning rate" if key == RATE else key.rpartition(".")[2].replace("_", " ")
 
 
 def curves_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
