@@ -31,7 +31,7 @@ def policy_place(name: str) -> int:
     (0, True)
     """
     known = list(OPTIONS["lr_policy"])
-    return known.index(name) if name in known else len(known) + zlib.crc32(name.encode()) % 1000
+    return known.index(name) if name in known else zlib.crc32(name.encode()) % 1000
 
 
 def policy_colour(name: str) -> str:
