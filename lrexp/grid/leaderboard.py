@@ -14,6 +14,7 @@ from lrexp.folder.layout import LEADERBOARD, LEADERBOARD_TABLE
 from lrexp.grid.points.point import Point, read_summary
 from lrexp.judge.ranking import configurations
 from lrexp.judge.verdicts import COUNTED, counted_kinds
+from lrexp.judge.winner import no_winner
 from lrexp.judge.words import in_short
 from lrexp.runs.run import numbers
 from lrexp.runs.sweep import (
@@ -35,7 +36,10 @@ log = logging.getLogger(__name__)
 
 ALSO = ("test/loss", "test/accuracy", "gap/loss")  # shown, never sorted by
 SECTIONS = ("best", "test", "verdicts")  # of a summary
-WIDTH = 100
+STATUSES = (FINISHED, DIVERGED, FAILED, INTERRUPTED, RUNNING, MISSING)
+WIDTH = 100  # of lines, where no terminal says
+LESS = ("std", "gap/loss", "test/accuracy")  # columns that are left out where there is no room
+NAME, SEEDS = 26, 12  # characters that names and what became of seeds want at least
 
 
 def leaderboard(
@@ -73,9 +77,11 @@ def leaderboard(
     for twin in twins:
         equal.setdefault(twin.same_as, []).append(twin.num)
     names = dict.fromkeys([monitor, *ALSO])
+    nothing = no_winner([point for point in known if point.same_as is None])
     return {
         "monitor": monitor,
         "direction": MONITORS[monitor],
+        "no_winner": None if nothing is None else f"{nothing[0]}; what may help: {nothing[1]}",
         "keys": [key for key in swept if key != SEED],
         "configurations": [
             {
@@ -131,38 +137,64 @@ def leaderboard_csv(board: Mapping[str, Any]) -> str:
     return csv_text(lines)
 
 
-def leaderboard_lines(board: Mapping[str, Any], at_most: int = 20) -> list[str]:
-    """The board in a terminal of 100 columns: what tells configurations apart, and how they did."""
+def leaderboard_lines(board: Mapping[str, Any], at_most: int = 20, width: int = WIDTH) -> list[str]:
+    """The board in a terminal: what tells configurations apart, and how they did.
+
+    In a narrow one columns are left out, and long names cut.
+    """
     monitor, rows = board["monitor"], board["configurations"][:at_most]
-    heading = f"by {'lowest' if board['direction'] == 'min' else 'highest'} {monitor}"
-    table = [[heading, monitor, "std", "test acc", "gap", "seeds"]]
+    best = "lowest" if board["direction"] == "min" else "highest"
+    columns = {"name": [f"by {best} {monitor}"], monitor: [monitor], "std": ["std"],
+               "test/accuracy": ["test acc"], "gap/loss": ["gap"], "seeds": ["seeds"]}  # fmt: skip
     for row in rows:
         named = in_short(row["settings"]) or "all"
         named = f"former {named}" if row["former"] else named
         bad = [f"{count} {name}" for name, count in row["status"].items() if count]
         all_finished = row["status"]["finished"] == len(row["points"])
         ended = str(row[monitor]["n"]) if all_finished else ", ".join(bad)
-        table.append(
-            [
-                f"{row['rank']:>3}  {named}",
-                _cell(row[monitor]["mean"], monitor),
-                _cell(row[monitor]["std"], monitor),
-                _cell(row["test/accuracy"]["mean"], "test/accuracy"),
-                _cell(row["gap/loss"]["mean"], "gap/loss"),
-                "; ".join(filter(None, (ended, counted_kinds(row["verdicts"])))),
-            ]
-        )
-    first, *widths = (max(map(len, column)) for column in zip(*table, strict=True))
-    first = max(len(heading), min(first, WIDTH - sum(widths) - 2 * len(widths)))
-    lines = []
-    for named, *cells, seeds in table:
-        shown = named if len(named) <= first else f"{named[: first - 3]}..."
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=False)]
-        lines.append("  ".join([shown.ljust(first), *padded, seeds]).rstrip())
+        cells = {
+            "name": f"{row['rank']:>3}  {named}",
+            monitor: _cell(row[monitor]["mean"], monitor),
+            "std": _cell(row[monitor]["std"], monitor),
+            "test/accuracy": _cell(row["test/accuracy"]["mean"], "test/accuracy"),
+            "gap/loss": _cell(row["gap/loss"]["mean"], "gap/loss"),
+            "seeds": "; ".join(filter(None, (ended, counted_kinds(row["verdicts"])))),
+        }
+        for name, cell in cells.items():
+            columns[name].append(cell)
+    lines = _fitted(columns, monitor, width)
     left_out = len(board["configurations"]) - len(rows)
     if left_out:
         lines.append(f"     and {left_out} more configurations: see leaderboard.csv")
+    if board["no_winner"]:
+        lines.append(f"no winner: {board['no_winner']}")
     return lines
+
+
+def _fitted(columns: dict[str, list[str]], monitor: str, width: int) -> list[str]:
+    """Columns as lines; what comes first in LESS is left out first where they are too wide."""
+    widths = {name: max(map(len, cells)) for name, cells in columns.items()}
+    name, seeds = (min(widths[end], most) for end, most in (("name", NAME), ("seeds", SEEDS)))
+    inner = {one: wide for one, wide in widths.items() if one not in ("name", "seeds")}
+
+    def free() -> int:
+        return width - sum(inner.values()) - 2 * (len(inner) + 1)
+
+    for less in LESS:
+        if free() < name + seeds and less != monitor:
+            inner.pop(less)
+    last = max(min(widths["seeds"], free() - name), min(seeds, free() // 3))
+    first = max(0, min(widths["name"], free() - last))
+    lines = []
+    for i in range(len(columns["name"])):
+        middle = [columns[one][i].rjust(wide) for one, wide in inner.items()]
+        ends = _cut(columns["name"][i], first).ljust(first), _cut(columns["seeds"][i], last)
+        lines.append("  ".join([ends[0], *middle, ends[1]]).rstrip())
+    return lines
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: max(0, most - 3)]}..."[:most]
 
 
 def _cell(value: float, name: str) -> str:

@@ -23,7 +23,9 @@ from lrexp.record.recorders import RunInfo
 
 log = logging.getLogger(__name__)
 
-TITLE = 44  # characters of a point's title
+TITLE, SHORT = 44, 14  # characters of a point's title, where there is room and where there is not
+BAR = 20  # of how far a point is
+ENDLESS = 10_000  # of output that is no terminal
 LINES = 16  # of running points
 
 
@@ -73,9 +75,7 @@ class GridView:
 
     def begin(self, num: int) -> None:
         """A point starts."""
-        named = f"{num} {self._titles[num]}"
-        named = named if len(named) <= TITLE else f"{named[: TITLE - 3]}..."
-        self.running[num] = _Running(named, time.monotonic())
+        self.running[num] = _Running(f"{num} {self._titles[num]}", time.monotonic())
 
     def describe(
         self,
@@ -91,7 +91,8 @@ class GridView:
         self._trains = True
         for line in opening:
             if line.startswith(("note ", "leaks ")):
-                self.say(brief(line))
+                word, said = brief(line).split(maxsplit=1)
+                self.say(f"{word:<6} point {num}: {said}", line)
         point = self.running[num]
         point.steps, point.monitor, point.steps_done = steps, monitor, steps_done
 
@@ -103,16 +104,18 @@ class GridView:
         """A point ended, in whatever way."""
         point = self.running.pop(num)
         self._done += 1
-        best, said = summary.get("best") or {}, str(summary["status"])
+        best, said = summary.get("best") or {}, [str(summary["status"])]
+        width = self._console.width if self._console.is_terminal else ENDLESS
         if summary["status"] == "failed":
-            said += f"  {(str(summary.get('error') or '').splitlines() or [''])[0]}"
+            error = (str(summary.get("error") or "").splitlines() or [""])[0]
+            said.append(f"  {_cut(error, max(0, width - SHORT - 20))}")
         elif point.monitor in best:
-            value, epoch = float(best[point.monitor]), float(best["epoch"])
-            said += f"  {point.monitor} {value:.4g} in epoch {epoch:.0f}"
+            value = f"{point.monitor} {float(best[point.monitor]):.4g}"
+            said += [f"  {value}", f" in epoch {float(best['epoch']):.0f}"]
         elapsed = f"{time.monotonic() - point.started:.1f}s"
         left = f", {duration(self._left())} left" if self._done < self._total else ""
         count = f"{self._done:>{len(str(self._total))}}/{self._total}"
-        self._print(f"{count}  {point.named:<{TITLE}}  {said}  ({elapsed}{left})")
+        self._print(ended_line(count, point.named, said, f"  ({elapsed}{left})", width))
 
     def say(self, line: str, message: str = "") -> None:
         """Print a line once, however many points say it, or its message in other lines."""
@@ -139,28 +142,60 @@ class GridView:
         return elapsed / done * (self._total - done) if done else math.inf
 
     def _picture(self) -> RenderableType:
+        running, width = list(self.running.values()), self._console.width
+        shown = running[:LINES]
+        at = [f"epoch {p.row['epoch']:.0f}" if p.row else "starts" for p in shown]
+        worth = [
+            "" if (value := p.row.get(p.monitor)) is None else f"{p.monitor} {value:.4g}"
+            for p in shown
+        ]
+        columns = {
+            "value": (list(map(Text, worth)), max(map(len, worth), default=0)),
+            "epoch": (list(map(Text, at)), max(map(len, at), default=0)),
+            "bar": (
+                [ProgressBar(max(1, p.steps), p.done, BAR) for p in shown],
+                BAR,
+            ),
+        }
+        free, kept = width - SHORT, list[str]()
+        for name, (_, needs) in columns.items():
+            if free < needs + 2:
+                break
+            free -= needs + 2
+            kept.insert(0, name)
+        title = min(TITLE, SHORT + free)
         table = Table.grid(padding=(0, 2))
-        running = list(self.running.values())
-        for point in running[:LINES]:
-            epoch = f"epoch {point.row['epoch']:.0f}" if point.row else "starts"
-            value = point.row.get(point.monitor)
-            table.add_row(
-                Text(point.named),
-                ProgressBar(total=max(1, point.steps), completed=point.done, width=20),
-                Text(epoch),
-                Text("" if value is None else f"{point.monitor} {value:.4g}"),
-            )
+        for i, point in enumerate(shown):
+            table.add_row(Text(_cut(point.named, title)), *(columns[name][0][i] for name in kept))
         if len(running) > LINES:
-            table.add_row(Text(f"and {len(running) - LINES} more"), "", "", "")
+            table.add_row(Text(f"and {len(running) - LINES} more"))
         left = self._left()
         said = "?" if math.isinf(left) else duration(left)
+        count, left_s = f"{self._done}/{self._total} points", f"{said} left"
         whole = Table.grid(padding=(0, 2))
-        whole.add_row(
-            Text(f"{self._done}/{self._total} points"),
-            ProgressBar(total=self._total, completed=self._done, width=40),
-            Text(f"{said} left"),
-        )
+        across = min(40, width - len(count) - len(left_s) - 4)
+        bars = [ProgressBar(total=self._total, completed=self._done, width=across)]
+        whole.add_row(Text(count), *(bars if across >= 4 else []), Text(left_s))
         return Group(table, whole)
+
+
+def ended_line(count: str, named: str, said: Sequence[str], took: str, width: int) -> str:
+    """How a point ended, in one line: the last parts are left out and names cut where it is long.
+
+    >>> ended_line("1/3", "0 lr=0.1 seed=0", ["finished", "  val/loss 0.5"], "  (1.2s)", 43)
+    '1/3  0 lr=0.1 se...  finished  val/loss 0.5'
+    """
+    for parts in ([*said, took], said, said[:2], said[:1]):
+        text = "".join(parts)
+        room = width - len(count) - len(text) - 4
+        if room >= min(SHORT, len(named)):
+            break
+    room = max(SHORT, min(TITLE, room))
+    return f"{count}  {_cut(named, room):<{room}}  {text}"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 class PointRecorder:

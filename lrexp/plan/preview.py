@@ -13,6 +13,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 100  # characters, where the terminal does not say
+# columns of a narrow terminal: as many of these, in this order, as it has room for
+FIRST = (
+    "layer",
+    "peak",
+    "trains",
+    "scale",
+    "start",
+    "end",
+    "parameters",
+    "decay",
+    "share",
+    "weights",
+)
+BETWEEN = 3  # characters
 MOST_STEPS = 10_000  # rates are worked out at no more steps than about this many
 
 
@@ -75,29 +89,44 @@ def layer_lines(preview: Preview) -> list[LayerLine]:
     return [_line(rows, preview) for _, rows in sorted(found.items(), key=lambda at: at[0][0])]  # type: ignore[arg-type,return-value]
 
 
-def layer_table(preview: Preview, plain: bool) -> Table:
-    """A rich table of the layers, readable at 100 columns.
+def layer_table(preview: Preview, plain: bool, width: int = WIDTH) -> Table:
+    """A rich table of the layers; of a narrow terminal as many columns as it has room for.
 
     Args:
         preview: of the run.
         plain: without rules and colours, for a file or a pipe.
+        width: in characters.
     """
     from rich import box
     from rich.table import Table
 
+    total, lines = sum(row.size for row in preview.plan.rows), layer_lines(preview)
+    most = 24 if width >= 60 else 14
+    cells = {
+        "layer": [_shortened(line.layer, most) for line in lines],
+        "weights": [line.source for line in lines],
+        "parameters": [f"{line.parameters:,}" for line in lines],
+        "share": [f"{100 * line.parameters / total:.1f}%" for line in lines],
+        "trains": [line.trains for line in lines],
+        "scale": [line.scale for line in lines],
+        "start": [_rate(line.start) for line in lines],
+        "peak": [_rate(line.peak) for line in lines],
+        "end": [_rate(line.end) for line in lines],
+        "decay": [line.weight_decay for line in lines],
+    }
+    kept, left = set[str](), width
+    for heading in FIRST:
+        needs = max(map(len, [heading, *cells[heading]])) + BETWEEN * bool(kept)
+        if needs <= left or not kept:
+            kept.add(heading)
+            left -= needs
     table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False, header_style="")
-    table.add_column("layer", no_wrap=True)
-    table.add_column("weights", no_wrap=True)
-    for heading in ("parameters", "share", "trains", "scale", "start", "peak", "end", "decay"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    total = sum(row.size for row in preview.plan.rows)
-    for line in layer_lines(preview):
-        rates = (_rate(line.start), _rate(line.peak), _rate(line.end))
-        share = f"{100 * line.parameters / total:.1f}%"
-        table.add_row(
-            _shortened(line.layer), line.source, f"{line.parameters:,}", share, line.trains,
-            line.scale, *rates, line.weight_decay, style="dim" if line.trains == "never" else "",
-        )  # fmt: skip
+    for heading in (one for one in cells if one in kept):
+        left_aligned = heading in ("layer", "weights")
+        table.add_column(heading, justify="left" if left_aligned else "right", no_wrap=True)
+    for i, line in enumerate(lines):
+        row = [column[i] for heading, column in cells.items() if heading in kept]
+        table.add_row(*row, style="dim" if line.trains == "never" else "")
     return table
 
 

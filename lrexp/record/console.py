@@ -42,10 +42,16 @@ COLUMNS = (
     ("lr", 15),
     ("s", 6),
 )
+# the columns of a narrow terminal: as many of these, in this order, as it has room for
+FIRST = ("epoch", "val loss", "val acc", "gap ± se", "train-eval", "train loss", "lr", "s")
+BETWEEN = "  "
 
 
 class ConsoleRecorder:
     """Prints aligned lines; on a terminal with a progress bar below them.
+
+    A narrow terminal gets fewer columns, lrexp.log always all of them. Lines of a point of a grid,
+    which others may run beside, begin with its number.
 
     Args:
         info: of the run.
@@ -63,14 +69,18 @@ class ConsoleRecorder:
     ):
         self._info, self._wandb_where = info, wandb_where
         self._console = console or _Terminal(highlight=False, soft_wrap=True)
+        num = info.folder.name.partition("_")[0]
+        self._point = f"[{num if num.isdigit() else info.folder.name}] " if info.sweep else ""
+        wide = not self._console.is_terminal
+        self._width = None if wide else self._console.width - len(self._point)
         for line in info.opening:
             self._line(brief(line))
-        self._line(heading_line(info.monitor))
+        self._line(heading_line(info.monitor), heading_line(info.monitor, self._width))
         self._progress = _StepProgress(
             *(TextColumn("steps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
             console=self._console,
             transient=True,
-            disable=not (self._console.is_terminal and info.steps),
+            disable=not (self._console.is_terminal and info.steps and not info.sweep),
         )
         self._progress.steps_done = steps_done
         self._progress.add_task("steps", total=info.steps)
@@ -78,7 +88,8 @@ class ConsoleRecorder:
 
     def row(self, row: dict[str, float]) -> None:
         """Print one epoch."""
-        self._line(epoch_line(row, self._info.monitor))
+        monitor = self._info.monitor
+        self._line(epoch_line(row, monitor), epoch_line(row, monitor, self._width))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Print what came out: the best epoch, what the gap means, and where everything is."""
@@ -89,8 +100,10 @@ class ConsoleRecorder:
         if self._wandb_where:
             self._line(f"wandb  {self._wandb_where}")
 
-    def _line(self, text: str) -> None:
-        self._console.print(for_terminal(text), markup=False)
+    def _line(self, text: str, narrow: str | None = None) -> None:
+        """Into the log, and on the terminal as it has room for."""
+        shown = f"{self._point}{text if narrow is None else narrow}"
+        self._console.print(for_terminal(shown), markup=False)
         log.info(text)
 
 
@@ -164,31 +177,45 @@ def _rate_in_words(row: Row, base_lr: float) -> str:
     return f"{rate}{start}{end}"
 
 
-def heading_line(monitor: str) -> str:
-    """The headings over the lines of epochs."""
+def heading_line(monitor: str, width: int | None = None) -> str:
+    """The headings over the lines of epochs, of the columns that have room in a width."""
     names = {} if monitor in SHOWN else {"val acc": "monitor"}
-    return "  ".join(names.get(heading, heading).rjust(width) for heading, width in COLUMNS)
+    return _aligned({heading: names.get(heading, heading) for heading, _ in COLUMNS}, width)
 
 
-def epoch_line(row: dict[str, float], monitor: str = "val/accuracy") -> str:
+def epoch_line(
+    row: dict[str, float], monitor: str = "val/accuracy", width: int | None = None
+) -> str:
     """One epoch as an aligned line; what was not measured is a dash.
 
     Args:
         row: of the epoch.
         monitor: takes the place of the accuracy when no other column shows it.
+        width: in characters; None: of all columns.
     """
     train, elapsed = row.get("train/loss"), row["perf/epoch_s"]
-    cells = [
-        f"{row['epoch']}",
-        "-" if train is None else compact(train, 4),
-        compact(row["train_eval/loss"], 4),
-        compact(row["val/loss"], 4),
-        f"{compact(row['gap/loss'], 3)} ± {compact(row['gap/loss_se'], 3)}",
-        _metric("val/accuracy" if monitor in SHOWN else monitor, row),
-        _rates([value for key, value in row.items() if key.startswith("lr/")]),
-        f"{elapsed:.3f}" if elapsed < 10 else f"{elapsed:.0f}",
-    ]
-    return "  ".join(cell.rjust(width) for cell, (_, width) in zip(cells, COLUMNS, strict=True))
+    cells = {
+        "epoch": f"{row['epoch']}",
+        "train loss": "-" if train is None else compact(train, 4),
+        "train-eval": compact(row["train_eval/loss"], 4),
+        "val loss": compact(row["val/loss"], 4),
+        "gap ± se": f"{compact(row['gap/loss'], 3)} ± {compact(row['gap/loss_se'], 3)}",
+        "val acc": _metric("val/accuracy" if monitor in SHOWN else monitor, row),
+        "lr": _rates([value for key, value in row.items() if key.startswith("lr/")]),
+        "s": f"{elapsed:.3f}" if elapsed < 10 else f"{elapsed:.0f}",
+    }
+    return _aligned(cells, width)
+
+
+def _aligned(cells: Mapping[str, str], width: int | None) -> str:
+    """Cells by heading in the order of the columns, as many of them as fit."""
+    widths, left, kept = dict(COLUMNS), math.inf if width is None else width, set[str]()
+    for heading in FIRST:
+        needs = widths[heading] + len(BETWEEN) * bool(kept)
+        if needs <= left:
+            kept.add(heading)
+            left -= needs
+    return BETWEEN.join(cells[heading].rjust(w) for heading, w in COLUMNS if heading in kept)
 
 
 def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
+
+from lrexp.config.schema import OPTIONS
 
 # --c0 … --c7 and --heat0 … --heat2 of report.css, on white
 COLOURS = (
@@ -16,6 +19,24 @@ MARKERS = 6  # and of dots
 
 Values = Sequence[float | None]
 T = TypeVar("T")
+
+
+def policy_place(name: str) -> int:
+    """The number that says a policy's colour and marker, the same in every report and plot.
+
+    It is its place among lrexp's own policies, which new ones only ever join at the end; of any
+    other name it is worked out from its letters.
+
+    >>> policy_place("uniform"), policy_place("mine") == policy_place("mine")
+    (0, True)
+    """
+    known = list(OPTIONS["lr_policy"])
+    return known.index(name) if name in known else zlib.crc32(name.encode()) % 1000
+
+
+def policy_colour(name: str) -> str:
+    """The colour of a policy on white, as `#rrggbb`."""
+    return COLOURS[policy_place(name) % len(COLOURS)]
 
 
 @dataclass(frozen=True)
@@ -40,7 +61,6 @@ class Series:
     faint: bool = False  # one of many: thin and pale
     hidden: bool = False  # shown only when its legend entry is switched on, and not on paper
     quiet: bool = False  # drawn, but not listed at the cursor
-    shift: float = 0.0  # places to the right: keeps dots of several series at one x apart
     # dots pile up beyond that end of the y axis, whatever their y
     edge: Literal["", "top", "bottom"] = ""
     shape: Literal["", "ring", "cross", "arrow"] = ""  # of dots; arrows are for an edge

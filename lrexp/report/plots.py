@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ COLUMN, PAGE = 3.5, 6.8  # inches: a column of a two-column paper, and both
 DPI = 300
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-SHIFT = 2.2  # points between dots of several series at one x
+PILE = 0.035  # of the height, between dots that pile up at an edge
+HIGHEST_PILE = 12
 BAND = "± 1 standard error"
 MOST_NUMBERS = 16  # columns of cells that numbers fit into
 MARK = "drawn by lrexp"  # in every file: what has it may be drawn anew
@@ -131,7 +133,9 @@ def _draw_chart(axes: Axes, chart: Chart) -> None:
     from matplotlib import colormaps
 
     names = list(dict.fromkeys(one.name for one in chart.series))
-    many = len(names) > len(COLOURS) and chart.legend  # from the first, dark, to the last, light
+    # from the first, dark, to the last, light, where colours of their own do not tell them apart
+    many = len(names) > len(COLOURS) and chart.legend and chart.series[0].colour is None
+    piled = Counter[tuple[str, float]]()  # at an edge and an x
     for one, (colour, dash, marker) in zip(chart.series, chart.styles(), strict=True):
         if one.hidden or not (one.kind == "area" or any(v is not None for v in (*one.y, *one.x))):
             continue
@@ -139,7 +143,7 @@ def _draw_chart(axes: Axes, chart: Chart) -> None:
         if many:
             ink = colormaps["viridis"](0.9 * (names.index(one.name) / (len(names) - 1)))
             dash = 0
-        _draw_series(axes, one, ink, dash, marker)
+        _draw_series(axes, one, ink, dash, marker, piled)
     for rule in chart.rules:
         axes.axhline(rule.y, color="0.4", linewidth=0.6)
     for mark in chart.marks:
@@ -155,7 +159,9 @@ def _draw_chart(axes: Axes, chart: Chart) -> None:
         axes.set_ylim(bottom=0)
 
 
-def _draw_series(axes: Axes, one: Series, ink: Any, dash: int, marker: int) -> None:
+def _draw_series(
+    axes: Axes, one: Series, ink: Any, dash: int, marker: int, piled: Counter[tuple[str, float]]
+) -> None:
     name = f"_{one.name}" if one.faint else one.name  # no legend lists what begins so
     pale = 0.3 if one.faint else 1.0
     if one.low or one.high:
@@ -167,7 +173,7 @@ def _draw_series(axes: Axes, one: Series, ink: Any, dash: int, marker: int) -> N
         if area:
             return
     if one.kind == "dots":
-        _draw_dots(axes, one, ink, marker, name, pale)
+        _draw_dots(axes, one, ink, marker, name, pale, piled)
         return
     axes.plot(
         one.x, _gaps(one.y), color=ink, linestyle=LINES[dash], label=name, alpha=pale,
@@ -176,23 +182,29 @@ def _draw_series(axes: Axes, one: Series, ink: Any, dash: int, marker: int) -> N
     )  # fmt: skip
 
 
-def _draw_dots(axes: Axes, one: Series, ink: Any, marker: int, name: str, pale: float) -> None:
-    """In their places, or in a row at an edge of the axes; moved aside by their shift."""
-    from matplotlib.transforms import ScaledTranslation
+def _draw_dots(
+    axes: Axes, one: Series, ink: Any, marker: int, name: str, pale: float,
+    piled: Counter[tuple[str, float]],
+) -> None:  # fmt: skip
+    """Open, so that those below show, in their places; or piled up at an edge of the axes."""
+    from matplotlib.colors import to_rgba
 
     up = one.edge == "top"
     shape = {"cross": "x", "arrow": "^" if up else "v", "ring": "o"}.get(one.shape, MARKERS[marker])
     size = {"ring": 8.0, "": 2.2 if one.faint else 4.0}.get(one.shape, 4.5)
-    place = axes.get_xaxis_transform() if one.edge else axes.transData
-    picture: Any = axes.figure
-    aside = ScaledTranslation(SHIFT * one.shift / 72, 0, picture.dpi_scale_trans)
+    y = _gaps(one.y)
+    if one.edge:
+        levels = []
+        for x in one.x:
+            levels.append(PILE * min(HIGHEST_PILE, piled[one.edge, x]))
+            piled[one.edge, x] += 1
+        y = [0.98 - level if up else 0.02 + level for level in levels]
     axes.plot(
-        one.x, [0.98 if up else 0.02] * len(one.x) if one.edge else _gaps(one.y), color=ink,
-        linestyle="none", marker=shape, markersize=size, alpha=pale, clip_on=not one.edge,
-        markerfacecolor="none" if one.shape == "ring" else ink,
-        label=None if one.shape else name,
-        markeredgecolor=ink if one.shape else "white",
-        markeredgewidth=1.0 if one.shape else 0.4, transform=place + aside,
+        one.x, y, color=ink, linestyle="none", marker=shape, markersize=size,
+        clip_on=not one.edge, label=None if one.shape else name,
+        markerfacecolor=to_rgba(ink, 0.0 if one.shape == "ring" else 0.3 * pale),
+        markeredgecolor=to_rgba(ink, pale), markeredgewidth=0.9,
+        transform=axes.get_xaxis_transform() if one.edge else axes.transData,
     )  # fmt: skip
 
 

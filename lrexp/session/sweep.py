@@ -29,7 +29,7 @@ from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import CASES, MULTIRUN, OF_SWEEP, WANDB, names_of_run
 from lrexp.grid.jobs import Session
 from lrexp.grid.launcher import run_points
-from lrexp.grid.leaderboard import Leaderboard, leaderboard_lines
+from lrexp.grid.leaderboard import WIDTH, Leaderboard, leaderboard_lines
 from lrexp.grid.points.cases import GROUP, cross, in_case, overruled
 from lrexp.grid.points.equal import find_equal, refuse_moot_rates
 from lrexp.grid.points.point import (
@@ -266,7 +266,8 @@ def _closing_lines(board: Leaderboard) -> list[str]:
     typed = shlex.quote(shown)
     ranked = board.points and _all_train(board.points)
     if ranked:
-        lines += ["", *leaderboard_lines(board.board())]
+        width = shutil.get_terminal_size((WIDTH, 24)).columns
+        lines += ["", *leaderboard_lines(board.board(), width=width)]
     for point, error in board.failed():
         lines.append(f"failed {point.folder}: {error}")
     asked = [point for point in board.points if not point.former]

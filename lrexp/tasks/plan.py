@@ -91,9 +91,10 @@ def _show(shown: Preview, first: str, last: list[str]) -> None:
         log.info(line)
 
     say(first)
-    console.print(preview.layer_table(shown, plain), soft_wrap=False)
+    console.print(preview.layer_table(shown, plain, console.width), soft_wrap=False)
     notes = [f"note   {note}" for note in shown.notes]
-    for line in (*preview.total_lines(shown), *notes, *preview.schedule_plot(shown), *last):
+    plot = preview.schedule_plot(shown, min(64, max(16, console.width - 14)))
+    for line in (*preview.total_lines(shown), *notes, *plot, *last):
         say(line)
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,17 @@ def test_what_runs_came_to_is_counted_and_shown() -> None:
     )] == [True] * 3  # fmt: skip
     rows = list(csv.DictReader(io.StringIO(leaderboard_csv(board))))
     assert [row["verdicts"] for row in rows] == ["collapsed:2", "", "overfitting:1"]
+
+
+def test_a_grid_that_came_to_nothing_has_no_winner_but_advice() -> None:
+    found = {i: summary(9.0, "diverged") for i in range(6)}
+    found[1] = summary(2.3) | {"verdicts": [{"kind": "collapsed"}]}
+    board = leaderboard(GRID, found)
+    assert board["no_winner"].startswith("5 diverged, 1 collapsed; what may help: lower")
+    assert leaderboard_lines(board)[-1] == f"no winner: {board['no_winner']}"
+    good = leaderboard(GRID, found | {0: summary(0.3)})
+    assert good["no_winner"] is None
+    assert "no winner" not in "".join(leaderboard_lines(good))
 
 
 @pytest.mark.parametrize("status", ["diverged", "failed"])
@@ -221,6 +233,33 @@ def test_the_table_fits_into_100_columns() -> None:
     assert max(map(len, lines)) <= WIDTH
     assert lines[0].startswith("by lowest val/loss")
     assert lines[-1].split()[:2] == ["and", "10"]
+
+
+@pytest.mark.parametrize(
+    ("width", "headings"),
+    [(100, ["val/loss", "std", "test acc", "gap", "seeds"]),
+     (60, ["val/loss", "test acc", "seeds"]), (40, ["val/loss", "seeds"])],
+)  # fmt: skip
+@pytest.mark.parametrize("monitor", ["val/loss", "val/balanced_accuracy"])
+def test_columns_drop_out_where_there_is_no_room(
+    width: int, headings: list[str], monitor: str
+) -> None:
+    grid = [
+        point(i, f"lr_policy.some_long_key={'x' * 20}{i}", "seed=1", monitor=monitor)
+        for i in range(4)
+    ]
+    found = {i: summary(0.1 * i) for i in range(4)}
+    for one in found.values():
+        one["best"]["val/balanced_accuracy"] = 0.5
+    found[3] = summary(0.3, "diverged") | {"verdicts": [{"kind": "overfitting"}] * 3}
+    lines = leaderboard_lines(leaderboard(grid, found), width=width)
+    assert len(lines) == 5
+    assert max(map(len, lines)) <= width
+    if monitor == "val/loss":
+        assert lines[0].startswith("by lowest val/loss")
+        rest = lines[0].removeprefix("by lowest val/loss").strip()
+        assert re.split(r"\s{2,}", rest) == headings
+    assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3", "4"]
 
 
 def test_a_row_of_numbers_is_a_row_of_the_csv() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,8 @@ def test_piped_output_has_a_line_per_point_as_it_ends() -> None:
     lines = out.getvalue().splitlines()
     assert "\x1b" not in out.getvalue()
     assert len(lines) == 6
-    assert lines[:3] == ["note   odd", "leaks  few", "WARNING: point 0: odd rates"]
+    told = ["note   point 0: odd", "leaks  point 0: few", "WARNING: point 0: odd rates"]
+    assert lines[:3] == told, "once, with the first point that says it"
     assert lines[3].split()[:4] == ["1/3", "0", "lr=0.1", "finished"]
     assert "val/accuracy 0.75 in epoch 3" in lines[3]
     assert "left)" in lines[3]
@@ -76,6 +78,54 @@ def test_a_terminal_shows_running_points_and_the_whole() -> None:
     assert "val/accuracy 0.75" in picture
     assert "0/3 points" in picture
     assert "finished" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("width", "shown", "left_out"),
+    [(100, ["finished", "val/accuracy 0.75 in epoch 3", "left)"], []),
+     (60, ["finished", "val/accuracy 0.75"], ["left)"]),
+     (40, ["finished"], ["val/accuracy", "left)"])],
+)  # fmt: skip
+def test_a_narrow_terminal_wraps_no_line(width: int, shown: list[str], left_out: list[str]) -> None:
+    out = io.StringIO()
+    terminal = Console(file=out, force_terminal=True, width=width, soft_wrap=True, highlight=False)
+    long = {0: "optimizer.weight_decay=0.0001 lr=0.1 seed=0", 1: "lr=0.1", 2: "lr=0.2"}
+    view = GridView(long, terminal)
+    for num in range(2):
+        view.begin(num)
+        PointRecorder(view, num, INFO, lambda: 5).row(dict(ROW))
+    picture = Console(file=io.StringIO(), width=width)
+    picture.print(view._picture())
+    lines = picture.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 3, "a line each, and the whole"
+    assert max(map(len, lines)) <= width
+    assert all("val/accuracy 0.75" in line for line in lines[:2])
+    assert [("epoch 3" in line) for line in lines[:2]] == [width > 40] * 2
+    assert lines[0].startswith("0 optimizer")
+    view.end(0, {"status": "finished", "best": BEST})
+    view.begin(2)
+    view.end(2, {"status": "failed", "error": "OSError: " + "full " * 40, "best": {}})
+    finished, failed = out.getvalue().splitlines()[-2:]
+    assert max(len(finished), len(failed)) <= width
+    assert all(word in finished for word in shown)
+    assert not any(word in finished for word in left_out)
+    assert "failed" in failed
+
+
+def test_no_colour_is_used_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def colours() -> list[str]:
+        out = io.StringIO()
+        terminal = Console(file=out, force_terminal=True, width=100, color_system="truecolor")
+        view = GridView(TITLES, terminal)
+        view.begin(0)
+        PointRecorder(view, 0, INFO, lambda: 5).row(dict(ROW))
+        terminal.print(view._picture())
+        return re.findall(r"\x1b\[(?:[0-9;]*;)?(?:3[0-9]|4[0-9]|9[0-7])[0-9;]*m", out.getvalue())
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert colours(), "the check can fail"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert colours() == []
 
 
 def test_time_left_counts_what_running_points_have_done(monkeypatch: pytest.MonkeyPatch) -> None:

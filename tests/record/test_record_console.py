@@ -102,6 +102,83 @@ def test_every_cell_ends_where_its_heading_ends() -> None:
             assert line[end : end + 2].strip() == ""
 
 
+@pytest.mark.parametrize(
+    ("width", "headings"),
+    [
+        (92, [heading for heading, _ in COLUMNS]),
+        (60, ["epoch", "train-eval", "val loss", "gap ± se", "val acc"]),
+        (40, ["epoch", "train-eval", "val loss", "val acc"]),
+        (5, ["epoch"]),
+    ],
+)
+def test_columns_drop_out_where_there_is_no_room(width: int, headings: list[str]) -> None:
+    shown, row = heading_line("val/loss", width), epoch_line(ROW, width=width)
+    assert re.split(r"\s{2,}", shown.strip()) == headings
+    assert len(shown) == len(row) <= width
+    assert len(row.replace(" ± ", "±").split()) == len(headings)
+
+
+def test_a_narrow_terminal_wraps_no_row_and_the_log_has_all_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=40, soft_wrap=True, highlight=False)
+    with caplog.at_level("INFO"):
+        recorder = ConsoleRecorder(info(tmp_path, steps=0), lambda: 0, console=console)
+        recorder.row(ROW)
+    _, _, heading, row = output.getvalue().splitlines()
+    assert (heading, row) == (heading_line("val/loss", 40), epoch_line(ROW, width=40))
+    assert caplog.messages[-2:] == [heading_line("val/loss"), epoch_line(ROW)]
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_no_bar_is_wider_than_the_terminal(tmp_path: Path, width: int) -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=width, highlight=False)
+    recorder = ConsoleRecorder(info(tmp_path), lambda: 17, console=console)
+    recorder._progress.refresh()
+    recorder.finish(SUMMARY)
+    bars = [line for line in plain(output.getvalue()).splitlines() if "17/50" in line]
+    assert bars
+    assert max(map(len, bars)) <= width
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "\n", text)
+
+
+def test_no_colour_is_used_where_none_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def colours() -> list[str]:
+        output = io.StringIO()
+        console = Console(file=output, force_terminal=True, width=100, color_system="truecolor")
+        recorder = ConsoleRecorder(info(tmp_path), lambda: 17, console=console)
+        recorder.row(ROW)
+        recorder._progress.refresh()
+        recorder.finish(SUMMARY)
+        return re.findall(r"\x1b\[(?:[0-9;]*;)?(?:3[0-9]|4[0-9]|9[0-7])[0-9;]*m", output.getvalue())
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert colours(), "the check can fail"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert colours() == []
+
+
+def test_lines_of_a_point_that_others_run_beside_begin_with_its_number(tmp_path: Path) -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=60, highlight=False, soft_wrap=True)
+    point = info(tmp_path / "12_lr_0.1", sweep="a sweep")
+    recorder = ConsoleRecorder(point, lambda: 17, console=console)
+    recorder.row(ROW)
+    recorder.finish(SUMMARY)
+    lines = output.getvalue().splitlines()
+    assert len(lines) > 6
+    assert all(line.startswith("[12] ") for line in lines)
+    assert lines[3] == f"[12] {epoch_line(ROW, width=55)}"
+    assert "17/50" not in output.getvalue(), "bars of several would overwrite each other"
+
+
 def test_an_epoch_line_shows_what_the_row_holds() -> None:
     cells = epoch_line(ROW | {"lr/head": 0.5}).split("  ")
     *shown, elapsed_s = [cell.strip() for cell in cells if cell.strip()]

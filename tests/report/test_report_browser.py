@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,94 @@ def test_the_axis_switches_to_a_logarithm(opened: Any, report: Path) -> None:
     before = loss.locator(".plot > svg path.line").last.get_attribute("d")
     loss.get_by_role("button", name="log scale").click()
     assert loss.locator(".plot > svg path.line").last.get_attribute("d") != before
+
+
+def saved(page: Any, figure: Any, kind: str, folder: Path) -> Path:
+    with page.expect_download() as found:
+        figure.get_by_role("button", name=kind, exact=True).click()
+    file = folder / found.value.suggested_filename
+    found.value.save_as(file)
+    return file
+
+
+def test_a_chart_is_saved_as_it_is_seen(opened: Any, report: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    page = opened(report)
+    loss = chart(page, "Loss")
+    loss.get_by_role("button", name="train, running").click()  # off
+    drawing = saved(page, loss, "SVG", tmp_path)
+    assert drawing.name == "Loss.svg"
+    root = ET.parse(drawing).getroot()
+    words = {"".join(one.itertext()) for one in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"Loss", "val", "train-eval", "epoch"} <= words
+    assert "train, running" not in words
+    assert "class=" not in drawing.read_text(), "its look needs no style sheet"
+    assert "rgb(213, 94, 0)" in drawing.read_text(), "the colour of val"
+    picture = Image.open(saved(page, loss, "PNG", tmp_path)).convert("RGB")
+    assert picture.size == (2 * float(root.get("width") or 0), 2 * float(root.get("height") or 0))
+    assert len(set(picture.get_flattened_data())) > 20, "something is drawn"
+
+
+def test_the_numbers_of_a_chart_are_saved(opened: Any, report: Path, tmp_path: Path) -> None:
+    page = opened(report)
+    with saved(page, chart(page, "Loss"), "CSV", tmp_path).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    val = [row for row in rows if row["series"] == "val"]
+    assert [(row["epoch"], row["loss"], row["low"]) for row in val] == [
+        ("1", "0.6", "0.55"), ("2", "0.5", "0.45"), ("3", "0.6", "0.55"), ("4", "0.7", "0.65"),
+    ]  # fmt: skip
+    assert {row["series"] for row in rows} == {"gap", "train, running", "train-eval", "val"}
+    with saved(page, chart(page, "Drift"), "CSV", tmp_path).open(newline="") as file:
+        cells = list(csv.reader(file))
+    assert cells[0] == ["row", "epoch", "‖w − w₀‖ / ‖w₀‖"]
+    assert ["head", "4", "0.4"] in cells
+
+
+def test_a_part_of_the_axis_is_looked_at_and_all_of_it_again(opened: Any, tmp_path: Path) -> None:
+    page = opened(write_run_report(write_run(tmp_path / "run", epochs=40)))
+    loss = chart(page, "Loss")
+
+    def epochs() -> list[float]:
+        found = loss.locator(".plot > svg text[text-anchor=middle]").all_text_contents()
+        return [float(text) for text in found if re.fullmatch(r"\d+", text)]
+
+    before = loss.locator(".plot > svg").inner_html()
+    point_at(page, loss, 0.5)
+    page.mouse.down()
+    point_at(page, loss, 0.7)
+    assert loss.locator("rect.chosen").count() == 1
+    page.mouse.up()
+    assert min(epochs()) > 15
+    assert max(epochs()) < 32
+    again = loss.get_by_role("button", name="whole axis")
+    again.click()
+    assert not again.is_visible()
+    page.mouse.move(2, 2)
+    assert loss.locator(".plot > svg").inner_html() == before
+    point_at(page, loss, 0.5)
+    page.mouse.down()
+    point_at(page, loss, 0.503)
+    page.mouse.up()
+    assert not again.is_visible(), "a click is no drag"
+
+
+def test_lines_are_smoothed_and_stay_themselves(opened: Any, tmp_path: Path) -> None:
+    rows = [row(i, **{"val/loss": 1.0 + (i % 2)}) for i in range(1, 31)]
+    page = opened(write_run_report(write_run(tmp_path / "run", rows=rows)))
+    loss = chart(page, "Loss")
+    line = loss.locator('.plot > svg [data-series="val"] path.line')
+    assert line.count() == 1
+    raw = line.get_attribute("d")
+    loss.get_by_role("button", name="smooth").click()
+    assert line.count() == 2
+    assert line.nth(0).get_attribute("d") == raw
+    heights = [float(y) for y in re.findall(r",([\d.]+)", line.nth(1).get_attribute("d"))]
+    steps = [float(y) for y in re.findall(r",([\d.]+)", raw)]
+    assert max(heights[8:]) - min(heights[8:]) < 0.4 * (max(steps) - min(steps))
+    loss.get_by_role("button", name="smooth").click()
+    assert line.count() == 1
+    assert chart(page, "Gradient norm").get_by_role("button", name="log scale").count() == 1
 
 
 def test_arrow_keys_move_the_cursor(opened: Any, report: Path) -> None:

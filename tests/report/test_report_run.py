@@ -33,7 +33,7 @@ HEAVY = ("torch", "hydra", "wandb", "datasets", "matplotlib", "torchvision", "pa
 
 
 def text_of(page: str) -> str:
-    body = re.sub("<(style|script)[^>]*>.*?</(style|script)>", "", page, flags=re.S)
+    body = re.sub("<(style|script)[^>]*>.*?</(style|script)>|<wbr>", "", page, flags=re.S)
     return re.sub("<[^>]*>", " ", body)
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import html
+import json
 import os
 import re
 import shutil
 import time
 import xml.etree.ElementTree as ET
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_sweep import large_sweep, outcome, went_wrong, write_sweep
+from synthetic_sweep import POLICIES, large_sweep, outcome, went_wrong, write_sweep
 
 from lrexp.__main__ import main
 from lrexp.judge.ranking import configurations
+from lrexp.report.figure import policy_place
 from lrexp.report.sweep.figures import write_sweep_plots
 from lrexp.report.sweep.page import write_sweep_report
 from lrexp.report.sweep.words import headline
@@ -45,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 def text_of(page: str) -> str:
     """What a reader sees, without scripts and styles."""
-    page = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
+    page = re.sub(r"<(script|style).*?</\1>|<wbr>", "", page, flags=re.DOTALL)
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))).replace("\u00a0", " ")
 
 
@@ -83,6 +86,136 @@ def test_the_headline_names_the_best_and_by_how_much(folder: Path) -> None:
     assert "0.40 lower than the next policy, freeze_backbone at lr 0.3 (0.6100 ± 0.0058)" in text
     assert "more than the seeds explain (95 % interval 0.40 to 0.40, 3 seeds in pairs)" in text
     assert text.endswith("21 of 24 points finished, 3 diverged.")
+
+
+def judged(loss: float, *kinds: str, **more: Any) -> dict[str, Any]:
+    return outcome(loss, verdicts=[{"kind": kind} for kind in kinds], **more)
+
+
+def test_the_headline_says_test_result_and_whether_the_winner_overfits(tmp_path: Path) -> None:
+    kinds = {0: ("overfitting",), 1: ("overconfident", "frozen_random"), 2: ()}
+    tests = {0: 0.7, 1: 0.8, 2: 0.9}
+
+    def result(chosen: dict[str, Any]) -> dict[str, Any]:
+        seed = chosen["seed"]
+        mine = kinds[seed] if chosen["lr_policy"] == "a" else ()
+        loss = 0.3 if chosen["lr_policy"] == "a" else 0.5
+        return judged(loss, *mine, test={"accuracy": tests[seed]})
+
+    write_sweep(tmp_path, {"lr_policy": "ab", "seed": range(3)}, result)
+    _, text = title_and_text(tmp_path)
+    assert "Its test accuracy is 80.0 ± 5.8 % over 3 seeds; nothing was chosen by it." in text
+    assert "By their last epoch, of its 3 runs 1 overfit, 1 grew overconfident." in text
+    assert text.endswith(
+        "All 6 points finished. By their last epoch 1 overfit, 1 grew overconfident."
+    )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "test", "said", "unsaid"),
+    [
+        ((), {"accuracy": 0.5}, "Its test accuracy is 50.0 %; nothing was chosen by it. It was not"
+         " found to overfit.", "over 1"),
+        (("deteriorated",), {}, "By its last epoch it got worse on training images too.", "Its t"),
+        (("collapsed",), {"accuracy": float("nan")}, "it collapsed. It was not found to overfit.",
+         "Its test"),
+    ],
+)  # fmt: skip
+def test_a_winner_of_one_run_is_spoken_of_alone(
+    tmp_path: Path, kinds: tuple[str, ...], test: dict[str, float], said: str, unsaid: str
+) -> None:
+    results = {"a": judged(0.1, *kinds, test=test), "b": outcome(0.5)}
+    write_sweep(tmp_path, {"lr_policy": "ab"}, lambda c: results[c["lr_policy"]])
+    _, text = title_and_text(tmp_path)
+    assert said in text
+    assert unsaid not in text
+
+
+BAD: dict[str, tuple[Any, str, str]] = {
+    "all": (lambda c: went_wrong("diverged") if c["seed"] else judged(2.3, "collapsed"),
+            "No winner: 2 diverged, 2 collapsed", "lower optimizer.lr ten times (0.5 is the"),
+    "still": (lambda c: None if c["seed"] else judged(2.3, "learned_nothing"),
+              "No winner: 2 learned nothing, 2 without a result",
+              "ten times higher and lower (tried: 0.5 to 5)"),
+    "guess": (lambda c: judged(2.3, "best_guesses"), "No winner: 4 kept at a guess",
+              "choose by another trainer.monitor"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_where_nothing_is_worth_choosing_there_is_no_winner_but_advice(
+    tmp_path: Path, case: str
+) -> None:
+    result, title, advice = BAD[case]
+    write_sweep(tmp_path, {"optimizer.lr": (0.5, 5.0), "seed": (0, 1)}, result)
+    found, text = title_and_text(tmp_path)
+    assert found == title
+    assert text.startswith("What may help: ")
+    assert advice in text
+    page = write_sweep_report(tmp_path).read_text("utf-8")
+    assert 'class="best"' not in page
+    assert '"shape":"ring"' not in page
+    assert "rings" not in text_of(page)
+
+
+def test_one_run_that_came_to_something_makes_a_winner(tmp_path: Path) -> None:
+    good = {(0.5, 0): judged(0.4, "overfitting")}
+    write_sweep(
+        tmp_path,
+        {"optimizer.lr": (0.5, 5.0), "seed": (0, 1)},
+        lambda c: good.get((c["optimizer.lr"], c["seed"]), went_wrong("diverged")),
+    )
+    assert title_and_text(tmp_path)[0].startswith("uniform at lr 0.5")
+    assert '"shape":"ring"' in write_sweep_report(tmp_path).read_text("utf-8")
+
+
+def specs(folder: Path) -> list[dict[str, Any]]:
+    page = write_sweep_report(folder).read_text("utf-8")
+    return list(map(json.loads, re.findall('<script type="application/json">(.*?)</script>', page)))
+
+
+def test_a_policy_has_one_colour_wherever_it_stands_and_whatever_its_rank(tmp_path: Path) -> None:
+    from lrexp.config.schema import OPTIONS
+
+    registered = list(OPTIONS["lr_policy"])
+    assert registered[:12] == [
+        "uniform", "per_layer", "layerwise_decay", "freeze_backbone", "discriminative", "ulmfit",
+        "gradual_unfreeze", "lp_ft", "surgical", "auto_rgn", "freezeout", "bias_norm_only",
+    ], "a new policy comes last: its place is its colour"  # fmt: skip
+    assert len({(policy_place(p) % 8, (policy_place(p) + policy_place(p) // 8) % 6)
+                for p in registered}) == len(registered)  # fmt: skip
+    worth = {"ulmfit": 0.5, "uniform": 0.6, "my_own": 0.7}
+    for place, policies in enumerate((("uniform", "my_own"), ("my_own", "ulmfit", "uniform"))):
+        for sign in (1, -1):
+            folder = tmp_path / f"{place}{sign}"
+            axes = {"lr_policy": policies, "optimizer.lr": (0.1, 0.2)}
+            write_sweep(folder, axes, lambda c, s=sign: outcome(1 + s * worth[c["lr_policy"]]))
+            rates, _, *curves = specs(folder)
+            drawn = {one["name"]: one["colour"] for one in rates["series"]}
+            drawn |= {f"{c['title']}*": c["series"][0]["colour"] for c in curves if "series" in c}
+            for name, colour in drawn.items():
+                assert colour == policy_place(name.removesuffix("*")) % 8
+            styles = {(one["colour"], one["marker"]) for one in rates["series"]}
+            assert len(styles) == len(policies)
+    assert policy_place("my_own") == zlib.crc32(b"my_own") % 1000, "no hash of one session"
+
+
+def test_a_second_model_is_a_line_with_a_name_and_a_chart_of_its_own(tmp_path: Path) -> None:
+    axes = {"model": ("cnn", "mlp"), "lr_policy": ("uniform", "lp_ft"), "optimizer.lr": (0.1, 0.2),
+            "optimizer.weight_decay": (0.0, 0.1)}  # fmt: skip
+    worse = {"cnn": 0.0, "mlp": 0.2, "uniform": 0.0, "lp_ft": 0.1}
+    write_sweep(tmp_path, axes, lambda c: outcome(
+        0.5 + worse[c["model"]] + worse[c["lr_policy"]] + c["optimizer.weight_decay"]
+    ))  # fmt: skip
+    rates, *others = specs(tmp_path)
+    names = ["uniform · cnn", "lp_ft · cnn", "uniform · mlp", "lp_ft · mlp"]
+    leads = [one for one in rates["series"] if not one.get("faint") and not one.get("shape")]
+    assert {one["name"] for one in leads} == set(names)
+    assert {one["name"] for one in rates["series"] if one.get("faint")} == set(names), "numbers"
+    styles = {one["name"]: (one["colour"], one["dash"], one["marker"]) for one in leads}
+    assert styles["uniform · cnn"][0] == styles["uniform · mlp"][0]
+    assert len(set(styles.values())) == 4
+    assert [one["title"] for one in others if one["kind"] == "xy" and one["compact"]] == names
 
 
 def test_a_difference_that_seeds_could_make_is_called_that(tmp_path: Path) -> None:
@@ -440,6 +573,66 @@ def test_what_diverged_lies_beyond_the_axis_and_the_legend_says_so(
     assert plot["x"] <= text["x"]
     assert text["x"] + text["width"] <= plot["x"] + plot["width"]
     assert "1e6" in figure.locator(".plot > svg text").all_text_contents()
+    seen.page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "policies"), [(400, 3), (1400, 10)])
+def test_everything_stands_at_its_true_rate(
+    browser: Any, tmp_path: Path, width: int, policies: int
+) -> None:
+    axes = {"lr_policy": POLICIES[:policies], "optimizer.lr": (0.01, 0.1, 1.0), "seed": (0, 1)}
+
+    def result(chosen: dict[str, Any]) -> dict[str, Any]:
+        if chosen["optimizer.lr"] == 1.0:
+            return went_wrong("diverged")
+        return outcome(0.5 + chosen["optimizer.lr"] + 0.01 * chosen["seed"])
+
+    write_sweep(tmp_path, axes, result, epochs=1)
+    seen = Seen(browser, write_sweep_report(tmp_path), width)
+    found = seen.page.evaluate(
+        """() => {
+            const plot = document.querySelector('figure.chart .plot > svg');
+            const ticks = Object.fromEntries([...plot.querySelectorAll('text')]
+                .filter(text => ['0.01', '0.1', '1'].includes(text.textContent))
+                .map(text => [text.textContent, Number(text.getAttribute('x'))]));
+            const all = (kind, get) => [...plot.querySelectorAll(kind)].map(get);
+            const place = node => node.getAttribute('transform');
+            const moved = node => Number(place(node).match(/[(]([^ ]+)/)[1]);
+            return {ticks, dots: all('path.dot', moved), crosses: all('path.cross', moved),
+                piled: all('path.cross', place),
+                rings: all('circle.ring', node => Number(node.getAttribute('cx')))};
+        }"""
+    )
+    shown, ticks = min(8, policies), found["ticks"]
+    for where, kind, count in (("0.01", "dots", 2), ("0.1", "dots", 2), ("1", "crosses", 2),
+                               ("0.01", "rings", 1)):  # fmt: skip
+        there = [x for x in found[kind] if abs(x - ticks[where]) <= 0.06]
+        assert len(there) == count * shown, (where, kind)
+    assert (len(found["dots"]), len(found["rings"])) == (4 * shown, shown)
+    assert len(set(found["piled"])) == len(found["crosses"]) == 2 * shown, "none hides another"
+    seen.page.close()
+
+
+def test_policies_and_rates_are_a_map_too(folder: Path) -> None:
+    (found,) = [one for one in specs(folder) if one["kind"] == "heat"]
+    assert found["rows"] == ["uniform", "freeze_backbone"]
+    assert found["columns"] == ["0.01", "0.03", "0.1", "0.3"]
+    assert found["values"][0] == [pytest.approx(0.51), pytest.approx(0.21), 0.31, None]
+    assert found["labels"][0][3] == "uniform lr=0.3: 3 diverged"
+    assert found["reverse"]
+    assert found["note"] == "Hatched: no point finished or none was tried."
+
+
+@pytest.mark.slow
+def test_dots_in_one_place_are_all_named(browser: Any, tmp_path: Path) -> None:
+    axes = {"lr_policy": "ab", "optimizer.lr": (0.01, 0.1)}
+    seen = Seen(browser, write_sweep_report(write_sweep(tmp_path, axes, lambda c: outcome(0.5))))
+    figure = seen.page.locator("figure.chart").first
+    point_at(seen.page, figure.locator(".plot > svg path.dot").first)
+    tip = figure.locator(".tip").inner_text()
+    assert "there too:" in tip
+    assert {"a lr=0.01", "b lr=0.01"} <= set(re.findall(r"[ab] lr=[\d.]+", tip))
     seen.page.close()
 
 

@@ -292,6 +292,26 @@ def test_the_table_fits_100_columns_with_long_names_and_many_layers(compose: Com
     assert not any("…" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("width", "headings"),
+    [(60, "layer trains scale start peak end"), (40, "layer trains scale peak")],
+)
+@pytest.mark.parametrize("plain", [True, False])
+def test_in_a_narrow_terminal_columns_drop_out(
+    compose: Compose, width: int, headings: str, plain: bool
+) -> None:
+    shown = preview(compose, "lr_policy=layerwise_decay", "scheduler=cosine")
+    text = io.StringIO()
+    Console(file=text, width=width).print(layer_table(shown, plain, width))
+    lines = [line for line in text.getvalue().splitlines() if set(line) - set(" ─╶╴")]
+    assert lines[0].split() == headings.split()
+    assert len(lines) == 1 + len(layer_lines(shown))
+    assert max(map(len, lines)) <= width
+    assert "…" not in text.getvalue()
+    plot = schedule_plot(shown, width - 14)
+    assert max(map(len, plot)) <= width
+
+
 def test_a_network_as_large_as_resnet50_is_planned_within_2_seconds_of_computing(
     compose: Compose, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ from lrexp.judge.ranking import configurations
 from lrexp.judge.verdicts import counted_kinds
 from lrexp.judge.words import in_short
 from lrexp.record.wandb.file import run_record, runs_below
+from lrexp.report.figure import policy_colour
 from lrexp.report.sweep.words import headline
 from lrexp.runs.reading import json_of, text_of
 from lrexp.runs.run import flat, named_folder, named_path, read_summary, read_yaml
@@ -56,8 +57,6 @@ TABLE = (
     "config:optimizer.value.lr",
     "config:seed.value",
 )
-# Paul Tol's bright scheme: safe for the colour-blind.
-COLORS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
 
 
 def workspace(
@@ -256,7 +255,7 @@ def save_view(view: Any) -> str:
 def report(entity: str, project: str, sweep: Path) -> Any:
     """A sweep's report as a `wandb_workspaces.reports.v2.Report`: conclusions, leaderboard, panels.
 
-    Every policy is a set of runs of its own, in a colour of its own.
+    Every policy is a set of runs of its own, in its colour of all reports.
 
     Raises:
         UserError: when the folder's leaderboard cannot be read.
@@ -273,9 +272,9 @@ def report(entity: str, project: str, sweep: Path) -> Any:
                 expr.Metric("Group").isin(groups),
                 expr.Config("lr_policy.value.name") == policy,  # filters take a path as it is
             ),
-            run_settings={run: RunSettings(color=COLORS[i % len(COLORS)]) for run in runs},
+            run_settings={run: RunSettings(color=policy_colour(policy)) for run in runs},
         )
-        for i, (policy, runs) in enumerate(_runs_by_policy(sweep).items())
+        for policy, runs in _runs_by_policy(sweep).items()
     ]
     blocks: list[Any] = [
         wr.H1(text="Conclusions"),

@@ -38,6 +38,9 @@ tags: Any = (
 T = TypeVar("T")
 
 MARK = "<code>lrexp report FOLDER</code>"  # in every page: what has it may be written anew
+# Of tables on paper: the width of a page and sizes of letters in points, the widths of a letter and
+# of what is free beside a column in sizes of letters, and letters of a word that may be broken.
+PAPER_WIDTH, PAPER_POINTS, LEAST_POINTS, LETTER, BETWEEN, LONGEST = 480, 8, 5, 0.62, 1.15, 40
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,21 @@ def table(columns: Sequence[Column | str], rows: Sequence[Sequence[Any]], **how:
             rows in sight instead of scrolling inside a box when there are many.
     """
     heads = [column if isinstance(column, Column) else Column(column) for column in columns]
-    return tags.table(heads, [list(map(_cell, row)) for row in rows], **how)
+    cells = [list(map(_cell, row)) for row in rows]
+    return tags.table(heads, cells, points=_points_on_paper(heads, cells), **how)
+
+
+def _points_on_paper(heads: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> float:
+    """The size of letters at which every word of a table has room on a page."""
+    need = 0.0
+    for i, head in enumerate(heads):
+        if not head.screen_only:
+            texts = (Markup(row[i].shown).striptags() for row in rows)
+            words = (len(word) for text in (head.title, *texts) for word in text.split())
+            need += LETTER * max(words, default=0) + BETWEEN
+    return (
+        round(min(PAPER_POINTS, max(LEAST_POINTS, PAPER_WIDTH / need)), 2) if need else PAPER_POINTS
+    )
 
 
 def table_of(

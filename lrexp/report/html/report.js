@@ -158,6 +158,60 @@
     return Math.abs(xs[high] - x) < Math.abs(xs[low] - x) ? high : low;
   }
 
+  // ---- what is saved
+
+  const KEPT = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin",
+    "opacity", "font-size", "font-weight", "font-family", "text-anchor", "paint-order"];
+
+  /** A copy of a drawing that looks the same without this page's style. */
+  function styled(node) {
+    const copy = node.cloneNode(true);
+    const [from, to] = [node, copy].map((one) => [one, ...one.querySelectorAll("*")]);
+    from.forEach((one, i) => {
+      const style = getComputedStyle(one);
+      for (const name of KEPT) if (style.getPropertyValue(name)) to[i].style.setProperty(name, style.getPropertyValue(name));
+      to[i].removeAttribute("class");
+    });
+    return copy;
+  }
+
+  /** A chart as an SVG file: its title, the names of what is switched on, and the drawing. */
+  function picture(chart) {
+    const paper = getComputedStyle(document.body), [, , width, tall] = chart.svg.getAttribute("viewBox").split(" ").map(Number);
+    const root = svg("svg", { width });
+    const write = (text, x, y, weight) => root.append(svg("text", { x, y, fill: paper.color, "font-size": 12, "font-weight": weight, "font-family": paper.fontFamily }, text));
+    root.append(svg("rect", { width, height: "100%", fill: paper.backgroundColor }));
+    write(chart.spec.title, 4, 16, 600);
+    let x = 4, y = 36;
+    const keys = [...chart.legend.querySelectorAll('.key:not([aria-pressed="false"])')];
+    for (const key of keys) {
+      const needs = textWidth(key.textContent) + 44;
+      if (x + needs > width && x > 4) { x = 4; y += 18; }
+      const mark = styled(key.querySelector("svg"));
+      mark.setAttribute("x", x);
+      mark.setAttribute("y", y - 10);
+      root.append(mark);
+      write(key.textContent, x + 28, y, 400);
+      x += needs;
+    }
+    const words = chart.legend.querySelector(".ramp");
+    if (words) write([...words.querySelectorAll("span")].map((one) => one.textContent).join("   "), 4, y, 400);
+    const top = keys.length || words ? y + 10 : 24, drawing = styled(chart.svg);
+    drawing.setAttribute("y", top);
+    drawing.setAttribute("width", width);
+    drawing.setAttribute("height", tall);
+    drawing.style.overflow = "visible";
+    root.append(drawing);
+    root.setAttribute("height", top + tall);
+    return { text: new XMLSerializer().serializeToString(root), width, height: top + tall };
+  }
+
+  /** Rows of a table as CSV. */
+  function csv(rows) {
+    const cell = (value) => (/[",\n]/.test(value ?? "") ? `"${String(value).replaceAll('"', '""')}"` : value ?? "");
+    return rows.map((row) => `${row.map(cell).join(",")}\n`).join("");
+  }
+
   // ---- a chart: legend, drawing, cursor
 
   class Chart {
@@ -186,13 +240,41 @@
       this.plot.addEventListener("click", () => { if (this.target && this.ready) location.href = this.target; });
       this.fillLegend();
       if (!this.legend.children.length) this.legend.remove();
+      if (!this.spec.compact) this.addTools();
+    }
+
+    /** Buttons that save the chart as it is seen, or its numbers. */
+    addTools() {
+      this.tools = html("div", { class: "tools", role: "group", "aria-label": `Save ${this.spec.title}` });
+      for (const [kind, words] of [["SVG", "as a drawing"], ["PNG", "as a picture"], ["CSV", "its numbers"]]) {
+        const button = html("button", { type: "button", class: "tool", title: `save ${words}` }, kind);
+        button.addEventListener("click", () => this.save(kind));
+        this.tools.append(button);
+      }
+      this.figure.insertBefore(this.tools, this.figure.querySelector("figcaption").nextSibling);
+    }
+
+    save(kind) {
+      const name = `${this.spec.title.replace(/[^A-Za-z0-9]+/g, "_").replace(/^_|_$/g, "") || "chart"}.${kind.toLowerCase()}`;
+      const give = (href) => html("a", { href, download: name }).click();
+      if (kind === "CSV") { give(`data:text/csv;charset=utf-8,${encodeURIComponent(this.numbers())}`); return; }
+      const { text, width, height } = picture(this);
+      const source = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
+      if (kind === "SVG") { give(source); return; }
+      const image = new Image();
+      image.onload = () => {
+        const canvas = html("canvas", { width: 2 * width, height: 2 * height });
+        canvas.getContext("2d").drawImage(image, 0, 0, 2 * width, 2 * height);
+        give(canvas.toDataURL("image/png"));
+      };
+      image.src = source;
     }
 
     visible() { return this.spec.series.filter((one) => !this.off.has(one.name)); }
 
-    draw() {
-      const width = Math.max(240, Math.round(this.plot.clientWidth || 600));
+    draw(width = Math.max(240, Math.round(this.plot.clientWidth || 600)), flat = 1) {
       this.width = width;
+      this.flat = flat; // a part of its height, on paper
       this.render(width);
       this.plot.append(this.tip);
     }
@@ -219,6 +301,69 @@
   }
 
   class XyChart extends Chart {
+    /** A line per point of what is switched on. */
+    numbers() {
+      const rows = [["series", this.spec.x.label || "x", this.spec.y.label || "y", "low", "high", "what"]];
+      for (const one of this.visible()) {
+        if (one.shape === "ring") continue;
+        this.spec.xs[one.x].forEach((x, i) => rows.push([one.name, x, one.y[i], one.low?.[i], one.high?.[i], one.labels?.[i]]));
+      }
+      return csv(rows);
+    }
+
+    /** A part of the x axis alone, or (null) all of it. */
+    zoomTo(ends) {
+      this.zoom = ends;
+      this.all.hidden = !ends;
+      this.draw();
+    }
+
+    /** What is between two places of the pointer is all that is shown, once it is let go. */
+    drag() {
+      let from = null;
+      const inside = (event) => clamp(this.at(event)[0], this.area.left, this.area.right);
+      this.plot.addEventListener("pointerdown", (event) => { if (event.pointerType === "mouse" && event.button === 0) from = inside(event); });
+      addEventListener("pointermove", (event) => {
+        if (from === null || Math.abs(inside(event) - from) < 8) return;
+        const [a, b] = [from, inside(event)].sort((one, other) => one - other);
+        this.leave();
+        this.over.replaceChildren(svg("rect", { x: a, y: this.area.top, width: b - a, height: this.area.bottom - this.area.top, class: "chosen" }));
+      });
+      addEventListener("pointerup", (event) => {
+        if (from === null) return;
+        const [a, b] = [from, inside(event)].sort((one, other) => one - other);
+        from = null;
+        if (b - a < 8) return;
+        this.ready = false; // the click that follows opens nothing
+        this.zoomTo([this.px.back(a), this.px.back(b)]);
+      });
+      this.plot.addEventListener("dblclick", () => this.zoomTo(null));
+    }
+
+    addTools() {
+      super.addTools();
+      this.all = html("button", { type: "button", class: "tool", title: "show the whole axis again; a double click does, too" }, "whole axis");
+      this.all.hidden = true;
+      this.all.addEventListener("click", () => this.zoomTo(null));
+      this.tools.prepend(this.all);
+      if (this.spec.cursor && this.spec.series.some((one) => one.kind === "line" && one.y.length > 7)) {
+        const tool = html("button", { type: "button", class: "tool", "aria-pressed": "false", title: "an exponential average that forgets 0.3 of it at every point; the values themselves stay, pale" }, "smooth");
+        tool.addEventListener("click", () => {
+          this.smooth = !this.smooth;
+          tool.setAttribute("aria-pressed", String(this.smooth));
+          this.draw();
+        });
+        this.tools.prepend(tool);
+      }
+      this.drag();
+    }
+
+    /** Whether every value has a logarithm. */
+    positive() {
+      const all = this.spec.series.flatMap((one) => (one.edge ? [] : [...one.y, ...(one.kind === "area" ? one.low : [])])).filter(isNumber);
+      return !this.spec.compact && !this.spec.y.percent && !this.spec.y.zero && all.length > 0 && all.every((value) => value > 0);
+    }
+
     fillLegend() {
       this.legend.replaceChildren();
       const names = [...new Set(this.spec.series.map((one) => one.name))];
@@ -239,7 +384,7 @@
         const one = { kind: "dots", shape, colour: 6, edge: this.spec.series.find((other) => other.shape === shape).edge };
         this.legend.append(html("span", { class: "key" }, sample([one]), html("span", {}, words)));
       }
-      if (this.spec.y.button) {
+      if (this.spec.y.button || this.positive()) {
         const tool = html("button", { type: "button", class: "tool", "aria-pressed": String(this.log) }, "log scale");
         tool.addEventListener("click", () => {
           this.log = !this.log;
@@ -253,12 +398,19 @@
     render(width) {
       const { spec } = this;
       const series = this.visible().sort((a, b) => Boolean(b.faint) - Boolean(a.faint)); // pale ones lie below
-      const height = spec.height + (spec.compact ? 22 : 40);
+      const height = this.flat * spec.height + (spec.compact ? 22 : 40);
       const every = [], across = [];
       for (const one of series) {
         const floor = this.log ? 0 : -Infinity;
-        if (!one.edge) for (const list of [one.y, one.low, one.high]) if (list) for (const value of list) if (isNumber(value) && value > floor) every.push(value);
+        if (!one.edge && !this.zoom) for (const list of [one.y, one.low, one.high]) if (list) for (const value of list) if (isNumber(value) && value > floor) every.push(value);
         const xs = spec.xs[one.x];
+        if (this.zoom) {
+          for (let i = 0; i < xs.length; i++) {
+            const there = !one.edge && xs[i] >= this.zoom[0] && xs[i] <= this.zoom[1];
+            for (const list of [one.y, one.low, one.high]) if (there && list && isNumber(list[i]) && list[i] > floor) every.push(list[i]);
+          }
+          continue;
+        }
         if (one.kind === "area" || one.kind === "dots" || xs.length < 3) across.push(...xs);
         else { across.push(xs[0], xs[xs.length - 1]); if (spec.x.log) across.push(...xs); }
       }
@@ -270,9 +422,9 @@
         for (let i = 0; i < every.length; i++) if (every[i] < least) every[i] = least;
       }
       const written = series.some((one) => one.texts); // beside the lowest dot, too
-      const [bottom, top] = ends(every, { ...spec.y, log: this.log }, written ? 0.1 : 0.06);
+      const [bottom, top] = ends(every, { ...spec.y, log: this.log, range: this.zoom && every.length ? null : spec.y.range }, written ? 0.1 : 0.06);
       const dotted = series.some((one) => one.kind === "dots");
-      const [left, right] = ends(across, spec.x, dotted ? 0.05 : 0.012);
+      const [left, right] = this.zoom || ends(across, spec.x, dotted ? 0.05 : 0.012);
       const area = { top: spec.marks.some((mark) => mark.label) ? 20 : 8, bottom: height - (spec.x.label ? 40 : 22) };
       const strip = this.pileUp(); // outside the axis: what lies there has no place on it
       const floor = area.bottom - strip.bottom, ceiling = area.top + strip.top;
@@ -283,18 +435,14 @@
       const least = spec.compact || width < 480 ? 26 : 46; // charts above each other begin alike
       area.left = Math.max(least, ...yTicks.map((tick) => textWidth(tick.label) + 10)) + (spec.y.label ? 20 : 0);
       area.right = width - 12;
-      const widest = Math.max(0, ...series.map((one) => Math.abs(one.shift || 0))); // places to either side
-      const room = Math.min(10 * widest, (area.right - area.left) / 12);
-      const px = scale(left, right, area.left + room, area.right - room, spec.x.log);
+      const px = scale(left, right, area.left, area.right, spec.x.log);
       const py = scale(bottom, top, floor, ceiling, this.log);
       const whole = !spec.x.log && spec.xs.every((xs) => xs.every(Number.isInteger));
       const xCount = Math.max(2, Math.floor((area.right - area.left) / (spec.compact ? 46 : 64)));
       const given = spec.x.ticks.map((value) => ({ value, label: shown(value, false, 4).replace(/(\.\d*?)0+(?=$|e)/, "$1").replace(/\.(?=$|e)/, "") }));
-      const xTicks = given.length ? given : spec.x.log ? logTicks(left, right, xCount) : linearTicks(left, right, xCount, whole);
-      const sites = widest > 0 ? [...new Set(series.filter((one) => one.shift).flatMap((one) => spec.xs[one.x]))].map(px).sort((a, b) => a - b) : [];
-      const closest = Math.min(Infinity, ...sites.slice(1).map((x, i) => x - sites[i]));
-      const step = Math.min(10, room / (widest || 1), (0.8 * closest) / (1 + 2 * widest)); // pixels between places side by side
-      Object.assign(this, { px, py, area, step });
+      const fit = given.filter((tick) => tick.value >= left && tick.value <= right);
+      const xTicks = fit.length ? fit : spec.x.log ? logTicks(left, right, xCount) : linearTicks(left, right, xCount, whole);
+      Object.assign(this, { px, py, area });
       this.spots = written ? series.filter((one) => one.y.length).flatMap((one) => this.covers(one)) : [];
 
       const id = `clip${charts.indexOf(this)}`;
@@ -321,6 +469,7 @@
         root.append(svg("text", { x: 12, y, "text-anchor": "middle", transform: `rotate(-90 12 ${y})` }, spec.y.label));
       }
       const inside = svg("g", { "clip-path": `url(#${id})` });
+      this.rings = [];
       root.append(inside);
       for (const rule of spec.rules) inside.append(svg("line", { x1: area.left, x2: area.right, y1: py(rule.y), y2: py(rule.y), class: "rule" }));
       for (const one of series) if (one.low) inside.append(this.between(one));
@@ -329,6 +478,7 @@
       for (const rule of spec.rules) if (rule.label) root.append(svg("text", { x: area.right, y: py(rule.y) - 5, "text-anchor": "end", class: "mark halo" }, rule.label));
       let edge = -Infinity;
       for (const mark of [...spec.marks].sort((a, b) => a.x - b.x)) {
+        if (mark.x < left || mark.x > right) continue; // zoomed out of sight
         const x = px(mark.x), bad = mark.kind === "bad" ? " bad" : "";
         root.append(svg("line", { x1: x, x2: x, y1: area.top - 4, y2: area.bottom, class: `markline${bad}` }));
         if (!mark.label) continue;
@@ -344,18 +494,22 @@
       this.svg = root;
     }
 
-    /** Piles those at one place of an edge; returns how many pixels the piles take at either edge. */
+    /** Piles those at one place of an edge, the closer the more there are; returns how many pixels
+        the piles take at either edge. */
     pileUp() {
       this.piles = new Map();
       const counts = new Map(), strip = { top: 0, bottom: 0 };
-      for (const one of this.visible().filter((other) => other.edge)) {
-        this.piles.set(one, this.spec.xs[one.x].map((x) => {
-          const key = `${one.edge} ${x} ${one.shift || 0}`, below = counts.get(key) || 0;
-          counts.set(key, below + 1);
-          const pile = Math.min(8, below);
-          strip[one.edge] = Math.max(strip[one.edge], 10 * pile + 16);
-          return pile;
-        }));
+      const edged = this.visible().filter((other) => other.edge);
+      for (const one of edged) this.piles.set(one, this.spec.xs[one.x].map((x) => {
+        const key = `${one.edge} ${x}`, below = counts.get(key) || 0;
+        counts.set(key, below + 1);
+        return below;
+      }));
+      const most = Math.max(1, ...counts.values());
+      const apart = Math.min(10, (80 * this.flat) / most);
+      for (const one of edged) {
+        this.piles.set(one, this.piles.get(one).map((below) => apart * below));
+        strip[one.edge] = Math.max(strip[one.edge], ...this.piles.get(one).map((up) => up + 16));
       }
       return strip;
     }
@@ -385,9 +539,9 @@
     place(one, i, list = one.y) {
       const x = this.spec.xs[one.x][i], y = list[i];
       if (this.px.log && x <= 0) return null;
-      const across = this.px(x) + (one.shift || 0) * this.step;
+      const across = this.px(x);
       if (one.edge) {
-        const pile = 10 * this.piles.get(one)[i];
+        const pile = this.piles.get(one)[i];
         return [across, one.edge === "top" ? this.area.top + 4 + pile : this.area.bottom - 8 - pile];
       }
       if (!isNumber(y)) return null;
@@ -396,6 +550,16 @@
     }
 
     line(one) {
+      if (this.smooth && one.kind === "line" && one.y.length > 7 && !one.smoothed) {
+        let sum = 0, weight = 0;
+        const y = one.y.map((value) => {
+          if (!isNumber(value)) return null;
+          sum = 0.7 * sum + 0.3 * value;
+          weight = 0.7 * weight + 0.3;
+          return sum / weight;
+        });
+        return svg("g", {}, this.line({ ...one, smoothed: true, faint: true }), this.line({ ...one, y, smoothed: true }));
+      }
       let path = "", before = null, alone = "";
       const count = one.y.length;
       for (let i = 0; i < count; i++) {
@@ -440,7 +604,9 @@
       for (let i = 0; i < one.y.length; i++) {
         const at = this.place(one, i);
         if (at && one.shape === "ring") {
-          found.push(svg("circle", { cx: at[0].toFixed(1), cy: at[1].toFixed(1), r: 9, class: `ring s s${one.colour}`, "data-series": one.name }));
+          const inside = this.rings.filter(([x, y]) => Math.hypot(x - at[0], y - at[1]) < 3).length;
+          this.rings.push(at);
+          found.push(svg("circle", { cx: at[0].toFixed(1), cy: at[1].toFixed(1), r: 9 + 3 * inside, class: `ring s s${one.colour}`, "data-series": one.name }));
           if (one.texts && one.texts[i]) {
             const [x, y] = this.beside(at, 1.1 * textWidth(one.texts[i]) + 4); // bold
             found.push(svg("text", { x, y, "text-anchor": "middle", class: "mark halo strong", "data-series": one.name }, one.texts[i]));
@@ -499,16 +665,20 @@
 
     showNearest(x, y) {
       let best = null, distance = 26;
+      const all = [];
       for (const one of this.visible()) {
         if (one.kind === "area" || one.quiet) continue;
         for (let i = 0; i < one.y.length; i++) {
           const at = this.place(one, i);
-          const far = at ? Math.hypot(at[0] - x, at[1] - y) + (one.kind === "dots" ? 0 : 4) : Infinity;
+          if (!at) continue;
+          const far = Math.hypot(at[0] - x, at[1] - y) + (one.kind === "dots" ? 0 : 4);
+          if (far < 30 && one.labels) all.push([one, i, at]);
           if (far < distance) { distance = far; best = [one, i, at]; }
         }
       }
       if (!best) { this.clear(); return; }
       const [one, i, at] = best;
+      const beneath = all.filter(([other, k, place]) => (other !== one || k !== i) && Math.hypot(place[0] - at[0], place[1] - at[1]) < 3);
       this.over.replaceChildren(svg("path", { d: outline(one, 6), transform: `translate(${at[0]} ${at[1]})`, class: `${one.shape === "cross" ? "cross" : "dot"} s s${one.colour}` }));
       this.target = one.links && one.links[i] ? one.links[i] : null;
       this.plot.style.cursor = this.target ? "pointer" : "";
@@ -519,7 +689,9 @@
       const lines = rows.map(([name, text]) => html("div", {}, html("i", {}), html("span", {}, name), html("em", {}, text)));
       const key = label[0].textContent === one.name ? [] : [html("div", {}, sample([one]), html("span", {}, one.name), html("em", {}))];
       const opens = this.target ? [html("span", { class: "quiet" }, `click opens its ${this.target.endsWith("/") ? "folder" : "report"}`)] : [];
-      this.showTip(at[0], at[1], [...label, ...key, ...lines, ...opens]);
+      const others = beneath.slice(0, 4).map(([other, k]) => html("span", { class: "quiet" }, `there too: ${other.labels[k]}`));
+      if (beneath.length > 4) others.push(html("span", { class: "quiet" }, `and ${beneath.length - 4} more`));
+      this.showTip(at[0], at[1], [...label, ...key, ...lines, ...others, ...opens]);
     }
 
     key(event) {
@@ -542,6 +714,13 @@
   }
 
   class HeatMap extends Chart {
+    /** A line per cell. */
+    numbers() {
+      const { spec } = this;
+      const cells = spec.rows.flatMap((row, r) => spec.columns.map((column, c) => [row, column, spec.values[r][c]]));
+      return csv([[spec.y.label || "row", spec.x.label || "column", spec.label || "value"], ...cells]);
+    }
+
     fillLegend() {
       const { spec } = this;
       const flat = spec.values.flat().filter((value) => isNumber(value) && (!spec.log || value > 0));
@@ -567,9 +746,9 @@
     render(width) {
       const { spec } = this;
       const nr = spec.rows.length, nc = spec.columns.length;
-      const most = width < 520 ? 14 : 26;
+      const most = width < 520 ? 14 : width < 900 ? 26 : 40;
       const labels = spec.rows.map((row) => shortened(row, most));
-      const area = { top: 4, left: Math.max(24, ...labels.map((label) => textWidth(label) + 12)) + (spec.y.label ? 20 : 0) };
+      const area = { top: 4, left: Math.max(24, ...labels.map((label) => 1.06 * textWidth(label) + 12)) + (spec.y.label ? 20 : 0) };
       let right = width - 4;
       let across = (right - area.left) / nc;
       if (spec.square) { across = Math.min(across, 46); right = area.left + across * nc; }
@@ -744,9 +923,18 @@
     chart.draw();
     seen.observe(chart.plot);
   }
-  const folded = [];
+  // Paper is narrower than a window, and no script runs once it is laid out: what was drawn for the
+  // window would be shrunk, its words with it. So charts are drawn anew for a page of about 170 mm.
+  const PAPER = 640, folded = [];
   addEventListener("beforeprint", () => {
     for (const part of document.querySelectorAll("details:not([open])")) { part.open = true; folded.push(part); }
+    for (const chart of charts) {
+      const several = chart.figure.parentElement.classList.contains("grid");
+      chart.draw(!several ? PAPER : chart.spec.compact ? (PAPER - 36) / 3 : (PAPER - 24) / 2, 0.7);
+    }
   });
-  addEventListener("afterprint", () => { for (const part of folded.splice(0)) part.open = false; });
+  addEventListener("afterprint", () => {
+    for (const part of folded.splice(0)) part.open = false;
+    for (const chart of charts) chart.draw();
+  });
 })();

@@ -12,18 +12,19 @@ from markupsafe import Markup
 
 from lrexp.judge.ranking import (
     Configuration,
-    CrossTable,
     compared_by,
     configurations,
-    cross_tables,
     has_rate_axis,
     limits,
     lines,
 )
-from lrexp.judge.words import best_is, is_share
-from lrexp.report.figure import COLOURS, Axis, Chart, Figure, HeatMap, Series, evenly
+from lrexp.judge.winner import no_winner
+from lrexp.judge.words import is_share
+from lrexp.report.figure import Axis, Chart, Figure, HeatMap, Series, evenly
 from lrexp.report.html.page import tags
 from lrexp.report.plots import PAGE, write_plots
+from lrexp.report.sweep.maps import heat_figures
+from lrexp.report.sweep.styles import line_names, line_styles
 from lrexp.report.sweep.words import (
     counted,
     href_of,
@@ -33,7 +34,7 @@ from lrexp.report.sweep.words import (
     value_text,
     worth_text,
 )
-from lrexp.runs.sweep import DIVERGED, FINISHED, GAP, RATE, Sweep, SweepPoint, read_sweep
+from lrexp.runs.sweep import DIVERGED, FINISHED, GAP, Sweep, SweepPoint, read_sweep
 
 MOST_SHOWN = 8  # groups drawn from the start; the others wait in the legend
 MOST_CURVES = 36  # of one small chart
@@ -70,13 +71,15 @@ def write_sweep_plots(folder: Path) -> list[Path]:
 
 
 def rates_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
-    parts = ["Dots are seeds, lines their means, rings the best of each."]
+    rings = ", rings the best of each" if no_winner(sweep.tried) is None else ""
+    parts = [f"Dots are seeds, lines their means{rings}."]
     if any(point.status == DIVERGED for point in sweep.tried):
         parts.append("A cross is a seed that diverged, which has no value and no part in a mean.")
     if any(one.worth.n and not one.whole for one in ranked):
-        parts.append("Lines to means of fewer seeds are dashed.")
-    if any(one.variant for one in ranked):
-        parts.append(f"Pale: other settings of the same {compared_by(sweep)[0]}.")
+        parts.append("Pale lines lead to means of fewer seeds.")
+    names = line_names(sweep, ranked)
+    if len({(names[one.rank], one.variant) for one in ranked}) > len(set(names.values())):
+        parts.append("Pale, too, are other numbers tried under the same name.")
     if any(one.own_rate for one in ranked):
         parts.append("Whoever sets rates of its own stands at its highest.")
     return " ".join(parts)
@@ -88,7 +91,7 @@ def rate_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> dict[str, Cha
     unplaced = sum(one.rate is None for one in ranked)
     notes = [
         f"The best {MOST_SHOWN} are drawn; a click on another name draws that one too."
-        if len({one.group for one in ranked}) > MOST_SHOWN
+        if len(set(line_names(sweep, ranked).values())) > MOST_SHOWN
         else "",
         f"{unplaced} configurations have no rate to stand at." if unplaced else "",
     ]
@@ -134,40 +137,36 @@ def _rate_series(
 ) -> list[Series]:
     """Mean lines, seeds as dots, what went over the edge, and a ring at the best of each group."""
     worst = "bottom" if sweep.sign == -1 and key == sweep.monitor else "top"
-    drawn = lines(ranked)
-    shown = list(dict.fromkeys(group for group, _ in drawn))
+    names, styles = line_names(sweep, ranked), line_styles(sweep, ranked)
+    shown = list(dict.fromkeys(names[one.rank] for one in ranked))  # best first
+    drawn = sorted(lines(ranked).values(), key=lambda some: shown.index(names[some[0].rank]))
+    won = no_winner(sweep.tried) is None
     made: list[Series] = []
     rings: list[Series] = []
     last = None
-    for (group, _), some in drawn.items():
-        place, leads, last = shown.index(group), group != last, group
-        late = place >= MOST_SHOWN
-        style = {
-            "name": group,
-            "colour": place,
-            "marker": place,
-            "hidden": late,
-            "faint": not leads,  # other settings of the same group
-            "shift": 0.0 if late else place - (min(len(shown), MOST_SHOWN) - 1) / 2,
-        }
+    for some in drawn:
+        name = names[some[0].rank]
+        leads, last, late = name != last, name, shown.index(name) >= MOST_SHOWN
+        colour, dash, marker = styles[name]
+        style = {"name": name, "colour": colour, "marker": marker, "hidden": late}
         placed = [(c.rate, c) for c in some if c.rate is not None]
         known = [(rate, c) for rate, c in placed if c.over_seeds(key).n]
-        made += _mean_lines(known, key, style)
-        made += _seed_dots(placed, key, between, worst, style)
-        if leads and known and not late:
+        made += _mean_lines(known, key, style | {"dash": dash}, leads)
+        made += _seed_dots(placed, key, between, worst, style | {"faint": not leads})
+        if leads and known and not late and won:
             rate, best = min(known, key=lambda pair: pair[1].rank)
             mean = best.over_seeds(key).mean
             named = best.rank == 1 and key == sweep.monitor
-            texts = [f"{best.group} {value_text(mean, is_share(key))}"] if named else []
+            texts = [f"{name} {value_text(mean, is_share(key))}"] if named else []
             ring: dict[str, Any] = {"kind": "dots", "shape": "ring", "quiet": True, "texts": texts}
             rings.append(Series(x=[rate], y=[mean], **ring, **style))
     return [*made, *rings]
 
 
 def _mean_lines(
-    known: Sequence[tuple[float, Configuration]], key: str, style: dict[str, Any]
+    known: Sequence[tuple[float, Configuration]], key: str, style: dict[str, Any], leads: bool
 ) -> list[Series]:
-    """Means by rate: a solid line through those of all seeds, dashed to those of some."""
+    """Means by rate: a full line through those of all seeds, a pale one to those of some."""
     spreads = [c.over_seeds(key) for _, c in known]
     labels = [mean_label(c, s, is_share(key)) for (_, c), s in zip(known, spreads, strict=True)]
     if all(spread.n == 1 for spread in spreads):  # the dots say it all
@@ -179,10 +178,10 @@ def _mean_lines(
             x=[rate for rate, _ in known],
             y=[s.mean if there else None for s, there in zip(spreads, chosen, strict=True)],
             labels=labels,
-            dash=dash,
+            faint=pale or not leads,
             **style,
         )
-        for dash, chosen in enumerate((whole, beside))
+        for pale, chosen in ((False, whole), (True, beside))
         if any(chosen)
     ]
 
@@ -219,64 +218,12 @@ def _seed_dots(
     ]
 
 
-def heat_lead(sweep: Sweep) -> str:
-    strongest = best_is(sweep.monitor)
-    return f"Mean of the best {sweep.monitor} over seeds; the strongest colour is the {strongest}."
-
-
-def heat_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> list[HeatMap]:
-    """A map per group over two swept numbers, all on one scale of colours."""
-    tables = cross_tables(sweep, ranked)
-    values = [c.worth.mean for t in tables for row in t.cells for c in row if c and c.worth.n]
-    if not values:
-        return []
-    return [_heat_figure(sweep, one, (min(values), max(values))) for one in tables]
-
-
-def _heat_figure(sweep: Sweep, one: CrossTable, bounds: tuple[float, float]) -> HeatMap:
-    share = is_share(sweep.monitor)
-
-    def label(cell: Configuration | None) -> str:
-        if cell is None:
-            return "not tried"
-        if not cell.worth.n:
-            return f"{cell.name}: {counted(cell.counts)}"
-        return mean_label(cell, cell.worth, share)
-
-    rows = one.cells[::-1]
-    values = [[c.worth.mean if c and c.worth.n else None for c in row] for row in rows]
-    hatched = any(None in row for row in values)
-    notes = [
-        "Hatched: no point finished or none was tried." if hatched else "",
-        "Each cell is the best of those that share its two settings." if one.several else "",
-    ]
-    return HeatMap(
-        one.group,
-        [f"{y:.3g}" for y in one.ys[::-1]],
-        [f"{x:.3g}" for x in one.xs],
-        values,
-        x_label=_axis_name(one.x_key),
-        y_label=_axis_name(one.y_key),
-        value_label=sweep.monitor,
-        log=not share and 0 < 10 * bounds[0] < bounds[1],
-        percent=share,
-        numbers=True,
-        reverse=sweep.sign == 1,
-        between=bounds,
-        labels=[[label(c) for c in row] for row in rows],
-        note=" ".join(filter(None, notes)),
-    )
-
-
-def _axis_name(key: str) -> str:
-    return "learning rate" if key == RATE else key.rpartition(".")[2].replace("_", " ")
-
-
 def curves_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
-    counts = Counter[str]()
+    counts, names = Counter[str](), line_names(sweep, ranked)
     for one in ranked:
-        counts[one.group] += sum(len(p.rows) > 1 for p in one.points)
+        counts[names[one.rank]] += sum(len(p.rows) > 1 for p in one.points)
     drawn, word = +counts, compared_by(sweep)[0]
+    word = word if set(drawn) <= {one.group for one in ranked} else "line"
     parts = [f"{sweep.monitor} over epochs, a line per point; the best configuration stands out."]
     if len(drawn) > MOST_CHARTS:
         parts.append(f"Drawn are the best {MOST_CHARTS} of {plural(len(drawn), word)}.")
@@ -296,12 +243,12 @@ def _most_curves(charts: int) -> int:
 
 def curve_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> list[Chart]:
     """A small chart per group, all on the same axes."""
-    by_group: dict[str, list[tuple[Configuration, SweepPoint]]] = {}
+    by_name: dict[str, list[tuple[Configuration, SweepPoint]]] = {}
+    names, styles = line_names(sweep, ranked), line_styles(sweep, ranked)
     for one in ranked:
         drawn = [(one, p) for p in one.points if len(p.rows) > 1]
-        by_group.setdefault(one.group, []).extend(drawn)
-    names = list(by_group)
-    drawn = {name: pairs for name, pairs in by_group.items() if pairs}
+        by_name.setdefault(names[one.rank], []).extend(drawn)
+    drawn = {name: pairs for name, pairs in by_name.items() if pairs}
     most = _most_curves(len(drawn))
     kept = {name: evenly(drawn[name], most) for name in list(drawn)[:MOST_CHARTS]}
     rows = [row for pairs in kept.values() for _, p in pairs for row in p.rows]
@@ -320,7 +267,7 @@ def curve_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> list[Chart]:
         Chart(
             name,
             [
-                _curve(sweep.monitor, one, p, names.index(name), one.rank == pairs[0][0].rank)
+                _curve(sweep.monitor, one, p, styles[name][0], one.rank == pairs[0][0].rank)
                 for one, p in reversed(pairs)
             ],
             Axis("epoch", range=(room, last + room)),
@@ -334,7 +281,7 @@ def curve_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> list[Chart]:
     ]
 
 
-def _curve(monitor: str, one: Configuration, point: SweepPoint, style: int, best: bool) -> Series:
+def _curve(monitor: str, one: Configuration, point: SweepPoint, colour: int, best: bool) -> Series:
     rows = evenly(point.rows, MOST_EPOCHS)
     seed = f" seed={point.seed}" if len(one.points) > 1 else ""
     status = "" if point.status == FINISHED else f" ({point.status})"
@@ -342,7 +289,7 @@ def _curve(monitor: str, one: Configuration, point: SweepPoint, style: int, best
         name=f"{one.name}{seed}{status}",
         x=[row["epoch"] for row in rows],
         y=[row.get(monitor, math.nan) for row in rows],
-        colour=style,
+        colour=colour,
         dash=0,
         faint=not best,
     )
@@ -366,7 +313,7 @@ def dot_rows(sweep: Sweep, ranked: Sequence[Configuration]) -> Markup:
     low, high = min(values), max(values)
     room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
     share = is_share(monitor)
-    names = list(dict.fromkeys(one.group for one in ranked))
+    names, styles = line_names(sweep, ranked), line_styles(sweep, ranked)
 
     def at(value: float) -> str:
         return f"{100 * (value - low + room) / (high - low + 2 * room):.2f}%"
@@ -380,7 +327,7 @@ def dot_rows(sweep: Sweep, ranked: Sequence[Configuration]) -> Markup:
         ]
         if one.worth.n > 1:  # the mean, which leads nowhere
             places.insert(0, (at(one.worth.mean), None, mean_label(one, one.worth, share)))
-        colour = names.index(one.group) % len(COLOURS)
+        colour = styles[names[one.rank]][0]
         remark = "" if one.whole else counted(one.counts)
         rows.append((one.name, remark, colour, places, worth_text(sweep, one.worth)))
     ends = [value_text(low, share), value_text(high, share)]

@@ -25,6 +25,7 @@ from lrexp.judge.ranking import (
     has_rate_axis,
 )
 from lrexp.judge.verdicts import counted_kinds
+from lrexp.judge.winner import no_winner
 from lrexp.judge.words import best_is, in_short, is_share, value_in_short
 from lrexp.report.html.charts import drawn
 from lrexp.report.html.page import (
@@ -47,11 +48,10 @@ from lrexp.report.sweep.figures import (
     curves_lead,
     dot_rows,
     dots_lead,
-    heat_figures,
-    heat_lead,
     rate_figures,
     rates_lead,
 )
+from lrexp.report.sweep.maps import heat_figures, heat_lead, rate_map
 from lrexp.report.sweep.origin import origin, points_have, remarks, unfinished
 from lrexp.report.sweep.words import counted, headline, link_to, plural, value_text, worth_text
 from lrexp.runs.sweep import (
@@ -100,11 +100,12 @@ def sweep_page(sweep: Sweep) -> str:
         " ".join(sentences),
         [_figures(sweep, ranked, found, word, counts), tags.notes(notes, "warning")],
     )
-    rates = rate_figures(sweep, ranked) if has_rate_axis(ranked) else {}
+    over_rates = list(rate_figures(sweep, ranked).values()) if has_rate_axis(ranked) else []
+    rates = [*over_rates, *filter(None, [rate_map(sweep, ranked) if over_rates else None])]
     settings, curves = (list(map(drawn, f(sweep, ranked))) for f in (heat_figures, curve_figures))
     by = "Policies" if word == "policy" else f"By {word}"
     sections = [
-        Section("Rates", join(*map(drawn, rates.values())), rates_lead(sweep, ranked))
+        Section("Rates", join(*map(drawn, rates)), rates_lead(sweep, ranked))
         if rates
         else Section("Results", dot_rows(sweep, ranked), dots_lead(sweep, ranked)),
         Section(by, _group_table(sweep, found, word), _groups_lead(found, word)),
@@ -169,8 +170,10 @@ def _group_table(sweep: Sweep, found: Sequence[Group], word: str) -> Markup:
             return Cell(f"{best.rate:.4g} (own)", best.rate, "the highest of its own rates")
         return Cell(f"{best.rate:.4g}", best.rate)
 
+    won = no_winner(sweep.tried) is None
+
     def mark(group: Group) -> str:
-        return "best" if group is first else ""
+        return "best" if won and group is first else ""
 
     columns = [
         (Column(word), lambda g: Cell(g.name, g.name, mark=mark(g))),

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from lrexp.folder.layout import REPORT
 from lrexp.judge.ranking import Configuration, Spread, compared_by, difference, groups
 from lrexp.judge.verdicts import counted_kinds
+from lrexp.judge.winner import no_winner, runs_in_words
 from lrexp.judge.words import best_is, capital, is_share
 from lrexp.report.html.page import number, percent, plus_minus
 from lrexp.runs.sweep import DAMAGED, EQUAL, FINISHED, MISSING, STATUSES, Sweep, SweepPoint
@@ -27,7 +28,8 @@ def headline(sweep: Sweep, ranked: Sequence[Configuration]) -> tuple[str, list[s
     """What came out, as a title and sentences under it.
 
     The best configuration, how far it is ahead of the next policy (or, with one policy, of the
-    next configuration), whether the seeds alone could explain that, and how the points ended.
+    next configuration), whether the seeds alone could explain that, its test accuracy, whether it
+    overfits, and how the points ended. Where nothing is worth choosing, what to do.
     """
     ends = _endings(Counter(point.status for point in sweep.tried))
     if came_to := counted_kinds(Counter(kind for point in sweep.tried for kind in point.kinds)):
@@ -35,6 +37,9 @@ def headline(sweep: Sweep, ranked: Sequence[Configuration]) -> tuple[str, list[s
     if not sweep.points:
         return "No point has been run", ["The folder holds no run that can be read."]
     best = ranked[0]
+    if nothing := no_winner(sweep.tried):
+        became, advice = nothing
+        return f"No winner: {became}", [f"What may help: {advice}.", ends]
     if not best.worth.n:
         return "No point has finished", [ends]
     word, _ = compared_by(sweep)
@@ -47,11 +52,20 @@ def headline(sweep: Sweep, ranked: Sequence[Configuration]) -> tuple[str, list[s
         finished = " that finished" if len(ranked) > 1 else ""
         over = f" over {best.worth.n} seeds" if best.worth.n > 1 else ", one seed"
         said = f"The only configuration{finished}: {sweep.monitor} {value}{over}."
-        return f"{named}: {sweep.monitor} {value}", [said, ends]
+        return f"{named}: {sweep.monitor} {value}", [said, *_of_winner(best), ends]
     rival, next_one = rivals[0], word if others else "configuration"
     who = f"the next {next_one}, {_named(rival, rates)} ({worth_text(sweep, rival.worth)})"
     title = f"{named} has the {best_is(sweep.monitor)} {sweep.monitor}: {value}"
-    return title, [_comparison(sweep, best, rival, who), ends]
+    return title, [_comparison(sweep, best, rival, who), *_of_winner(best), ends]
+
+
+def _of_winner(best: Configuration) -> list[str]:
+    """Its test accuracy, where there is one, and whether it overfits."""
+    test = best.test
+    over = f" over {test.n} seeds" if test.n > 1 else ""
+    said = f"Its test accuracy is {plus_minus(test.mean, test.se, share=True)}{over}"
+    known = test.n and math.isfinite(test.mean)
+    return [*([f"{said}; nothing was chosen by it."] if known else []), runs_in_words(best)]
 
 
 def _comparison(sweep: Sweep, best: Configuration, rival: Configuration, who: str) -> str:
