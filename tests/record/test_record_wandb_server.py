@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from processes import HUNG_S
+from processes import HUNG_S, wait_for
 from wandb_log import read_run
 from wandb_stub import WandbStub
 
@@ -78,8 +79,14 @@ def test_after_an_outage_every_row_arrives(tmp_path: Path) -> None:
     import threading
 
     with WandbStub() as server:
+
+        def end_outage() -> None:
+            wait_for(lambda: server.down)  # however long the program takes to start
+            time.sleep(12)
+            server.down = False
+
         server.down_after_init = True
-        back = threading.Timer(12, lambda: setattr(server, "down", False))
+        back = threading.Thread(target=end_outage)
         back.start()
         lrexp_with(server, tmp_path, "hydra.run.dir=run", "run_id=outage01")
         back.join()
