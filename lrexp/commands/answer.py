@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 from lrexp.config.errors import (
@@ -101,8 +102,16 @@ def parser_of(verb: str, description: str, examples: str, codes: str) -> argpars
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.error = partial(misused, parser.prog)  # type: ignore[method-assign]
+    parser.error = lambda said: misused(parser.prog, flag_meant(parser, said))  # type: ignore
     return parser
+
+
+def flag_meant(parser: argparse.ArgumentParser, message: str) -> str:
+    """What a parser has against some words, and the flag that is most like an unknown one."""
+    unknown = re.search(r"unrecognized arguments: .*?(--?[a-z][\w-]*)", message)
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    near = difflib.get_close_matches(unknown[1], flags, n=1) if unknown else []
+    return f"{message}\n  did you mean {near[0]}?" if near else message
 
 
 def ended(ran: Ran) -> int:

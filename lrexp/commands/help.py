@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
@@ -79,12 +80,18 @@ def help_text(argv: list[str]) -> str:
     return TEXT.format(groups="\n".join(lines), cases="\n".join(cases), verbs="\n".join(verbs))
 
 
-def refuse_word(word: str) -> NoReturn:
-    """Raise a UserError for a word that is no verb in its place, nor KEY=VALUE: what is meant?"""
+def refuse_word(word: str, rest: Sequence[str] = ()) -> NoReturn:
+    """Raise a UserError for a word that is no verb in its place, nor KEY=VALUE: what is meant?
+
+    `rest` is what follows it.
+    """
     by_option: dict[str, list[str]] = {}
     for group in GROUPS:
         for file in sorted((conf_folder() / group).glob("*.yaml")):
             by_option.setdefault(file.stem, []).append(group)
+    verbs = [after for after in rest if after in VERBS]
+    if word not in VERBS and verbs:
+        raise UserError(f"{word}: a verb comes first\n  write lrexp {verbs[0]} {word}")
     meant = nearest(word, [*VERBS, *GROUPS, *by_option])
     if word in VERBS:
         raise UserError(f"{word}: a verb comes first\n  write lrexp {word} ...")

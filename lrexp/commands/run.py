@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from lrexp import __version__
-from lrexp.commands.answer import ended, swept
+from lrexp.commands.answer import ended, flag_meant, swept
 from lrexp.commands.completion import complete
 from lrexp.commands.help import help_text, refuse_word
 from lrexp.config.errors import UserError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Answer a command line of overrides and flags; see `lrexp.commands.answer.answer`."""
     if argv and _is_word(argv[0]):  # before any flag is read: it may be a verb's
-        refuse_word(argv[0])
+        refuse_word(argv[0], argv[1:])
     if any(flag in argv for flag in ("-h", "--help")):
         print(help_text(argv), end="")
         return 0
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
     from lrexp.session.hydra import hydra_of
 
     parser = get_args_parser()
-    parser.error = _refuse_flags
+    parser.error = partial(_refuse_flags, parser)
     args = parser.parse_intermixed_args(argv)
     if args.experimental_rerun or args.config_path or args.config_name:
         raise UserError("--experimental-rerun, --config-path and --config-name are not supported")
@@ -89,5 +90,6 @@ def _is_word(argument: str) -> bool:
     return argument[:1].isalpha() and "=" not in argument
 
 
-def _refuse_flags(message: str) -> NoReturn:
-    raise UserError(f"{message}\n  lrexp --help and lrexp --hydra-help list the flags")
+def _refuse_flags(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    said = flag_meant(parser, message)
+    raise UserError(f"{said}\n  lrexp --help and lrexp --hydra-help list the flags")

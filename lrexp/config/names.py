@@ -12,6 +12,7 @@ from pathlib import Path
 CONFIG = "config.yaml"
 PLAN = "plan.csv"
 CHECKPOINTS, BEST = "checkpoints", "best.pt"
+RERUN_PROVIDER = "rerun"  # of a saved config among the sources that .hydra/hydra.yaml names
 CONFIG_NAME = "config"  # of the file in conf/ that every composition begins with
 
 

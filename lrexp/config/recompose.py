@@ -8,16 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import ConfigSourceInfo
 from hydra.core.default_element import ResultDefault
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, flag_override
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from lrexp.config.check import check, schema_of
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader, open_free_sections, without_hydra
 from lrexp.config.errors import ConfigError, unknown_setting, wrong_type
-from lrexp.config.names import shown_path
+from lrexp.config.names import RERUN_PROVIDER, shown_path
 from lrexp.config.saved import refuse_writing
 from lrexp.config.schema import GROUPS, OPTIONS, option_of
 
@@ -41,7 +42,7 @@ class SavedLoader(CheckedLoader):
     def __init__(self, saved: dict[str, Any], file: Path, extra_folder: str | None = None):
         super().__init__(extra_folder)
         self.file = file
-        self._saved = {key: value for key, value in saved.items() if key != "run_id"}
+        self.saved = {key: value for key, value in saved.items() if key != "run_id"}
         self._chosen: set[str] = set()  # groups that overrides decide
         self._ground: DictConfig | None = None
         self.filled: dict[str, Any] = {}  # settings that are newer than the saved config
@@ -53,7 +54,11 @@ class SavedLoader(CheckedLoader):
         if self._ground is None:
             self._ground = self._make_ground()
         self._chosen = self._groups_chosen(overrides, run_mode)
-        return super().load_configuration(config_name, overrides, run_mode, *a, **more)
+        config = super().load_configuration(config_name, overrides, run_mode, *a, **more)
+        source = ConfigSourceInfo(str(self.file), "file", RERUN_PROVIDER)
+        with flag_override(config, ["struct", "readonly"], False):  # saved with Hydra's own files
+            config.hydra.runtime.config_sources.append(source)
+        return config
 
     def check(self, config: DictConfig, overrides: list[str]) -> None:
         """Raise a `ConfigError` that says where it came from if any setting cannot be used."""
@@ -103,7 +108,7 @@ class SavedLoader(CheckedLoader):
         Raises:
             ConfigError: for a section or a value that today's schemas do not have.
         """
-        saved, keys = self._saved, (*SECTIONS, "name", "seed")
+        saved, keys = self.saved, (*SECTIONS, "name", "seed")
         with self._placing_in_file():
             for key in keys:
                 if key not in saved:
@@ -148,9 +153,9 @@ class SavedLoader(CheckedLoader):
         if file or (found and found[0].startswith("the command line")) or section in self._chosen:
             return found
         recipe = found and f"{Path('/experiment/')}" in found[0]
-        if recipe or section not in self._saved:
+        if recipe or section not in self.saved:
             return found
-        value = _at(self._saved, key)
+        value = _at(self.saved, key)
         return shown_path(self.file), "" if isinstance(value, dict) else value
 
     @contextmanager

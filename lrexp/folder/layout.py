@@ -32,6 +32,7 @@ OF_HYDRA = (CONFIG, OVERRIDES, HYDRA_CONFIG)
 POINTS = "points.json"
 LEADERBOARD, LEADERBOARD_TABLE = "leaderboard.json", "leaderboard.csv"
 CASES = "cases.yaml"
+RERUN = "rerun.yaml"  # the saved config that a grid was made around
 MULTIRUN = "multirun.yaml"
 EARLIER = "earlier"  # folder that keeps what former attempts at a point left
 WANDB_REPORT = "wandb_report.json"  # which report at W&B is the sweep's own
@@ -49,7 +50,7 @@ OF_RUN = (
     *(f"{CHECKPOINTS}/{name}" for name in (LAST, BEST, PREVIOUS)),
     *(LOG, *(f"{HYDRA}/{name}" for name in OF_HYDRA)),
 )
-OF_SWEEP = (POINTS, LEADERBOARD, LEADERBOARD_TABLE, CASES, MULTIRUN, WANDB_REPORT, REPORT)
+OF_SWEEP = (POINTS, LEADERBOARD, LEADERBOARD_TABLE, CASES, RERUN, MULTIRUN, WANDB_REPORT, REPORT)
 
 
 def names_of_run(hydra: Any) -> tuple[str, ...]:

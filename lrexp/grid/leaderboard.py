@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 
 ALSO = ("test/loss", "test/accuracy", "gap/loss")  # shown, never sorted by
 SECTIONS = ("best", "test", "verdicts")  # of a summary
-STATUSES = (FINISHED, DIVERGED, FAILED, INTERRUPTED, RUNNING, MISSING)
 WIDTH = 100  # of lines, where no terminal says
 LESS = ("std", "gap/loss", "test/accuracy")  # columns that are left out where there is no room
 NAME, SEEDS = 26, 12  # characters that names and what became of seeds want at least

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lrexp.config.errors import UserError
+from lrexp.config.errors import UserError, did_you_mean
 from lrexp.config.saved import read_saved_config
 from lrexp.folder.claim import in_use
 from lrexp.folder.layout import (
@@ -87,6 +87,8 @@ def read_run(name: str) -> SavedRun:
         hint = "give a run folder, a config.yaml, or latest"
         if name == "latest":
             hint = "there is no run in outputs/ here; go to where it is, or give its folder"
+        elif name.startswith("latest/") and path.parent.is_dir():
+            hint = did_you_mean(path.name, [p.name for p in path.parent.iterdir() if p.is_dir()])
         raise UserError(f"{name}: there is no such run\n  {hint}")
     path = path.resolve()
     folder = path if path.is_dir() else None
@@ -98,6 +100,7 @@ def read_run(name: str) -> SavedRun:
         if points:
             what = "a sweep" if (path / MULTIRUN).is_file() else "a folder of runs"
             hint = f"it is {what}: give one of them: {', '.join(points[:8])}{many}"
+            hint += f"\n  such as {name}/{points[0]}"
         raise UserError(f"{path} has no {CONFIG}\n  {hint}")
     config = read_saved_config(file)
     run_id = config.get("run_id")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lrexp.config.errors import UserError
+from lrexp.config.names import RERUN_PROVIDER
 from lrexp.folder.layout import (
     CONFIG,
     ENVIRONMENT,
@@ -123,17 +124,31 @@ def read_overrides(folder: Path) -> list[str]:
 def read_choices(folder: Path) -> tuple[dict[str, Any], list[Path], str]:
     """From .hydra/hydra.yaml: option by config group, folders of the user's own options, and the
     folder the command was given in; empty where they are not known."""
-    found = read_yaml(folder / HYDRA / HYDRA_CONFIG)
+    file = folder / HYDRA / HYDRA_CONFIG
     try:
-        runtime = found["hydra"]["runtime"]
-        own = [
-            Path(source["path"])
-            for source in runtime["config_sources"]
-            if source["schema"] == "file" and source["provider"] != "main"
-        ]
-        return dict(runtime["choices"]), own, str(runtime["cwd"])
+        runtime = read_yaml(file)["hydra"]["runtime"]
+        return dict(runtime["choices"]), own_folders(file), str(runtime["cwd"])
     except (KeyError, TypeError, ValueError):
         return {}, [], ""
+
+
+def own_folders(file: Path) -> list[Path]:
+    """Folders of the user's own options, of a file that holds a `hydra` section."""
+    return [path for provider, path in _sources(file) if provider not in ("main", RERUN_PROVIDER)]
+
+
+def was_rerun(folder: Path) -> bool:
+    """Whether a run was made from a saved config: what was typed beside that is not all of it."""
+    return RERUN_PROVIDER in dict(_sources(folder / HYDRA / HYDRA_CONFIG))
+
+
+def _sources(file: Path) -> list[tuple[str, Path]]:
+    """Where the config came from: provider and file or folder."""
+    try:
+        found = read_yaml(file)["hydra"]["runtime"]["config_sources"]
+        return [(str(s["provider"]), Path(s["path"])) for s in found if s["schema"] == "file"]
+    except (KeyError, TypeError, ValueError):
+        return []
 
 
 def read_yaml(file: Path) -> Any:
@@ -151,13 +166,13 @@ def read_table(file: Path, notes: list[str]) -> list[dict[str, str]]:
 def named_path(name: str) -> Path:
     """The path that a word on a command line means.
 
-    `latest` is the newest run or sweep, unless there is such a path.
+    `latest` is the newest run or sweep, `latest/NAME` what is in it, unless there is such a path.
     """
     path = Path(name)
     with suppress(RuntimeError):  # nobody has that home folder: then nothing is there
         path = path.expanduser()
-    newest = name == "latest" and not os.path.exists(path)
-    return Path("outputs", "latest") if newest else path
+    newest = path.parts[:1] == ("latest",) and not os.path.exists(path)
+    return Path("outputs") / path if newest else path
 
 
 def named_folder(name: str) -> Path:

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lrexp.config.errors import UserError
+from lrexp.config.names import shown_path
 from lrexp.config.schema import MONITORS
 from lrexp.config.targets import check_subdir
-from lrexp.folder.layout import CONFIG, LEADERBOARD, MULTIRUN, POINTS, REPORT, SUMMARY
+from lrexp.folder.layout import CONFIG, LEADERBOARD, MULTIRUN, POINTS, REPORT, RERUN, SUMMARY
 from lrexp.runs.reading import json_of, leads_out
 from lrexp.runs.run import (
     content,
     flat,
     is_run,
     json_object,
+    own_folders,
     read_overrides,
     read_rows,
     read_summary,
@@ -87,6 +89,7 @@ class Sweep:
     points: tuple[SweepPoint, ...]  # by number
     monitor: str  # what decided which epoch of a run is its best
     command: tuple[str, ...] = ()  # overrides that ask for the same grid; empty: not known
+    before: tuple[str, ...] = ()  # words in front of them: a saved config, folders of options
     resumable: bool = False  # the launcher can go on with it
     notes: tuple[str, ...] = ()  # what could not be read
 
@@ -120,7 +123,8 @@ def read_sweep(folder: Path) -> Sweep:
     if several:
         notes.append("the points have different trainer.monitor: this page compares val/loss")
     points = sorted((_read_point(folder, p, monitor) for p in planned), key=lambda p: p.num)
-    return Sweep(folder, tuple(points), monitor, command, resumable, tuple(notes))
+    before = _words_before(folder)
+    return Sweep(folder, tuple(points), monitor, command, before, resumable, tuple(notes))
 
 
 def common_monitor(settings: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
@@ -247,6 +251,12 @@ def _multirun_command(folder: Path) -> tuple[str, ...]:
         return tuple(map(str, read_yaml(folder / MULTIRUN)["hydra"]["overrides"]["task"]))
     except (KeyError, TypeError):
         return ()
+
+
+def _words_before(folder: Path) -> tuple[str, ...]:
+    rerun = ("rerun", shown_path(folder / RERUN)) if (folder / RERUN).is_file() else ()
+    own = own_folders(folder / MULTIRUN)
+    return (*rerun, *(word for path in own for word in ("--config-dir", str(path))))
 
 
 def read_leaderboard(folder: Path) -> dict[str, Any] | None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader
-from lrexp.folder.layout import CASES
+from lrexp.config.recompose import SavedLoader
+from lrexp.config.saved import read_saved_config
+from lrexp.folder.layout import CASES, MULTIRUN, RERUN
 from lrexp.grid.points.cases import GROUP, Cases, read_cases, take_cases
 from lrexp.grid.points.point import Started, read_points
 from lrexp.grid.points.resume import sweep_folder
 from lrexp.grid.settings import OF_LAUNCHER, LauncherSettings, read_settings
+from lrexp.runs.run import own_folders
 
 LAUNCHER = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
 
@@ -23,6 +27,7 @@ LAUNCHER = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
 class Request:
     """What a command line with -m asks for."""
 
+    loader: CheckedLoader  # that composes it: a sweep that goes on may have one of its own
     config: DictConfig  # composed for the sweep as a whole
     overrides: list[str]  # without cases
     cases: Cases | None
@@ -75,9 +80,11 @@ def read_request(loader: CheckedLoader, overrides: Sequence[str]) -> Request:
         return loader.load_configuration(CONFIG_NAME, asked, RunMode.MULTIRUN)
 
     rest, name = take_cases(overrides)
-    request = Request(compose(rest), rest, None)
+    request = Request(loader, compose(rest), rest, None)
     if request.ours and (resumed := request.settings.resume):
         request.started = read_points(sweep_folder(resumed))
+        request.loader = loader = _loader_of(request.started.folder, loader)
+        request.config = compose(rest)
     started = request.started
     if started and not request.axes and not name:
         command, name = take_cases(started.command)
@@ -91,3 +98,12 @@ def read_request(loader: CheckedLoader, overrides: Sequence[str]) -> Request:
     elif name:
         request.cases = read_cases(name, loader.folders)
     return request
+
+
+def _loader_of(folder: Path, given: CheckedLoader) -> CheckedLoader:
+    """What composes a sweep that goes on: around its saved config, with its folders of options."""
+    own = [*given.folders[:-1], *own_folders(folder / MULTIRUN)]
+    extra = str(own[0]) if own else None
+    if (folder / RERUN).is_file() and not isinstance(given, SavedLoader):
+        return SavedLoader(read_saved_config(folder / RERUN), folder / RERUN, extra)
+    return CheckedLoader(extra) if extra and len(given.folders) == 1 else given

@@ -22,11 +22,12 @@ from omegaconf import OmegaConf
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader
 from lrexp.config.errors import OTHERS_SETTING, ConfigError, RunFailedError
 from lrexp.config.names import new_run_id, shown_path
+from lrexp.config.recompose import SavedLoader
 from lrexp.config.redact import redacted
 from lrexp.config.schema import MONITORS, OPTIONS
 from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import write_atomically
-from lrexp.folder.layout import CASES, MULTIRUN, OF_SWEEP, WANDB, names_of_run
+from lrexp.folder.layout import CASES, MULTIRUN, OF_SWEEP, RERUN, WANDB, names_of_run
 from lrexp.grid.jobs import Session
 from lrexp.grid.launcher import run_points
 from lrexp.grid.leaderboard import WIDTH, Leaderboard, leaderboard_lines
@@ -64,7 +65,7 @@ def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Lead
         RunFailedError: when the sweep as a whole failed; a point that did stops nothing.
     """
     request = read_request(loader, overrides)
-    config, started = request.config, request.started
+    config, started, loader = request.config, request.started, request.loader
     config.run_id = config.run_id or new_run_id()
     resumed, points = started is not None, []
     folder = started.folder if started else loader.folder(config, SWEEP_DIR, request.overrides)
@@ -247,6 +248,8 @@ def _write_command(folder: Path, request: Request) -> None:
     saved = request.config.copy()
     saved.hydra.overrides.task = request.command
     OmegaConf.save(saved, folder / MULTIRUN)
+    if isinstance(request.loader, SavedLoader):
+        write_atomically(folder / RERUN, OmegaConf.to_yaml(request.loader.saved))
 
 
 def _write_grid(folder: Path, points: Sequence[Point], request: Request) -> None:

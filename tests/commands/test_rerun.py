@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -28,8 +29,10 @@ from lrexp.config.compose import CONFIG_NAME, CheckedLoader, without_hydra
 from lrexp.config.errors import ConfigError
 from lrexp.config.names import conf_folder
 from lrexp.config.recompose import SavedLoader
+from lrexp.report.run.page import write_run_report
 from lrexp.runs.differences import read_run
 from lrexp.runs.recheck import CANNOT_TELL, DIFFER, IDENTICAL, OTHER_CONFIG, verdict
+from lrexp.runs.sweep import read_sweep
 from lrexp.session.hydra import hydra_of
 
 GOLDEN = Path(__file__).parents[1] / "golden_run"
@@ -603,6 +606,34 @@ def test_a_grid_around_a_saved_run(run: Path) -> None:
         (1, "freeze_backbone"),
     ]
     assert all(p["trainer"]["limit_train_batches"] == 4 for p in points)  # the saved trainer
+
+
+def test_a_grid_around_a_saved_run_says_how_to_make_it_again_and_goes_on(run: Path) -> None:
+    edit(run / "config.yaml", lambda config: config["lr_policy"].update(name="freeze_backbone"))
+    options = Path("own") / "optimizer"
+    options.mkdir(parents=True)
+    (options / "mine.yaml").write_text("defaults: [sgd, _self_]\nlr: 0.07\n")
+    asked = ["-m", "--config-dir", "own", "seed=0,1", "optimizer=mine", "trainer.epochs=1"]
+    assert main(["rerun", str(run), *asked, "hydra.sweep.dir=sweep"]) == 0
+
+    def made() -> list[Any]:
+        found = [yaml.safe_load(f.read_text()) for f in sorted(Path("sweep").glob("*/config.yaml"))]
+        return [(p["seed"], p["lr_policy"]["name"], p["optimizer"]["lr"]) for p in found]
+
+    whole = [(0, "freeze_backbone", 0.07), (1, "freeze_backbone", 0.07)]
+    assert made() == whole
+    sweep = read_sweep(Path("sweep").resolve())
+    own = str(Path("own").resolve())
+    assert sweep.before == ("rerun", "sweep/rerun.yaml", "--config-dir", own)
+    made_by = [*sweep.before, "-m", *sweep.command]
+    assert shlex.join(["lrexp", *made_by]) in Path("sweep/report.html").read_text()
+    edit(run / "config.yaml", lambda config: config["lr_policy"].update(name="uniform"))
+    shutil.rmtree("sweep/1_seed_1")
+    assert main(["-m", "hydra.launcher.resume=sweep"]) == 0
+    assert made() == whole
+    write_run_report(Path("sweep/1_seed_1"))
+    page = Path("sweep/1_seed_1/report.html").read_text()
+    assert "python -m lrexp rerun sweep/1_seed_1<" in page  # what was typed is not all of it
 
 
 @pytest.mark.parametrize("asked", ["trainer.resume=auto", "trainer.resume=never,auto"])

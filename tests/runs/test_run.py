@@ -14,7 +14,7 @@ import lrexp
 from lrexp.config.errors import UserError
 from lrexp.folder.layout import METRICS, POINTS, SUMMARY
 from lrexp.runs.differences import read_run as read_saved
-from lrexp.runs.run import content, flat, json_object, read_rows, read_run, read_summary
+from lrexp.runs.run import content, flat, json_object, named_path, read_rows, read_run, read_summary
 from lrexp.runs.sweep import read_grid
 
 PACKAGE = Path(lrexp.__file__).parent
@@ -109,3 +109,18 @@ def test_files_of_runs_are_read_in_one_room() -> None:
         place = file.relative_to(PACKAGE).as_posix()
         if not {place, place.partition("/")[0]} & READERS:
             assert not loaders(ast.parse(file.read_text())), place
+
+
+def test_latest_is_a_way_to_what_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert named_path("latest/0_seed_0") == Path("outputs/latest/0_seed_0")
+    assert named_path("latest") == Path("outputs/latest")
+    (tmp_path / "latest" / "0_seed_0").mkdir(parents=True)
+    assert named_path("latest/0_seed_0") == Path("latest/0_seed_0")
+    (tmp_path / "outputs/latest/0_seed_0").mkdir(parents=True)
+    (tmp_path / "latest").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"did you mean '0_seed_0'\?"):
+        read_saved("latest/1_seed_0")
+    (tmp_path / "outputs/latest/0_seed_0/config.yaml").touch()
+    with pytest.raises(UserError, match=r"give one of them: 0_seed_0\n  such as latest/0_seed_0"):
+        read_saved("latest")

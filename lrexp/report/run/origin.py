@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lrexp.config.names import shown_path
 from lrexp.folder.layout import CONFIG, HYDRA, LOG, METRICS, OVERRIDES, PLAN, SUMMARY
 from lrexp.report.html.page import (
     duration,
@@ -21,7 +22,7 @@ from lrexp.report.html.page import (
 from lrexp.report.run.defaults import changes
 from lrexp.report.run.words import images_of, settings_of
 from lrexp.runs.reading import end_of
-from lrexp.runs.run import Run, flat, read_choices
+from lrexp.runs.run import Run, flat, read_choices, was_rerun
 
 LOG_LINES = 60
 
@@ -57,8 +58,11 @@ def _command(run: Run) -> Markup:
     _, folders, cwd = read_choices(run.folder)
     settings, made_by = flat(run.config), run.environment
     words = ["python", "-m", "lrexp"]
-    words += [word for folder in folders for word in ("--config-dir", str(folder))]
-    for override in run.overrides:
+    if rerun := was_rerun(run.folder):  # its own config is all of it
+        words += ["rerun", shown_path(run.folder)]
+    else:
+        words += [word for folder in folders for word in ("--config-dir", str(folder))]
+    for override in () if rerun else run.overrides:
         key, _, value = override.partition("=")
         if value == "latest" and isinstance(settings.get(key), str):  # another run by now
             override = f"{key}={settings[key]}"
@@ -77,7 +81,7 @@ def _command(run: Run) -> Markup:
             "What was typed is not known (.hydra/overrides.yaml is missing); this is the default."
         )
     ran = f" It ran {', '.join(code)}." if code else ""
-    lines = [f"cd {shlex.quote(cwd)}", line] if cwd else [line]
+    lines = [f"cd {shlex.quote(cwd)}", line] if cwd and not rerun else [line]
     block = tags.code_block(without_home("\n".join(lines)))
     return join(block, element("p", under + ran, "under"))
 

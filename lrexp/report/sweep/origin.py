@@ -83,8 +83,9 @@ def origin(sweep: Sweep) -> Markup:
     """The command, how to go on, and where everything is."""
     parts = []
     if sweep.command:
+        words = [*sweep.before, "-m", *sweep.command]
         parts.append(element("p", "The command that made it:"))
-        parts.append(tags.code_block(f"lrexp -m {shlex.join(sweep.command)}"))
+        parts.append(tags.code_block(without_home(f"lrexp {shlex.join(words)}")))
     undone = [p for p in sweep.tried if p.status not in (FINISHED, DIVERGED)]
     where = shlex.quote(without_home(shown_path(sweep.folder)))
     if undone and sweep.resumable:
