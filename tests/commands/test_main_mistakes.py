@@ -442,7 +442,7 @@ def no_run_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(*arguments: Any, **named: Any) -> None:
         raise RuntimeError("reached the run")
 
-    for module in ("points", "single"):
+    for module in ("single", "points"):  # which takes its own from there
         monkeypatch.setattr(f"lrexp.session.{module}.job", reached)
 
 
