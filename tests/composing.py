@@ -26,9 +26,9 @@ from lrexp.config.check import check
 from lrexp.config.compose import (
     CONFIG_NAME,
     CheckedLoader,
-    refuse_oddly_written,
     without_hydra,
 )
+from lrexp.config.grammar import refuse_oddly_written
 
 SETTING = re.compile(r"([A-Za-z_][\w.]*)=")
 

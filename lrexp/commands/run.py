@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     if args.experimental_rerun or args.config_path or args.config_name:
         raise UserError("--experimental-rerun, --config-path and --config-name are not supported")
+    _refuse_flags_together(args)
     if words := [override for override in args.overrides if _is_word(override)]:
         refuse_word(words[0])
     loader = CheckedLoader(args.config_dir)
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
         if args.hydra_help or args.info is not None or args.cfg:
             _show(hydra, loader, parser, args)
             return 0
-        if not args.multirun:
+        if not args.multirun and "hydra.mode=MULTIRUN" not in args.overrides:
             from hydra.types import RunMode
 
             from lrexp.session.single import compose_single, run_single
@@ -59,6 +60,18 @@ def main(argv: list[str]) -> int:
             if config.hydra.mode != RunMode.MULTIRUN:
                 return ended(run_single(loader, config, args.overrides))
         return swept(loader, args.overrides)
+
+
+def _refuse_flags_together(args: argparse.Namespace) -> None:
+    """Raise a UserError for flags that Hydra refuses, too."""
+    asked = {"--run": args.run, "--multirun": args.multirun, "--cfg": args.cfg}
+    asked |= {"--info": args.info is not None, "--hydra-help": args.hydra_help}
+    given = [flag for flag, on in asked.items() if on]
+    if len(given) > 1 and set(given) != {"--multirun", "--cfg"}:
+        raise UserError(f"{' and '.join(given)} exclude each other")
+    for flag, on in (("--resolve", args.resolve), ("--package", args.package)):
+        if on and not args.cfg:
+            raise UserError(f"{flag} goes with --cfg, which shows a config and runs nothing")
 
 
 def _show(

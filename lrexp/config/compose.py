@@ -26,7 +26,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, errors, flag_override
 
 from lrexp.config.check import check, path_settings
-from lrexp.config.errors import ConfigError, did_you_mean, no_option, unknown_setting, wrong_type
+from lrexp.config.errors import ConfigError, no_option, unknown_setting, wrong_type
+from lrexp.config.grammar import dirname, refuse_oddly_written
 from lrexp.config.names import CONFIG_NAME as CONFIG_NAME
 from lrexp.config.names import conf_folder, new_run_id, point_name
 from lrexp.config.quoting import unreadable
@@ -113,7 +114,8 @@ class CheckedLoader(ConfigLoaderImpl):
             swept = [override for override in sweep_overrides if override not in common]
             with flag_override(point, ["struct", "readonly"], False):
                 point.hydra.sweep.dir = master_config.hydra.sweep.dir
-                point.hydra.job.override_dirname = ",".join(swept)
+                how = point.hydra.job.config.override_dirname
+                point.hydra.job.override_dirname = dirname(swept, how)
             self.check(point, sweep_overrides)
             with self.placing(sweep_overrides):
                 check_folder_of_point(point.hydra)
@@ -223,32 +225,6 @@ class CheckedLoader(ConfigLoaderImpl):
     def origin(self, key: str, overrides: list[str], file: str = "") -> tuple[str, object] | None:
         """Where a setting got its value, the last word first, and what was written there."""
         return origin(self, key, overrides, file)
-
-
-def refuse_oddly_written(overrides: list[str], repository: ConfigRepository) -> None:
-    """Raise a ConfigError for a way of writing an override that Hydra has no good words for."""
-    for override in overrides:
-        name, _, value = override.partition("=")
-        group, given, place = name.lstrip("+~"), value, f"the command line: {override}"
-        section, _, last = group.rpartition(".")
-        chosen = group in GROUPS and group != "experiment"
-        if not group:
-            raise ConfigError("", f"{override}: cannot be read; write KEY=VALUE", place=place)
-        if last == "library" and section in OPTIONS:
-            problem, hint = "is set by choosing an option", f"write {section}={value}"
-        elif group == "experiment" and value in ("", "null"):
-            problem, hint = "is not one option", "leave it out, or choose one with experiment=NAME"
-        elif chosen and name.startswith("~"):
-            problem, given = "is a group, which cannot be removed", ""
-            hint = f"choose another option with {group}=NAME"
-        elif chosen and name.startswith("+"):
-            problem, hint = "is there already, no + is needed", f"write {group}={value}"
-        elif chosen and re.fullmatch(r"|null|\[.*\]|-?[\d.]+", value):
-            options = repository.get_group_options(group, ObjectType.CONFIG)
-            problem, hint = "is not one option", did_you_mean(value, options)
-        else:
-            continue
-        raise ConfigError(group, problem, hint, given, place)
 
 
 def without_hydra(composed: DictConfig) -> DictConfig:

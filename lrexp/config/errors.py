@@ -186,6 +186,8 @@ def wrong_type(key: str, value: Any = "") -> ConfigError:
     hint = ""
     if key == "optimizer.lr" and str(value).startswith("["):
         hint = "different rates for different layers: lr_policy=per_layer with lr_policy.rules"
+    if str(value) in ("None", "none") and type(None) in _kinds(key):
+        hint = f"write {key}=null for none"
     problem = "may not be empty" if value is None else f"must be {_type_in_words(key)}"
     return ConfigError(key, problem, hint, value)
 
@@ -233,6 +235,15 @@ def settings_of(section: str) -> list[str]:
     from lrexp.config.schema import schemas_of
 
     return sorted({f.name for schema in schemas_of(section) for f in fields(schema)})
+
+
+def _kinds(key: str) -> tuple[Any, ...]:
+    """What a setting may be, of `X | None`; empty for one type alone."""
+    from lrexp.config.schema import schemas_of
+
+    section, _, last = key.rpartition(".")
+    hints = (get_type_hints(schema) for schema in schemas_of(section))
+    return next((get_args(found[last]) for found in hints if last in found), ())
 
 
 def _type_in_words(key: str) -> str:

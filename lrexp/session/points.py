@@ -109,7 +109,7 @@ def _checked(
     launch = Launch(
         folder=Path(hydra.runtime.output_dir),
         overrides=list(OmegaConf.to_container(hydra.overrides.task)),  # type: ignore[arg-type]
-        title=hydra.job.override_dirname.replace(",", " ") if in_sweep else "",
+        title=_title(hydra) if in_sweep else "",
         sweep=Path(hydra.sweep.dir).name if in_sweep else None,
         datasets=points and points.datasets,
         executor=points.executor if points else "serial",
@@ -118,3 +118,10 @@ def _checked(
         until=until,
     )
     return resolved, config, launch
+
+
+def _title(hydra: Any) -> str:
+    """What tells a point from the others: its folder's name, and what that leaves out."""
+    how = hydra.job.config.override_dirname
+    left_out = [o for o in hydra.overrides.task if str(o).partition("=")[0] in how.exclude_keys]
+    return " ".join([*str(hydra.job.override_dirname).split(how.item_sep), *left_out]).strip()

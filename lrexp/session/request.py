@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader
+from lrexp.config.errors import ConfigError
 from lrexp.config.recompose import SavedLoader
 from lrexp.config.saved import read_saved_config
 from lrexp.folder.layout import CASES, MULTIRUN, RERUN
@@ -80,6 +81,8 @@ def read_request(loader: CheckedLoader, overrides: Sequence[str]) -> Request:
         return loader.load_configuration(CONFIG_NAME, asked, RunMode.MULTIRUN)
 
     rest, name = take_cases(overrides)
+    if "hydra.mode=RUN" in rest:
+        raise ConfigError("hydra.mode", "is one run, and -m asks for several", given="RUN")
     request = Request(loader, compose(rest), rest, None)
     if request.ours and (resumed := request.settings.resume):
         request.started = read_points(sweep_folder(resumed))

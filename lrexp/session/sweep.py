@@ -278,7 +278,8 @@ def _closing_lines(board: Leaderboard) -> list[str]:
     if undone and (folder / POINTS).is_file():
         count = f"{len(undone)} of {len(asked)} points have no result"
         lines.append(f"{count}; run them with: lrexp -m hydra.launcher.resume={typed}")
-    if any(folder.glob(f"*/{WANDB}/offline-run-*")):
+    kept = ((folder / point.folder / WANDB).glob("offline-run-*") for point in board.points)
+    if any(next(found, None) for found in kept):
         lines.append(f"wandb  offline; upload with: lrexp sync {typed}")
     lines.append(f"sweep  {shown}")
     if ranked:

@@ -121,7 +121,23 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "added key": (["+optimizer.foo=1"], ["+optimizer.foo=1", "settings of optimizer: lr"]),
     "forced key": (["++optimizer.foo=1"], ["++optimizer.foo=1", "settings of optimizer: lr"]),
     "added option": (["+optimizer=adam"], ["+optimizer=adam", " optimizer=adam"]),
-    "removed key": (["~optimizer.lr"], ["~optimizer.lr", "a number"]),
+    "removed key": (
+        ["~optimizer.lr"],
+        ["~optimizer.lr", "cannot be removed", "optimizer.lr=VALUE"],
+    ),
+    "removed seed": (["~seed"], ["~seed", "cannot be removed", "write seed=VALUE"]),
+    "group elsewhere": (["optimizer@foo=adam"], ["optimizer@foo=adam", "write optimizer=adam"]),
+    "added elsewhere": (["+optimizer@foo=adam"], ["+optimizer@foo=adam", "write optimizer=adam"]),
+    "None of Python": (["trainer.patience=None"], ["whole number", "write trainer.patience=null"]),
+    "None where none may be": (["trainer.epochs=None"], ["trainer.epochs=None", "a whole number"]),
+    "axes below hydra": (
+        ["-m", "+hydra.sweeper.params.optimizer.lr='0.1,0.2'"],
+        ["hydra.sweeper.params.optimizer.lr", "write the axis itself: optimizer.lr=A,B"],
+    ),
+    "a mode of one run and -m": (["-m", "hydra.mode=RUN", "seed=0,1"], ["hydra.mode=RUN", "-m"]),
+    "--run and -m": (["--run", "-m", "seed=0,1"], ["--run and --multirun exclude each other"]),
+    "--resolve alone": (["--resolve"], ["--resolve goes with --cfg"]),
+    "--package alone": (["--package", "optimizer"], ["--package goes with --cfg"]),
     "removed group": (["~optimizer"], ["~optimizer", "optimizer=NAME"]),
     "removed group that names the run": (["~model"], ["~model", "model=NAME"]),
     "missing data folder": (
@@ -426,7 +442,11 @@ def no_run_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(*arguments: Any, **named: Any) -> None:
         raise RuntimeError("reached the run")
 
+<<<<<<< HEAD
     for module in ("single", "points"):  # the first imports the second's, before it is replaced
+=======
+    for module in ("single", "points"):  # which takes its own from there
+>>>>>>> w-grammar
         monkeypatch.setattr(f"lrexp.session.{module}.job", reached)
 
 

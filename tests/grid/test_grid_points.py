@@ -136,3 +136,24 @@ def test_a_point_in_the_folder_of_its_sweep_is_refused(
     found[0].folder = folder
     with pytest.raises(ConfigError, match="the sweep's own folder"):
         refuse_shared_folders(found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "folders"),
+    [
+        ([], ["optimizer.lr=0.1,seed=0", "optimizer.lr=0.1,seed=1"]),
+        (["exclude_keys=[seed]"], ["optimizer.lr=0.1"] * 2),
+        (
+            ["exclude_keys=[seed]", "kv_sep=-", "item_sep=_"],
+            ["optimizer.lr-0.1"] * 2,
+        ),
+        (["kv_sep=-", "item_sep=_"], ["optimizer.lr-0.1_seed-0", "optimizer.lr-0.1_seed-1"]),
+    ],
+)
+def test_a_point_is_named_as_hydra_is_told_to(
+    settings: list[str], folders: list[str], points: Callable[..., Any]
+) -> None:
+    how = [f"hydra.job.config.override_dirname.{one}" for one in settings]
+    subdir = "hydra.sweep.subdir=${hydra.job.override_dirname}/${seed}"
+    found = points("optimizer.lr=0.1,0.2", "seed=0,1", subdir, *how)[:2]
+    assert [p.folder for p in found] == [f"{name}/{i}" for i, name in enumerate(folders)]
