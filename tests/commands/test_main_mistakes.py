@@ -442,11 +442,7 @@ def no_run_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(*arguments: Any, **named: Any) -> None:
         raise RuntimeError("reached the run")
 
-<<<<<<< HEAD
     for module in ("single", "points"):  # the first imports the second's, before it is replaced
-=======
-    for module in ("single", "points"):  # which takes its own from there
->>>>>>> w-grammar
         monkeypatch.setattr(f"lrexp.session.{module}.job", reached)
 
 
