@@ -239,7 +239,8 @@ def test_the_report_has_leaderboard_conclusions_and_a_colour_per_policy(
 ) -> None:
     text = json.dumps(specs["report"], ensure_ascii=False)
     assert "| rank | configuration | val/loss ± se |" in text
-    assert "No winner: 2 learned nothing" in text, "after one epoch of few images"
+    read = read_sweep(sweep)
+    assert headline(read, configurations(read))[0] in text
     assert sweep.name in text
     assert all(policy_colour(policy) in text for policy in ("uniform", "freeze_backbone"))
     for folder in sweep.glob("*_*"):

@@ -626,7 +626,8 @@ def test_a_grid_around_a_saved_run_says_how_to_make_it_again_and_goes_on(run: Pa
     own = str(Path("own").resolve())
     assert sweep.before == ("rerun", "sweep/rerun.yaml", "--config-dir", own)
     made_by = [*sweep.before, "-m", *sweep.command]
-    assert shlex.join(["lrexp", *made_by]) in Path("sweep/report.html").read_text()
+    page = Path("sweep/report.html").read_text().replace("<wbr>", "")  # where a line may break
+    assert shlex.join(["lrexp", *made_by]) in page
     edit(run / "config.yaml", lambda config: config["lr_policy"].update(name="uniform"))
     shutil.rmtree("sweep/1_seed_1")
     assert main(["-m", "hydra.launcher.resume=sweep"]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
@@ -227,8 +228,11 @@ def test_group_name_and_id_of_the_user_win_and_a_failed_run_says_why(
     monkeypatch.setenv("WANDB_NAME", "users name")
     monkeypatch.setenv("WANDB_RUN_ID", "users-id")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoints").touch()  # a file where a folder must be: epoch 1 fails
+
+    def no_right(_trainer: Any, checkpoints: Path) -> None:
+        raise OSError(errno.EACCES, "Permission denied", str(checkpoints / "last.pt"))
+
+    monkeypatch.setattr("lrexp.train.loop.save_last", no_right)  # epoch 1 fails
     done = train("logger.group=ours")
     log = read_run(done.folder)
     assert (done.code, done.status) == (1, "failed")
