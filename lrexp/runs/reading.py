@@ -57,9 +57,17 @@ def leads_out(path: Path, around: Path | None = None) -> bool:
     return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(around))
 
 
-def refuse_links(folder: Path, around: Path | None = None) -> None:
-    """Raise UserError when what is written in a folder would be written outside of one around."""
+def refuse_links(folder: Path, around: Path | None = None, but: str = "") -> None:
+    """Raise UserError when what is written in a folder would be written outside of one around.
+
+    Args:
+        folder: and what lies below it.
+        around: the folder that nothing leads out of, this one by default.
+        but: name of a folder in it that is not looked into.
+    """
     for at, folders, files in os.walk(folder):
+        if at == str(folder):
+            folders[:] = [name for name in folders if name != but]
         for path in (Path(at, name) for name in ("", *folders, *files)):
             if path.is_symlink() and leads_out(path, around or folder):
                 raise UserError(f"{path} is a link that leads out of the folder")

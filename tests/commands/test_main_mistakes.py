@@ -239,7 +239,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["trainer.monitor=train/loss", "trainer.epochs=0"],
     ),
     "name of itself": (["name=${name}"], ["name"]),
-    "name removed": (["~name"], ["name", "has no value"]),
+    "name removed": (["~name"], ["name", "cannot be removed"]),
     "folder of nothing": (["hydra.run.dir=${foo}"], ["hydra.run.dir", "foo"]),
     "sweep folder of nothing": (["-m", "seed=1,2", "hydra.sweep.dir=${foo}"], ["hydra.sweep.dir"]),
     "sweep folder empty": (["-m", "seed=1,2", "hydra.sweep.dir="], ["sweep.dir", "no folder"]),

@@ -41,6 +41,8 @@ def why_not(file: Path, base: Path) -> str:
     run = file.parent.parent.parent.resolve()
     files = file.parent / "files"
     for folder, folders, names in os.walk(file.parent):
+        if folder == str(file.parent) and "logs" in folders:
+            folders.remove("logs")  # which nobody sends: a killed client leaves a link in it
         for name in (*folders, *names):
             if (path := Path(folder, name)).is_symlink():
                 return f"{path.relative_to(file.parent)} is a link"

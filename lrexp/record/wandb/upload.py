@@ -18,6 +18,7 @@ from pathlib import Path
 from lrexp.config.errors import UserError
 from lrexp.config.schema.training import Wandb
 from lrexp.folder.claim import in_use
+from lrexp.folder.layout import WANDB
 from lrexp.record.recorders import RunInfo
 from lrexp.record.wandb.allowed import MOST_BYTES, destinations, neutral_folder, why_not
 from lrexp.record.wandb.client import taken, why_offline
@@ -99,7 +100,7 @@ def _checked_folder(file: Path) -> Upload:
     folder, problem = _run_folder(file), ""
     run = read_run(folder)
     try:
-        refuse_links(folder)
+        refuse_links(folder, but=WANDB)  # whose client keeps a link to its log
         told = run_record(file)
     except (UserError, ValueError) as error:
         return Upload(file, folder, str(error), begun=True)
