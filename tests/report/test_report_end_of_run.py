@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,13 @@ def test_a_diverged_run_has_a_report(lrexp: Any, tmp_path: Path) -> None:
     assert '"kind":"bad"' in page
 
 
-@pytest.mark.slow
-def test_a_failed_run_has_a_report(lrexp: Any, tmp_path: Path) -> None:
-    """The folder of checkpoints is taken by a file, so that the first one cannot be saved."""
+def test_a_failed_run_has_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_right(_trainer: Any, checkpoints: Path) -> None:
+        raise OSError(errno.EACCES, "Permission denied", str(checkpoints / "last.pt"))
+
+    monkeypatch.setattr("lrexp.train.loop.save_last", no_right)
     run = tmp_path / "run"
-    run.mkdir()
-    (run / "checkpoints").write_text("")
-    done = lrexp(*SMALL, f"hydra.run.dir={run}")
-    assert done.returncode == 1
+    assert main_in(tmp_path, *SMALL, f"hydra.run.dir={run}") == 1
     assert json.loads((run / "summary.json").read_text())["status"] == "failed"
     page = (run / "report.html").read_text()
     assert '<span class="badge failed">' in page
