@@ -200,6 +200,9 @@ class WandbStub:
         user = {"id": "u", "entity": "team", "username": "stub", "email": "", "flags": "{}"}
         return {"viewer": user | {"teams": teams}}
 
+    def _GetDefaultEntity(self, given: Any) -> Any:  # noqa: N802
+        return self._Viewer(given)
+
     def _ServerFeaturesQuery(self, _: Any) -> Any:  # noqa: N802
         return {"serverInfo": {"features": []}}
 

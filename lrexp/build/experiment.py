@@ -24,6 +24,7 @@ from lrexp.config.schema import Config, settings_where
 from lrexp.config.schema.training import BUNDLED
 from lrexp.data.dataset import Dataset
 from lrexp.data.draws import cut
+from lrexp.data.generators import begun_at
 from lrexp.folder.layout import CONFIG
 from lrexp.judge.settings import monitor_notes
 from lrexp.models.flow import parameters_beside
@@ -66,7 +67,10 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
     steps = count_steps(config, len(dataset.train))
     rates = build_rates(config, model, layers, steps)
     _refuse_batch_of_one(config, dataset, model, rates.plan, steps)
-    freezes = not all(row.trains_throughout for row in rates.plan.rows)
+    beside: dict[str, frozenset[str]] = {}
+    if not all(row.trains_throughout for row in rates.plan.rows):
+        with begun_at(0, device):
+            beside = parameters_beside(model, dataset.image_shape)
     return Experiment(
         device=device,
         dataset=dataset,
@@ -80,7 +84,7 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
             if getattr(config.model, "pretrained", False)
             else config.model.weights
         ),
-        beside=parameters_beside(model, dataset.image_shape) if freezes else {},
+        beside=beside,
         **vars(rates),
     )
 
@@ -102,7 +106,7 @@ def _refuse_batch_of_one(
         tried = copy.deepcopy(model)
         set_trainable(tried, plan, epoch)
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with torch.no_grad(), begun_at(0, one.device):
                 tried.train()(one)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):

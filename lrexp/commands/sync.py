@@ -11,7 +11,7 @@ from lrexp.commands.answer import parser_of
 from lrexp.config.errors import UserError
 from lrexp.config.names import shown_path
 from lrexp.record.wandb.allowed import unasked, usual_destinations
-from lrexp.record.wandb.client import prepared
+from lrexp.record.wandb.client import own_entity, prepared
 from lrexp.record.wandb.upload import Upload, goes_to, send, uploads_below
 from lrexp.runs.differences import printable
 from lrexp.runs.run import named_folder
@@ -87,6 +87,9 @@ def _asked_for(uploads: list[Upload], folder: Path, to: list[str]) -> list[Uploa
         problem = "would decide where runs of this folder go; call lrexp sync from elsewhere"
         raise UserError(f"{shown_path(settings)} {problem}")
     usual, found = {*usual_destinations(), *to}, []
+    there = {one for upload in uploads if not upload.problem for one in goes_to(upload)}
+    if any("/" in one for one in unasked(there, usual)) and (entity := own_entity()):
+        usual |= {f"{entity}/{project}" for project in usual if "/" not in project}
     for upload in uploads:
         if upload.problem:
             found.append(upload)

@@ -56,7 +56,8 @@ def verdicts(
         found.append(guess)
     if overfit and overfit.kind and not (found and found[0]["kind"] == "collapsed"):
         evidence, message = overfit.as_dict(), overfit_in_words(overfit.as_dict())
-        advice = f"checkpoints/best.pt holds epoch {best['epoch']}; trainer.patience ends earlier"
+        kept = f"checkpoints/best.pt holds epoch {best['epoch']}; " if best else ""
+        advice = f"{kept}trainer.patience ends earlier"
         advice = HELPS if overfit.kind == "deteriorated" else advice
         found.append(_verdict(overfit.kind, "warning", message, evidence, advice))
     if frozen_random:

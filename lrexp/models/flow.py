@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,34 +23,24 @@ def parameters_beside(
     called, or a network that cannot take the image, is left out.
 
     Args:
-        model: left as it was.
+        model: left as it was; what it draws is the caller's to put back.
         image_shape: (C, H, W).
     """
+    model = copy.deepcopy(model)  # one may count how often it is called
     bare = {name: m for name, m in model.named_modules() if next(m.parameters(), None) is None}
     made: list[tuple[str, Any]] = []  # (name, node of its output), a call each
-    handles = [
+    for name, module in bare.items():
         module.register_forward_hook(
             lambda _module, _inputs, output, name=name: _marked(output, name, made)
         )
-        for name, module in bare.items()
-    ]
-    modes = {module: module.training for module in model.modules()}
-    wanted = {tensor: tensor.requires_grad for tensor in model.parameters()}
     device = next(model.parameters()).device
     try:
-        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        with torch.enable_grad():
             model.eval().requires_grad_(True)
             image = torch.zeros(1, *image_shape, device=device, requires_grad=True)
             graph = _Graph(model, image, model(image.clone()))  # some work in place
     except Exception:  # training will say what is wrong, of a batch that the network is meant for
         return {}
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
-        for tensor, grad in wanted.items():
-            tensor.requires_grad_(grad)
     found: dict[str, frozenset[str]] = {}
     for name, node in made:
         if node in graph.fed:

@@ -62,6 +62,13 @@ def test_a_sound_run_has_none_and_an_overfitting_one_its_own() -> None:
     assert [v["kind"] for v in found([*rows, late], best=2)] == ["overconfident"]
 
 
+def test_overfitting_is_said_where_the_monitor_was_never_a_number() -> None:
+    rows = [row(1, 0.4, 0.9, False), row(2, 0.9, 0.9, False, overfit__loss=0.5)]
+    rows[1]["train_eval/loss"] = 0.1
+    (verdict,) = found(rows, best=-1)
+    assert verdict["advice"] == "trainer.patience ends earlier"
+
+
 def test_divergence_comes_first_and_random_frozen_tensors_last() -> None:
     rows = [row(1, 0.5, 0.9, False), row(2, math.nan, 0.1, True)]
     kinds = [v["kind"] for v in found(rows, best=1, diverged=True, frozen_random=["conv.weight"])]

@@ -166,7 +166,7 @@ def test_begun_offline_and_going_on_online_sends_every_row_once(folder: Path) ->
 
 def upload(folder: Path, server: WandbStub, code: int = 0) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "lrexp", "sync", str(folder), "--to", "p", "--to", "team/p"],
+        [sys.executable, "-m", "lrexp", "sync", str(folder), "--to", "p"],
         cwd=folder.parents[2],
         env={**os.environ, "PYTHONPATH": str(ROOT), **server.environment},
         stdin=subprocess.DEVNULL,

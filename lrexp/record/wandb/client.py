@@ -103,6 +103,17 @@ def why_offline() -> str:
         return str(error).splitlines()[0]
 
 
+def own_entity() -> str:
+    """Whose a run is that names no entity, by the login; empty when the server does not say."""
+    import wandb
+
+    try:
+        return "" if why_offline() else str(wandb.Api(timeout=ASK_S).default_entity or "")
+    except Exception as error:  # whatever it is: nobody's then
+        log.info("W&B was not asked whose the login is", exc_info=error)
+        return ""
+
+
 @dataclass(frozen=True)
 class Taken:
     """What the server has of a run."""
