@@ -56,6 +56,7 @@ class WandbStub:
         self.artifacts: dict[str, dict[str, Any]] = {}
         self.uploads: dict[str, bytes] = {}  # path below /storage/ -> what was put there
         self.alerts: list[dict[str, Any]] = []
+        self.refuses = ""  # which files of runs and artifacts, as a regular expression
         self.views: dict[str, dict[str, Any]] = {}  # id -> its latest version
         self.sweeps: dict[str, dict[str, Any]] = {}
         self.requests: list[str] = []  # operations and paths, in order
@@ -171,6 +172,8 @@ class WandbStub:
                 return 403, {"error": "permission denied"}
         elif path.startswith("/storage/"):
             name = unquote(path.removeprefix("/storage/"))
+            if method == "PUT" and self.refuses and re.search(self.refuses, name):
+                return 403, {"error": "permission denied"}
             if method == "PUT":
                 self.uploads[name] = body
             else:
@@ -307,6 +310,55 @@ class WandbStub:
             for file in given.get("input", given)["artifactFiles"]
         ]
         return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+
+    def _RunOutputArtifacts(self, given: dict[str, Any]) -> Any:  # noqa: N802
+        nodes = []
+        for artifact in self.artifacts.values():
+            if artifact.get("runName") != given["run"] or artifact["state"] != "COMMITTED":
+                continue  # the client cannot read one that is not committed
+            project = {"id": "p", "internalId": "i", "name": given["project"], "entity": TEAM}
+            kind, name = artifact["artifactTypeName"], artifact["artifactCollectionName"]
+            collection = {"__typename": "ArtifactSequence", "id": "s", "name": name}
+            nothing = dict.fromkeys(("description", "metadata", "updatedAt", "commitHash"))
+            node = {
+                "__typename": "Artifact",
+                "id": artifact["id"],
+                "state": artifact["state"],
+                "digest": artifact["digest"],
+                "artifactSequence": collection | {"project": project},
+                "versionIndex": 0,
+                "artifactType": {"id": "t", "name": kind},
+                "ttlIsInherited": False,
+                "ttlDurationSeconds": -1,
+                "size": 1,
+                "fileCount": 1,
+                "createdAt": "2026-01-01T00:00:00",
+                "historyStep": None,
+                "aliases": [],
+                "tags": [],
+            }
+            nodes.append({"node": nothing | node})
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        found = {"totalCount": len(nodes), "pageInfo": page, "edges": nodes}
+        return {"project": {"run": {"artifacts": found}}}
+
+    def _RunFiles(self, given: dict[str, Any]) -> Any:  # noqa: N802
+        run = given["name"]
+        nodes = [
+            {
+                "id": name,
+                "name": name,
+                "url": "",
+                "sizeBytes": len(self.uploads[f"{run}/{name}"]),
+                **dict.fromkeys(("mimetype", "updatedAt", "md5", "directUrl")),
+            }
+            for name in given["fileNames"]
+            if f"{run}/{name}" in self.uploads
+        ]
+        edges = [{"node": node, "cursor": node["id"]} for node in nodes]
+        files = {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
+        listed = {"fileCount": len(nodes), "files": files}
+        return {"project": {"internalId": "UHJvamVjdDox", "run": listed}}
 
     def _CommitArtifact(self, given: dict[str, Any]) -> Any:  # noqa: N802
         artifact = self.artifacts[given["artifactID"]]

@@ -255,3 +255,39 @@ def test_an_upload_that_the_server_refuses_is_told_and_sent_later(folder: Path) 
         upload(folder, server)
         assert epochs(server.history("goeson00")) == [1, 2, 3, 4, 5, 6]
         assert server.exit_codes == {"goeson00": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plan.table.json", "report.html"])
+def test_a_file_that_the_server_alone_refused_is_told_kept_and_sent_later(
+    folder: Path, name: str
+) -> None:
+    what = {"plan.table.json": "table plan", "report.html": "report.html"}[name]
+    (folder / "report.html").write_text("<p>what came of it</p>")
+    with WandbStub() as server:
+        server.refuses = re.escape(name)
+        record(folder, 1, 3, "finished", **QUICK, **server.environment)
+        assert epochs(server.history("goeson00")) == [1, 2, 3]
+        assert f"W&B took every row, but not: {what}; nothing is lost here, send the rest" in (
+            folder / "stderr"
+        ).read_text().replace("\n", " ")
+        assert unsent(runs_below(folder)[0]).exists()
+        assert f"but not: {what}" in upload(folder, server, code=1)  # it still refuses
+        server.refuses = ""
+        upload(folder, server)
+        assert any(name in sent for sent in server.uploads)
+        assert epochs(server.history("goeson00")) == [1, 2, 3]
+        assert not any(unsent(file).exists() for file in runs_below(folder))
+
+
+@pytest.mark.slow
+def test_an_upload_of_which_one_file_is_refused_is_told_and_sent_later(folder: Path) -> None:
+    record(folder, 1, 3, "finished", **OFFLINE)
+    wait_for(lambda: read_log(runs_below(folder)[0]).exit_code is not None)
+    with WandbStub() as server:
+        server.refuses = r"plan\.table\.json"
+        assert "but not: table plan" in upload(folder, server, code=1)
+        server.refuses = ""
+        upload(folder, server)
+        assert {one["state"] for one in server.artifacts.values()} >= {"COMMITTED"}
+        assert epochs(server.history("goeson00")) == [1, 2, 3]

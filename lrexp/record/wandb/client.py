@@ -8,7 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from lrexp.record.wandb.file import to_arrive
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +137,29 @@ def taken(entity: str, project: str, run_id: str) -> Taken | None:
         return None
 
 
-def missing(run: Any, rows: int, key: str, value: Any) -> str:
+def not_arrived(entity: str, project: str, run_id: str, file: Path) -> str:
+    """Which artifacts and files the server lacks of those that a `.wandb` file holds, in words.
+
+    It refuses each of them by itself, and the client then closes the run as if it had not. Empty
+    when it has all, and for a server that does not list them.
+    """
+    import wandb
+
+    try:
+        artifacts, files = to_arrive(file)
+        run = wandb.Api(timeout=ASK_S).run(f"{entity}/{project}/{run_id}")
+        listed = run.logged_artifacts() if artifacts else ()
+        there = {(a.name.rpartition(":")[0], a.digest) for a in listed if a.state == "COMMITTED"}
+        lost = [words for key, words in artifacts.items() if key not in there]
+        names = {one.name for one in run.files(names=files) if one.size} if files else set[str]()
+        lost += [name for name in files if name not in names]
+    except Exception as error:  # whatever it is: rows and summary have been confirmed
+        log.info("W&B was not asked for the files of run %s", run_id, exc_info=error)
+        return ""
+    return f"W&B took every row, but not: {', '.join(lost)}" if lost else ""
+
+
+def missing(run: Any, rows: int, key: str, value: Any, file: Path) -> str:
     """What the server lacks of a run that has been closed; empty when it has everything.
 
     Args:
@@ -142,17 +167,20 @@ def missing(run: Any, rows: int, key: str, value: Any) -> str:
         rows: of its history, in all.
         key: of its summary, which is set last.
         value: of that key.
+        file: of the run, which holds all that the client was to send.
     """
     deadline = time.monotonic() + SETTLES_S
     while True:
         has = taken(run.entity, run.project, run.id)
         if has is None:
             return "W&B did not say whether it has every row"
-        if has.rows >= rows and has.summary.get(key) == value:
+        confirmed = has.rows >= rows and has.summary.get(key) == value
+        lost = not_arrived(run.entity, run.project, run.id, file) if confirmed else ""
+        if confirmed and not lost:
             return ""
         if time.monotonic() > deadline:
             break
         time.sleep(0.5)
     if has.rows < rows:
         return f"W&B took {has.rows} of {rows} rows"
-    return "W&B took every row, but not the summary"
+    return lost or "W&B took every row, but not the summary"

@@ -145,9 +145,10 @@ def _publish(run: Any, artifact: Any, aliases: list[str]) -> None:
     """`run.log_artifact` without its question to the server for the type of the artifact.
 
     In an outage it would hold up the run, and the artifact would be lost. Without it the artifact
-    goes the way of the rows: on disk at once, sent when the server takes it.
+    goes the way of the rows: on disk at once, sent when the server takes it. Were it created by the
+    user, in the client's terms, the server would not count it among what the run has logged.
     """
     artifact, aliases = run._prepare_artifact(artifact, None, None, ["latest", *aliases])
     run._interface.publish_artifact(
-        run, artifact, aliases, [], finalize=True, is_user_created=True, use_after_commit=False
+        run, artifact, aliases, [], finalize=True, is_user_created=False, use_after_commit=False
     )

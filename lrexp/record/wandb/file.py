@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lrexp.folder.layout import WANDB
+from lrexp.folder.layout import REPORT, WANDB
 
 BLOCK = 32768
 FRAME = struct.Struct("<IHB")
@@ -94,6 +94,23 @@ def artifact_files(file: Path) -> Iterator[tuple[str, int]]:
             for entry in artifact.manifest.contents:
                 if entry.local_path:
                     yield entry.local_path, entry.size
+
+
+def to_arrive(file: Path) -> tuple[dict[tuple[str, str], str], list[str]]:
+    """What a file says that the server gets beside rows: artifacts and a report.
+
+    Returns:
+        What it is, in words, by an artifact's name and digest; names of files.
+    """
+    artifacts, files = dict[tuple[str, str], str](), dict[str, None]()
+    for record in records(file):
+        for one in (record.artifact, record.request.log_artifact.artifact):
+            if one.name:
+                table = one.type == "run_table"
+                words = one.name.removeprefix(f"run-{one.run_id}-") if table else one.type
+                artifacts[one.name, one.digest] = f"{'table ' * table}{words}"
+        files |= {one.path: None for one in record.files.files if one.path == REPORT}
+    return artifacts, list(files)
 
 
 def is_offline(file: Path) -> bool:

@@ -179,7 +179,7 @@ class WandbRecorder:
         try:
             self._run.finish(exit_code=code)
             if self._online:  # the client says nothing of what a server refused
-                self.lacks = missing(self._run, self._rows, "status", status)
+                self.lacks = missing(self._run, self._rows, "status", status, self._file)
         except TimeoutError:
             self.lacks = "W&B did not take every row in time"
         except Exception as error:  # in a thread nobody else would say it

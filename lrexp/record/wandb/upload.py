@@ -21,7 +21,7 @@ from lrexp.folder.claim import in_use
 from lrexp.folder.layout import WANDB
 from lrexp.record.recorders import RunInfo
 from lrexp.record.wandb.allowed import MOST_BYTES, destinations, neutral_folder, why_not
-from lrexp.record.wandb.client import taken, why_offline
+from lrexp.record.wandb.client import not_arrived, taken, why_offline
 from lrexp.record.wandb.file import (
     artifact_files,
     epochs,
@@ -192,7 +192,9 @@ def _lacks(file: Path) -> str:
     has = taken(told.entity, told.project, told.run_id)
     if has is None:
         return "W&B did not say whether it has every row; send it once more"
-    return "" if has.rows >= rows else f"W&B took {has.rows} of {rows} rows"
+    if has.rows < rows:
+        return f"W&B took {has.rows} of {rows} rows"
+    return not_arrived(told.entity, told.project, told.run_id, file)
 
 
 def _send_folder(file: Path) -> str:
