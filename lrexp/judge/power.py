@@ -123,7 +123,7 @@ def seeds_needed(
     """The fewest seeds at which `power` reaches 80 %; None where `most` are too few.
 
     >>> seeds_needed(GUESS, 0.03, images=179, comparisons=4)
-    8
+    9
     """
     tried = np.arange(3, most + 1)
     reached = power(noise, difference, tried, images, comparisons, margin, level) >= POWER
