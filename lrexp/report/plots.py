@@ -34,6 +34,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 PILE = 0.035  # of the height, between dots that pile up at an edge
 HIGHEST_PILE = 12
 BAND = "± 1 standard error"
+LONGEST = 30  # letters of a row's name
 MOST_NUMBERS = 16  # columns of cells that numbers fit into
 MARK = "drawn by lrexp"  # in every file: what has it may be drawn anew
 MARKED: dict[str, Any] = {"png": {"Software": MARK}, "svg": {"Date": None, "Creator": MARK}}
@@ -159,7 +160,8 @@ def _draw_intervals(figure: Intervals, width: float) -> Picture:
         axes.annotate("\n".join(filter(None, (said, row.text))), (1.02, place), fontsize=7,
                       xycoords=axes.get_yaxis_transform(), va="center",
                       parse_math=False)  # fmt: skip
-    axes.set_yticks(range(len(rows)), [row.name for row in rows], parse_math=False)
+    names = [f"{row.name[:LONGEST]}…" if len(row.name) > LONGEST else row.name for row in rows]
+    axes.set_yticks(range(len(rows)), names, parse_math=False)
     axes.tick_params("y", length=0)
     axes.grid(visible=False, axis="y")
     axes.set(xlim=(low, high), ylim=(len(rows) - 0.4, -0.6), xlabel=figure.label)

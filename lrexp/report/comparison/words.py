@@ -200,6 +200,9 @@ def reading(conclusion: Conclusion) -> str:
     share = is_share(conclusion.metric)
     counted = "points" if share else "units"
     words = metric_words(conclusion.metric)
+    found = {row.compared.word for row in conclusion.rows if row.compared is not None}
+    if "no difference" in found and conclusion.margin is not None:
+        errors += f"; no difference means none above {margin_words(conclusion.margin, share)}"
     return (
         f"Differences are from {baseline_of(conclusion)}, in {counted} of {words} on"
         f" {conclusion.split}, with 95 % intervals over seeds and images; {errors}."
