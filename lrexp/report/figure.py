@@ -204,7 +204,7 @@ class Intervals:
         return low - room, high + room
 
 
-Figure = Chart | HeatMap | Intervals
+Figure = Chart | HeatMap | Intervals  # that are drawn on paper, too
 
 
 def round_steps(low: float, high: float, most: int = 6) -> list[float]:
@@ -217,6 +217,40 @@ def round_steps(low: float, high: float, most: int = 6) -> list[float]:
     step = next(k * power for k in (1, 2, 5, 10, 20) if (high - low) / (k * power) < most)
     first, last = math.ceil(low / step), math.floor(high / step)
     return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class Upright:
+    """One of the axes of `Parallel`."""
+
+    label: str
+    ticks: Sequence[tuple[float, str]]  # place, from 0 at the bottom to 1 at the top, and label
+
+
+@dataclass(frozen=True)
+class Strand:
+    """A line of `Parallel`; those of one name share a legend entry and a style."""
+
+    name: str
+    places: Sequence[float]  # per axis, 0 to 1
+    texts: Sequence[str]  # per axis: the value
+    label: str  # what it is, when the pointer is near
+    link: str = ""  # relative path that a click opens
+    colour: int = 0
+    dash: int = 0
+    best: bool = False  # stands out
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Parallel coordinates: an upright axis per quantity, and lines from one to the next."""
+
+    title: str
+    axes: Sequence[Upright]
+    lines: Sequence[Strand]  # in the order that the arrow keys take; the first one lies on top
+    note: str = ""  # under the figure
+    height: int = 320  # of the axes, in pixels of a page
+    compact: bool = False
 
 
 def evenly(items: Sequence[T], most: int) -> Sequence[T]:
