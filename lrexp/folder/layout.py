@@ -37,6 +37,12 @@ MULTIRUN = "multirun.yaml"
 EARLIER = "earlier"  # folder that keeps what former attempts at a point left
 WANDB_REPORT = "wandb_report.json"  # which report at W&B is the sweep's own
 
+# of a comparison
+WHICH = "which.html"
+COMPARISON = "comparison.json"
+COMPARISON_TABLES = ("comparison.csv", "comparison.md", "comparison.tex")  # of its rows
+OF_COMPARISON = (WHICH, COMPARISON, *COMPARISON_TABLES)
+
 # of both
 REPORT = "report.html"
 PLOTS = "plots"

@@ -9,7 +9,7 @@ import math
 
 from markupsafe import Markup
 
-from lrexp.report.figure import Figure, HeatMap, Parallel, evenly
+from lrexp.report.figure import Chart, HeatMap, Parallel, evenly
 from lrexp.report.html.page import is_finite, number, percent
 from lrexp.report.html.scales import scale, shortened, text_width
 from lrexp.report.html.static_xy import WIDTH, xy_picture
@@ -19,7 +19,7 @@ MOST_CELLS = 2000  # over epochs
 HATCH = 8.5  # pixels from line to line
 
 
-def still(figure: Figure | Parallel) -> Markup:
+def still(figure: Chart | HeatMap | Parallel) -> Markup:
     """A legend and an SVG of a figure."""
     if isinstance(figure, HeatMap):
         return _heat_map(figure)
