@@ -37,6 +37,10 @@ MULTIRUN = "multirun.yaml"
 EARLIER = "earlier"  # folder that keeps what former attempts at a point left
 WANDB_REPORT = "wandb_report.json"  # which report at W&B is the sweep's own
 
+# of a sweep whose best configurations are trained again, beside the sweep
+CONFIRM = "-confirm"  # ends the folder's name, which begins as the sweep's
+PROTOCOL = "protocol.json"  # what is compared and how, written before anything is trained
+
 # of both
 REPORT = "report.html"
 PLOTS = "plots"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +54,16 @@ SWEEP_DIR = "hydra.sweep.dir"
 Say = Callable[[str], object]  # takes a line for whoever waits for the sweep
 
 
+@dataclass(frozen=True)
+class Around:
+    """What is done around a sweep, by whoever asks for one."""
+
+    say: Say  # is told what people should know before, and what came of it in the end
+    check: Callable[[Sequence[Point]], object] = lambda points: None  # before there is a folder
+    begin: Callable[[], object] = lambda: None  # once it is claimed, before anything is trained
+    close: Callable[[Leaderboard], Sequence[str]] = lambda board: _closing_lines(board)
+
+
 def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Leaderboard:
     """Compose and check every point, then run them in the sweep's folder; what came of each.
 
@@ -64,8 +73,13 @@ def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Lead
         UserError: for a mistake that is found before the sweep has a folder.
         RunFailedError: when the sweep as a whole failed; a point that did stops nothing.
     """
-    request = read_request(loader, overrides)
+    return run_request(read_request(loader, overrides), Around(say))
+
+
+def run_request(request: Request, around: Around) -> Leaderboard:
+    """Run what was asked for: see `run_sweep`."""
     config, started, loader = request.config, request.started, request.loader
+    say = around.say
     config.run_id = config.run_id or new_run_id()
     resumed, points = started is not None, []
     folder = started.folder if started else loader.folder(config, SWEEP_DIR, request.overrides)
@@ -86,12 +100,14 @@ def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Lead
         names = [*OF_SWEEP, *(f"{p.folder}/{name}" for p in points for name in of_point)]
         Claim(folder, resumed, names).undo()  # before torch is imported
         find_equal_points(loader, request, points)
+        around.check(points)
     else:
         refuse_for_chooser(request)
     claim, board = Claim(folder, resumed, names), Leaderboard(folder)
     link_latest(folder)
     callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
     try:
+        around.begin()
         with signals_stop() as task.asked:
             _run(request, points, sweeper, Session(context, task, folder=folder), board, say)
             if any(point.settings.get("logger.name") == "wandb" for point in board.points):
@@ -102,7 +118,7 @@ def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Lead
         claim.release()
         callbacks.on_multirun_end(config=config, config_name=CONFIG_NAME)
         with suppress(OSError):
-            say("\n".join(_closing_lines(board)))
+            say("\n".join(around.close(board)))
     return board
 
 
@@ -256,9 +272,7 @@ def _write_grid(folder: Path, points: Sequence[Point], request: Request) -> None
     """What a sweep folder says about its grid before a point has run."""
     _write_command(folder, request)
     if request.cases:
-        copy = folder / CASES
-        if not copy.exists() or not os.path.samefile(request.cases.file, copy):
-            shutil.copyfile(request.cases.file, copy)
+        write_atomically(folder / CASES, request.cases.text)
     write_atomically(folder / POINTS, points_text(points, [*request.how, *request.command]))
 
 
