@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     """Answer the words behind the verb; see `lrexp.commands.answer.answer`."""
     args = parser().parse_args(argv)
 
-    from lrexp.report.comparison.files import write_conclusion
+    from lrexp.report.comparison.page import write_conclusion
     from lrexp.report.comparison.lines import conclusion_lines
     from lrexp.session.confirm import Asked, confirm
 

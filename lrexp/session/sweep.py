@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus, setup_globals
 from hydra.types import HydraContext
@@ -90,7 +89,7 @@ def run_request(request: Request, around: Around) -> Leaderboard:
         config=config, hydra_context=context, task_function=task
     )
     names: Sequence[str] = OF_SWEEP
-    if isinstance(sweeper, BasicSweeper):
+    if _makes_grids(sweeper):
         points = compose_points(loader, request)
         asked = [config.trainer.resume, *(p.settings.get("trainer.resume") for p in points)]
         if "auto" in asked and not resumed:  # points never go on by themselves
@@ -120,6 +119,14 @@ def run_request(request: Request, around: Around) -> Leaderboard:
         with suppress(OSError):
             say("\n".join(around.close(board)))
     return board
+
+
+def _makes_grids(sweeper: Any) -> bool:
+    """Whether it is Hydra's own sweeper, whose grid is known before anything has run."""
+    # Hydra loads its plugins anew when it starts: the class of an earlier import is another one
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    return isinstance(sweeper, BasicSweeper)
 
 
 def compose_points(loader: CheckedLoader, request: Request) -> list[Point]:
@@ -208,7 +215,7 @@ def _run(
     The board is up to date however this ends.
     """
     setup_globals()
-    if not isinstance(sweeper, BasicSweeper):
+    if not _makes_grids(sweeper):
         _write_command(board.folder, request)
         session.task.board = board  # who launches them finds it there: where a sweeper keeps its
         sweeper.sweep(arguments=request.task)  # launcher is its own affair
