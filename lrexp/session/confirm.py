@@ -23,7 +23,6 @@ from lrexp.session.sweep import Say
 from lrexp.session.trials import Trials, launched_with, loader_for, train_trials
 
 SEEDS = 10
-LEAST_SEEDS = 2
 FIRST_SEED = 1000  # of confirmations, which sweeps that count from 0 do not come to
 
 

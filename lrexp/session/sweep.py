@@ -123,10 +123,9 @@ def run_request(request: Request, around: Around) -> Leaderboard:
 
 def _makes_grids(sweeper: Any) -> bool:
     """Whether it is Hydra's own sweeper, whose grid is known before anything has run."""
-    # Hydra loads its plugins anew when it starts: the class of an earlier import is another one
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-    return isinstance(sweeper, BasicSweeper)
+    # by name: Hydra loads its plugins anew as it starts, so an earlier import has another class
+    made_of = {(kind.__module__, kind.__qualname__) for kind in type(sweeper).__mro__}
+    return ("hydra._internal.core_plugins.basic_sweeper", "BasicSweeper") in made_of
 
 
 def compose_points(loader: CheckedLoader, request: Request) -> list[Point]:
