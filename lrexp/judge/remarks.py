@@ -139,30 +139,15 @@ def _tests(found: Conclusion) -> list[str]:
 
 def _untuned(contenders: Sequence[Contender]) -> list[str]:
     """Who was tried less often than others, or is best at the edge of what was tried."""
-    said = []
-    if len({one.tries for one in contenders}) > 1:
-        counts = ", ".join(f"{one.name} {one.tries}" for one in contenders)
-        said.append(f"Not tuned alike: configurations tried of {counts}.")
-    alone = [one.name for one in contenders if one.edge == "one"]
-    if alone:
-        said.append(f"Not tuned: of {few(alone)} one rate was tried.")
-    for edge, which in (("lower", "lowest"), ("upper", "highest")):
-        at = [one for one in contenders if one.edge == edge and one.rate]
-        tell = [f"{one.name} at {one.rate:.4g} (try {_beyond(one):.2g} too)" for one in at]
-        if tell:
-            said.append(f"Not tuned, best at the {which} rate tried: {', '.join(tell)}.")
-    return said
-
-
-def _beyond(one: Contender) -> float:
-    """The rate that is as far from the best as that is from the next, on the other side."""
-    assert one.rate is not None
-    alike = [rung.rate for rung in one.ladder if rung.variant == one.variant]
-    rate = one.rate
-    others = [other for other in alike if other != rate]
-    near = min(others, key=lambda other: abs(math.log(other / rate)), default=None)
-    step = rate / near if near else math.sqrt(10) ** (1 if one.edge == "upper" else -1)
-    return rate * step
+    lacks: dict[tuple[str, str], list[str]] = {}
+    for one in contenders:
+        if one.lacks:
+            lacks.setdefault((one.lacks, one.add), []).append(one.name)
+    parts = [
+        f"{few(names)} ({why}; add {add})" if add else f"{few(names)} ({why})"
+        for (why, add), names in lacks.items()
+    ]
+    return [f"Not tuned: {', '.join(parts)}."] if parts else []
 
 
 def _varied(tried: Tried, found: Conclusion) -> str:

@@ -17,10 +17,9 @@ from scipy import stats
 from lrexp.config.errors import UserError
 from lrexp.judge.comparison import Compared, Needs
 from lrexp.judge.concluding import conclude, guess_of, metric_of, scores_of
-from lrexp.judge.conclusion import Conclusion, Rung
+from lrexp.judge.conclusion import Conclusion
 from lrexp.judge.contenders import Contender
 from lrexp.judge.crossed import Crossed
-from lrexp.judge.ranking import Spread
 from lrexp.runs.scores import Tried, read_tried
 
 SEEDS, IMAGES = 6, 240
@@ -31,7 +30,6 @@ def contender(name: str, **others: Any) -> Contender:
     given = Contender(
         name=name,
         settings="lr 0.1",
-        variant="",
         overrides=(f"lr_policy={name}", "optimizer.lr=0.1"),
         asked=("experiment=smoke", f"lr_policy={name}", "optimizer.lr=0.1"),
         tries=3,
@@ -209,19 +207,19 @@ def test_the_baseline_is_named_with_its_settings_once(tmp_path: Path) -> None:
 
 
 def test_what_was_not_tuned_is_said_with_the_value_to_add(tmp_path: Path) -> None:
-    ladder = tuple(Rung(rate, Spread(3, 0.3, 0.1)) for rate in (0.01, 0.03, 0.1))
     tried = tried_of(tmp_path, {"uniform": 0.7, "lp_ft": 0.8, "surgical": 0.75})
+    edge = {"lacks": "best at its highest rate", "add": "optimizer.lr=0.333"}
     remarks = concluded(
         tried,
-        contender("uniform", edge="lower", rate=0.01, ladder=ladder),
-        contender("lp_ft", edge="upper", tries=6, ladder=ladder),
-        contender("surgical", edge="one"),
+        contender("uniform", **edge),
+        contender("lp_ft", **edge),
+        contender("surgical", lacks="tried once, others 3 times"),
     ).remarks
-    said = " ".join(remarks)
-    assert "best at the lowest rate tried: uniform at 0.01 (try 0.0033 too)" in said
-    assert "best at the highest rate tried: lp_ft at 0.1 (try 0.33 too)" in said
-    assert "of surgical one rate was tried" in said
-    assert "configurations tried of uniform 3, lp_ft 6, surgical 3" in said
+    assert (
+        "Not tuned: uniform, lp_ft (best at its highest rate; add optimizer.lr=0.333), surgical"
+        " (tried once, others 3 times)."
+    ) in remarks
+    assert not any("Not tuned" in remark for remark in concluded(tried).remarks)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def test_each_policy_at_its_best_mean_with_all_it_was_asked_for(tmp_path: Path) 
     assert one.asked == ("lr_policy=lp_ft", "optimizer.lr=0.1")
     assert one.overrides == ("lr_policy=lp_ft", "optimizer.lr=0.1")
     assert (one.rate, one.edge, one.tries, one.seeds) == (0.1, "upper", 3, 2)
+    assert (one.lacks, one.add) == ("best at its highest rate", "optimizer.lr=0.333")
     assert [rung.rate for rung in one.ladder] == RATES
     assert one.ladder[2].worth.mean == pytest.approx(0.205)
 
