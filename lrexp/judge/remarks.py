@@ -145,11 +145,11 @@ def _tests(found: Conclusion) -> list[str]:
     words = [row.compared.word for row in found.rows if row.compared]
     parts = []
     if len(words) > 1:
-        parts.append(f"verdicts allow for {len(words)} comparisons (Holm), and an interval for one")
+        parts.append(f"verdicts allow for {len(words)} comparisons (Holm), intervals do not")
     if "no difference" in words:
         parts.append(
-            "no difference is two one-sided tests at 5 %, which is that the 90 % interval lies"
-            " within the margin"
+            "no difference means that the 90 % interval lies within the margin (two one-sided"
+            " tests at 5 %)"
         )
     return [f"{capital('; '.join(parts))}."] if parts else []
 
