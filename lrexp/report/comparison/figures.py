@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lrexp.judge.conclusion import Conclusion, Row, Rung
-from lrexp.judge.ranking import limits
+from lrexp.judge.limits import limits
 from lrexp.judge.words import best_is, is_share
 from lrexp.report.comparison.words import (
     GONE,
