@@ -182,26 +182,32 @@ def sentence(found: Conclusion) -> str:
         return "Nothing has been compared yet."
     on = f"on {found.images:,} {found.split} images and {len(found.seeds)} seeds"
     begins = f"Exploratory, {on}:" if found.split == "val" else f"{on[:1].upper()}{on[1:]}:"
-    parts = [_said(row, _named(base), found) for row in rows]
+    parts = [
+        _said(row, base.name if i else _named(base), found, first=not i)
+        for i, row in enumerate(rows)
+    ]
     return f"{begins} {'; '.join(parts)}."
 
 
-def _said(row: Row, base: str, found: Conclusion) -> str:
+def _said(row: Row, base: str, found: Conclusion, first: bool) -> str:
+    """What came out of one comparison; the first one says what points are of."""
     assert row.compared is not None
-    one, words = row.compared, found.metric.replace("_", " ")
+    one, points = row.compared, "points"
+    if first:
+        points = f"points of {found.metric.replace('_', ' ')}"
     low, high = (100 * end for end in one.interval)
+    mean = 100 * one.difference.mean
     match one.word:
-        case "better" | "worse":
-            if one.word == "worse":
-                low, high = -high, -low
-            by = f"{abs(100 * one.difference.mean):.1f} points of {words} [{low:.1f}, {high:.1f}]"
-            return f"{_named(row)} is {one.word} than {base} by {by}"
-        case "no difference":
-            assert found.margin is not None
-            most = f"{100 * found.margin:.3g} points of {words}"
-            return f"{_named(row)} shows no difference larger than {most} to {base}"
-    middle = 100 * one.difference.mean
-    measured = f"{middle:+.1f} points of {words} [{low:+.1f}, {high:+.1f}]"
+        case "better":
+            by = f"{mean:.1f} {points} [{low:.1f}, {high:.1f}]"
+            return f"{_named(row)} is better than {base} by {by}"
+        case "worse":
+            by = f"{-mean:.1f} {points} [{-high:.1f}, {-low:.1f}]"
+            return f"{_named(row)} is worse than {base} by {by}"
+    measured = f"{mean:+.1f} {points} [{low:+.1f}, {high:+.1f}]"
+    if one.word == "no difference" and found.margin is not None:
+        most = f"no difference larger than {100 * found.margin:.3g} points"
+        return f"{_named(row)} shows {most} to {base}, {measured}"
     return f"{_named(row)} against {base} is undecided, {measured}{_needs(one)}"
 
 
@@ -213,8 +219,8 @@ def _needs(one: Compared) -> str:
             f": about {one.needs.seeds:,} more seed{'s' * (one.needs.seeds != 1)} would settle it"
         )
     if one.needs.images is not None:
-        return f": at least {one.needs.images:,} test images would settle it, more seeds would not"
-    return ": no number of seeds or images in reach would settle it"
+        return f", at least {one.needs.images:,} test images would settle it and seeds would not"
+    return ", which nothing in reach would settle"
 
 
 def _named(row: Row) -> str:
@@ -258,6 +264,11 @@ def _remarks(found: Conclusion, tried: Tried, contenders: Sequence[Contender]) -
             "A seed that diverged or collapsed counts with what a guess is worth,"
             f" {100 * guess:.1f} % ({whose}); such configurations stand below all others."
         )
+    compared = sum(row.compared is not None for row in found.rows)
+    if compared > 1:
+        said.append(
+            f"Verdicts allow for {compared} comparisons (Holm); each interval is for its own."
+        )
     if math.isfinite(found.smallest_margin):
         reach = f"{100 * found.smallest_margin:.1f} points"
         short = found.margin is not None and found.margin < found.smallest_margin
@@ -277,13 +288,11 @@ def _untuned(contenders: Sequence[Contender]) -> list[str]:
     alone = [one.name for one in contenders if one.edge == "one"]
     if alone:
         said.append(f"Not tuned: of {few(alone)} one rate was tried.")
-    for one in contenders:
-        if one.edge in ("lower", "upper") and one.rate:
-            which = "lowest" if one.edge == "lower" else "highest"
-            said.append(
-                f"Not tuned: {one.name} was best at the {which} rate tried, {one.rate:.4g}; try"
-                f" {_beyond(one):.2g} too."
-            )
+    for edge, which in (("lower", "lowest"), ("upper", "highest")):
+        at = [one for one in contenders if one.edge == edge and one.rate]
+        tell = [f"{one.name} at {one.rate:.4g} (try {_beyond(one):.2g} too)" for one in at]
+        if tell:
+            said.append(f"Not tuned, best at the {which} rate tried: {', '.join(tell)}.")
     return said
 
 

@@ -146,7 +146,7 @@ def confirm(name: str, asked: Asked, say: Say) -> Confirmed:
             train_trials(loader_for(where), trials, say, begin)
         except BaseException:
             if (folder / PROTOCOL).is_file():
-                say(f"go on   {again}")
+                say(f"go on  {again}")
             raise
     tried = read_tried(folder)
     if tried.undone:
