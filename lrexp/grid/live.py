@@ -53,14 +53,22 @@ class GridView:
     On a terminal finished points scroll by above the running ones and a bar; where the output is
     piped there is one line per point, as it ends. A point's own lines go to its lrexp.log.
     Titles are by number, of all points to run.
+
+    Of a part of something larger, with what that has `said` so far, only points that failed have
+    a line when they end.
     """
 
-    def __init__(self, titles: Mapping[int, str], console: Console | None = None):
+    def __init__(
+        self,
+        titles: Mapping[int, str],
+        console: Console | None = None,
+        said: set[str] | None = None,
+    ):
         self._console = console or Console(highlight=False, soft_wrap=True, emoji=False)
         self._titles, self._total, self._done = titles, len(titles), 0
         self._started, self._trains = time.monotonic(), False  # whether any point has begun to
         self.running: dict[int, _Running] = {}
-        self._said: set[str] = set()
+        self._said, self._all = set[str]() if said is None else said, said is None
 
     def shown(self) -> AbstractContextManager[object]:
         """Keeps the live part on the terminal meanwhile."""
@@ -115,7 +123,8 @@ class GridView:
         elapsed = f"{time.monotonic() - point.started:.1f}s"
         left = f", {duration(self._left())} left" if self._done < self._total else ""
         count = f"{self._done:>{len(str(self._total))}}/{self._total}"
-        self._print(ended_line(count, point.named, said, f"  ({elapsed}{left})", width))
+        if self._all or summary["status"] == "failed":
+            self._print(ended_line(count, point.named, said, f"  ({elapsed}{left})", width))
 
     def say(self, line: str, message: str = "") -> None:
         """Print a line once, however many points say it, or its message in other lines."""

@@ -61,6 +61,9 @@ class Around:
     check: Callable[[Sequence[Point]], object] = lambda points: None  # before there is a folder
     begin: Callable[[], object] = lambda: None  # once it is claimed, before anything is trained
     close: Callable[[Leaderboard], Sequence[str]] = lambda board: _closing_lines(board)
+    # of a part of something larger, which shows what came of it and is itself the latest: what was
+    # said so far
+    said: set[str] | None = None
 
 
 def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Leaderboard:
@@ -85,6 +88,7 @@ def run_request(request: Request, around: Around) -> Leaderboard:
     config.hydra.sweep.dir = str(folder)
     callbacks = Callbacks(config)
     context, task = HydraContext(config_loader=loader, callbacks=callbacks), Points()
+    task.said = around.said
     sweeper = Plugins.instance().instantiate_sweeper(
         config=config, hydra_context=context, task_function=task
     )
@@ -103,7 +107,8 @@ def run_request(request: Request, around: Around) -> Leaderboard:
     else:
         refuse_for_chooser(request)
     claim, board = Claim(folder, resumed, names), Leaderboard(folder)
-    link_latest(folder)
+    if around.said is None:
+        link_latest(folder)
     callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
     try:
         around.begin()

@@ -176,9 +176,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "freezeout": Option(
             rates.Freezeout, f"{_FREEZING}:freezeout", loaded=True, tried=("t_0", (0.8, 0.5))
         ),
-        "bias_norm_only": Option(
-            rates.BiasNormOnly, f"{_FREEZING}:bias_norm_only", loaded=True
-        ),
+        "bias_norm_only": Option(rates.BiasNormOnly, f"{_FREEZING}:bias_norm_only", loaded=True),
     },
     "scheduler": {
         "constant": Option(rates.Scheduler, f"{_SCHEDULES}:constant"),
