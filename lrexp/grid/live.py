@@ -27,6 +27,7 @@ TITLE, SHORT = 44, 14  # characters of a point's title, where there is room and 
 BAR = 20  # of how far a point is
 ENDLESS = 10_000  # of output that is no terminal
 LINES = 16  # of running points
+PART = 8  # points that are worth a line together, where single ones have none
 
 
 @dataclass
@@ -55,7 +56,7 @@ class GridView:
     Titles are by number, of all points to run.
 
     Of a part of something larger, with what that has `said` so far, only points that failed have
-    a line when they end.
+    a line when they end; where the output is piped, each quarter has one.
     """
 
     def __init__(
@@ -125,6 +126,13 @@ class GridView:
         count = f"{self._done:>{len(str(self._total))}}/{self._total}"
         if self._all or summary["status"] == "failed":
             self._print(ended_line(count, point.named, said, f"  ({elapsed}{left})", width))
+        elif not self._console.is_terminal and self._is_part(self._done):
+            self._print(f"{count} runs{left}")
+
+    def _is_part(self, done: int) -> bool:
+        """Whether another quarter of many points is done, but not the last one."""
+        many = self._total >= 4 * PART and done < self._total
+        return many and done * 4 // self._total > (done - 1) * 4 // self._total
 
     def say(self, line: str, message: str = "") -> None:
         """Print a line once, however many points say it, or its message in other lines."""
