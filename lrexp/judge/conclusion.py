@@ -37,6 +37,7 @@ class Row:
     ended: str  # `1 collapsed`, empty where every seed finished
     took_s: float  # a run, mean
     ladder: tuple[Rung, ...] = ()
+    per_seed: tuple[float, ...] = ()  # scores in the order of `Conclusion.seeds`, a guesser's too
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,9 @@ def write_predictions(
     """Columns id (position in the source), item (its file or row), split, label, scores per class.
 
     Scores are softmax and a label is a number; where images have several labels, scores are the
-    sigmoid of each class and a label is a list of 0 and 1.
+    sigmoid of each class and a label is a list of 0 and 1. Where data.group_by is set there is a
+    column `group` before the scores: a number for images that are alike, the same in every run on
+    these data, empty in splits without groups.
 
     Args:
         file: written whole or not at all.
@@ -45,15 +47,22 @@ def write_predictions(
     logits = {name: x.float() for name, x in logits.items()}
     scores = [torch.sigmoid(x) if multi_label else torch.softmax(x, 1) for x in logits.values()]
     labels = np.concatenate([split.labels.cpu().numpy() for split in splits.values()])
-    table = pa.table(
-        {
-            "id": np.concatenate([split.ids for split in splits.values()]),
-            "item": [split.name(int(i)) for split in splits.values() for i in split.ids],
-            "split": [name for name, split in splits.items() for _ in range(len(split))],
-            "label": list(labels.astype(np.int8)) if multi_label else labels,
-            "scores": list(torch.cat(scores).cpu().numpy()),
-        }
-    )
+    columns: dict[str, Any] = {
+        "id": np.concatenate([split.ids for split in splits.values()]),
+        "item": [split.name(int(i)) for split in splits.values() for i in split.ids],
+        "split": [name for name, split in splits.items() for _ in range(len(split))],
+        "label": list(labels.astype(np.int8)) if multi_label else labels,
+    }
+    if any(split.groups is not None for split in splits.values()):
+        columns["group"] = pa.array(
+            [
+                code
+                for split in splits.values()
+                for code in ([None] * len(split) if split.groups is None else split.groups.tolist())
+            ],
+            pa.int64(),
+        )
+    table = pa.table({**columns, "scores": list(torch.cat(scores).cpu().numpy())})
     table = table.replace_schema_metadata({"class_names": json.dumps(list(class_names))})
     with _replacing(file) as fresh:
         pq.write_table(table, fresh)

@@ -29,6 +29,7 @@ class Predictions:
     labels: np.ndarray  # (n,) or (n, classes)
     losses: np.ndarray  # (n,)
     right: np.ndarray  # (n,) 0 or 1
+    groups: np.ndarray | None = None  # (n,) int64 of data.group_by; None: not set, or not written
 
 
 def read_predictions(file: Path, split: str, most_scores: int | None = None) -> Predictions | None:
@@ -73,12 +74,22 @@ def read_predictions(file: Path, split: str, most_scores: int | None = None) -> 
         labels, scores = np.array(chosen["label"].to_pylist()), chosen["scores"].combine_chunks()
         of_images = scores.flatten().to_numpy().reshape(len(images), -1).astype(np.float64)
         losses, right = _judged(labels, of_images)
+        groups = _groups(chosen)
         classes = (table.schema.metadata or {}).get(b"class_names", b"").decode()
     except FileNotFoundError:
         return None
     except (OSError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
-    return Predictions(images, classes, labels, losses, right.astype(np.float64))
+    return Predictions(images, classes, labels, losses, right.astype(np.float64), groups)
+
+
+def _groups(table: Any) -> np.ndarray | None:
+    """(n,) int64; None where there is no such column, or images without a group in it."""
+    if "group" not in table.column_names or table["group"].null_count:
+        return None
+    import numpy as np
+
+    return np.array(table["group"].to_pylist(), dtype=np.int64)
 
 
 @dataclass(frozen=True)

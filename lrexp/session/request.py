@@ -86,7 +86,7 @@ def read_request(loader: CheckedLoader, overrides: Sequence[str]) -> Request:
     request = Request(loader, compose(rest), rest, None)
     if request.ours and (resumed := request.settings.resume):
         request.started = read_points(sweep_folder(resumed))
-        request.loader = loader = _loader_of(request.started.folder, loader)
+        request.loader = loader = loader_of(request.started.folder, loader)
         request.config = compose(rest)
     started = request.started
     if started and not request.axes and not name:
@@ -103,7 +103,7 @@ def read_request(loader: CheckedLoader, overrides: Sequence[str]) -> Request:
     return request
 
 
-def _loader_of(folder: Path, given: CheckedLoader) -> CheckedLoader:
+def loader_of(folder: Path, given: CheckedLoader) -> CheckedLoader:
     """What composes a sweep that goes on: around its saved config, with its folders of options."""
     own = [*given.folders[:-1], *own_folders(folder / MULTIRUN)]
     extra = str(own[0]) if own else None

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus, setup_globals
 from hydra.types import HydraContext
@@ -55,6 +53,16 @@ SWEEP_DIR = "hydra.sweep.dir"
 Say = Callable[[str], object]  # takes a line for whoever waits for the sweep
 
 
+@dataclass(frozen=True)
+class Around:
+    """What is done around a sweep, by whoever asks for one."""
+
+    say: Say  # is told what people should know before, and what came of it in the end
+    check: Callable[[Sequence[Point]], object] = lambda points: None  # before there is a folder
+    begin: Callable[[], object] = lambda: None  # once it is claimed, before anything is trained
+    close: Callable[[Leaderboard], Sequence[str]] = lambda board: _closing_lines(board)
+
+
 def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Leaderboard:
     """Compose and check every point, then run them in the sweep's folder; what came of each.
 
@@ -64,8 +72,13 @@ def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Lead
         UserError: for a mistake that is found before the sweep has a folder.
         RunFailedError: when the sweep as a whole failed; a point that did stops nothing.
     """
-    request = read_request(loader, overrides)
+    return run_request(read_request(loader, overrides), Around(say))
+
+
+def run_request(request: Request, around: Around) -> Leaderboard:
+    """Run what was asked for: see `run_sweep`."""
     config, started, loader = request.config, request.started, request.loader
+    say = around.say
     config.run_id = config.run_id or new_run_id()
     resumed, points = started is not None, []
     folder = started.folder if started else loader.folder(config, SWEEP_DIR, request.overrides)
@@ -76,7 +89,7 @@ def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Lead
         config=config, hydra_context=context, task_function=task
     )
     names: Sequence[str] = OF_SWEEP
-    if isinstance(sweeper, BasicSweeper):
+    if _makes_grids(sweeper):
         points = compose_points(loader, request)
         asked = [config.trainer.resume, *(p.settings.get("trainer.resume") for p in points)]
         if "auto" in asked and not resumed:  # points never go on by themselves
@@ -86,12 +99,14 @@ def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Lead
         names = [*OF_SWEEP, *(f"{p.folder}/{name}" for p in points for name in of_point)]
         Claim(folder, resumed, names).undo()  # before torch is imported
         find_equal_points(loader, request, points)
+        around.check(points)
     else:
         refuse_for_chooser(request)
     claim, board = Claim(folder, resumed, names), Leaderboard(folder)
     link_latest(folder)
     callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
     try:
+        around.begin()
         with signals_stop() as task.asked:
             _run(request, points, sweeper, Session(context, task, folder=folder), board, say)
             if any(point.settings.get("logger.name") == "wandb" for point in board.points):
@@ -102,8 +117,16 @@ def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Lead
         claim.release()
         callbacks.on_multirun_end(config=config, config_name=CONFIG_NAME)
         with suppress(OSError):
-            say("\n".join(_closing_lines(board)))
+            say("\n".join(around.close(board)))
     return board
+
+
+def _makes_grids(sweeper: Any) -> bool:
+    """Whether it is Hydra's own sweeper, whose grid is known before anything has run."""
+    # Hydra loads its plugins anew when it starts: the class of an earlier import is another one
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    return isinstance(sweeper, BasicSweeper)
 
 
 def compose_points(loader: CheckedLoader, request: Request) -> list[Point]:
@@ -192,7 +215,7 @@ def _run(
     The board is up to date however this ends.
     """
     setup_globals()
-    if not isinstance(sweeper, BasicSweeper):
+    if not _makes_grids(sweeper):
         _write_command(board.folder, request)
         session.task.board = board  # who launches them finds it there: where a sweeper keeps its
         sweeper.sweep(arguments=request.task)  # launcher is its own affair
@@ -256,9 +279,7 @@ def _write_grid(folder: Path, points: Sequence[Point], request: Request) -> None
     """What a sweep folder says about its grid before a point has run."""
     _write_command(folder, request)
     if request.cases:
-        copy = folder / CASES
-        if not copy.exists() or not os.path.samefile(request.cases.file, copy):
-            shutil.copyfile(request.cases.file, copy)
+        write_atomically(folder / CASES, request.cases.text)
     write_atomically(folder / POINTS, points_text(points, [*request.how, *request.command]))
 
 

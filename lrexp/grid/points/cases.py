@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Cases:
     name: str  # as it was asked for
     file: Path
     axes: dict[str, list[str]]  # case → overrides, an axis as KEY=VALUE,VALUE
+    text: str  # of the file
 
     def place(self, case: str) -> str:
         """A case for a message, in the file as a user would type it."""
@@ -94,7 +95,24 @@ def read_cases(name: str, folders: Sequence[Path]) -> Cases:
         if not isinstance(settings, dict) or not settings:
             raise ConfigError("", f"{file}, case {case}: holds no settings", hint)
         axes[str(case)] = [_override(file, case, key, value) for key, value in settings.items()]
-    return Cases(name, file, axes)
+    return Cases(name, file, axes, text)
+
+
+def made_cases(file: Path, axes: Mapping[str, Sequence[str]]) -> Cases:
+    """Cases that no user wrote, for a file that is not there yet: its text reads back as they are.
+
+    Args:
+        file: where they will stand.
+        axes: case → overrides as Hydra reads them, an axis as KEY=VALUE,VALUE; of a key that is
+            there twice the last counts.
+    """
+    named = {
+        case: {key: value for key, _, value in (override.partition("=") for override in overrides)}
+        for case, overrides in axes.items()
+    }
+    text = yaml.safe_dump(named, sort_keys=False, allow_unicode=True, width=10**6)
+    read = {case: [f"{key}={value}" for key, value in some.items()] for case, some in named.items()}
+    return Cases(str(file), file, read, text)
 
 
 def cross(cases: Cases | None, common: Sequence[str], loader: Any) -> list[tuple[str, list[str]]]:

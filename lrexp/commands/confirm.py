@@ -1,0 +1,83 @@
+"""`lrexp confirm SWEEP`: a sweep's best configurations on fresh seeds, and what may be said."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+
+from lrexp.commands.answer import parser_of
+from lrexp.config.errors import for_terminal
+from lrexp.config.names import shown_path
+
+DESCRIPTION = """\
+Train each policy's best configuration of a sweep again on fresh seeds, the same for all, and
+compare them with the baseline on the test images.
+
+SWEEP is a sweep's folder, or `latest`. Its own results are exploratory: the best was chosen by
+them. What is compared, the metric and the margin are written down before anything is trained, in
+protocol.json of a folder beside the sweep, and cannot change afterwards; seeds can be added. The
+same command again goes on with what was stopped.
+"""
+EXAMPLES = """\
+  lrexp confirm latest
+  lrexp confirm outputs/NAME/SWEEP --seeds 20 --margin 0.01
+  lrexp confirm latest --baseline layerwise_decay --metric balanced_accuracy
+"""
+CODES = "0 concluded, 1 a run failed, 2 a mistake in the request, or nothing to conclude yet"
+WIDTH = 80  # where no terminal says
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the words behind the verb mean."""
+    words = parser_of("confirm", DESCRIPTION, EXAMPLES, CODES)
+    words.add_argument("sweep", metavar="SWEEP", help="whose best configurations are confirmed")
+    words.add_argument("--seeds", type=_seeds, help="of every configuration (default 10)")
+    words.add_argument(
+        "--baseline", metavar="NAME", help="what all others are compared with (default uniform)"
+    )
+    words.add_argument(
+        "--margin", type=_margin, help="a difference that does not matter (default 0.02: 2 points)"
+    )
+    words.add_argument(
+        "--metric",
+        choices=("accuracy", "balanced_accuracy"),
+        help="the verdict is on it (default accuracy, balanced where classes are uneven)",
+    )
+    return words
+
+
+def main(argv: list[str]) -> int:
+    """Answer the words behind the verb; see `lrexp.commands.answer.answer`."""
+    args = parser().parse_args(argv)
+
+    from lrexp.report.comparison.page import write_conclusion
+    from lrexp.report.comparison.lines import conclusion_lines
+    from lrexp.session.confirm import Asked, confirm
+
+    asked = Asked(args.seeds, args.baseline, args.margin, args.metric)
+    done = confirm(args.sweep, asked, lambda line: print(for_terminal(line), flush=True))
+    width = shutil.get_terminal_size((WIDTH, 24)).columns
+    print("\n".join(["", *conclusion_lines(done.conclusion, width)]))
+    page = write_conclusion(done.folder, done.conclusion)
+    print(f"page   {shown_path(page)}")
+    return 0
+
+
+def _seeds(text: str) -> int:
+    count = int(text)
+    if count < 2:
+        raise argparse.ArgumentTypeError("at least 2 seeds: one says nothing of their spread")
+    if count > 1000:
+        raise argparse.ArgumentTypeError("at most 1000 seeds")
+    return count
+
+
+def _margin(text: str) -> float:
+    margin = float(text)
+    if not 0 < margin < 1 or not math.isfinite(margin):
+        raise argparse.ArgumentTypeError("a share of images between 0 and 1: 0.02 is 2 points")
+    return margin
+
+
+_seeds.__name__, _margin.__name__ = "whole number", "number"  # what argparse calls them

@@ -1,0 +1,1 @@
+"""Conclusions: in a terminal, as a page, and as files."""

@@ -1,0 +1,163 @@
+"""Given configurations trained on given seeds through the grid: started, gone on with, extended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from lrexp.config.compose import CheckedLoader
+from lrexp.config.errors import UserError, few
+from lrexp.config.names import shown_path
+from lrexp.config.variables import check_read
+from lrexp.folder.layout import CASES, POINTS, WANDB
+from lrexp.grid.leaderboard import Leaderboard
+from lrexp.grid.points.cases import made_cases
+from lrexp.grid.points.point import Point
+from lrexp.grid.points.resume import UNDONE
+from lrexp.grid.settings import OF_LAUNCHER
+from lrexp.runs.sweep import SEED, Sweep, read_grid
+from lrexp.session.hydra import hydra_of
+from lrexp.session.request import loader_of, read_request
+from lrexp.session.sweep import Around, Say, run_request
+
+FREE = (SEED, "data.seed", "run_id", "name")  # may differ from what a configuration once ran with
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Configurations, and the seeds that each is trained on."""
+
+    folder: Path  # the grid's; it goes on with what it holds
+    asked: Mapping[str, Sequence[str]]  # name → overrides without a seed
+    seeds: Mapping[str, Sequence[int]]  # by name
+    how: Sequence[str] = ()  # overrides of the launcher
+    ran: Mapping[str, Mapping[str, Any]] | None = None  # settings by name, which must be the same
+
+
+def loader_for(sweep: Path) -> CheckedLoader:
+    """What composes as a sweep did: around its saved config, with its folders of options."""
+    return loader_of(sweep, CheckedLoader())
+
+
+def launched_with(sweep: Sweep) -> list[str]:
+    """The overrides that said how a sweep's points are run."""
+    return [override for override in sweep.command if OF_LAUNCHER.fullmatch(override)]
+
+
+def train_trials(
+    loader: CheckedLoader, trials: Trials, say: Say, begin: Callable[[], object] = lambda: None
+) -> Leaderboard:
+    """Train what the folder has no result of yet, and return what came of all.
+
+    Args:
+        loader: composes the configurations.
+        trials: what to train.
+        say: takes a line for whoever waits.
+        begin: is called once the folder is claimed, before anything is trained.
+
+    Raises:
+        UserError: for a configuration that cannot be composed, or is no longer the one that it was.
+        RunFailedError: when the grid as a whole failed; a run that did stops nothing.
+    """
+    folder = trials.folder
+    for override in (one for asked in trials.asked.values() for one in asked):
+        _refuse_override(override)
+    common = _common(trials.asked)
+    overrides = [*trials.how, *common, f"hydra.sweep.dir={_quoted(folder)}"]
+    if (folder / POINTS).is_file():
+        resumed = [f"hydra.launcher.resume={_quoted(folder)}"]
+        overrides += [*resumed, "hydra.launcher.allow_changed_grid=true"]
+    cases = made_cases(
+        folder / CASES,
+        {
+            name: [
+                *(override for override in asked if override not in common),
+                f"{SEED}={','.join(map(str, trials.seeds[name]))}",
+            ]
+            for name, asked in trials.asked.items()
+        },
+    )
+    known = {**(trials.ran or {}), **_ran_before(folder)}
+    with hydra_of(loader):
+        request = read_request(loader, overrides)
+        request.cases = cases
+        around = Around(say, lambda points: _refuse_changed(points, known), begin, _closing_lines)
+        return run_request(request, around)
+
+
+def _refuse_override(override: str) -> None:
+    """Raise UserError for what no sweep of ours asks its points for; others may have written it."""
+    key, _, value = override.partition("=")
+    if re.match(r"hydra([./@]|$)", key.lstrip("+~")):
+        raise UserError(f"{override}: is no setting of an experiment")
+    check_read(key, value)
+
+
+def _common(asked: Mapping[str, Sequence[str]]) -> list[str]:
+    """The overrides that all have, and settings taken away, which no case can say.
+
+    Raises:
+        UserError: when one alone takes a setting away.
+    """
+    lists = list(asked.values())
+    common = [o for o in lists[0] if all(o in other for other in lists)]
+    for name, overrides in asked.items():
+        if lone := [o for o in overrides if o.startswith("~") and o not in common]:
+            raise UserError(f"{name}: {few(lone)} is not taken away of all: nothing was run")
+    return common
+
+
+def _quoted(folder: Path) -> str:
+    return QuotedString(str(folder), Quote.single).with_quotes()
+
+
+def _ran_before(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """The settings of the configurations that the grid already has points of, by name."""
+    return {point.case: point.settings for point in read_grid(folder, [])[1]}
+
+
+def _refuse_changed(points: Sequence[Point], known: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise UserError when a point would not be the configuration that has run under its name."""
+    for point in points:
+        was = known.get(point.case, {})
+        changed = {
+            key: (value, point.settings.get(key))
+            for key, value in was.items()
+            if key not in FREE and _plain(value) != _plain(point.settings.get(key))
+        }
+        if changed:
+            key, (before, now) = next(iter(changed.items()))
+            more = f" (and {len(changed) - 1} more settings)" if len(changed) > 1 else ""
+            raise UserError(
+                f"{point.case} is no longer the configuration that was run: {key} was"
+                f" {json.dumps(before)} and is {json.dumps(now)}{more}; nothing was run\n"
+                "  work in the folder, and with the YAML files, that it was run with"
+            )
+
+
+def _plain(value: Any) -> str:
+    text = os.path.expanduser(value) if isinstance(value, str) and value[:1] == "~" else value
+    return json.dumps(text, sort_keys=True, default=str)
+
+
+def _closing_lines(board: Leaderboard) -> list[str]:
+    """What became of runs that are no part of a comparison, and where all of them are."""
+    lines = [f"failed {point.folder}: {error}" for point, error in board.failed()]
+    asked = [point for point in board.points if not point.former and point.same_as is None]
+    undone = [point for point in asked if board.status(point.num) in UNDONE]
+    if undone:
+        lines.append(f"{len(undone)} of {len(asked)} runs have no result")
+    kept = ((board.folder / p.folder / WANDB).glob("offline-run-*") for p in board.points)
+    shown = shlex.quote(shown_path(board.folder))
+    if any(next(found, None) for found in kept):
+        lines.append(f"wandb  offline; upload with: lrexp sync {shown}")
+    lines.append(f"runs   {shown_path(board.folder)}")
+    return lines
