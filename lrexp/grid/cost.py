@@ -41,6 +41,7 @@ class Cost:
     run_s: float  # one by itself in this program, the mean: training, evaluation, files
     total_s: float  # all of them, as they would be run
     way: str  # how that is: `serial`, `stacked, 16 together`, `a pool of 2 workers`
+    images: int = 0  # of the split that decides, test or else val; groups where they come in such
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,16 @@ def cost(points: Sequence[Point], session: Session) -> Cost:
         task.view = view
 
 
-def cost_line(found: Cost, counted: str = "points") -> str:
+def cost_line(found: Cost, counted: str = "runs") -> str:
     """What points take, in a line.
 
     >>> cost_line(Cost(16, 1.2, 8.0, "stacked, 8 together"))
-    '16 points take about 8s (stacked, 8 together; one by itself 1.2 s)'
+    '16 runs take about 8s here and now (stacked, 8 together; one by itself 1.2 s)'
     """
     from lrexp.grid.live import duration
 
     took = f"{found.run_s:.2g}" if found.run_s < 10 else f"{found.run_s:.0f}"
-    whole = f"{found.points} {counted} take about {duration(max(1, found.total_s))}"
+    whole = f"{found.points} {counted} take about {duration(max(1, found.total_s))} here and now"
     return f"{whole} ({found.way}; one by itself {took} s)"
 
 
@@ -100,7 +101,8 @@ def _cost(points: Sequence[Point], session: Session, folder: Path) -> Cost:
         together_s += latest[1] * len(kind.points)
     most = max(_members(kind, executor) for kind in found)
     way = f"stacked, {most} together" if most > 1 else "serial"
-    here = Cost(len(points), alone_s / len(points), together_s, way)
+    images = _images(session.task.trainer(points[0].config))
+    here = Cost(len(points), alone_s / len(points), together_s, way, images)
     where = places(session.settings, points)[: len(points)]
     seconds = sum(kind.seconds for kind in found)
     if len(points) > 1 and (
@@ -163,6 +165,12 @@ def _of_kind(
     epoch_s = _stacked_epoch_s(clones(trainer, seeds), folder) - stacked_s
     together_s = known.once_s + epochs * max(0.0, epoch_s) + steps_s * stacked_s / step_s[0]
     return alone_s, together_s
+
+
+def _images(trainer: Trainer) -> int:
+    data = trainer.experiment.dataset
+    split = data.val if data.test is None else data.test
+    return len(split) if split.groups is None else len(set(split.groups.tolist()))
 
 
 def _epochs(trainer: Trainer) -> int:
