@@ -49,7 +49,7 @@ def auto(points: Sequence[Point], session: Session) -> Ended:
     if not points:
         return
     started = time.perf_counter()
-    found = _looked_at(kinds(points), session)
+    found = looked_at(kinds(points), session)
     seconds = sum(kind.seconds for kind in found)
     spent = time.perf_counter() - started
     log.info("auto: training takes about %.1f s here; %.2f s for timing", seconds, spent)
@@ -61,9 +61,12 @@ def auto(points: Sequence[Point], session: Session) -> Ended:
         if i < LINES:
             session.say(line)
     where = places(session.settings, points)[: len(points)]
-    if len(where) > 1 and POOL_START_S + seconds / len(where) < CLEARLY * seconds:
+    if pool_may_pay(seconds, len(where)):
         with opened(session, points, where) as workers:
-            if _is_faster(workers, len(where), found, session):
+            here, there = pool_rates(workers, len(where), found)
+            faster = here < CLEARLY * there
+            session.say(_pool_line(here, there, len(where), faster))
+            if faster:
                 packs = _packs(found, len(where))
                 packs.sort(key=lambda pack: (-pack[0], pack[1][0].num))  # the longest first
                 yield from run_packs([part for _, part in packs], workers, session)
@@ -92,20 +95,26 @@ def _packs(found: Sequence[Kind], workers: int) -> list[tuple[float, list[Point]
     ]
 
 
-def _is_faster(workers: Workers, count: int, found: Sequence[Kind], session: Session) -> bool:
-    """Whether so many workers clearly train what takes longest faster than this program."""
+def pool_may_pay(seconds: float, workers: int) -> bool:
+    """Whether so many workers could clearly be faster, so that it pays to start and time them."""
+    return workers > 1 and POOL_START_S + seconds / workers < CLEARLY * seconds
+
+
+def pool_rates(workers: Workers, count: int, found: Sequence[Kind]) -> tuple[float, float]:
+    """Member-steps per second of what trains longest: in this program, and in so many workers."""
     longest = max(found, key=lambda kind: kind.seconds)
     sample = max((part for _, part in _packs([longest], count)), key=len)
-    here, there = longest.rate, measure_pool(workers, sample, count)
-    faster = here < CLEARLY * there
-    session.say(
+    return longest.rate, measure_pool(workers, sample, count)
+
+
+def _pool_line(here: float, there: float, count: int, faster: bool) -> str:
+    return (
         f"auto   a pool of {count} workers does {there:,.0f} member-steps/s where this"
         f" program does {here:,.0f}: {'taken' if faster else 'not taken'}"
     )
-    return faster
 
 
-def _looked_at(alike: Sequence[list[Point]], session: Session) -> list[Kind]:
+def looked_at(alike: Sequence[list[Point]], session: Session) -> list[Kind]:
     """What training takes, kind by kind.
 
     Of many points of kinds of their own only some are timed; the others, which have nothing to

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ from lrexp.grid.points.point import (
 )
 from lrexp.grid.points.resume import UNDONE, numbered_as, set_aside
 from lrexp.grid.pool.pool import check_gpus
+from lrexp.grid.settings import LauncherSettings
 from lrexp.record.wandb.agent import tell_agent
 from lrexp.runs.sweep import FAILED, read_sweep, swept_keys
 from lrexp.session.points import Points
@@ -83,7 +85,7 @@ def run_request(request: Request, around: Around) -> Leaderboard:
     config, started, loader = request.config, request.started, request.loader
     say = around.say
     config.run_id = config.run_id or new_run_id()
-    resumed, points = started is not None, []
+    resumed, points, began = started is not None, [], time.perf_counter()
     folder = started.folder if started else loader.folder(config, SWEEP_DIR, request.overrides)
     config.hydra.sweep.dir = str(folder)
     callbacks = Callbacks(config)
@@ -106,6 +108,11 @@ def run_request(request: Request, around: Around) -> Leaderboard:
         around.check(points)
     else:
         refuse_for_chooser(request)
+    noise, composing_s = None, time.perf_counter() - began
+    if points and _all_are(points, "plan"):
+        from lrexp.session.budget import noise_for
+
+        noise = noise_for(points)
     claim, board = Claim(folder, resumed, names), Leaderboard(folder)
     if around.said is None:
         link_latest(folder)
@@ -113,7 +120,14 @@ def run_request(request: Request, around: Around) -> Leaderboard:
     try:
         around.begin()
         with signals_stop() as task.asked:
-            _run(request, points, sweeper, Session(context, task, folder=folder), board, say)
+            session = Session(context, task, folder=folder)
+            _run(request, points, sweeper, session, board, say)
+            if noise:
+                from lrexp.session.budget import budget_lines
+
+                how = request.settings if request.ours else LauncherSettings("serial")
+                session = replace(session, settings=how)
+                say("\n".join(budget_lines(points, session, noise, composing_s)))
             if any(point.settings.get("logger.name") == "wandb" for point in board.points):
                 tell_agent(folder, board.board())
     except Exception as error:
@@ -203,7 +217,11 @@ def _in_grid(error: ConfigError, case: str, request: Request) -> ConfigError:
 
 
 def _all_train(points: Sequence[Point]) -> bool:
-    return all(point.settings["task.name"] == "train" for point in points)
+    return _all_are(points, "train")
+
+
+def _all_are(points: Sequence[Point], task: str) -> bool:
+    return all(point.settings["task.name"] == task for point in points)
 
 
 def _run(
