@@ -29,9 +29,7 @@ written to protocol.json before anything is trained. OVERRIDES are settings that
 """
 EXAMPLES = """\
   lrexp which experiment=finetune_digits
-  lrexp which experiment=finetune_digits --policies uniform,layerwise_decay,lp_ft --margin 0.02
-  lrexp which model=resnet18 model.pretrained=true data=imagefolder data.path=DIR --budget 2h
-  lrexp which experiment=finetune_digits --dry-run
+  lrexp which experiment=finetune_digits --policies layerwise_decay,lp_ft --budget 30m --dry-run
   lrexp which --resume                            go on with the newest that was stopped
 """
 CODES = "0 concluded, 1 a run failed, 2 a mistake in the request"

@@ -43,7 +43,10 @@ PROTOCOL = "protocol.json"  # what is compared and how, written before anything 
 WHICH = "which.html"
 COMPARISON = "comparison.json"
 COMPARISON_TABLES = ("comparison.csv", "comparison.md", "comparison.tex")  # of its rows
-LADDERS, CONFIRMED = "ladders", "confirmed"  # sweeps: the tries of every policy, and its best again
+EXPLORED, CONFIRMED = (
+    "explored",
+    "confirmed",
+)  # sweeps: the tries of every policy, and its best again
 STEPS = "steps.json"  # how many runs were trained at a time, and how long that took
 OF_COMPARISON = (WHICH, COMPARISON, *COMPARISON_TABLES)
 OF_WHICH = (PROTOCOL, STEPS, *OF_COMPARISON)

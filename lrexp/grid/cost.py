@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from lrexp.config.check import check
 from lrexp.config.compose import without_hydra
 from lrexp.config.schema.training import NoLogger
-from lrexp.grid.auto import POOL_START_S, looked_at, pool_may_pay, pool_rates
-from lrexp.grid.executors import CLEARLY, Kind, kinds, look, try_stacking
+from lrexp.grid.auto import POOL_START_S, looked_at, pool_may_pay, pool_pays, pool_rates
+from lrexp.grid.executors import Kind, kinds, look, try_stacking
 from lrexp.grid.isolation import undisturbed
 from lrexp.grid.jobs import Session
 from lrexp.grid.points.point import Point
@@ -104,15 +104,16 @@ def _cost(points: Sequence[Point], session: Session, folder: Path) -> Cost:
     images = _images(session.task.trainer(points[0].config))
     here = Cost(len(points), alone_s / len(points), together_s, way, images)
     where = places(session.settings, points)[: len(points)]
-    seconds = sum(kind.seconds for kind in found)
-    if len(points) > 1 and (
-        executor == "pool" or (executor == "auto" and pool_may_pay(seconds, len(where)))
-    ):
+    seconds, count = sum(kind.seconds for kind in found), len(where)
+    may = executor == "pool" or (executor == "auto" and pool_may_pay(seconds, len(points), count))
+    if len(points) > 1 and may:
         with opened(session, points, where) as workers:
-            rate, of_pool = pool_rates(workers, len(where), found)
-        if of_pool and (executor == "pool" or rate < CLEARLY * of_pool):
-            total_s = POOL_START_S + together_s * rate / of_pool
-            return replace(here, total_s=total_s, way=f"a pool of {len(where)} workers")
+            rate, there = pool_rates(workers, count, found)
+        pays = executor == "pool" or pool_pays(seconds, len(points), count, rate, there)
+        if there and pays:
+            steps_s = min(seconds, together_s)
+            total_s = POOL_START_S + steps_s * rate / there + (together_s - steps_s) / count
+            return replace(here, total_s=total_s, way=f"a pool of {count} workers")
     return here
 
 

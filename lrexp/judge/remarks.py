@@ -151,9 +151,11 @@ def _looks(found: Conclusion, looks: Sequence[int]) -> list[str]:
     if len(looks) == 1:
         times = f"at {looks[0]} seeds"
     spent = " (O'Brien and Fleming)" * (len(looks) > 1)
+    words = [row.compared.word for row in found.rows if row.compared]
+    margin = " No difference is two one-sided tests at the level of a look, for one comparison."
     return [
         f"It was decided {times}{spent}{shared}. An interval is that of the look it comes from, and"
-        " leaves zero out where the word is better or worse."
+        f" leaves zero out where the word is better or worse.{margin * ('no difference' in words)}"
     ]
 
 

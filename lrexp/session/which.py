@@ -17,7 +17,7 @@ from lrexp.config.errors import UserError
 from lrexp.config.names import shown_path
 from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import strict_json, write_atomically
-from lrexp.folder.layout import CONFIRMED, LADDERS, OF_WHICH, PROTOCOL, STEPS, WANDB
+from lrexp.folder.layout import CONFIRMED, EXPLORED, OF_WHICH, PROTOCOL, STEPS, WANDB
 from lrexp.judge.comparison import Images, Scores
 from lrexp.judge.concluding import conclude, metric_of, scores_of
 from lrexp.judge.conclusion import Conclusion
@@ -93,13 +93,14 @@ def resume_which(name: str, say: Say, show: Show) -> Answer:
         UserError: where there is none; and as `begin_which` does.
     """
     folder = named_folder(name)
-    plan = read_procedure(folder) if (folder / LADDERS).is_dir() else None
+    plan = read_procedure(folder) if (folder / EXPLORED).is_dir() else None
     if plan is None:
         raise UserError(
             f"{shown_path(folder)} is no folder of lrexp which: it has no {PROTOCOL}, or no"
-            f" {LADDERS}/"
+            f" {EXPLORED}/"
         )
     claim = Claim(folder, resumed=True, names=OF_WHICH)
+    say(f"resume {shown_path(folder)}: what is done is read, and the rest trained")
     try:
         loader = CheckedLoader(plan.config_dir)
         return _carry_out(_Folders(folder, plan, loader, say), show)
@@ -148,7 +149,7 @@ class _Folders:
 
     def climb(self, ladders: Sequence[Ladder]) -> Sequence[Contender]:
         """See `Bench`."""
-        folder, plan = self.folder / LADDERS, self.plan
+        folder, plan = self.folder / EXPLORED, self.plan
         found = _of_ladders(folder, ladders)
         count = len(plan.seeds) * sum(one.tries for one in ladders)
         if len(found) < count or any(point.status not in ENDED for point in found):
@@ -173,7 +174,7 @@ class _Folders:
                 {one.name: one.asked for one in contenders},
                 seeds,
                 self._how(),
-                _settings_of(read_sweep(self.folder / LADDERS), contenders),
+                _settings_of(read_sweep(self.folder / EXPLORED), contenders),
             )
             with self._timed("comparison", folder):
                 train_trials(self.loader, trials, self._heard, said=self.said)
@@ -225,7 +226,7 @@ class _Folders:
         """Runs, what they come to in single runs, and the time on the clock."""
         parts = [
             [p.took_s for p in read_sweep(self.folder / name).tried if math.isfinite(p.took_s)]
-            for name in (LADDERS, CONFIRMED)
+            for name in (EXPLORED, CONFIRMED)
         ]
         took = sorted(one for part in parts for one in part)
         if not took:
@@ -257,8 +258,8 @@ class _Folders:
         how = list(self.plan.how)
         if any(one.startswith("hydra.launcher.executor=") for one in how):
             return how
-        points = read_sweep(self.folder / LADDERS).tried if self._there(LADDERS) else ()
-        ran = [read_summary(self.folder / LADDERS / p.folder, []) for p in points]
+        points = read_sweep(self.folder / EXPLORED).tried if self._there(EXPLORED) else ()
+        ran = [read_summary(self.folder / EXPLORED / p.folder, []) for p in points]
         chosen = {
             "auto"
             if one.get("executor") == "pool" and one.get("members", 1) != 1

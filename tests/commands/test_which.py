@@ -30,14 +30,14 @@ def test_interrupted_it_says_what_is_known_and_goes_on_to_a_conclusion(tmp_path:
     (folder,) = tmp_path.glob("outputs/smoke/20*")
     assert (tmp_path / "outputs" / "latest").resolve() == folder
     protocol = (folder / "protocol.json").read_bytes()
-    trained = {p: p.read_bytes() for p in folder.glob("ladders/*/metrics.jsonl")}
+    trained = {p: p.read_bytes() for p in folder.glob("explored/*/metrics.jsonl")}
     assert len(trained) == 6
 
     process = start(tmp_path, *shlex.split(again)[3:])
     said = process.communicate(timeout=HUNG_S)[0]
     assert process.returncode == 0, said
     assert (folder / "protocol.json").read_bytes() == protocol
-    assert {p: p.read_bytes() for p in folder.glob("ladders/*/metrics.jsonl")} == trained
+    assert {p: p.read_bytes() for p in folder.glob("explored/*/metrics.jsonl")} == trained
     steps = json.loads((folder / "steps.json").read_text())
     assert [step["step"] for step in steps] in (
         ["rates", "comparison"],
