@@ -219,9 +219,9 @@ def nothing_known() -> Conclusion:
                             "overfits": "", "per_seed": ()}  # fmt: skip
     rungs = (Rung(0.1, empty, bad="3 diverged"), Rung(1.0, empty))
     return conclusion(
-        row("lp_ft", found=found, ladder=rungs, **bare),
-        row("uniform", ladder=(), **bare),
-        row("surgical", baseline=False, **bare | {"rate": NAN}),
+        row("lp_ft", NAN, found, ladder=rungs, **bare),
+        row("uniform", NAN, ladder=(), **bare),
+        replace(row("surgical", NAN, **bare), baseline=False, rate=NAN),
         sentence="Nothing is known yet.", margin=None, smallest_margin=NAN, cost=(), paste="",
         remarks=(), finished=False,
     )  # fmt: skip

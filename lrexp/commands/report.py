@@ -1,14 +1,20 @@
-"""`lrexp report FOLDER`: the report of a run or a sweep made anew, from its files alone."""
+"""`lrexp report FOLDER`: the report of a run, a sweep or a comparison made anew from its files."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from lrexp.commands.answer import parser_of
 from lrexp.config.errors import UserError, for_terminal
 from lrexp.config.names import shown_path
+from lrexp.folder.layout import COMPARISON
+from lrexp.report.comparison.figures import write_conclusion_plots
+from lrexp.report.comparison.files import read_conclusion
+from lrexp.report.comparison.page import write_conclusion
 from lrexp.report.run.figures import write_run_plots
 from lrexp.report.run.page import write_run_report
 from lrexp.report.sweep.figures import write_sweep_plots
@@ -17,6 +23,7 @@ from lrexp.runs.run import is_run, is_sweep, named_folder
 
 DESCRIPTION = """\
 Make the report of a run or a sweep anew, from its files alone: report.html, and figures in plots/.
+Of a comparison (by `which` or `confirm`) which.html and its tables, from comparison.json.
 """
 EXAMPLES = """\
   lrexp report latest
@@ -43,25 +50,43 @@ def main(argv: list[str]) -> int:
     sweep = is_sweep(folder)
     if asked.runs and not sweep:
         raise UserError(f"--runs is for a sweep, and {_shown(folder)} is a single run")
-    if not sweep and not is_run(folder):
+    compared = (folder / COMPARISON).exists()
+    if not sweep and not compared and not is_run(folder):
         raise UserError(
-            f"{_shown(folder)} is neither a run nor a sweep: it has no summary.json,"
-            " metrics.jsonl or points.json"
+            f"{_shown(folder)} is neither a run nor a sweep nor a comparison: it has no"
+            " summary.json, metrics.jsonl, points.json or comparison.json"
         )
-    runs = [folder]
+    runs = [folder] if is_run(folder) else []
     if sweep:
         inside = sorted((f for f in folder.iterdir() if f.is_dir() and is_run(f)), key=_in_order)
         runs = inside if asked.runs else []
     failed = sum(not _write_run(run, not asked.no_plots) for run in runs)
+    made: list[tuple[Callable[[Path], Sequence[Path]], Callable[[Path], Path]]] = []
     if sweep:  # last, so that it links to reports that are there
-        try:
-            drawn = [] if asked.no_plots else write_sweep_plots(folder)
-            line = f"report {_shown(write_sweep_report(folder))}"
-            print(f"{line}, {len(drawn)} files in plots/" if drawn else line)
-        except OSError as error:
-            failed += 1
-            print(f"error: {_shown(folder)}: {for_terminal(str(error))}", file=sys.stderr)
+        made.append((write_sweep_plots, write_sweep_report))
+    if compared:
+        found = read_conclusion(folder)
+        made.append((partial(write_conclusion_plots, conclusion=found),
+                     partial(write_conclusion, conclusion=found)))  # fmt: skip
+    failed += sum(not _write(folder, not asked.no_plots, *how) for how in made)
     return 1 if failed else 0
+
+
+def _write(
+    folder: Path,
+    plots: bool,
+    draw: Callable[[Path], Sequence[Path]],
+    report: Callable[[Path], Path],
+) -> bool:
+    """Plots and report of a sweep or a comparison; False, and a line, when there is no room."""
+    try:
+        drawn = draw(folder) if plots else []
+        line = f"report {_shown(report(folder))}"
+        print(f"{line}, {len(drawn)} files in plots/" if drawn else line)
+    except OSError as error:
+        print(f"error: {_shown(folder)}: {for_terminal(str(error))}", file=sys.stderr)
+        return False
+    return True
 
 
 def _write_run(folder: Path, plots: bool) -> bool:

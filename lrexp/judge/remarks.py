@@ -11,6 +11,8 @@ from lrexp.config.errors import few
 from lrexp.judge.comparison import Compared
 from lrexp.judge.conclusion import Conclusion, Row
 from lrexp.judge.contenders import Contender
+from lrexp.judge.noise import Sample
+from lrexp.judge.verdicts import GUESSES
 from lrexp.judge.words import capital
 from lrexp.runs.scores import Tried
 
@@ -104,6 +106,9 @@ def remarks_on(
             f"Images come in {groups:,} groups ({tried.settings.get('data.group_by')}), which are"
             " what the error is taken over."
         )
+        sample = Sample.of(len(tried.images), np.unique(tried.groups, return_inverse=True)[1])
+        if doubt := sample.unjudged or sample.caution:
+            said.append(f"{capital(doubt)}.")
     if any(row.ended for row in found.rows):
         whose = (
             "1 / classes" if "balanced" in found.metric else "the largest class's share of training"
@@ -112,6 +117,7 @@ def remarks_on(
             "A seed that diverged or collapsed counts with what a guess is worth,"
             f" {100 * guess:.1f} % ({whose}); such configurations stand below all others."
         )
+    said += _guessing(tried, found)
     said += _looks(found, looks) if looks else _tests(found)
     if math.isfinite(found.smallest_margin):
         words = [row.compared.word for row in found.rows if row.compared]
@@ -129,16 +135,27 @@ def remarks_on(
     return said
 
 
+def _guessing(tried: Tried, found: Conclusion) -> list[str]:
+    """Who has seeds that are worth a guess, but ended as they should: they count as measured."""
+    counts: dict[str, int] = {}
+    for row in found.rows:
+        tries = [tried.tries[row.name][seed] for seed in found.seeds]
+        guesses = [one for one in tries if not one.lost and set(one.kinds) & set(GUESSES)]
+        counts |= {row.name: len(guesses)} if guesses else {}
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return [f"Seeds that learned no more than a guess, as measured: {listed}."] if listed else []
+
+
 def _tests(found: Conclusion) -> list[str]:
     """How words and intervals, which may seem at odds, go together."""
     words = [row.compared.word for row in found.rows if row.compared]
     parts = []
     if len(words) > 1:
-        parts.append(f"verdicts allow for {len(words)} comparisons (Holm), and an interval for one")
+        parts.append(f"verdicts allow for {len(words)} comparisons (Holm), intervals do not")
     if "no difference" in words:
         parts.append(
-            "no difference is two one-sided tests at 5 %, which is that the 90 % interval lies"
-            " within the margin"
+            "no difference means that the 90 % interval lies within the margin (two one-sided"
+            " tests at 5 %)"
         )
     return [f"{capital('; '.join(parts))}."] if parts else []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,7 +156,67 @@ class HeatMap:
     note: str = ""  # under the figure
 
 
-Figure = Chart | HeatMap
+@dataclass(frozen=True)
+class Interval:
+    """A row of `Intervals`: a value, what it may be as well, and what that comes to."""
+
+    name: str
+    value: float = math.nan  # NaN: nothing is drawn, the words stand alone
+    low: float = math.nan
+    high: float = math.nan
+    text: str = ""  # the numbers in words
+    verdict: str = ""
+    advice: str = ""  # behind the verdict
+    detail: str = ""  # under the name
+    colour: int = 0
+    aside: bool = False  # the axis is made for others
+    shape: Literal["dot", "diamond", "open"] = "dot"  # so that colour alone says nothing
+
+    @property
+    def known(self) -> bool:
+        return all(map(math.isfinite, (self.value, self.low, self.high)))
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Intervals in rows over one axis with a line at zero: a forest plot."""
+
+    title: str
+    rows: Sequence[Interval]  # from the top
+    label: str = ""  # what the axis shows, with its unit
+    band: float = 0.0  # from −band to band is shaded; 0 for none
+    sides: tuple[str, str] = ("", "")  # what lies left and right of zero
+    note: str = ""  # under the figure
+
+    def ends(self) -> tuple[float, float]:
+        """Of the axis: zero, the band and the rows, but for those aside or far beyond most.
+
+        Far is more than six times as far as the middle one; such rows point over the edge.
+        """
+        known = [row for row in self.rows if row.known]
+        known = [row for row in known if not row.aside] or known
+        sizes = sorted(max(abs(row.low), abs(row.high)) for row in known)
+        far = max(6 * sizes[(len(sizes) - 1) // 2], self.band) if sizes else self.band
+        inside = [one for one in known if -far <= one.low <= one.high <= far]
+        low = min([-self.band, *(one.low for one in inside)])
+        high = max([self.band, *(one.high for one in inside)])
+        room = 0.06 * (high - low) or 1.0
+        return low - room, high + room
+
+
+Figure = Chart | HeatMap | Intervals
+
+
+def round_steps(low: float, high: float, most: int = 6) -> list[float]:
+    """At most so many multiples of 1, 2 or 5 times a power of ten between two numbers.
+
+    >>> round_steps(-0.9, 4.2)
+    [0.0, 1.0, 2.0, 3.0, 4.0]
+    """
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(k * power for k in (1, 2, 5, 10, 20) if (high - low) / (k * power) < most)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [round(i * step, 12) for i in range(first, last + 1)]
 
 
 def evenly(items: Sequence[T], most: int) -> Sequence[T]:

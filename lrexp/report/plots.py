@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from lrexp.folder.files import refuse_foreign
 from lrexp.folder.layout import PLOTS
-from lrexp.report.figure import COLOURS, HEAT, Axis, Chart, Figure, HeatMap, Series, Values
+from lrexp.report.figure import (
+    COLOURS,
+    HEAT,
+    Axis,
+    Chart,
+    Figure,
+    HeatMap,
+    Intervals,
+    Series,
+    Values,
+)
 from lrexp.runs.reading import refuse_links
 
 if TYPE_CHECKING:
@@ -24,6 +34,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 PILE = 0.035  # of the height, between dots that pile up at an edge
 HIGHEST_PILE = 12
 BAND = "± 1 standard error"
+LONGEST = 30  # letters of a row's name
 MOST_NUMBERS = 16  # columns of cells that numbers fit into
 MARK = "drawn by lrexp"  # in every file: what has it may be drawn anew
 MARKED: dict[str, Any] = {"png": {"Software": MARK}, "svg": {"Date": None, "Creator": MARK}}
@@ -90,6 +101,8 @@ def draw(figures: Sequence[Figure], width: float) -> Picture:
     from matplotlib.figure import Figure as Picture
 
     first, several = figures[0], len(figures) > 1
+    if isinstance(first, Intervals):
+        return _draw_intervals(first, width)
     maps = [one for one in figures if isinstance(one, HeatMap)]
     columns = min(3 if maps else 4, len(figures))
     rows = -(-len(figures) // columns)
@@ -98,14 +111,15 @@ def draw(figures: Sequence[Figure], width: float) -> Picture:
     shared = not maps
     places = picture.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared).ravel()
     for axes, figure in zip(places, figures, strict=False):
+        labels = {"xlabel": "", "ylabel": ""}
         if isinstance(figure, HeatMap):
             _draw_heat_map(axes, figure, columns)
             labels = {"xlabel": figure.x_label, "ylabel": figure.y_label}
-        else:
+        elif isinstance(figure, Chart):
             _draw_chart(axes, figure)
             labels = {"xlabel": figure.x.label, "ylabel": figure.y.label}
         if several:
-            axes.set_title(figure.title)
+            axes.set_title(figure.title, parse_math=False)  # a name may hold `$`
             picture.supxlabel(labels["xlabel"], fontsize=8)
             picture.supylabel(labels["ylabel"], fontsize=8)
         else:
@@ -116,6 +130,42 @@ def draw(figures: Sequence[Figure], width: float) -> Picture:
         _colour_bar(picture, list(places[: len(figures)]), maps)
     elif isinstance(first, Chart) and first.legend:
         _legend(picture, places[0], first, width)
+    return picture
+
+
+def _draw_intervals(figure: Intervals, width: float) -> Picture:
+    """Rows from the top, their names at the left and their words at the right."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Picture
+
+    rows = figure.rows
+    picture = Picture(figsize=(width, 0.7 + 0.36 * len(rows)), layout="constrained")
+    FigureCanvasAgg(picture)
+    axes, (low, high) = picture.subplots(), figure.ends()
+    axes.axvspan(-figure.band, figure.band, color="0.92", linewidth=0)
+    axes.axvline(0, color="0.4", linewidth=0.6)
+    for place, row in enumerate(rows):
+        ink: Any = COLOURS[row.colour]
+        if row.known:
+            ends = [max(low, row.low), min(high, row.high)]
+            axes.plot(ends, [place, place], color=ink, linewidth=1.3)
+            beyond = [(low, "<")] * (row.low < low) + [(high, ">")] * (row.high > high)
+            for end, arrow in beyond:
+                axes.plot([end], [place], marker=arrow, color=ink, markersize=4.5, clip_on=False)
+            if low <= row.value <= high:
+                axes.plot([row.value], [place], marker="D" if row.shape == "diamond" else "o",
+                          markerfacecolor="white" if row.shape == "open" else ink,
+                          markeredgecolor=ink, markersize=4.5)  # fmt: skip
+        said = f"{row.verdict}: {row.advice}" if row.advice else row.verdict
+        axes.annotate("\n".join(filter(None, (said, row.text))), (1.02, place), fontsize=7,
+                      xycoords=axes.get_yaxis_transform(), va="center",
+                      parse_math=False)  # fmt: skip
+    names = [f"{row.name[:LONGEST]}…" if len(row.name) > LONGEST else row.name for row in rows]
+    axes.set_yticks(range(len(rows)), names, parse_math=False)
+    axes.tick_params("y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.set(xlim=(low, high), ylim=(len(rows) - 0.4, -0.6), xlabel=figure.label)
+    axes.set_title(figure.title, loc="left", parse_math=False)
     return picture
 
 

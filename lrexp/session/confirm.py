@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lrexp.config.errors import UserError
+from lrexp.config.errors import RunFailedError, UserError
 from lrexp.config.names import shown_path
 from lrexp.folder.files import strict_json, write_atomically
 from lrexp.folder.layout import CONFIRM, PROTOCOL
@@ -114,7 +114,7 @@ def confirm(name: str, asked: Asked, say: Say) -> Confirmed:
     Raises:
         UserError: for a sweep that has nothing to confirm, or has not ended; for words that
             contradict those it was begun with; for runs that cannot be compared.
-        RunFailedError: when the runs could not be trained.
+        RunFailedError: when runs failed, or could not be trained at all.
     """
     where = sweep_of(name)
     folder, sweep = where.with_name(f"{where.name}{CONFIRM}"), read_sweep(where)
@@ -127,7 +127,7 @@ def confirm(name: str, asked: Asked, say: Say) -> Confirmed:
             say(line)
     again = f"lrexp confirm {shlex.quote(shown_path(where))}"
     if begun is None or plan.seeds != begun.seeds or not _complete(folder, plan):
-        for line in _announced(plan):
+        for line in _announced(plan, any(point.test for point in sweep.tried)):
             say(line)
         names = [one.name for one in plan.contenders]
         trials = Trials(
@@ -149,7 +149,9 @@ def confirm(name: str, asked: Asked, say: Say) -> Confirmed:
             raise
     tried = read_tried(folder)
     if tried.undone:
-        raise UserError(_unfinished(tried, again))
+        said = UserError(_unfinished(tried, again))
+        failed = any(point.status == FAILED for point in tried.undone)
+        raise RunFailedError(said) if failed else said
     return Confirmed(folder, conclusion_of(tried, plan))
 
 
@@ -284,7 +286,7 @@ def _complete(folder: Path, plan: Protocol) -> bool:
     return not tried.undone and tried.seeds([one.name for one in plan.contenders]) == plan.seeds
 
 
-def _announced(plan: Protocol) -> list[str]:
+def _announced(plan: Protocol, has_test: bool) -> list[str]:
     """What is going to be trained, and what the verdict is going to be on."""
     count = len(plan.contenders) * len(plan.seeds)
     first, last = plan.seeds[0], plan.seeds[-1]
@@ -298,7 +300,8 @@ def _announced(plan: Protocol) -> list[str]:
         mark = "  baseline" if one.name == plan.baseline else ""
         tries = f"best of {one.tries} by {plan.monitor}" if one.tries > 1 else "the only one"
         lines.append(f"  {one.name.ljust(named)}  {one.settings}  ({tries}){mark}")
-    lines.append(f"verdict on {words} of test images; margin {100 * plan.margin:.3g} points")
+    images = "test images" if has_test else "val images, for want of a test split: exploratory"
+    lines.append(f"verdict on {words} of {images}; margin {100 * plan.margin:.3g} points")
     return [*lines, *(f"note   {remark}" for remark in plan.remarks)]
 
 

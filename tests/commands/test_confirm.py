@@ -10,18 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command_lines import main_in, run, start
-from confirmed_runs import CLASSES
+from confirmed_runs import CLASSES, write_confirmed
 from processes import HUNG_S
 from synthetic_sweep import outcome, went_wrong, write_sweep
 
 from lrexp.commands.confirm import parser
-from lrexp.config.errors import UserError
+from lrexp.config.errors import RunFailedError, UserError
 from lrexp.runs.scores import read_tried
 from lrexp.runs.sweep import read_sweep
 from lrexp.session.confirm import (
     Asked,
+    confirm,
     extended,
     fresh_seeds,
     make_protocol,
@@ -142,6 +144,26 @@ def test_overrides_of_a_file_are_those_of_an_experiment(tmp_path: Path, override
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize(("ended", "error"), [("failed", RunFailedError), ("missing", UserError)])
+def test_nothing_is_concluded_while_a_run_has_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: str, error: type[Exception]
+) -> None:
+    folder, said = swept(tmp_path), list[str]()
+    plan = make_protocol(read_sweep(folder), Asked(seeds=3))
+    labels = np.arange(9) % 3
+    right = {name: np.ones((3, 9), bool) for name in ("uniform", "lp_ft")}
+    lost = {("lp_ft", 1001): ended}
+    beside = write_confirmed(tmp_path / "s-confirm", right, labels, lost=lost)
+    (beside / "protocol.json").write_text(plan.text())
+    monkeypatch.setattr("lrexp.session.confirm.train_trials", lambda *given: None)
+    with pytest.raises(error) as raised:
+        confirm(str(folder), Asked(), said.append)
+    told = str(raised.value)
+    assert "nothing is concluded: 1 run has no result" in told
+    assert f"go on with: lrexp confirm {folder}" in told
+    assert "confirm 2 configurations on 3 fresh seeds (1000 to 1002): 6 runs" in said
+
+
 # --- Whole programs ------------------------------------------------------------------------------
 
 SWEEP = (
@@ -188,9 +210,9 @@ def test_a_sweep_is_confirmed_and_extended(
         assert row["loss"]["mean"] == pytest.approx(sum(t["loss"] for t in tests) / 3, rel=1e-4)
     plan = read_protocol(tmp_path / "s-confirm")
     assert plan is not None
-    before = {
-        one: (tmp_path / "s-confirm" / one / "summary.json").stat().st_mtime_ns for one in ran
-    }
+    summaries = [*(tmp_path / "s-confirm").glob("*/summary.json")]
+    before = [file.stat().st_mtime_ns for file in summaries]
+    assert len(before) == 6
 
     assert main_in(tmp_path, "confirm", "s", "--margin", "0.02") == 2
     assert "begun with 0.05" in capsys.readouterr().err
@@ -199,7 +221,7 @@ def test_a_sweep_is_confirmed_and_extended(
     assert "resume 6 points are done, 2 to run" in said
     assert "added after a look (3, then 4)" in " ".join(said.split())
     assert confirmed(tmp_path)["seeds"] == [1000, 1001, 1002, 1003]
-    after = {one: (tmp_path / "s-confirm" / one / "summary.json").stat().st_mtime_ns for one in ran}
+    after = [file.stat().st_mtime_ns for file in summaries]
     assert before == after, "nothing was trained twice"
     assert read_protocol(tmp_path / "s-confirm") == replace(
         plan, seeds=(*plan.seeds, 1003), looks=(3, 4)

@@ -644,3 +644,24 @@ def test_environment_says_what_decides_which_kernels_run(monkeypatch: pytest.Mon
     finally:
         torch.use_deterministic_algorithms(False)
     assert flags["deterministic_algorithms"] is True
+
+
+def test_predictions_say_which_images_belong_together(tmp_path: Path) -> None:
+    """Where data.group_by is set; further test sets have no groups, and other runs no column."""
+    from lrexp.record.predictions import write_predictions
+    from lrexp.runs.predictions import read_predictions
+
+    labels = torch.tensor([0, 1, 1, 0])
+    plain = plain_split(torch.zeros(4, 1, 2, 2), labels)
+    grouped = replace(plain, groups=np.array([7, 7, 3, 3]))
+    logits = torch.eye(2)[labels]
+    for name, splits in (("some", {"val": grouped, "dark": plain}), ("none", {"val": plain})):
+        file = tmp_path / f"{name}.parquet"
+        write_predictions(file, splits, dict.fromkeys(splits, logits), ["a", "b"])
+    assert pq.read_table(tmp_path / "none.parquet").column_names[-2:] == ["label", "scores"]
+    assert pq.read_table(tmp_path / "some.parquet").column_names[-2:] == ["group", "scores"]
+    found = [read_predictions(tmp_path / "some.parquet", split) for split in ("val", "dark")]
+    assert [one and one.groups is not None and one.groups.tolist() for one in found] == [
+        [7, 7, 3, 3],
+        False,
+    ]

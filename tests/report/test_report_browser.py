@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conclusions import ALL, conclusion
 from markupsafe import Markup
 from report_runs import row, write_run
 
+from lrexp.report.comparison.page import write_conclusion
 from lrexp.report.figure import Axis, Chart, HeatMap, Series
 from lrexp.report.html.charts import drawn
 from lrexp.report.html.page import Column, Section, join, page, table
@@ -299,6 +301,43 @@ def test_nothing_hangs_over_the_edge(opened: Any, report: Path, width: int, sche
         }).map(text => text.textContent)"""
     )
     assert cut == [], "labels that are cut"
+
+
+@pytest.mark.parametrize("width", [360, 800, 1400])
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_no_conclusion_hangs_over_the_edge(
+    opened: Any, tmp_path: Path, name: str, width: int
+) -> None:
+    page = opened(write_conclusion(tmp_path, ALL[name]()), viewport={"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    overlapping = page.evaluate(
+        """() => [...document.querySelectorAll('.intervals li')].filter(row => {
+            const boxes = ['.name', '.lane', '.value'].map(kind => row.querySelector(kind))
+                .filter(Boolean).map(one => one.getBoundingClientRect());
+            return boxes.some((a, i) => boxes.slice(i + 1).some(b =>
+                a.left < b.right - 1 && b.left < a.right - 1
+                && a.top < b.bottom - 1 && b.top < a.bottom - 1));
+        }).map(row => row.textContent)"""
+    )
+    assert overlapping == []
+
+
+def test_intervals_stand_where_their_axis_says(opened: Any, tmp_path: Path) -> None:
+    page = opened(write_conclusion(tmp_path, conclusion()))
+    places = page.evaluate(
+        """() => {
+            const middle = one => {
+                const box = one.getBoundingClientRect();
+                return box.left + box.width / 2;
+            };
+            const ticks = Object.fromEntries([...document.querySelectorAll('.axis .lane span')]
+                .map(one => [one.textContent, middle(one)]));
+            return [ticks, [...document.querySelectorAll('.intervals .at')].map(middle)];
+        }"""
+    )
+    ticks, dots = places
+    a_point = (ticks["+2"] - ticks["−2"]) / 4
+    assert [round((x - ticks["0"]) / a_point, 1) for x in dots] == [2.4, 1.1, 0.2, -2.2]
 
 
 def test_names_are_text(opened: Any, tmp_path: Path) -> None:

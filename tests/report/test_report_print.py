@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conclusions import twelve
 from printed import printed_pages
 from report_runs import write_run
 from synthetic_sweep import outcome, went_wrong, write_sweep
 
+from lrexp.report.comparison.page import write_conclusion
 from lrexp.report.html.page import Column, table
 from lrexp.report.run.page import write_run_report
 from lrexp.report.sweep.page import write_sweep_report
@@ -51,10 +53,13 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
-@pytest.fixture(scope="module", params=["run", "sweep"])
+@pytest.fixture(scope="module", params=["run", "sweep", "comparison"])
 def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a run with a long table, and of a sweep whose tables have all their columns."""
+    """Of a run with a long table, a sweep with all columns in its tables, and twelve rivals."""
     folder = tmp_path_factory.mktemp("printed") / "it"
+    if request.param == "comparison":
+        folder.mkdir()
+        return write_conclusion(folder, twelve())
     if request.param == "run":
         return write_run_report(write_run(folder, epochs=60))
     axes = {

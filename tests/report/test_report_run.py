@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conclusions import conclusion
 from conftest import ROOT
 from processes import HUNG_S
 from report_runs import row, write_run
 from synthetic_sweep import outcome, write_sweep
 
 from lrexp.__main__ import main
+from lrexp.report.comparison.page import write_conclusion
 from lrexp.report.run.defaults import changes
 from lrexp.report.run.mistakes import png
 from lrexp.report.run.page import run_page, write_run_report
@@ -477,6 +479,23 @@ def test_a_folder_that_is_no_run_is_a_mistake(tmp_path: Path, command: Command) 
         assert code == 2
         assert words in said
         assert "Traceback" not in said
+
+
+def test_a_comparison_is_reported_from_its_numbers(tmp_path: Path, command: Command) -> None:
+    folder = tmp_path / "comparison"
+    folder.mkdir()
+    page = write_conclusion(folder, conclusion())
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    for file in folder.iterdir():
+        if file.name != "comparison.json":
+            file.unlink()
+    assert command("comparison", "--no-plots") == (0, "")
+    assert page.exists()
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    (folder / "comparison.json").write_text("{}")
+    code, said = command("comparison", "--no-plots")
+    assert code == 2
+    assert "comparison.json cannot be read" in said
 
 
 def test_a_report_that_cannot_be_written_is_an_error(tmp_path: Path, command: Command) -> None:

@@ -19,11 +19,13 @@ from lrexp.judge.conclusion import Conclusion, Row
 from lrexp.judge.words import is_share
 from lrexp.report.comparison.words import (
     NUMBERS,
+    cut,
     is_deciding,
     names_of,
     one_line,
     reading,
     sentences,
+    short_table_of,
     table_of,
 )
 from lrexp.runs.reading import json_of, text_of
@@ -33,12 +35,12 @@ JSON_MARK = '"schema": "lrexp comparison '  # in every file: what has it may be 
 CSV_MARK = "configuration,settings,overrides,"
 TEXT_MARK = "made by lrexp"
 ENDLESS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-WIDE = 24  # letters of a cell that LaTeX breaks into lines
+WIDE, MOST_LETTERS = 16, 32  # letters of a cell that LaTeX breaks into lines, and of a name
 TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-    "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    '"': "''", "`": r"\textasciigrave{}",
     "±": r"$\pm$", "−": "$-$", "–": "--", "—": "---", "…": r"\dots{}", "×": r"$\times$",
     "·": r"$\cdot$", "≥": r"$\geq$", "≤": r"$\leq$", "∞": r"$\infty$", "→": r"$\to$",
     "\N{REPLACEMENT CHARACTER}": "?",
@@ -187,28 +189,34 @@ def comparison_markdown(conclusion: Conclusion) -> str:
 def escaped_markdown(text: str) -> str:
     """Text of which Markdown makes neither markup nor another cell, on one line.
 
-    >>> escaped_markdown("a_b | <c>")
-    'a\\\\_b \\\\| \\\\<c\\\\>'
+    >>> print(escaped_markdown("a_b | <c>"))
+    a\\_b \\| \\<c\\>
     """
     return re.sub(r"([\\`*_{}\[\]<>|#~$&])", r"\\\1", one_line(text))
 
 
 def comparison_tex(conclusion: Conclusion) -> str:
-    """The table as LaTeX, with booktabs; caption and notes say what belongs beside it."""
+    """The table as LaTeX, with booktabs; its caption says what belongs beside it."""
     heads, *rows = (
-        {key: escaped_tex(cell) for key, cell in line.items()} for line in table_of(conclusion)
+        {
+            key: escaped_tex(cut(cell, MOST_LETTERS) if key == "name" else cell)
+            for key, cell in line.items()
+        }
+        for line in short_table_of(conclusion)
     )
     told = [conclusion.sentence, reading(conclusion), *sentences(conclusion)]
     kinds = {key: "r" if key in NUMBERS else "l" for key in heads}
     if max((len(row.overfits) for row in conclusion.rows), default=0) > WIDE:
-        kinds["overfits"] = r"p{0.25\linewidth}"
+        kinds["overfits"] = r"p{0.2\linewidth}"
     body = [" & ".join(line.values()) + r" \\" for line in rows]
     return "\n".join(
         [
             f"% {TEXT_MARK} {__version__}; needs \\usepackage{{booktabs}}",
             r"\begin{table}",
             r"  \centering",
+            r"  \footnotesize\setlength{\tabcolsep}{3pt}",
             f"  \\caption{{{escaped_tex(' '.join(told))}}}",
+            r"  \par\smallskip",
             f"  \\begin{{tabular}}{{{''.join(kinds.values())}}}",
             r"    \toprule",
             f"    {' & '.join(heads.values())} \\\\",
@@ -225,7 +233,7 @@ def comparison_tex(conclusion: Conclusion) -> str:
 def escaped_tex(text: str) -> str:
     """Text that LaTeX sets as it is, on one line.
 
-    >>> escaped_tex("95.1 ± 0.4 % of lp_ft")
-    '95.1 $\\pm$ 0.4 \\% of lp\\_ft'
+    >>> print(escaped_tex("95.1 ± 0.4 % of lp_ft"))
+    95.1 $\\pm$ 0.4 \\% of lp\\_ft
     """
     return "".join(TEX.get(character, character) for character in one_line(text))

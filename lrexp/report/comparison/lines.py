@@ -106,13 +106,11 @@ def _table(heads: dict[str, str], rows: Sequence[dict[str, str]], width: int) ->
 def _line(columns: dict[str, list[str]], widths: dict[str, int], at: int) -> str:
     def cell(key: str) -> str:
         text, wide = columns[key][at], widths[key]
-        text = (
-            cut(text, wide)
-            if key == "name"
-            else text
-            if len(text) <= wide
-            else f"{text[: wide - 3]}..."
-        )
+        if key == "name":
+            return cut(text, wide).ljust(wide)
+        if len(text) > wide:
+            first = re.split("[,:;(]", text)[0].rstrip()  # `yes` of `yes, in 4 of 10`
+            text = first if len(first) <= wide else f"{text[: wide - 3]}..."
         return text.rjust(wide) if key in NUMBERS else text.ljust(wide)
 
     return "  ".join(map(cell, columns))

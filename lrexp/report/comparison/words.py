@@ -53,7 +53,7 @@ def names_of(conclusion: Conclusion) -> list[str]:
     """What the rows go by: with their settings where several have one name."""
     counts = Counter(row.name for row in conclusion.rows)
     names = [
-        f"{row.name} {row.settings}".rstrip() if counts[row.name] > 1 else row.name
+        one_line(f"{row.name} {row.settings}" if counts[row.name] > 1 else row.name)
         for row in conclusion.rows
     ]
     seen = Counter[str]()
@@ -61,6 +61,11 @@ def names_of(conclusion: Conclusion) -> list[str]:
         seen[name] += 1
         names[i] = f"{name} ({seen[name]})" if seen[name] > 1 else name
     return names
+
+
+def detail_words(row: Row) -> str:
+    """What was chosen for it, and what became of its seeds."""
+    return one_line("; ".join(filter(None, (row.settings, row.ended))))
 
 
 def baseline_of(conclusion: Conclusion) -> str:
@@ -119,6 +124,11 @@ def score_words(row: Row, share: bool) -> str:
     return plus_minus(row.score.mean, row.score.se, 4, share)
 
 
+def p_words(p: float) -> str:
+    """`0.0130`, `< 0.001`."""
+    return "< 0.001" if p < 0.001 else number(float(p), 2)
+
+
 def rate_words(rate: float | None) -> str:
     return GONE if rate is None or not math.isfinite(rate) else f"{rate:.4g}"
 
@@ -147,7 +157,7 @@ def needs_words(needs: Needs | None) -> str:
     if needs.seeds is not None:
         return f"about {needs.seeds:,} more seed{'s' * (needs.seeds != 1)}"
     if needs.images is not None:
-        return f"at least {needs.images:,} test images in all"
+        return f"at least {needs.images:,} test images"
     return "nothing in reach would settle it"
 
 
@@ -190,6 +200,9 @@ def reading(conclusion: Conclusion) -> str:
     share = is_share(conclusion.metric)
     counted = "points" if share else "units"
     words = metric_words(conclusion.metric)
+    found = {row.compared.word for row in conclusion.rows if row.compared is not None}
+    if "no difference" in found and conclusion.margin is not None:
+        errors += f"; no difference means none above {margin_words(conclusion.margin, share)}"
     return (
         f"Differences are from {baseline_of(conclusion)}, in {counted} of {words} on"
         f" {conclusion.split}, with 95 % intervals over seeds and images; {errors}."

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lrexp.report.figure import Chart, Figure, HeatMap, evenly
+from lrexp.report.figure import Chart, Figure, HeatMap, Intervals, evenly, round_steps
 from lrexp.report.html.page import embedded_json, tags
 
 MOST_POINTS = 1000  # of one line
@@ -20,6 +20,8 @@ PER_POINT = ("y", "low", "high", "labels", "links", "texts")
 
 def drawn(figure: Figure) -> Markup:
     """A figure as an element of a page."""
+    if isinstance(figure, Intervals):
+        return interval_rows(figure)
     return heat_map(figure) if isinstance(figure, HeatMap) else xy_chart(figure)
 
 
@@ -65,6 +67,27 @@ def heat_map(heat: HeatMap) -> Markup:
         "labels": [[row[i] for i in kept] for row in heat.labels] or None,
     }
     return tags.chart(heat, embedded_json(spec))
+
+
+def interval_rows(figure: Intervals) -> Markup:
+    """Intervals in rows; needs no script."""
+    low, high = figure.ends()
+
+    def at(value: float) -> float:
+        return 100 * (min(high, max(low, value)) - low) / (high - low)
+
+    rows = []
+    for row in figure.rows:
+        beyond = [
+            name for name, over in (("under", row.low < low), ("over", row.high > high)) if over
+        ]
+        left, right = (at(row.low), at(row.high)) if row.known else (0.0, 0.0)
+        dot = at(row.value) if row.known and low <= row.value <= high else None
+        rows.append((row, left, right - left, dot, " ".join(beyond)))
+    ticks = [(at(value), f"{value:+g}".replace("-", "−") if value else "0")
+             for value in round_steps(low, high)]  # fmt: skip
+    band = (at(-figure.band), at(figure.band) - at(-figure.band))
+    return tags.intervals(figure, rows, ticks, at(0.0), band)
 
 
 @dataclass(frozen=True)
