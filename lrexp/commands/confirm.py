@@ -51,8 +51,8 @@ def main(argv: list[str]) -> int:
     """Answer the words behind the verb; see `lrexp.commands.answer.answer`."""
     args = parser().parse_args(argv)
 
-    from lrexp.report.comparison.page import write_conclusion
     from lrexp.report.comparison.lines import conclusion_lines
+    from lrexp.report.comparison.page import write_conclusion
     from lrexp.session.confirm import Asked, confirm
 
     asked = Asked(args.seeds, args.baseline, args.margin, args.metric)
@@ -66,8 +66,8 @@ def main(argv: list[str]) -> int:
 
 def _seeds(text: str) -> int:
     count = int(text)
-    if count < 2:
-        raise argparse.ArgumentTypeError("at least 2 seeds: one says nothing of their spread")
+    if count < 3:
+        raise argparse.ArgumentTypeError("at least 3 seeds: fewer decide nothing")
     if count > 1000:
         raise argparse.ArgumentTypeError("at most 1000 seeds")
     return count

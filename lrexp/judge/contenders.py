@@ -11,11 +11,10 @@ from typing import Any
 from lrexp.config.errors import UserError, did_you_mean
 from lrexp.judge.conclusion import Rung
 from lrexp.judge.ranking import Configuration, Spread, compared_by, configurations, groups
+from lrexp.judge.tuning import tunings
 from lrexp.judge.verdicts import counted_kinds
 from lrexp.runs.scores import COLLAPSED
-from lrexp.runs.sweep import DIVERGED, FAILED, SEED, Sweep, swept_keys
-
-DATA_SEED = "data.seed"
+from lrexp.runs.sweep import DATA_SEED, DIVERGED, FAILED, REPEATED, Sweep, swept_keys
 
 
 @dataclass(frozen=True)
@@ -24,13 +23,14 @@ class Contender:
 
     name: str  # of its policy, mostly
     settings: str  # what was chosen for it, in short
-    variant: str  # that without the rate
     overrides: tuple[str, ...]  # that tell it from the others
     asked: tuple[str, ...]  # all overrides but the seed: those of every other included
     tries: int  # configurations of its policy
     seeds: int  # that it was chosen by
     rate: float | None
     edge: str  # where the rate lies among those tried: lower, upper, inside, one
+    lacks: str = ""  # why it is not tuned like the others; empty where it is
+    add: str = ""  # what would make it so
     ladder: tuple[Rung, ...] = ()  # all tries, by rate
 
     def as_dict(self) -> dict[str, Any]:
@@ -65,13 +65,15 @@ def contenders(sweep: Sweep) -> tuple[list[Contender], list[str]]:
     found, remarks = list[Contender](), list[str]()
     first_seed = sweep.points[0].settings.get(DATA_SEED) if sweep.points else None
     repeated = len({point.settings.get(DATA_SEED) for point in sweep.tried}) > 1
-    swept = [key for key in swept_keys(sweep.points) if key not in (SEED, DATA_SEED)]
-    for group in groups(present):
+    swept = [key for key in swept_keys(sweep.points) if key not in REPEATED]
+    some = groups(present)
+    tuned = tunings(some)
+    for group in some:
         best = group.best
         if not math.isfinite(best.worth.mean):
             remarks.append(f"{group.name} is left out: none of its runs finished.")
             continue
-        asked = [o for o in best.points[0].overrides if _key(o) not in (SEED, DATA_SEED)]
+        asked = [o for o in best.points[0].overrides if _key(o) not in REPEATED]
         own = [o for o in asked if _key(o) in (*swept, by)]
         given = any(_key(o) == DATA_SEED for o in best.points[0].overrides)
         if given or repeated:
@@ -80,13 +82,14 @@ def contenders(sweep: Sweep) -> tuple[list[Contender], list[str]]:
             Contender(
                 name=group.name,
                 settings=_in_short(best),
-                variant=best.variant,
                 overrides=tuple(own),
                 asked=tuple(asked),
                 tries=group.tries,
                 seeds=best.worth.n,
                 rate=best.rate,
                 edge=group.edge,
+                lacks=tuned[group.name].lacks,
+                add=tuned[group.name].add,
                 ladder=_ladder([one for one in present if one.group == group.name]),
             )
         )

@@ -23,7 +23,6 @@ from lrexp.session.sweep import Say
 from lrexp.session.trials import Trials, launched_with, loader_for, train_trials
 
 SEEDS = 10
-LEAST_SEEDS = 2
 FIRST_SEED = 1000  # of confirmations, which sweeps that count from 0 do not come to
 
 
@@ -123,7 +122,7 @@ def confirm(name: str, asked: Asked, say: Say) -> Confirmed:
     if begun is None:
         plan = make_protocol(sweep, asked)
     else:
-        plan = _extended(begun, asked, folder, [point.seed for point in sweep.points])
+        plan = extended(begun, asked, folder, [point.seed for point in sweep.points])
         for line in _changed_since(begun, sweep, folder):
             say(line)
     again = f"lrexp confirm {shlex.quote(shown_path(where))}"
@@ -234,7 +233,7 @@ def _time(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _extended(begun: Protocol, asked: Asked, folder: Path, used: Sequence[Any]) -> Protocol:
+def extended(begun: Protocol, asked: Asked, folder: Path, used: Sequence[Any]) -> Protocol:
     """The protocol as it was begun, with more seeds where these are asked for."""
     for key in ("baseline", "metric", "margin"):
         was, now = getattr(begun, key), getattr(asked, key)

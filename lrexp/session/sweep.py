@@ -44,7 +44,7 @@ from lrexp.grid.points.resume import UNDONE, numbered_as, set_aside
 from lrexp.grid.pool.pool import check_gpus
 from lrexp.grid.settings import LauncherSettings
 from lrexp.record.wandb.agent import tell_agent
-from lrexp.runs.sweep import FAILED, swept_keys
+from lrexp.runs.sweep import FAILED, read_sweep, swept_keys
 from lrexp.session.points import Points
 from lrexp.session.request import Request, read_request
 from lrexp.train.signals import signals_stop
@@ -63,6 +63,9 @@ class Around:
     check: Callable[[Sequence[Point]], object] = lambda points: None  # before there is a folder
     begin: Callable[[], object] = lambda: None  # once it is claimed, before anything is trained
     close: Callable[[Leaderboard], Sequence[str]] = lambda board: _closing_lines(board)
+    # of a part of something larger, which shows what came of it and is itself the latest: what was
+    # said so far
+    said: set[str] | None = None
 
 
 def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Leaderboard:
@@ -87,6 +90,7 @@ def run_request(request: Request, around: Around) -> Leaderboard:
     config.hydra.sweep.dir = str(folder)
     callbacks = Callbacks(config)
     context, task = HydraContext(config_loader=loader, callbacks=callbacks), Points()
+    task.said = around.said
     sweeper = Plugins.instance().instantiate_sweeper(
         config=config, hydra_context=context, task_function=task
     )
@@ -110,7 +114,8 @@ def run_request(request: Request, around: Around) -> Leaderboard:
 
         noise = noise_for(points)
     claim, board = Claim(folder, resumed, names), Leaderboard(folder)
-    link_latest(folder)
+    if around.said is None:
+        link_latest(folder)
     callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
     try:
         around.begin()
@@ -137,10 +142,9 @@ def run_request(request: Request, around: Around) -> Leaderboard:
 
 def _makes_grids(sweeper: Any) -> bool:
     """Whether it is Hydra's own sweeper, whose grid is known before anything has run."""
-    # Hydra loads its plugins anew when it starts: the class of an earlier import is another one
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-    return isinstance(sweeper, BasicSweeper)
+    # by name: Hydra loads its plugins anew as it starts, so an earlier import has another class
+    made_of = {(kind.__module__, kind.__qualname__) for kind in type(sweeper).__mro__}
+    return ("hydra._internal.core_plugins.basic_sweeper", "BasicSweeper") in made_of
 
 
 def compose_points(loader: CheckedLoader, request: Request) -> list[Point]:
@@ -310,6 +314,7 @@ def _closing_lines(board: Leaderboard) -> list[str]:
     if ranked:
         width = shutil.get_terminal_size((WIDTH, 24)).columns
         lines += ["", *leaderboard_lines(board.board(), width=width)]
+    told = len(lines)
     for point, error in board.failed():
         lines.append(f"failed {point.folder}: {error}")
     asked = [point for point in board.points if not point.former]
@@ -322,10 +327,15 @@ def _closing_lines(board: Leaderboard) -> list[str]:
         lines.append(f"wandb  offline; upload with: lrexp sync {typed}")
     lines.append(f"sweep  {shown}")
     if ranked:
-        from lrexp.report.sweep.page import write_sweep_report
+        from lrexp.report.sweep.exploration import explore
+        from lrexp.report.sweep.headline import one_line
+        from lrexp.report.sweep.page import write_explored
 
         try:
-            lines.append(f"report {shown_path(write_sweep_report(folder))}")
+            explored = explore(read_sweep(folder))
+            if said := one_line(explored):
+                lines.insert(told, said)
+            lines.append(f"report {shown_path(write_explored(explored))}")
         except Exception as error:  # the sweep itself is done
             log.info("report of %s", folder, exc_info=error)
             said = f"{type(error).__name__}: {error}"

@@ -12,7 +12,14 @@ from grid_points import composing
 
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.names import conf_folder
-from lrexp.grid.points.cases import cross, overruled, read_cases, refuse_cases, take_cases
+from lrexp.grid.points.cases import (
+    cross,
+    made_cases,
+    overruled,
+    read_cases,
+    refuse_cases,
+    take_cases,
+)
 
 SHIPPED = sorted((conf_folder() / "cases").glob("*.yaml"))
 
@@ -177,3 +184,23 @@ def test_a_mistake_in_a_case_names_file_case_and_key(
         points(f"cases={file}", equal=True)  # found while the network is built
     assert str(caught.value).startswith("model.kernel_size=9: is too large for images of 8×8")
     assert "mine.yaml, case b: model.kernel_size=9" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer.lr=0.01", "seed=1000,1001", "+data.args.x=1", "model.weights='a, b.pt'",
+        "lr_policy.rules=[{match:'re:(a|b)',lr:0.1}]", "data.classes=[5,6]",
+        "trainer.patience=null", "data.path=a\\=b.csv", "name=${model.name}_x",
+        "data.root=\"it's\"", "data.group_by='größe'",
+    ],
+)  # fmt: skip
+def test_made_cases_read_back_as_they_are(tmp_path: Path, override: str) -> None:
+    """So that a sweep of made cases is resumed from the copy in its folder."""
+    made = made_cases(
+        tmp_path / "cases.yaml", {"a": ["lr_policy=lp_ft", override], "1": [override]}
+    )
+    assert made.axes["a"] == ["lr_policy=lp_ft", override]
+    assert not made.file.exists()
+    made.file.write_text(made.text, encoding="utf-8")
+    assert read_cases(made.name, []) == made
