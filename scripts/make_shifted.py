@@ -4,15 +4,15 @@
 
 DATA holds cifar10_10k/ and hymenoptera/. OUT gets, once and always the same,
 
-    cifar_noise/ cifar_blur/ cifar_contrast/   parquet files: images changed, labels as they are
+    cifar_noise/ cifar_blur/ cifar_contrast/   images changed, labels as they are
     cifar_flipped/                             labels changed: class c is called 9 - c
-    hymenoptera/                               train/ and test/, links to the photos of train/ and val/
+    hymenoptera/                               train/ and test/: links to the photos' train/ and val/
 
 Of CIFAR-10 the first 400 training images train, the next 300 validate, and the first 1,000 test
 images test. Pixels in [0, 1] get Gaussian noise of standard deviation 0.1, a Gaussian blur of 1.5
-pixels, or a quarter of their distance from the image's mean. Kinds of corruption as in Hendrycks and
-Dietterich 2019 (https://arxiv.org/abs/1903.12261), in a strength of our own; flipped labels as in
-Lee et al. 2022 (https://arxiv.org/abs/2210.11466).
+pixels, or a quarter of their distance from the image's mean. Kinds of corruption as in Hendrycks
+and Dietterich 2019 (https://arxiv.org/abs/1903.12261), in a strength of our own; flipped labels as
+in Lee et al. 2022 (https://arxiv.org/abs/2210.11466).
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def make(data: Path, out: Path) -> None:
     """Whatever of it is not there."""
     import pyarrow.parquet as pq
 
-    tables = {name: pq.read_table(data / f"cifar10_10k/{name}.parquet") for name in ("train", "test")}
+    tables = {
+        name: pq.read_table(data / f"cifar10_10k/{name}.parquet") for name in ("train", "test")
+    }
     for kind in (*CORRUPTIONS, "flipped"):
         folder = out / f"cifar_{kind}"
         if folder.is_dir():
