@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from lrexp.config.names import shown_path
 
 if TYPE_CHECKING:
     from lrexp.judge.conclusion import Conclusion
+    from lrexp.session.which import Answer
 
 DESCRIPTION = """\
 Find out which learning-rate policy to use: tune each, train the best of each again on fresh seeds,
@@ -76,6 +78,7 @@ def main(argv: list[str]) -> int:
     from lrexp.session.hydra import hydra_of
     from lrexp.session.which import begin_which, resume_which
     from lrexp.session.which_asked import MARGIN, Asked, plan_which
+    from lrexp.session.which_cost import dry_lines, probe
 
     if args.resume is not None:
         _refuse_beside_resume(args)
@@ -93,20 +96,28 @@ def main(argv: list[str]) -> int:
     )
     loader = CheckedLoader(args.config_dir)
     with hydra_of(loader):
-        planned = plan_which(loader, asked)
+        planned = plan_which(loader, asked, lambda plan: probe(loader, plan).seconds_per_run)
+        if args.dry_run:
+            print(
+                for_terminal(
+                    "\n".join(dry_lines(planned.procedure, probe(loader, planned.procedure)))
+                )
+            )
+            return 0
     return _told(begin_which(loader, planned.folder, planned.procedure, _say, _keep))
 
 
-def _told(done: object) -> int:
+def _told(done: Answer) -> int:
     """Show what it came to."""
     from lrexp.report.comparison.lines import conclusion_lines
 
     width = shutil.get_terminal_size((WIDTH, 24)).columns
-    for line in ["", *conclusion_lines(done.conclusion, width)]:
-        print(for_terminal(line))
-    from lrexp.folder.layout import WHICH
-
-    print(f"page   {shown_path(done.folder / WHICH)}")
+    lines = ["", *conclusion_lines(done.conclusion, width), f"page   {shown_path(done.page)}"]
+    if done.offline:
+        lines.append(
+            f"wandb  offline; upload with: lrexp sync {shlex.quote(shown_path(done.folder))}"
+        )
+    print(for_terminal("\n".join(lines)))
     return 0
 
 
@@ -114,10 +125,10 @@ def _say(line: str) -> None:
     print(for_terminal(line), flush=True)
 
 
-def _keep(folder: Path, conclusion: Conclusion) -> None:
+def _keep(folder: Path, conclusion: Conclusion) -> Path:
     from lrexp.report.comparison.page import write_conclusion
 
-    write_conclusion(folder, conclusion)
+    return write_conclusion(folder, conclusion)
 
 
 def _refuse_beside_resume(args: argparse.Namespace) -> None:

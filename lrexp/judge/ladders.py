@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lrexp.config.errors import UserError
+from lrexp.config.errors import UserError, few
 from lrexp.judge.looks import LOOKS
 
 STEP = math.sqrt(10)  # between two rates
@@ -87,6 +87,17 @@ def extended(
             more = replace(one, down=one.down + lower, up=one.up + (not lower))
         found.append(more if more.rates != one.rates else one)
     return found
+
+
+def tries_words(ladders: Sequence[Ladder]) -> list[str]:
+    """Where policies were tried unequally often, how often each was, in a sentence."""
+    by_tries: dict[int, list[str]] = {}
+    for one in sorted(ladders, key=lambda one: -one.tries):
+        by_tries.setdefault(one.tries, []).append(one.policy)
+    if len(by_tries) < 2:
+        return []
+    parts = [f"{count} of {few(names)}" for count, names in by_tries.items()]
+    return [f"Configurations tried: {', '.join(parts)}; more tries are more chances to be best."]
 
 
 @dataclass(frozen=True)

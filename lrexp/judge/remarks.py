@@ -21,7 +21,9 @@ def sentence(found: Conclusion) -> str:
     rows = [row for row in found.rows if row.compared]
     if base is None or not rows:
         return "Nothing has been compared yet."
-    on = f"on {found.images:,} {found.split} images and {len(found.seeds)} seeds"
+    least = min(row.score.n for row in rows)
+    seeds = f"{least} to {len(found.seeds)}" if least < len(found.seeds) else f"{least}"
+    on = f"on {found.images:,} {found.split} images and {seeds} seeds"
     begins = f"Exploratory, {on}:" if found.split == "val" else f"{on[:1].upper()}{on[1:]}:"
     parts = [
         _said(row, base.name if i else _named(base), found, first=not i)
@@ -71,7 +73,11 @@ def _named(row: Row) -> str:
 
 
 def remarks_on(
-    found: Conclusion, tried: Tried, contenders: Sequence[Contender], guess: float
+    found: Conclusion,
+    tried: Tried,
+    contenders: Sequence[Contender],
+    guess: float,
+    looks: Sequence[int] = (),
 ) -> list[str]:
     """What belongs beside the sentence; `guess` is what a lost seed counts as."""
     said = []
@@ -106,7 +112,7 @@ def remarks_on(
             "A seed that diverged or collapsed counts with what a guess is worth,"
             f" {100 * guess:.1f} % ({whose}); such configurations stand below all others."
         )
-    said += _tests(found)
+    said += _looks(found, looks) if looks else _tests(found)
     if math.isfinite(found.smallest_margin):
         words = [row.compared.word for row in found.rows if row.compared]
         margin = found.margin
@@ -135,6 +141,20 @@ def _tests(found: Conclusion) -> list[str]:
             " within the margin"
         )
     return [f"{capital('; '.join(parts))}."] if parts else []
+
+
+def _looks(found: Conclusion, looks: Sequence[int]) -> list[str]:
+    """How the error was spent over looks."""
+    count = sum(row.compared is not None for row in found.rows)
+    shared = f", shared among {count} comparisons (Holm)" if count > 1 else ""
+    times = f"at up to {len(looks)} looks ({', '.join(map(str, looks))} seeds), which share the 5 %"
+    if len(looks) == 1:
+        times = f"at {looks[0]} seeds"
+    spent = " (O'Brien and Fleming)" * (len(looks) > 1)
+    return [
+        f"It was decided {times}{spent}{shared}. An interval is that of the look it comes from, and"
+        " leaves zero out where the word is better or worse."
+    ]
 
 
 def _untuned(contenders: Sequence[Contender]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from lrexp.judge.comparison import Compared, Images, Scores
 from lrexp.judge.contenders import Contender
 from lrexp.judge.ladders import Ladder, Size, extended
 from lrexp.judge.looks import looked, open_at
+from lrexp.judge.tuning import LACKS
 from lrexp.runs.run import content, json_object
 
 FIRST_FRESH = 1000  # after the first seed that rates are chosen by: the seeds of the comparison
@@ -164,6 +165,26 @@ def proceed(plan: Procedure, bench: Bench) -> Iterator[Reached]:
         if reached.finished:
             return
         seeds |= further
+
+
+def ladder_axes(plan: Procedure) -> dict[str, list[str]]:
+    """The ladders as cases of a grid, a policy each."""
+    seeds = f"seed={','.join(map(str, plan.seeds))}"
+    return {one.policy: [*one.axes, seeds] for one in plan.ladders}
+
+
+def tuned(one: Contender, ladder: Ladder) -> Contender:
+    """The same, with the rate beyond where its best lies at an edge of its ladder.
+
+    How often it was tried is not held against it: every policy has the same rates, and its main
+    setting, where it has one, besides (see `tries_words`).
+    """
+    beyond = {"lower": replace(ladder, down=ladder.down + 1).rates[:1]}
+    beyond |= {"upper": replace(ladder, up=ladder.up + 1).rates[-1:]}
+    lacks = LACKS.get(one.edge, "") if ladder.key else ""
+    further = [rate for rate in beyond.get(one.edge, ()) if rate not in ladder.rates]
+    add = "".join(f"{ladder.key}={rate:g}" for rate in further)
+    return replace(one, lacks=lacks, add=add)
 
 
 def _climbed(

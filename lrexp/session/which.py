@@ -17,19 +17,25 @@ from lrexp.config.errors import UserError
 from lrexp.config.names import shown_path
 from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import strict_json, write_atomically
-from lrexp.folder.layout import CONFIRMED, LADDERS, OF_WHICH, PROTOCOL, STEPS
+from lrexp.folder.layout import CONFIRMED, LADDERS, OF_WHICH, PROTOCOL, STEPS, WANDB
 from lrexp.judge.comparison import Images, Scores
 from lrexp.judge.concluding import conclude, metric_of, scores_of
 from lrexp.judge.conclusion import Conclusion
 from lrexp.judge.contenders import Contender, contenders
-from lrexp.judge.ladders import Ladder
+from lrexp.judge.ladders import Ladder, tries_words
 from lrexp.runs.run import content, is_sweep, named_folder, read_summary
 from lrexp.runs.scores import Tried, read_tried
-from lrexp.runs.sweep import DIVERGED, FAILED, FINISHED, SEED, Sweep, SweepPoint, read_sweep
-from lrexp.session.procedure import Procedure, Reached, proceed, read_procedure
+from lrexp.runs.sweep import DIVERGED, FAILED, FINISHED, Sweep, SweepPoint, read_sweep
+from lrexp.session.procedure import Procedure, Reached, ladder_axes, proceed, read_procedure, tuned
 from lrexp.session.sweep import Around, Say
 from lrexp.session.trials import Trials, failures, train_cases, train_trials
-from lrexp.session.which_lines import climbed_lines, looked_lines, opening_lines, progress_line
+from lrexp.session.which_lines import (
+    climbed_lines,
+    looked_lines,
+    opening_lines,
+    progress_line,
+    shown_time,
+)
 
 ENDED = (FINISHED, DIVERGED, FAILED)
 
@@ -40,9 +46,15 @@ class Answer:
 
     folder: Path
     conclusion: Conclusion
+    page: Path
+
+    @property
+    def offline(self) -> bool:
+        """Whether W&B kept runs here that it can upload."""
+        return any(self.folder.glob(f"*/*/{WANDB}/offline-run-*"))
 
 
-Show = Callable[[Path, Conclusion], object]  # keeps a conclusion in its folder
+Show = Callable[[Path, Conclusion], Path]  # keeps a conclusion in its folder, as a page and files
 
 
 def begin_which(
@@ -106,9 +118,9 @@ def _carry_out(bench: _Folders, show: Show) -> Answer:
                 lines = climbed_lines(reached, plan)
                 said = lines[-1]
             else:
-                best = Answer(folder, bench.conclusion(reached))
-                show(folder, best.conclusion)
-                lines, said = looked_lines(reached), best.conclusion.sentence
+                found = bench.conclusion(reached)
+                best = Answer(folder, found, show(folder, found))
+                lines, said = looked_lines(reached), found.sentence
             for line in lines:
                 say(line)
             if not reached.finished:
@@ -140,15 +152,15 @@ class _Folders:
         found = _of_ladders(folder, ladders)
         count = len(plan.seeds) * sum(one.tries for one in ladders)
         if len(found) < count or any(point.status not in ENDED for point in found):
-            seeds = f"{SEED}={','.join(map(str, plan.seeds))}"
-            axes = {one.policy: [*one.axes, seeds] for one in ladders}
+            axes = ladder_axes(replace(plan, ladders=tuple(ladders)))
             around = Around(self._heard, begin=self.begin, close=failures, said=self.said)
             common = [*self._how(), *plan.overrides]
             with self._timed("rates", folder):
                 train_cases(self.loader, folder, axes, common, around)
             found = _of_ladders(folder, ladders)
-        sweep = read_sweep(folder)
-        return contenders(replace(sweep, points=tuple(found)))[0]
+        best = contenders(replace(read_sweep(folder), points=tuple(found)))[0]
+        of_policy = {one.policy: one for one in ladders}
+        return [tuned(one, of_policy[one.name]) for one in best]
 
     def compare(
         self, contenders: Sequence[Contender], seeds: Mapping[str, Sequence[int]]
@@ -166,7 +178,7 @@ class _Folders:
             with self._timed("comparison", folder):
                 train_trials(self.loader, trials, self._heard, said=self.said)
         tried = read_tried(folder)
-        if tried.undone and not _has(folder, seeds):
+        if not _has(folder, seeds) and tried.undone:
             one = tried.undone[0]
             raise UserError(
                 f"nothing more is concluded: {len(tried.undone)} runs have no result, such as"
@@ -201,7 +213,9 @@ class _Folders:
             self.metric(tried),
             plan.margin,
             compared=reached.compared,
-            remarks=[*plan.notes, *reached.notes],
+            seeds=reached.seeds,
+            looks=plan.looks,
+            remarks=[*tries_words(reached.ladders), *plan.notes, *reached.notes],
             before=("--config-dir", plan.config_dir) if plan.config_dir else (),
             cost=self.cost(),
             finished=reached.finished,
@@ -221,7 +235,7 @@ class _Folders:
         return [
             ("runs", f"{len(took)} ({len(parts[0])} for rates, {len(parts[1])} compared)"),
             ("single-run equivalents", f"{sum(took) / median:.0f} of {median:.2g} s"),
-            ("time", _time(seconds)),
+            ("time", shown_time(seconds)),
         ]
 
     @property
@@ -343,8 +357,3 @@ def _settings_of(sweep: Sweep, chosen: Sequence[Contender]) -> dict[str, Mapping
         for point in reversed(sweep.tried)
         if set(one.overrides) <= set(point.overrides)
     }
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

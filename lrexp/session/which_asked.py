@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.compose import CheckedLoader
-from lrexp.config.errors import UserError, did_you_mean, few
+from lrexp.config.errors import ConfigError, UserError, did_you_mean, few
 from lrexp.config.names import new_run_id
 from lrexp.config.schema import OPTIONS, load, option_of
 from lrexp.grid.points.cases import take_cases
 from lrexp.grid.settings import OF_LAUNCHER
-from lrexp.judge.ladders import Ladder, fitted
+from lrexp.judge.ladders import Ladder, Size, fitted
 from lrexp.judge.ranking import HIGHEST
 from lrexp.runs.sweep import RATE
 from lrexp.session.procedure import FIRST_FRESH, Procedure
@@ -51,13 +51,13 @@ class Planned:
     folder: Path
 
 
-def plan_which(loader: CheckedLoader, asked: Asked, runs_in: Any = None) -> Planned:
+def plan_which(loader: CheckedLoader, asked: Asked, pace: Callable[[Procedure], float]) -> Planned:
     """The procedure that a command line asks for. Hydra is set up with the loader.
 
     Args:
         loader: that composes.
         asked: as typed.
-        runs_in: of a budget in minutes, (procedure) → how many runs that is.
+        pace: seconds that a run of a procedure takes on the clock, for a budget in minutes.
 
     Raises:
         UserError: for what cannot be composed, and what is not for it.
@@ -95,17 +95,16 @@ def plan_which(loader: CheckedLoader, asked: Asked, runs_in: Any = None) -> Plan
         notes=tuple(notes),
         config_dir=asked.config_dir,
     )
-    size = fitted(ladders, None)
-    whole = _sized(plan, size, seed)
-    if asked.minutes is not None and runs_in is not None:
-        plan = replace(plan, budget=runs_in(whole))
+    whole = _sized(plan, fitted(ladders, None), seed)
+    if asked.minutes is not None:
+        plan = replace(plan, budget=float(int(60 * asked.minutes / pace(whole))))
     size = fitted(ladders, plan.budget)
     saved = _saved(size, whole)
     plan = replace(plan, notes=(*plan.notes, *saved))
     return Planned(_sized(plan, size, seed), folder)
 
 
-def _sized(plan: Procedure, size: Any, seed: int) -> Procedure:
+def _sized(plan: Procedure, size: Size, seed: int) -> Procedure:
     first = seed + FIRST_FRESH
     return replace(
         plan,
@@ -116,7 +115,7 @@ def _sized(plan: Procedure, size: Any, seed: int) -> Procedure:
     )
 
 
-def _saved(size: Any, whole: Procedure) -> list[str]:
+def _saved(size: Size, whole: Procedure) -> list[str]:
     """What a budget left out, in a sentence."""
     less = []
     if size.seeds < len(whole.seeds):
@@ -199,28 +198,25 @@ def _refuse_unknown(names: Sequence[str], loader: CheckedLoader, flag: str) -> N
 
 def _ladder(policy: str, config: DictConfig, task: Sequence[str], loader: CheckedLoader) -> Ladder:
     """What is tried of a policy: its option says which setting beside the rate."""
-    point = loader.load_sweep_config(config, [f"{GROUP}={policy}", *_settings(task)])
+    point = loader.load_sweep_config(config, [f"{GROUP}={policy}", *task])
     section: Any = OmegaConf.to_container(point[GROUP], resolve=True)
     option = OPTIONS[GROUP][option_of(section)]
-    setting, values = "", tuple[Any, ...]()
-    if option.tried:
-        name, tried = option.tried
-        if section.get(name) is None or section[name] in tried:
-            setting, values = f"{GROUP}.{name}", tried
     key, middle, least = RATE, float(point.optimizer.lr), 0.0
-    if option.absolute and load(option.absolute)(_plain(section)):
+    if option.absolute and load(option.absolute)(section):
         ends = section.get("lr_low"), section.get(HIGHEST.rpartition(".")[2])
         key, middle = (HIGHEST, float(ends[1])) if all(ends) else ("", 0.0)
         least = float(ends[0]) if all(ends) else 0.0
+    setting, values = "", tuple[Any, ...]()
+    if option.tried and key == RATE:
+        name, tried = option.tried
+        if section.get(name) is None or section[name] in tried:
+            setting, values = f"{GROUP}.{name}", tried
+    try:
+        if values:
+            loader.load_sweep_config(config, [f"{GROUP}={policy}", f"{setting}={values[0]}", *task])
+    except ConfigError:  # a file of the user's own chose another of settings that exclude it
+        setting, values = "", ()
     return Ladder(policy, key, middle, least=least, setting=setting, values=values)
-
-
-def _plain(section: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(section)
-
-
-def _settings(task: Sequence[str]) -> list[str]:
-    return list(task)
 
 
 def _key(override: str) -> str:

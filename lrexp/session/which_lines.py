@@ -9,8 +9,11 @@ from lrexp.config.errors import few
 from lrexp.config.names import shown_path
 from lrexp.judge.comparison import Compared
 from lrexp.judge.contenders import Contender
+from lrexp.judge.ranking import Spread
 from lrexp.judge.words import best_is
 from lrexp.session.procedure import Procedure, Reached
+
+NAN = math.nan
 
 
 def opening_lines(plan: Procedure, folder: Path) -> list[str]:
@@ -29,7 +32,7 @@ def size_lines(plan: Procedure) -> list[str]:
     lines = [
         f"       {count} policies ({named}); {plan.baseline} is the baseline",
         f"rates  {sum(one.tries for one in plan.ladders)} configurations on {seeds}:"
-        f" {size.climbing} runs, and at most {size.extending} more where a best rate lies at an edge",
+        f" {size.climbing} runs, at most {size.extending} more where a best rate is at an edge",
         f"looks  each policy's best on {looks} fresh seeds: {count * size.looks[0]} runs, at most"
         f" {count * size.looks[-1]}; what is decided stops",
         f"       in all {size.least} to {size.most} runs; verdict on test"
@@ -44,7 +47,8 @@ def size_lines(plan: Procedure) -> list[str]:
 
 def climbed_lines(reached: Reached, plan: Procedure) -> list[str]:
     """What the ladders say so far: a line per policy, and one on the best of all."""
-    lines, found = [], sorted(reached.contenders, key=lambda one: _worth(one, plan))
+    lines, sign = list[str](), 1 if best_is(plan.monitor) == "lowest" else -1
+    found = sorted(reached.contenders, key=lambda one: sign * _worth(one).mean)
     named = max((len(one.name) for one in found), default=0)
     wide = max((len(one.settings) for one in found), default=0)
     for one in found:
@@ -56,10 +60,11 @@ def climbed_lines(reached: Reached, plan: Procedure) -> list[str]:
     if not found:
         return ["nothing has finished"]
     best = found[0]
+    seeds = f"{best.seeds} seed{'s' * (best.seeds != 1)}"
     return [
         *lines,
         f"{best_is(plan.monitor)} {plan.monitor}: {best.name} ({best.settings}), {_mean(best)} over"
-        f" {best.seeds} seeds on validation, where it was chosen; nothing is confirmed yet",
+        f" {seeds} on validation, by which it was chosen; nothing is confirmed yet",
     ]
 
 
@@ -72,7 +77,7 @@ def looked_lines(reached: Reached) -> list[str]:
 def progress_line(reached: Reached, plan: Procedure, pace_s: float) -> str:
     """What comes next, and what it costs."""
     runs = reached.next_runs
-    took = "" if math.isnan(pace_s) else f", about {_time(pace_s * runs)}"
+    took = "" if math.isnan(pace_s) else f", about {shown_time(pace_s * runs)}"
     cost = f"{runs} run{'s' * (runs != 1)}{took}"
     if not reached.next_look:
         return f"rates  {reached.notes[-1]}: {cost}"
@@ -93,21 +98,17 @@ def _measured(one: Compared) -> str:
     return f"{found} on {seeds} seed{'s' * (seeds != 1)}: {one.word}"
 
 
+def _worth(one: Contender) -> Spread:
+    """Of the monitor, over the seeds that it was chosen by."""
+    there = [r for r in one.ladder if r.rate == one.rate and one.settings.endswith(r.variant)]
+    return max(there, key=lambda r: len(r.variant)).worth if there else Spread(0, NAN, NAN)
+
+
 def _mean(one: Contender) -> str:
-    worth = next(
-        (r.worth for r in one.ladder if r.rate == one.rate and r.variant == one.variant), None
-    )
-    if worth is None:
-        return ""
+    worth = _worth(one)
     return f"{worth.mean:.3g}" + ("" if math.isnan(worth.se) else f" ± {worth.se:.2g}")
 
 
-def _worth(one: Contender, plan: Procedure) -> float:
-    worth = [r.worth.mean for r in one.ladder if r.rate == one.rate and r.variant == one.variant]
-    sign = 1 if best_is(plan.monitor) == "lowest" else -1
-    return sign * worth[0] if worth else math.inf
-
-
-def _time(seconds: float) -> str:
+def shown_time(seconds: float) -> str:
     minutes, rest = divmod(max(1, round(seconds)), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -69,7 +69,14 @@ class MadeUp:
             asked = (f"lr_policy={one.policy}", f"optimizer.lr={rate:g}")
             found.append(
                 Contender(
-                    *(one.policy, f"lr {rate:g}", "", asked, asked, one.tries, 3, rate, edge),
+                    name=one.policy,
+                    settings=f"lr {rate:g}",
+                    overrides=asked,
+                    asked=asked,
+                    tries=one.tries,
+                    seeds=3,
+                    rate=rate,
+                    edge=edge,
                     ladder=rungs,
                 )
             )
@@ -112,7 +119,8 @@ def test_a_clear_difference_stops_at_an_early_look_and_others_go_on() -> None:
     end = last(plan, bench)
     words = {one.name: one.word for one in end.compared}
     assert words["better"] == "better"
-    assert end.finished and not end.notes
+    assert end.finished
+    assert not end.notes
     assert len(end.seeds["better"]) < len(end.seeds["uniform"])
     assert bench.runs == 3 * 15 + sum(len(seeds) for seeds in end.seeds.values())
 
@@ -156,7 +164,8 @@ def test_a_budget_that_is_used_up_ends_it_and_is_said() -> None:
     cut = MadeUp(full.best, full.right, budget=30 + 20)
     end = last(plan, cut)
     assert end.seeds == dict.fromkeys(("uniform", "alike"), plan.fresh[:10])
-    assert end.finished and "The budget is used up: 20 seeds" in end.notes[0]
+    assert end.finished
+    assert "The budget is used up: 20 seeds" in end.notes[0]
     assert cut.runs == 50
 
 
