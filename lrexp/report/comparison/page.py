@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from lrexp.folder.files import refuse_foreign, write_atomically
 from lrexp.folder.layout import COMPARISON, COMPARISON_TABLES, WHICH
+from lrexp.judge.comparison import Compared
 from lrexp.judge.conclusion import Conclusion, Row
 from lrexp.judge.words import is_share
 from lrexp.report.comparison.figures import (
@@ -57,6 +58,7 @@ from lrexp.report.html.page import (
     Section,
     duration,
     element,
+    is_finite,
     join,
     link,
     number,
@@ -181,7 +183,7 @@ def _table(conclusion: Conclusion) -> Markup:
         ),
         several
         and (
-            Column("difference", number=True, hint="with its 95 % interval"),
+            Column("difference", number=True, hint="with its 95 % interval, and p after Holm"),
             lambda r: _difference_cell(r[0], share),
         ),
         several and (Column("verdict"), lambda r: _verdict_cell(r[0], conclusion)),
@@ -189,11 +191,6 @@ def _table(conclusion: Conclusion) -> Markup:
         and (
             Column("overfit"),
             lambda r: Cell(element("span", r[0].overfits or GONE, "why"), r[0].overfits),
-        ),
-        several
-        and (
-            Column("p", number=True, hint="after Holm, over the comparisons"),
-            lambda r: _p_cell(r[0]),
         ),
         (
             Column(
@@ -242,16 +239,17 @@ def _difference_cell(row: Row, share: bool) -> Cell:
     ]
     hint = f"standard error {number(scale * found.se, 2)}, {number(found.df, 3)} d.f."
     hint = "; ".join([hint, ", ".join(errors)]) if errors else hint
-    return Cell(_together(difference_words(row.compared, share)), found.mean, hint)
+    hint += f"; {_p_hint(row.compared)}"
+    shown = _together(difference_words(row.compared, share))
+    if is_finite(row.compared.p_adjusted):
+        shown = join(shown, element("small", f"p\u00a0{p_words(row.compared.p_adjusted)}"))
+    return Cell(shown, found.mean, hint)
 
 
-def _p_cell(row: Row) -> Cell:
-    if row.compared is None:
-        return Cell(GONE)
-    found = row.compared
-    margin = "" if found.p_margin is None else f"; beyond the margin {p_words(found.p_margin)}"
-    hint = f"before Holm {p_words(found.p)}{margin}"
-    return Cell(p_words(found.p_adjusted), found.p_adjusted, hint)
+def _p_hint(found: Compared) -> str:
+    """Of the single tests: that there is no difference, and that it is beyond the margin."""
+    beyond = "" if found.p_margin is None else f", beyond the margin p {p_words(found.p_margin)}"
+    return f"before Holm p {p_words(found.p)}{beyond}"
 
 
 def _verdict_cell(row: Row, conclusion: Conclusion) -> Cell:

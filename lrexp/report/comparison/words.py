@@ -125,8 +125,8 @@ def score_words(row: Row, share: bool) -> str:
 
 
 def p_words(p: float) -> str:
-    """`0.0130`, `< 0.001`."""
-    return "< 0.001" if p < 0.001 else number(float(p), 2)
+    """`= 0.013`, `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"= {number(float(p), 2)}"
 
 
 def rate_words(rate: float | None) -> str:
