@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # What can be asked for but a run, which has no word of its own: a module here each.
 VERBS = {
+    "which": "which policy to use: tune each, compare their best on fresh seeds, conclude",
     "rerun": "run a saved run again, check it to the bit, or go on with it",
     "confirm": "train the best of a sweep again on fresh seeds: which is better, and by how much",
     "compare": "what differs between two runs, on one screen",

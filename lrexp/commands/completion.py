@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lrexp.commands.answer import VERBS
 from lrexp.config.names import CONFIG_NAME
+from lrexp.folder.layout import PROTOCOL
 from lrexp.runs.run import is_run, is_sweep
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def run_folders(word: str) -> list[str]:
 
 
 def _is_ours(folder: Path) -> bool:
-    return is_run(folder) or is_sweep(folder)
+    return is_run(folder) or is_sweep(folder) or (folder / PROTOCOL).is_file()
 
 
 def _of_hydra(hydra: Hydra, words: list[str], asked: list[str]) -> None:

@@ -43,7 +43,13 @@ PROTOCOL = "protocol.json"  # what is compared and how, written before anything 
 WHICH = "which.html"
 COMPARISON = "comparison.json"
 COMPARISON_TABLES = ("comparison.csv", "comparison.md", "comparison.tex")  # of its rows
+EXPLORED, CONFIRMED = (
+    "explored",
+    "confirmed",
+)  # sweeps: the tries of every policy, and its best again
+STEPS = "steps.json"  # how many runs were trained at a time, and how long that took
 OF_COMPARISON = (WHICH, COMPARISON, *COMPARISON_TABLES)
+OF_WHICH = (PROTOCOL, STEPS, *OF_COMPARISON)
 
 # of both
 REPORT = "report.html"

@@ -49,7 +49,8 @@ def run_points(
         from lrexp.grid.live import GridView
 
         keys, executor = swept_keys(board.points), EXECUTORS[session.settings.executor]
-        view = task.view = GridView({p.num: title(p, keys) or p.folder for p in points})
+        titles = {p.num: title(p, keys) or p.folder for p in points}
+        view = task.view = GridView(titles, said=task.said)
     shown = view.shown() if view else nullcontext()
     try:
         with small_collections(), shown, closing(executor(points, session)) as ends:

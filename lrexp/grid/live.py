@@ -27,6 +27,7 @@ TITLE, SHORT = 44, 14  # characters of a point's title, where there is room and 
 BAR = 20  # of how far a point is
 ENDLESS = 10_000  # of output that is no terminal
 LINES = 16  # of running points
+PART = 8  # points that are worth a line together, where single ones have none
 
 
 @dataclass
@@ -53,14 +54,22 @@ class GridView:
     On a terminal finished points scroll by above the running ones and a bar; where the output is
     piped there is one line per point, as it ends. A point's own lines go to its lrexp.log.
     Titles are by number, of all points to run.
+
+    Of a part of something larger, with what that has `said` so far, only points that failed have
+    a line when they end; where the output is piped, each quarter has one.
     """
 
-    def __init__(self, titles: Mapping[int, str], console: Console | None = None):
+    def __init__(
+        self,
+        titles: Mapping[int, str],
+        console: Console | None = None,
+        said: set[str] | None = None,
+    ):
         self._console = console or Console(highlight=False, soft_wrap=True, emoji=False)
         self._titles, self._total, self._done = titles, len(titles), 0
         self._started, self._trains = time.monotonic(), False  # whether any point has begun to
         self.running: dict[int, _Running] = {}
-        self._said: set[str] = set()
+        self._said, self._all = set[str]() if said is None else said, said is None
 
     def shown(self) -> AbstractContextManager[object]:
         """Keeps the live part on the terminal meanwhile."""
@@ -115,7 +124,15 @@ class GridView:
         elapsed = f"{time.monotonic() - point.started:.1f}s"
         left = f", {duration(self._left())} left" if self._done < self._total else ""
         count = f"{self._done:>{len(str(self._total))}}/{self._total}"
-        self._print(ended_line(count, point.named, said, f"  ({elapsed}{left})", width))
+        if self._all or summary["status"] == "failed":
+            self._print(ended_line(count, point.named, said, f"  ({elapsed}{left})", width))
+        elif not self._console.is_terminal and self._is_part(self._done):
+            self._print(f"{count} runs{left}")
+
+    def _is_part(self, done: int) -> bool:
+        """Whether another quarter of many points is done, but not the last one."""
+        many = self._total >= 4 * PART and done < self._total
+        return many and done * 4 // self._total > (done - 1) * 4 // self._total
 
     def say(self, line: str, message: str = "") -> None:
         """Print a line once, however many points say it, or its message in other lines."""

@@ -96,12 +96,14 @@ def conclude(
     *,
     level: float = LEVEL,
     compared: Sequence[Compared] | None = None,
+    seeds: Mapping[str, Sequence[int]] | None = None,
+    looks: Sequence[int] = (),
     remarks: Sequence[str] = (),
     before: Sequence[str] = (),
     cost: Sequence[tuple[str, str]] = (),
     finished: bool = True,
 ) -> Conclusion:
-    """What a comparison of configurations with a baseline came to, on the seeds that all have.
+    """What a comparison of configurations with a baseline came to.
 
     Args:
         tried: their runs.
@@ -111,6 +113,8 @@ def conclude(
         margin: below it a difference does not matter.
         level: of the whole comparison.
         compared: what was decided elsewhere, with whatever seeds; None: it is compared here.
+        seeds: that each was compared on, the baseline on all of them; None: those that all have.
+        looks: numbers of seeds at which it was looked, where these were several.
         remarks: of whoever asks, after ours.
         before: words in front of the overrides of the line to paste.
         cost: as `Conclusion` has it.
@@ -120,17 +124,22 @@ def conclude(
         UserError: when they have no seed in common.
     """
     names = [one.name for one in contenders]
-    seeds = tried.seeds(names)
-    if not seeds:
+    shared = tried.seeds(names)
+    if not shared:
         raise UserError(f"{tried.folder}: there is no seed that all of {few(names)} have a run of")
-    scores, images = scores_of(tried, names, metric, seeds)
+    of_each = dict.fromkeys(names, shared) if seeds is None else seeds
+    scores, images = dict[str, Scores](), Images()
+    for name in names:
+        mine, images = scores_of(tried, [name], metric, of_each[name])
+        scores |= mine
     if compared is None:
         compared = compare(scores, baseline, images, margin, level)
     of_name = {one.name: one for one in compared}
     weights = np.ones(len(tried.images)) if images.weights is None else images.weights
     rows = []
     for one in contenders:
-        mine, tries = scores[one.name], [tried.tries[one.name][seed] for seed in seeds]
+        mine = scores[one.name]
+        tries = [tried.tries[one.name][seed] for seed in of_each[one.name]]
         per_seed = tuple((mine.right * weights).mean(1).tolist())
         took = [x.took_s for x in tries if math.isfinite(x.took_s)]
         rows.append(
@@ -165,14 +174,14 @@ def conclude(
         monitor=tried.monitor,
         margin=margin,
         smallest_margin=least,
-        seeds=seeds,
+        seeds=tuple(of_each[baseline]),
         images=len(tried.images),
         paste=shlex.join(["lrexp", *before, *chosen.asked]),
         cost=tuple(cost),
         finished=finished,
     )
     guess = guess_of(tried, metric) if any(row.ended for row in rows) else math.nan
-    more = [*remarks_on(said, tried, contenders, guess), *remarks]
+    more = [*remarks_on(said, tried, contenders, guess, looks), *remarks]
     return replace(said, sentence=sentence(said), remarks=tuple(more))
 
 

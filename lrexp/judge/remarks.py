@@ -23,7 +23,9 @@ def sentence(found: Conclusion) -> str:
     rows = [row for row in found.rows if row.compared]
     if base is None or not rows:
         return "Nothing has been compared yet."
-    on = f"on {found.images:,} {found.split} images and {len(found.seeds)} seeds"
+    least = min(row.score.n for row in rows)
+    seeds = f"{least} to {len(found.seeds)}" if least < len(found.seeds) else f"{least}"
+    on = f"on {found.images:,} {found.split} images and {seeds} seeds"
     begins = f"Exploratory, {on}:" if found.split == "val" else f"{on[:1].upper()}{on[1:]}:"
     parts = [
         _said(row, base.name if i else _named(base), found, first=not i)
@@ -73,7 +75,11 @@ def _named(row: Row) -> str:
 
 
 def remarks_on(
-    found: Conclusion, tried: Tried, contenders: Sequence[Contender], guess: float
+    found: Conclusion,
+    tried: Tried,
+    contenders: Sequence[Contender],
+    guess: float,
+    looks: Sequence[int] = (),
 ) -> list[str]:
     """What belongs beside the sentence; `guess` is what a lost seed counts as."""
     said = []
@@ -112,7 +118,7 @@ def remarks_on(
             f" {100 * guess:.1f} % ({whose}); such configurations stand below all others."
         )
     said += _guessing(tried, found)
-    said += _tests(found)
+    said += _looks(found, looks) if looks else _tests(found)
     if math.isfinite(found.smallest_margin):
         words = [row.compared.word for row in found.rows if row.compared]
         margin = found.margin
@@ -152,6 +158,22 @@ def _tests(found: Conclusion) -> list[str]:
             " tests at 5 %)"
         )
     return [f"{capital('; '.join(parts))}."] if parts else []
+
+
+def _looks(found: Conclusion, looks: Sequence[int]) -> list[str]:
+    """How the error was spent over looks."""
+    count = sum(row.compared is not None for row in found.rows)
+    shared = f", shared among {count} comparisons (Holm)" if count > 1 else ""
+    times = f"at up to {len(looks)} looks ({', '.join(map(str, looks))} seeds), which share the 5 %"
+    if len(looks) == 1:
+        times = f"at {looks[0]} seeds"
+    spent = " (O'Brien and Fleming)" * (len(looks) > 1)
+    words = [row.compared.word for row in found.rows if row.compared]
+    margin = " No difference is two one-sided tests at the level of a look, for one comparison."
+    return [
+        f"It was decided {times}{spent}{shared}. An interval is that of the look it comes from, and"
+        f" leaves zero out where the word is better or worse.{margin * ('no difference' in words)}"
+    ]
 
 
 def _untuned(contenders: Sequence[Contender]) -> list[str]:

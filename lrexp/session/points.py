@@ -29,6 +29,7 @@ class Points:
 
     def __init__(self) -> None:
         self.view: Any = None  # lrexp.grid.live.GridView, while our launcher runs
+        self.said: set[str] | None = None  # see `lrexp.session.sweep.Around`
         self.executor = "serial"  # of lrexp.grid.executors
         self.asked: list[type[BaseException]] = []  # signals that want the sweep to stop
         self.board: Leaderboard | None = None  # of a sweep whose sweeper chooses points as it goes

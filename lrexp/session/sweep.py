@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ from lrexp.grid.points.point import (
 )
 from lrexp.grid.points.resume import UNDONE, numbered_as, set_aside
 from lrexp.grid.pool.pool import check_gpus
+from lrexp.grid.settings import LauncherSettings
 from lrexp.record.wandb.agent import tell_agent
 from lrexp.report.sweep.exploration import explore
 from lrexp.runs.sweep import FAILED, read_sweep, swept_keys
@@ -62,6 +64,9 @@ class Around:
     check: Callable[[Sequence[Point]], object] = lambda points: None  # before there is a folder
     begin: Callable[[], object] = lambda: None  # once it is claimed, before anything is trained
     close: Callable[[Leaderboard], Sequence[str]] = lambda board: _closing_lines(board)
+    # of a part of something larger, which shows what came of it and is itself the latest: what was
+    # said so far
+    said: set[str] | None = None
 
 
 def run_sweep(loader: CheckedLoader, overrides: Sequence[str], say: Say) -> Leaderboard:
@@ -81,11 +86,12 @@ def run_request(request: Request, around: Around) -> Leaderboard:
     config, started, loader = request.config, request.started, request.loader
     say = around.say
     config.run_id = config.run_id or new_run_id()
-    resumed, points = started is not None, []
+    resumed, points, began = started is not None, [], time.perf_counter()
     folder = started.folder if started else loader.folder(config, SWEEP_DIR, request.overrides)
     config.hydra.sweep.dir = str(folder)
     callbacks = Callbacks(config)
     context, task = HydraContext(config_loader=loader, callbacks=callbacks), Points()
+    task.said = around.said
     sweeper = Plugins.instance().instantiate_sweeper(
         config=config, hydra_context=context, task_function=task
     )
@@ -103,13 +109,26 @@ def run_request(request: Request, around: Around) -> Leaderboard:
         around.check(points)
     else:
         refuse_for_chooser(request)
+    noise, composing_s = None, time.perf_counter() - began
+    if points and _all_are(points, "plan"):
+        from lrexp.session.budget import noise_for
+
+        noise = noise_for(points)
     claim, board = Claim(folder, resumed, names), Leaderboard(folder)
-    link_latest(folder)
+    if around.said is None:
+        link_latest(folder)
     callbacks.on_multirun_start(config=config, config_name=CONFIG_NAME)
     try:
         around.begin()
         with signals_stop() as task.asked:
-            _run(request, points, sweeper, Session(context, task, folder=folder), board, say)
+            session = Session(context, task, folder=folder)
+            _run(request, points, sweeper, session, board, say)
+            if noise:
+                from lrexp.session.budget import budget_lines
+
+                how = request.settings if request.ours else LauncherSettings("serial")
+                session = replace(session, settings=how)
+                say("\n".join(budget_lines(points, session, noise, composing_s)))
             if any(point.settings.get("logger.name") == "wandb" for point in board.points):
                 tell_agent(folder, board.board())
     except Exception as error:
@@ -199,7 +218,11 @@ def _in_grid(error: ConfigError, case: str, request: Request) -> ConfigError:
 
 
 def _all_train(points: Sequence[Point]) -> bool:
-    return all(point.settings["task.name"] == "train" for point in points)
+    return _all_are(points, "train")
+
+
+def _all_are(points: Sequence[Point], task: str) -> bool:
+    return all(point.settings["task.name"] == task for point in points)
 
 
 def _run(

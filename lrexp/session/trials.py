@@ -53,7 +53,11 @@ def launched_with(sweep: Sweep) -> list[str]:
 
 
 def train_trials(
-    loader: CheckedLoader, trials: Trials, say: Say, begin: Callable[[], object] = lambda: None
+    loader: CheckedLoader,
+    trials: Trials,
+    say: Say,
+    begin: Callable[[], object] = lambda: None,
+    said: set[str] | None = None,
 ) -> Leaderboard:
     """Train what the folder has no result of yet, and return what came of all.
 
@@ -62,34 +66,59 @@ def train_trials(
         trials: what to train.
         say: takes a line for whoever waits.
         begin: is called once the folder is claimed, before anything is trained.
+        said: see `Around`.
 
     Raises:
         UserError: for a configuration that cannot be composed, or is no longer the one that it was.
         RunFailedError: when the grid as a whole failed; a run that did stops nothing.
     """
-    folder = trials.folder
     for override in (one for asked in trials.asked.values() for one in asked):
         _refuse_override(override)
     common = _common(trials.asked)
-    overrides = [*trials.how, *common, f"hydra.sweep.dir={_quoted(folder)}"]
+    axes = {
+        name: [
+            *(override for override in asked if override not in common),
+            f"{SEED}={','.join(map(str, trials.seeds[name]))}",
+        ]
+        for name, asked in trials.asked.items()
+    }
+    known = {**(trials.ran or {}), **_ran_before(trials.folder)}
+    around = Around(
+        say,
+        lambda points: _refuse_changed(points, known),
+        begin,
+        failures if said is not None else closing_lines,
+        said,
+    )
+    return train_cases(loader, trials.folder, axes, [*trials.how, *common], around)
+
+
+def train_cases(
+    loader: CheckedLoader,
+    folder: Path,
+    axes: Mapping[str, Sequence[str]],
+    common: Sequence[str],
+    around: Around,
+) -> Leaderboard:
+    """Train the cases of a grid as far as its folder has no result of them.
+
+    Args:
+        loader: composes the points.
+        folder: the grid's; it goes on with what it holds, whatever the grid was then.
+        axes: case → overrides, an axis as KEY=VALUE,VALUE.
+        common: overrides that every point has, and those of the launcher.
+        around: what is done around it.
+
+    Raises:
+        UserError, RunFailedError: as `train_trials` does.
+    """
+    overrides = [*common, f"hydra.sweep.dir={_quoted(folder)}"]
     if (folder / POINTS).is_file():
         resumed = [f"hydra.launcher.resume={_quoted(folder)}"]
         overrides += [*resumed, "hydra.launcher.allow_changed_grid=true"]
-    cases = made_cases(
-        folder / CASES,
-        {
-            name: [
-                *(override for override in asked if override not in common),
-                f"{SEED}={','.join(map(str, trials.seeds[name]))}",
-            ]
-            for name, asked in trials.asked.items()
-        },
-    )
-    known = {**(trials.ran or {}), **_ran_before(folder)}
     with hydra_of(loader):
         request = read_request(loader, overrides)
-        request.cases = cases
-        around = Around(say, lambda points: _refuse_changed(points, known), begin, _closing_lines)
+        request.cases = made_cases(folder / CASES, axes)
         return run_request(request, around)
 
 
@@ -148,9 +177,9 @@ def _plain(value: Any) -> str:
     return json.dumps(text, sort_keys=True, default=str)
 
 
-def _closing_lines(board: Leaderboard) -> list[str]:
+def closing_lines(board: Leaderboard) -> list[str]:
     """What became of runs that are no part of a comparison, and where all of them are."""
-    lines = [f"failed {point.folder}: {error}" for point, error in board.failed()]
+    lines = failures(board)
     asked = [point for point in board.points if not point.former and point.same_as is None]
     undone = [point for point in asked if board.status(point.num) in UNDONE]
     if undone:
@@ -161,3 +190,8 @@ def _closing_lines(board: Leaderboard) -> list[str]:
         lines.append(f"wandb  offline; upload with: lrexp sync {shown}")
     lines.append(f"runs   {shown_path(board.folder)}")
     return lines
+
+
+def failures(board: Leaderboard) -> list[str]:
+    """A line on every run that failed."""
+    return [f"failed {point.folder}: {error}" for point, error in board.failed()]

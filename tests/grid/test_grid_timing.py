@@ -9,6 +9,7 @@ import pytest
 import torch
 from trainers import trainer_of
 
+from lrexp.grid.auto import pool_may_pay, pool_pays
 from lrexp.grid.stack.probe import clones, steps_per_s
 from lrexp.train.loop import Trainer
 
@@ -68,3 +69,14 @@ def test_what_is_timed_leaves_the_trainer_as_it_was(trainer: Trainer) -> None:
     assert not trainer.experiment.optimizer.state
     for name, tensor in trainer.experiment.model.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_workers_are_judged_by_whole_runs_not_by_their_steps_alone() -> None:
+    """Building, evaluating and recording a run takes as long in a stack, half as long in two."""
+    assert not pool_may_pay(0.2, 5, 2), "they would take longer to start"
+    assert pool_may_pay(4.5, 25, 2), "4.5 s of steps, and 12.5 s beside them"
+    assert not pool_may_pay(4.5, 25, 1)
+    assert not pool_may_pay(0.0, 200, 2), "nothing is known of its steps"
+    assert pool_pays(4.5, 25, 2, here=2000.0, there=1000.0), "most of it is beside the steps"
+    assert not pool_pays(100.0, 25, 2, here=2000.0, there=1000.0), "most of it is steps"
+    assert not pool_pays(4.5, 25, 2, here=2000.0, there=0.0), "they could not be timed"

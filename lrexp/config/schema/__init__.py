@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
@@ -55,6 +55,9 @@ class Option:
     momenta: bool = False  # of a schedule that may cycle momentum: read="momentum" makes m(t)
     follows: str = ""  # of a schedule with state: what follows a metric beside its s(t)
     absolute: str = ""  # of a policy that may give every rate itself: settings → whether it does
+    usual: bool = False  # of a policy: `lrexp which` compares it unasked
+    loaded: bool = False  # of a policy: it freezes layers that some weights were loaded into
+    tried: tuple[str, tuple[Any, ...]] | None = None  # its main setting, and values worth trying
     heads: str = ""  # of models whose head no name tells: (model, for a class more) → its names
     several: bool = False  # of a loss: every image may have several labels, or none
     class_names: str = ""  # of a data set whose YAML file states its size: name → class names
@@ -135,20 +138,45 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "timm": Option(rates.LibraryOptimizer, f"{_OPTIMIZERS}:any_timm", needs="timm"),
     },
     "lr_policy": {
-        "uniform": Option(rates.Policy, f"{_SCALING}:uniform"),
+        "uniform": Option(rates.Policy, f"{_SCALING}:uniform", usual=True),
         "per_layer": Option(
             rates.PerLayer, f"{_RULES}:per_layer", absolute=f"{_RULES}:all_absolute"
         ),
-        "layerwise_decay": Option(rates.LayerwiseDecay, f"{_SCALING}:layerwise_decay"),
-        "freeze_backbone": Option(rates.FreezeBackbone, f"{_FREEZING}:freeze_backbone"),
-        "discriminative": _DISCRIMINATIVE,
+        "layerwise_decay": Option(
+            rates.LayerwiseDecay,
+            f"{_SCALING}:layerwise_decay",
+            usual=True,
+            tried=("decay", (0.5, 0.75)),
+        ),
+        "freeze_backbone": Option(
+            rates.FreezeBackbone, f"{_FREEZING}:freeze_backbone", usual=True, loaded=True
+        ),
+        "discriminative": replace(_DISCRIMINATIVE, usual=True, tried=("stem_scale", (0.1, 0.01))),
         "ulmfit": _DISCRIMINATIVE,
-        "gradual_unfreeze": Option(rates.GradualUnfreeze, f"{_FREEZING}:gradual_unfreeze"),
-        "lp_ft": Option(rates.LpFt, f"{_FREEZING}:lp_ft"),
-        "surgical": Option(rates.Surgical, f"{_FREEZING}:surgical"),
-        "auto_rgn": Option(rates.AutoRgn, f"{_SCALING}:auto_rgn"),
-        "freezeout": Option(rates.Freezeout, f"{_FREEZING}:freezeout"),
-        "bias_norm_only": Option(rates.BiasNormOnly, f"{_FREEZING}:bias_norm_only"),
+        "gradual_unfreeze": Option(
+            rates.GradualUnfreeze,
+            f"{_FREEZING}:gradual_unfreeze",
+            usual=True,
+            loaded=True,
+            tried=("decay", (1.0, 0.4)),
+        ),
+        "lp_ft": Option(
+            rates.LpFt,
+            f"{_FREEZING}:lp_ft",
+            usual=True,
+            loaded=True,
+            tried=("finetune_scale", (0.1, 0.3)),
+        ),
+        "surgical": Option(
+            rates.Surgical, f"{_FREEZING}:surgical", loaded=True, tried=("block", (0, 1))
+        ),
+        "auto_rgn": Option(
+            rates.AutoRgn, f"{_SCALING}:auto_rgn", tried=("variant", ("paper", "per_layer"))
+        ),
+        "freezeout": Option(
+            rates.Freezeout, f"{_FREEZING}:freezeout", loaded=True, tried=("t_0", (0.8, 0.5))
+        ),
+        "bias_norm_only": Option(rates.BiasNormOnly, f"{_FREEZING}:bias_norm_only", loaded=True),
     },
     "scheduler": {
         "constant": Option(rates.Scheduler, f"{_SCHEDULES}:constant"),

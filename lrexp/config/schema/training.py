@@ -227,3 +227,5 @@ class Task:
 @dataclass
 class PlanTask(Task):
     against: str | None = setting(path="plan")
+    margin: float = number(above=0, below=1, identity=False, decides=False)
+    like: str | None = setting(path="maybe", identity=False, decides=False)

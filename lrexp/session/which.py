@@ -1,0 +1,360 @@
+"""From policies to a conclusion in one folder: ladders of rates, then looks at fresh seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lrexp.config.compose import CheckedLoader
+from lrexp.config.errors import UserError
+from lrexp.config.names import shown_path
+from lrexp.folder.claim import Claim, link_latest
+from lrexp.folder.files import strict_json, write_atomically
+from lrexp.folder.layout import CONFIRMED, EXPLORED, OF_WHICH, PROTOCOL, STEPS, WANDB
+from lrexp.judge.comparison import Images, Scores
+from lrexp.judge.concluding import conclude, metric_of, scores_of
+from lrexp.judge.conclusion import Conclusion
+from lrexp.judge.contenders import Contender, contenders
+from lrexp.judge.ladders import Ladder, tries_words
+from lrexp.runs.run import content, is_sweep, named_folder, read_summary
+from lrexp.runs.scores import Tried, read_tried
+from lrexp.runs.sweep import DIVERGED, FAILED, FINISHED, Sweep, SweepPoint, read_sweep
+from lrexp.session.procedure import Procedure, Reached, ladder_axes, proceed, read_procedure, tuned
+from lrexp.session.sweep import Around, Say
+from lrexp.session.trials import Trials, failures, train_cases, train_trials
+from lrexp.session.which_lines import (
+    climbed_lines,
+    looked_lines,
+    opening_lines,
+    progress_line,
+    shown_time,
+)
+
+ENDED = (FINISHED, DIVERGED, FAILED)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What it came to."""
+
+    folder: Path
+    conclusion: Conclusion
+    page: Path
+
+    @property
+    def offline(self) -> bool:
+        """Whether W&B kept runs here that it can upload."""
+        return any(self.folder.glob(f"*/*/{WANDB}/offline-run-*"))
+
+
+Show = Callable[[Path, Conclusion], Path]  # keeps a conclusion in its folder, as a page and files
+
+
+def begin_which(
+    loader: CheckedLoader, folder: Path, plan: Procedure, say: Say, show: Show
+) -> Answer:
+    """Carry a procedure out in a folder of its own.
+
+    Raises:
+        UserError: for a mistake that is found before anything is trained; the folder is not there
+            then.
+        RunFailedError: when runs could not be trained.
+    """
+    claim = Claim(folder, names=OF_WHICH)
+    bench = _Folders(folder, plan, loader, say)
+
+    def begin() -> None:
+        write_atomically(folder / PROTOCOL, plan.text())
+        link_latest(folder)
+        for line in opening_lines(plan, folder):
+            say(line)
+
+    bench.begin = begin
+    try:
+        return _carry_out(bench, show)
+    finally:
+        if (folder / PROTOCOL).is_file():
+            claim.release()
+        else:
+            claim.undo()
+
+
+def resume_which(name: str, say: Say, show: Show) -> Answer:
+    """Go on with a procedure in its folder, as it was begun.
+
+    Raises:
+        UserError: where there is none; and as `begin_which` does.
+    """
+    folder = named_folder(name)
+    plan = read_procedure(folder) if (folder / EXPLORED).is_dir() else None
+    if plan is None:
+        raise UserError(
+            f"{shown_path(folder)} is no folder of lrexp which: it has no {PROTOCOL}, or no"
+            f" {EXPLORED}/"
+        )
+    claim = Claim(folder, resumed=True, names=OF_WHICH)
+    say(f"resume {shown_path(folder)}: what is done is read, and the rest trained")
+    try:
+        loader = CheckedLoader(plan.config_dir)
+        return _carry_out(_Folders(folder, plan, loader, say), show)
+    finally:
+        claim.release()
+
+
+def _carry_out(bench: _Folders, show: Show) -> Answer:
+    """Go from step to step; whatever stops it leaves the best sentence so far."""
+    plan, say, folder = bench.plan, bench.say, bench.folder
+    best: Answer | None = None
+    said = ""
+    try:
+        for reached in proceed(plan, bench):
+            if not reached.compared:
+                lines = climbed_lines(reached, plan)
+                said = lines[-1]
+            else:
+                found = bench.conclusion(reached)
+                best = Answer(folder, found, show(folder, found))
+                lines, said = looked_lines(reached), found.sentence
+            for line in lines:
+                say(line)
+            if not reached.finished:
+                say(progress_line(reached, plan, bench.seconds_per_run))
+    except BaseException:
+        if (folder / PROTOCOL).is_file():
+            with suppress(OSError):
+                say(f"so far {said}" if said else "so far nothing is known")
+                say(f"go on  lrexp which --resume {shlex.quote(shown_path(folder))}")
+        raise
+    assert best is not None
+    return best
+
+
+@dataclass
+class _Folders:
+    """The runs of a procedure, in two sweeps of its folder. See `procedure.Bench`."""
+
+    folder: Path
+    plan: Procedure
+    loader: CheckedLoader
+    say: Say
+    begin: Callable[[], object] = lambda: None
+    said: set[str] = field(default_factory=set)  # on the terminal
+
+    def climb(self, ladders: Sequence[Ladder]) -> Sequence[Contender]:
+        """See `Bench`."""
+        folder, plan = self.folder / EXPLORED, self.plan
+        found = _of_ladders(folder, ladders)
+        count = len(plan.seeds) * sum(one.tries for one in ladders)
+        if len(found) < count or any(point.status not in ENDED for point in found):
+            axes = ladder_axes(replace(plan, ladders=tuple(ladders)))
+            around = Around(self._heard, begin=self.begin, close=failures, said=self.said)
+            common = [*self._how(), *plan.overrides]
+            with self._timed("rates", folder):
+                train_cases(self.loader, folder, axes, common, around)
+            found = _of_ladders(folder, ladders)
+        best = contenders(replace(read_sweep(folder), points=tuple(found)))[0]
+        of_policy = {one.policy: one for one in ladders}
+        return [tuned(one, of_policy[one.name]) for one in best]
+
+    def compare(
+        self, contenders: Sequence[Contender], seeds: Mapping[str, Sequence[int]]
+    ) -> tuple[Mapping[str, Scores], Images]:
+        """See `Bench`."""
+        folder = self.folder / CONFIRMED
+        if not _has(folder, seeds):
+            trials = Trials(
+                folder,
+                {one.name: one.asked for one in contenders},
+                seeds,
+                self._how(),
+                _settings_of(read_sweep(self.folder / EXPLORED), contenders),
+            )
+            with self._timed("comparison", folder):
+                train_trials(self.loader, trials, self._heard, said=self.said)
+        tried = read_tried(folder)
+        if not _has(folder, seeds) and tried.undone:
+            one = tried.undone[0]
+            raise UserError(
+                f"nothing more is concluded: {len(tried.undone)} runs have no result, such as"
+                f" {shown_path(folder / one.folder)}: {one.why or one.status}"
+            )
+        scores: dict[str, Scores] = {}
+        images = Images()
+        for one in contenders:
+            mine, images = scores_of(tried, [one.name], self.metric(tried), seeds[one.name])
+            scores |= mine
+        return scores, images
+
+    def affordable(self, runs: int) -> float:
+        """See `Bench`. A budget in minutes is counted in runs of the pace so far."""
+        plan, pace = self.plan, self.seconds_per_run
+        if plan.minutes is not None and not math.isnan(pace):
+            spent = sum(step["seconds"] for step in self.steps)
+            return runs + max(0.0, 60 * plan.minutes - spent) / pace
+        return math.inf if plan.budget is None else plan.budget
+
+    def metric(self, tried: Tried) -> str:
+        """What the verdict is on."""
+        return metric_of(tried.classes, self.plan.metric)
+
+    def conclusion(self, reached: Reached) -> Conclusion:
+        """What it has come to so far."""
+        plan, tried = self.plan, read_tried(self.folder / CONFIRMED)
+        return conclude(
+            tried,
+            reached.contenders,
+            plan.baseline,
+            self.metric(tried),
+            plan.margin,
+            compared=reached.compared,
+            seeds=reached.seeds,
+            looks=plan.looks,
+            remarks=[*tries_words(reached.ladders), *plan.notes, *reached.notes],
+            before=("--config-dir", plan.config_dir) if plan.config_dir else (),
+            cost=self.cost(),
+            finished=reached.finished,
+        )
+
+    def cost(self) -> list[tuple[str, str]]:
+        """Runs, what they come to in single runs, and the time on the clock."""
+        parts = [
+            [p.took_s for p in read_sweep(self.folder / name).tried if math.isfinite(p.took_s)]
+            for name in (EXPLORED, CONFIRMED)
+        ]
+        took = sorted(one for part in parts for one in part)
+        if not took:
+            return []
+        median = took[len(took) // 2]
+        seconds = sum(step["seconds"] for step in self.steps)
+        return [
+            ("runs", f"{len(took)} ({len(parts[0])} for rates, {len(parts[1])} compared)"),
+            ("single-run equivalents", f"{sum(took) / median:.0f} of {median:.2g} s"),
+            ("time", shown_time(seconds)),
+        ]
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """What was trained so far, and how long it took."""
+        return content(self.folder / STEPS, _steps_of, [])
+
+    @property
+    def seconds_per_run(self) -> float:
+        """On the clock, so far; NaN before anything was trained."""
+        runs = sum(step["runs"] for step in self.steps)
+        return sum(step["seconds"] for step in self.steps) / runs if runs else math.nan
+
+    def _timed(self, name: str, sweep: Path) -> _Timed:
+        return _Timed(self, name, sweep)
+
+    def _how(self) -> list[str]:
+        """Overrides of the launcher: once an executor was chosen, it stays."""
+        how = list(self.plan.how)
+        if any(one.startswith("hydra.launcher.executor=") for one in how):
+            return how
+        points = read_sweep(self.folder / EXPLORED).tried if self._there(EXPLORED) else ()
+        ran = [read_summary(self.folder / EXPLORED / p.folder, []) for p in points]
+        chosen = {
+            "auto"
+            if one.get("executor") == "pool" and one.get("members", 1) != 1
+            else str(one.get("executor"))
+            for one in ran
+            if one.get("executor")
+        }
+        if len(chosen) == 1:
+            how.append(f"hydra.launcher.executor={chosen.pop()}")
+        return how
+
+    def _there(self, name: str) -> bool:
+        return is_sweep(self.folder / name)
+
+    def _heard(self, line: str) -> None:
+        """Of what a sweep says, what people have to know."""
+        for one in line.splitlines():
+            if one.startswith(("failed", "warning")):
+                self.say(one)
+
+
+class _Timed:
+    """Notes in steps.json how many runs were trained within it, and how long that took."""
+
+    def __init__(self, bench: _Folders, name: str, sweep: Path):
+        self.bench, self.name, self.sweep = bench, name, sweep
+
+    def __enter__(self) -> None:
+        self.before, self.started = _ended(self.sweep), time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        runs = _ended(self.sweep) - self.before
+        if runs > 0:
+            seconds = round(time.monotonic() - self.started, 3)
+            step = {"step": self.name, "runs": runs, "seconds": seconds}
+            text = strict_json([*self.bench.steps, step], indent=1) + "\n"
+            with suppress(OSError):
+                write_atomically(self.bench.folder / STEPS, text)
+
+
+def _ended(sweep: Path) -> int:
+    """Runs of a sweep that have a result."""
+    if not is_sweep(sweep):
+        return 0
+    return sum(point.status in ENDED for point in read_sweep(sweep).tried)
+
+
+def _steps_of(text: str) -> list[dict[str, Any]]:
+    return [
+        {"step": str(s["step"]), "runs": int(s["runs"]), "seconds": float(s["seconds"])}
+        for s in json.loads(text)
+    ]
+
+
+def _of_ladders(folder: Path, ladders: Sequence[Ladder]) -> list[SweepPoint]:
+    """The points of ladders that a sweep has, of those they have now."""
+    if not is_sweep(folder):
+        return []
+    keys = {one.policy: (one.key, {f"{rate:.15g}" for rate in one.rates}) for one in ladders}
+    found = []
+    for point in read_sweep(folder).points:
+        key, rates = keys.get(point.case, ("", set[str]()))
+        if point.case in keys and (not key or point.chosen.get(key) in rates):
+            found.append(replace(point, former=False))
+    by_num = {point.num: point for point in found}
+    return [
+        _as_itself(point, by_num.get(-1 if point.same_as is None else point.same_as))
+        for point in found
+    ]
+
+
+def _as_itself(point: SweepPoint, other: SweepPoint | None) -> SweepPoint:
+    """A point with the results of the one that it trains like: a try of its own policy, too."""
+    if point.same_as is None or other is None:
+        return point
+    asked = {name: getattr(point, name) for name in ("num", "overrides", "settings", "case")}
+    return replace(other, **asked)
+
+
+def _has(folder: Path, seeds: Mapping[str, Sequence[int]]) -> bool:
+    """Whether every run is there."""
+    if not is_sweep(folder):
+        return False
+    try:
+        tried = read_tried(folder)
+    except UserError:
+        return False
+    return all(set(some) <= set(tried.tries.get(name, ())) for name, some in seeds.items())
+
+
+def _settings_of(sweep: Sweep, chosen: Sequence[Contender]) -> dict[str, Mapping[str, Any]]:
+    """What the configurations ran with, by name."""
+    return {
+        one.name: point.settings
+        for one in chosen
+        for point in reversed(sweep.tried)
+        if set(one.overrides) <= set(point.overrides)
+    }
