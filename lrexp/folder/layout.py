@@ -29,7 +29,7 @@ OVERRIDES, HYDRA_CONFIG = "overrides.yaml", "hydra.yaml"  # in HYDRA
 OF_HYDRA = (CONFIG, OVERRIDES, HYDRA_CONFIG)
 
 # of a sweep
-POINTS = "points.json"
+POINTS, POINTS_TABLE = "points.json", "points.csv"
 LEADERBOARD, LEADERBOARD_TABLE = "leaderboard.json", "leaderboard.csv"
 CASES = "cases.yaml"
 RERUN = "rerun.yaml"  # the saved config that a grid was made around
@@ -50,7 +50,10 @@ OF_RUN = (
     *(f"{CHECKPOINTS}/{name}" for name in (LAST, BEST, PREVIOUS)),
     *(LOG, *(f"{HYDRA}/{name}" for name in OF_HYDRA)),
 )
-OF_SWEEP = (POINTS, LEADERBOARD, LEADERBOARD_TABLE, CASES, RERUN, MULTIRUN, WANDB_REPORT, REPORT)
+OF_SWEEP = (
+    *(POINTS, POINTS_TABLE, LEADERBOARD, LEADERBOARD_TABLE),
+    *(CASES, RERUN, MULTIRUN, WANDB_REPORT, REPORT),
+)
 
 
 def names_of_run(hydra: Any) -> tuple[str, ...]:

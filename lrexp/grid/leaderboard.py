@@ -1,4 +1,4 @@
-"""The configurations of a sweep side by side: seeds aggregated, best first, never by test."""
+"""The configurations of a sweep side by side, best first, never by test; and a row per run."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import Any
 
 from lrexp.config.schema import MONITORS
 from lrexp.folder.files import csv_text, strict_json, write_atomically
-from lrexp.folder.layout import LEADERBOARD, LEADERBOARD_TABLE
+from lrexp.folder.layout import LEADERBOARD, LEADERBOARD_TABLE, POINTS_TABLE
 from lrexp.grid.points.point import Point, read_summary
-from lrexp.judge.ranking import configurations
+from lrexp.judge.exploring import student
+from lrexp.judge.ranking import Configuration, Spread, configurations
 from lrexp.judge.verdicts import COUNTED, counted_kinds
 from lrexp.judge.winner import no_winner
 from lrexp.judge.words import in_short
 from lrexp.runs.run import numbers
 from lrexp.runs.sweep import (
     DAMAGED,
+    EQUAL,
     FAILED,
     MISSING,
-    SEED,
+    REPEATED,
     STATUSES,
     Sweep,
     SweepPoint,
@@ -30,27 +32,27 @@ from lrexp.runs.sweep import (
     numbers_of,
     status_of,
     swept_keys,
+    took_of,
 )
 
 log = logging.getLogger(__name__)
 
 ALSO = ("test/loss", "test/accuracy", "gap/loss")  # shown, never sorted by
-SECTIONS = ("best", "test", "verdicts")  # of a summary
+SECTIONS = ("best", "test", "last", "verdicts", "timings", "members")  # of a summary
+NUMBERS = ("best", "test", "last")  # those of them that hold numbers
+# Of a run, in points.csv: columns of its best epoch, of its test and of its last epoch.
+OF_BEST = ("val/loss", "val/accuracy", "gap/loss", "gap/loss_se", "gap/accuracy")
+OF_TEST = ("loss", "accuracy")
+OF_LAST = ("overfit/loss", "overfit/loss_se", "overfit/accuracy", "overfit/accuracy_se")
 WIDTH = 100  # of lines, where no terminal says
 LESS = ("std", "gap/loss", "test/accuracy")  # columns that are left out where there is no room
 NAME, SEEDS = 26, 12  # characters that names and what became of seeds want at least
 
 
-def leaderboard(
+def sweep_points(
     points: Sequence[Point], summaries: Mapping[int, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Rows by configuration, best first as `judge.ranking` has them, and what they are sorted by.
-
-    A row has the mean and the sample standard deviation over its finished seeds of the monitor's
-    best value, and of test and gap at that epoch; the standard deviation is NaN for one seed.
-    Points that train like an earlier one count there alone, and are named. A row of points that a
-    changed grid no longer asks for is `former`. Summaries are by number of the point.
-    """
+) -> tuple[tuple[SweepPoint, ...], str]:
+    """Points as `judge` takes them, and the monitor that decides among them."""
     monitor, _ = common_monitor([point.settings for point in points])
     known = tuple(
         SweepPoint(
@@ -64,11 +66,28 @@ def leaderboard(
             status=summary.get("status") or MISSING,
             best=summary.get("best") or {},
             test=summary.get("test") or {},
+            last=summary.get("last") or {},
             kinds=kinds_of(summary),
+            took_s=took_of(summary),
         )
         for point in points
         for summary in [summaries.get(point.num, {})]  # it may not have run
     )
+    return known, monitor
+
+
+def leaderboard(
+    points: Sequence[Point], summaries: Mapping[int, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Rows by configuration, best first as `judge.ranking` has them, and what they are sorted by.
+
+    A row has the mean and the sample standard deviation over its finished seeds of the monitor's
+    best value, and of test and gap at that epoch, with the ends of the 95 % interval of the mean;
+    all but the mean are NaN for one seed. `seeds` has the monitor's best of every one of them.
+    Points that train like an earlier one count there alone, and are named. A row of points that a
+    changed grid no longer asks for is `former`. Summaries are by number of the point.
+    """
+    known, monitor = sweep_points(points, summaries)
     swept = swept_keys(known)
     nums = {point.num for point in known}
     twins = [point for point in known if point.same_as is not None]
@@ -81,7 +100,7 @@ def leaderboard(
         "monitor": monitor,
         "direction": MONITORS[monitor],
         "no_winner": None if nothing is None else f"{nothing[0]}; what may help: {nothing[1]}",
-        "keys": [key for key in swept if key != SEED],
+        "keys": [key for key in swept if key not in REPEATED],
         "configurations": [
             {
                 "rank": one.rank,
@@ -90,7 +109,8 @@ def leaderboard(
                 "settings": dict(one.chosen),
                 "status": {status: one.counts[status] for status in STATUSES},
                 "verdicts": {kind: one.kinds[kind] for kind in COUNTED if one.kinds[kind]},
-                **{name: vars(one.over_seeds(name)) for name in names},
+                **{name: _with_interval(one.over_seeds(name)) for name in names},
+                "seeds": _by_seed(one),
                 "points": [p.num for p in one.points],
                 "folders": [p.folder for p in one.points],
                 "equal": sorted(num for p in one.points for num in equal.get(p.num, ())),
@@ -109,16 +129,38 @@ def leaderboard(
     }
 
 
+def _with_interval(found: Spread) -> dict[str, float]:
+    """n, mean and std, and the 95 % interval of the mean by Student's t."""
+    margin = student(found.n - 1) * found.se if found.n > 1 else math.nan
+    ends = {"low": found.mean - margin, "high": found.mean + margin}
+    return {**vars(found), **ends}
+
+
+def _by_seed(one: Configuration) -> dict[str, float]:
+    """The monitor's best by `seed=0`, or `seed=0 data.seed=1` where splits were drawn anew."""
+    found = one.by_repetition
+    several = len({of_data for _, of_data in found}) > 1
+    return {
+        f"seed={seed} data.seed={of_data}" if several else f"seed={seed}": value
+        for (seed, of_data), value in found.items()
+    }
+
+
 def leaderboard_csv(board: Mapping[str, Any]) -> str:
-    """The same rows as a table: a column per swept key; empty where nothing is known."""
+    """The same rows as a table: a column per swept key, and the monitor's best a column per seed.
+
+    A cell is empty where nothing is known.
+    """
     names = list(dict.fromkeys([board["monitor"], *ALSO]))
-    statistic = [(name, part) for name in names for part in ("mean", "std")]
+    statistic = [(name, part) for name in names for part in ("mean", "std", "low", "high")]
+    seeds = list(dict.fromkeys(seed for row in board["configurations"] for seed in row["seeds"]))
     lines: list[list[Any]] = [
         [
             *("rank", "case", *board["keys"], "n"),
             *(f"{name}_{part}" for name, part in statistic),
             *STATUSES,
             *("verdicts", "points", "equal"),
+            *(f"{board['monitor']} {seed}" for seed in seeds),
         ]
     ]
     for row in board["configurations"]:
@@ -127,13 +169,51 @@ def leaderboard_csv(board: Mapping[str, Any]) -> str:
             [
                 *(row["rank"], row["case"], *(row["settings"][key] for key in board["keys"])),
                 row[board["monitor"]]["n"],
-                *(repr(value) if math.isfinite(value) else "" for value in cells),
+                *map(_written, cells),
                 *(row["status"][status] for status in STATUSES),
                 " ".join(f"{kind}:{count}" for kind, count in row["verdicts"].items()),
                 *(" ".join(map(str, row[name])) for name in ("points", "equal")),
+                *(_written(row["seeds"].get(seed, math.nan)) for seed in seeds),
             ]
         )
     return csv_text(lines)
+
+
+def points_csv(points: Sequence[SweepPoint], monitor: str) -> str:
+    """A row per run, in the order of their numbers; empty where nothing is known.
+
+    Settings are those swept; best, gap and test are of the best epoch, overfitting of the last. A
+    point that runs as an earlier one is `equal`, and has no numbers of its own.
+    """
+    keys = [key for key in swept_keys(points) if key not in REPEATED]
+    of_best = list(dict.fromkeys([monitor, *OF_BEST]))
+    lines: list[list[Any]] = [
+        [
+            *("point", "case", *keys, *REPEATED, "status", "best_epoch", *of_best),
+            *(f"test/{name}" for name in OF_TEST),
+            *(*OF_LAST, "took_s", "verdicts", "former", "same_as", "folder"),
+        ]
+    ]
+    for one in sorted(points, key=lambda point: point.num):
+        epoch, equal = one.best.get("epoch", math.nan), one.same_as is not None
+        lines.append(
+            [
+                *(one.num, one.case, *(one.chosen.get(key, "") for key in keys)),
+                *("" if value is None else value for value in one.repetition),
+                EQUAL if equal else one.status,
+                int(epoch) if math.isfinite(epoch) else "",
+                *(_written(one.best.get(name, math.nan)) for name in of_best),
+                *(_written(one.test.get(name, math.nan)) for name in OF_TEST),
+                *(_written(one.last.get(name, math.nan)) for name in OF_LAST),
+                *(_written(one.took_s), " ".join(one.kinds), int(one.former)),
+                *("" if one.same_as is None else one.same_as, one.folder),
+            ]
+        )
+    return csv_text(lines)
+
+
+def _written(value: float) -> str:
+    return repr(value) if math.isfinite(value) else ""
 
 
 def leaderboard_lines(board: Mapping[str, Any], at_most: int = 20, width: int = WIDTH) -> list[str]:
@@ -203,7 +283,7 @@ def _cell(value: float, name: str) -> str:
 
 
 class Leaderboard:
-    """leaderboard.csv and leaderboard.json of a sweep folder, replaced as points end."""
+    """leaderboard.csv, leaderboard.json and points.csv of a sweep, replaced as points end."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -220,7 +300,7 @@ class Leaderboard:
         kept = numbers({key: summary.get(key) for key in ("status", "error", *SECTIONS)})
         if kept["status"] not in (MISSING, DAMAGED):
             kept["status"], kept["error"] = status_of(kept, monitor)
-        kept |= {section: numbers_of(kept[section]) for section in ("best", "test")}
+        kept |= {section: numbers_of(kept[section]) for section in NUMBERS}
         self._summaries[num] = kept
         return kept
 
@@ -250,11 +330,13 @@ class Leaderboard:
         return leaderboard(self.points, self._summaries)
 
     def write(self) -> None:
-        """Both files; each is replaced as a whole. A full disk is a warning and stops no sweep."""
+        """All three; each is replaced as a whole. A full disk is a warning and stops no sweep."""
         board = self.board()
         text = strict_json(board, indent=1)
+        points, monitor = sweep_points(self.points, self._summaries)
         try:
             write_atomically(self.folder / LEADERBOARD, text + "\n")
             write_atomically(self.folder / LEADERBOARD_TABLE, leaderboard_csv(board))
+            write_atomically(self.folder / POINTS_TABLE, points_csv(points, monitor))
         except OSError as error:
             log.warning("the leaderboard could not be written: %s", error)

@@ -12,10 +12,9 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import combinations
 from typing import Any, Literal
 
-from lrexp.judge.words import in_short, is_share
+from lrexp.judge.words import in_short
 from lrexp.runs.sweep import (
     DIVERGED,
     FAILED,
@@ -24,7 +23,7 @@ from lrexp.runs.sweep import (
     MISSING,
     POLICY,
     RATE,
-    SEED,
+    REPEATED,
     Sweep,
     SweepPoint,
     finite,
@@ -33,7 +32,6 @@ from lrexp.runs.sweep import (
 )
 
 HIGHEST = "lr_policy.lr_high"
-T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # Student's t, 1 to 10 d.f.
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Configuration:
-    """The points of a sweep that differ in their seed alone."""
+    """The points of a sweep that differ in seed and data.seed alone."""
 
     group: str  # what is compared: its policy, mostly
     variant: str  # whatever else was swept, but for the rate; empty for nothing
@@ -98,10 +96,23 @@ class Configuration:
         ended = [p for p in self.points if p.status == FINISHED]
         return [p for p in ended if math.isfinite(p.best.get(key, math.nan))]
 
+    @cached_property
+    def repeated(self) -> dict[tuple[Any, Any], SweepPoint]:
+        """The points that finished with a number, by seed and data.seed; of equal ones the last."""
+        return {p.repetition: p for p in self.finished(self.monitor)}
+
     @property
-    def seeds(self) -> dict[Any, float]:
-        """The monitor's best by seed, of the finished points."""
-        return {p.seed: p.best[self.monitor] for p in self.finished(self.monitor)}
+    def by_repetition(self) -> dict[tuple[Any, Any], float]:
+        """The monitor's best by seed and data.seed, of the points that finished."""
+        return {key: point.best[self.monitor] for key, point in self.repeated.items()}
+
+    def repetition_of(self, point: SweepPoint) -> str:
+        """`seed 0`, or `seed 0, data.seed 1` where the split was repeated too; empty for one."""
+        if len(self.points) < 2:
+            return ""
+        seed, of_data = point.repetition
+        several = len({p.repetition[1] for p in self.points}) > 1
+        return f"seed {seed}, data.seed {of_data}" if several else f"seed {seed}"
 
 
 @dataclass(frozen=True)
@@ -110,26 +121,11 @@ class Group:
 
     name: str
     best: Configuration
-    tries: int  # configurations
+    tries: int  # configurations of which a point has run
     rates: tuple[float, ...]  # tried with the best one's other settings
     edge: Literal["lower", "upper", "inside", "one"]  # where the best rate lies among them
     unstable_from: float | None  # the lowest of those rates at which a point diverged
     counts: Counter[str]  # points by status
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much better one configuration is than another; positive is better."""
-
-    mean: float
-    se: float  # its standard error; NaN when there are too few seeds to tell
-    margin: float  # half the 95 % interval; NaN when there are too few seeds to tell
-    pairs: int  # seeds that both have; 0 when the two are compared unpaired
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.mean > self.margin  # false for NaN
 
 
 @lru_cache(16384)  # exact sums are slow, and a leaderboard asks again as every point ends
@@ -162,7 +158,7 @@ def compared_by(sweep: Sweep) -> tuple[str, str]:
     if len(policies) > 1:
         return "policy", POLICY
     for key in swept_keys(points):
-        if key not in (SEED, RATE) and not are_numbers(points, key):
+        if key not in (*REPEATED, RATE) and not are_numbers(points, key):
             return key.rpartition(".")[2], key
     return "policy", POLICY
 
@@ -172,7 +168,7 @@ def configurations(sweep: Sweep) -> list[Configuration]:
 
     Those with a diverged or failed point come after all others.
     """
-    keys = [key for key in swept_keys(sweep.points) if key != SEED]
+    keys = [key for key in swept_keys(sweep.points) if key not in REPEATED]
     _, by = compared_by(sweep)
     tries = _by_settings(sweep.tried, keys)
     used: dict[tuple[str, str], set[str | None]] = {}  # values by group and key
@@ -211,7 +207,7 @@ def _by_settings(points: Sequence[SweepPoint], keys: Sequence[str]) -> list[list
         common = [k for k in present[0] if all(s.get(k) == present[0][k] for s in present)]
         parts: dict[str, list[SweepPoint]] = {}
         for point in tries:
-            told = [point.settings.get(key) for key in common if key != SEED]
+            told = [point.settings.get(key) for key in common if key not in REPEATED]
             parts.setdefault(json.dumps(told, default=str), []).append(point)
         found += parts.values()
     return found
@@ -290,59 +286,8 @@ def _group(name: str, tries: Sequence[Configuration]) -> Group:
         edge = "lower" if best.rate == rates[0] else "upper"
     unstable = [c.rate for c in ran if c.rate and c.counts[DIVERGED]]
     counts = sum((one.counts for one in tries), Counter[str]())
-    return Group(name, best, len(tries), tuple(rates), edge, min(unstable, default=None), counts)
-
-
-def difference(better: Configuration, other: Configuration, sign: int) -> Difference:
-    """How much lower (`sign` 1) or higher (-1) the monitor is, with a 95 % interval over seeds.
-
-    Seeds that both have are compared in pairs: mean ± t(n−1) · s / √n of their differences. With
-    fewer than two such pairs the interval is ± t(min(n₁, n₂)−1) · √(s₁²/n₁ + s₂²/n₂), which is
-    never too narrow; NaN with one seed on either side.
-    """
-    mine, theirs = better.seeds, other.seeds
-    both = [seed for seed in mine if seed in theirs]
-    if len(both) > 1:
-        paired = spread(tuple(sign * (theirs[seed] - mine[seed]) for seed in both))
-        return Difference(paired.mean, paired.se, t95(paired.n - 1) * paired.se, paired.n)
-    a, b = better.worth, other.worth
-    mean = sign * (b.mean - a.mean)
-    n = min(a.n, b.n)
-    if n < 2:
-        return Difference(mean, math.nan, math.nan, 0)
-    se = math.hypot(a.se, b.se)
-    return Difference(mean, se, t95(n - 1) * se, 0)
-
-
-def limits(key: str, values: Sequence[float]) -> tuple[float, float, bool]:
-    """From where to where an axis shows values in place, and whether it is logarithmic.
-
-    A loss that spans more than a factor of ten is drawn by its logarithm; what is more than a
-    thousand times the best goes to the edge. On a linear axis that is what lies further from the
-    middle half of the values than six times its width. Shares are shown whole.
-    """
-    ordered = sorted(values)
-    low, high = ordered[0], ordered[-1]
-    if is_share(key):
-        return low, high, False
-    if not key.startswith(("gap/", "overfit/")) and 0 < low < high / 10:
-        return low, max(value for value in ordered if value <= 1000 * low), True
-    quarter = (len(ordered) - 1) // 4
-    first, last = ordered[quarter], ordered[-1 - quarter]
-    room = 6 * (last - first)
-    if room == 0:
-        return low, high, False
-    inside = [value for value in ordered if first - room <= value <= last + room]
-    return inside[0], inside[-1], False
-
-
-def t95(df: int) -> float:
-    """Student's t that 95 % of draws stay within; beyond 10 degrees to 0.002.
-
-    >>> t95(4), round(t95(1000), 2)
-    (2.78, 1.96)
-    """
-    return T95[df - 1] if df <= len(T95) else 1.96 + 2.45 / (df - 0.8)
+    tried = sum(c.counts[MISSING] < len(c.points) for c in tries)
+    return Group(name, best, tried, tuple(rates), edge, min(unstable, default=None), counts)
 
 
 def are_numbers(points: Sequence[SweepPoint], key: str) -> bool:
@@ -350,51 +295,3 @@ def are_numbers(points: Sequence[SweepPoint], key: str) -> bool:
     values = [p.settings[key] for p in points if key in p.chosen and key in p.settings]
     known = [finite(value) for value in values]
     return None not in known and len(set(known)) > 1
-
-
-@dataclass(frozen=True)
-class CrossTable:
-    """Means over two swept numbers, for one group."""
-
-    group: str
-    x_key: str
-    y_key: str
-    xs: tuple[float, ...]  # ascending
-    ys: tuple[float, ...]  # ascending
-    cells: tuple[tuple[Configuration | None, ...], ...]  # (ys, xs), the best where there are more
-    several: bool  # whether any cell stands for more than one configuration
-
-
-def cross_tables(sweep: Sweep, ranked: Sequence[Configuration], most: int = 8) -> list[CrossTable]:
-    """One per group over two swept numbers, where the group has at least two values of both.
-
-    The pair is the rate (or the first number) with each other number in turn; groups come best
-    first, and there are at most `most` tables.
-    """
-    points = sweep.tried
-    axes = [key for key in swept_keys(points) if key != SEED and are_numbers(points, key)]
-    axes.sort(key=lambda key: key != RATE)
-    pairs = list(combinations(axes, 2))
-    if axes[:1] == [RATE]:
-        pairs = [pair for pair in pairs if RATE in pair]
-    names = list(dict.fromkeys(c.group for c in ranked))
-    made = [_cross_table(ranked, name, x, y) for x, y in pairs for name in names]
-    return [one for one in made if one is not None][:most]
-
-
-def _cross_table(
-    ranked: Sequence[Configuration], group: str, x_key: str, y_key: str
-) -> CrossTable | None:
-    cells: dict[tuple[float, float], Configuration] = {}
-    several = False
-    for one in ranked:
-        settings = one.points[0].settings
-        x, y = finite(settings.get(x_key)), finite(settings.get(y_key))
-        if one.group == group and x is not None and y is not None:
-            several |= (x, y) in cells
-            cells.setdefault((x, y), one)  # the best comes first
-    xs, ys = (tuple(sorted({place[i] for place in cells})) for i in (0, 1))
-    if len(xs) < 2 or len(ys) < 2:
-        return None
-    table = tuple(tuple(cells.get((x, y)) for x in xs) for y in ys)
-    return CrossTable(group, x_key, y_key, xs, ys, table, several)

@@ -32,6 +32,8 @@ from lrexp.runs.run import (
 )
 
 SEED, RATE, POLICY = "seed", "optimizer.lr", "lr_policy"
+DATA_SEED = "data.seed"
+REPEATED = (SEED, DATA_SEED)  # what tells repetitions of one configuration apart
 GAP = "gap/loss"
 
 FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
@@ -57,6 +59,7 @@ class SweepPoint:
     why: str = ""  # what went wrong, one line
     best: Mapping[str, float] = field(default_factory=dict)  # the row of the best epoch
     test: Mapping[str, float] = field(default_factory=dict)
+    last: Mapping[str, float] = field(default_factory=dict)  # the row of the last epoch
     kinds: tuple[str, ...] = ()  # of its verdicts
     rows: tuple[Mapping[str, float], ...] = ()  # epoch and monitor
     remarks: tuple[str, ...] = ()  # what it was told before its first step
@@ -73,6 +76,12 @@ class SweepPoint:
     def seed(self) -> Any:
         """Of the run; None where its settings are not known."""
         return self.settings.get(SEED)
+
+    @property
+    def repetition(self) -> tuple[Any, Any]:
+        """Seed and data.seed of the run: repetitions of two configurations are paired by both."""
+        seed, of_data = (self.settings.get(key, self.chosen.get(key)) for key in REPEATED)
+        return seed, of_data
 
     @property
     def policy(self) -> str:
@@ -294,20 +303,17 @@ def _read_point(folder: Path, point: SweepPoint, monitor: str) -> SweepPoint:
         why = f"running, or killed after {epochs}"
     elif status in (INTERRUPTED, DIVERGED):
         why = why or f"{'stopped' if status == INTERRUPTED else 'diverged'} after {epochs}"
-    times, members = numbers_of(summary["timings"]), summary.get("members")
-    took, train = (times.get(key, math.nan) for key in ("total_s", "train_s"))
-    if isinstance(members, int) and members > 1:  # each has the training time of the whole stack
-        took = took - train + train / members
     return replace(
         point,
         status=status,
         why=(why or " ".join(said)).splitlines()[0] if why or said else "",
         best=best,
         test=numbers_of(summary["test"]),
+        last=numbers_of(summary["last"]),
         kinds=kinds_of(summary),
         remarks=tuple(map(str, summary["remarks"])),
         rows=tuple(numbers_of({key: one.get(key) for key in ("epoch", monitor)}) for one in rows),
-        took_s=took,
+        took_s=took_of(summary),
         report=(run / REPORT).is_file(),
     )
 
@@ -325,6 +331,15 @@ def status_of(summary: Mapping[str, Any], monitor: str | None) -> tuple[str, str
     if status == FINISHED and monitor and not math.isfinite(best.get(monitor, math.nan)):
         return DAMAGED, f"it finished without a number for {monitor}"
     return status, why
+
+
+def took_of(summary: Mapping[str, Any]) -> float:
+    """Seconds that a run took, its share where it trained together with others; NaN: not known."""
+    times, members = numbers_of(summary.get("timings")), summary.get("members")
+    took, train = (times.get(key, math.nan) for key in ("total_s", "train_s"))
+    if isinstance(members, int) and members > 1:  # each has the training time of the whole stack
+        return took - train + train / members
+    return took
 
 
 def kinds_of(summary: Mapping[str, Any]) -> tuple[str, ...]:

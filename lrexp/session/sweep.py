@@ -44,7 +44,8 @@ from lrexp.grid.points.point import (
 from lrexp.grid.points.resume import UNDONE, numbered_as, set_aside
 from lrexp.grid.pool.pool import check_gpus
 from lrexp.record.wandb.agent import tell_agent
-from lrexp.runs.sweep import FAILED, swept_keys
+from lrexp.report.sweep.exploration import explore
+from lrexp.runs.sweep import FAILED, read_sweep, swept_keys
 from lrexp.session.points import Points
 from lrexp.session.request import Request, read_request
 from lrexp.train.signals import signals_stop
@@ -271,6 +272,7 @@ def _closing_lines(board: Leaderboard) -> list[str]:
     if ranked:
         width = shutil.get_terminal_size((WIDTH, 24)).columns
         lines += ["", *leaderboard_lines(board.board(), width=width)]
+    told = len(lines)
     for point, error in board.failed():
         lines.append(f"failed {point.folder}: {error}")
     asked = [point for point in board.points if not point.former]
@@ -283,10 +285,14 @@ def _closing_lines(board: Leaderboard) -> list[str]:
         lines.append(f"wandb  offline; upload with: lrexp sync {typed}")
     lines.append(f"sweep  {shown}")
     if ranked:
-        from lrexp.report.sweep.page import write_sweep_report
+        from lrexp.report.sweep.headline import one_line
+        from lrexp.report.sweep.page import write_explored
 
         try:
-            lines.append(f"report {shown_path(write_sweep_report(folder))}")
+            explored = explore(read_sweep(folder))
+            if said := one_line(explored):
+                lines.insert(told, said)
+            lines.append(f"report {shown_path(write_explored(explored))}")
         except Exception as error:  # the sweep itself is done
             log.info("report of %s", folder, exc_info=error)
             said = f"{type(error).__name__}: {error}"

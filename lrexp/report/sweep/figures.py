@@ -10,12 +10,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lrexp.judge.limits import limits
 from lrexp.judge.ranking import (
     Configuration,
     compared_by,
     configurations,
     has_rate_axis,
-    limits,
     lines,
 )
 from lrexp.judge.winner import no_winner
@@ -283,7 +283,7 @@ def curve_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> list[Chart]:
 
 def _curve(monitor: str, one: Configuration, point: SweepPoint, colour: int, best: bool) -> Series:
     rows = evenly(point.rows, MOST_EPOCHS)
-    seed = f" seed={point.seed}" if len(one.points) > 1 else ""
+    seed = f" {said.replace('seed ', 'seed=')}" if (said := one.repetition_of(point)) else ""
     status = "" if point.status == FINISHED else f" ({point.status})"
     return Series(
         name=f"{one.name}{seed}{status}",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lrexp.judge.ranking import Configuration, CrossTable, cross_tables
+from lrexp.judge.cross_tables import CrossTable, cross_tables
+from lrexp.judge.ranking import Configuration
 from lrexp.judge.words import best_is, is_share
 from lrexp.report.figure import HeatMap
 from lrexp.report.sweep.styles import line_names

@@ -7,7 +7,14 @@ import shlex
 from markupsafe import Markup
 
 from lrexp.config.names import shown_path
-from lrexp.folder.layout import LEADERBOARD, LEADERBOARD_TABLE, MULTIRUN, PLOTS, POINTS
+from lrexp.folder.layout import (
+    LEADERBOARD,
+    LEADERBOARD_TABLE,
+    MULTIRUN,
+    PLOTS,
+    POINTS,
+    POINTS_TABLE,
+)
 from lrexp.judge.words import in_short
 from lrexp.report.html.page import (
     Cell,
@@ -92,7 +99,7 @@ def origin(sweep: Sweep) -> Markup:
         said = f"{points_have(len(undone))} no result. To run what is missing:"
         parts.append(element("p", said))
         parts.append(tags.code_block(f"lrexp -m hydra.launcher.resume={where}"))
-    files = (LEADERBOARD_TABLE, LEADERBOARD, POINTS, MULTIRUN, PLOTS)
+    files = (LEADERBOARD_TABLE, POINTS_TABLE, LEADERBOARD, POINTS, MULTIRUN, PLOTS)
     links = [link(name, name) for name in files if (sweep.folder / name).exists()]
     reports = sum(point.report for point in sweep.tried)
     pairs = [

@@ -15,15 +15,8 @@ from markupsafe import Markup
 
 from lrexp.folder.files import refuse_foreign, write_atomically
 from lrexp.folder.layout import REPORT
-from lrexp.judge.ranking import (
-    Configuration,
-    Group,
-    compared_by,
-    configurations,
-    difference,
-    groups,
-    has_rate_axis,
-)
+from lrexp.judge.exploring import Standing
+from lrexp.judge.ranking import Configuration, Group, compared_by, has_rate_axis
 from lrexp.judge.verdicts import counted_kinds
 from lrexp.judge.winner import no_winner
 from lrexp.judge.words import best_is, in_short, is_share, value_in_short
@@ -43,6 +36,7 @@ from lrexp.report.html.page import (
     tags,
     without_home,
 )
+from lrexp.report.sweep.exploration import Exploration, explore
 from lrexp.report.sweep.figures import (
     curve_figures,
     curves_lead,
@@ -51,15 +45,23 @@ from lrexp.report.sweep.figures import (
     rate_figures,
     rates_lead,
 )
+from lrexp.report.sweep.headline import headline, interval_text
 from lrexp.report.sweep.maps import heat_figures, heat_lead, rate_map
 from lrexp.report.sweep.origin import origin, points_have, remarks, unfinished
-from lrexp.report.sweep.words import counted, headline, link_to, plural, value_text, worth_text
+from lrexp.report.sweep.words import (
+    counted,
+    link_to,
+    plural,
+    value_text,
+    worth_text,
+)
 from lrexp.runs.sweep import (
     DAMAGED,
     DIVERGED,
     FAILED,
     FINISHED,
     RATE,
+    REPEATED,
     STATUSES,
     Sweep,
     read_sweep,
@@ -76,18 +78,22 @@ def write_sweep_report(folder: Path) -> Path:
     Returns:
         The file. Whatever is missing or damaged in the folder is listed in it.
     """
-    file = folder / REPORT
+    return write_explored(explore(read_sweep(folder)))
+
+
+def write_explored(explored: Exploration) -> Path:
+    """The same of a sweep that has been read and explored."""
+    file = explored.sweep.folder / REPORT
     refuse_foreign(file, MARK)
-    write_atomically(file, sweep_page(read_sweep(folder)))
+    write_atomically(file, sweep_page(explored))
     return file
 
 
-def sweep_page(sweep: Sweep) -> str:
+def sweep_page(explored: Exploration) -> str:
     """The report as a whole HTML file."""
-    ranked = configurations(sweep)
+    sweep, ranked, found = explored.sweep, explored.ranked, explored.groups
     word, _ = compared_by(sweep)
-    found = groups(ranked)
-    title, sentences = headline(sweep, ranked)
+    first = headline(explored)
     counts = Counter(point.status for point in sweep.tried)
     all_alike = [tags.badge(s) for s in STATUSES if counts[s] == len(sweep.tried)]
     notes = list(sweep.notes)
@@ -96,9 +102,13 @@ def sweep_page(sweep: Sweep) -> str:
         notes.append(f"{have} damaged files and no part in any figure: see Not finished")
     top = tags.head(
         [f"sweep {sweep.folder.name}", join(*all_alike)],
-        title.replace(" ± ", "\u00a0±\u00a0"),
-        " ".join(sentences),
-        [_figures(sweep, ranked, found, word, counts), tags.notes(notes, "warning")],
+        first.title,
+        " ".join(first.sentences).replace(" ± ", "\u00a0±\u00a0"),
+        [
+            _figures(sweep, ranked, found, word, counts),
+            tags.notes(first.advice),
+            tags.notes(notes, "warning"),
+        ],
     )
     over_rates = list(rate_figures(sweep, ranked).values()) if has_rate_axis(ranked) else []
     rates = [*over_rates, *filter(None, [rate_map(sweep, ranked) if over_rates else None])]
@@ -108,7 +118,7 @@ def sweep_page(sweep: Sweep) -> str:
         Section("Rates", join(*map(drawn, rates)), rates_lead(sweep, ranked))
         if rates
         else Section("Results", dot_rows(sweep, ranked), dots_lead(sweep, ranked)),
-        Section(by, _group_table(sweep, found, word), _groups_lead(found, word)),
+        Section(by, _group_table(explored, word), _groups_lead(found, word)),
         Section("Leaderboard", _leaderboard(sweep, ranked), _board_lead(sweep, ranked)),
         Section("Two settings", tags.grid(settings, 380), heat_lead(sweep)),
         Section("Curves", tags.grid(curves, 270), curves_lead(sweep, ranked)),
@@ -116,7 +126,7 @@ def sweep_page(sweep: Sweep) -> str:
         Section("Remarks", remarks(sweep), "What points were told before their first step."),
         Section("How it was made", origin(sweep)),
     ]
-    return without_home(page(f"{title} · {sweep.folder.name}", top, sections, "sweep"))
+    return without_home(page(f"{first.title} · {sweep.folder.name}", top, sections, "sweep"))
 
 
 def _figures(
@@ -131,7 +141,7 @@ def _figures(
     equal = len(sweep.points) - len(sweep.tried)
     others = [counted(counts), f"{equal} equal to others" if equal else ""]
     said = ", ".join(filter(None, others)) or "all finished"
-    seeds = len({point.seed for point in sweep.tried} - {None})
+    seeds = len({point.repetition for point in sweep.tried} - {(None, None)})
     took = sum(p.took_s for p in sweep.tried if math.isfinite(p.took_s))
     items = [
         ("points", f"{counts[FINISHED]} / {len(sweep.tried)}", said),
@@ -144,36 +154,42 @@ def _figures(
 
 
 def _groups_lead(found: Sequence[Group], word: str) -> str:
+    tries = {group.tries for group in found}
+    often = f", out of {max(tries)} that were tried" if len(tries) == 1 and max(tries) > 1 else ""
     flattered = (
         " It was picked among its tries by the same images that it is judged by, which flatters"
         " whoever had more tries."
     )
-    lead = f"Every {word} at its best configuration, mean ± standard error over seeds."
+    lead = f"Every {word} at its best configuration{often}; mean ± standard error over seeds."
     return lead + flattered * any(group.tries > 1 for group in found)
 
 
-def _group_table(sweep: Sweep, found: Sequence[Group], word: str) -> Markup:
+def _group_table(explored: Exploration, word: str) -> Markup:
+    sweep, found = explored.sweep, explored.groups
     if not found:
         return Markup()
     first = found[0]
-    rates = any(len(group.rates) > 1 for group in found)
-    with_rate = len({group.best.rate for group in found}) > 1 or rates
+    tried_rates = any(len(group.rates) > 1 for group in found)
+    rates = len({group.best.rate for group in found}) > 1 or tried_rates
     several = len(found) > 1
+    standing = {one.rank: s for one, s in zip(explored.rivals, explored.standings, strict=True)}
     unfinished = any(group.counts[FINISHED] < group.counts.total() for group in found)
     caption = f"every {word} at its best; ± is the standard error over seeds"
-
-    def rate(group: Group) -> Cell:
-        best = group.best
-        if best.rate is None or not best.worth.n:
-            return Cell("–")
-        if best.own_rate:
-            return Cell(f"{best.rate:.4g} (own)", best.rate, "the highest of its own rates")
-        return Cell(f"{best.rate:.4g}", best.rate)
-
     won = no_winner(sweep.tried) is None
 
     def mark(group: Group) -> str:
         return "best" if won and group is first else ""
+
+    def measured(key: str) -> Any:
+        """Cells of a metric's mean over seeds; False where nobody has it, or it decides."""
+        if key == sweep.monitor or not any(group.best.over_seeds(key).n for group in found):
+            return False
+
+        def cell(group: Group) -> Cell:
+            spread = group.best.over_seeds(key)
+            return Cell(plus_minus(spread.mean, spread.se, share=is_share(key)), spread.mean)
+
+        return cell
 
     columns = [
         (Column(word), lambda g: Cell(g.name, g.name, mark=mark(g))),
@@ -183,35 +199,69 @@ def _group_table(sweep: Sweep, found: Sequence[Group], word: str) -> Markup:
         ),
         several
         and (
-            Column("behind", number=True, hint="the best; ± standard error over seeds"),
-            lambda g: _behind(sweep, first.best, g.best),
+            Column("behind", number=True, hint="the best; ± standard error"),
+            lambda g: _behind(sweep, standing.get(g.best.rank)),
         ),
-        with_rate and (Column("best rate", number=True), rate),
-        rates and (Column("in its grid", hint="whether a better rate may lie outside"), _edge_cell),
+        several
+        and (
+            Column("told apart", hint="from the best, by more than seeds and images explain"),
+            lambda g: _told(standing.get(g.best.rank)),
+        ),
+        rates and (Column("best rate", number=True), _rate),
+        tried_rates
+        and (
+            Column("tuned", hint="whether its own best is known: tried as often as others, inside"),
+            lambda g: _tuned(explored, g),
+        ),
         any(group.best.variant for group in found)
         and (
             Column("settings", hint="what else was swept, at the best"),
             lambda g: g.best.variant or "–",
         ),
-        (SEEDS, lambda g: g.best.worth.n),
+        *_measures(measured),
+        (
+            Column("overfits", hint="what its runs came to by their last epoch"),
+            lambda g: counted_kinds(g.best.kinds) or ("not found" if g.best.worth.n else "–"),
+        ),
+        (Column("time", number=True, hint="of a run, mean over seeds"), _took),
         (
             Column("gap", number=True, hint="val/loss − train_eval/loss at the best epoch"),
             lambda g: Cell(plus_minus(g.best.gap.mean, g.best.gap.se), g.best.gap.mean),
         ),
-        any(group.best.test.n for group in found)
-        and (TEST, lambda g: _accuracy(g.best.test.mean, g.best.test.se)),
-        (
+        len({group.best.worth.n for group in found}) > 1 and (SEEDS, lambda g: g.best.worth.n),
+        len({group.tries for group in found}) > 1
+        and (
             Column("tries", number=True, hint="configurations tried"),
             lambda g: Cell(str(g.tries), g.tries, f"{g.counts.total()} points"),
-        ),
-        any(counted_kinds(group.best.kinds) for group in found)
-        and (
-            Column("found", hint="what its runs came to, at the best configuration"),
-            lambda g: counted_kinds(g.best.kinds) or "–",
         ),
         unfinished and (Column("not finished"), lambda g: _ends(g.counts)),
     ]
     return table_of(columns, found, caption=caption, tall=True)
+
+
+def _measures(measured: Any) -> list[Any]:
+    """Columns of what stands beside the monitor."""
+    named = [
+        ("val/accuracy", Column("val acc", number=True)),
+        ("val/loss", Column("val/loss", number=True)),
+        ("test/accuracy", Column("test acc", number=True, hint="nothing is chosen by it")),
+    ]
+    return [(column, cell) for key, column in named if (cell := measured(key))]
+
+
+def _rate(group: Group) -> Cell:
+    best = group.best
+    if best.rate is None or not best.worth.n:
+        return Cell("–")
+    if best.own_rate:
+        return Cell(f"{best.rate:.4g} (own)", best.rate, "the highest of its own rates")
+    return Cell(f"{best.rate:.4g}", best.rate)
+
+
+def _took(group: Group) -> Cell:
+    took = [p.took_s for p in group.best.points if math.isfinite(p.took_s)]
+    mean = sum(took) / len(took) if took else math.nan
+    return Cell(duration(mean), mean)
 
 
 def _accuracy(mean: float, se: float = math.nan) -> Cell:
@@ -222,34 +272,50 @@ def _ends(counts: Counter[str]) -> Cell:
     return Cell(element("span", counted(counts) or "–", "why"), counts.total() - counts[FINISHED])
 
 
-def _edge_cell(group: Group) -> Cell:
+def _tuned(explored: Exploration, group: Group) -> Cell:
     between = f"{group.rates[0]:.4g} … {group.rates[-1]:.4g}" if group.rates else ""
-    tried = f"{len(group.rates)} rates tried, {between}"
+    tried = f"{plural(len(group.rates), 'rate')} tried, {between}"
     if group.unstable_from is not None:
         tried += f"; diverges at {group.unstable_from:.4g}"
-    match group.edge if group.best.worth.n else "":
-        case "lower":
-            return Cell("lowest: try lower", "lower", tried, "bad")
-        case "upper":
-            return Cell("highest: try higher", "upper", tried, "bad")
-        case "inside":
-            return Cell("inside", "inside", tried)
-        case _:
-            return Cell("one rate" if group.best.worth.n else "–")
-
-
-def _behind(sweep: Sweep, best: Configuration, other: Configuration) -> Cell:
-    if other is best or not other.worth.n or not best.worth.n:
+    if not group.best.worth.n:
         return Cell("–")
-    ahead = difference(best, other, sweep.sign)
+    tuning = explored.tunings[group.name]
+    if not tuning.lacks:
+        return Cell("yes", "yes", tried)
+    _, _, values = tuning.add.partition("=")
+    shown = f"no: add {values.replace(',', ', ')}" if values else "no"
+    hint = f"{tuning.lacks}; add {tuning.add}" if values else tuning.lacks
+    return Cell(shown, "no", f"{hint}; {tried}", "bad")
+
+
+def _behind(sweep: Sweep, standing: Standing | None) -> Cell:
+    if standing is None:
+        return Cell("–")
     scale = 100 if is_share(sweep.monitor) else 1
-    if math.isnan(ahead.margin):
-        return Cell(number(scale * ahead.mean, 2), ahead.mean, "one seed: no interval")
-    said = plus_minus(scale * ahead.mean, scale * ahead.se)
-    ends = (scale * (ahead.mean - ahead.margin), scale * (ahead.mean + ahead.margin))
-    clear = "more than the seeds explain" if ahead.clear else "the seeds alone could make this"
-    hint = f"95 % interval {number(ends[0], 2)} to {number(ends[1], 2)}: {clear}"
-    return Cell(said, ahead.mean, hint, "" if ahead.clear else "quiet")
+    said = plus_minus(scale * standing.behind, scale * standing.se, 2)
+    hint = "no interval: too few seeds in common"
+    if not math.isnan(standing.margin):
+        hint = f"95 % interval over all comparisons: {interval_text(sweep, standing)}"
+    return Cell(said, standing.behind, hint, "" if standing.clear else "quiet")
+
+
+WHY = {
+    "unfinished": "seeds missing",
+    "seeds": "too few seeds",
+    "tuning": "not tuned",
+    "images": "images unknown",
+}
+
+
+def _told(standing: Standing | None) -> Cell:
+    """Whether one is behind, or why nothing is claimed."""
+    if standing is None:
+        return Cell("–")
+    if standing.clear:
+        return Cell("behind", 1)
+    if standing.behind <= standing.margin:
+        return Cell("no", 0, mark="quiet")
+    return Cell(WHY[standing.why], -1, mark="quiet")
 
 
 def _board_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
@@ -262,7 +328,7 @@ def _board_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
 def _leaderboard(sweep: Sweep, ranked: Sequence[Configuration]) -> Markup:
     if not ranked:
         return Markup()
-    swept = [key for key in swept_keys(sweep.points) if key != "seed"]
+    swept = [key for key in swept_keys(sweep.points) if key not in REPEATED]
     given = Counter(key for one in ranked for key in one.points[0].chosen)
     keys = [key for key in swept if key == RATE or 2 * given[key] >= len(ranked)]
     rest = [key for key in swept if key not in keys]  # those that few have share a column

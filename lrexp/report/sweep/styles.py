@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lrexp.judge.ranking import Configuration, are_numbers, compared_by
 from lrexp.judge.words import in_short
 from lrexp.report.figure import COLOURS, policy_place
-from lrexp.runs.sweep import POLICY, RATE, SEED, Sweep, SweepPoint, swept_keys
+from lrexp.runs.sweep import POLICY, RATE, REPEATED, Sweep, SweepPoint, swept_keys
 
 Style = tuple[int, int, int]  # colour, dash, marker
 
@@ -23,7 +23,7 @@ def line_names(sweep: Sweep, ranked: Sequence[Configuration]) -> dict[int, str]:
     worded = [
         key
         for key in swept_keys(sweep.points)
-        if key not in (SEED, RATE, by) and not are_numbers(sweep.points, key)
+        if key not in (*REPEATED, RATE, by) and not are_numbers(sweep.points, key)
     ]
     used: dict[tuple[str, str], set[str | None]] = {}
     for one in ranked:
