@@ -57,10 +57,10 @@ def main(argv: list[str]) -> int:
 
     asked = Asked(args.seeds, args.baseline, args.margin, args.metric)
     done = confirm(args.sweep, asked, lambda line: print(for_terminal(line), flush=True))
+    page = write_conclusion(done.folder, done.conclusion)  # first: the terminal may be gone
     width = shutil.get_terminal_size((WIDTH, 24)).columns
     print("\n".join(["", *conclusion_lines(done.conclusion, width)]))
-    page = write_conclusion(done.folder, done.conclusion)
-    print(f"page   {shown_path(page)}")
+    print(f"page   {for_terminal(shown_path(page))}")
     return 0
 
 

@@ -139,7 +139,8 @@ def _guessing(tried: Tried, found: Conclusion) -> list[str]:
     """Who has seeds that are worth a guess, but ended as they should: they count as measured."""
     counts: dict[str, int] = {}
     for row in found.rows:
-        tries = [tried.tries[row.name][seed] for seed in found.seeds]
+        mine = tried.tries[row.name]  # which may have been stopped before the last seeds
+        tries = [mine[seed] for seed in found.seeds if seed in mine]
         guesses = [one for one in tries if not one.lost and set(one.kinds) & set(GUESSES)]
         counts |= {row.name: len(guesses)} if guesses else {}
     listed = ", ".join(f"{name} {count}" for name, count in counts.items())
