@@ -5,8 +5,8 @@
 Every problem is one `lrexp which`: policies with equal tuning, their best trained again on fresh
 seeds and compared with one rate for all (uniform) on test images. It is resumable: what FOLDER
 holds is not run again, and what was stopped goes on. DATA holds cifar10_10k/, gtsrb32/,
-hymenoptera/ and weights/ (scripts/make_shifted.py is run first). `--only` names a problem, `--quick`
-tries whether everything works: few policies, one epoch, no result.
+hymenoptera/ and weights/ (scripts/make_shifted.py is run first). `--only` names a problem,
+`--quick` tries whether everything works: few policies, two epochs, no result.
 
 It prints Markdown: the command of every problem, test scores, and of every claim whether it was
 *reproduced*, *not reproduced*, or is *undecided* here. Networks and data are smaller than those
@@ -148,13 +148,13 @@ def command(name: str, data: Path, out: Path, quick: bool) -> list[str]:
         claimed = [claim.policy for claim in CLAIMS if claim.problem == name]
         policies = ("uniform", *dict.fromkeys(claimed[:2]))
         more = [f"--budget={8 * len(policies)}"]  # the least there is
-        overrides = [*(o for o in overrides if "epochs" not in o), "trainer.epochs=1"]
+        overrides = [*(o for o in overrides if "epochs" not in o), "trainer.epochs=2"]
     for word, folder in where.items():
         overrides = [override.replace(f"={word}/", f"={folder}/") for override in overrides]
     return [
         *("which", *overrides, "logger=none", "trainer.threads=1", f"hydra.run.dir={out / name}"),
         *("--policies", ",".join(policies), "--margin", str(MARGIN), *more),
-        *("--config-dir", str(HERE / "benchmark")),
+        *("--config-dir", os.path.relpath(HERE / "benchmark")),
     ]
 
 
@@ -172,21 +172,25 @@ def run(name: str, data: Path, out: Path, quick: bool) -> None:
     words = command(name, data, out, quick)
     if (folder / PROTOCOL).is_file():
         words = ["which", "--resume", str(folder)]
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
-    done = subprocess.run([sys.executable, "-m", "lrexp", *words], env=environment)
+    code = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-m", "lrexp", *words], env=os.environ | {"PYTHONPATH": code}
+    )
     if done.returncode:
         raise SystemExit(f"lrexp {shlex.join(words)} ended with {done.returncode}")
 
 
-def tables(found: Mapping[str, Conclusion], data: Path, out: Path, quick: bool) -> list[str]:
+def tables(found: Mapping[str, Conclusion], quick: bool) -> list[str]:
     """Everything as Markdown."""
     lines = [f"{datetime.date.today()}, {machine()}" + ", a trial run: no result" * quick, ""]
+    data, out = Path("DATA"), Path("FOLDER")
     for name, one in found.items():
         said = ", ".join(f"{what} {value}" for what, value in one.cost)
         left = "" if one.finished else "; not finished"
-        lines.append(f"- {name}: {PROBLEMS[name].title}. {said}{left}")
-        lines.append(f"  `lrexp {shlex.join(command(name, data, out, quick))}`")
+        lines.append(f"- {name}: {PROBLEMS[name].title}; {said}{left}.")
         lines.append(f"  {one.sentence}")
+        lines.append(f"  `python scripts/benchmark_policies.py DATA --only {name}` runs")
+        lines.append(f"  `lrexp {shlex.join(command(name, data, out, quick))}`")
     metrics = [f"{name} ({one.metric.replace('_', ' ')})" for name, one in found.items()]
     lines += ["", f"| policy | {' | '.join(metrics)} |", "|---" * (1 + len(found)) + "|"]
     policies = dict.fromkeys(name for one in found for name in PROBLEMS[one].policies)
@@ -211,8 +215,8 @@ def cell(row: Row | None) -> str:
         return ""
     score = f"{100 * row.score.mean:.1f} ± {100 * row.score.se:.1f} %"
     word = row.compared.word if row.compared else "baseline" if row.baseline else ""
-    ended = f", {row.ended}" if row.ended else ""
-    return f"{score}{word and f', {word}'}{ended}"
+    edge = f"best at its {row.edge} rate" if row.edge in ("lower", "upper") else ""
+    return ", ".join(filter(None, (score, word, edge, row.ended)))
 
 
 def difference(row: Row | None) -> str:
@@ -252,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(name, data, out, asked.quick)
     every = {name: concluded(out / name) for name in PROBLEMS}  # those of other times as well
     found = {name: one for name, one in every.items() if one}
-    print("\n".join(tables(found, data, out, asked.quick)))
+    print("\n".join(tables(found, asked.quick)))
 
 
 if __name__ == "__main__":

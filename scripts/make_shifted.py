@@ -6,7 +6,7 @@ DATA holds cifar10_10k/ and hymenoptera/. OUT gets, once and always the same,
 
     cifar_noise/ cifar_blur/ cifar_contrast/   images changed, labels as they are
     cifar_flipped/                             labels changed: class c is called 9 - c
-    hymenoptera/                               train/ and test/: links to the photos' train/ and val/
+    hymenoptera/                               train/ and test/: links to train/ and val/ there
 
 Of CIFAR-10 the first 400 training images train, the next 300 validate, and the first 1,000 test
 images test. Pixels in [0, 1] get Gaussian noise of standard deviation 0.1, a Gaussian blur of 1.5

@@ -46,6 +46,7 @@ from lrexp.grid.settings import LauncherSettings
 from lrexp.record.wandb.agent import tell_agent
 from lrexp.report.sweep.exploration import explore
 from lrexp.runs.sweep import FAILED, read_sweep, swept_keys
+from lrexp.session.budget import budget_lines, noise_for
 from lrexp.session.points import Points
 from lrexp.session.request import Request, read_request
 from lrexp.train.signals import signals_stop
@@ -111,8 +112,6 @@ def run_request(request: Request, around: Around) -> Leaderboard:
         refuse_for_chooser(request)
     noise, composing_s = None, time.perf_counter() - began
     if points and _all_are(points, "plan"):
-        from lrexp.session.budget import noise_for
-
         noise = noise_for(points)
     claim, board = Claim(folder, resumed, names), Leaderboard(folder)
     if around.said is None:
@@ -124,8 +123,6 @@ def run_request(request: Request, around: Around) -> Leaderboard:
             session = Session(context, task, folder=folder)
             _run(request, points, sweeper, session, board, say)
             if noise:
-                from lrexp.session.budget import budget_lines
-
                 how = request.settings if request.ours else LauncherSettings("serial")
                 session = replace(session, settings=how)
                 say("\n".join(budget_lines(points, session, noise, composing_s)))

@@ -36,6 +36,7 @@ NEEDS_MNIST = {("data", "mnist"), ("experiment", "mnist_simple_cnn")}
 OWN_DATA = {  # experiments on the user's own images, and what they are below LREXP_TEST_DATA
     "traffic_signs": ("data.path=DATA/gtsrb32", "data.limit=100"),
     "hymenoptera": ("data.path=DATA/hymenoptera",),
+    "cifar_shifted": ("data.path=DATA/cifar10_10k", "data.limit=100"),
 }
 
 

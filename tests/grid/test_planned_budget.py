@@ -11,7 +11,7 @@ import pytest
 from command_lines import main_in
 
 from lrexp.config.errors import UserError
-from lrexp.judge.power import Noise
+from lrexp.judge.power import Noise, power, seeds_needed
 from lrexp.runs.predictions import Predictions
 from lrexp.session import budget
 from lrexp.session.budget import noise_for, noise_of, seed_lines
@@ -26,10 +26,14 @@ def predicted(right: np.ndarray, first: int = 0) -> Predictions:
 
 
 def test_enough_seeds_are_said_with_the_chance_of_fewer() -> None:
-    (line,) = seed_lines(Noise(0.016, 0.07, 0.1), 0.03, 179, compared=5, seeds=3)
-    begin = "seeds  8 see a difference of 3 points, in 4 comparisons on 179 images, in 80 %"
+    noise = Noise(0.01, 0.07, 0.1)
+    needed = seeds_needed(noise, 0.03, 179, comparisons=4)
+    assert needed not in (None, 5, 10)
+    (line,) = seed_lines(noise, 0.03, 179, compared=5, seeds=5)
+    begin = f"seeds  {needed} see a difference of 3 points, in 4 comparisons on 179 images, in 80 %"
     assert line.startswith(begin)
-    assert line.endswith("(3 in 17%, 10 in 89%)")
+    chances = [float(power(noise, 0.03, few, 179, comparisons=4)) for few in (5, 10)]
+    assert line.endswith("(5 in {:.0%}, 10 in {:.0%})".format(*chances))
 
 
 def test_where_seeds_cannot_settle_it_images_are_asked_for() -> None:
