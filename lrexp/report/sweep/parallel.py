@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lrexp.judge.ranking import Configuration, are_numbers, limits
+from lrexp.judge.limits import limits
+from lrexp.judge.ranking import Configuration, are_numbers
 from lrexp.judge.winner import no_winner
 from lrexp.judge.words import best_is, is_share, value_in_short
 from lrexp.report.figure import Axis, Parallel, Strand, Upright
