@@ -33,6 +33,37 @@ def outcome(loss: float, **more: Any) -> dict[str, Any]:
     }
 
 
+def add_predictions(folder: Path, spread: Callable[[dict[str, str]], Sequence[float]]) -> None:
+    """predictions.parquet of every finished run, with losses around its val/loss.
+
+    Args:
+        folder: of a sweep.
+        spread: of what was asked for by a point, (n,) by how much the losses of images differ
+            from their mean.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for row in json.loads((folder / "points.json").read_text())["points"]:
+        file = folder / row["folder"] / "summary.json"
+        if not file.exists() or json.loads(file.read_text())["status"] != "finished":
+            continue
+        apart = list(spread(dict(one.split("=") for one in row["overrides"])))
+        mean = json.loads(file.read_text())["best"]["val/loss"]
+        off = [math.exp(-(mean + one - sum(apart) / len(apart))) for one in apart]
+        places = list(range(len(off)))
+        table = pa.table(
+            {
+                "id": places,
+                "item": list(map(str, places)),
+                "split": ["val"] * len(off),
+                "label": [0] * len(off),
+                "scores": [[score, 1 - score] for score in off],
+            }
+        )
+        pq.write_table(table, file.with_name("predictions.parquet"))
+
+
 def went_wrong(status: str, error: str | None = None) -> dict[str, Any]:
     """The summary of a run that did not finish."""
     return {"status": status, "best": None, "test": None, "error": error, "timings": {}}

@@ -15,12 +15,15 @@ import numpy as np
 
 from lrexp.judge.comparison import Needs
 from lrexp.judge.crossed import Crossed, crossed
+from lrexp.judge.power import MOST_SEEDS
+from lrexp.judge.power import Noise as Components
 
 LEVEL = 0.05  # of sweeps of equal policies may claim anything
 LEAST = 3  # repetitions: fewer claim nothing
-POWER = 0.84  # standard errors: what is told in four of five sweeps lies so far beyond the bound
-MOST_SEEDS, MOST_IMAGES = 200, 1_000_000  # more would be no advice
-TABULATED = (*range(1, 21), 24, 30, 40, 60, 120, 100_000)  # degrees of freedom, rounded down
+MOST_IMAGES = 1_000_000  # more would be no advice
+ROUNDING = 1e-12  # of the largest value
+BEYOND = 0.84  # standard errors: what four of five sweeps tell lies so far beyond the bound
+TABULATED = (*range(1, 11), 12, 15, 20, 30, 60, 100_000)  # degrees of freedom, rounded down
 
 Repetition = tuple[Any, Any]  # seed, data.seed
 # Why no claim is made whatever the numbers are: repetitions that one of the two lacks, too few of
@@ -84,14 +87,18 @@ def standings(
 ) -> list[Standing]:
     """How far all others lie behind the first, which is the best; in the order given.
 
-    One is behind where the difference exceeds each of three bounds:
+    One is behind where the difference exceeds √(b² + c²), and no less than each of:
 
-    - q(K, f) · √(MSE / S): the studentized range of K policies, with the variance within
-      repetitions pooled over all of them, f = (K − 1)(S − 1): the best is the extreme of K.
-    - t(S − 1) · s / √S: its own paired t, Bonferroni over K − 1, or over the tries of the best
-      where these are more: the best may be noisier than all others, and its luckiest try.
-    - q(K, f) / √2 and t(f) times the error crossed over repetitions and images (`judge.crossed`):
-      the same images decide for all seeds.
+    - b, of seeds, the larger of two. q(K, f) · √(MSE / S) is the studentized range of K policies,
+      with the variance within repetitions pooled over all of them, f = (K − 1)(S − 1): the best is
+      the extreme of K. t(S − 1) · s / √S is its own paired t, Bonferroni over K − 1, or over the
+      tries of the best where these are more: the best may be noisier than all others, and its
+      luckiest try.
+    - c = q(K, f) / √2 · √(s²_image / n), of the images that decide for all seeds, where t as above
+      is no larger. Beside b it is without what seeds move, s²_residual / (S · n), which b has.
+
+    The two parts of the crossed error (`judge.crossed`) have their own quantiles here: among all
+    pairs of many policies t of Satterthwaite's degrees of freedom is exceeded too often.
 
     How often equal policies are claimed to differ is simulated in `scripts/exploratory_table.py`.
 
@@ -149,9 +156,9 @@ def needs(standing: Standing) -> Needs:
     last = standing.noise[0]
     if last.crossed is None:
         return Needs(None, None)
-    bound = student(1e6, _pairs(last)) + POWER
-    images = _image_variance(last) * (bound / standing.behind) ** 2
-    if not standing.images < images <= MOST_IMAGES:
+    bound = student(math.inf, _pairs(last)) + BEYOND
+    images = (Components.of(last.crossed).image * bound / standing.behind) ** 2
+    if not last.crossed.images < images <= MOST_IMAGES:
         return Needs(None, None)
     unit = 10 ** max(0, math.floor(math.log10(images)) - 1)
     return Needs(None, math.ceil(images / unit) * unit)
@@ -165,22 +172,13 @@ def _told_from(noise: Noise, seeds: int) -> float:
     own = math.sqrt(noise.own / seeds)
     free = (noise.judged - 1) * (seeds - 1)
     bounds = [
-        student(free, _pairs(noise)) * math.sqrt(2 * noise.pooled / seeds) + POWER * own,
-        (student(seeds - 1, noise.choices) + POWER) * own,
+        student(free, _pairs(noise)) * math.sqrt(2 * noise.pooled / seeds) + BEYOND * own,
+        (student(seeds - 1, noise.choices) + BEYOND) * own,
     ]
     if one := noise.crossed:
-        of_seeds, of_images = one.seed_variance / seeds, _image_variance(noise) / one.images
-        both = of_seeds + of_images
-        parts = of_seeds**2 / (seeds - 1) + of_images**2 / max(1, one.images - 1)
-        free = both**2 / parts if parts > 0 else seeds - 1
-        bounds.append((student(free, _pairs(noise)) + POWER) * math.sqrt(both))
+        error, df = Components.of(one).error(np.array(float(seeds)), np.array(float(one.images)))
+        bounds.append((student(float(df), _pairs(noise)) + BEYOND) * float(error))
     return max(bounds)
-
-
-def _image_variance(noise: Noise) -> float:
-    """s² of the images that is left with any number of seeds."""
-    one = noise.crossed
-    return max(0.0, one.image_variance - one.residual_variance / one.seeds) if one else 0.0
 
 
 def _pairs(noise: Noise) -> int:
@@ -214,16 +212,23 @@ def _standing(
 
 
 def _margin(noise: Noise) -> float:
-    """The largest of the bounds; see `standings`."""
+    """What a difference must exceed; see `standings`."""
     free = (noise.judged - 1) * (noise.blocks - 1)
-    bounds = [
+    of_seeds = max(
         studentized(noise.tried, free) * math.sqrt(noise.pooled / noise.blocks),
         student(noise.blocks - 1, noise.choices) * math.sqrt(noise.own / noise.blocks),
-    ]
-    if one := noise.crossed:
-        largest = studentized(noise.tried, one.df) / math.sqrt(2)
-        bounds.append(max(largest, student(one.df, noise.choices)) * one.se)
-    return max(bounds)
+    )
+    if noise.crossed is None:
+        return of_seeds
+    one = noise.crossed
+    errors = max(
+        studentized(noise.tried, one.image_df) / math.sqrt(2),
+        student(one.image_df, noise.choices),
+    )
+    of_images = one.image_variance / one.images
+    beside_seeds = max(0.0, of_images - one.residual_variance / (one.seeds * one.images))
+    both = math.hypot(of_seeds, errors * math.sqrt(beside_seeds))
+    return max(both, errors * math.sqrt(of_images))
 
 
 def student(df: float, comparisons: int = 1) -> float:
@@ -278,11 +283,19 @@ def _pooled(values: np.ndarray) -> float:
     if rows * columns == 0:
         return math.nan
     means = values.mean(1, keepdims=True), values.mean(0, keepdims=True)
-    return float(((values - means[0] - means[1] + values.mean()) ** 2).sum() / (rows * columns))
+    rest = values - means[0] - means[1] + values.mean()
+    return _unless_rounding(float((rest**2).sum() / (rows * columns)), values)
 
 
 def _variance(values: np.ndarray) -> float:
-    return float(values.var(ddof=1)) if len(values) > 1 else math.nan
+    if len(values) < 2:
+        return math.nan
+    return _unless_rounding(float(values.var(ddof=1)), values)
+
+
+def _unless_rounding(variance: float, values: np.ndarray) -> float:
+    """0 for what only rounding left of equal values."""
+    return 0.0 if variance < (ROUNDING * float(np.abs(values).max())) ** 2 else variance
 
 
 def _of_images(

@@ -44,6 +44,7 @@ from lrexp.grid.points.point import (
 from lrexp.grid.points.resume import UNDONE, numbered_as, set_aside
 from lrexp.grid.pool.pool import check_gpus
 from lrexp.record.wandb.agent import tell_agent
+from lrexp.report.sweep.exploration import explore
 from lrexp.runs.sweep import FAILED, read_sweep, swept_keys
 from lrexp.session.points import Points
 from lrexp.session.request import Request, read_request
@@ -284,7 +285,6 @@ def _closing_lines(board: Leaderboard) -> list[str]:
         lines.append(f"wandb  offline; upload with: lrexp sync {typed}")
     lines.append(f"sweep  {shown}")
     if ranked:
-        from lrexp.report.sweep.exploration import explore
         from lrexp.report.sweep.headline import one_line
         from lrexp.report.sweep.page import write_explored
 

@@ -22,9 +22,9 @@ from wandb_log import WandbLog, read_run
 from wandb_stub import WandbStub
 
 from lrexp.__main__ import main
-from lrexp.judge.ranking import configurations
 from lrexp.report.figure import policy_colour
-from lrexp.report.sweep.words import headline
+from lrexp.report.sweep.exploration import explore
+from lrexp.report.sweep.headline import headline
 from lrexp.runs.sweep import read_sweep
 
 pytest.importorskip("wandb_workspaces", reason="needs the extra `dashboards`")
@@ -240,7 +240,7 @@ def test_the_report_has_leaderboard_conclusions_and_a_colour_per_policy(
     text = json.dumps(specs["report"], ensure_ascii=False)
     assert "| rank | configuration | val/loss ± se |" in text
     read = read_sweep(sweep)
-    assert headline(read, configurations(read))[0] in text
+    assert headline(explore(read)).title in text
     assert sweep.name in text
     assert all(policy_colour(policy) in text for policy in ("uniform", "freeze_backbone"))
     for folder in sweep.glob("*_*"):
@@ -277,9 +277,10 @@ def test_conclusions_are_those_of_the_sweeps_own_report(tmp_path: Path) -> None:
     axes = {"lr_policy": "ab", "optimizer.lr": (0.1, 1e6), "seed": (0, 1)}
     said = conclusions(write_sweep(tmp_path, axes, result))
     read = read_sweep(tmp_path)
-    title, sentences = headline(read, configurations(read))
-    assert said[: 1 + len(sentences)] == [f"{title}.", *sentences]
-    assert said[1 + len(sentences)].startswith("Diverged: a lr=1e+06 seed=0; a lr=1e+06 seed=1; b ")
+    found = headline(explore(read))
+    told = [f"{found.title}.", *found.sentences, *found.advice]
+    assert said[: len(told)] == told
+    assert said[len(told)].startswith("Diverged: a lr=1e+06 seed=0; a lr=1e+06 seed=1; b ")
 
 
 def test_the_leaderboard_is_a_table() -> None:

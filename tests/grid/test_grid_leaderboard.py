@@ -49,7 +49,12 @@ def test_seeds_are_tries_of_one_configuration() -> None:
     assert order(board) == ["0.2", "0.1", "0.3"]
     assert board["keys"] == ["optimizer.lr"]  # neither seed nor what no point changes
     row = board["configurations"][1]
-    assert row["val/loss"] == {"n": 2, "mean": 0.45, "std": statistics.stdev([0.4, 0.5])}
+    deviation = statistics.stdev([0.4, 0.5])
+    margin = 12.706 * deviation / math.sqrt(2)  # Student's t of one degree of freedom
+    assert row["val/loss"] == {"n": 2, "mean": 0.45, "std": deviation,
+                               "low": pytest.approx(0.45 - margin, abs=1e-4),
+                               "high": pytest.approx(0.45 + margin, abs=1e-4)}  # fmt: skip
+    assert row["seeds"] == {"seed=0": 0.4, "seed=1": 0.5}
     assert row["gap/loss"]["mean"] == pytest.approx(0.045)
     assert row["points"] == [0, 1]
 
@@ -151,9 +156,47 @@ def test_the_files_are_strict_and_say_the_same(tmp_path: Path) -> None:
     assert [row["optimizer.lr"] for row in rows] == order(saved) == ["0.2", "0.1", "0.3"]
     assert float(rows[0]["val/loss_mean"]) == saved["configurations"][0]["val/loss"]["mean"]
     assert (rows[2]["val/loss_mean"], rows[2]["diverged"], rows[2]["missing"]) == ("", "1", "1")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["leaderboard.csv", "leaderboard.json"]
+    assert (rows[0]["val/loss seed=0"], rows[2]["val/loss seed=1"]) == ("0.2", "")
+    assert float(rows[0]["val/loss_low"]) == saved["configurations"][0]["val/loss"]["low"]
+    names = ["leaderboard.csv", "leaderboard.json", "points.csv"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
     assert board.status(4) == "diverged"
     assert board.status(5) == "missing"
+
+
+def test_every_run_has_a_row_with_its_settings_and_what_came_of_it(tmp_path: Path) -> None:
+    board = Leaderboard(tmp_path)
+    formula = "lr_policy=\"=cmd|'/c x'!A1\""
+    board.points = [*GRID[:3], point(3, formula, "seed=1"), point(4, "seed=2", same_as=0)]
+    last = {"epoch": 5, "overfit/loss": 0.25, "overfit/loss_se": 0.125}
+    found = summary(0.4, test=0.75) | {"last": last, "verdicts": [{"kind": "overfitting"}]}
+    board.take(0, found | {"timings": {"total_s": 6.5, "train_s": 6.0}, "members": 4})
+    board.take(1, {"status": "diverged", "best": {}, "test": {}})
+    board.take(3, summary(0.5))
+    board.write()
+    rows = list(csv.DictReader((tmp_path / "points.csv").read_text().splitlines()))
+    first = rows[0]
+    assert [row["point"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert [row["status"] for row in rows] == ["finished", "diverged", "missing", "finished",
+                                               "equal"]  # fmt: skip
+    assert (first["optimizer.lr"], first["seed"], first["best_epoch"]) == ("0.1", "0", "2")
+    assert (first["val/loss"], first["test/accuracy"], first["gap/loss"]) == ("0.4", "0.75", "0.04")
+    assert (first["overfit/loss"], first["overfit/loss_se"]) == ("0.25", "0.125")
+    assert (first["took_s"], first["verdicts"], first["folder"]) == (
+        "2.0",
+        "overfitting",
+        "0_folder",
+    )
+    assert [rows[1]["val/loss"], rows[2]["took_s"], rows[4]["same_as"]] == ["", "", "0"]
+    assert all(not re.match("[=+@]", cell) for row in rows for cell in row.values())
+
+
+def test_repetitions_over_splits_have_columns_of_their_own() -> None:
+    grid = [point(i, f"seed={i}", f"data.seed={i}") for i in (0, 1)]
+    board = leaderboard(grid, {0: summary(0.4), 1: summary(0.5)})
+    assert board["keys"] == []
+    assert board["configurations"][0]["seeds"] == {"seed=0 data.seed=0": 0.4,
+                                                   "seed=1 data.seed=1": 0.5}  # fmt: skip
 
 
 @pytest.mark.parametrize("loss", [math.inf, math.nan])

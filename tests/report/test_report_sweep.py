@@ -15,16 +15,14 @@ from synthetic_sweep import outcome, went_wrong, write_sweep
 
 from lrexp.grid.leaderboard import Leaderboard, leaderboard
 from lrexp.grid.points.point import read_points, read_summary
+from lrexp.judge.cross_tables import cross_tables
+from lrexp.judge.limits import limits
 from lrexp.judge.ranking import (
     compared_by,
     configurations,
-    cross_tables,
-    difference,
     groups,
     has_rate_axis,
-    limits,
     lines,
-    t95,
 )
 from lrexp.runs.sweep import rate_of, read_sweep
 
@@ -183,7 +181,7 @@ def test_configurations_have_the_mean_and_deviation_over_seeds(folder: Path) -> 
     assert best.worth.mean == pytest.approx(0.35)
     assert best.worth.std == pytest.approx(math.sqrt(0.005))  # (0.05² + 0.05²) / (2 − 1)
     assert best.gap.mean == pytest.approx(0.035)
-    assert best.seeds == {0: 0.3, 1: 0.4}
+    assert best.by_repetition == {(0, None): 0.3, (1, None): 0.4}
     assert (best.name, best.variant) == ("uniform lr=0.1", "")
 
 
@@ -281,54 +279,16 @@ def test_a_rate_that_never_ran_is_no_part_of_the_grid(tmp_path: Path) -> None:
     assert (group.best.rate, group.edge, group.rates) == (0.2, "upper", (0.1, 0.2))
 
 
-def two(tmp_path: Path, a: dict[int, float], b: dict[int, float], monitor: str) -> tuple[Any, Any]:
-    points = [
-        {"lr_policy": name, "seed": seed} for name, some in (("a", a), ("b", b)) for seed in some
-    ]
-
-    def result(chosen: dict[str, Any]) -> dict[str, Any]:
-        value = (a if chosen["lr_policy"] == "a" else b)[chosen["seed"]]
-        return outcome(value if monitor == "val/loss" else 4 * (1 - value))
-
-    sweep = read_sweep(write_sweep(tmp_path, {}, result, points=points, monitor=monitor))
-    found = {one.group: one for one in configurations(sweep)}
-    return found["a"], found["b"]
-
-
-@pytest.mark.parametrize(("monitor", "sign"), [("val/loss", 1), ("val/accuracy", -1)])
-def test_seeds_that_both_have_are_compared_in_pairs(
-    tmp_path: Path, monitor: str, sign: int
-) -> None:
-    a, b = two(tmp_path, {0: 1.0, 1: 2.0, 2: 3.0}, {0: 1.1, 1: 2.2, 2: 3.3}, monitor)
-    found = difference(a, b, sign)
-    assert found.mean == pytest.approx(sign * 0.2)
-    assert found.margin == pytest.approx(4.30 * 0.1 / math.sqrt(3))  # t of 2 degrees, s = 0.1
-    assert found.pairs == 3
-    assert not found.clear
-
-
-def test_other_seeds_are_compared_unpaired(tmp_path: Path) -> None:
-    a, b = two(tmp_path, {0: 1.0, 1: 1.2}, {5: 3.0, 6: 3.4, 7: 3.2}, "val/loss")
-    found = difference(a, b, 1)
-    error = math.sqrt(0.02 / 2 + 0.04 / 3)
-    assert found.mean == pytest.approx(2.1)
-    assert found.margin == pytest.approx(12.71 * error)
-    assert (found.pairs, found.clear) == (0, True)
-
-
-def test_with_one_seed_nothing_is_said_about_chance(tmp_path: Path) -> None:
-    a, b = two(tmp_path, {0: 1.0}, {0: 2.0}, "val/loss")
-    found = difference(a, b, 1)
-    assert (found.mean, found.clear) == (1.0, False)
-    assert math.isnan(found.margin)
-
-
-@pytest.mark.parametrize(
-    ("df", "t"), [(1, 12.706), (5, 2.571), (10, 2.228), (11, 2.201), (15, 2.131), (20, 2.086),
-                  (30, 2.042), (60, 2.000), (120, 1.980), (10_000, 1.960)],
-)  # fmt: skip
-def test_students_t_is_that_of_the_tables(df: int, t: float) -> None:
-    assert t95(df) == pytest.approx(t, abs=0.005)
+def test_data_seeds_are_repetitions_and_no_setting_to_be_tuned(tmp_path: Path) -> None:
+    axes = {"lr_policy": ("a", "b"), "optimizer.lr": (0.1, 0.2), "data.seed": (0, 1, 2)}
+    sweep = read_sweep(write_sweep(tmp_path, axes, lambda c: outcome(1 + 0.1 * c["data.seed"])))
+    ranked = configurations(sweep)
+    assert [one.worth.n for one in ranked] == [3] * 4
+    assert list(ranked[0].by_repetition) == [(0, 0), (0, 1), (0, 2)], "paired by both"
+    assert (ranked[0].name, ranked[0].variant) == ("a lr=0.1", "")
+    assert [ranked[0].repetition_of(p) for p in ranked[0].points][1] == "seed 0, data.seed 1"
+    assert [group.tries for group in groups(ranked)] == [2, 2]
+    assert cross_tables(sweep, ranked) == []
 
 
 # ---- what the sweep compares, its axes and lines

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_sweep import POLICIES, large_sweep, outcome, went_wrong, write_sweep
+from synthetic_sweep import POLICIES, add_predictions, large_sweep, outcome, went_wrong, write_sweep
 
 from lrexp.__main__ import main
-from lrexp.judge.ranking import configurations
 from lrexp.report.figure import policy_place
+from lrexp.report.sweep.exploration import explore
 from lrexp.report.sweep.figures import write_sweep_plots
+from lrexp.report.sweep.headline import headline
 from lrexp.report.sweep.page import write_sweep_report
-from lrexp.report.sweep.words import headline
 from lrexp.runs.sweep import read_sweep
 
 RATES = (0.01, 0.03, 0.1, 0.3)
@@ -72,20 +72,102 @@ def test_what_points_were_told_is_listed_once_with_the_points_concerned(tmp_path
 
 
 def title_and_text(folder: Path) -> tuple[str, str]:
-    sweep = read_sweep(folder)
-    title, sentences = headline(sweep, configurations(sweep))
-    return title, " ".join(sentences)
+    found = headline(explore(read_sweep(folder)))
+    return found.title, found.text
 
 
 # ---- words
 
 
-def test_the_headline_names_the_best_and_by_how_much(folder: Path) -> None:
+def wide_bowl(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Both policies are best at 0.03, within their rates; freeze_backbone is worse by 0.4."""
+    worse = 0.4 if chosen["lr_policy"] == "freeze_backbone" else 0.0
+    far = {0.01: 0.3, 0.03: 0.0, 0.1: 0.1, 0.3: 0.5}[chosen["optimizer.lr"]]
+    return outcome(0.2 + worse + far + 0.01 * chosen["seed"], test={"accuracy": 0.8 - worse / 2})
+
+
+def level(chosen: dict[str, str]) -> list[float]:
+    return [0.0] * 20
+
+
+def test_the_headline_names_the_best_and_who_is_behind_but_no_number(tmp_path: Path) -> None:
+    add_predictions(write_sweep(tmp_path, AXES, wide_bowl), level)
+    title, text = title_and_text(tmp_path)
+    assert title == (
+        "Exploratory: uniform at lr 0.03 has the lowest val/loss; freeze_backbone at lr 0.03 is"
+        " behind"
+    )
+    assert text.startswith(
+        "It is 0.400 lower than the next policy, freeze_backbone at lr 0.03 (3 seeds and 20 images"
+        " in pairs; 95 % interval over all comparisons 0.40 to 0.40): more than seeds and images"
+        " explain."
+    )
+    assert "Its val/loss 0.2100 ± 0.0058 over 3 seeds is the best of 8 by the same numbers" in text
+    assert "Three seeds are for choosing rates, not for a verdict: lrexp confirm" in text
+    assert "All 24 points finished." in text
+    assert "behind 0.03 yes" in said(tmp_path)
+
+
+def test_what_images_could_make_is_no_claim_and_more_of_them_are_asked_for(tmp_path: Path) -> None:
+    write_sweep(tmp_path, AXES, wide_bowl)
+
+    def spread(chosen: dict[str, str]) -> list[float]:
+        """Half of the images are much harder once the backbone is frozen."""
+        return [0.55 * (-1) ** i if chosen["lr_policy"] == "freeze_backbone" else 0.0
+                for i in range(4)]  # fmt: skip
+
+    add_predictions(tmp_path, spread)
+    title, text = title_and_text(tmp_path)
+    assert title.endswith("has the lowest val/loss; no other policy is shown to be behind")
+    assert "0.40 ± 0.32 lower than the next policy" in text
+    assert (
+        "No number of seeds tells a difference of 0.40 on these 4 images: it takes at least" in text
+    )
+
+
+def test_without_predictions_nothing_is_claimed_and_that_is_said(tmp_path: Path) -> None:
+    write_sweep(tmp_path, AXES, wide_bowl)
+    title, text = title_and_text(tmp_path)
+    assert title.endswith("no other policy is shown to be behind")
+    assert "no claim: the images' error is not known." in text
+    assert "How far the images decide is not known" in text
+    assert "images unknown" in said(tmp_path)
+    add_predictions(tmp_path, level)
+    run = next(tmp_path.glob("*freeze_backbone*0.03_seed_0"))
+    told = json.loads((run / "summary.json").read_text())
+    told["best"]["val/loss"] += 0.01
+    (run / "summary.json").write_text(json.dumps(told))
+    assert "no claim: the images" in title_and_text(tmp_path)[1], "predictions of other weights"
+
+
+def test_an_untuned_policy_is_named_with_the_rate_to_add(folder: Path) -> None:
+    add_predictions(folder, level)
     title, text = title_and_text(folder)
-    assert title == "uniform at lr 0.03 has the lowest val/loss: 0.2100 ± 0.0058"
-    assert "0.40 lower than the next policy, freeze_backbone at lr 0.3 (0.6100 ± 0.0058)" in text
-    assert "more than the seeds explain (95 % interval 0.40 to 0.40, 3 seeds in pairs)" in text
-    assert text.endswith("21 of 24 points finished, 3 diverged.")
+    assert title.endswith("no other policy is shown to be behind")
+    assert "no claim: not both are tuned." in text
+    assert (
+        "Not tuned, so nothing is claimed of: freeze_backbone, best at its highest rate (add"
+        " optimizer.lr=0.9)." in text
+    )
+    assert "no: add 0.9" in said(folder)
+
+
+def test_two_seeds_claim_nothing_and_a_loser_on_test_is_named_at_once(tmp_path: Path) -> None:
+    def result(chosen: dict[str, Any]) -> dict[str, Any]:
+        found = wide_bowl(chosen)
+        frozen = chosen["lr_policy"] == "freeze_backbone"
+        return found | {"test": {"accuracy": 0.94 if frozen else 0.90, "loss": 0.3}}
+
+    axes = AXES | {"seed": (0, 1)}
+    add_predictions(write_sweep(tmp_path, axes, result), level)
+    title, text = title_and_text(tmp_path)
+    assert title == (
+        "Exploratory: uniform at lr 0.03 has the lowest val/loss but not the best test accuracy;"
+        " no other policy is shown to be behind"
+    )
+    assert "two seeds claim nothing." in text
+    assert "freeze_backbone at lr 0.03 is ahead by test accuracy (94.0 ± 0.0 % against" in text
+    assert "Its test accuracy" not in text
 
 
 def judged(loss: float, *kinds: str, **more: Any) -> dict[str, Any]:
@@ -106,9 +188,7 @@ def test_the_headline_says_test_result_and_whether_the_winner_overfits(tmp_path:
     _, text = title_and_text(tmp_path)
     assert "Its test accuracy is 80.0 ± 5.8 % over 3 seeds; nothing was chosen by it." in text
     assert "By their last epoch, of its 3 runs 1 overfit, 1 grew overconfident." in text
-    assert text.endswith(
-        "All 6 points finished. By their last epoch 1 overfit, 1 grew overconfident."
-    )
+    assert "All 6 points finished. By their last epoch 1 overfit, 1 grew overconfident." in text
 
 
 @pytest.mark.parametrize(
@@ -165,7 +245,9 @@ def test_one_run_that_came_to_something_makes_a_winner(tmp_path: Path) -> None:
         {"optimizer.lr": (0.5, 5.0), "seed": (0, 1)},
         lambda c: good.get((c["optimizer.lr"], c["seed"]), went_wrong("diverged")),
     )
-    assert title_and_text(tmp_path)[0].startswith("uniform at lr 0.5")
+    assert title_and_text(tmp_path)[0] == (
+        "Exploratory: uniform at lr 0.5, the only configuration that finished"
+    )
     assert '"shape":"ring"' in write_sweep_report(tmp_path).read_text("utf-8")
 
 
@@ -218,13 +300,17 @@ def test_a_second_model_is_a_line_with_a_name_and_a_chart_of_its_own(tmp_path: P
     assert [one["title"] for one in others if one["kind"] == "xy" and one["compact"]] == names
 
 
-def test_a_difference_that_seeds_could_make_is_called_that(tmp_path: Path) -> None:
-    values = {"a": (0.1, 0.5), "b": (0.4, 0.3)}
-    axes = {"lr_policy": "ab", "seed": (0, 1)}
+def test_a_difference_that_seeds_could_make_is_not_told_apart(tmp_path: Path) -> None:
+    values = {"a": (0.1, 0.5, 0.3), "b": (0.4, 0.3, 0.6)}
+    axes = {"lr_policy": "ab", "seed": (0, 1, 2)}
     write_sweep(tmp_path, axes, lambda c: outcome(values[c["lr_policy"]][c["seed"]]))
     title, text = title_and_text(tmp_path)
-    assert title == "a has the lowest val/loss: 0.30 ± 0.20", "no rate where all have the same"
-    assert "the seeds alone could make that difference" in text
+    assert title.startswith("Exploratory: a has the lowest val/loss;"), "no rate where all have one"
+    assert text.startswith(
+        "It is 0.13 ± 0.17 lower than the next policy, b (3 seeds in pairs; 95 %"
+    )
+    assert "): not told apart." in text
+    assert re.search(r"About \d+ more seeds would tell a difference of 0.13\.", text)
 
 
 def test_accuracies_are_in_percent_and_points(tmp_path: Path) -> None:
@@ -232,10 +318,9 @@ def test_accuracies_are_in_percent_and_points(tmp_path: Path) -> None:
     write_sweep(tmp_path, {"lr_policy": "ab"}, lambda c: outcome(losses[c["lr_policy"]]),
                 monitor="val/accuracy")  # fmt: skip
     title, text = title_and_text(tmp_path)
-    assert title == "a has the highest val/accuracy: 90.0 %"
-    assert (
-        "10.0 points higher than the next policy, b (80.0 %); with one seed nothing tells" in text
-    )
+    assert title.startswith("Exploratory: a has the highest val/accuracy;")
+    assert "10.0 points higher than the next policy, b; with one seed nothing tells" in text
+    assert "One seed is for choosing rates, not for a verdict" in text
 
 
 @pytest.mark.parametrize(
@@ -243,7 +328,7 @@ def test_accuracies_are_in_percent_and_points(tmp_path: Path) -> None:
     [
         (lambda c: None, "No point has finished"),
         (lambda c: went_wrong("failed", "E: x"), "No point has finished"),
-        (lambda c: outcome(0.5), "uniform: val/loss 0.5000"),
+        (lambda c: outcome(0.5), "Exploratory: uniform, the only configuration"),
     ],
 )
 def test_a_single_point_has_a_page(tmp_path: Path, result: Any, title: str) -> None:
@@ -260,8 +345,8 @@ def test_the_policy_table_says_where_the_best_rate_lies(folder: Path) -> None:
     page = said(folder)
     row = page[page.index("every policy at its best") :]
     uniform, frozen = row.index("uniform"), row.index("freeze_backbone")
-    assert "inside" in row[uniform:frozen]
-    assert "highest: try higher" in row[frozen : row.index("Leaderboard")]
+    assert "0.03 yes" in row[uniform:frozen]
+    assert "0.3 no: add 0.9" in row[frozen : row.index("Leaderboard")]
 
 
 def test_what_went_wrong_is_listed_with_its_reason(tmp_path: Path) -> None:

@@ -22,12 +22,12 @@ from wandb_workspaces.reports.v2.interface import (
 from lrexp.config.errors import UserError
 from lrexp.config.schema import MONITORS
 from lrexp.folder.layout import CONFIG, LEADERBOARD, WANDB_REPORT
-from lrexp.judge.ranking import configurations
 from lrexp.judge.verdicts import counted_kinds
 from lrexp.judge.words import in_short
 from lrexp.record.wandb.file import run_record, runs_below
 from lrexp.report.figure import policy_colour
-from lrexp.report.sweep.words import headline
+from lrexp.report.sweep.exploration import explore
+from lrexp.report.sweep.headline import headline
 from lrexp.runs.reading import json_of, text_of
 from lrexp.runs.run import flat, named_folder, named_path, read_summary, read_yaml
 from lrexp.runs.sweep import (
@@ -297,8 +297,9 @@ def report(entity: str, project: str, sweep: Path) -> Any:
 def conclusions(sweep: Path) -> list[str]:
     """What a sweep says: the sentences of its own report.html, and which points went wrong."""
     read = read_sweep(sweep)
-    title, sentences = headline(read, configurations(read))
-    said, keys = [f"{title}.", *sentences], swept_keys(read.points)
+    found = headline(explore(read))
+    said = [f"{found.title}.", *found.sentences, *found.advice]
+    keys = swept_keys(read.points)
     for status in (DIVERGED, FAILED, INTERRUPTED):
         bad = [point for point in read.tried if point.status == status]
         names = [in_short({key: p.chosen.get(key) for key in keys}) or p.folder for p in bad[:5]]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from lrexp.config.errors import UserError
 from lrexp.folder.layout import PREDICTIONS
@@ -14,9 +15,6 @@ from lrexp.judge.ranking import Configuration, Group, compared_by, configuration
 from lrexp.judge.tuning import Tuning, tunings
 from lrexp.runs.predictions import Predictions, read_predictions
 from lrexp.runs.sweep import FINISHED, Sweep, SweepPoint
-
-if TYPE_CHECKING:
-    import numpy as np
 
 MOST_SCORES = 20_000_000  # of one file of predictions: a larger one is left unread
 MOST_VALUES = 50_000_000  # of all images of all runs together
@@ -84,8 +82,6 @@ def _images(sweep: Sweep, some: Sequence[Configuration]) -> dict[int, np.ndarray
     keys = {image for runs in known.values() for of_run in runs for image in of_run}
     if len(known) < 2 or len(keys) * sum(map(len, known.values())) > MOST_VALUES:
         return {}
-    import numpy as np
-
     place = {image: i for i, image in enumerate(sorted(keys))}
     found = {}
     for rank, runs in known.items():
@@ -135,7 +131,5 @@ def _of_metric(found: Predictions, metric: str) -> np.ndarray | None:
         return found.right
     if metric != "balanced_accuracy" or found.labels.ndim == 2:
         return None
-    import numpy as np
-
     _, codes, counts = np.unique(found.labels, return_inverse=True, return_counts=True)
     return found.right * len(codes) / (len(counts) * counts[codes])

@@ -67,7 +67,7 @@ def headline(explored: Exploration) -> Headline:
     if not explored.rivals:
         finished = " that finished" if len(ranked) > 1 else ""
         said = f"The only configuration{finished}: {value} {over}."
-        title = f"Exploratory: {_named(explored, best)} alone, with nothing to compare it to"
+        title = f"Exploratory: {_named(explored, best)}, the only configuration{finished}"
         return Headline(title, (said, *_of_winner(best), ends))
     chosen = sum(one.worth.n > 0 for one in ranked)
     mine = f"Its {value} {over} is the best of {chosen} by the same numbers, which flatters it."
@@ -144,16 +144,16 @@ def _comparison(explored: Exploration) -> str:
         by = plain(sweep, -standing.behind)
         return f"{capital(who)}, is ahead by {by}, but has points that went wrong."
     if standing.behind == 0:
-        return f"Exactly as good as {who}."
+        return f"It is exactly as good as {who}."
     said = f"{plain(sweep, standing.behind)} {'lower' if sweep.sign == 1 else 'higher'} than {who}"
     if standing.seeds < 2 or math.isnan(standing.se):
-        return f"{capital(said)}; {_reason(standing)}."
+        return f"It is {said}; {_reason(standing)}."
     scale = 100 if is_share(sweep.monitor) else 1
     error = plus_minus(scale * standing.behind, scale * standing.se)
     unit = " points" if is_share(sweep.monitor) else ""
     direction = "lower" if sweep.sign == 1 else "higher"
     images = f" and {standing.images:,} images" if standing.images else ""
-    said = f"{error}{unit} {direction} than {who} ({standing.seeds} seeds{images} in pairs"
+    said = f"It is {error}{unit} {direction} than {who} ({standing.seeds} seeds{images} in pairs"
     if math.isnan(standing.margin):
         return f"{said}); {_reason(standing)}."
     said = f"{said}; 95 % interval over all comparisons {interval_text(sweep, standing)})"

@@ -154,11 +154,13 @@ def _figures(
 
 
 def _groups_lead(found: Sequence[Group], word: str) -> str:
+    tries = {group.tries for group in found}
+    often = f", out of {max(tries)} that were tried" if len(tries) == 1 and max(tries) > 1 else ""
     flattered = (
         " It was picked among its tries by the same images that it is judged by, which flatters"
         " whoever had more tries."
     )
-    lead = f"Every {word} at its best configuration, mean ± standard error over seeds."
+    lead = f"Every {word} at its best configuration{often}; mean ± standard error over seeds."
     return lead + flattered * any(group.tries > 1 for group in found)
 
 
@@ -205,16 +207,6 @@ def _group_table(explored: Exploration, word: str) -> Markup:
             Column("told apart", hint="from the best, by more than seeds and images explain"),
             lambda g: _told(standing.get(g.best.rank)),
         ),
-        *_measures(measured),
-        (
-            Column("overfits", hint="what its runs came to by their last epoch"),
-            lambda g: counted_kinds(g.best.kinds) or ("not found" if g.best.worth.n else "–"),
-        ),
-        (
-            Column("gap", number=True, hint="val/loss − train_eval/loss at the best epoch"),
-            lambda g: Cell(plus_minus(g.best.gap.mean, g.best.gap.se), g.best.gap.mean),
-        ),
-        (Column("a run takes", number=True, hint="mean over seeds"), _took),
         rates and (Column("best rate", number=True), _rate),
         tried_rates
         and (
@@ -226,8 +218,19 @@ def _group_table(explored: Exploration, word: str) -> Markup:
             Column("settings", hint="what else was swept, at the best"),
             lambda g: g.best.variant or "–",
         ),
-        (SEEDS, lambda g: g.best.worth.n),
+        *_measures(measured),
         (
+            Column("overfits", hint="what its runs came to by their last epoch"),
+            lambda g: counted_kinds(g.best.kinds) or ("not found" if g.best.worth.n else "–"),
+        ),
+        (Column("time", number=True, hint="of a run, mean over seeds"), _took),
+        (
+            Column("gap", number=True, hint="val/loss − train_eval/loss at the best epoch"),
+            lambda g: Cell(plus_minus(g.best.gap.mean, g.best.gap.se), g.best.gap.mean),
+        ),
+        len({group.best.worth.n for group in found}) > 1 and (SEEDS, lambda g: g.best.worth.n),
+        len({group.tries for group in found}) > 1
+        and (
             Column("tries", number=True, hint="configurations tried"),
             lambda g: Cell(str(g.tries), g.tries, f"{g.counts.total()} points"),
         ),
@@ -242,7 +245,6 @@ def _measures(measured: Any) -> list[Any]:
         ("val/accuracy", Column("val acc", number=True)),
         ("val/loss", Column("val/loss", number=True)),
         ("test/accuracy", Column("test acc", number=True, hint="nothing is chosen by it")),
-        ("test/loss", Column("test loss", number=True, hint="nothing is chosen by it")),
     ]
     return [(column, cell) for key, column in named if (cell := measured(key))]
 
@@ -280,8 +282,10 @@ def _tuned(explored: Exploration, group: Group) -> Cell:
     tuning = explored.tunings[group.name]
     if not tuning.lacks:
         return Cell("yes", "yes", tried)
-    add = f": add {tuning.add}" if tuning.add else ""
-    return Cell(element("span", f"{tuning.lacks}{add}", "why"), tuning.lacks, tried, "bad")
+    _, _, values = tuning.add.partition("=")
+    shown = f"no: add {values.replace(',', ', ')}" if values else "no"
+    hint = f"{tuning.lacks}; add {tuning.add}" if values else tuning.lacks
+    return Cell(shown, "no", f"{hint}; {tried}", "bad")
 
 
 def _behind(sweep: Sweep, standing: Standing | None) -> Cell:
@@ -296,10 +300,10 @@ def _behind(sweep: Sweep, standing: Standing | None) -> Cell:
 
 
 WHY = {
-    "unfinished": "– (seeds are missing)",
-    "seeds": "– (too few seeds)",
-    "tuning": "– (not tuned)",
-    "images": "– (images not known)",
+    "unfinished": "seeds missing",
+    "seeds": "too few seeds",
+    "tuning": "not tuned",
+    "images": "images unknown",
 }
 
 
@@ -308,7 +312,7 @@ def _told(standing: Standing | None) -> Cell:
     if standing is None:
         return Cell("–")
     if standing.clear:
-        return Cell("yes, behind", 1)
+        return Cell("behind", 1)
     if standing.behind <= standing.margin:
         return Cell("no", 0, mark="quiet")
     return Cell(WHY[standing.why], -1, mark="quiet")
