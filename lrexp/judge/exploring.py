@@ -15,11 +15,12 @@ import numpy as np
 
 from lrexp.judge.comparison import Needs
 from lrexp.judge.crossed import Crossed, crossed
-from lrexp.judge.power import MOST_IMAGES, MOST_SEEDS
+from lrexp.judge.power import MOST_SEEDS
 from lrexp.judge.power import Noise as Components
 
 LEVEL = 0.05  # of sweeps of equal policies may claim anything
 LEAST = 3  # repetitions: fewer claim nothing
+MOST_IMAGES = 1_000_000  # more would be no advice
 ROUNDING = 1e-12  # of the largest value
 BEYOND = 0.84  # standard errors: what four of five sweeps tell lies so far beyond the bound
 TABULATED = (*range(1, 11), 12, 15, 20, 30, 60, 100_000)  # degrees of freedom, rounded down
