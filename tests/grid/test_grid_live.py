@@ -172,3 +172,23 @@ def test_a_large_pack_does_not_fill_the_terminal() -> None:
 
 def test_durations_are_short() -> None:
     assert [duration(s) for s in (0.4, 59.6, 200, 7500)] == ["0s", "1m 00s", "3m 20s", "2h 05m"]
+
+
+def test_a_part_of_something_larger_says_each_quarter_and_what_failed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = {"note   known"}
+    view = GridView({num: f"seed={num}" for num in range(32)}, said=said)
+    view.say("note   known")
+    view.say("note   new")
+    for num in range(32):
+        view.begin(num)
+        view.end(num, {"status": "failed" if num == 5 else "finished", "error": "no room"})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "note   new"
+    assert [line.split(",")[0] for line in lines if "runs" in line] == [
+        f"{done:>2}/32 runs" for done in (8, 16, 24)
+    ]
+    assert next(line for line in lines if "failed" in line).startswith(" 6/32  5 seed=5")
+    assert len(lines) == 5
+    assert said == {"note   known", "note   new"}
