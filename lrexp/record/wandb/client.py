@@ -159,7 +159,7 @@ def not_arrived(entity: str, project: str, run_id: str, file: Path) -> str:
     return f"W&B took every row, but not: {', '.join(lost)}" if lost else ""
 
 
-def missing(run: Any, rows: int, key: str, value: Any, file: Path) -> str:
+def missing(run: Any, rows: int, key: str, value: Any, file: Path | None = None) -> str:
     """What the server lacks of a run that has been closed; empty when it has everything.
 
     Args:
@@ -167,7 +167,7 @@ def missing(run: Any, rows: int, key: str, value: Any, file: Path) -> str:
         rows: of its history, in all.
         key: of its summary, which is set last.
         value: of that key.
-        file: of the run, which holds all that the client was to send.
+        file: of the run, which holds all that the client was to send; None: rows and summary.
     """
     deadline = time.monotonic() + SETTLES_S
     while True:
@@ -175,7 +175,9 @@ def missing(run: Any, rows: int, key: str, value: Any, file: Path) -> str:
         if has is None:
             return "W&B did not say whether it has every row"
         confirmed = has.rows >= rows and has.summary.get(key) == value
-        lost = not_arrived(run.entity, run.project, run.id, file) if confirmed else ""
+        lost = ""
+        if confirmed and file:
+            lost = not_arrived(run.entity, run.project, run.id, file)
         if confirmed and not lost:
             return ""
         if time.monotonic() > deadline:
