@@ -319,7 +319,7 @@ def test_a_long_run_stays_below_its_size(tmp_path: Path) -> None:
     words = np.array(["x" * 60] * 24)
     np.savez(folder / "wrong_images.npz", images=images, item=words, true=words, predicted=words,
              score=np.ones(24), true_score=np.ones(24), loss=np.ones(24), split="test")  # fmt: skip
-    assert write_run_report(folder).stat().st_size < 1_400_000
+    assert write_run_report(folder).stat().st_size < 1_500_000
 
 
 @pytest.mark.parametrize("channels", [1, 3])
