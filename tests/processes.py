@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing.util
 import os
 import resource
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +41,23 @@ def watch() -> None:
     def forked() -> None:
         _started[0] += 1
 
+    spawn = multiprocessing.util.spawnv_passfds
+
+    def spawned(*arguments: Any) -> int:  # by multiprocessing: a fork server
+        _started[0] += 1
+        return spawn(*arguments)
+
     subprocess.Popen.__init__ = noticed  # type: ignore[method-assign]
+    multiprocessing.util.spawnv_passfds = spawned  # type: ignore[assignment]
     os.register_at_fork(after_in_parent=forked)
 
 
 @contextmanager
 def none_left() -> Iterator[None]:
     """Kill what was started within and still runs at the end.
+
+    The fork server of a grid that ran in this process, which would end with it, is ended as well:
+    whether executor=auto takes a pool is up to the machine.
 
     Raises:
         AssertionError: that names them.
@@ -64,6 +76,11 @@ def none_left() -> Iterator[None]:
     for pid in left:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    if server._forkserver_pid and server._forkserver_pid not in _known["pids"]:
+        with suppress(ProcessLookupError):
+            os.kill(server._forkserver_pid, signal.SIGKILL)  # it serves nobody now
+        server._stop()
     with suppress(RuntimeError):  # torch's, in whatever runs when a worker of its is killed
         time.sleep(0.1 if left else 0)
     _look()
@@ -81,7 +98,9 @@ def _look() -> None:
 
 
 def _new() -> dict[int, str]:
-    return {pid: line for pid, line in running().items() if pid not in _known["pids"]}
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    known = {*_known["pids"], server}
+    return {pid: line for pid, line in running().items() if pid not in known}
 
 
 def running() -> dict[int, str]:

@@ -17,6 +17,9 @@ def nothing_changed() -> Iterator[None]:
     """Give back the working folder, the environment, logging's handlers, torch's flags, Hydra."""
     cwd, environment = os.getcwd(), dict(os.environ)
     root = logging.getLogger()
+    for handler in [h for h in root.handlers if type(h) is logging.FileHandler]:
+        root.removeHandler(handler)  # of a run that a fixture of many tests has trained
+        handler.close()
     handlers, level = root.handlers[:], root.level
     torch = _torch_state()
     try:

@@ -43,7 +43,7 @@ def run_points(
     """
     keep_freed_memory()
     task, ended = session.task, dict[int, JobReturn]()
-    own, view = hasattr(task, "view"), None
+    own, view = _is_ours(task), None
     executor = serial
     if own and all(point.settings["task.name"] == "train" for point in points):
         from lrexp.grid.live import GridView
@@ -80,6 +80,11 @@ def run_points(
             board.write()
             task.view = None
     return ended
+
+
+def _is_ours(task: Any) -> bool:
+    """Whether a sweep's points are lrexp's runs, not calls of somebody's own function."""
+    return hasattr(task, "view")
 
 
 def no_room(summary: Mapping[str, Any], folder: Path) -> bool:
@@ -127,8 +132,9 @@ def launch(
         )
         for num, overrides in enumerate(job_overrides, first_num)
     ]
-    for point in points:
-        refuse_others(folder / point.folder, names_of_run(hydra))
+    if _is_ours(launcher.task_function):  # others' write over their last results, as under Hydra's
+        for point in points:
+            refuse_others(folder / point.folder, names_of_run(hydra))
     launcher.board.points += points
     if all(point.settings.get("task.name") == "train" for point in points):
         with suppress(ConfigError):  # its run will say so

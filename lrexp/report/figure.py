@@ -155,7 +155,41 @@ class HeatMap:
     note: str = ""  # under the figure
 
 
-Figure = Chart | HeatMap
+Figure = Chart | HeatMap  # that are drawn on paper, too
+
+
+@dataclass(frozen=True)
+class Upright:
+    """One of the axes of `Parallel`."""
+
+    label: str
+    ticks: Sequence[tuple[float, str]]  # place, from 0 at the bottom to 1 at the top, and label
+
+
+@dataclass(frozen=True)
+class Strand:
+    """A line of `Parallel`; those of one name share a legend entry and a style."""
+
+    name: str
+    places: Sequence[float]  # per axis, 0 to 1
+    texts: Sequence[str]  # per axis: the value
+    label: str  # what it is, when the pointer is near
+    link: str = ""  # relative path that a click opens
+    colour: int = 0
+    dash: int = 0
+    best: bool = False  # stands out
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Parallel coordinates: an upright axis per quantity, and lines from one to the next."""
+
+    title: str
+    axes: Sequence[Upright]
+    lines: Sequence[Strand]  # in the order that the arrow keys take; the first one lies on top
+    note: str = ""  # under the figure
+    height: int = 320  # of the axes, in pixels of a page
+    compact: bool = False
 
 
 def evenly(items: Sequence[T], most: int) -> Sequence[T]:

@@ -161,12 +161,11 @@ def swept_keys(points: Sequence[SweepPoint | Chosen]) -> list[str]:
 def rate_of(settings: Mapping[str, Any]) -> tuple[float | None, bool]:
     """The learning rate to plot a run at, and whether its policy sets rates of its own.
 
-    It is optimizer.lr, or the highest of the rates when every one of them is absolute: lr_low and
-    lr_high both given, or rules with a rate for everything that trains.
+    It is optimizer.lr, or the highest of the rates when every one of them is absolute: lr_high is
+    given, which the others follow, or rules with a rate for everything that trains.
     """
-    low, high = (finite(settings.get(f"lr_policy.lr_{end}")) for end in ("low", "high"))
-    if low and high:
-        return max(low, high), True
+    if high := finite(settings.get("lr_policy.lr_high")):
+        return high, True
     rules = settings.get("lr_policy.rules")
     if isinstance(rules, list) and (ruled := _absolute_rates(rules)):
         return max(ruled), True

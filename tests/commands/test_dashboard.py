@@ -368,4 +368,5 @@ def test_saving_twice_updates_the_same_view_and_the_same_report(
     view, report = server.views.values()
     assert (view["type"], view["entityName"], view["projectName"]) == ("project-view", "team", "p")
     assert "by policy" in view["spec"]
-    assert sweep.name in report["spec"]
+    assert "users-group" in report["spec"]  # the fixture's WANDB_RUN_GROUP: whose runs it shows
+    assert report["displayName"] == f"lrexp sweep {sweep.name}"

@@ -140,9 +140,13 @@ def test_other_sweeps_are_none_of_its_business() -> None:
     refuse_moot_rates(points(*(relative + rate for rate in rates)))
     refuse_moot_rates(points(*(["lr_policy=per_layer", PARTLY, *rate] for rate in rates)))
     refuse_moot_rates(points(*(["lr_policy=discriminative", *rate] for rate in rates)))
+    low = ["lr_policy=discriminative", "lr_policy.lr_low=0.001"]  # the top is optimizer.lr
+    refuse_moot_rates(points(*(low + rate for rate in rates)))
     refuse_moot_rates(points([*fixed, "seed=0"], [*fixed, "seed=1"]))
     refuse_moot_rates(points([*fixed, *rates[0]], ["lr_policy=uniform", *rates[1]]))
     refuse_moot_rates(points(fixed, fixed))  # the same point twice: no rate is swept
-    with pytest.raises(ConfigError):
-        refuse_moot_rates(points(*(fixed + rate for rate in rates)))
+    high = ["lr_policy=discriminative", "lr_policy.lr_high=0.2"]  # the others follow it
+    for moot in (fixed, high, [*high, "lr_policy.ratio=2"], [*high, "lr_policy.lr_low=0.001"]):
+        with pytest.raises(ConfigError):
+            refuse_moot_rates(points(*(moot + rate for rate in rates)))
     GlobalHydra.instance().clear()

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,6 +18,7 @@ import pytest
 import torch
 from grid_run import Ran, running
 from hydra.core.utils import JobStatus
+from processes import is_alive, none_left
 
 from lrexp.config.errors import Terminated, UserError
 from lrexp.grid import auto as choice
@@ -25,6 +27,7 @@ from lrexp.grid.executors import Kind, kinds
 from lrexp.grid.points.point import Point
 from lrexp.grid.pool import pool
 from lrexp.grid.pool.in_worker import Place
+from lrexp.grid.pool.workers import start_server
 from lrexp.grid.stack.trainer import StackedTrainer
 from lrexp.train.loop import Trainer
 
@@ -464,3 +467,11 @@ def test_auto_survives_points_that_cannot_be_built(run: Run, monkeypatch: Any) -
         assert [ran.summary(num)["error"] for num in (0, 1)] == [
             "RuntimeError: nothing can be built"
         ] * 2
+
+
+def test_the_fork_server_of_a_grid_in_this_process_ends_with_the_test_that_ran_it() -> None:
+    with none_left():
+        start_server((), Place(None, 1))
+        server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+        assert is_alive(server)
+    assert not is_alive(server)

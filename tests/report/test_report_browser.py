@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from markupsafe import Markup
 from report_runs import row, write_run
+from synthetic_sweep import outcome, write_sweep
 
 from lrexp.report.figure import Axis, Chart, HeatMap, Series
 from lrexp.report.html.charts import drawn
 from lrexp.report.html.page import Column, Section, join, page, table
 from lrexp.report.run.page import write_run_report
+from lrexp.report.sweep.page import write_sweep_report
 
 pytestmark = pytest.mark.slow
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -336,3 +338,65 @@ def test_print_shows_what_is_folded_away(opened: Any, report: Path) -> None:
     assert folded.is_visible()
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert not folded.is_visible()
+
+
+@pytest.fixture
+def together(tmp_path: Path) -> Path:
+    """The report of a sweep over three settings."""
+    axes = {
+        "lr_policy": ["uniform", "lp_ft"],
+        "optimizer.lr": [0.01, 0.1],
+        "optimizer": ["sgd", "lion"],
+    }
+
+    def result(chosen: dict[str, Any]) -> dict[str, Any]:
+        lion = chosen["optimizer"] == "lion"
+        return outcome(chosen["optimizer.lr"] + lion + (chosen["lr_policy"] == "lp_ft") / 3)
+
+    return write_sweep_report(write_sweep(tmp_path / "three", axes, result))
+
+
+def test_without_scripts_every_chart_is_a_picture(
+    opened: Any, report: Path, together: Path
+) -> None:
+    for file in (report, together):
+        page = opened(file, java_script_enabled=False)
+        figures = page.locator("figure.chart")
+        assert figures.count() >= 4
+        for i in range(figures.count()):
+            drawing = figures.nth(i).locator(".plot > svg")
+            assert drawing.count() == 1
+            if drawing.is_visible():  # not in what is folded away
+                box = drawing.bounding_box()
+                assert box["width"] > 200
+                assert box["height"] > 60
+        assert page.locator(".plot .line, .plot .dot").count() > 4
+        assert "charts are still pictures" in page.inner_text("body")
+
+
+def test_lines_of_parallel_coordinates_are_named_by_pointer_and_arrow_keys(
+    opened: Any, together: Path
+) -> None:
+    for width in (1400, 360):
+        page = opened(together, viewport={"width": width, "height": 900})
+        figure = chart(page, "All settings and the best val/loss")
+        plot, tip = figure.locator(".plot"), figure.locator(".tip")
+        plot.scroll_into_view_if_needed()
+        plot.focus()
+        page.keyboard.press("ArrowRight")
+        assert "uniform" in tip.inner_text()
+        assert "0.01" in tip.inner_text()
+        first = tip.inner_text()
+        page.keyboard.press("ArrowDown")
+        assert tip.inner_text() != first
+        page.keyboard.press("Escape")
+        assert not tip.is_visible()
+        path = plot.locator("path.strand:not(.faint)").evaluate(
+            "p => { const q = p.getPointAtLength(p.getTotalLength() * 0.97), m = p.getScreenCTM();"
+            " return [q.x * m.a + m.e, q.y * m.d + m.f]; }"
+        )
+        page.mouse.move(*path)
+        assert tip.inner_text() == first
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        figure.locator("button.key", has_text="lp_ft").click()
+        assert plot.locator("path.strand").count() == 4

@@ -150,6 +150,7 @@ RATES: list[tuple[dict[str, Any], tuple[float | None, bool]]] = [
     ({"optimizer.lr": None}, (None, False)),
     ({}, (None, False)),
     ({"optimizer.lr": 0.1, "lr_policy.lr_low": 1e-3, "lr_policy.lr_high": 1e-2}, (1e-2, True)),
+    ({"optimizer.lr": 0.1, "lr_policy.lr_low": None, "lr_policy.lr_high": 1e-2}, (1e-2, True)),
     ({"optimizer.lr": 0.1, "lr_policy.lr_low": 1e-3, "lr_policy.lr_high": None}, (0.1, False)),
     (
         {"optimizer.lr": 0.1, "lr_policy.rules": [{"layers": "head", "lr": 0.5},

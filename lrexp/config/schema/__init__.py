@@ -78,7 +78,7 @@ _SCALING, _FREEZING, _RULES = (
     f"lrexp.plan.policies.{kind}" for kind in ("scaling", "freezing", "per_layer")
 )
 _DISCRIMINATIVE = Option(
-    rates.Discriminative, f"{_SCALING}:discriminative", absolute=f"{_SCALING}:both_ends_given"
+    rates.Discriminative, f"{_SCALING}:discriminative", absolute=f"{_SCALING}:top_given"
 )
 _SCHEDULES, _PLATEAU, _ANY = (
     f"lrexp.optim.schedulers.{kind}" for kind in ("schedules", "plateau", "any_torch")

@@ -130,9 +130,9 @@ def discriminative(
     return make_plan(layers, treat)
 
 
-def both_ends_given(settings: Mapping[str, Any]) -> bool:
-    """Whether the rates at both ends are given, so that base_lr is neither."""
-    return bool(settings["lr_low"] and settings["lr_high"])
+def top_given(settings: Mapping[str, Any]) -> bool:
+    """Whether lr_high is given: the others are lr_low or shares of it, none follows base_lr."""
+    return settings["lr_high"] is not None
 
 
 def auto_rgn(

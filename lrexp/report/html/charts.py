@@ -1,4 +1,4 @@
-"""Figures on a page: data that `report.js` draws as SVG, and bars that need no script."""
+"""Figures on a page: data that `report.js` draws, pictures until it does, and plain bars."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lrexp.report.figure import Chart, Figure, HeatMap, evenly
+from lrexp.report.figure import Chart, Figure, HeatMap, Parallel, evenly
 from lrexp.report.html.page import embedded_json, tags
+from lrexp.report.html.static import still
 
 MOST_POINTS = 1000  # of one line
 MOST_COLUMNS = 200  # of a heat map over epochs
@@ -18,8 +19,10 @@ MOST_CELLS = 12_000
 PER_POINT = ("y", "low", "high", "labels", "links", "texts")
 
 
-def drawn(figure: Figure) -> Markup:
-    """A figure as an element of a page."""
+def drawn(figure: Figure | Parallel) -> Markup:
+    """A figure as an element of a page: a picture that the script replaces by what can be used."""
+    if isinstance(figure, Parallel):
+        return parallel(figure)
     return heat_map(figure) if isinstance(figure, HeatMap) else xy_chart(figure)
 
 
@@ -48,7 +51,7 @@ def xy_chart(chart: Chart) -> Markup:
         "rules": [vars(rule) for rule in chart.rules],
         "shapes": {shape: words for shape, words in chart.shapes.items() if shape in used},
     }
-    return tags.chart(chart, embedded_json(spec))
+    return tags.chart(chart, embedded_json(spec), still(chart))
 
 
 def heat_map(heat: HeatMap) -> Markup:
@@ -64,7 +67,19 @@ def heat_map(heat: HeatMap) -> Markup:
         "label": heat.value_label,
         "labels": [[row[i] for i in kept] for row in heat.labels] or None,
     }
-    return tags.chart(heat, embedded_json(spec))
+    return tags.chart(heat, embedded_json(spec), still(heat))
+
+
+def parallel(figure: Parallel) -> Markup:
+    """Upright axes and lines between them."""
+    spec = vars(figure) | {
+        "kind": "parallel",
+        "axes": [vars(axis) for axis in figure.axes],
+        "series": [vars(line) | {"kind": "line"} for line in figure.lines],
+        "legend": True,
+    }
+    del spec["lines"]
+    return tags.chart(figure, embedded_json(spec), still(figure))
 
 
 @dataclass(frozen=True)

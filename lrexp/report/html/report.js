@@ -220,7 +220,7 @@
       this.spec = JSON.parse(figure.querySelector('script[type="application/json"]').textContent);
       this.plot = figure.querySelector(".plot");
       this.off = new Set((this.spec.series || []).filter((one) => one.hidden).map((one) => one.name));
-      this.log = this.spec.y.log;
+      this.log = this.spec.y?.log; // a parallel chart has none
       this.legend = html("div", { class: "legend", role: "group", "aria-label": "Legend" });
       figure.insertBefore(this.legend, this.plot);
       this.tip = html("div", { class: "tip", role: "status" });
@@ -288,6 +288,31 @@
     group() { return this.spec.cursor ? charts.filter((chart) => chart.spec.cursor === this.spec.cursor) : [this]; }
 
     leave() { for (const chart of this.group()) chart.clear(); }
+
+    /** A button per name that switches what bears it off and on. */
+    fillLegend() {
+      this.legend.replaceChildren();
+      const names = [...new Set(this.spec.series.map((one) => one.name))];
+      if (!this.spec.legend || (names.length < 2 && !this.spec.series.some((one) => one.low))) return;
+      for (const name of names) {
+        const parts = this.spec.series.filter((one) => one.name === name);
+        const key = html("button", { type: "button", class: "key", "aria-pressed": String(!this.off.has(name)), title: "show or hide; with Shift: show this one alone" }, sample(this.spec.kind === "parallel" ? parts.slice(0, 1) : parts), html("span", {}, name));
+        key.addEventListener("click", (event) => {
+          if (event.shiftKey) this.off = new Set(this.off.size === names.length - 1 && !this.off.has(name) ? [] : names.filter((other) => other !== name));
+          else if (!this.off.delete(name)) this.off.add(name);
+          for (const [i, button] of [...this.legend.querySelectorAll(".key")].entries()) button.setAttribute("aria-pressed", String(!this.off.has(names[i])));
+          this.draw();
+        });
+        this.legend.append(key);
+      }
+    }
+
+    clear() {
+      this.tip.hidden = true;
+      this.target = null;
+      this.plot.style.cursor = "";
+      if (this.over) this.over.replaceChildren();
+    }
 
     showTip(x, y, nodes) {
       this.tip.replaceChildren(...nodes);
@@ -365,21 +390,7 @@
     }
 
     fillLegend() {
-      this.legend.replaceChildren();
-      const names = [...new Set(this.spec.series.map((one) => one.name))];
-      if (this.spec.legend && (names.length > 1 || this.spec.series.some((one) => one.low))) {
-        for (const name of names) {
-          const parts = this.spec.series.filter((one) => one.name === name);
-          const key = html("button", { type: "button", class: "key", "aria-pressed": String(!this.off.has(name)), title: "show or hide; with Shift: show this one alone" }, sample(parts), html("span", {}, name));
-          key.addEventListener("click", (event) => {
-            if (event.shiftKey) this.off = new Set(this.off.size === names.length - 1 && !this.off.has(name) ? [] : names.filter((other) => other !== name));
-            else if (!this.off.delete(name)) this.off.add(name);
-            for (const [i, button] of [...this.legend.querySelectorAll(".key")].entries()) button.setAttribute("aria-pressed", String(!this.off.has(names[i])));
-            this.draw();
-          });
-          this.legend.append(key);
-        }
-      }
+      super.fillLegend();
       for (const [shape, words] of Object.entries(this.spec.shapes || {})) {
         const one = { kind: "dots", shape, colour: 6, edge: this.spec.series.find((other) => other.shape === shape).edge };
         this.legend.append(html("span", { class: "key" }, sample([one]), html("span", {}, words)));
@@ -704,13 +715,6 @@
       const i = this.value === undefined || this.tip.hidden ? (step > 0 ? 0 : all.length - 1) : clamp(nearest(all, this.value) + step, 0, all.length - 1);
       for (const chart of this.group()) chart.show(all[i], null);
     }
-
-    clear() {
-      this.tip.hidden = true;
-      this.target = null;
-      this.plot.style.cursor = "";
-      if (this.over) this.over.replaceChildren();
-    }
   }
 
   class HeatMap extends Chart {
@@ -848,12 +852,84 @@
       if (this.spec.cursor) for (const chart of this.group()) if (chart !== this) chart.show(this.spec.columns[c], null);
       this.showCell(r, c);
     }
+  }
 
-    clear() {
-      this.tip.hidden = true;
-      this.target = null;
-      this.plot.style.cursor = "";
-      if (this.over) this.over.replaceChildren();
+  /** Upright axes, and a line per thing from one axis to the next. */
+  class Parallel extends Chart {
+    numbers() {
+      return csv([["series", ...this.spec.axes.map((axis) => axis.label), "what"], ...this.visible().map((one) => [one.name, ...one.texts, one.label])]);
+    }
+
+    render(width) {
+      const { axes } = this.spec, last = axes.length - 1;
+      const after = Math.min(80, 12 + Math.max(...axes[last].ticks.map(([, label]) => textWidth(label))));
+      const left = 16, right = width - after, apart = (right - left) / Math.max(1, last);
+      const rows = clamp(Math.ceil(Math.max(...axes.map((axis) => textWidth(axis.label) + 8)) / apart), 1, 3);
+      const top = 10 + 16 * rows, bottom = top + this.flat * this.spec.height;
+      Object.assign(this, { left, apart, top, bottom });
+      const root = svg("svg", { viewBox: `0 0 ${width} ${bottom + 10}`, role: "img", "aria-label": this.spec.title });
+      for (const one of [...this.visible()].reverse()) root.append(svg("path", { d: this.path(one), class: `line strand s s${one.colour} d${one.dash}${one.best ? "" : " faint"}`, "data-series": one.name }));
+      this.over = svg("g", { class: "over" });
+      root.append(this.over);
+      axes.forEach((axis, i) => {
+        const x = left + i * apart, half = textWidth(axis.label) / 2;
+        const most = Math.max(2, Math.floor(((i === last ? 80 : apart) - 8) / 6.7));
+        root.append(svg("line", { x1: x, x2: x, y1: top - 4, y2: bottom + 4, class: "axis" }));
+        root.append(svg("text", { x: clamp(x, half, Math.max(half, width - half)), y: 12 + 16 * (i % rows), "text-anchor": "middle", class: "mark halo" }, axis.label));
+        let taken = Infinity;
+        for (const [place, label] of axis.ticks) {
+          const y = top + (1 - place) * (bottom - top);
+          if (taken - y < 14) continue;
+          taken = y;
+          root.append(svg("text", { x: x + 5, y: y + 4, class: "halo" }, shortened(label, most), svg("title", {}, label)));
+        }
+      });
+      this.plot.replaceChildren(root);
+      this.svg = root;
+    }
+
+    places(one) { return one.places.map((place, i) => [this.left + i * this.apart, this.top + (1 - place) * (this.bottom - this.top)]); }
+
+    path(one) { return `M${this.places(one).map((at) => at.map((value) => value.toFixed(1))).join("L")}`; }
+
+    point(event) {
+      const [x, y] = this.at(event);
+      let best = null, distance = 16;
+      for (const one of this.visible()) {
+        const places = this.places(one);
+        for (let i = 1; i < places.length; i++) {
+          const [[a, b], [c, d]] = [places[i - 1], places[i]];
+          const part = clamp(((x - a) * (c - a) + (y - b) * (d - b)) / ((c - a) ** 2 + (d - b) ** 2), 0, 1);
+          const far = Math.hypot(a + part * (c - a) - x, b + part * (d - b) - y);
+          if (far < distance) { distance = far; best = one; }
+        }
+      }
+      if (best) this.show(best, x, y);
+      else this.clear();
+    }
+
+    show(one, x, y) {
+      this.chosen = one;
+      const line = svg("path", { d: this.path(one), class: `line strand s s${one.colour} d${one.dash}` });
+      this.over.replaceChildren(svg("path", { d: this.path(one), class: "under-line" }), line, ...this.places(one).map((at) => svg("path", { d: MARKERS[0](4), transform: `translate(${at})`, class: `dot s s${one.colour}` })));
+      this.target = one.link || null;
+      this.plot.style.cursor = this.target ? "pointer" : "";
+      const rows = this.spec.axes.map((axis, i) => html("div", {}, html("i", {}), html("span", {}, axis.label), html("em", {}, one.texts[i])));
+      const opens = this.target ? [html("span", { class: "quiet" }, `click opens its ${this.target.endsWith("/") ? "folder" : "report"}`)] : [];
+      this.showTip(x, y, [html("b", {}, one.label), ...rows, ...opens]);
+    }
+
+    /** The arrow keys go from line to line, in their order; Enter opens what a click would. */
+    key(event) {
+      const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
+      if (event.key === "Escape") this.leave();
+      if (event.key === "Enter" && this.target) location.href = this.target;
+      if (!step) return;
+      event.preventDefault();
+      const all = this.visible();
+      if (!all.length) return;
+      const i = this.tip.hidden ? (step > 0 ? 0 : all.length - 1) : clamp(all.indexOf(this.chosen) + step, 0, all.length - 1);
+      this.show(all[i], ...this.places(all[i]).at(-1));
     }
   }
 
@@ -907,7 +983,7 @@
 
   for (const figure of document.querySelectorAll("figure.chart")) {
     const kind = JSON.parse(figure.querySelector('script[type="application/json"]').textContent).kind;
-    charts.push(new (kind === "heat" ? HeatMap : XyChart)(figure));
+    charts.push(new ({ heat: HeatMap, parallel: Parallel }[kind] || XyChart)(figure));
   }
   const seen = new ResizeObserver((entries) => {
     for (const entry of entries) {

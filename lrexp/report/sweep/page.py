@@ -48,13 +48,8 @@ from lrexp.report.sweep.figures import (
 from lrexp.report.sweep.headline import headline, interval_text
 from lrexp.report.sweep.maps import heat_figures, heat_lead, rate_map
 from lrexp.report.sweep.origin import origin, points_have, remarks, unfinished
-from lrexp.report.sweep.words import (
-    counted,
-    link_to,
-    plural,
-    value_text,
-    worth_text,
-)
+from lrexp.report.sweep.parallel import parallel_figure, parallel_lead
+from lrexp.report.sweep.words import counted, link_to, plural, value_text, worth_text
 from lrexp.runs.sweep import (
     DAMAGED,
     DIVERGED,
@@ -113,6 +108,7 @@ def sweep_page(explored: Exploration) -> str:
     over_rates = list(rate_figures(sweep, ranked).values()) if has_rate_axis(ranked) else []
     rates = [*over_rates, *filter(None, [rate_map(sweep, ranked) if over_rates else None])]
     settings, curves = (list(map(drawn, f(sweep, ranked))) for f in (heat_figures, curve_figures))
+    together = [drawn(one)] if (one := parallel_figure(sweep, ranked)) else []
     by = "Policies" if word == "policy" else f"By {word}"
     sections = [
         Section("Rates", join(*map(drawn, rates)), rates_lead(sweep, ranked))
@@ -121,6 +117,7 @@ def sweep_page(explored: Exploration) -> str:
         Section(by, _group_table(explored, word), _groups_lead(found, word)),
         Section("Leaderboard", _leaderboard(sweep, ranked), _board_lead(sweep, ranked)),
         Section("Two settings", tags.grid(settings, 380), heat_lead(sweep)),
+        Section("All settings", join(*together), parallel_lead(sweep)),
         Section("Curves", tags.grid(curves, 270), curves_lead(sweep, ranked)),
         Section("Not finished" if sweep.unfinished else "Equal points", unfinished(sweep)),
         Section("Remarks", remarks(sweep), "What points were told before their first step."),
