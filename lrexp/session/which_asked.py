@@ -27,6 +27,7 @@ BASELINE = "uniform"
 MARGIN = 0.02
 RUN_DIR = "hydra.run.dir"
 GROUP = "lr_policy"
+ONE_THREAD = "trainer.threads=1"
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def plan_which(loader: CheckedLoader, asked: Asked, pace: Callable[[Procedure], 
         raise UserError(f"--policies {policies[0]}: there is nothing to compare it with")
     ladders = [_ladder(policy, config, task, loader) for policy in policies]
     seed = int(config.seed)
+    if config.trainer.threads is None:  # many small runs side by side: more get in each other's way
+        task = [*task, ONE_THREAD]
     plan = Procedure(
         overrides=tuple(one for one in task if _key(one) not in (RATE, "seed")),
         how=tuple(how),

@@ -49,13 +49,7 @@ from lrexp.report.sweep.headline import headline, interval_text
 from lrexp.report.sweep.maps import heat_figures, heat_lead, rate_map
 from lrexp.report.sweep.origin import origin, points_have, remarks, unfinished
 from lrexp.report.sweep.parallel import parallel_figure, parallel_lead
-from lrexp.report.sweep.words import (
-    counted,
-    link_to,
-    plural,
-    value_text,
-    worth_text,
-)
+from lrexp.report.sweep.words import counted, link_to, plural, value_text, worth_text
 from lrexp.runs.sweep import (
     DAMAGED,
     DIVERGED,

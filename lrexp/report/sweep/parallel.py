@@ -13,7 +13,7 @@ from lrexp.report.figure import Axis, Parallel, Strand, Upright
 from lrexp.report.html.scales import Tick, ends, linear_ticks, log_ticks, scale, ticks
 from lrexp.report.sweep.styles import line_names, line_styles
 from lrexp.report.sweep.words import href_of, mean_label, value_text
-from lrexp.runs.sweep import RATE, SEED, Sweep, finite, swept_keys
+from lrexp.runs.sweep import RATE, REPEATED, Sweep, finite, swept_keys
 
 FEWEST = 3  # settings: two of them have maps
 MOST_AXES = 8
@@ -45,7 +45,7 @@ def parallel_figure(sweep: Sweep, ranked: Sequence[Configuration]) -> Parallel |
 
     None where fewer than three settings were swept, or no configuration has a result.
     """
-    swept = [key for key in swept_keys(sweep.points) if key != SEED]
+    swept = [key for key in swept_keys(sweep.points) if key not in REPEATED]
     drawn = ranked[:MOST_LINES]
     if len(swept) < FEWEST or len(drawn) < 2 or not any(one.worth.n for one in drawn):
         return None
