@@ -33,13 +33,18 @@ def outcome(loss: float, **more: Any) -> dict[str, Any]:
     }
 
 
-def add_predictions(folder: Path, spread: Callable[[dict[str, str]], Sequence[float]]) -> None:
+def add_predictions(
+    folder: Path,
+    spread: Callable[[dict[str, str]], Sequence[float]],
+    groups: Sequence[int] | None = None,
+) -> None:
     """predictions.parquet of every finished run, with losses around its val/loss.
 
     Args:
         folder: of a sweep.
         spread: of what was asked for by a point, (n,) by how much the losses of images differ
             from their mean.
+        groups: (n,) that images come in.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -58,6 +63,7 @@ def add_predictions(folder: Path, spread: Callable[[dict[str, str]], Sequence[fl
                 "item": list(map(str, places)),
                 "split": ["val"] * len(off),
                 "label": [0] * len(off),
+                **({} if groups is None else {"group": list(groups)}),
                 "scores": [[score, 1 - score] for score in off],
             }
         )

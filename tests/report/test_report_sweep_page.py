@@ -125,6 +125,20 @@ def test_what_images_could_make_is_no_claim_and_more_of_them_are_asked_for(tmp_p
     )
 
 
+def test_images_that_come_in_groups_count_as_groups(tmp_path: Path) -> None:
+    write_sweep(tmp_path, AXES, wide_bowl)
+
+    def by_halves(chosen: dict[str, str]) -> list[float]:
+        """Once the backbone is frozen half of the images are harder, and the others easier."""
+        apart = 0.3 if chosen["lr_policy"] == "freeze_backbone" else 0.0
+        return [apart] * 20 + [-apart] * 20
+
+    add_predictions(tmp_path, by_halves)
+    assert title_and_text(tmp_path)[0].endswith("freeze_backbone at lr 0.03 is behind")
+    add_predictions(tmp_path, by_halves, groups=[i // 10 for i in range(40)])
+    assert title_and_text(tmp_path)[0].endswith("no other policy is shown to be behind")
+
+
 def test_without_predictions_nothing_is_claimed_and_that_is_said(tmp_path: Path) -> None:
     write_sweep(tmp_path, AXES, wide_bowl)
     title, text = title_and_text(tmp_path)

@@ -50,7 +50,7 @@ def explore(sweep: Sweep) -> Exploration:
     word = word if among_groups else "configuration"
     if len(there) < 2:
         return Exploration(sweep, tuple(ranked), tuple(found), word, tuned, (), ())
-    images = _images(sweep, there)
+    images, clusters = _images(sweep, there)
     tries = {group.name: group.tries for group in found}
     tried = [
         Tried(
@@ -63,64 +63,77 @@ def explore(sweep: Sweep) -> Exploration:
         )
         for one in there
     ]
-    stand = standings(tried, sweep.sign)
+    stand = standings(tried, sweep.sign, clusters)
     return Exploration(
         sweep, tuple(ranked), tuple(found), word, tuned, tuple(there[1:]), tuple(stand)
     )
 
 
-def _images(sweep: Sweep, some: Sequence[Configuration]) -> dict[int, np.ndarray]:
+Image = tuple[int, str]
+
+
+def _images(
+    sweep: Sweep, some: Sequence[Configuration]
+) -> tuple[dict[int, np.ndarray], np.ndarray | None]:
     """By rank what the monitor's value is the mean of, (repetitions, n), as `Tried` has it.
 
-    A configuration is left out where a run has no predictions, where they do not come to the value
-    that it is ranked by, and where images come in groups, which predictions do not tell.
+    A configuration is left out where a run has no predictions, or where they do not come to the
+    value that it is ranked by. Beside it the groups that images come in, (n,), or None.
     """
     if max(len(one.by_repetition) for one in some) < 2:
-        return {}
-    read = {one.rank: _read(sweep, one) for one in some}
+        return {}, None
+    groups: dict[Image, int] = {}
+    read = {one.rank: _read(sweep, one, groups) for one in some}
     known = {rank: runs for rank, runs in read.items() if runs}
     keys = {image for runs in known.values() for of_run in runs for image in of_run}
-    if len(known) < 2 or len(keys) * sum(map(len, known.values())) > MOST_VALUES:
-        return {}
+    many = len(keys) * sum(map(len, known.values())) > MOST_VALUES
+    if len(known) < 2 or many or (groups and not keys <= groups.keys()):
+        return {}, None
     place = {image: i for i, image in enumerate(sorted(keys))}
     found = {}
     for rank, runs in known.items():
         found[rank] = np.full((len(runs), len(place)), np.nan)
         for row, of_run in zip(found[rank], runs, strict=True):
             row[[place[image] for image in of_run]] = list(of_run.values())
-    return found
+    return found, np.array([groups[image] for image in place]) if groups else None
 
 
-Image = tuple[int, str]
+def _read(sweep: Sweep, one: Configuration, groups: dict[Image, int]) -> list[dict[Image, float]]:
+    """Of every repetition the values by image; empty where one is not known.
 
-
-def _read(sweep: Sweep, one: Configuration) -> list[dict[Image, float]]:
-    """Of every repetition the values by image; empty where one is not known."""
+    Adds the groups of its images. Where another run has an image in another group, it is not known.
+    """
     found = []
     for point in one.repeated.values():
-        if not (of_run := _values(sweep, point)):
+        run = _predicted(sweep, point)
+        if run is None:
             return []
-        found.append(of_run)
+        predictions, values = run
+        if predictions.groups is not None:
+            of_images = dict(zip(predictions.images, predictions.groups.tolist(), strict=True))
+            if any(groups.setdefault(image, code) != code for image, code in of_images.items()):
+                return []
+        found.append(dict(zip(predictions.images, values.tolist(), strict=True)))
     return found
 
 
-def _values(sweep: Sweep, point: SweepPoint) -> dict[Image, float]:
-    """What the mean of a run's monitor was taken over; empty where that is not known."""
+def _predicted(sweep: Sweep, point: SweepPoint) -> tuple[Predictions, np.ndarray] | None:
+    """What the mean of a run's monitor was taken over; None where that is not known."""
     split, _, metric = sweep.monitor.partition("/")
     file = sweep.folder / point.folder / PREDICTIONS
-    if split != "val" or point.settings.get(GROUP_BY) or point.status != FINISHED:
-        return {}
+    if split != "val" or point.status != FINISHED:
+        return None
     try:
         found = read_predictions(file, split, MOST_SCORES) if file.is_file() else None
     except UserError:
-        return {}
+        return None
     values = None if found is None else _of_metric(found, metric)
     if found is None or values is None:
-        return {}
+        return None
+    if found.groups is None and point.settings.get(GROUP_BY):  # written before groups were
+        return None
     mean, said = float(values.mean()), point.best[sweep.monitor]
-    if not math.isclose(mean, said, rel_tol=1e-3, abs_tol=1e-6):
-        return {}
-    return dict(zip(found.images, values.tolist(), strict=True))
+    return (found, values) if math.isclose(mean, said, rel_tol=1e-3, abs_tol=1e-6) else None
 
 
 def _of_metric(found: Predictions, metric: str) -> np.ndarray | None:
