@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
         runs = inside if asked.runs else []
     failed = sum(not _write_run(run, not asked.no_plots) for run in runs)
     made: list[tuple[Callable[[Path], Sequence[Path]], Callable[[Path], Path]]] = []
-    if sweep:  # last, so that it links to reports that are there
+    if sweep and not compared:  # last, so that it links to reports that are there
         made.append((write_sweep_plots, write_sweep_report))
     if compared:
         found = read_conclusion(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
@@ -104,5 +105,7 @@ def _is_word(argument: str) -> bool:
 
 
 def _refuse_flags(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    if re.search(r"--dry-?run\b", message):  # nearest is --run, which would train
+        raise UserError("--dry-run is for lrexp which; task=plan shows a run or a grid untrained")
     said = flag_meant(parser, message)
     raise UserError(f"{said}\n  lrexp --help and lrexp --hydra-help list the flags")

@@ -70,6 +70,7 @@ def compare(
     margin: float | None = None,
     level: float = 0.05,
     comparisons: int | None = None,
+    plan: bool = True,
 ) -> list[Compared]:
     """Every configuration but the baseline, in the order given.
 
@@ -84,6 +85,7 @@ def compare(
         margin: in shares, above zero; None: *no difference* is never said.
         level: of each test; the interval has 1 − level.
         comparisons: that count for Holm, where some have left before; by default those here.
+        plan: whether to work out what undecided ones need, which costs more than all the rest.
 
     Raises:
         ValueError: scores of different shapes.
@@ -119,7 +121,9 @@ def compare(
                 adjusted,
                 beyond,
                 word,
-                needs_of(difference, count, margin, level) if word == "undecided" else None,
+                needs_of(difference, count, margin, level)
+                if plan and word == "undecided"
+                else None,
                 loss,
                 loss is not None and difference.mean * loss.mean > 0,
             )

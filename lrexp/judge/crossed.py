@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ROUNDING = 1e-9  # of the largest difference: what is spread less is spread by rounding alone
+CAUTION = 0.05  # how rarely the seeds' part of an error is larger than degrees of freedom assume
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def crossed(
 
     Degrees of freedom: S − 1 of s²_seed. Of s²_image at most (Σp²)² / Σp⁴ − 1, which is n − 1 for
     alike units, and fewer where few images make up the variance: 2 (Σu²)² / (Σu⁴ − (Σu²)²/n),
-    about twice the images that differ at all. Where the error is that of one part alone, so are
-    its degrees of freedom.
+    about twice the images that differ at all. Satterthwaite's formula joins them, with s²_seed at
+    its cautious value, see `degrees`.
 
     Args:
         differences: (S, n) float.
@@ -104,11 +105,15 @@ def crossed(
     from_seeds, from_images = seed_variance / seeds, image_variance / units
     twice = residual / (seeds * units)
     image_df = math.nan if of_one else _image_df(off_image, squared, image_variance)
-    variance, df = _crossed(from_seeds, from_images, twice, seeds - 1, image_df)
+    if math.isnan(from_seeds) or math.isnan(from_images):
+        variance = math.nan
+    else:
+        variance = max(from_seeds + from_images - twice, from_seeds, from_images)
+    known = seeds > 2 and not math.isnan(variance)
     return Crossed(
         mean,
         math.sqrt(variance),
-        df if seeds > 2 else math.nan,
+        float(degrees(from_seeds, from_images, twice, seeds - 1, image_df)) if known else math.nan,
         seeds,
         units,
         seed_variance,
@@ -135,17 +140,26 @@ def _image_df(off: np.ndarray, squared: np.ndarray, variance: float) -> float:
     return min(by_size, 2 * squares / spread) if spread > 0 else by_size
 
 
-def _crossed(
-    seeds: float, images: float, twice: float, seed_df: float, image_df: float
-) -> tuple[float, float]:
-    """The variance of a mean from its parts, and its degrees of freedom."""
-    if math.isnan(seeds) or math.isnan(images):
-        return math.nan, math.nan
-    variance = seeds + images - twice
-    larger = max(seeds, images)
-    if not larger:
-        return 0.0, min(seed_df, image_df)
-    parts = seeds**2 / seed_df + images**2 / image_df + twice**2 / (seed_df * image_df)
-    if variance > larger:
-        return variance, variance**2 / parts
-    return larger, min(larger**2 / parts, seed_df if seeds >= images else image_df)
+def degrees(
+    seeds: float | np.ndarray,
+    images: float | np.ndarray,
+    twice: float | np.ndarray,
+    seed_df: float | np.ndarray,
+    image_df: float | np.ndarray,
+) -> np.ndarray:
+    """Satterthwaite's degrees of freedom, with the seeds' part as large as it may well be.
+
+    With A, B and C the parts of the variance (of seeds, of images, and what both have in common),
+    V = A + B − C, at least the larger of A and B, and V² / (A²/f_A + B²/f_B + C²/(f_A·f_B)).
+    A is taken at the upper end of its one-sided 95 % interval, A·f_A/χ²_0.05. As it was measured it
+    often is too small by chance where seeds are few, the error then seems known by the many images,
+    and t at small levels claims too much: at a level of 0.0125, five seeds made 0.02 false claims
+    and three 0.04; so 0.01 and 0.007.
+    """
+    from scipy.special import chdtri
+
+    a, b = np.asarray(seeds * seed_df / chdtri(seed_df, 1 - CAUTION)), np.asarray(images)
+    variance = np.maximum(np.maximum(a, b), a + b - twice)
+    parts = a**2 / seed_df + b**2 / image_df + twice**2 / (seed_df * image_df)
+    alone = np.minimum(seed_df, image_df)  # of nothing: no spread was seen
+    return np.where(variance > 0, variance**2 / np.where(parts > 0, parts, 1.0), alone)

@@ -36,6 +36,7 @@ def looked(
     margin: float | None = None,
     looks: Sequence[int] = LOOKS,
     level: float = 0.05,
+    plan: bool = True,
 ) -> list[Compared]:
     """What all looks so far came to, every configuration but the baseline, in the order given.
 
@@ -55,6 +56,7 @@ def looked(
     Args:
         scores: rows are the same seeds in the same order for all; one that was decided, or not got
             so far, may have fewer.
+        plan: whether to work out what undecided ones need.
 
     Returns:
         A configuration as of the look that decided it, or the last that it has seeds for
@@ -72,7 +74,7 @@ def looked(
             at = have[name]
             early = _look(scores, baseline, [name], images, margin, at, shares[0], len(others))
             found[name] = replace(early[name], word="undecided")
-        if _open(found[name]):
+        if plan and _open(found[name]):
             wanted = needs_of(found[name].difference, len(others), margin, shares[-1])
             found[name] = replace(found[name], needs=wanted)
     return [found[name] for name in others]
@@ -103,7 +105,7 @@ def _look(
     there = {name: scores[name].first(at) for name in (baseline, *names)}
     return {
         one.name: replace(one, interval=interval(one.difference, level * one.p / one.p_adjusted))
-        for one in compare(there, baseline, images, margin, level, comparisons)
+        for one in compare(there, baseline, images, margin, level, comparisons, plan=False)
     }
 
 

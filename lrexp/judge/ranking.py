@@ -166,7 +166,7 @@ def compared_by(sweep: Sweep) -> tuple[str, str]:
 def configurations(sweep: Sweep) -> list[Configuration]:
     """Every configuration, best first.
 
-    Those with a diverged or failed point come after all others.
+    Those with a diverged or failed point come after all others, and last those without a value.
     """
     keys = [key for key in swept_keys(sweep.points) if key not in REPEATED]
     _, by = compared_by(sweep)
@@ -181,7 +181,7 @@ def configurations(sweep: Sweep) -> list[Configuration]:
     def order(one: Configuration) -> tuple[bool, bool, float]:
         bad, mean = one.counts[DIVERGED] + one.counts[FAILED] > 0, one.worth.mean
         known = math.isfinite(mean)
-        return bad, not known, sweep.sign * mean if known else 0.0
+        return not known, bad, sweep.sign * mean if known else 0.0
 
     found.sort(key=order)
     return [replace(one, rank=rank) for rank, one in enumerate(found, 1)]

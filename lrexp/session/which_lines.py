@@ -22,6 +22,12 @@ def opening_lines(plan: Procedure, folder: Path) -> list[str]:
     return [*lines, *(f"note   {note}" for note in plan.notes)]
 
 
+def _most(plan: Procedure) -> int:
+    """Runs, as far as a budget goes."""
+    size = plan.size
+    return size.most if plan.budget is None else max(size.least, min(size.most, int(plan.budget)))
+
+
 def size_lines(plan: Procedure) -> list[str]:
     """What is compared, and how many runs that takes."""
     size, count = plan.size, len(plan.ladders)
@@ -35,7 +41,7 @@ def size_lines(plan: Procedure) -> list[str]:
         f" {size.climbing} runs, at most {size.extending} more where a best rate is at an edge",
         f"looks  each policy's best on {looks} fresh seeds: {count * size.looks[0]} runs, at most"
         f" {count * size.looks[-1]}; what is decided stops",
-        f"       in all {size.least} to {size.most} runs; verdict on test"
+        f"       in all {size.least} to {_most(plan)} runs; verdict on test"
         f" {(plan.metric or 'accuracy').replace('_', ' ')}, margin {100 * plan.margin:.3g} points",
     ]
     if plan.minutes is not None and plan.budget is not None:

@@ -66,7 +66,9 @@ def test_rate_and_seed_of_the_command_line_are_where_it_begins(loader: CheckedLo
     plan = planned(loader, asked)
     assert plan.ladders[0].rates[2] == 0.01
     assert (plan.seeds, plan.fresh[0]) == ((100, 101, 102), 1100)
-    assert plan.overrides == LOADED
+    assert plan.overrides == (*LOADED, "trainer.threads=1"), "many small runs, a thread each"
+    own = planned(loader, Asked((*LOADED, "trainer.threads=2"), ("uniform", "lp_ft")))
+    assert own.overrides == (*LOADED, "trainer.threads=2")
 
 
 def test_the_baseline_is_compared_though_it_was_not_named(loader: CheckedLoader) -> None:

@@ -124,7 +124,8 @@ def ladder_figures(conclusion: Conclusion) -> list[Chart]:
         return []
     monitor, share = conclusion.monitor, is_share(conclusion.monitor)
     low, high, log = limits(monitor, values)
-    reached = [end for rung in rungs for end in _whisker(rung) if low <= end <= high]
+    shown = [rung for rung in rungs if low <= rung.worth.mean <= high]
+    reached = [end for rung in shown for end in _whisker(rung)]
     room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
     ends = (min([low, *reached]) - room, max([high, *reached]) + room)
     if log:

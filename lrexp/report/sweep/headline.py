@@ -182,16 +182,18 @@ def _reason(standing: Standing) -> str:
 
 
 def _settled(explored: Exploration) -> list[str]:
-    """What would tell the next one from the best."""
+    """What would tell the next one from the best, where its interval does not."""
     standing = explored.standings[0]
-    if standing.clear or not standing.behind > 0 or standing.seeds < 2:
+    if not standing.noise or not standing.behind > 0 or standing.behind > standing.margin:
         return []
     needed, size = needs(standing), plain(explored.sweep, standing.behind)
     if needed.seeds:
         seeds = plural(needed.seeds, "more seed")
         return [f"About {seeds} would tell a difference of {size}."]
-    if needed.images:
-        few = f"on these {standing.images:,} images: it takes at least {needed.images:,}"
+    measured = standing.noise[0].crossed
+    if needed.images and measured:
+        groups = " groups of" * (measured.images < standing.images)
+        few = f"on these {measured.images:,}{groups} images: it takes at least {needed.images:,}"
         return [f"No number of seeds tells a difference of {size} {few}."]
     return [f"A difference of {size} is too small for any number of seeds or images in reach."]
 
