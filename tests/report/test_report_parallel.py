@@ -10,6 +10,7 @@ import pytest
 from synthetic_sweep import outcome, went_wrong, write_sweep
 
 from lrexp.judge.ranking import configurations
+from lrexp.report.sweep.exploration import explore
 from lrexp.report.sweep.page import sweep_page
 from lrexp.report.sweep.parallel import parallel_figure
 from lrexp.report.sweep.styles import line_names, line_styles
@@ -78,7 +79,7 @@ def test_a_setting_that_some_lack_has_a_place_for_those(tmp_path: Path) -> None:
 def test_a_grid_of_48_points_has_pictures_and_stays_small(tmp_path: Path) -> None:
     axes = THREE | {"optimizer.weight_decay": [0.0, 0.01], "seed": [0, 1]}
     made = write_sweep(tmp_path / "s", axes, three_settings, epochs=60)
-    page = sweep_page(read_sweep(made))
+    page = sweep_page(explore(read_sweep(made)))
     plots = re.findall(r'<div class="plot">(.)', page)
     assert len(plots) > 5
     assert set(plots) == {"<"}  # none is empty
