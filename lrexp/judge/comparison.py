@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from lrexp.judge.crossed import Crossed, crossed
-from lrexp.judge.power import Noise, images_needed, seeds_needed, smallest
+from lrexp.judge.power import MOST_IMAGES, Noise, images_needed, seeds_needed, smallest
 
 Word = Literal["better", "worse", "no difference", "undecided"]
 
@@ -25,6 +25,11 @@ class Scores:
     right: np.ndarray  # (S, n) float64 in [0, 1]: what the verdict is on
     losses: np.ndarray  # (S, n) float64: per image; NaN in a seed that diverged
     guessed: int = 0  # seeds with a guesser's score
+
+    @property
+    def lost(self) -> bool:
+        """Whether no seed of it has anything but a guesser's score."""
+        return self.guessed >= len(self.right) and bool(np.isnan(self.losses).all())
 
     def first(self, seeds: int) -> Scores:
         """Of the first seeds alone."""
@@ -77,8 +82,9 @@ def compare(
     Better (worse): p after Holm below `level`. No difference: two one-sided tests at `level` both
     exclude a difference beyond the margin. Otherwise undecided, with what would settle it. A test
     and its interval are Student's t with the one error of `judge.crossed`; fewer than three seeds
-    decide nothing. The interval is for one comparison, p after Holm for all of them: an undecided
-    one may have an interval that leaves zero out, a better one always has.
+    decide nothing. One of which every seed was lost is never better, whatever a guess is worth:
+    undecided, and nothing settles it. The interval is for one comparison, p after Holm for all of
+    them: an undecided one may have an interval that leaves zero out, a better one always has.
 
     Args:
         scores: of everyone on the same seeds and images, the baseline among them.
@@ -108,7 +114,8 @@ def compare(
         beyond = None if margin is None else p_beyond(difference, margin)
         word: Word = "undecided"
         if adjusted < level:
-            word = "better" if difference.mean > 0 else "worse"
+            better = "undecided" if one.lost else "better"
+            word = better if difference.mean > 0 else "worse"
         elif beyond is not None and beyond < level:
             word = "no difference"
         loss = _of_losses(one, base, images)
@@ -121,7 +128,7 @@ def compare(
                 adjusted,
                 beyond,
                 word,
-                needs_of(difference, count, margin, level)
+                _needs(one, difference, count, margin, level)
                 if plan and word == "undecided"
                 else None,
                 loss,
@@ -197,10 +204,13 @@ def needs_of(
     """What would settle it, were the difference seen the true one, with a power of 80 %.
 
     That is whichever comes first, to tell it from zero or (with a margin) to show that it lies
-    within. Of one seed nothing is known but that three are the least.
+    within. Of one seed nothing is known but that three are the least. Where no spread at all was
+    seen, p follows from the number of images alone: no seed settles it.
     """
     if difference.seeds < 2:
         return Needs(3 - difference.seeds, None)
+    if not difference.se and not math.isnan(difference.df):
+        return Needs(None, _images_alike(difference, comparisons, margin, level))
     noise = Noise.of(difference)
     if math.isnan(noise.image):
         return Needs(None, None)
@@ -213,6 +223,32 @@ def needs_of(
     images = [images_needed(a, b, comparisons=c, margin=d, level=e) for a, b, c, d, e in asked]
     enough = [number for number in images if number]
     return Needs(None, max(min(enough), difference.images + 1) if enough else None)
+
+
+def _needs(
+    one: Scores, difference: Crossed, comparisons: int, margin: float | None, level: float
+) -> Needs:
+    if one.lost and difference.mean > 0:
+        return Needs(None, None)
+    return needs_of(difference, comparisons, margin, level)
+
+
+def _images_alike(
+    difference: Crossed, comparisons: int, margin: float | None, level: float
+) -> int | None:
+    """So many images that all differ by the same c would decide; None where a million are too few.
+
+    Their p is that of one image to the power of their number, see `_unseen`.
+    """
+    one = replace(difference, image_df=0.0)
+    ways = [(_unseen(one, 0.0), level / comparisons / 2)] if difference.mean else []
+    if margin is not None:
+        ways.append((p_beyond(one, margin), level))
+    counts = [math.log(bound) / math.log(p) for p, bound in ways if 0 < p < 1]
+    each = difference.images / (difference.image_df + 1)  # of unequal weight, more than one
+    if not counts or each * min(counts) > MOST_IMAGES:
+        return None
+    return max(difference.images + 1, math.floor(each * min(counts)) + 1)
 
 
 def smallest_margin(differences: Sequence[Compared]) -> float:

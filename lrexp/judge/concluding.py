@@ -72,8 +72,9 @@ def scores_of(
 def guess_of(tried: Tried, metric: str) -> float:
     """The score of one that looks at no image.
 
-    Balanced it is 1 / K of the K classes that the images have; otherwise the share of training
-    images that have the largest class (of several labels: the labels that more than half have).
+    Balanced it is 1 / K of the K classes that the images have; otherwise the share of these images
+    that have the class which training has most of (of several labels: exactly those that more than
+    half of the training images have).
 
     Raises:
         UserError: when no summary says it.
@@ -81,9 +82,9 @@ def guess_of(tried: Tried, metric: str) -> float:
     if metric == BALANCED:
         return 1 / len(np.unique(tried.labels))
     try:
-        return float(tried.classes["majority"]["accuracy"]["train"])
+        return float(tried.classes["majority"]["accuracy"][tried.split])
     except (KeyError, TypeError, ValueError) as error:
-        said = "no summary says how large the training set's largest class is"
+        said = f"no summary says how many {tried.split} images have the largest class of training"
         raise UserError(f"{tried.folder}: {said}, which a diverged run is counted by") from error
 
 
@@ -163,8 +164,8 @@ def conclude(
         )
     rows.sort(key=lambda row: (bool(row.ended), -row.score.mean))
     least = smallest_margin(compared)
-    better = [row.name for row in rows if row.compared and row.compared.word == "better"]
-    chosen = next(one for one in contenders if one.name == (better or [baseline])[0])
+    chosen = _to_run(rows)
+    asked = [word for one in contenders if one.name == chosen for word in one.asked]
     said = Conclusion(
         sentence="",
         remarks=(),
@@ -176,13 +177,24 @@ def conclude(
         smallest_margin=least,
         seeds=tuple(of_each[baseline]),
         images=len(tried.images),
-        paste=shlex.join(["lrexp", *before, *chosen.asked]),
+        paste=shlex.join(["lrexp", *before, *asked]) if chosen else "",
         cost=tuple(cost),
         finished=finished,
     )
     guess = guess_of(tried, metric) if any(row.ended for row in rows) else math.nan
     more = [*remarks_on(said, tried, contenders, guess, looks), *remarks]
     return replace(said, sentence=sentence(said), remarks=tuple(more))
+
+
+def _to_run(rows: Sequence[Row]) -> str:
+    """The name of what to run next, of those that lost no seed; empty where everyone has.
+
+    The best of those that are better than the baseline; else the baseline; else the best.
+    """
+    whole = [row for row in rows if not row.ended]
+    better = [row for row in whole if row.compared and row.compared.word == "better"]
+    found = [*better, *(row for row in whole if row.baseline), *whole]
+    return found[0].name if found else ""
 
 
 def _overfits(tries: Sequence[Try]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lrexp.config.errors import UserError, did_you_mean
@@ -14,7 +14,15 @@ from lrexp.judge.ranking import Configuration, Spread, compared_by, configuratio
 from lrexp.judge.tuning import tunings
 from lrexp.judge.verdicts import counted_kinds
 from lrexp.runs.scores import COLLAPSED
-from lrexp.runs.sweep import DATA_SEED, DIVERGED, FAILED, REPEATED, Sweep, swept_keys
+from lrexp.runs.sweep import (
+    DATA_SEED,
+    DIVERGED,
+    FAILED,
+    REPEATED,
+    Sweep,
+    SweepPoint,
+    swept_keys,
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ class Contender:
     lacks: str = ""  # why it is not tuned like the others; empty where it is
     add: str = ""  # what would make it so
     ladder: tuple[Rung, ...] = ()  # all tries, by rate
+    ran_with: Mapping[str, Any] = field(default_factory=dict)  # dotted key → value, of one seed
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a file."""
@@ -51,20 +60,22 @@ def contenders(sweep: Sweep) -> tuple[list[Contender], list[str]]:
     """Each policy (or whatever the sweep compares) at its best, in the order of the sweep.
 
     The best has the best mean of the monitor over its seeds; a configuration of which a seed
-    diverged, collapsed or failed comes after every one of which none did.
+    diverged, collapsed or failed comes after every one of which none did. A point that trains as
+    another does is a try of its own policy, with the other's result. All are asked for with the
+    first point's data.seed, so that every seed is measured on the same images.
 
     Returns:
         The contenders, and a sentence on every policy that has none, for want of a run that
-        finished.
+        finished, and on splits where these were several.
     """
+    sweep = replace(sweep, points=as_themselves(sweep.points))
     present = [
         one for one in configurations(sweep) if not all(point.former for point in one.points)
     ]
     present.sort(key=lambda one: _order(one, sweep.sign))
     what, by = compared_by(sweep)
     found, remarks = list[Contender](), list[str]()
-    first_seed = sweep.points[0].settings.get(DATA_SEED) if sweep.points else None
-    repeated = len({point.settings.get(DATA_SEED) for point in sweep.tried}) > 1
+    of_data = [point.repetition[1] for point in sweep.points]
     swept = [key for key in swept_keys(sweep.points) if key not in REPEATED]
     some = groups(present)
     tuned = tunings(some)
@@ -73,11 +84,11 @@ def contenders(sweep: Sweep) -> tuple[list[Contender], list[str]]:
         if not math.isfinite(best.worth.mean):
             remarks.append(f"{group.name} is left out: none of its runs finished.")
             continue
-        asked = [o for o in best.points[0].overrides if _key(o) not in REPEATED]
+        first = next(point for point in best.points if not point.former)
+        asked = [o for o in first.overrides if _key(o) not in REPEATED]
         own = [o for o in asked if _key(o) in (*swept, by)]
-        given = any(_key(o) == DATA_SEED for o in best.points[0].overrides)
-        if given or repeated:
-            asked.append(f"{DATA_SEED}={first_seed}")
+        if of_data[0] is not None:
+            asked.append(f"{DATA_SEED}={of_data[0]}")
         found.append(
             Contender(
                 name=group.name,
@@ -91,6 +102,7 @@ def contenders(sweep: Sweep) -> tuple[list[Contender], list[str]]:
                 lacks=tuned[group.name].lacks,
                 add=tuned[group.name].add,
                 ladder=_ladder([one for one in present if one.group == group.name]),
+                ran_with=dict(first.settings),
             )
         )
     order = list(dict.fromkeys(one.group for one in sorted(present, key=_first_number)))
@@ -102,7 +114,25 @@ def contenders(sweep: Sweep) -> tuple[list[Contender], list[str]]:
             if found
             else f"{sweep.folder} has no{alone}: there is nothing to confirm"
         )
+    if len({str(seed) for seed in of_data if seed is not None}) > 1:
+        remarks.append(
+            f"Rates were chosen over several {DATA_SEED}, and the comparison is on {DATA_SEED}"
+            f"={of_data[0]}: where it splits the images, some that are compared on were validation"
+            " images of the other splits, by which was chosen."
+        )
     return found, remarks
+
+
+def as_themselves(points: Sequence[SweepPoint]) -> tuple[SweepPoint, ...]:
+    """Points as they were asked for, with the results of those that they train like."""
+    by_num = {point.num: point for point in points}
+    own = ("num", "overrides", "settings", "case", "former")
+    return tuple(
+        replace(by_num[point.same_as], **{name: getattr(point, name) for name in own})
+        if point.same_as in by_num
+        else point
+        for point in points
+    )
 
 
 def refuse_baseline(name: str, found: Sequence[Contender]) -> None:

@@ -50,7 +50,8 @@ def looked(
     is to be remembered between looks. `open_at` says who needs how many seeds next.
 
     The interval beside a word agrees with it: it leaves zero out exactly where the word is better
-    or worse. Its level is that of the look, shared among the comparisons as Holm's test shared it.
+    or worse (or would be better, had not every seed been lost). Its level is that of the look,
+    shared among the comparisons as Holm's test shared it.
     Over all looks together it covers the truth in 95 % of procedures, wherever they stop.
 
     Args:
@@ -74,7 +75,7 @@ def looked(
             at = have[name]
             early = _look(scores, baseline, [name], images, margin, at, shares[0], len(others))
             found[name] = replace(early[name], word="undecided")
-        if plan and _open(found[name]):
+        if plan and _open(found[name]) and not scores[name].lost:
             wanted = needs_of(found[name].difference, len(others), margin, shares[-1])
             found[name] = replace(found[name], needs=wanted)
     return [found[name] for name in others]
@@ -103,10 +104,14 @@ def _look(
     if not names:
         return {}
     there = {name: scores[name].first(at) for name in (baseline, *names)}
-    return {
-        one.name: replace(one, interval=interval(one.difference, level * one.p / one.p_adjusted))
-        for one in compare(there, baseline, images, margin, level, comparisons, plan=False)
-    }
+    found = compare(there, baseline, images, margin, level, comparisons, plan=False)
+    return {one.name: replace(one, interval=_interval(one, level, comparisons)) for one in found}
+
+
+def _interval(one: Compared, level: float, comparisons: int) -> tuple[float, float]:
+    """At the level that Holm's test left to it; the least where p is too small to be a number."""
+    share = one.p / one.p_adjusted if one.p_adjusted else 1 / comparisons
+    return interval(one.difference, level * share)
 
 
 def _open(one: Compared) -> bool:

@@ -25,7 +25,10 @@ def sentence(found: Conclusion) -> str:
         return "Nothing has been compared yet."
     least = min(row.score.n for row in rows)
     seeds = f"{least} to {len(found.seeds)}" if least < len(found.seeds) else f"{least}"
-    on = f"on {found.images:,} {found.split} images and {seeds} seeds"
+    on = (
+        f"on {found.images:,} {found.split} image{'s' * (found.images != 1)} and {seeds}"
+        f" seed{'s' * (seeds != '1')}"
+    )
     begins = f"Exploratory, {on}:" if found.split == "val" else f"{on[:1].upper()}{on[1:]}:"
     parts = [
         _said(row, base.name if i else _named(base), found, first=not i)
@@ -49,14 +52,15 @@ def _said(row: Row, base: str, found: Conclusion, first: bool) -> str:
         case "worse":
             by = f"{-mean:.1f} {points} [{-high:.1f}, {-low:.1f}]"
             return f"{_named(row)} is worse than {base} by {by}"
-    measured = f"{mean:+.1f} {points} [{low:+.1f}, {high:+.1f}]"
+    within = "without an interval" if math.isnan(low) else f"[{low:+.1f}, {high:+.1f}]"
+    measured = f"{mean:+.1f} {points} {within}"
     if one.word == "no difference" and found.margin is not None:
         most = f"no difference larger than {100 * found.margin:.3g} points"
         return f"{_named(row)} shows {most} to {base}, {measured}"
-    return f"{_named(row)} against {base} is undecided, {measured}{_needs(one)}"
+    return f"{_named(row)} against {base} is undecided, {measured}{_needs(one, found)}"
 
 
-def _needs(one: Compared) -> str:
+def _needs(one: Compared, found: Conclusion) -> str:
     if one.needs is None:
         return ""
     if one.needs.seeds is not None:
@@ -64,8 +68,15 @@ def _needs(one: Compared) -> str:
             f", about {one.needs.seeds:,} more seed{'s' * (one.needs.seeds != 1)} would settle it"
         )
     if one.needs.images is not None:
-        return f", at least {one.needs.images:,} test images would settle it and seeds would not"
+        what = units_in_words(one, found)
+        return f", at least {one.needs.images:,} {what} would settle it and seeds would not"
     return ", which nothing in reach would settle"
+
+
+def units_in_words(one: Compared, found: Conclusion) -> str:
+    """What a comparison counts as images: whole groups where images come in groups."""
+    grouped = one.difference.images < found.images
+    return "groups of test images" if grouped else "test images"
 
 
 def _named(row: Row) -> str:
@@ -111,7 +122,9 @@ def remarks_on(
             said.append(f"{capital(doubt)}.")
     if any(row.ended for row in found.rows):
         whose = (
-            "1 / classes" if "balanced" in found.metric else "the largest class's share of training"
+            "1 / classes"
+            if "balanced" in found.metric
+            else f"the share of {found.split} images that have training's largest class"
         )
         said.append(
             "A seed that diverged or collapsed counts with what a guess is worth,"

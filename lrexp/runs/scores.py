@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrexp.config.errors import UserError, few
-from lrexp.folder.layout import PLAN, PREDICTIONS
+from lrexp.folder.layout import PLAN, POINTS, PREDICTIONS
 from lrexp.plan.plan import read_plan
 from lrexp.runs.predictions import Predictions, read_predictions
 from lrexp.runs.run import content, read_summary
@@ -76,7 +76,7 @@ def read_tried(folder: Path) -> Tried:
     """
     sweep = read_sweep(folder)
     points = [point for point in sweep.points if not point.former]
-    by_num = {point.num: point for point in points}
+    by_num = {point.num: point for point in sweep.points}
     tries: dict[str, dict[int, Try]] = {}
     undone: list[SweepPoint] = []
     first: Predictions | None = None
@@ -84,7 +84,7 @@ def read_tried(folder: Path) -> Tried:
     for point in points:
         ran = by_num[point.same_as] if point.same_as is not None else point
         if ran.status not in (FINISHED, DIVERGED):
-            if point is ran:
+            if point is ran or ran.former:
                 undone.append(point)
             continue
         found = None
@@ -103,8 +103,10 @@ def read_tried(folder: Path) -> Tried:
                 first, at = found, ran.folder
             _refuse_others(folder, (at, first), (ran.folder, found))
         right, losses = (found.right, found.losses) if found else (None, None)
-        tries.setdefault(point.case, {})[int(point.seed)] = Try(
-            int(point.seed), ran.folder, ran.status, ran.kinds, ran.took_s, right, losses
+        if type(point.seed) is not int:
+            raise UserError(f"{folder / POINTS}: point {point.num} has no seed: {point.seed!r}")
+        tries.setdefault(point.case, {})[point.seed] = Try(
+            point.seed, ran.folder, ran.status, ran.kinds, ran.took_s, right, losses
         )
     if first is None:
         raise UserError(f"{folder}: none of its runs has finished, there is nothing to compare")

@@ -18,7 +18,7 @@ from lrexp.judge.conclusion import Conclusion
 from lrexp.judge.contenders import Contender, contenders, refuse_baseline
 from lrexp.runs.run import content, is_sweep, json_object, named_folder, read_summary
 from lrexp.runs.scores import Tried, read_tried
-from lrexp.runs.sweep import DIVERGED, FAILED, FINISHED, Sweep, read_sweep
+from lrexp.runs.sweep import DIVERGED, FAILED, FINISHED, Sweep, SweepPoint, read_sweep
 from lrexp.session.sweep import Say
 from lrexp.session.trials import Trials, launched_with, loader_for, train_trials
 
@@ -135,7 +135,7 @@ def confirm(name: str, asked: Asked, say: Say) -> Confirmed:
             {one.name: one.asked for one in plan.contenders},
             dict.fromkeys(names, plan.seeds),
             launched_with(sweep),
-            _settings_of(sweep, plan),
+            {one.name: one.ran_with for one in plan.contenders if one.ran_with},
         )
 
         def begin() -> None:
@@ -147,12 +147,13 @@ def confirm(name: str, asked: Asked, say: Say) -> Confirmed:
             if (folder / PROTOCOL).is_file():
                 say(f"go on  {again}")
             raise
-    tried = read_tried(folder)
-    if tried.undone:
-        said = UserError(_unfinished(tried, again))
-        failed = any(point.status == FAILED for point in tried.undone)
+    asked_for = [point for point in read_sweep(folder).tried if not point.former]
+    undone = [point for point in asked_for if point.status not in (FINISHED, DIVERGED)]
+    if undone:
+        said = UserError(_unfinished(undone, again))
+        failed = any(point.status == FAILED for point in undone)
         raise RunFailedError(said) if failed else said
-    return Confirmed(folder, conclusion_of(tried, plan))
+    return Confirmed(folder, conclusion_of(read_tried(folder), plan))
 
 
 def make_protocol(sweep: Sweep, asked: Asked) -> Protocol:
@@ -202,7 +203,7 @@ def fresh_seeds(count: int, used: Sequence[Any]) -> tuple[int, ...]:
     >>> fresh_seeds(3, [0, 1, 1001])
     (1000, 1002, 1003)
     """
-    taken = set(used)
+    taken = {seed for seed in used if isinstance(seed, int)}  # a file may say anything
     fresh = (seed for seed in itertools.count(FIRST_SEED) if seed not in taken)
     return tuple(itertools.islice(fresh, count))
 
@@ -305,20 +306,9 @@ def _announced(plan: Protocol, has_test: bool) -> list[str]:
     return [*lines, *(f"note   {remark}" for remark in plan.remarks)]
 
 
-def _settings_of(sweep: Sweep, plan: Protocol) -> dict[str, Mapping[str, Any]]:
-    """What the configurations ran with in the sweep, by name."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for one in plan.contenders:
-        wanted = set(one.overrides)
-        for point in sweep.tried:
-            if not point.former and wanted <= set(point.overrides):
-                found.setdefault(one.name, point.settings)
-    return found
-
-
-def _unfinished(tried: Tried, again: str) -> str:
-    listed = [f"{p.folder}: {p.why or p.status}" for p in tried.undone[:3]]
-    more = f"\n  and {len(tried.undone) - 3} more" if len(tried.undone) > 3 else ""
-    runs = "1 run has" if len(tried.undone) == 1 else f"{len(tried.undone)} runs have"
+def _unfinished(undone: Sequence[SweepPoint], again: str) -> str:
+    listed = [f"{p.folder}: {p.why or p.status}" for p in undone[:3]]
+    more = f"\n  and {len(undone) - 3} more" if len(undone) > 3 else ""
+    runs = "1 run has" if len(undone) == 1 else f"{len(undone)} runs have"
     said = "\n  ".join(listed)
     return f"nothing is concluded: {runs} no result\n  {said}{more}\n  go on with: {again}"

@@ -25,7 +25,7 @@ from lrexp.judge.contenders import Contender, contenders
 from lrexp.judge.ladders import Ladder, tries_words
 from lrexp.runs.run import content, is_sweep, named_folder, read_summary
 from lrexp.runs.scores import Tried, read_tried
-from lrexp.runs.sweep import DIVERGED, FAILED, FINISHED, Sweep, SweepPoint, read_sweep
+from lrexp.runs.sweep import DIVERGED, FAILED, FINISHED, SweepPoint, read_sweep
 from lrexp.session.procedure import Procedure, Reached, ladder_axes, proceed, read_procedure, tuned
 from lrexp.session.sweep import Around, Say
 from lrexp.session.trials import Trials, failures, train_cases, train_trials
@@ -174,7 +174,7 @@ class _Folders:
                 {one.name: one.asked for one in contenders},
                 seeds,
                 self._how(),
-                _settings_of(read_sweep(self.folder / EXPLORED), contenders),
+                {one.name: one.ran_with for one in contenders if one.ran_with},
             )
             with self._timed("comparison", folder):
                 train_trials(self.loader, trials, self._heard, said=self.said)
@@ -348,13 +348,3 @@ def _has(folder: Path, seeds: Mapping[str, Sequence[int]]) -> bool:
     except UserError:
         return False
     return all(set(some) <= set(tried.tries.get(name, ())) for name, some in seeds.items())
-
-
-def _settings_of(sweep: Sweep, chosen: Sequence[Contender]) -> dict[str, Mapping[str, Any]]:
-    """What the configurations ran with, by name."""
-    return {
-        one.name: point.settings
-        for one in chosen
-        for point in reversed(sweep.tried)
-        if set(one.overrides) <= set(point.overrides)
-    }

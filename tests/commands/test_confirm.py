@@ -51,7 +51,7 @@ def test_seeds_are_the_same_for_all_and_none_that_the_sweep_used(tmp_path: Path)
     more = extended(plan, Asked(seeds=5), tmp_path, [0, 1001, 1004])
     assert more.seeds == (1000, 1002, 1003, 1005, 1006), "the first ones stay"
     assert more.looks == (3, 5)
-    assert fresh_seeds(2, ["a", None, 1000]) == (1001, 1002)
+    assert fresh_seeds(2, ["a", None, [1000], 1000]) == (1001, 1002)
 
 
 def test_a_protocol_is_the_same_after_it_was_saved(tmp_path: Path) -> None:
@@ -162,6 +162,22 @@ def test_nothing_is_concluded_while_a_run_has_no_result(
     assert "nothing is concluded: 1 run has no result" in told
     assert f"go on with: lrexp confirm {folder}" in told
     assert "confirm 2 configurations on 3 fresh seeds (1000 to 1002): 6 runs" in said
+
+
+def test_where_every_run_failed_it_is_said_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = swept(tmp_path)
+    plan = make_protocol(read_sweep(folder), Asked(seeds=3))
+    names = ("uniform", "lp_ft")
+    right = {name: np.ones((3, 9), bool) for name in names}
+    lost = {(name, 1000 + i): "failed" for name in names for i in range(3)}
+    beside = write_confirmed(tmp_path / "s-confirm", right, np.arange(9) % 3, lost=lost)
+    (beside / "protocol.json").write_text(plan.text())
+    monkeypatch.setattr("lrexp.session.confirm.train_trials", lambda *given: None)
+    with pytest.raises(RunFailedError) as raised:
+        confirm(str(folder), Asked(), list[str]().append)
+    assert f"go on with: lrexp confirm {folder}" in str(raised.value)
 
 
 # --- Whole programs ------------------------------------------------------------------------------

@@ -15,11 +15,13 @@ from confirmed_runs import CLASSES, write_confirmed
 from scipy import stats
 
 from lrexp.config.errors import UserError
-from lrexp.judge.comparison import Compared, Needs
+from lrexp.judge.comparison import Compared, Images, Needs, Scores, compare
 from lrexp.judge.concluding import conclude, guess_of, metric_of, scores_of
 from lrexp.judge.conclusion import Conclusion
 from lrexp.judge.contenders import Contender
 from lrexp.judge.crossed import Crossed
+from lrexp.judge.looks import looked
+from lrexp.report.comparison.words import needs_words
 from lrexp.runs.scores import Tried, read_tried
 
 SEEDS, IMAGES = 6, 240
@@ -122,16 +124,42 @@ def test_a_lost_seed_counts_as_a_guess_and_stands_below_all(tmp_path: Path, how:
     found = concluded(tried)
     assert [row.name for row in found.rows] == ["uniform", "surgical", "lp_ft"]
     last = found.rows[-1]
-    assert last.per_seed[2] == pytest.approx(0.4), "the largest class's share of training"
+    assert last.per_seed[2] == pytest.approx(0.3), "of test images, not of training"
     assert last.score.n == SEEDS
     assert last.ended == f"1 {how}"
     assert math.isnan(last.loss.mean)
     assert last.compared is not None
     assert last.compared.loss is None
     assert f"of its seeds 1 {how}" in found.sentence
-    assert any("40.0 % (the largest class's share" in remark for remark in found.remarks)
+    assert any(
+        "30.0 % (the share of test images that have training's" in remark
+        for remark in found.remarks
+    )
     balanced = concluded(tried, metric="balanced_accuracy")
     assert balanced.rows[-1].per_seed[2] == pytest.approx(1 / 3)
+
+
+def test_what_was_lost_on_every_seed_is_never_better_and_not_to_paste(tmp_path: Path) -> None:
+    uneven = CLASSES | {"majority": {"class": "a", "accuracy": {"train": 0.4, "test": 0.9}}}
+    shares = {"uniform": 0.4, "lp_ft": 0.4, "surgical": 0.4}
+    lost = {("lp_ft", 1000 + i): "diverged" for i in range(SEEDS)}
+    lost |= {("surgical", 1000 + i): "collapsed" for i in range(SEEDS - 1)}
+    tried = tried_of(tmp_path, shares, lost=lost, classes=uneven)
+    found = concluded(tried)
+    words = {row.name: row.compared.word for row in found.rows if row.compared}
+    assert words == {"lp_ft": "undecided", "surgical": "better"}
+    assert "lr_policy=uniform" in found.paste
+    assert "which nothing in reach would settle" in found.sentence
+    scores, images = scores_of(tried, list(shares), "accuracy", found.seeds)
+    (one, _) = looked(scores, "uniform", images, 0.02, (3, SEEDS))
+    assert (one.word, one.needs) == ("undecided", Needs(None, None))
+
+
+def test_a_baseline_that_lost_seeds_is_not_to_paste(tmp_path: Path) -> None:
+    lost = {("uniform", 1001): "diverged"}
+    tried = tried_of(tmp_path, {"uniform": 0.7, "lp_ft": 0.71}, lost=lost)
+    same = [made("lp_ft", 0.01, "undecided")]
+    assert "lr_policy=lp_ft" in concluded(tried, compared=same).paste
 
 
 def test_without_a_known_share_a_lost_seed_is_no_number(tmp_path: Path) -> None:
@@ -154,6 +182,44 @@ def test_groups_of_images_make_the_error_larger(tmp_path: Path) -> None:
     assert b.difference.images == 30
     assert b.difference.se > 1.5 * a.difference.se
     assert any("30 groups (patient)" in remark for remark in found.remarks)
+
+
+def test_what_groups_would_settle_is_counted_in_groups(tmp_path: Path) -> None:
+    tried = tried_of(tmp_path, {"uniform": 0.7, "lp_ft": 0.8})
+    one = made("lp_ft", 0.01, "undecided", Needs(None, 90))
+    grouped = replace(one, difference=replace(one.difference, images=30))
+    for found, units in ((one, "test images"), (grouped, "groups of test images")):
+        said = concluded(tried, compared=[found])
+        assert f"at least 90 {units} would settle it" in said.sentence
+        assert needs_words(found, said) == f"at least 90 {units}"
+
+
+def test_of_one_image_no_interval_is_told(tmp_path: Path) -> None:
+    right = {"uniform": np.zeros((1, 1), bool), "lp_ft": np.ones((1, 1), bool)}
+    found = concluded(read_tried(write_confirmed(tmp_path / "c", right, LABELS[:1])))
+    assert found.sentence.startswith("On 1 test image and 1 seed: ")
+    assert "+100.0 points of accuracy without an interval" in found.sentence
+    assert "nan" not in found.sentence
+
+
+def test_a_p_too_small_to_be_a_number_stops_no_look() -> None:
+    blank = np.zeros((5, 10_000))
+    scores = {"uniform": Scores(blank + 1, blank), "lp_ft": Scores(blank, blank),
+              "surgical": Scores(blank + 1, blank)}  # fmt: skip
+    worse, same = looked(scores, "uniform", Images(), 0.02)
+    assert (worse.word, same.word) == ("worse", "no difference")
+    assert worse.p == 0
+    assert worse.interval[1] < 0
+
+
+def test_where_no_spread_was_seen_images_settle_it_and_seeds_do_not() -> None:
+    def found(images: int) -> Compared:
+        alike = np.ones((10, images))
+        return compare({"uniform": Scores(alike, alike), "lp_ft": Scores(alike, alike)},
+                       "uniform", Images(), 0.02)[0]  # fmt: skip
+
+    assert found(50).needs == Needs(None, 149)
+    assert (found(148).word, found(149).word) == ("undecided", "no difference")
 
 
 def test_on_validation_it_is_exploratory(tmp_path: Path) -> None:

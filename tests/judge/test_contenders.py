@@ -87,6 +87,56 @@ def test_seeds_of_the_split_are_repetitions_and_the_first_is_kept(tmp_path: Path
     assert one.asked == ("lr_policy=lp_ft", "optimizer.lr=0.1", "data.seed=5")
 
 
+def test_the_split_is_kept_where_a_file_ties_it_to_the_seed(tmp_path: Path) -> None:
+    def tied(chosen: dict[str, Any]) -> dict[str, Any]:
+        return {"data.seed": chosen["seed"]}
+
+    one = found(tmp_path, falling, AXES | {"seed": [4]}, more=tied)["lp_ft"]
+    assert one.asked == ("lr_policy=lp_ft", "optimizer.lr=0.1", "data.seed=4")
+
+
+def test_images_of_other_splits_by_which_was_chosen_are_spoken_of(tmp_path: Path) -> None:
+    _, none = contenders(read_sweep(write_sweep(tmp_path / "one", AXES, falling)))
+    axes = AXES | {"data.seed": [5, 6]}
+    _, said = contenders(read_sweep(write_sweep(tmp_path / "two", axes, falling)))
+    assert none == []
+    assert "chosen over several data.seed, and the comparison is on data.seed=5" in said[0]
+
+
+def test_what_trains_as_another_does_is_a_try_of_its_own_policy(tmp_path: Path) -> None:
+    points: list[dict[str, Any]] = [
+        {"lr_policy": "layerwise_decay", "optimizer.lr": lr, "seed": seed}
+        for lr in (0.03, 0.1)
+        for seed in (0, 1)
+    ]
+    points += [
+        one | {"lr_policy": "uniform", **({"same_as": i} if i > 1 else {})}
+        for i, one in enumerate(points)
+    ]
+    both = found(tmp_path, falling, points=points)
+    assert list(both) == ["layerwise_decay", "uniform"]
+    assert both["uniform"].overrides == ("lr_policy=uniform", "optimizer.lr=0.1")
+    assert (both["uniform"].tries, both["uniform"].seeds) == (2, 2)
+    assert both["uniform"].ran_with["lr_policy.name"] == "uniform"
+
+
+def test_a_configuration_whose_words_are_part_of_anothers_has_settings_of_its_own(
+    tmp_path: Path,
+) -> None:
+    cases = {"slow": [("layerwise_decay", 0.5), ("layerwise_decay", 0.6)],
+             "plain": [("layerwise_decay", None)], "uniform": [("uniform", None)]}  # fmt: skip
+    points = [
+        {"case": case, "lr_policy": policy, "optimizer.lr": 0.1, "seed": seed}
+        | ({} if decay is None else {"lr_policy.decay": decay})
+        for case, tries in cases.items()
+        for policy, decay in tries
+        for seed in (0, 1)
+    ]
+    some = found(tmp_path, falling, points=points)
+    assert some["slow"].ran_with["lr_policy.decay"] == 0.5
+    assert "lr_policy.decay" not in some["plain"].ran_with
+
+
 def test_other_overrides_are_kept_and_do_not_name_it(tmp_path: Path) -> None:
     axes = {"experiment": ["smoke"], "+data.args.x": [1], **AXES, "trainer.epochs": [2]}
     one = found(tmp_path, falling, axes)["lp_ft"]

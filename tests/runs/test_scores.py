@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from confirmed_runs import CLASSES, made_scores, write_confirmed, write_predictions
 
 from lrexp.config.errors import UserError
-from lrexp.folder.layout import PREDICTIONS
+from lrexp.folder.layout import POINTS, PREDICTIONS
 from lrexp.runs.predictions import read_predictions
 from lrexp.runs.scores import read_tried
 
@@ -59,6 +60,26 @@ def test_what_was_lost_and_what_is_undone_is_told_apart(tmp_path: Path) -> None:
     assert of_uniform[1001].right is not None
     assert [point.status for point in tried.undone] == ["missing", "failed"]
     assert tried.seeds(["uniform", "lp_ft"]) == (1000,)
+
+
+def test_a_point_that_trains_as_a_former_one_has_its_result(tmp_path: Path) -> None:
+    folder = write_confirmed(tmp_path / "c", right(), LABELS)
+    grid = json.loads((folder / POINTS).read_text())
+    grid["points"][0]["former"] = True
+    grid["points"][1]["same_as"] = 0
+    (folder / POINTS).write_text(json.dumps(grid))
+    tried = read_tried(folder)
+    assert tried.tries["uniform"][1001].folder == grid["points"][0]["folder"]
+
+
+@pytest.mark.parametrize("seed", [None, [1000], "many"])
+def test_a_point_without_a_seed_is_refused_by_its_file(tmp_path: Path, seed: object) -> None:
+    folder = write_confirmed(tmp_path / "c", right(), LABELS)
+    grid = json.loads((folder / POINTS).read_text())
+    grid["points"][1]["differs"]["seed"] = seed
+    (folder / POINTS).write_text(json.dumps(grid))
+    with pytest.raises(UserError, match=r"points\.json: point 1 has no seed"):
+        read_tried(folder)
 
 
 def test_without_test_images_val_is_used(tmp_path: Path) -> None:

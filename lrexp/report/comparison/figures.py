@@ -103,7 +103,7 @@ def _interval(row: Row, conclusion: Conclusion, scale: float) -> Interval:
         *(scale * value for value in (found.difference.mean, *found.interval)),
         text="" if text == GONE else text,
         verdict=verdict,
-        advice=needs_words(found.needs),
+        advice=needs_words(found, conclusion),
         detail=detail_words(row),
         colour=colour_of(row),
         aside=bool(row.ended),

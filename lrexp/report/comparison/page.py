@@ -257,9 +257,7 @@ def _verdict_cell(row: Row, conclusion: Conclusion) -> Cell:
     verdict = verdict_words(row, conclusion)
     word = row.compared.word if row.compared and not row.baseline else verdict
     rest = verdict.removeprefix(word).strip()
-    beneath = " ".join(
-        filter(None, (rest, needs_words(row.compared.needs) if row.compared else ""))
-    )
+    beneath = " ".join(filter(None, (rest, needs_words(row.compared, conclusion))))
     shown = join(word, element("small", beneath)) if beneath else word
     return Cell(shown, verdict, mark=_mark(row))
 

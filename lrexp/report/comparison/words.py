@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lrexp.config.errors import for_terminal
-from lrexp.judge.comparison import Compared, Needs
+from lrexp.judge.comparison import Compared
 from lrexp.judge.conclusion import Conclusion, Row
+from lrexp.judge.remarks import units_in_words
 from lrexp.judge.words import is_share
 from lrexp.report.html.page import is_finite, number, plus_minus
 
@@ -150,14 +151,15 @@ def is_deciding(conclusion: Conclusion) -> bool:
     return conclusion.split != "val"
 
 
-def needs_words(needs: Needs | None) -> str:
+def needs_words(found: Compared | None, conclusion: Conclusion) -> str:
     """What would settle an undecided comparison."""
-    if needs is None:
+    needs = None if found is None else found.needs
+    if found is None or needs is None:
         return ""
     if needs.seeds is not None:
         return f"about {needs.seeds:,} more seed{'s' * (needs.seeds != 1)}"
     if needs.images is not None:
-        return f"at least {needs.images:,} test images"
+        return f"at least {needs.images:,} {units_in_words(found, conclusion)}"
     return "nothing in reach would settle it"
 
 
@@ -214,7 +216,7 @@ def sentences(conclusion: Conclusion) -> list[str]:
     names = [cut(name, MOST_LETTERS) for name in names_of(conclusion)]
     named = list(zip(conclusion.rows, names, strict=True))
     open_ones = [
-        f"{name} ({needs_words(row.compared.needs)})"
+        f"{name} ({needs_words(row.compared, conclusion)})"
         for row, name in named
         if row.compared is not None and row.compared.word == "undecided" and row.compared.needs
     ]
