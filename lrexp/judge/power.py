@@ -10,6 +10,7 @@ import numpy as np
 from lrexp.judge.crossed import Crossed, degrees
 
 POWER = 0.8
+MOST_IMAGES = 990_000  # more are no advice
 MOST_SEEDS = 100  # a comparison that takes more is one that seeds cannot settle
 # A true difference of zero is shown to lie within a margin of so many errors in 80 % of samples:
 # the quantiles of 95 % (two one-sided tests) and of 90 % (both have to succeed).
