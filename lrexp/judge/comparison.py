@@ -128,7 +128,7 @@ def compare(
                 adjusted,
                 beyond,
                 word,
-                _needs(one, difference, count, margin, level)
+                what_settles(one, difference, count, margin, level)
                 if plan and word == "undecided"
                 else None,
                 loss,
@@ -225,9 +225,10 @@ def needs_of(
     return Needs(None, max(min(enough), difference.images + 1) if enough else None)
 
 
-def _needs(
+def what_settles(
     one: Scores, difference: Crossed, comparisons: int, margin: float | None, level: float
 ) -> Needs:
+    """As `needs_of`; nothing does where every seed was lost, which is never better."""
     if one.lost and difference.mean > 0:
         return Needs(None, None)
     return needs_of(difference, comparisons, margin, level)

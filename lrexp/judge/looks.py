@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lrexp.judge.comparison import Compared, Images, Scores, compare, interval, needs_of
+from lrexp.judge.comparison import Compared, Images, Scores, compare, interval, what_settles
 
 LOOKS = (5, 10, 20)  # seeds
 
@@ -75,9 +75,9 @@ def looked(
             at = have[name]
             early = _look(scores, baseline, [name], images, margin, at, shares[0], len(others))
             found[name] = replace(early[name], word="undecided")
-        if plan and _open(found[name]) and not scores[name].lost:
-            wanted = needs_of(found[name].difference, len(others), margin, shares[-1])
-            found[name] = replace(found[name], needs=wanted)
+        if plan and _open(one := found[name]):
+            wanted = (scores[name], one.difference, len(others), margin, shares[-1])
+            found[name] = replace(one, needs=what_settles(*wanted))
     return [found[name] for name in others]
 
 
