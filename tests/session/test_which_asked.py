@@ -66,7 +66,7 @@ def test_rate_and_seed_of_the_command_line_are_where_it_begins(loader: CheckedLo
     plan = planned(loader, asked)
     assert plan.ladders[0].rates[2] == 0.01
     assert (plan.seeds, plan.fresh[0]) == ((100, 101, 102), 1100)
-    assert plan.overrides == LOADED
+    assert plan.overrides == (*LOADED, "trainer.threads=1")
 
 
 def test_the_baseline_is_compared_though_it_was_not_named(loader: CheckedLoader) -> None:
@@ -121,6 +121,7 @@ def test_a_policy_that_gives_every_rate_itself_has_its_own_key_or_none(
         (Asked(("optimizer.lr=0.1,0.2",)), "give one value"),
         (Asked(("cases=policies",)), "cases of its own"),
         (Asked(("hydra/sweeper=optuna",)), "runs its grids itself"),
+        (Asked(("hydra.job.env_set.OMP_NUM_THREADS=2",)), "set the variable in the shell"),
         (Asked(("hydra.sweep.dir=here",)), "hydra.run.dir is its folder"),
         (Asked(("task=plan",)), "is not for lrexp which"),
         (Asked(("trainer.epoch=3",)), "trainer.epochs"),
