@@ -15,6 +15,7 @@ from lrexp.config.errors import ConfigError, UserError
 from lrexp.grid.points.point import Point, make_point
 from lrexp.judge.ladders import Ladder
 from lrexp.runs.sweep import SweepPoint
+from lrexp.session import trials
 from lrexp.session.confirm import Asked, confirm
 from lrexp.session.hydra import hydra_of
 from lrexp.session.others import (
@@ -25,7 +26,7 @@ from lrexp.session.others import (
     refuse_others,
 )
 from lrexp.session.sweep import Around
-from lrexp.session.trials import train_cases
+from lrexp.session.trials import Trials, train_cases, train_trials
 from lrexp.session.which import resume_which
 
 SETTINGS = {"seed": 0, "optimizer.lr": 0.05, "trainer.epochs": 2}
@@ -131,14 +132,24 @@ def test_a_ladder_goes_on_with_the_settings_that_it_was_begun_with() -> None:
         refuse_other_tries([same, other], [began])
 
 
-def test_no_file_chooses_where_data_are_downloaded(tmp_path: Path) -> None:
+def test_no_file_chooses_where_data_are_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = ["data=mnist", f"data.root={tmp_path}"]
     loader = CheckedLoader()
     with hydra_of(loader):
         config = loader.load_configuration(CONFIG_NAME, asked, RunMode.RUN)
     config.run_id = "abcd1234"
-    point = make_point(0, asked, config)
+    point = make_point(0, asked, config, "uniform")
     with pytest.raises(ConfigError, match="may not choose where to download it"):
         refuse_downloads([point])
+
+    def train(loader: object, folder: object, axes: object, common: object, around: Any) -> None:
+        around.check([point])
+
+    monkeypatch.setattr(trials, "train_cases", train)
+    given = Trials(tmp_path / "c", {"uniform": asked}, {"uniform": [1000]})
+    with pytest.raises(ConfigError, match="may not choose where to download it"):
+        train_trials(loader, given, print)
     point.settings["data.download"] = False
-    refuse_downloads([point])
+    train_trials(loader, given, print)
