@@ -12,13 +12,14 @@ from typing import Any
 from lrexp.config.errors import RunFailedError, UserError
 from lrexp.config.names import shown_path
 from lrexp.folder.files import strict_json, write_atomically
-from lrexp.folder.layout import CONFIRM, PROTOCOL
+from lrexp.folder.layout import CONFIRM, OF_COMPARISON, OF_SWEEP, PROTOCOL
 from lrexp.judge.concluding import conclude, metric_of
 from lrexp.judge.conclusion import Conclusion
 from lrexp.judge.contenders import Contender, contenders, refuse_baseline
 from lrexp.runs.run import content, is_sweep, json_object, named_folder, read_summary
 from lrexp.runs.scores import Tried, read_tried
 from lrexp.runs.sweep import DIVERGED, FAILED, FINISHED, Sweep, SweepPoint, read_sweep
+from lrexp.session.others import refuse_leading_out
 from lrexp.session.sweep import Say
 from lrexp.session.trials import Trials, launched_with, loader_for, train_trials
 
@@ -118,6 +119,7 @@ def confirm(name: str, asked: Asked, say: Say) -> Confirmed:
     """
     where = sweep_of(name)
     folder, sweep = where.with_name(f"{where.name}{CONFIRM}"), read_sweep(where)
+    refuse_leading_out(folder, (PROTOCOL, *OF_COMPARISON, *OF_SWEEP))
     begun = read_protocol(folder)
     if begun is None:
         plan = make_protocol(sweep, asked)

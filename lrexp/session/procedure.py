@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from lrexp.config.errors import UserError
+from lrexp.config.errors import UserError, few
 from lrexp.folder.files import strict_json
 from lrexp.folder.layout import PROTOCOL
 from lrexp.judge.comparison import Compared, Images, Scores
@@ -16,6 +16,7 @@ from lrexp.judge.ladders import Ladder, Size, extended
 from lrexp.judge.looks import looked, open_at
 from lrexp.judge.tuning import LACKS
 from lrexp.runs.run import content, json_object
+from lrexp.runs.sweep import POLICY
 
 FIRST_FRESH = 1000  # after the first seed that rates are chosen by: the seeds of the comparison
 
@@ -130,11 +131,14 @@ def proceed(plan: Procedure, bench: Bench) -> Iterator[Reached]:
         contenders = bench.climb(ladders)
     _refuse_lonely(contenders, plan)
     who = [one.name for one in contenders]
+    if lost := [one.policy for one in ladders if one.policy not in who]:
+        notes.append(f"Left out, as none of its runs finished at any rate tried: {few(lost)}.")
     reached = Reached(
         tuple(contenders),
         tuple(ladders),
         next_look=plan.looks[0],
         next_runs=len(who) * plan.looks[0],
+        notes=tuple(notes),
     )
     yield reached
     seeds = dict.fromkeys(who, plan.fresh[: plan.looks[0]])
@@ -185,6 +189,22 @@ def tuned(one: Contender, ladder: Ladder) -> Contender:
     further = [rate for rate in beyond.get(one.edge, ()) if rate not in ladder.rates]
     add = "".join(f"{ladder.key}={rate:g}" for rate in further)
     return replace(one, lacks=lacks, add=add)
+
+
+def on_ladders(found: Sequence[Contender], ladders: Sequence[Ladder]) -> list[Contender]:
+    """The best of ladders, by the policies that were asked for: see `tuned`.
+
+    A policy of the user's own file may be called otherwise than the option that it sets.
+    """
+    of_policy = {one.policy: one for one in ladders}
+    named = [replace(one, name=_asked_policy(one)) for one in found]
+    return [tuned(one, of_policy[one.name]) for one in named]
+
+
+def _asked_policy(one: Contender) -> str:
+    """The policy among a contender's overrides, as every ladder has one."""
+    pairs = (override.partition("=") for override in one.asked)
+    return next(value for key, _, value in pairs if key == POLICY)
 
 
 def _climbed(

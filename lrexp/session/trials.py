@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +13,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from lrexp.config.compose import CheckedLoader
 from lrexp.config.errors import UserError, few
 from lrexp.config.names import shown_path
-from lrexp.config.variables import check_read
-from lrexp.folder.layout import CASES, POINTS, WANDB
+from lrexp.folder.layout import CASES, OF_SWEEP, POINTS, WANDB
 from lrexp.grid.leaderboard import Leaderboard
 from lrexp.grid.points.cases import made_cases
 from lrexp.grid.points.point import Point
@@ -25,10 +21,14 @@ from lrexp.grid.points.resume import UNDONE
 from lrexp.grid.settings import OF_LAUNCHER
 from lrexp.runs.sweep import SEED, Sweep, read_grid
 from lrexp.session.hydra import hydra_of
+from lrexp.session.others import (
+    refuse_changed,
+    refuse_downloads,
+    refuse_leading_out,
+    refuse_override,
+)
 from lrexp.session.request import loader_of, read_request
 from lrexp.session.sweep import Around, Say, run_request
-
-FREE = (SEED, "data.seed", "run_id", "name")  # may differ from what a configuration once ran with
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def train_trials(
         RunFailedError: when the grid as a whole failed; a run that did stops nothing.
     """
     for override in (one for asked in trials.asked.values() for one in asked):
-        _refuse_override(override)
+        refuse_override(override)
     common = _common(trials.asked)
     axes = {
         name: [
@@ -83,9 +83,14 @@ def train_trials(
         for name, asked in trials.asked.items()
     }
     known = {**(trials.ran or {}), **_ran_before(trials.folder)}
+
+    def refuse(points: Sequence[Point]) -> None:
+        refuse_changed(((point.case, point) for point in points), known)
+        refuse_downloads(points)
+
     around = Around(
         say,
-        lambda points: _refuse_changed(points, known),
+        refuse,
         begin,
         failures if said is not None else closing_lines,
         said,
@@ -112,6 +117,7 @@ def train_cases(
     Raises:
         UserError, RunFailedError: as `train_trials` does.
     """
+    refuse_leading_out(folder, OF_SWEEP)
     overrides = [*common, f"hydra.sweep.dir={_quoted(folder)}"]
     if (folder / POINTS).is_file():
         resumed = [f"hydra.launcher.resume={_quoted(folder)}"]
@@ -120,14 +126,6 @@ def train_cases(
         request = read_request(loader, overrides)
         request.cases = made_cases(folder / CASES, axes)
         return run_request(request, around)
-
-
-def _refuse_override(override: str) -> None:
-    """Raise UserError for what no sweep of ours asks its points for; others may have written it."""
-    key, _, value = override.partition("=")
-    if re.match(r"hydra([./@]|$)", key.lstrip("+~")):
-        raise UserError(f"{override}: is no setting of an experiment")
-    check_read(key, value)
 
 
 def _common(asked: Mapping[str, Sequence[str]]) -> list[str]:
@@ -151,30 +149,6 @@ def _quoted(folder: Path) -> str:
 def _ran_before(folder: Path) -> dict[str, Mapping[str, Any]]:
     """The settings of the configurations that the grid already has points of, by name."""
     return {point.case: point.settings for point in read_grid(folder, [])[1]}
-
-
-def _refuse_changed(points: Sequence[Point], known: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise UserError when a point would not be the configuration that has run under its name."""
-    for point in points:
-        was = known.get(point.case, {})
-        changed = {
-            key: (value, point.settings.get(key))
-            for key, value in was.items()
-            if key not in FREE and _plain(value) != _plain(point.settings.get(key))
-        }
-        if changed:
-            key, (before, now) = next(iter(changed.items()))
-            more = f" (and {len(changed) - 1} more settings)" if len(changed) > 1 else ""
-            raise UserError(
-                f"{point.case} is no longer the configuration that was run: {key} was"
-                f" {json.dumps(before)} and is {json.dumps(now)}{more}; nothing was run\n"
-                "  work in the folder, and with the YAML files, that it was run with"
-            )
-
-
-def _plain(value: Any) -> str:
-    text = os.path.expanduser(value) if isinstance(value, str) and value[:1] == "~" else value
-    return json.dumps(text, sort_keys=True, default=str)
 
 
 def closing_lines(board: Leaderboard) -> list[str]:

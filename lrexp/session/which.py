@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import time
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from lrexp.config.compose import CheckedLoader
-from lrexp.config.errors import UserError
+from lrexp.config.errors import RunFailedError, UserError
 from lrexp.config.names import shown_path
 from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import strict_json, write_atomically
 from lrexp.folder.layout import CONFIRMED, EXPLORED, OF_WHICH, PROTOCOL, STEPS, WANDB
+from lrexp.grid.points.point import Point
 from lrexp.judge.comparison import Images, Scores
 from lrexp.judge.concluding import conclude, metric_of, scores_of
 from lrexp.judge.conclusion import Conclusion
@@ -25,10 +25,19 @@ from lrexp.judge.contenders import Contender, contenders
 from lrexp.judge.ladders import Ladder, tries_words
 from lrexp.runs.run import content, is_sweep, named_folder, read_summary
 from lrexp.runs.scores import Tried, read_tried
-from lrexp.runs.sweep import DIVERGED, FAILED, FINISHED, SweepPoint, read_sweep
-from lrexp.session.procedure import Procedure, Reached, ladder_axes, proceed, read_procedure, tuned
+from lrexp.runs.sweep import FAILED, read_grid, read_sweep
+from lrexp.session.others import refuse_downloads, refuse_other_tries, refuse_others
+from lrexp.session.procedure import (
+    Procedure,
+    Reached,
+    ladder_axes,
+    on_ladders,
+    proceed,
+    read_procedure,
+)
 from lrexp.session.sweep import Around, Say
 from lrexp.session.trials import Trials, failures, train_cases, train_trials
+from lrexp.session.which_folder import ENDED, has_runs, of_ladders, runs_ended, steps_of
 from lrexp.session.which_lines import (
     climbed_lines,
     looked_lines,
@@ -36,8 +45,6 @@ from lrexp.session.which_lines import (
     progress_line,
     shown_time,
 )
-
-ENDED = (FINISHED, DIVERGED, FAILED)
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ def begin_which(
     bench = _Folders(folder, plan, loader, say)
 
     def begin() -> None:
+        bench.begin = lambda: None  # every grid of the ladders calls it
         write_atomically(folder / PROTOCOL, plan.text())
         link_latest(folder)
         for line in opening_lines(plan, folder):
@@ -99,11 +107,12 @@ def resume_which(name: str, say: Say, show: Show) -> Answer:
             f"{shown_path(folder)} is no folder of lrexp which: it has no {PROTOCOL}, or no"
             f" {EXPLORED}/"
         )
+    refuse_others(folder, plan)
     claim = Claim(folder, resumed=True, names=OF_WHICH)
     say(f"resume {shown_path(folder)}: what is done is read, and the rest trained")
     try:
         loader = CheckedLoader(plan.config_dir)
-        return _carry_out(_Folders(folder, plan, loader, say), show)
+        return _carry_out(_Folders(folder, plan, loader, say, resumed=True), show)
     finally:
         claim.release()
 
@@ -145,30 +154,37 @@ class _Folders:
     loader: CheckedLoader
     say: Say
     begin: Callable[[], object] = lambda: None
+    resumed: bool = False  # others may have written what is in the folder
     said: set[str] = field(default_factory=set)  # on the terminal
 
     def climb(self, ladders: Sequence[Ladder]) -> Sequence[Contender]:
         """See `Bench`."""
         folder, plan = self.folder / EXPLORED, self.plan
-        found = _of_ladders(folder, ladders)
+        found = of_ladders(folder, ladders)
         count = len(plan.seeds) * sum(one.tries for one in ladders)
         if len(found) < count or any(point.status not in ENDED for point in found):
             axes = ladder_axes(replace(plan, ladders=tuple(ladders)))
-            around = Around(self._heard, begin=self.begin, close=failures, said=self.said)
+            around = Around(self._heard, self._refuse_tried, self.begin, failures, self.said)
             common = [*self._how(), *plan.overrides]
             with self._timed("rates", folder):
                 train_cases(self.loader, folder, axes, common, around)
-            found = _of_ladders(folder, ladders)
+            found = of_ladders(folder, ladders)
         best = contenders(replace(read_sweep(folder), points=tuple(found)))[0]
-        of_policy = {one.policy: one for one in ladders}
-        return [tuned(one, of_policy[one.name]) for one in best]
+        return on_ladders(best, ladders)
+
+    def _refuse_tried(self, points: Sequence[Point]) -> None:
+        """Raise UserError when a ladder would not go on with the settings that it was begun with,
+        or would write elsewhere."""
+        refuse_other_tries(points, read_grid(self.folder / EXPLORED, [])[1])
+        if self.resumed:
+            refuse_downloads(points)
 
     def compare(
         self, contenders: Sequence[Contender], seeds: Mapping[str, Sequence[int]]
     ) -> tuple[Mapping[str, Scores], Images]:
         """See `Bench`."""
         folder = self.folder / CONFIRMED
-        if not _has(folder, seeds):
+        if not has_runs(folder, seeds):
             trials = Trials(
                 folder,
                 {one.name: one.asked for one in contenders},
@@ -179,12 +195,14 @@ class _Folders:
             with self._timed("comparison", folder):
                 train_trials(self.loader, trials, self._heard, said=self.said)
         tried = read_tried(folder)
-        if not _has(folder, seeds) and tried.undone:
+        if not has_runs(folder, seeds) and tried.undone:
             one = tried.undone[0]
-            raise UserError(
+            said = UserError(
                 f"nothing more is concluded: {len(tried.undone)} runs have no result, such as"
                 f" {shown_path(folder / one.folder)}: {one.why or one.status}"
             )
+            failed = any(point.status == FAILED for point in tried.undone)
+            raise RunFailedError(said) if failed else said
         scores: dict[str, Scores] = {}
         images = Images()
         for one in contenders:
@@ -242,7 +260,7 @@ class _Folders:
     @property
     def steps(self) -> list[dict[str, Any]]:
         """What was trained so far, and how long it took."""
-        return content(self.folder / STEPS, _steps_of, [])
+        return content(self.folder / STEPS, steps_of, [])
 
     @property
     def seconds_per_run(self) -> float:
@@ -288,63 +306,13 @@ class _Timed:
         self.bench, self.name, self.sweep = bench, name, sweep
 
     def __enter__(self) -> None:
-        self.before, self.started = _ended(self.sweep), time.monotonic()
+        self.before, self.started = runs_ended(self.sweep), time.monotonic()
 
     def __exit__(self, *_: object) -> None:
-        runs = _ended(self.sweep) - self.before
+        runs = runs_ended(self.sweep) - self.before
         if runs > 0:
             seconds = round(time.monotonic() - self.started, 3)
             step = {"step": self.name, "runs": runs, "seconds": seconds}
             text = strict_json([*self.bench.steps, step], indent=1) + "\n"
             with suppress(OSError):
                 write_atomically(self.bench.folder / STEPS, text)
-
-
-def _ended(sweep: Path) -> int:
-    """Runs of a sweep that have a result."""
-    if not is_sweep(sweep):
-        return 0
-    return sum(point.status in ENDED for point in read_sweep(sweep).tried)
-
-
-def _steps_of(text: str) -> list[dict[str, Any]]:
-    return [
-        {"step": str(s["step"]), "runs": int(s["runs"]), "seconds": float(s["seconds"])}
-        for s in json.loads(text)
-    ]
-
-
-def _of_ladders(folder: Path, ladders: Sequence[Ladder]) -> list[SweepPoint]:
-    """The points of ladders that a sweep has, of those they have now."""
-    if not is_sweep(folder):
-        return []
-    keys = {one.policy: (one.key, {f"{rate:.15g}" for rate in one.rates}) for one in ladders}
-    found = []
-    for point in read_sweep(folder).points:
-        key, rates = keys.get(point.case, ("", set[str]()))
-        if point.case in keys and (not key or point.chosen.get(key) in rates):
-            found.append(replace(point, former=False))
-    by_num = {point.num: point for point in found}
-    return [
-        _as_itself(point, by_num.get(-1 if point.same_as is None else point.same_as))
-        for point in found
-    ]
-
-
-def _as_itself(point: SweepPoint, other: SweepPoint | None) -> SweepPoint:
-    """A point with the results of the one that it trains like: a try of its own policy, too."""
-    if point.same_as is None or other is None:
-        return point
-    asked = {name: getattr(point, name) for name in ("num", "overrides", "settings", "case")}
-    return replace(other, **asked)
-
-
-def _has(folder: Path, seeds: Mapping[str, Sequence[int]]) -> bool:
-    """Whether every run is there."""
-    if not is_sweep(folder):
-        return False
-    try:
-        tried = read_tried(folder)
-    except UserError:
-        return False
-    return all(set(some) <= set(tried.tries.get(name, ())) for name, some in seeds.items())

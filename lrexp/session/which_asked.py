@@ -143,7 +143,12 @@ def _refuse_overrides(overrides: Sequence[str], loader: CheckedLoader) -> None:
                 " file lr_policy/NAME.yaml in a folder given with --config-dir"
             )
         hydra = re.match(r"hydra([./@]|$)", key)
-        if hydra and key != RUN_DIR and not key.startswith("hydra.job.env"):
+        if key.startswith("hydra.job.env"):
+            raise UserError(
+                f"{override}: lrexp which would not have it in all of its runs; set the variable in"
+                " the shell"
+            )
+        if hydra and key != RUN_DIR:
             raise UserError(
                 f"{override}: lrexp which runs its grids itself; {RUN_DIR} is its folder"
             )

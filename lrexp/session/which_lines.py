@@ -65,6 +65,8 @@ def climbed_lines(reached: Reached, plan: Procedure) -> list[str]:
         )
     if not found:
         return ["nothing has finished"]
+    if reached.next_look:  # the last of the ladders
+        lines += [f"note   {note}" for note in reached.notes]
     best = found[0]
     seeds = f"{best.seeds} seed{'s' * (best.seeds != 1)}"
     return [

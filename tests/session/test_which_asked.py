@@ -123,6 +123,7 @@ def test_a_policy_that_gives_every_rate_itself_has_its_own_key_or_none(
         (Asked(("optimizer.lr=0.1,0.2",)), "give one value"),
         (Asked(("cases=policies",)), "cases of its own"),
         (Asked(("hydra/sweeper=optuna",)), "runs its grids itself"),
+        (Asked(("hydra.job.env_set.OMP_NUM_THREADS=2",)), "set the variable in the shell"),
         (Asked(("hydra.sweep.dir=here",)), "hydra.run.dir is its folder"),
         (Asked(("task=plan",)), "is not for lrexp which"),
         (Asked(("trainer.epoch=3",)), "trainer.epochs"),
