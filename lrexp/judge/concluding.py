@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -157,7 +158,7 @@ def conclude(
                 compared=of_name.get(one.name),
                 overfits=_overfits(tries),
                 ended=_ended(tries),
-                took_s=sum(took) / len(took) if took else math.nan,
+                took_s=statistics.median(took) if took else math.nan,
                 ladder=one.ladder,
                 per_seed=per_seed,
             )

@@ -35,7 +35,7 @@ class Row:
     compared: Compared | None  # None for the baseline, and where nothing was compared
     overfits: str  # in words
     ended: str  # `1 collapsed`, empty where every seed finished
-    took_s: float  # a run, mean
+    took_s: float  # a run, median: the first ones start programs
     ladder: tuple[Rung, ...] = ()
     per_seed: tuple[float, ...] = ()  # scores in the order of `Conclusion.seeds`, a guesser's too
 

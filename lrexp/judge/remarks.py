@@ -56,7 +56,9 @@ def _said(row: Row, base: str, found: Conclusion, first: bool) -> str:
     measured = f"{mean:+.1f} {points} {within}"
     if one.word == "no difference" and found.margin is not None:
         most = f"no difference larger than {100 * found.margin:.3g} points"
-        return f"{_named(row)} shows {most} to {base}, {measured}"
+        beyond = max(-low, high) > 100 * found.margin and one.p_margin is not None
+        tests = f", by two one-sided tests (p {one.p_margin:.2g})" if beyond else ""
+        return f"{_named(row)} shows {most} to {base}, {measured}{tests}"
     return f"{_named(row)} against {base} is undecided, {measured}{_needs(one, found)}"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from lrexp.config.errors import RunFailedError, UserError
 from lrexp.config.names import shown_path
 from lrexp.folder.files import strict_json, write_atomically
-from lrexp.folder.layout import CONFIRM, OF_COMPARISON, OF_SWEEP, PROTOCOL
+from lrexp.folder.layout import CONFIRM, EXPLORED, OF_COMPARISON, OF_SWEEP, PROTOCOL
 from lrexp.judge.concluding import conclude, metric_of
 from lrexp.judge.conclusion import Conclusion
 from lrexp.judge.contenders import Contender, contenders, refuse_baseline
@@ -94,6 +94,11 @@ def sweep_of(name: str) -> Path:
         folder = folder.with_name(folder.name.removesuffix(CONFIRM))
         if not folder.is_dir():
             raise UserError(f"the sweep of {shown_path(folder)}{CONFIRM} is gone: {folder}")
+    if (folder / EXPLORED).is_dir():
+        raise UserError(
+            f"{shown_path(folder)} is of lrexp which, which has confirmed what it found: see its"
+            " which.html"
+        )
     if not is_sweep(folder):
         raise UserError(
             f"{shown_path(folder)} is no sweep: a sweep is what lrexp -m makes\n"
@@ -189,6 +194,10 @@ def refuse_unended(sweep: Sweep) -> None:
     """Raise UserError when points of a sweep have no result; a failed one is a result here."""
     ended = (FINISHED, DIVERGED, FAILED)
     asked = [point for point in sweep.tried if not point.former]
+    if any(point.settings.get("task.name") == "plan" for point in asked):
+        raise UserError(
+            f"{shown_path(sweep.folder)} was only planned: the same line without task=plan trains"
+        )
     undone = [point for point in asked if point.status not in ended]
     if undone:
         shown = shlex.quote(shown_path(sweep.folder))
