@@ -242,7 +242,8 @@ def made(name: str, mean: float, word: Any, needs: Needs | None = None) -> Compa
         (-0.03, "worse", None, "lp_ft (lr 0.1) is worse than uniform (lr 0.1) by"
          " 3.0 points of accuracy [1.0, 5.0]."),
         (0.001, "no difference", None, "lp_ft (lr 0.1) shows no difference larger than 2 points"
-         " to uniform (lr 0.1), +0.1 points of accuracy [-1.9, +2.1], by two one-sided tests (p 0.1)."),
+         " to uniform (lr 0.1), +0.1 points of accuracy [-1.9, +2.1], by two one-sided tests"
+         " (p 0.1)."),
         (0.01, "undecided", Needs(9, None), "lp_ft (lr 0.1) against uniform (lr 0.1) is undecided,"
          " +1.0 points of accuracy [-1.0, +3.0], about 9 more seeds would settle it."),
         (0.01, "undecided", Needs(1, None), "about 1 more seed would settle it."),
