@@ -51,7 +51,7 @@ class Problem:
     title: str
     overrides: str  # DATA and OUT stand for folders
     policies: tuple[str, ...]
-    budget: str = ""  # of lrexp which; empty: as much as it takes
+    budget: str = ""  # of lrexp which, in runs: minutes would let the machine decide; empty: all
 
 
 @dataclass(frozen=True)
@@ -72,29 +72,31 @@ PROBLEMS = {
     ),
     "signs": Problem(
         "traffic signs split by track, ResNet-20 that knows CIFAR-10",
-        f"experiment=traffic_signs data.path=DATA/gtsrb32 {RESNET20} data.limit=500"
-        " data.val_fraction=0.05 trainer.epochs=6",
+        f"experiment=traffic_signs data.path=DATA/gtsrb32 {RESNET20} data.limit=300"
+        " data.val_fraction=0.05 trainer.epochs=5 trainer.train_eval_limit=100",
         (*PLAIN, "surgical"),
-        "15m",
+        "150",
     ),
     "noise": Problem(
         "CIFAR-10 with noise on its images, ResNet-20 that knows it",
-        f"experiment=cifar_shifted data.path=OUT/shifted/cifar_noise {RESNET20}",
+        f"experiment=cifar_shifted data.path=OUT/shifted/cifar_noise {RESNET20}"
+        " data.limit=200 trainer.epochs=4 trainer.train_eval_limit=100",
         (*PLAIN, *BLOCKS),
-        "15m",
+        "150",
     ),
     "flipped": Problem(
         "CIFAR-10 with class c called 9 - c, ResNet-20 that knows it",
-        f"experiment=cifar_shifted data.path=OUT/shifted/cifar_flipped {RESNET20}",
+        f"experiment=cifar_shifted data.path=OUT/shifted/cifar_flipped {RESNET20}"
+        " data.limit=200 trainer.epochs=4 trainer.train_eval_limit=100",
         (*PLAIN, *BLOCKS),
-        "15m",
+        "150",
     ),
     "ants": Problem(
         "ants or bees, SqueezeNet that knows ImageNet",
         f"experiment=hymenoptera data.path=OUT/shifted/hymenoptera {SQUEEZENET}"
-        " data.val_fraction=0.2 data.image_size=112",
+        " data.val_fraction=0.2 data.image_size=96 trainer.epochs=5",
         (*PLAIN, "surgical"),
-        "15m",
+        "150",
     ),
 }
 YOSINSKI = "Yosinski et al. 2014, https://arxiv.org/abs/1411.1792"

@@ -108,6 +108,31 @@ def parser_of(verb: str, description: str, examples: str, codes: str) -> argpars
     return parser
 
 
+def compared_words(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what configurations are compared with, and by what."""
+    parser.add_argument(
+        "--baseline", metavar="NAME", help="what all others are compared with (default uniform)"
+    )
+    parser.add_argument(
+        "--margin", type=_margin, help="a difference that does not matter (default 0.02: 2 points)"
+    )
+    parser.add_argument(
+        "--metric",
+        choices=("accuracy", "balanced_accuracy"),
+        help="the verdict is on it (default accuracy, balanced where classes are uneven)",
+    )
+
+
+def _margin(text: str) -> float:
+    margin = float(text)
+    if not 0 < margin < 1:
+        raise argparse.ArgumentTypeError("a share of images between 0 and 1: 0.02 is 2 points")
+    return margin
+
+
+_margin.__name__ = "number"  # what argparse calls it
+
+
 def flag_meant(parser: argparse.ArgumentParser, message: str) -> str:
     """What a parser has against some words, and the flag that is most like an unknown one."""
     unknown = re.search(r"unrecognized arguments: .*?(--?[a-z][\w-]*)", message)

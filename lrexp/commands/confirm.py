@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import math
 import shutil
 
-from lrexp.commands.answer import parser_of
+from lrexp.commands.answer import compared_words, parser_of
 from lrexp.config.errors import for_terminal
 from lrexp.config.names import shown_path
 
@@ -33,17 +32,7 @@ def parser() -> argparse.ArgumentParser:
     words = parser_of("confirm", DESCRIPTION, EXAMPLES, CODES)
     words.add_argument("sweep", metavar="SWEEP", help="whose best configurations are confirmed")
     words.add_argument("--seeds", type=_seeds, help="of every configuration (default 10)")
-    words.add_argument(
-        "--baseline", metavar="NAME", help="what all others are compared with (default uniform)"
-    )
-    words.add_argument(
-        "--margin", type=_margin, help="a difference that does not matter (default 0.02: 2 points)"
-    )
-    words.add_argument(
-        "--metric",
-        choices=("accuracy", "balanced_accuracy"),
-        help="the verdict is on it (default accuracy, balanced where classes are uneven)",
-    )
+    compared_words(words)
     return words
 
 
@@ -73,11 +62,4 @@ def _seeds(text: str) -> int:
     return count
 
 
-def _margin(text: str) -> float:
-    margin = float(text)
-    if not 0 < margin < 1 or not math.isfinite(margin):
-        raise argparse.ArgumentTypeError("a share of images between 0 and 1: 0.02 is 2 points")
-    return margin
-
-
-_seeds.__name__, _margin.__name__ = "whole number", "number"  # what argparse calls them
+_seeds.__name__ = "whole number"  # what argparse calls it

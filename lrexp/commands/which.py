@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lrexp.commands.answer import parser_of
+from lrexp.commands.answer import compared_words, parser_of
 from lrexp.config.errors import UserError, for_terminal
 from lrexp.config.names import shown_path
 
@@ -45,19 +44,9 @@ def parser() -> argparse.ArgumentParser:
         "--policies", type=_policies, metavar="A,B", default=(), help="options of lr_policy"
     )
     words.add_argument(
-        "--baseline", metavar="NAME", help="what all others are compared with (default uniform)"
-    )
-    words.add_argument(
         "--budget", type=_budget, metavar="RUNS", help="at most so many runs, or a time: 90m, 2h"
     )
-    words.add_argument(
-        "--margin", type=_margin, help="a difference that does not matter (default 0.02: 2 points)"
-    )
-    words.add_argument(
-        "--metric",
-        choices=("accuracy", "balanced_accuracy"),
-        help="the verdict is on it (default accuracy, balanced where classes are uneven)",
-    )
+    compared_words(words)
     words.add_argument(
         "--dry-run", action="store_true", help="say what it would take, and train nothing"
     )
@@ -155,13 +144,3 @@ def _budget(text: str) -> tuple[float | None, float | None]:
     if unit:
         return None, float(found[1]) * MINUTES[unit]
     return float(found[1]), None
-
-
-def _margin(text: str) -> float:
-    margin = float(text)
-    if not 0 < margin < 1 or not math.isfinite(margin):
-        raise argparse.ArgumentTypeError("a share of images between 0 and 1: 0.02 is 2 points")
-    return margin
-
-
-_margin.__name__ = "number"  # what argparse calls it

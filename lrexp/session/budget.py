@@ -83,7 +83,12 @@ def noise_for(points: Sequence[Point]) -> tuple[Noise, str]:
 
 
 def seed_lines(
-    noise: Noise, margin: float, images: int | None, compared: int, seeds: int
+    noise: Noise,
+    margin: float,
+    images: int | None,
+    compared: int,
+    seeds: int,
+    level: float = 0.05,
 ) -> list[str]:
     """How many seeds a difference of `margin` needs, and how often fewer would see it.
 
@@ -93,19 +98,20 @@ def seed_lines(
         images: that it is measured on; None: not known.
         compared: configurations, of which one is the baseline.
         seeds: of the grid.
+        level: at which one comparison would be tested.
     """
     count, comparisons = images or IMAGES, max(1, compared - 1)
     on = f"{count:,} images" + ("" if images else " (how many there will be is not known)")
     against = f"{comparisons} comparisons" if comparisons > 1 else "one comparison"
-    needed = seeds_needed(noise, margin, count, comparisons)
+    needed = seeds_needed(noise, margin, count, comparisons, level=level)
     shown = sorted({seeds, SEEDS} - {needed} - set(range(3)))
-    chances = [float(power(noise, margin, few, count, comparisons)) for few in shown]
+    chances = [float(power(noise, margin, few, count, comparisons, level=level)) for few in shown]
     rates = ", ".join(f"{few} in {chance:.0%}" for few, chance in zip(shown, chances, strict=True))
     points = f"{100 * margin:.3g} point" + "s" * (margin != 0.01)
     what, others = f"a difference of {points}, in {against} on {on}", f" ({rates})" * bool(rates)
     if needed:
         return [f"seeds  {needed} see {what}, in 80 % of tries{others}"]
-    enough = images_needed(noise, margin, comparisons=comparisons)
+    enough = images_needed(noise, margin, comparisons=comparisons, level=level)
     more = f"at least {enough:,} images would" if enough else "nor would more images"
     return [f"seeds  {MOST_SEEDS} are too few to see {what}{others}; {more}"]
 

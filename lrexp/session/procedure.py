@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from lrexp.config.errors import UserError, few
+from lrexp.config.errors import RunFailedError, UserError, few
 from lrexp.folder.files import strict_json
 from lrexp.folder.layout import PROTOCOL
 from lrexp.judge.comparison import Compared, Images, Scores
@@ -108,7 +108,7 @@ def proceed(plan: Procedure, bench: Bench) -> Iterator[Reached]:
     and comes to the same. Yields after every step, and in the end with `finished`.
 
     Raises:
-        UserError: where fewer than two policies, or not the baseline, have a run that finished.
+        RunFailedError: where no run of the baseline finished, or none of any other.
     """
     ladders, notes = list(plan.ladders), list[str]()
     contenders = bench.climb(ladders)
@@ -231,6 +231,8 @@ def _edge(policy: str, contenders: Sequence[Contender]) -> str:
 def _refuse_lonely(contenders: Sequence[Contender], plan: Procedure) -> None:
     names = [one.name for one in contenders]
     if plan.baseline not in names:
-        raise UserError(f"no run of {plan.baseline}, the baseline, finished at any rate tried")
+        said = f"no run of {plan.baseline}, the baseline, finished at any rate tried"
+        raise RunFailedError(UserError(said))
     if len(names) < 2:
-        raise UserError(f"of {names[0]} alone a run finished: there is nothing to compare it with")
+        said = f"of {names[0]} alone a run finished: there is nothing to compare it with"
+        raise RunFailedError(UserError(said))

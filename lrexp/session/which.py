@@ -169,7 +169,10 @@ class _Folders:
             with self._timed("rates", folder):
                 train_cases(self.loader, folder, axes, common, around)
             found = of_ladders(folder, ladders)
-        best = contenders(replace(read_sweep(folder), points=tuple(found)))[0]
+        try:
+            best = contenders(replace(read_sweep(folder), points=tuple(found)))[0]
+        except UserError as error:  # too few have a run that finished
+            raise RunFailedError(error) from error
         return on_ladders(best, ladders)
 
     def _refuse_tried(self, points: Sequence[Point]) -> None:

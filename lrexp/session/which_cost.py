@@ -13,6 +13,7 @@ from lrexp.folder.layout import CASES
 from lrexp.grid.cost import Cost, cost
 from lrexp.grid.jobs import Session
 from lrexp.grid.points.cases import made_cases
+from lrexp.judge.looks import levels
 from lrexp.judge.power import GUESS
 from lrexp.session.budget import noise_words, seed_lines
 from lrexp.session.points import Points
@@ -53,11 +54,11 @@ def dry_lines(plan: Procedure, probed: Probed) -> list[str]:
     """How many runs, how long they take, and what could be seen then."""
     size, each = plan.size, probed.seconds_per_run
     least, most = (shown_time(each * runs) for runs in (size.least, size.most))
-    found = probed.cost
+    found, level = probed.cost, levels(plan.looks)[-1]
     return [
         *size_lines(plan),
         f"time   about {least} to {most} ({found.way}; a run by itself {found.run_s:.2g} s)",
-        *seed_lines(GUESS, plan.margin, found.images, len(plan.ladders), plan.looks[-1]),
+        *seed_lines(GUESS, plan.margin, found.images, len(plan.ladders), plan.looks[-1], level),
         f"       {noise_words(GUESS)} (a guess: nothing is known before runs of yours)",
         *(f"note   {note}" for note in plan.notes),
     ]

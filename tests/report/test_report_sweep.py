@@ -24,6 +24,7 @@ from lrexp.judge.ranking import (
     has_rate_axis,
     lines,
 )
+from lrexp.report.sweep.exploration import explore
 from lrexp.runs.sweep import rate_of, read_sweep
 
 LOSSES = {
@@ -251,6 +252,19 @@ def test_an_equal_point_counts_where_it_ran(tmp_path: Path) -> None:
     sweep = read_sweep(write_sweep(tmp_path, {}, lambda chosen: outcome(1.0), points=points))
     assert sweep.points[2].status == "equal"
     assert sorted(c.group for c in configurations(sweep)) == ["a", "b"]
+
+
+def test_an_equal_point_is_a_try_of_its_own_policy(tmp_path: Path) -> None:
+    points = [
+        {"lr_policy": policy, "optimizer.lr": rate, "seed": 0}
+        for policy in ("a", "b")
+        for rate in (0.01, 0.1, 1.0)
+    ]
+    points[3]["same_as"] = 0
+    losses = {0.01: 0.5, 0.1: 0.3, 1.0: 0.9}
+    folder = write_sweep(tmp_path, {}, lambda c: outcome(losses[c["optimizer.lr"]]), points=points)
+    tunings = explore(read_sweep(folder)).tunings
+    assert {name: one.lacks for name, one in tunings.items()} == {"a": "", "b": ""}
 
 
 # ---- groups, edges, differences

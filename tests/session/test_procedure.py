@@ -11,7 +11,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from lrexp.config.errors import UserError
+from lrexp.config.errors import RunFailedError
 from lrexp.judge.comparison import Images, Scores
 from lrexp.judge.conclusion import Rung
 from lrexp.judge.contenders import Contender
@@ -205,7 +205,7 @@ def test_a_protocol_is_read_back_as_it_was_written() -> None:
 
 def test_what_never_finished_cannot_be_compared() -> None:
     best, right = {"uniform": 0.05, "other": 0.05}, {"uniform": 0.6, "other": 0.6}
-    with pytest.raises(UserError, match=r"no run of uniform, the baseline, finished"):
+    with pytest.raises(RunFailedError, match=r"no run of uniform, the baseline, finished"):
         last(procedure("uniform", "other"), MadeUp(best, right, fails=("uniform",)))
-    with pytest.raises(UserError, match=r"of uniform alone a run finished"):
+    with pytest.raises(RunFailedError, match=r"of uniform alone a run finished"):
         last(procedure("uniform", "other"), MadeUp(best, right, fails=("other",)))

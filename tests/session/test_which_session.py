@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from confirmed_runs import write_confirmed
-from synthetic_sweep import outcome, write_sweep
+from synthetic_sweep import outcome, went_wrong, write_sweep
 from test_procedure import MadeUp, procedure
 
 from lrexp.config.compose import CheckedLoader
@@ -93,6 +93,17 @@ def test_a_run_that_failed_is_no_mistake_in_the_words(
     monkeypatch.setattr(which, "train_trials", lambda *given, **more: None)
     with pytest.raises(error, match="nothing more is concluded"):
         bench(tmp_path, plan).compare(best, dict.fromkeys(right, plan.fresh))
+
+
+def test_where_no_run_finished_runs_failed_and_no_word_was_wrong(tmp_path: Path) -> None:
+    points = [
+        {"case": one.policy, "lr_policy": one.policy, "optimizer.lr": rate, "seed": 0}
+        for one in LADDERS
+        for rate in one.rates
+    ]
+    write_sweep(tmp_path / "explored", {}, lambda c: went_wrong("failed", "why"), points=points)
+    with pytest.raises(RunFailedError, match="nothing to confirm"):
+        bench(tmp_path, plan_of()).climb(LADDERS)
 
 
 def test_it_begins_once_however_many_grids_there_are(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lrexp.config.errors import UserError
 from lrexp.folder.layout import PREDICTIONS
+from lrexp.judge.contenders import as_themselves
 from lrexp.judge.exploring import Standing, Tried, standings
 from lrexp.judge.ranking import Configuration, Group, compared_by, configurations, groups
 from lrexp.judge.tuning import Tuning, tunings
@@ -43,7 +44,10 @@ def explore(sweep: Sweep) -> Exploration:
     """Every policy at its best against the best of all; with one policy, its configurations."""
     ranked = configurations(sweep)
     found, word = groups(ranked), compared_by(sweep)[0]
-    tuned = tunings(found)
+    # A point that trains as another policy's does is a try of its own policy all the same.
+    asked = replace(sweep, points=as_themselves(sweep.points))
+    of_policies = groups(configurations(asked))
+    tuned = tunings(of_policies)
     among_groups = sum(group.best.worth.n > 0 for group in found) > 1
     rivals = [group.best for group in found] if among_groups else ranked
     there = [one for one in rivals if one.worth.n]
@@ -51,7 +55,7 @@ def explore(sweep: Sweep) -> Exploration:
     if len(there) < 2:
         return Exploration(sweep, tuple(ranked), tuple(found), word, tuned, (), ())
     images, clusters = _images(sweep, there)
-    tries = {group.name: group.tries for group in found}
+    tries = {group.name: group.tries for group in of_policies}
     tried = [
         Tried(
             one.name,
