@@ -32,6 +32,7 @@ class Points:
         self.said: set[str] | None = None  # see `lrexp.session.sweep.Around`
         self.executor = "serial"  # of lrexp.grid.executors
         self.asked: list[type[BaseException]] = []  # signals that want the sweep to stop
+        self.planned: set[str] = set()  # see Launch
         self.board: Leaderboard | None = None  # of a sweep whose sweeper chooses points as it goes
 
     def __call__(self, composed: DictConfig) -> float:
@@ -116,6 +117,7 @@ def _checked(
         executor=points.executor if points else "serial",
         terminal=terminal,
         stopped=stopped,
+        planned=points and points.planned,
         until=until,
     )
     return resolved, config, launch

@@ -39,6 +39,7 @@ class Launch:
     # what takes a point's rows for the terminal: (RunInfo, steps done so far) → recorder
     terminal: Callable[[Any, Callable[[], int]], Any] | None = None
     stopped: Stopped | None = None  # the run in the folder that goes on
+    planned: set[str] | None = None  # config_ids of a sweep whose plan was shown
     until: int | None = None  # stop after this epoch, and leave the rest to whoever goes on
 
 

@@ -6,11 +6,13 @@ import logging
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lrexp.config.check import config_id
 from lrexp.config.saved import read_saved_config
 from lrexp.config.schema import Config, option_of
 from lrexp.folder.claim import link_latest
@@ -26,6 +28,8 @@ from lrexp.tasks.opening import Launch
 from lrexp.tasks.summary import blank_summary, failure, write
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lrexp.plan.preview import Preview
 
 log = logging.getLogger(__name__)
@@ -65,7 +69,13 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
         last = [f"against {against}: {'' if differences else 'the same plan'}".rstrip()]
         last += [f"  {line}" for line in differences]
     last.append(f"run    {os.path.relpath(folder)}: {PLAN}, {SCHEDULE}, {RATES}")
-    _show(shown, f"model  {config.model.name}, {title}", last)
+    identity = config_id(resolved)
+    if launch.planned is not None and identity in launch.planned:
+        _say([f"{last[-1]}; the plan shown before"])
+    else:
+        _show(shown, f"model  {config.model.name}, {title}", last)
+    if launch.planned is not None:
+        launch.planned.add(identity)
     outcome = {
         "status": "finished",
         "plan_hash": shown.plan.hash,
@@ -80,22 +90,30 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
 
 def _show(shown: Preview, first: str, last: list[str]) -> None:
     """On the terminal the layers, the steps and the schedule, in the log all but the table."""
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True, emoji=False)
-    if plain := not console.is_terminal:
-        console.width = preview.WIDTH
-
-    def say(line: str) -> None:
-        console.print(line, markup=False)
-        log.info(line)
-
-    say(first)
+    console = _terminal()
+    _say([first], console)
+    plain = not console.is_terminal
     console.print(preview.layer_table(shown, plain, console.width), soft_wrap=False)
     notes = [f"note   {note}" for note in shown.notes]
     plot = preview.schedule_plot(shown, min(64, max(16, console.width - 14)))
-    for line in (*preview.total_lines(shown), *notes, *plot, *last):
-        say(line)
+    _say([*preview.total_lines(shown), *notes, *plot, *last], console)
+
+
+def _terminal() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
+    if not console.is_terminal:
+        console.width = preview.WIDTH
+    return console
+
+
+def _say(lines: Sequence[str], console: Console | None = None) -> None:
+    """On the terminal and in the log."""
+    console = console or _terminal()
+    for line in lines:
+        console.print(line, markup=False)
+        log.info(line)
 
 
 def draw_rates(shown: Preview, file: Path, title: str) -> None:

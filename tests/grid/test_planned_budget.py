@@ -89,6 +89,7 @@ def test_a_planned_grid_ends_with_its_budget_and_trains_nothing(
     assert main_in(tmp_path, "-m", "task=plan", *smoke, *grid) == 0
     said = capsys.readouterr().out
     assert "budget 4 points (2 train as others do and run once): 2 runs take about" in said
+    assert said.count("s(t)") == 2, "each plan once"
     assert " in one comparison on 359 images" in said
     points = [path for path in (tmp_path / "sweep").iterdir() if path.is_dir()]
     assert len(points) == 4
