@@ -38,7 +38,8 @@ TASKS = {
     ),
     "traffic signs, 250 images of 10 kinds": (
         "experiment=traffic_signs data.path=DATA/gtsrb32"
-        " model.weights=DATA/weights/resnet20-12fca82f.safetensors data.classes=[0,1,2,3,4,5,6,7,8,9]"
+        " model.weights=DATA/weights/resnet20-12fca82f.safetensors"
+        " data.classes=[0,1,2,3,4,5,6,7,8,9]"
         " data.limit=250 data.image_size=16 trainer.epochs=3"
     ),
 }

@@ -7,6 +7,7 @@ Smoothing and the stop follow S. Gugger's and fastai's practice (`Learner.lr_fin
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 SKIPPED = 0.1  # of a ramp's steps at its start, where the average is of few losses
-FALLS = 3.0  # standard errors of the average that the loss must fall by to be said to fall
+# Standard errors of the average that the loss must fall by to be said to fall. The lowest of many
+# averages is some of them below the others by chance.
+FALLS = 4.0
 LEAST = 10  # losses that anything is read off
 DEFAULT = "valley"
 
@@ -76,14 +79,14 @@ class Ramp:
     def falls(self) -> bool:
         """Whether the smoothed loss falls by more than its noise.
 
-        Compared are the first average past the skipped steps and the lowest. The noise of an
-        average of independent losses is their standard deviation times √((1 − β) / (1 + β)); their
-        deviation is taken from one loss to the next, which the fall itself hardly moves.
+        Compared are the mean of the first fifth of the losses and the lowest average. The noise of
+        an average of independent losses is their standard deviation times √((1 − β) / (1 + β));
+        the deviation is taken from one loss to the next, which the fall itself hardly moves.
         """
         n = self.usable
         if n < LEAST:
             return False
-        start = self.smoothed[_first(n)]
+        start = float(np.mean(self.losses[: n // 5]))
         steps = np.diff(self.losses[: self.lowest + 1])
         deviation = float(np.sqrt(np.mean(steps**2) / 2)) if len(steps) else 0.0
         noise = deviation * math.sqrt((1 - self.smoothing) / (1 + self.smoothing))
@@ -133,7 +136,7 @@ def longest_slope(log_rates: Sequence[float], losses: Sequence[float]) -> float:
     """The middle of the longest stretch over which the loss falls at every single step."""
     rises = [i for i in range(1, len(losses)) if losses[i] >= losses[i - 1]]
     bounds = [0, *rises, len(losses)]
-    stretches = [(end - start, -start) for start, end in zip(bounds, bounds[1:], strict=False)]
+    stretches = [(end - start, -start) for start, end in itertools.pairwise(bounds)]
     length, start = max(stretches)
     return log_rates[-start + (length - 1) // 2]
 

@@ -74,7 +74,7 @@ class RangeTest:
         return shlex.join(["python", "-m", "lrexp", *typed, *given])
 
     def _rules(self, rate: str) -> list[str]:
-        """A policy of rules with the rate of the group; of a plan in which all else learns alike."""
+        """A policy of rules with the rate of the group, where the plan treats all tensors alike."""
         rows, group = self.run.plan.rows, str(self.task["group"])
         alike = {(row.lr_scale, row.g, row.measured, row.frozen) for row in rows}
         if alike != {(1.0, "", "", False)}:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from markupsafe import Markup
 
 from lrexp.folder.files import refuse_foreign, write_atomically
@@ -48,7 +51,11 @@ def curve(test: RangeTest) -> Chart:
     rates, means = mean_curve(test.ramps)
     named = "mean" if len(test.ramps) > 1 else "smoothed loss"
     series.append(Series(named, rates, means, colour=0, dash=0))
-    marks = [Mark(one.rate, one.rule) for one in test.suggestions]
+    for i, one in enumerate(test.suggestions if rates else ()):
+        height = float(np.interp(math.log(one.rate), np.log(rates), means))
+        dot = Series(one.rule, [one.rate], [height], kind="dots", colour=i + 1, marker=i)
+        series.append(replace(dot, labels=[f"{one.rule}: {rate_text(one.rate)}"]))
+    marks = [Mark(test.default.rate, rate_text(test.default.rate))] if test.default else []
     shown = [loss for ramp in test.ramps for loss in ramp.smoothed[: ramp.usable]]
     start = max((ramp.smoothed[0] for ramp in test.ramps if ramp.usable), default=1.0)
     low, high = min(shown, default=0.0), min(max(shown, default=1.0), HIGHEST * start)
@@ -95,12 +102,10 @@ def range_page(test: RangeTest) -> str:
     taken, title = test.default, f"Range test · {_setting(test)}"
     said = "No rate is suggested."
     if taken:
-        over = (
-            f", {rate_text(taken.low)} to {rate_text(taken.high)} over seeds"
-            if taken.seeds > 1
-            else ""
-        )
-        said = f"Take {rate_text(taken.rate)} for {test.tested} ({taken.rule}: {RULES[taken.rule][1]}{over})."
+        said = f"Take {rate_text(taken.rate)} for {test.tested}: {RULES[taken.rule][1]}"
+        if taken.seeds > 1:
+            said += f" ({rate_text(taken.low)} to {rate_text(taken.high)} over seeds)"
+        said += "."
     above = [
         tags.notes(cautions(test), "warning"),
         tags.notes([without_home(line) for line in run.summary["remarks"]]),

@@ -23,9 +23,8 @@ def test_lines(test: RangeTest) -> list[str]:
     seeds = [ramp.seed for ramp in test.ramps]
     of = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
     together = ", stacked" if summary.get("executor") == "stacked" else ""
-    lines = [
-        f"ramp   {test.tested} {low} to {high} in {task['steps']} steps{_passes(test)}, {of}{together}"
-    ]
+    ramp = f"ramp   {test.tested} {low} to {high} in {task['steps']} steps{_passes(test)}"
+    lines = [f"{ramp}, {of}{together}"]
     lines.append(f"note   {OFF}; the policy's ratios hold")
     return lines + [f"note   {note}" for note in summary["remarks"]]
 
