@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import io
 import json
+import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,27 +31,24 @@ from lrexp.__main__ import main as lrexp
 RATES = [float(f"{10 ** (-4 + 0.4 * i):.3g}") for i in range(12)]
 CHOSEN, JUDGED = range(5), range(5, 10)  # seeds
 HIT = 2.0  # points
+PARTS = ("rate", "low", "high")
 TASKS = {
     "digits": "",
     "finetune_digits": "experiment=finetune_digits",
-    "mnist, 1,000 images": (
-        "experiment=mnist_simple_cnn data.root=DATA/mnist data.download=false data.limit=1000"
+    "mnist, 2,000 images": (
+        "experiment=mnist_simple_cnn data.root=DATA/mnist data.download=false data.limit=2000"
+        " data.batch_size=32"
     ),
-    "traffic signs, 250 images of 10 kinds": (
+    "traffic signs, 200 images of 10 kinds": (
         "experiment=traffic_signs data.path=DATA/gtsrb32"
         " model.weights=DATA/weights/resnet20-12fca82f.safetensors"
         " data.classes=[0,1,2,3,4,5,6,7,8,9]"
-        " data.limit=250 data.image_size=16 trainer.epochs=3"
+        " data.limit=200 data.image_size=16 data.batch_size=8 trainer.epochs=4"
     ),
 }
 
 
-def trained(out: Path, words: Sequence[str], rate: float, seeds: Sequence[int]) -> list[float]:
-    """Test accuracy in per cent of a run per seed; NaN for a run that diverged at once."""
-    return trained_all(out, words, [rate], seeds)[rate]
-
-
-def trained_all(
+def trained(
     out: Path, words: Sequence[str], rates: Sequence[float], seeds: Sequence[int]
 ) -> dict[float, list[float]]:
     """By rate the test accuracies in per cent, one per seed; trained where they are not kept."""
@@ -60,30 +58,32 @@ def trained_all(
     if todo:
         grid = f"optimizer.lr={','.join(f'{rate:g}' for rate in todo)}"
         folder = out / f"grid_{len(list(out.glob('grid_*')))}"
-        command(["-m", *words, grid, f"seed={','.join(map(str, seeds))}",
-                 f"hydra.sweep.dir={folder}"])  # fmt: skip
-        for summary in folder.glob("*/summary.json"):
-            found = json.loads(summary.read_text())
-            rate = json.loads((summary.parent / "config.json").read_text()) if False else None
-            words_of = (summary.parent / ".hydra" / "overrides.yaml").read_text().split()
-            rate = next(
-                float(w.partition("=")[2]) for w in words_of if w.startswith("optimizer.lr=")
-            )
-            accuracy = found["test"].get("accuracy", 0.0)  # of no use at all: it diverged at once
-            kept[f"{rate:g} {found['seed']}"] = 100 * accuracy
+        where = [f"seed={','.join(map(str, seeds))}", f"hydra.sweep.dir={folder}"]
+        command(["-m", *words, grid, *where])
+        for file_of_run in folder.glob("*/summary.json"):
+            summary = json.loads(file_of_run.read_text())
+            typed = (file_of_run.parent / ".hydra" / "overrides.yaml").read_text()
+            (rate,) = re.findall(r"optimizer\.lr=(\S+)", typed)
+            accuracy = summary["test"].get("accuracy", 0.0)  # none: it diverged in its first epoch
+            kept[f"{float(rate):g} {summary['seed']}"] = 100 * accuracy
         file.write_text(json.dumps(kept))
     return {rate: [kept[f"{rate:g} {seed}"] for seed in seeds] for rate in rates}
 
 
-def suggested(out: Path, words: Sequence[str]) -> dict[str, dict[str, float]]:
-    """What the range test suggests, by rule: rate, low and high over seeds."""
+def suggested(out: Path, words: Sequence[str]) -> dict[str, tuple[float, float, float]]:
+    """What the range test suggests, by rule: rate, and the lowest and highest over seeds."""
     folder = out / "range_test"
     if not (folder / "summary.json").exists():
-        command(
-            [*words, "task=range_test", f"task.repeats={len(CHOSEN)}", f"hydra.run.dir={folder}"]
-        )
+        test = ["task=range_test", f"task.repeats={len(CHOSEN)}", f"hydra.run.dir={folder}"]
+        command([*words, *test])
     made = json.loads((folder / "summary.json").read_text())["range_test"]["suggestions"]
-    return {one["rule"]: one for one in made}
+    return {one["rule"]: tuple(float(f"{one[k]:.2g}") for k in PARTS) for one in made}  # type: ignore
+
+
+def default_rate(out: Path) -> float:
+    """optimizer.lr of the task as it is, which the range test's config has."""
+    saved = (out / "range_test" / "config.yaml").read_text()
+    return float(re.findall(r"^optimizer:\n(?:  .*\n)*?  lr: (\S+)", saved, re.MULTILINE)[0])
 
 
 def command(words: Sequence[str]) -> None:
@@ -93,22 +93,51 @@ def command(words: Sequence[str]) -> None:
         raise SystemExit(f"lrexp {' '.join(words)} ended with {code}\n{said.getvalue()}")
 
 
+def below(best: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """How far the mean is below the best rate's, in points, and the error of that over seeds."""
+    lost = [b - o for b, o in zip(best, other, strict=True)]
+    return statistics.mean(lost), statistics.stdev(lost) / len(lost) ** 0.5
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("/tmp/range_test_table"))
     parser.add_argument("--only", nargs="*", help="names of tasks, or their beginnings")
-    parser.add_argument("--grid-only", action="store_true")
     args = parser.parse_args()
+    hits: dict[str, list[bool]] = {}
+    print("| task | rate from | rate (over seeds) | accuracy | below the best |")
+    print("|---|---|---|---|---|")
     for name, task in TASKS.items():
         if args.only and not name.startswith(tuple(args.only)):
             continue
         out = args.out / name.partition(",")[0].replace(" ", "_")
         out.mkdir(parents=True, exist_ok=True)
         words = task.replace("DATA", str(args.data.resolve())).split()
-        grid = trained_all(out, words, RATES, CHOSEN)
-        means = {rate: statistics.mean(values) for rate, values in grid.items()}
-        print(name, {f"{r:g}": round(m, 1) for r, m in means.items()}, flush=True)
+        grid = trained(out, words, RATES, CHOSEN)
+        best = max(RATES, key=lambda rate: statistics.mean(grid[rate]))
+        rules = suggested(out, words)
+        rows = {
+            "grid, the best of 12": (best,),
+            "the option's default": (default_rate(out),),
+        } | rules
+        found = trained(out, words, sorted({rate for rate, *_ in rows.values()}), JUDGED)
+        for rule, (rate, *ends) in rows.items():
+            lost, error = below(found[best], found[rate])
+            spread = f" ({ends[0]:g} to {ends[1]:g})" if ends else ""
+            mean = statistics.mean(found[rate])
+            gap, mark = f"{lost:.1f} ± {error:.1f}", ""
+            if rule != "grid, the best of 12":
+                hits.setdefault(rule, []).append(lost <= HIT)
+                mark = "" if lost <= HIT else " **miss**"
+            else:
+                gap = "–"
+            print(
+                f"| {name} | {rule} | {rate:g}{spread} | {mean:.1f} % | {gap}{mark} |", flush=True
+            )
+    print("\n| rate from | hits |\n|---|---|")
+    for rule, ones in hits.items():
+        print(f"| {rule} | {sum(ones)} of {len(ones)} |")
 
 
 if __name__ == "__main__":

@@ -39,14 +39,14 @@ def build_ramp(config: Config, datasets: Datasets | None = None) -> Built:
     """
     experiment, task, lr = build(config, datasets), config.task, config.optimizer.lr
     plan = experiment.plan
-    now = [row for row in plan.rows if row.trains_after(0) and not row.frozen]
+    now = [row for row in plan.rows if row.trains_after(0) and not row.frozen and row.lr_scale]
     chosen = selector(plan, task.group)
     doubled = replace(config, optimizer=replace(config.optimizer, lr=2 * lr))
     other = build_plan(
         doubled, experiment.layers, count_steps(config, len(experiment.dataset.train))
     )
     with_base = {row.name: row.lr_scale for row in other.rows}
-    absolute = {row.name for row in now if with_base[row.name] * 2 == row.lr_scale and row.lr_scale}
+    absolute = {row.name for row in now if with_base[row.name] * 2 == row.lr_scale}
     held = set() if task.group else absolute
     rising = {row.name for row in now if chosen(row) and row.name not in held}
     if not rising and task.group:
@@ -57,8 +57,8 @@ def build_ramp(config: Config, datasets: Datasets | None = None) -> Built:
         hint = "give scales instead of rates, or name what is to be tested with task.group"
         raise ConfigError("lr_policy", problem, hint, config.lr_policy.name)
     highest = max(row.lr_scale for row in now if row.name in rising) if task.group else 1.0
-    bounds = (rate / (lr * highest) for rate in (task.lr_from, task.lr_to))
-    tested = ramp_plan(plan, lambda row: row.name in rising, *bounds, task.steps)
+    low, high = (rate / (lr * highest) for rate in (task.lr_from, task.lr_to))
+    tested = ramp_plan(plan, lambda row: row.name in rising, low, high, task.steps)
     along = replace(
         experiment,
         plan=tested,

@@ -21,7 +21,7 @@ from lrexp.judge.range_test import Ramp, ramp_rates
 from lrexp.plan.preview import parameter_counts
 from lrexp.report.range_test.found import read_range_test
 from lrexp.report.range_test.page import write_range_picture, write_range_report
-from lrexp.report.range_test.words import curve_plot, result_lines, test_lines
+from lrexp.report.range_test.words import curve_plot, result_lines, opening_lines
 from lrexp.tasks.opening import Launch, with_normalization
 from lrexp.tasks.summary import blank_summary, failure, write
 
@@ -75,7 +75,7 @@ def range_test(resolved: DictConfig, config: Config, launch: Launch) -> float:
     write_range_report(folder)
     groups = ("lr_policy", "scheduler", "optimizer")
     title = ", ".join(f"{group}={option_of(vars(getattr(config, group)))}" for group in groups)
-    lines = [f"model  {config.model.name} on {config.data.name}, {title}", *test_lines(test)]
+    lines = [f"model  {config.model.name} on {config.data.name}, {title}", *opening_lines(test)]
     width = _width()
     lines += ["", *curve_plot(test, min(72, max(24, width - 14))), "", *result_lines(test)]
     lines.append(f"run    {os.path.relpath(folder)}: {RANGE_TEST}, {RANGE_PICTURE}, {REPORT}")

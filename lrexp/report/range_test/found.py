@@ -111,9 +111,8 @@ def read_range_test(folder: Path) -> RangeTest:
     settings = task if isinstance(task, dict) else {}
 
     def parse(text: str) -> list[Ramp]:
-        rates = ramp_rates(
-            *(float(settings[k]) for k in ("lr_from", "lr_to")), int(settings["steps"])
-        )
+        low, high = float(settings["lr_from"]), float(settings["lr_to"])
+        rates = ramp_rates(low, high, int(settings["steps"]))
         ramps: dict[int, Ramp] = {}
         for row in table_of(text):
             seed = int(row["seed"])

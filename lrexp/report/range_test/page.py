@@ -28,7 +28,7 @@ from lrexp.report.html.page import (
 )
 from lrexp.report.plots import PAGE, STYLE, draw
 from lrexp.report.range_test.found import RangeTest, rate_text, read_range_test
-from lrexp.report.range_test.words import OFF, cautions, mean_curve, test_lines
+from lrexp.report.range_test.words import OFF, cautions, mean_curve, opening_lines
 from lrexp.report.run.origin import configuration, environment
 from lrexp.report.run.words import option_of_group, setting_words
 
@@ -59,7 +59,7 @@ def curve(test: RangeTest) -> Chart:
     shown = [loss for ramp in test.ramps for loss in ramp.smoothed[: ramp.usable]]
     start = max((ramp.smoothed[0] for ramp in test.ramps if ramp.usable), default=1.0)
     low, high = min(shown, default=0.0), min(max(shown, default=1.0), HIGHEST * start)
-    room = 0.05 * (high - low)
+    room = 0.05 * (high - low) or 0.1
     return Chart(
         "Training loss along the ramp",
         series,
@@ -122,7 +122,9 @@ def range_page(test: RangeTest) -> str:
 
 
 def _ramp(test: RangeTest) -> Markup:
-    lead = f"{test_lines(test)[0].removeprefix('ramp').strip()}; {OFF}, the policy's ratios hold."
+    lead = (
+        f"{opening_lines(test)[0].removeprefix('ramp').strip()}; {OFF}, the policy's ratios hold."
+    )
     lead = lead[0].upper() + lead[1:] if not lead.startswith("optimizer") else lead
     return join(element("p", lead, "lead"), drawn(curve(test)))
 

@@ -16,7 +16,7 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 OFF = "schedule, warmup and momentum cycles are off"
 
 
-def test_lines(test: RangeTest) -> list[str]:
+def opening_lines(test: RangeTest) -> list[str]:
     """What was tested: the ramp, its seeds, what is off, and what else to know."""
     task, summary = test.task, test.run.summary
     low, high = (rate_text(float(task[key])) for key in ("lr_from", "lr_to"))
@@ -107,7 +107,7 @@ def curve_plot(test: RangeTest, width: int = 64, height: int = 7) -> list[str]:
         columns[_column(rate, all_rates[0], span, width)].append(loss)
     top = 1.15 * max(losses[: max(1, len(losses) // 3)])
     low = min(losses)
-    bottom = low - 0.15 * (top - low)
+    bottom = max(0.0, low - 0.15 * (top - low))
     heights: list[float] = []
     last = _column(rates[-1], all_rates[0], span, width)
     for i, column in enumerate(columns):
