@@ -31,6 +31,7 @@ from lrexp.__main__ import main as lrexp
 RATES = [float(f"{10 ** (-4 + 0.4 * i):.3g}") for i in range(12)]
 CHOSEN, JUDGED = range(5), range(5, 10)  # seeds
 HIT = 2.0  # points
+AT_A_TIME = 3  # rates that are trained before what came out is kept
 PARTS = ("rate", "low", "high")
 TASKS = {
     "digits": "",
@@ -54,8 +55,8 @@ def trained(
     """By rate the test accuracies in per cent, one per seed; trained where they are not kept."""
     file = out / "accuracies.json"
     kept = json.loads(file.read_text()) if file.exists() else {}
-    todo = [rate for rate in rates if any(f"{rate:g} {seed}" not in kept for seed in seeds)]
-    if todo:
+    left = [rate for rate in rates if any(f"{rate:g} {seed}" not in kept for seed in seeds)]
+    for todo in (left[i : i + AT_A_TIME] for i in range(0, len(left), AT_A_TIME)):
         grid = f"optimizer.lr={','.join(f'{rate:g}' for rate in todo)}"
         folder = out / f"grid_{len(list(out.glob('grid_*')))}"
         where = [f"seed={','.join(map(str, seeds))}", f"hydra.sweep.dir={folder}"]

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.check import check
 from lrexp.config.compose import without_hydra
+from lrexp.config.errors import out_of_memory
 from lrexp.config.schema import Config, chosen_option, load
 from lrexp.runs.resume import Stopped
 from lrexp.tasks.opening import Launch
@@ -126,7 +127,6 @@ def _checked(
 
 def _stacked(trainers: Sequence[Trainer]) -> TrainsEpochs | None:
     """A stack of trainers that have not trained; None where they cannot be stacked, or one fits."""
-    from lrexp.config.errors import out_of_memory
     from lrexp.grid.stack.probe import probe
     from lrexp.grid.stack.trainer import StackedTrainer, StackError
 

@@ -21,7 +21,7 @@ from lrexp.judge.range_test import Ramp, ramp_rates
 from lrexp.plan.preview import parameter_counts
 from lrexp.report.range_test.found import read_range_test
 from lrexp.report.range_test.page import write_range_picture, write_range_report
-from lrexp.report.range_test.words import curve_plot, result_lines, opening_lines
+from lrexp.report.range_test.words import curve_plot, opening_lines, result_lines
 from lrexp.tasks.opening import Launch, with_normalization
 from lrexp.tasks.summary import blank_summary, failure, write
 

@@ -18,7 +18,7 @@ from lrexp.folder.files import write_atomically
 from lrexp.judge.range_test import DEFAULT, RULES, Ramp, ramp_rates
 from lrexp.report.range_test.found import RangeTest, read_range_test
 from lrexp.report.range_test.page import range_page
-from lrexp.report.range_test.words import cautions, curve_plot, result_lines, opening_lines
+from lrexp.report.range_test.words import cautions, curve_plot, opening_lines, result_lines
 from lrexp.runs.run import Run
 from lrexp.tasks.range_test import range_csv
 
