@@ -16,7 +16,7 @@ from lrexp.config.schema import Config, option_of
 from lrexp.folder.claim import link_latest
 from lrexp.folder.environment import environment, write_environment
 from lrexp.folder.files import csv_text, write_atomically
-from lrexp.folder.layout import CONFIG, PLAN, RANGE_PICTURE, RANGE_TEST, REPORT
+from lrexp.folder.layout import CONFIG, PLAN, RANGE_TEST, REPORT
 from lrexp.judge.range_test import Ramp, ramp_rates
 from lrexp.plan.preview import parameter_counts
 from lrexp.report.range_test.found import read_range_test
@@ -78,7 +78,7 @@ def range_test(resolved: DictConfig, config: Config, launch: Launch) -> float:
     lines = [f"model  {config.model.name} on {config.data.name}, {title}", *opening_lines(test)]
     width = _width()
     lines += ["", *curve_plot(test, min(72, max(24, width - 14))), "", *result_lines(test)]
-    lines.append(f"run    {os.path.relpath(folder)}: {RANGE_TEST}, {RANGE_PICTURE}, {REPORT}")
+    lines.append(f"run    {os.path.relpath(folder)}: {REPORT}, {RANGE_TEST}")
     _show(lines)
     if not launch.sweep:
         link_latest(folder)
