@@ -97,12 +97,16 @@ def test_the_command_to_paste_is_that_of_the_run_at_the_rate(folder: Path) -> No
     assert result_lines(test)[-1] == f"take   {test.command}"
 
 
-def test_the_line_of_a_group_is_a_rule_where_all_else_learns_alike(folder: Path) -> None:
+def test_the_line_of_a_group_is_a_rule_where_all_else_learns_alike(
+    folder: Path, compose: Callable[..., Any]
+) -> None:
     test = read_range_test(folder)
     test.task["group"] = "head"
     assert test.default
     rule = f"lr_policy.rules=[{{layers: head, lr: {test.default.rate:.2g}}}]"
     assert test.overrides == ["lr_policy=per_layer", rule]
+    (rule_of_head,) = compose("experiment=finetune_digits", *test.overrides).lr_policy.rules
+    assert (rule_of_head.layers, rule_of_head.lr) == ("head", float(f"{test.default.rate:.2g}"))
     assert test.command.endswith(f"optimizer.lr=0.2 lr_policy=per_layer '{rule}'")
     assert opening_lines(test)[0].startswith("ramp   rate of head 0.0001 to 10")
     config = read_range_test(folder)

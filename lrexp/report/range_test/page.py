@@ -28,7 +28,7 @@ from lrexp.report.html.page import (
 )
 from lrexp.report.plots import PAGE, STYLE, draw
 from lrexp.report.range_test.found import RangeTest, rate_text, read_range_test
-from lrexp.report.range_test.words import OFF, cautions, mean_curve, opening_lines
+from lrexp.report.range_test.words import OFF, cautions, held, mean_curve, opening_lines
 from lrexp.report.run.origin import configuration, environment
 from lrexp.report.run.words import option_of_group, setting_words
 
@@ -122,9 +122,7 @@ def range_page(test: RangeTest) -> str:
 
 
 def _ramp(test: RangeTest) -> Markup:
-    lead = (
-        f"{opening_lines(test)[0].removeprefix('ramp').strip()}; {OFF}, the policy's ratios hold."
-    )
+    lead = f"{opening_lines(test)[0].removeprefix('ramp').strip()}; {OFF}, {held(test)}."
     lead = lead[0].upper() + lead[1:] if not lead.startswith("optimizer") else lead
     return join(element("p", lead, "lead"), drawn(curve(test)))
 

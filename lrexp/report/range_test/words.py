@@ -25,8 +25,15 @@ def opening_lines(test: RangeTest) -> list[str]:
     together = ", stacked" if summary.get("executor") == "stacked" else ""
     ramp = f"ramp   {test.tested} {low} to {high} in {task['steps']} steps{_passes(test)}"
     lines = [f"{ramp}, {of}{together}"]
-    lines.append(f"note   {OFF}; the policy's ratios hold")
+    lines.append(f"note   {OFF}; {held(test)}")
     return lines + [f"note   {note}" for note in summary["remarks"]]
+
+
+def held(test: RangeTest) -> str:
+    """What does not rise."""
+    if test.task.get("group"):
+        return "all other rates stay what they are at the start of the plan"
+    return "the policy's ratios hold"
 
 
 def _passes(test: RangeTest) -> str:
