@@ -43,8 +43,8 @@ TASKS = {
     "traffic signs, 200 images of 10 kinds": (
         "experiment=traffic_signs data.path=DATA/gtsrb32"
         " model.weights=DATA/weights/resnet20-12fca82f.safetensors"
-        " data.classes=[0,1,2,3,4,5,6,7,8,9]"
-        " data.limit=200 data.image_size=16 data.batch_size=8 trainer.epochs=4"
+        " data.classes=[2,11,12,13,14,17,18,25,35,38] data.limit=200 data.image_size=12"
+        " data.batch_size=8 data.val_fraction=0.03 trainer.train_eval_limit=50 trainer.epochs=3"
     ),
 }
 
