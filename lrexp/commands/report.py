@@ -11,10 +11,12 @@ from pathlib import Path
 from lrexp.commands.answer import parser_of
 from lrexp.config.errors import UserError, for_terminal
 from lrexp.config.names import shown_path
-from lrexp.folder.layout import COMPARISON
+from lrexp.folder.layout import COMPARISON, RANGE_TEST
 from lrexp.report.comparison.figures import write_conclusion_plots
 from lrexp.report.comparison.files import read_conclusion
 from lrexp.report.comparison.page import write_conclusion
+from lrexp.report.range_test.found import read_range_test
+from lrexp.report.range_test.page import write_range_picture, write_range_report
 from lrexp.report.run.figures import write_run_plots
 from lrexp.report.run.page import write_run_report
 from lrexp.report.sweep.figures import write_sweep_plots
@@ -92,6 +94,11 @@ def _write(
 def _write_run(folder: Path, plots: bool) -> bool:
     """Report and plots of one run; False, and a line, when they cannot be written."""
     try:
+        if (folder / RANGE_TEST).exists():
+            print(f"report {_shown(write_range_report(folder))}")
+            if plots:
+                print(f"picture {_shown(write_range_picture(folder, read_range_test(folder)))}")
+            return True
         line = f"report {_shown(write_run_report(folder))}"
         drawn = write_run_plots(folder) if plots else []
     except Exception as error:  # one damaged run must not cost the others

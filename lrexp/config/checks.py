@@ -27,7 +27,9 @@ from lrexp.config.schema.training import (
     ImageFiles,
     LibraryModel,
     Model,
+    RangeTestTask,
     Synthetic,
+    Task,
     TorchvisionSet,
 )
 from lrexp.config.targets import check_target
@@ -137,6 +139,13 @@ def check_together(config: Config) -> None:
         raise ConfigError("loss.class_weights", "is not a weighting", hint, weights)
     _check_model(config.model)
     _check_scheduler(config.scheduler)
+    _check_ramp(config.task)
+
+
+def _check_ramp(task: Task) -> None:
+    if isinstance(task, RangeTestTask) and task.lr_from >= task.lr_to:
+        problem = f"must be below task.lr_to={task.lr_to:g}: the rate rises"
+        raise ConfigError("task.lr_from", problem, given=f"{task.lr_from:g}")
 
 
 def _check_data(data: Data) -> None:

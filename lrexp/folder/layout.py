@@ -15,6 +15,8 @@ METRICS = "metrics.jsonl"  # a row per epoch
 ENVIRONMENT = "environment.json"
 SCHEDULE = "schedule.csv"  # planned rates by step
 RATES = "rates.png"  # of a plan: every group's rate over the epochs
+RANGE_TEST = "range_test.csv"  # of a range test: the loss of every step, seed by seed
+RANGE_PICTURE = "range_test.png"
 LAST, PREVIOUS = "last.pt", "previous.pt"  # in CHECKPOINTS, beside BEST
 PREDICTIONS = "predictions.parquet"
 PER_CLASS = "per_class.csv"
@@ -60,6 +62,7 @@ LOCK = ".lock"
 # whole.
 OF_RUN = (
     *(SUMMARY, METRICS, CONFIG, PLAN, ENVIRONMENT, DIFF, SCHEDULE, RATES, REPORT),
+    *(RANGE_TEST, RANGE_PICTURE),
     *(PREDICTIONS, PER_CLASS, CONFUSION, WRONG_IMAGES, WANDB),
     *(f"{CHECKPOINTS}/{name}" for name in (LAST, BEST, PREVIOUS)),
     *(LOG, *(f"{HYDRA}/{name}" for name in OF_HYDRA)),

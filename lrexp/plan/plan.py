@@ -33,7 +33,7 @@ class Row:
     weight_decay: float  # absolute
     trainable_from: int = 0  # in finished epochs
     trainable_until: int | None = None  # in finished epochs; None is always, 0 is never
-    g: str = ""  # the policy's own factor over time: see `rise`, `cosine`, `then`; empty is 1
+    g: str = ""  # the policy's own factor over time: see `rise`, `cosine`, `then`, `ramp`
     measured: str = ""  # what sets lr_scale anew before every epoch: see `auto_rgn`; empty: nothing
     bn_stats: str = "follow"  # BatchNorm statistics: frozen, live, or follow: still while frozen
     frozen_dropout: bool = False  # dropout goes on while the parameter is frozen
@@ -87,8 +87,13 @@ def then(start: int, factor: float) -> str:
     return f"then {start} {factor!r}"
 
 
+def ramp(low: float, high: float, steps: int) -> str:
+    """g of a range test: low · (high / low)^(t / (steps − 1)), the same factor at every step."""
+    return f"ramp {low!r} {high!r} {steps}"
+
+
 def _factor(written: str, steps_per_epoch: int) -> Callable[[int], float]:
-    """g(t) as `rise`, `cosine` or `then` wrote it down; ValueError for anything else."""
+    """g(t) as `rise`, `cosine`, `then` or `ramp` wrote it; ValueError for anything else."""
     kind, *numbers = written.split() or ("",)
     match (kind, *(float(number) for number in numbers)):
         case ("",):
@@ -102,6 +107,8 @@ def _factor(written: str, steps_per_epoch: int) -> Callable[[int], float]:
         case ("then", start, factor):
             first = start * steps_per_epoch
             return lambda t: 1.0 if t < first else factor
+        case ("ramp", low, high, steps):
+            return lambda t: low * (high / low) ** (t / (steps - 1))
     raise ValueError(f"{written!r} is no factor over time")
 
 

@@ -198,6 +198,11 @@ def refuse_unended(sweep: Sweep) -> None:
         raise UserError(
             f"{shown_path(sweep.folder)} was only planned: the same line without task=plan trains"
         )
+    tests = (point for point in asked if point.settings.get("task.name", "train") != "train")
+    if other := next(tests, None):
+        task = other.settings["task.name"]
+        said = f"{shown_path(sweep.folder)} holds no trained runs"
+        raise UserError(f"{said}: the same line without task={task} trains")
     undone = [point for point in asked if point.status not in ended]
     if undone:
         shown = shlex.quote(shown_path(sweep.folder))

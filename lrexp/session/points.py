@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.check import check
 from lrexp.config.compose import without_hydra
+from lrexp.config.errors import out_of_memory
 from lrexp.config.schema import Config, chosen_option, load
 from lrexp.runs.resume import Stopped
 from lrexp.tasks.opening import Launch
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from lrexp.grid.leaderboard import Leaderboard
     from lrexp.tasks.train import Training
     from lrexp.train.loop import Trainer
+    from lrexp.train.ramp import TrainsEpochs
 
 
 class Points:
@@ -116,11 +119,29 @@ def _checked(
         datasets=points and points.datasets,
         executor=points.executor if points else "serial",
         terminal=terminal,
+        together=_stacked,
         stopped=stopped,
         planned=points and points.planned,
         until=until,
     )
     return resolved, config, launch
+
+
+def _stacked(trainers: Sequence[Trainer]) -> TrainsEpochs | None:
+    """A stack of trainers that have not trained; None where they cannot be stacked, or one fits."""
+    from lrexp.grid.stack.probe import probe
+    from lrexp.grid.stack.trainer import StackedTrainer, StackError
+
+    if len(trainers) < 2 or probe(trainers[0]):
+        return None
+    try:
+        return StackedTrainer(trainers)
+    except StackError:
+        return None
+    except Exception as error:
+        if out_of_memory(error):
+            return None
+        raise
 
 
 def _title(hydra: Any) -> str:

@@ -120,7 +120,7 @@ def continue_run(
         raise UserError(f"{folder} holds no run that could go on")
     resolved = check(resolved)[0]
     if resolved.task.name != "train":
-        raise UserError(f"{folder} holds a plan, which has nothing to go on with")
+        raise UserError(f"{folder} holds a {resolved.task.name}, which has nothing to go on with")
     changes = changes_since(folder, resolved)
     refuse_what_must_stay(changes)
     stopped = replace(stopped, changes=change_lines(changes, len(changes), WHOLE))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lrexp.runs.resume import Stopped
     from lrexp.train.experiment import Experiment
     from lrexp.train.loop import Trainer
+    from lrexp.train.ramp import TrainsEpochs
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Launch:
     terminal: Callable[[Any, Callable[[], int]], Any] | None = None
     stopped: Stopped | None = None  # the run in the folder that goes on
     planned: set[str] | None = None  # config_ids of a sweep whose plan was shown
+    # makes one of trainers, which trains them together, or says that it cannot: None
+    together: Callable[[Sequence[Trainer]], TrainsEpochs | None] | None = None
     until: int | None = None  # stop after this epoch, and leave the rest to whoever goes on
 
 

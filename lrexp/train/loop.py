@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -103,8 +103,13 @@ class Trainer:
             train_eval, val = (self._evaluated(split) for split in (data.train_eval, data.val))
             self.end_epoch(seen, train_eval, val, started, record, checkpoints)
 
-    def train_epoch(self, checkpoints: Path | None = None) -> Row:
-        """One epoch of steps, or what is left of it; returns what was seen on the way."""
+    def train_epoch(
+        self, checkpoints: Path | None = None, watch: Callable[[Tensor], bool] | None = None
+    ) -> Row:
+        """One epoch of steps, or what is left of it; returns what was seen on the way.
+
+        `watch` sees the loss () of every step; the epoch ends after the one it says True to.
+        """
         experiment, settings = self.experiment, self.settings
         model, optimizer = experiment.model, experiment.optimizer
         with whole():
@@ -130,6 +135,8 @@ class Trainer:
                 self.step += 1
                 if checkpoints is not None and due(settings.checkpoint_every_steps, self.step):
                     save_last(self, checkpoints)
+            if watch is not None and watch(loss):
+                break
         with whole():
             if averages_weights(optimizer):
                 use_averaged_weights(optimizer)

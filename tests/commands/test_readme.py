@@ -80,7 +80,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_command_of_the_readme_is_understood(
     words: tuple[str, ...], here: Path, compose: Callable[..., Any]
 ) -> None:
-    assert compose(*words).task.name in ("train", "plan")
+    assert compose(*words).task.name in ("train", "plan", "range_test")
 
 
 @pytest.mark.parametrize("words", GRIDS, ids=" ".join)

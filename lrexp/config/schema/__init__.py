@@ -200,6 +200,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
     "task": {
         "train": Option(training.Task, "lrexp.tasks.train:train"),
         "plan": Option(training.PlanTask, "lrexp.tasks.plan:plan"),
+        "range_test": Option(training.RangeTestTask, "lrexp.tasks.range_test:range_test"),
     },
 }
 GROUPS = (*OPTIONS, "trainer", "experiment")

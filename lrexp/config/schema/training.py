@@ -229,3 +229,14 @@ class PlanTask(Task):
     against: str | None = setting(path="plan")
     margin: float = number(above=0, below=1, identity=False, decides=False)
     like: str | None = setting(path="maybe", identity=False, decides=False)
+
+
+@dataclass
+class RangeTestTask(Task):
+    lr_from: float = number(above=0)  # the base rate at the first step; of a group its highest
+    lr_to: float = number(above=0)  # at the last
+    steps: int = number(at_least=20, at_most=10_000)
+    repeats: int = number(at_least=1, at_most=100)  # seeds, from the run's own up
+    group: str | None = setting()
+    smoothing: float = number(at_least=0, below=1)
+    stop_factor: float = number(above=1)

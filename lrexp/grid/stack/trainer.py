@@ -194,8 +194,11 @@ class StackedTrainer:
         self._clip = None if min(limits) == math.inf else clip
         self._stats = _Stats(going, self._model.weights)
 
-    def train_epoch(self) -> list[Row]:
-        """One epoch of steps of those on the stack; returns what each saw on the way."""
+    def train_epoch(self, watch: Callable[[Tensor], bool] | None = None) -> list[Row]:
+        """One epoch of steps of those on the stack; returns what each saw on the way.
+
+        `watch` sees the losses (K,) of every step; the epoch ends after the one it says True to.
+        """
         trainers, model, optimizer = self._going, self._model, self._optimizer
         if not trainers[0].experiment.schedule:
             return [{} for _ in trainers]
@@ -224,6 +227,8 @@ class StackedTrainer:
             running.add(losses, correct_images(logits, labels), logits.shape[1])
             for trainer in trainers:
                 trainer.step += 1
+            if watch is not None and watch(losses):
+                break
         optimizer.hand_over()
         model.follow_freezing()  # forget the last gradients
         return [

@@ -1,0 +1,1 @@
+"""The report of a range test: what its files hold, in words and in a picture."""
