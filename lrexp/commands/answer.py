@@ -8,6 +8,8 @@ import io
 import logging
 import os
 import re
+import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,9 +24,12 @@ from lrexp.config.errors import (
     in_words,
     misused,
 )
+from lrexp.config.names import shown_path
 from lrexp.config.redact import redacted
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from lrexp.config.compose import CheckedLoader
     from lrexp.session.single import Ran
 
@@ -38,6 +43,7 @@ VERBS = {
     "sync": "upload to W&B what was recorded without it",
     "dashboard": "a team's W&B dashboard, or a sweep's report there, as code",
 }
+WIDTH = 80  # where no terminal says
 
 
 def answer(dispatch: Callable[[], int]) -> int:
@@ -129,3 +135,33 @@ def swept(loader: CheckedLoader, overrides: Sequence[str]) -> int:
 
     board = run_sweep(loader, overrides, lambda line: print(for_terminal(line), flush=True))
     return 1 if board.failed() else 0
+
+
+def layers_tested(
+    loader: CheckedLoader, config: DictConfig, overrides: Sequence[str], extra: str | None
+) -> int:
+    """The exit code of a test of layers that is run here, and shown.
+
+    Args:
+        loader: that composed the config; Hydra is set up with it.
+        config: with task=layer_test.
+        overrides: of the command line.
+        extra: folder of the user's own YAML files.
+    """
+    from lrexp.report.layer_test.lines import test_lines
+    from lrexp.report.layer_test.page import write_test
+    from lrexp.session.layer_test import begin_layer_test
+    from lrexp.session.layer_test_asked import opening_lines, plan_layer_test
+
+    def say(line: str) -> None:
+        print(for_terminal(line), flush=True)
+
+    design = plan_layer_test(loader, config, overrides, extra)
+    say("\n".join(opening_lines(design)))
+    done = begin_layer_test(design, say, write_test)
+    width = shutil.get_terminal_size((WIDTH, 24)).columns
+    say("\n".join(["", *test_lines(done.found, done.folder, width)]))
+    say(f"report {shown_path(done.page)}")
+    if done.offline:
+        say(f"wandb  offline; upload with: lrexp sync {shlex.quote(shown_path(done.folder))}")
+    return 1 if any(one.word == "not measured" for one in done.found.changes) else 0

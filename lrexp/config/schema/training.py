@@ -229,3 +229,11 @@ class PlanTask(Task):
     against: str | None = setting(path="plan")
     margin: float = number(above=0, below=1, identity=False, decides=False)
     like: str | None = setting(path="maybe", identity=False, decides=False)
+
+
+@dataclass
+class LayerTest(Task):
+    factors: list[float] = number(at_least=0)
+    repeats: int = number(at_least=2, at_most=100)
+    layers_at_most: int = number(at_least=2)
+    check: bool = setting()
