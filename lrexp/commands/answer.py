@@ -148,8 +148,8 @@ def layers_tested(
         overrides: of the command line.
         extra: folder of the user's own YAML files.
     """
-    from lrexp.report.layer_test.lines import test_lines
-    from lrexp.report.layer_test.page import write_test
+    from lrexp.report.layer_test.lines import layers_lines
+    from lrexp.report.layer_test.page import write_layer_test
     from lrexp.session.layer_test import begin_layer_test
     from lrexp.session.layer_test_asked import opening_lines, plan_layer_test
 
@@ -158,9 +158,9 @@ def layers_tested(
 
     design = plan_layer_test(loader, config, overrides, extra)
     say("\n".join(opening_lines(design)))
-    done = begin_layer_test(design, say, write_test)
+    done = begin_layer_test(design, say, write_layer_test)
     width = shutil.get_terminal_size((WIDTH, 24)).columns
-    say("\n".join(["", *test_lines(done.found, done.folder, width)]))
+    say("\n".join(["", *layers_lines(done.found, done.folder, width)]))
     say(f"report {shown_path(done.page)}")
     if done.offline:
         say(f"wandb  offline; upload with: lrexp sync {shlex.quote(shown_path(done.folder))}")

@@ -55,9 +55,9 @@ class Change:
     p: float  # two-sided, of the loss
     p_adjusted: float  # after Holm, over all parts and factors
     word: Word
-    more_seeds: int | None  # that would settle one within noise, were the change seen the true one
+    more_seeds: int | None  # that would settle it, were the change seen true
     images_needed: int | None  # in all, where seeds cannot settle it
-    smallest: float  # the true change that would be told from zero in four of five such tests, about
+    smallest: float  # true change that four of five such tests would see, about
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,9 @@ def judge_layers(
     """What every factor on every part changed, in the order given.
 
     *helps* (*hurts*): p of the change of loss after Holm, over all comparisons, is below 0.05 and
-    the loss is lower (higher): of tests in which nothing has an effect at most 5 % claim anything. *diverges*: it did in a seed in which the baseline did not. Fewer than three seeds
-    claim nothing, and neither does a baseline that diverged.
+    the loss is lower (higher): of tests in which nothing has an effect at most 5 % claim anything.
+    *diverges*: it did in a seed, and the baseline in none. Fewer than three seeds claim nothing,
+    nor does a baseline that diverged.
 
     Args:
         base: as it was asked for.
@@ -251,9 +252,7 @@ def change_words(one: Change) -> str:
 
 def _hurting(found: LayerTest) -> list[str]:
     """A sentence on what hurts by being frozen, the worst first."""
-    frozen = [
-        one for one in found.changes if one.factor == 0 and one.word in ("hurts", "diverges")
-    ]
+    frozen = [one for one in found.changes if one.factor == 0 and one.word in ("hurts", "diverges")]
     if not frozen:
         return []
     frozen.sort(key=lambda one: -one.loss if math.isfinite(one.loss) else -math.inf)

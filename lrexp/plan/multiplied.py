@@ -161,7 +161,9 @@ def rules_of(
     rules: list[Rule] = []
     for first, last, answer in _stretches(whole):
         if answer != default:
-            rules.append(_rule("layers", str(first) if first == last else f"{first}-{last}", answer))
+            rules.append(
+                _rule("layers", str(first) if first == last else f"{first}-{last}", answer)
+            )
     for layer in sorted(set(answers) - set(whole)):
         for answer in dict.fromkeys(answers[layer].values()):
             if answer != default:

@@ -39,7 +39,6 @@ from lrexp.runs.scores import Tried, read_tried
 from lrexp.runs.sweep import FAILED, SEED
 from lrexp.session.layer_test_asked import (
     BASE,
-    RUN_DIR,
     TOGETHER,
     Design,
     case_name,
@@ -87,11 +86,6 @@ def begin_layer_test(design: Design, say: Say, show: Show) -> Answer:
     if resumed:
         refuse_leading_out(folder, OF_LAYER_TEST, itself=False)
         looks = refuse_changed(folder, design)
-    elif (folder / PROTOCOL).is_file():
-        raise UserError(
-            f"{shown_path(folder)} holds a test already; nothing was changed\n"
-            f"  trainer.resume=auto goes on with it, {RUN_DIR}=FOLDER begins another"
-        )
     claim = Claim(folder, resumed=resumed, names=OF_LAYER_TEST)
 
     def begin() -> None:
@@ -130,7 +124,8 @@ def _carry_out(design: Design, say: Say, show: Show, begin: Callable[[], object]
         cases = {BASE: (), TOGETHER: design.rules(chosen).overrides}
         _train(design, checked, cases, design.fresh, say, lambda: None, said)
         found = _with_check(found, design, read_tried(checked, "val"))
-    found = replace(found, sentence=sentence(found))
+    paste = design.rules(chosen).overrides if chosen else ()
+    found = replace(found, sentence=sentence(found), paste=tuple(paste))
     _keep_policy(design, found, chosen)
     return Answer(design.folder, found, show(design.folder, found))
 
@@ -161,7 +156,7 @@ def _train(
         for name, overrides in cases.items()
     }
     around = Around(heard, begin=begin, close=failures, said=said)
-    train_cases(design.loader, folder, axes, [*design.how, *design.common], around)
+    train_cases(design.loader(), folder, axes, [*design.how, *design.common], around)
     if not is_sweep(folder):
         raise UserError(f"{shown_path(folder)} holds no runs")
 
@@ -180,7 +175,7 @@ def _found(design: Design, tried: Tried) -> LayerTest:
         (part, factor): _outcome(tried, case_name(design.parts, part, factor), design.seeds)
         for part, factor in design.pairs
     }
-    losses, right = (spread(_means(values)) for values in (base.losses, base.right))
+    losses, right = (spread(tuple(_means(values))) for values in (base.losses, base.right))
     ran = [one for some in tried.tries.values() for one in some.values()]
     took = sum(one.took_s for one in {one.folder: one for one in ran}.values())
     remarks = [*design.notes]

@@ -57,7 +57,6 @@ class Design:
     """A test of layers: what is trained, and where."""
 
     folder: Path
-    loader: SavedLoader  # composes around the config that was asked for
     saved: Mapping[str, Any]  # that config, plain values
     config: Config
     layers: LayerMap
@@ -68,7 +67,12 @@ class Design:
     how: Sequence[str]  # overrides of the launcher
     common: Sequence[str]  # overrides that all runs have
     notes: Sequence[str]
+    extra: str | None = None  # folder of the user's own YAML files
     looks: Sequence[int] = field(default=())  # seeds at earlier ends of the same test
+
+    def loader(self) -> SavedLoader:
+        """What composes around the config that was asked for; a grid takes one of its own."""
+        return SavedLoader(dict(self.saved), self.folder / PROTOCOL, self.extra)
 
     @property
     def policy(self) -> str:
@@ -92,7 +96,7 @@ class Design:
 
     @property
     def pairs(self) -> list[tuple[int, float]]:
-        """Part and factor, from the input to the head; what never trains has nothing to multiply."""
+        """Part and factor, from the input to the head, of parts that train at all."""
         places = [place for place, part in enumerate(self.parts) if part.trained]
         return [(place, factor) for place in places for factor in self.factors]
 
@@ -150,10 +154,17 @@ def plan_layer_test(
     for one in given:
         key = one.lstrip("+~").partition("=")[0]
         if re.match(r"hydra([./@]|$)", key) and one not in how and key != RUN_DIR:
-            raise UserError(f"{one}: task=layer_test runs its grids itself; {RUN_DIR} is its folder")
+            raise UserError(
+                f"{one}: task=layer_test runs its grids itself; {RUN_DIR} is its folder"
+            )
     loader.check(config, given)
     config.run_id = config.run_id or new_run_id()
     folder = loader.folder(config, RUN_DIR, given)
+    if (folder / PROTOCOL).is_file() and config.trainer.resume != "auto":
+        raise UserError(
+            f"{shown_path(folder)} holds a test already; nothing was changed\n"
+            f"  trainer.resume=auto goes on with it, {RUN_DIR}=FOLDER begins another"
+        )
     resolved, checked = check(without_hydra(config))
     saved: Any = OmegaConf.to_container(resolved)
     _refuse_factors(checked.task.factors)
@@ -165,7 +176,6 @@ def plan_layer_test(
     first = checked.seed + FIRST_FRESH
     design = Design(
         folder=folder,
-        loader=SavedLoader(saved, folder / PROTOCOL, extra),
         saved=saved,
         config=checked,
         layers=layers,
@@ -176,6 +186,7 @@ def plan_layer_test(
         how=how,
         common=_common(given, checked),
         notes=_notes(parts, layers.depth, plan, checked),
+        extra=extra,
     )
     if not design.pairs:
         raise ConfigError("lr_policy", "freezes every layer", "nothing is left to multiply")
@@ -212,11 +223,13 @@ def opening_lines(design: Design) -> list[str]:
     factors = ", ".join(f"{factor:g}" for factor in design.factors)
     tested = sum(part.trained > 0 for part in design.parts)
     what = "parts" if any(part.first != part.last for part in design.parts) else "layers"
+    begun = design.resume and (design.folder / PROTOCOL).is_file()
+    goes_on = ": what is done is read, and the rest trained" if begun else ""
     lines = [
-        f"layers {shown_path(design.folder)}",
+        f"layers {shown_path(design.folder)}{goes_on}",
         f"       lr_policy={design.policy} as it is, and with one rate at a time × {factors}:"
         f" {tested} {what}, {len(design.seeds)} seeds",
-        f"cost   {design.runs} runs{_time(design)}",
+        f"cost   {design.runs} runs{'' if begun else _time(design)}",
     ]
     if design.check and design.fresh:
         lines.append(
@@ -240,12 +253,13 @@ def _time(design: Design) -> str:
 def _probed(design: Design, cases: Mapping[str, Sequence[str]]) -> Cost:
     seeds = f"{SEED}={','.join(map(str, design.seeds))}"
     axes = {name: [*some, seeds] for name, some in cases.items()}
-    with hydra_of(design.loader):
-        request = read_request(design.loader, [*design.how, *design.common])
+    loader = design.loader()
+    with hydra_of(loader):
+        request = read_request(loader, [*design.how, *design.common])
         request.cases = made_cases(Path(CASES), axes)
-        points = compose_points(design.loader, request)
-        find_equal_points(design.loader, request, points)
-        context = HydraContext(config_loader=design.loader, callbacks=Callbacks(request.config))
+        points = compose_points(loader, request)
+        find_equal_points(loader, request, points)
+        context = HydraContext(config_loader=loader, callbacks=Callbacks(request.config))
         session = Session(context, Points(), settings=request.settings)
         return cost([point for point in points if point.same_as is None], session)
 
@@ -267,15 +281,14 @@ def _refuse_other_plan(design: Design) -> None:
     from lrexp.build.rates import build_plan
     from lrexp.build.schedule import Steps
 
-    rules = design.rules({})
-    written = design.loader
+    rules, written = design.rules({}), design.loader()
     with hydra_of(written):
         request = read_request(written, [])
         composed = written.load_sweep_config(
             request.config, ["task=train", "trainer.resume=never", *rules.overrides]
         )
     config = check(without_hydra(composed))[1]
-    ruled = build_plan(config, design.layers, Steps(1, 1, 1))
+    ruled = build_plan(config, design.layers, Steps(1, 1))
     if said := difference(design.plan, ruled):
         problem = f"cannot be written as rules of lr_policy=per_layer: {said}"
         raise ConfigError("lr_policy", problem, given=design.policy)
@@ -298,7 +311,10 @@ def _common(given: Sequence[str], config: Config) -> list[str]:
         common.append(ONE_THREAD)
     if not any(one.lstrip("+~").startswith("logger") for one in given):
         common.append("logger=none")
-    return [*common, *(one for one in given if one.startswith("data.root="))]  # typed: may be filled
+    return [
+        *common,
+        *(one for one in given if one.startswith("data.root=")),
+    ]  # typed: may be filled
 
 
 def _notes(parts: Sequence[Part], depth: int, plan: Plan, config: Config) -> list[str]:
