@@ -105,16 +105,19 @@ def _part(rows: Sequence[Row]) -> Part:
     )
 
 
-def refuse_moving(plan: Plan, policy: str) -> None:
+def refuse_moving(layers: LayerMap, plan: Plan, policy: str) -> None:
     """Raise a ConfigError for a plan that rules cannot make: rates that move in time by themselves,
     or statistics and dropout of frozen layers that go on."""
+    norms = {parameter.name for parameter in layers.parameters if parameter.is_norm}
     for row in plan.rows:
         said = ""
         if row.measured:
             said = "measures its rates in the run"
         elif row.g or row.schedule_restart or not (row.trains_throughout or row.frozen):
             said = "moves rates, or what is frozen, in time"
-        elif row.bn_stats == ("live" if row.frozen else "frozen") or row.frozen_dropout:
+        elif (row.frozen and row.frozen_dropout) or (
+            row.name in norms and row.bn_stats == ("live" if row.frozen else "frozen")
+        ):
             said = "treats BatchNorm or dropout of frozen layers in a way of its own"
         elif not row.frozen and not row.lr_scale > 0:
             said = f"has rates of {row.lr_scale:g}"

@@ -170,7 +170,7 @@ def plan_layer_test(
     _refuse_factors(checked.task.factors)
     with loader.placing(given):
         layers, plan = _planned(checked)
-        refuse_moving(plan, checked.lr_policy.name)
+        refuse_moving(layers, plan, checked.lr_policy.name)
     parts = parts_of(layers, plan, checked.task.layers_at_most)
     seeds = range(checked.seed, checked.seed + checked.task.repeats)
     first = checked.seed + FIRST_FRESH
