@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrexp.config.errors import (
@@ -26,11 +27,13 @@ from lrexp.config.errors import (
 )
 from lrexp.config.names import shown_path
 from lrexp.config.redact import redacted
+from lrexp.folder.layout import LAYER_TABLE, PLOTS
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from lrexp.config.compose import CheckedLoader
+    from lrexp.judge.layer_test import LayerTest
     from lrexp.session.single import Ran
 
 # What can be asked for but a run, which has no word of its own: a module here each.
@@ -148,6 +151,7 @@ def layers_tested(
         overrides: of the command line.
         extra: folder of the user's own YAML files.
     """
+    from lrexp.report.layer_test.figures import PICTURE, write_layer_plots
     from lrexp.report.layer_test.lines import layers_lines
     from lrexp.report.layer_test.page import write_layer_test
     from lrexp.session.layer_test import begin_layer_test
@@ -156,12 +160,16 @@ def layers_tested(
     def say(line: str) -> None:
         print(for_terminal(line), flush=True)
 
+    def keep(folder: Path, found: LayerTest) -> Path:
+        write_layer_plots(folder, found)
+        return write_layer_test(folder, found)
+
     design = plan_layer_test(loader, config, overrides, extra)
     say("\n".join(opening_lines(design)))
-    done = begin_layer_test(design, say, write_layer_test)
+    done = begin_layer_test(design, say, keep)
     width = shutil.get_terminal_size((WIDTH, 24)).columns
     say("\n".join(["", *layers_lines(done.found, done.folder, width)]))
-    say(f"report {shown_path(done.page)}")
+    say(f"report {shown_path(done.page)}, {LAYER_TABLE}, {PLOTS}/{PICTURE}.png")
     if done.offline:
         say(f"wandb  offline; upload with: lrexp sync {shlex.quote(shown_path(done.folder))}")
     return 1 if any(one.word == "not measured" for one in done.found.changes) else 0

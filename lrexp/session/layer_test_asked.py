@@ -325,7 +325,7 @@ def _notes(parts: Sequence[Part], depth: int, plan: Plan, config: Config) -> lis
     fresh = {row.layer_name for row in plan.rows if row.source == "fresh" and not row.frozen}
     if 0 in config.task.factors and fresh and len(fresh) < depth:
         names = list(dict.fromkeys(row.layer_name for row in plan.rows if row.layer_name in fresh))
-        notes.append(f"drawn at random, not loaded: {few(names)}; frozen they stay random")
+        notes.append(f"{few(names)} was drawn at random, not loaded: frozen it stays random")
     if config.task.repeats < 3:
         notes.append("fewer than three seeds claim nothing: task.repeats=5 is the default")
     return notes

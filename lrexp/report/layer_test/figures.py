@@ -10,7 +10,6 @@ from lrexp.report.figure import COLOURS, Interval, Intervals
 from lrexp.report.layer_test.words import (
     accuracy_words,
     loss_words,
-    needs_words,
     title,
     verdict_words,
 )
@@ -29,28 +28,24 @@ def write_layer_plots(folder: Path, found: LayerTest) -> list[Path]:
     return write_plots(folder, {PICTURE: [figure]}, PAGE) if figure else []
 
 
-def layers_figure(found: LayerTest, advice: bool = False) -> Intervals | None:
-    """A row per layer and factor, from the input to the head; None where nothing is known.
-
-    Args:
-        found: the test.
-        advice: whether rows within noise say what would settle them.
-    """
+def layers_figure(found: LayerTest) -> Intervals | None:
+    """A row per layer and factor, from the input to the head; None where nothing is known."""
     if not any(math.isfinite(one.low) for one in found.changes):
         return None
     return Intervals(
         "Change of val loss with its 95 % interval, one layer's rate changed at a time",
-        [_row(found, one, advice) for one in found.changes],
+        [_row(found, one) for one in found.changes],
         label=f"change of val loss against lr_policy={found.policy} as it is",
         sides=("better", "worse"),
         note=(
             "Full dots help or hurt, after Holm's correction for all comparisons; open dots are"
-            " within noise. A colour is a factor."
+            " within noise. An interval is for one comparison by itself, so that of an open dot may"
+            " leave zero out. A colour is a factor."
         ),
     )
 
 
-def _row(found: LayerTest, one: Change, advice: bool) -> Interval:
+def _row(found: LayerTest, one: Change) -> Interval:
     known = math.isfinite(one.loss)
     words = f"{loss_words(one)}, accuracy {accuracy_words(one)} points" if known else ""
     return Interval(
@@ -60,7 +55,6 @@ def _row(found: LayerTest, one: Change, advice: bool) -> Interval:
         one.high,
         text=words,
         verdict=verdict_words(one),
-        advice=needs_words(one) if advice else "",
         colour=list(found.factors).index(one.factor) % len(COLOURS),
         shape="dot" if one.word in ("helps", "hurts") else "open",
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lrexp.config.names import shown_path
 from lrexp.folder.layout import LAYER_POLICY
-from lrexp.judge.layer_test import LayerTest, factor_words
+from lrexp.judge.layer_test import LayerTest, clearest, factor_words
 from lrexp.report.comparison.words import cut
 from lrexp.report.layer_test.words import (
     accuracy_words,
@@ -22,7 +22,7 @@ from lrexp.report.layer_test.words import (
     wants_of,
 )
 
-HEADS = ("layer", "lr", "changed to", "val loss", "accuracy", "p", "")
+HEADS = ("layer", "lr", "changed to", "val loss", "accuracy", "p", "verdict")
 LESS = (1, 5, 4)  # columns left out in turn where there is no room
 RIGHT = (1, 3, 4, 5)  # aligned to the right
 NAME = 24
@@ -37,6 +37,12 @@ def layers_lines(found: LayerTest, folder: Path, width: int = 80) -> list[str]:
     cost = ", ".join(f"{what} {value}" for what, value in found.cost)
     lines += ["", *_wrapped(f"cost: {cost}", width)] if cost else []
     lines += ["", *_wrapped(found.sentence, width)]
+    open_one = clearest(found.changes)
+    if open_one is not None and open_one.more_seeds:
+        count = len(found.seeds) + open_one.more_seeds
+        where = f"hydra.run.dir={shlex.quote(shown_path(folder))} trainer.resume=auto"
+        more = f"more seeds go into the same folder: task.repeats={count} {where}"
+        lines += _wrapped(more, width)
     if found.paste:
         words = shlex.join(found.paste)
         where = shlex.quote(shown_path(folder))
@@ -47,12 +53,12 @@ def layers_lines(found: LayerTest, folder: Path, width: int = 80) -> list[str]:
 
 def table(found: LayerTest, width: int) -> list[str]:
     """A line per layer and factor; a layer is named on its first one."""
-    rows = [list(HEADS)]
+    rows: list[list[str]] = [[*HEADS]]
     for place, part in enumerate(found.parts):
         name, rate, wanted = cut(part.name, NAME), rate_words(found, part), wants_of(found, place)
         changes = found.of_part(place)
         if not changes:
-            rows.append([name, rate, wanted, "", "", "", ""])
+            rows.append([name, rate, "", "", "", "", wanted])
         for i, one in enumerate(changes):
             rows.append(
                 [

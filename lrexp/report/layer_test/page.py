@@ -20,7 +20,6 @@ from lrexp.report.html.page import (
     Section,
     element,
     join,
-    number,
     page,
     percent,
     plus_minus,
@@ -28,7 +27,7 @@ from lrexp.report.html.page import (
     tags,
     without_home,
 )
-from lrexp.report.layer_test.figures import layers_figure, write_layer_plots
+from lrexp.report.layer_test.figures import layers_figure
 from lrexp.report.layer_test.files import CSV_MARK, JSON_MARK, layers_csv, layers_json
 from lrexp.report.layer_test.words import (
     accuracy_words,
@@ -44,7 +43,7 @@ from lrexp.report.layer_test.words import (
 
 
 def write_layer_test(folder: Path, found: LayerTest) -> Path:
-    """Write report.html, layer_test.json, layer_test.csv and the picture into a folder.
+    """Write report.html, layer_test.json and layer_test.csv into a folder.
 
     Returns:
         The page.
@@ -62,7 +61,6 @@ def write_layer_test(folder: Path, found: LayerTest) -> Path:
         refuse_foreign(file, mark)
     for file, (_, text) in made.items():
         write_atomically(file, text)
-    write_layer_plots(folder, found)
     return folder / REPORT
 
 
@@ -75,7 +73,7 @@ def layers_page(found: LayerTest) -> str:
         " ".join(rest),
         [_facts(found), tags.notes(list(found.remarks), "warning")],
     )
-    figure = layers_figure(found, advice=True)
+    figure = layers_figure(found)
     sections = [
         Section("What each layer wants", _layers(found)),
         Section("Changes", drawn(figure) if figure else Markup()),
@@ -91,7 +89,7 @@ def _facts(found: LayerTest) -> Markup:
     seeds = found.seeds
     named = f"{seeds[0]} … {seeds[-1]}" if len(seeds) > 3 else ", ".join(map(str, seeds))
     items = [
-        ("policy", found.policy, f"optimizer.lr {number(found.base_lr)}"),
+        ("policy", found.policy, f"optimizer.lr {found.base_lr:g}"),
         ("val loss as it is", plus_minus(found.loss, found.loss_se), "± over seeds"),
         ("val accuracy", percent(found.accuracy), f"best epoch by {found.monitor}"),
         ("seeds", len(seeds), named),

@@ -12,7 +12,6 @@ from lrexp.judge.layer_test import (
     wants,
 )
 from lrexp.plan.multiplied import Part
-from lrexp.report.html.page import number
 
 GONE = "–"
 
@@ -21,7 +20,7 @@ def rate_words(found: LayerTest, part: Part) -> str:
     """The rate that a part's layers have under the policy, at the peak of the schedule."""
     if not part.trained:
         return "frozen"
-    low, high = (number(found.base_lr * scale) for scale in (part.low, part.high))
+    low, high = (f"{found.base_lr * scale:.3g}" for scale in (part.low, part.high))
     return low if low == high else f"{low} to {high}"
 
 

@@ -64,7 +64,7 @@ def test_equal_layers_claim_nothing_in_95_of_100_tests() -> None:
 
 
 def test_planted_layers_are_found_and_no_others() -> None:
-    effects = {(0, 0.0): 0.3, (1, 4.0): -0.2, (1, 0.0): 0.2, (1, 0.25): -0.12}
+    effects = {(0, 0.0): 0.3, (1, 4.0): -0.3, (1, 0.0): 0.2, (1, 0.25): -0.18}
     base, tried = outcomes(np.random.default_rng(0), effects)
     changes = judge_layers(base, tried)
     words = {(one.part, one.factor): one.word for one in changes if one.word != "within noise"}
@@ -82,7 +82,7 @@ def test_planted_layers_are_found_and_no_others() -> None:
     assert "Freezing hurts conv (+0.3" in said
     for one in changes:
         truth = effects.get((one.part, one.factor), 0.0)
-        assert abs(one.loss - truth) < 4 * one.loss_se
+        assert abs(one.loss - truth) < 0.08
         assert one.low < one.loss < one.high
 
 
