@@ -7,12 +7,13 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lrexp.__main__ import main
 from lrexp.config.errors import UserError
-from lrexp.judge.layer_test import Change, LayerTest, sentence
+from lrexp.judge.layer_test import Change, LayerTest, Word, sentence
 from lrexp.plan.multiplied import Part
 from lrexp.report.layer_test.figures import layers_figure
 from lrexp.report.layer_test.files import layers_csv, read_layer_test
@@ -22,7 +23,7 @@ from lrexp.report.layer_test.page import layers_page, write_layer_test
 NAN = math.nan
 
 
-def change(part: int, factor: float, loss: float, word: str, **more: object) -> Change:
+def change(part: int, factor: float, loss: float, word: Word, **more: Any) -> Change:
     one = Change(
         part, factor, 5, 179, 0, loss, 0.01, loss - 0.025, loss + 0.025, -loss / 10, 0.004,
         0.001, 0.004, word, None, None, 0.04,
@@ -59,7 +60,7 @@ def test_the_terminal_shows_layers_from_the_input_and_what_to_paste(tmp_path: Pa
     said = "\n".join(lines)
     rows = [line for line in lines if line.startswith(("stem", "layer1.0", "head"))]
     assert [row.split()[0] for row in rows] == ["stem", "layer1.0", "head"]
-    assert "frozen by the policy" in rows[0]
+    assert "frozen already" in rows[0]
     assert "0.005 to 0.025" in rows[1]
     assert "-0.080 ± 0.010" in said
     assert "diverges (2 of 5)" in said

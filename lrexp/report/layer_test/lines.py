@@ -25,7 +25,7 @@ from lrexp.report.layer_test.words import (
 HEADS = ("layer", "lr", "changed to", "val loss", "accuracy", "p", "verdict")
 LESS = (1, 5, 4)  # columns left out in turn where there is no room
 RIGHT = (1, 3, 4, 5)  # aligned to the right
-NAME = 24
+NAME = 20
 
 
 def layers_lines(found: LayerTest, folder: Path, width: int = 80) -> list[str]:

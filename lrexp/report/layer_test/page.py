@@ -153,7 +153,7 @@ def _meanings(found: LayerTest) -> list[tuple[str, str]]:
     count = len(found.changes)
     return [
         ("helps, hurts", "The loss is lower, or higher, by more than seeds and images explain. Were"
-         f" no layer's rate of any effect, less than 5 % of such tests would claim anything, all"
+         f" no layer's rate of any effect, at most 5 % of such tests would claim anything, all"
          f" {count} comparisons together."),
         ("within noise", "Nothing could be shown, which is not the same as no effect."),
         ("diverges", "In a seed in which the policy as it is does not."),

@@ -66,7 +66,7 @@ def needs_words(one: Change) -> str:
 def wants_of(found: LayerTest, part: int) -> str:
     """What a part wants, in a few words."""
     if not found.parts[part].trained:
-        return "frozen by the policy"
+        return "frozen already"
     return wants(found.of_part(part))
 
 
