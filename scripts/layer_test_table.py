@@ -6,7 +6,7 @@ Truth is planted. Of the network that knows the digits 0-4 one layer is drawn an
 5-9 (experiment=finetune_digits): that layer should be worst to freeze, more so than where nothing
 was drawn anew. With DATA, which holds cifar10_10k/ and weights/, a ResNet-20 that knows CIFAR-10
 meets noisy images (scripts/make_shifted.py): its first layers should want to move (Lee et al. 2022,
-https://arxiv.org/abs/2210.11466). About 10 CPU-minutes; a folder given with --out goes on.
+https://arxiv.org/abs/2210.11466). About 8 CPU-minutes; a folder given with --out goes on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ DIGITS = "experiment=finetune_digits"
 CIFAR = (
     "experiment=cifar_shifted data.path={shifted}/cifar_noise"
     " model.weights={data}/weights/resnet20-12fca82f.safetensors"
-    " trainer.epochs=2 task.layers_at_most=4 task.repeats=4 task.factors=[0]"
+    " trainer.epochs=1 trainer.train_eval_limit=50 hydra.launcher.executor=serial"
+    " task.layers_at_most=4 task.repeats=4 task.factors=[0]"
 )
 
 
