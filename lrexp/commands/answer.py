@@ -8,10 +8,13 @@ import io
 import logging
 import os
 import re
+import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrexp.config.errors import (
@@ -22,10 +25,15 @@ from lrexp.config.errors import (
     in_words,
     misused,
 )
+from lrexp.config.names import shown_path
 from lrexp.config.redact import redacted
+from lrexp.folder.layout import LAYER_TABLE, PLOTS
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from lrexp.config.compose import CheckedLoader
+    from lrexp.judge.layer_test import LayerTest
     from lrexp.session.single import Ran
 
 # What can be asked for but a run, which has no word of its own: a module here each.
@@ -38,6 +46,7 @@ VERBS = {
     "sync": "upload to W&B what was recorded without it",
     "dashboard": "a team's W&B dashboard, or a sweep's report there, as code",
 }
+WIDTH = 80  # where no terminal says
 
 
 def answer(dispatch: Callable[[], int]) -> int:
@@ -154,3 +163,38 @@ def swept(loader: CheckedLoader, overrides: Sequence[str]) -> int:
 
     board = run_sweep(loader, overrides, lambda line: print(for_terminal(line), flush=True))
     return 1 if board.failed() else 0
+
+
+def layers_tested(
+    loader: CheckedLoader, config: DictConfig, overrides: Sequence[str], extra: str | None
+) -> int:
+    """The exit code of a test of layers that is run here, and shown.
+
+    Args:
+        loader: that composed the config; Hydra is set up with it.
+        config: with task=layer_test.
+        overrides: of the command line.
+        extra: folder of the user's own YAML files.
+    """
+    from lrexp.report.layer_test.figures import PICTURE, write_layer_plots
+    from lrexp.report.layer_test.lines import layers_lines
+    from lrexp.report.layer_test.page import write_layer_test
+    from lrexp.session.layer_test import begin_layer_test
+    from lrexp.session.layer_test_asked import opening_lines, plan_layer_test
+
+    def say(line: str) -> None:
+        print(for_terminal(line), flush=True)
+
+    def keep(folder: Path, found: LayerTest) -> Path:
+        write_layer_plots(folder, found)
+        return write_layer_test(folder, found)
+
+    design = plan_layer_test(loader, config, overrides, extra)
+    say("\n".join(opening_lines(design)))
+    done = begin_layer_test(design, say, keep)
+    width = shutil.get_terminal_size((WIDTH, 24)).columns
+    say("\n".join(["", *layers_lines(done.found, done.folder, width)]))
+    say(f"report {shown_path(done.page)}, {LAYER_TABLE}, {PLOTS}/{PICTURE}.png")
+    if done.offline:
+        say(f"wandb  offline; upload with: lrexp sync {shlex.quote(shown_path(done.folder))}")
+    return 1 if any(one.word == "not measured" for one in done.found.changes) else 0

@@ -1,4 +1,4 @@
-"""`lrexp report FOLDER`: the report of a run, a sweep or a comparison made anew from its files."""
+"""`lrexp report FOLDER`: the report of whatever a folder holds made anew from its files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from pathlib import Path
 from lrexp.commands.answer import parser_of
 from lrexp.config.errors import UserError, for_terminal
 from lrexp.config.names import shown_path
-from lrexp.folder.layout import COMPARISON, RANGE_TEST
+from lrexp.folder.layout import COMPARISON, LAYER_TEST, RANGE_TEST
 from lrexp.report.comparison.figures import write_conclusion_plots
 from lrexp.report.comparison.files import read_conclusion
 from lrexp.report.comparison.page import write_conclusion
+from lrexp.report.layer_test.figures import write_layer_plots
+from lrexp.report.layer_test.files import read_layer_test
+from lrexp.report.layer_test.page import write_layer_test
 from lrexp.report.range_test.found import read_range_test
 from lrexp.report.range_test.page import write_range_picture, write_range_report
 from lrexp.report.run.figures import write_run_plots
@@ -25,7 +28,8 @@ from lrexp.runs.run import is_run, is_sweep, named_folder
 
 DESCRIPTION = """\
 Make the report of a run or a sweep anew, from its files alone: report.html, and figures in plots/.
-Of a comparison (by `which` or `confirm`) which.html and its tables, from comparison.json.
+Of a comparison (by `which` or `confirm`) which.html and its tables, from comparison.json; of
+task=layer_test its report and table, from layer_test.json.
 """
 EXAMPLES = """\
   lrexp report latest
@@ -53,10 +57,11 @@ def main(argv: list[str]) -> int:
     if asked.runs and not sweep:
         raise UserError(f"--runs is for a sweep, and {_shown(folder)} is a single run")
     compared = (folder / COMPARISON).exists()
-    if not sweep and not compared and not is_run(folder):
+    layers = (folder / LAYER_TEST).exists()
+    if not sweep and not compared and not layers and not is_run(folder):
         raise UserError(
             f"{_shown(folder)} is neither a run nor a sweep nor a comparison: it has no"
-            " summary.json, metrics.jsonl, points.json or comparison.json"
+            " summary.json, metrics.jsonl, points.json, comparison.json or layer_test.json"
         )
     runs = [folder] if is_run(folder) else []
     if sweep:
@@ -70,6 +75,10 @@ def main(argv: list[str]) -> int:
         found = read_conclusion(folder)
         made.append((partial(write_conclusion_plots, conclusion=found),
                      partial(write_conclusion, conclusion=found)))  # fmt: skip
+    if layers:
+        tested = read_layer_test(folder)
+        made.append((partial(write_layer_plots, found=tested),
+                     partial(write_layer_test, found=tested)))  # fmt: skip
     failed += sum(not _write(folder, not asked.no_plots, *how) for how in made)
     return 1 if failed else 0
 

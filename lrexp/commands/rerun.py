@@ -12,7 +12,7 @@ from typing import Any
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lrexp.commands.answer import ended, parser_of, swept
+from lrexp.commands.answer import ended, layers_tested, parser_of, swept
 from lrexp.config.check import check
 from lrexp.config.compose import without_hydra
 from lrexp.config.errors import ConfigError, UserError, for_terminal
@@ -38,7 +38,7 @@ from lrexp.runs.recheck import (
     verdict,
 )
 from lrexp.session.hydra import hydra_of
-from lrexp.session.single import compose_single, continue_run, run_single
+from lrexp.session.single import compose_single, continue_run, run_single, trains_a_grid
 
 DESCRIPTION = """\
 Run a saved run again, in a new run folder, from the config that it saved.
@@ -111,6 +111,8 @@ def main(argv: list[str]) -> int:
         config = compose_single(loader, overrides)
         if config.hydra.mode == RunMode.MULTIRUN:
             raise UserError("hydra.mode=MULTIRUN: write -m for a grid around the saved run")
+        if trains_a_grid(config) and not (args.check or args.resume):
+            return layers_tested(loader, config, overrides, args.config_dir)
         if args.resume:
             config.run_id = config.run_id or saved.config.get("run_id")
         loader.check(config, overrides)

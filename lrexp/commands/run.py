@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from lrexp import __version__
-from lrexp.commands.answer import ended, flag_meant, swept
+from lrexp.commands.answer import ended, flag_meant, layers_tested, swept
 from lrexp.commands.completion import complete
 from lrexp.commands.help import help_text, refuse_word
 from lrexp.config.errors import UserError
@@ -55,9 +55,11 @@ def main(argv: list[str]) -> int:
         if not args.multirun and "hydra.mode=MULTIRUN" not in args.overrides:
             from hydra.types import RunMode
 
-            from lrexp.session.single import compose_single, run_single
+            from lrexp.session.single import compose_single, run_single, trains_a_grid
 
             config = compose_single(loader, args.overrides)
+            if trains_a_grid(config):
+                return layers_tested(loader, config, args.overrides, args.config_dir)
             if config.hydra.mode != RunMode.MULTIRUN:
                 return ended(run_single(loader, config, args.overrides))
         return swept(loader, args.overrides)

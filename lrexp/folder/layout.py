@@ -53,6 +53,11 @@ STEPS = "steps.json"  # how many runs were trained at a time, and how long that 
 OF_COMPARISON = (WHICH, COMPARISON, *COMPARISON_TABLES)
 OF_WHICH = (PROTOCOL, STEPS, *OF_COMPARISON)
 
+# of a test of layers
+LAYER_TEST, LAYER_TABLE = "layer_test.json", "layer_test.csv"
+LAYER_POLICY = "lr_policy/layer_test.yaml"  # with --config-dir FOLDER: lr_policy=layer_test
+LAYER_RUNS, LAYER_CHECK = "runs", "check"  # sweeps: a layer at a time; all multipliers together
+
 # of both
 REPORT = "report.html"
 PLOTS = "plots"
@@ -71,6 +76,7 @@ OF_SWEEP = (
     *(POINTS, POINTS_TABLE, LEADERBOARD, LEADERBOARD_TABLE),
     *(CASES, RERUN, MULTIRUN, WANDB_REPORT, REPORT),
 )
+OF_LAYER_TEST = (PROTOCOL, LAYER_TEST, LAYER_TABLE, LAYER_POLICY, REPORT)
 
 
 def names_of_run(hydra: Any) -> tuple[str, ...]:

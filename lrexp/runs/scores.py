@@ -65,10 +65,14 @@ class Tried:
         return tuple(sorted(set.intersection(*shared))) if shared else ()
 
 
-def read_tried(folder: Path) -> Tried:
+def read_tried(folder: Path, split: str = "test") -> Tried:
     """What the runs of a sweep made of cases predicted of the images they are compared on.
 
     These are the test images, or those of val where no run has test images.
+
+    Args:
+        folder: of the sweep.
+        split: `val`: its images, whether or not there are test images.
 
     Raises:
         UserError: when a file cannot be read, no run has finished, or runs were not measured on the
@@ -80,7 +84,7 @@ def read_tried(folder: Path) -> Tried:
     tries: dict[str, dict[int, Try]] = {}
     undone: list[SweepPoint] = []
     first: Predictions | None = None
-    at, split = "", "test"
+    at = ""
     for point in points:
         ran = by_num[point.same_as] if point.same_as is not None else point
         if ran.status not in (FINISHED, DIVERGED):

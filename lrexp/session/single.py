@@ -15,6 +15,7 @@ from lrexp.config.check import check
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader, without_hydra
 from lrexp.config.errors import ConfigError, RunFailedError, UserError
 from lrexp.config.names import new_run_id
+from lrexp.config.schema import OPTIONS, option_of
 from lrexp.folder.claim import Claim
 from lrexp.folder.layout import SUMMARY, names_of_run
 from lrexp.grid.points.cases import refuse_cases, take_cases
@@ -51,11 +52,17 @@ def compose_single(loader: CheckedLoader, overrides: list[str]) -> DictConfig:
     if config.hydra.mode == RunMode.MULTIRUN:
         return config
     refuse_cases(overrides)
-    for override in overrides:
+    for override in () if trains_a_grid(config) else overrides:
         if override.startswith(("hydra.launcher.", "hydra/launcher=", "hydra/sweeper=")):
             key, _, value = override.partition("=")
             raise ConfigError(key, "is for grids", "add -m", value)
     return config
+
+
+def trains_a_grid(config: DictConfig) -> bool:
+    """Whether the task trains runs of its own, and is no single run: see `Option.grid`."""
+    option = OPTIONS["task"].get(option_of(config.task))
+    return option is not None and option.grid
 
 
 def run_single(
@@ -74,6 +81,9 @@ def run_single(
         RunFailedError: when it had begun.
     """
     loader.check(config, overrides)
+    if trains_a_grid(config):
+        hint = "give it on a command line of its own"
+        raise ConfigError("task", "trains runs of its own", hint, config.task.name)
     may_go_on = config.trainer.resume == "auto" and config.task.name == "train"
     given = config.run_id
     config.run_id = fresh = given or new_run_id()  # names the folder

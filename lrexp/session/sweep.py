@@ -49,6 +49,7 @@ from lrexp.runs.sweep import FAILED, read_sweep, swept_keys
 from lrexp.session.budget import budget_lines, noise_for
 from lrexp.session.points import Points
 from lrexp.session.request import Request, read_request
+from lrexp.session.single import trains_a_grid
 from lrexp.train.signals import signals_stop
 
 log = logging.getLogger(__name__)
@@ -158,6 +159,9 @@ def compose_points(loader: CheckedLoader, request: Request) -> list[Point]:
             composed = loader.load_sweep_config(config, overrides)
         except ConfigError as error:
             raise _in_grid(error, case, request) from error
+        if trains_a_grid(composed):
+            hint = "leave out -m, and give a single value of each setting"
+            raise ConfigError("task", "trains a grid of its own", hint, composed.task.name)
         points.append(make_point(len(points), overrides, composed, case))
     refuse_shared_folders(points)
     if request.cases is None:

@@ -62,6 +62,7 @@ class Option:
     several: bool = False  # of a loss: every image may have several labels, or none
     class_names: str = ""  # of a data set whose YAML file states its size: name → class names
     folder: str = ""  # of a data set of torchvision: what that calls its folder below data.root
+    grid: bool = False  # of a task: it trains a grid of its own, by itself, and is no single run
 
 
 def _torchvision_set(folder: str) -> Option:
@@ -201,6 +202,9 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "train": Option(training.Task, "lrexp.tasks.train:train"),
         "plan": Option(training.PlanTask, "lrexp.tasks.plan:plan"),
         "range_test": Option(training.RangeTestTask, "lrexp.tasks.range_test:range_test"),
+        "layer_test": Option(
+            training.LayerTest, "lrexp.session.layer_test:begin_layer_test", grid=True
+        ),
     },
 }
 GROUPS = (*OPTIONS, "trainer", "experiment")

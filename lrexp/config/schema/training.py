@@ -240,3 +240,11 @@ class RangeTestTask(Task):
     group: str | None = setting()
     smoothing: float = number(at_least=0, below=1)
     stop_factor: float = number(above=1)
+
+
+@dataclass
+class LayerTest(Task):
+    factors: list[float] = number(at_least=0)
+    repeats: int = number(at_least=2, at_most=100)
+    layers_at_most: int = number(at_least=2)
+    check: bool = setting()
