@@ -6,10 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lrexp.judge.ranking import Configuration
-from lrexp.judge.verdicts import COUNTED, GUESSES, counted_kinds
+from lrexp.judge.verdicts import COUNTED, GUESSES, OVERFIT, counted_kinds
 from lrexp.runs.sweep import DIVERGED, FINISHED, SweepPoint, rate_of
-
-OVERFIT = ("overfitting", "overconfident", "deteriorated")
 
 
 def no_winner(points: Sequence[SweepPoint]) -> tuple[str, str] | None:
@@ -40,7 +38,7 @@ def no_winner(points: Sequence[SweepPoint]) -> tuple[str, str] | None:
             f"lower optimizer.lr ten times{tried}, or set scheduler.warmup or"
             " trainer.clip_grad_norm"
         )
-    if counts["learned_nothing"]:
+    if any(counts[kind] for kind in ("dead", "majority", "learned_nothing")):
         span = f" (tried: {low} to {high})" if rates else ""
         advice.append(
             f"try optimizer.lr ten times higher and lower{span}, and more epochs; check the labels"
