@@ -88,8 +88,10 @@ def refuse_word(word: str, rest: Sequence[str] = ()) -> NoReturn:
     """
     by_option: dict[str, list[str]] = {}
     for group in GROUPS:
-        for file in sorted((conf_folder() / group).glob("*.yaml")):
-            by_option.setdefault(file.stem, []).append(group)
+        for file in sorted((conf_folder() / group).rglob("*.yaml")):
+            option = file.relative_to(conf_folder() / group).with_suffix("").as_posix()
+            for name in {file.stem, option}:
+                by_option.setdefault(name, []).append(f"{group}={option}")
     verbs = [after for after in rest if after in VERBS]
     if word not in VERBS and verbs:
         raise UserError(f"{word}: a verb comes first\n  write lrexp {verbs[0]} {word}")
@@ -97,12 +99,12 @@ def refuse_word(word: str, rest: Sequence[str] = ()) -> NoReturn:
     if word in VERBS:
         raise UserError(f"{word}: a verb comes first\n  write lrexp {word} ...")
     if word in by_option:
-        ways = " or ".join(f"{group}={word}" for group in by_option[word])
+        ways = " or ".join(by_option[word])
         raise UserError(f"{word}: is an option, no verb\n  write {ways}")
     if meant in GROUPS:
         raise UserError(f"{word}: is no verb\n  did you mean {meant}=OPTION?")
     if meant in by_option:
-        ways = " or ".join(f"{group}={meant}" for group in by_option[meant])
+        ways = " or ".join(by_option[meant])
         raise UserError(f"{word}: is no verb, and a setting is KEY=VALUE\n  did you mean {ways}?")
     hint = f"did you mean '{meant}'? " if meant else ""
     raise UserError(
@@ -112,7 +114,15 @@ def refuse_word(word: str, rest: Sequence[str] = ()) -> NoReturn:
 
 
 def _option_lines(group: str, folders: list[Path]) -> list[str]:
-    """A group with its options, long lists continued below."""
-    found = {file.stem for folder in folders for file in (folder / group).glob("*.yaml")}
-    options = textwrap.wrap(", ".join(sorted(found)), 84) or [""]
+    """A group with its options, long lists continued below, then those in folders of it."""
+    names = {
+        file.relative_to(folder / group).with_suffix("").as_posix()
+        for folder in folders
+        for file in (folder / group).rglob("*.yaml")
+    }
+    own = sorted(name for name in names if "/" not in name)
+    options = textwrap.wrap(", ".join(own), 84) or [""]
+    for inner in sorted({name.rpartition("/")[0] for name in names if "/" in name}):
+        inside = sorted(name.rpartition("/")[2] for name in names if name.startswith(f"{inner}/"))
+        options += textwrap.wrap(f"{inner}/NAME: {', '.join(inside)}", 84)
     return [f"  {name:<11} {part}" for name, part in zip_longest([group], options, fillvalue="")]

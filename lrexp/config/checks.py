@@ -81,7 +81,9 @@ def _check_value(key: str, value: Any, metadata: Any) -> None:
     for item in value if isinstance(value, list) else [value]:
         if not _finite(item) or not all(_HOLDS[name](item, n) for name, n in limits.items()):
             kind = "" if _finite(item) and words else "a finite number "
-            raise ConfigError(key, f"must be {kind}{words}".rstrip(), given=value)
+            still = item == 0 and re.fullmatch(r"lr_policy\.rules\[\d+\]\.(lr|scale)", key)
+            hint = "what shall not learn has frozen: true instead" if still else ""
+            raise ConfigError(key, f"must be {kind}{words}".rstrip(), hint, value)
 
 
 def _finite(value: float) -> bool:

@@ -18,6 +18,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.default_element import ResultDefault
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -160,10 +161,27 @@ class CheckedLoader(ConfigLoaderImpl):
         open_free_sections(config)
         return config
 
-    def get_group_options(self, group_name: str, *arguments: Any, **named: Any) -> list[str]:
-        """Options and groups for shell completion, without our schemas."""
-        found = super().get_group_options(group_name, *arguments, **named)
-        return found if group_name else [name for name in found if name != "schema"]
+    def get_group_options(
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        *a: Any,
+        **k: Any,
+    ) -> list[str]:
+        """Options and groups for shell completion, without our schemas.
+
+        Options in a folder of a group of ours are options of that group: `lessons/too_high`.
+        """
+        found = super().get_group_options(group_name, results_filter, *a, **k)
+        if group_name not in GROUPS:
+            return found if group_name else [name for name in found if name != "schema"]
+        if results_filter != ObjectType.CONFIG:
+            return []
+        folders = super().get_group_options(group_name, ObjectType.GROUP, *a, **k)
+        for folder in folders:
+            inside = super().get_group_options(f"{group_name}/{folder}", results_filter, *a, **k)
+            found += [f"{folder}/{name}" for name in inside]
+        return found
 
     def check(self, config: DictConfig, overrides: list[str]) -> None:
         """Raise a `ConfigError` that says where it came from if any setting cannot be used."""
@@ -245,7 +263,11 @@ def explained(loader: CheckedLoader, error: Exception, overrides: list[str]) -> 
     """Hydra's and OmegaConf's exceptions as one message of ours."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        problem = no_option(group, option, error.options or [])
+        options = error.options or []
+        if (ours := group.partition("/")[0]) in GROUPS:  # its folders hold options of it as well
+            group, option = ours, f"{group}/{option}".removeprefix(f"{ours}/")
+            options = loader.get_group_options(group)
+        problem = no_option(group, option, options)
         return loader.placed(problem, overrides, _chooser(loader, group, option, overrides))
     if isinstance(error, OverrideParseException):
         problem = f"{error.override}: {unreadable(error.override)}"

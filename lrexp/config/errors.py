@@ -197,7 +197,8 @@ def no_option(group: str, option: str, options: Iterable[str]) -> ConfigError:
     from lrexp.config.schema import OPTIONS
 
     if not group.startswith("schema/"):
-        return ConfigError(group, "there is no such option", did_you_mean(option, options), option)
+        hint = _options_in_words(group, option, list(options))
+        return ConfigError(group, "there is no such option", hint, option)
     group = group.removeprefix("schema/")
     hint = (
         f"{did_you_mean(option, OPTIONS.get(group, {}))}; a file that begins with one of these"
@@ -205,6 +206,24 @@ def no_option(group: str, option: str, options: Iterable[str]) -> ConfigError:
         " in OPTIONS of lrexp/config/schema/__init__.py"
     )
     return ConfigError(group, "its file asks for a schema that is not there", hint, option)
+
+
+def _options_in_words(group: str, option: str, options: list[str]) -> str:
+    """The option that was meant, and those beside it; of a folder of options, what is in it."""
+    folder, _, last = option.rpartition("/")
+    by_name = {name.rpartition("/")[2]: name for name in options}
+    inside = [name for name, whole in by_name.items() if whole == f"{folder or option}/{name}"]
+    if inside and not folder:
+        return f"it is a folder: write {group}={option}/NAME; allowed: {', '.join(sorted(inside))}"
+    if inside:
+        meant = nearest(last, inside)
+        said = f"allowed in {folder}/: {', '.join(sorted(inside))}"
+        return f"did you mean '{folder}/{meant}'? {said}" if meant else said
+    top = [name for name in options if "/" not in name]
+    folders = sorted({f"{name.partition('/')[0]}/NAME" for name in options if "/" in name})
+    meant = None if nearest(option, top) else nearest(last, by_name)
+    said = did_you_mean(option, [*top, *folders])
+    return f"did you mean '{by_name[meant]}'? {said}" if meant else said
 
 
 def unknown_setting(key: str, value: Any = "", schema: type | None = None) -> ConfigError:

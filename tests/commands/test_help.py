@@ -31,6 +31,12 @@ def test_help_lists_every_group_and_every_option() -> None:
     }
 
 
+def test_help_lists_experiments_in_a_folder_below_the_others() -> None:
+    lessons = sorted(p.stem for p in (conf_folder() / "experiment/lessons").glob("*.yaml"))
+    listed = re.sub(r",\n +", ", ", help_text([]))
+    assert f"\n              lessons/NAME: {', '.join(lessons)}\n  model " in listed
+
+
 def test_help_knows_the_same_groups_as_the_schemas() -> None:
     assert sorted(GROUPS) == sorted(TYPED_GROUPS)
 

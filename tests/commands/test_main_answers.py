@@ -75,6 +75,14 @@ def test_completion_offers_groups_options_and_settings(
     assert "optimizer.momentum=" in complete("lrexp optimizer.")
 
 
+def test_completion_offers_experiments_in_folders(complete: Callable[[str], list[str]]) -> None:
+    files = (p.relative_to(CONF) for p in (CONF / "experiment").rglob("*.yaml"))
+    options = sorted(f"{p.with_suffix('')}".replace("/", "=", 1) for p in files)
+    assert complete("lrexp exper") == ["experiment="]
+    assert sorted(complete("lrexp experiment=")) == options
+    assert complete("lrexp -m experiment=lessons/too") == ["experiment=lessons/too_high"]
+
+
 def test_completion_offers_no_schema(complete: Callable[[str], list[str]]) -> None:
     offered = complete("lrexp ")
     assert {f"{group}=" for group in GROUPS} <= set(offered)

@@ -54,6 +54,8 @@ def test_help_lists_every_verb_with_a_line() -> None:
         (["seed=1", "adam"], ["write optimizer=adam"]),
         (["timm"], ["write model=timm or optimizer=timm"]),
         (["freze_backbone"], ["did you mean lr_policy=freeze_backbone?"]),
+        (["too_high"], ["is an option, no verb", "write experiment=lessons/too_high"]),
+        (["lessons/too_high"], ["write experiment=lessons/too_high"]),
         (["optimiser"], ["did you mean optimizer=OPTION?"]),
         (["-m", "rerun"], ["a verb comes first", "write lrexp rerun"]),
         (["rerun"], ["lrexp rerun --help"]),

@@ -50,6 +50,10 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
         (["lr_policy=gradual_unfreeze", "lr_policy.every=0"], r"lr_policy.every=0: must be longer"),
         (["lr_policy=auto_rgn", "lr_policy.variant=mine"], r"lr_policy.variant=mine"),
         (
+            ["lr_policy=per_layer", "lr_policy.rules=[{layers: backbone, scale: 0}]"],
+            r"lr_policy.rules\[0\].scale=0.0: must be above 0\n.*frozen: true",
+        ),
+        (
             ["lr_policy=per_layer", "lr_policy.rules=[{type: Linear, layers: head, scale: 1}]"],
             r"lr_policy.rules\[0\].*needs one of match, type and layers",
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lrexp.config.errors import SYNONYMS, ConfigError, did_you_mean, nearest
+from lrexp.config.errors import SYNONYMS, ConfigError, did_you_mean, nearest, no_option
 
 SETTINGS = ["optimizer.lr", "optimizer.weight_decay", "trainer.epochs", "lr_policy", "data.seed"]
 
@@ -39,6 +39,26 @@ def test_nearest_prefers_the_exact_name_and_knows_when_nothing_is_near() -> None
 def test_did_you_mean_lists_every_choice_once_and_sorted() -> None:
     assert did_you_mean("sdg", ["sgd", "adam", "sgd"]) == "did you mean 'sgd'? allowed: adam, sgd"
     assert did_you_mean("xylophone", ["sgd", "adam"]) == "allowed: adam, sgd"
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("smok", "did you mean 'smoke'? allowed: lessons/NAME, smoke"),
+        ("nothing", "allowed: lessons/NAME, smoke"),
+        ("too_high", "did you mean 'lessons/too_high'? allowed: lessons/NAME, smoke"),
+        ("lesson/too_hihg", "did you mean 'lessons/too_high'? allowed: lessons/NAME, smoke"),
+        (
+            "lessons/to_high",
+            "did you mean 'lessons/too_high'? allowed in lessons/: lr_zero, too_high",
+        ),
+        ("lessons/nothing", "allowed in lessons/: lr_zero, too_high"),
+        ("lessons", "it is a folder: write experiment=lessons/NAME; allowed: lr_zero, too_high"),
+    ],
+)
+def test_an_option_in_a_folder_is_found(typed: str, hint: str) -> None:
+    options = ["smoke", "lessons/too_high", "lessons/lr_zero"]
+    assert no_option("experiment", typed, options).hint == hint
 
 
 def test_every_synonym_leads_to_a_name_that_exists() -> None:
