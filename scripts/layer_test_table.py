@@ -18,11 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrexp.__main__ import main as lrexp
+from lrexp.folder.layout import LAYER_TEST
 from lrexp.judge.layer_test import Change, LayerTest, factor_words
 from lrexp.report.layer_test.files import read_layer_test
 
 BUNDLED = "lrexp/models/bundled/simple_cnn_digits_0_4.safetensors"
 DIGITS = "experiment=finetune_digits"
+# fresh seeds, three times the images, freezing alone: what the tests above say would tell
+MORE = f"{DIGITS} seed=100 data.val_fraction=0.6 data.test_fraction=0.1 task.factors=[0]"
 CIFAR = (
     "experiment=cifar_shifted data.path={shifted}/cifar_noise"
     " model.weights={data}/weights/resnet20-12fca82f.safetensors"
@@ -45,6 +48,8 @@ PROBLEMS = (
     Problem("digits, nothing drawn anew", DIGITS, ""),
     Problem("digits, conv drawn anew", DIGITS, "conv", "conv"),
     Problem("digits, hidden drawn anew", DIGITS, "hidden", "hidden"),
+    Problem("digits, conv drawn anew, more images", MORE, "conv", "conv"),
+    Problem("digits, hidden drawn anew, more images", MORE, "hidden", "hidden"),
     Problem("noisy CIFAR-10, ResNet-20", CIFAR, "conv1 to layer1.2"),
 )
 
@@ -67,6 +72,9 @@ def drawn_anew(layer: str, file: Path) -> None:
 
 def tested(problem: Problem, out: Path, data: Path | None) -> LayerTest:
     """What task=layer_test says of a problem; read where it is done."""
+    folder = out / problem.name.replace(",", "").replace(" ", "_")
+    if (folder / LAYER_TEST).is_file():
+        return read_layer_test(folder)
     shifted = out / "shifted"
     words = problem.words.format(data=data, shifted=shifted).split()
     if "{shifted}" in problem.words and data is not None:
@@ -77,7 +85,6 @@ def tested(problem: Problem, out: Path, data: Path | None) -> LayerTest:
         file = out / f"{problem.anew}_anew.safetensors"
         drawn_anew(problem.anew, file)
         words.append(f"model.weights={file}")
-    folder = out / problem.name.replace(",", "").replace(" ", "_")
     how = ["task=layer_test", "task.check=false", "trainer.resume=auto", f"hydra.run.dir={folder}"]
     if code := lrexp([*how, *words]):
         raise SystemExit(f"lrexp {' '.join(words)} ended with {code}")
