@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
+from lrexp.config.errors import out_of_memory
 from lrexp.config.schema import Config, option_of
 from lrexp.folder.claim import link_latest
 from lrexp.folder.environment import environment, write_environment
@@ -111,7 +112,9 @@ def climbed(config: Config, launch: Launch) -> Climbed:
     settings = replace(config.trainer, stats_every=0)
     rates = ramp_rates(task.lr_from, task.lr_to, task.steps)
     seeds = range(config.seed, config.seed + task.repeats)
-    ramps = [Ramp(seed, rates, task.smoothing, task.stop_factor) for seed in seeds]
+
+    def blank() -> list[Ramp]:
+        return [Ramp(seed, rates, task.smoothing, task.stop_factor) for seed in seeds]
 
     def made(seed: int) -> tuple[Built, Trainer]:
         built = build_ramp(replace(config, seed=seed), datasets)
@@ -121,13 +124,19 @@ def climbed(config: Config, launch: Launch) -> Climbed:
     prints = fingerprints(first.experiment)
     facts = environment(first.experiment.device, torch.get_num_threads(), prints)
     started = time.perf_counter()
-    together, trainers = None, [first]
+    together, trainers, ramps = None, [first], blank()
     if launch.together is not None and len(ramps) > 1:
         trainers += [made(seed)[1] for seed in seeds[1:]]
         together = launch.together(trainers)
     if together is not None:
-        climb(trainers, ramps, together)
-    else:
+        try:
+            climb(trainers, ramps, together)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            log.info("ramps do not fit into memory together", exc_info=error)
+            together, trainers, ramps = None, [], blank()
+    if together is None:
         for k, ramp in enumerate(ramps):
             trainer = trainers[k] if k < len(trainers) else made(ramp.seed)[1]
             climb([trainer], [ramp])

@@ -12,6 +12,7 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+import torch
 
 from lrexp.__main__ import main
 from lrexp.folder.files import write_atomically
@@ -20,7 +21,8 @@ from lrexp.report.range_test.found import RangeTest, read_range_test
 from lrexp.report.range_test.page import range_page
 from lrexp.report.range_test.words import cautions, curve_plot, opening_lines, result_lines
 from lrexp.runs.run import Run
-from lrexp.tasks.range_test import range_csv
+from lrexp.tasks.opening import Launch
+from lrexp.tasks.range_test import climbed, range_csv
 
 Lrexp = Callable[..., CompletedProcess[str]]
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
@@ -129,6 +131,23 @@ def test_the_report_is_made_anew_from_files(
     assert f"Take {test.default.rate:.2g} for optimizer.lr" in page
     assert "longest slope" in page
     assert "report.html" in capsys.readouterr().out
+
+
+def test_ramps_that_do_not_fit_together_are_climbed_one_by_one(
+    compose: Callable[..., Any], tmp_path: Path
+) -> None:
+    words = ("task=range_test", "experiment=finetune_digits", "trainer.device=cpu")
+    config = compose(*words, "task.repeats=2", "task.steps=20", "data.leak_check=skip")
+
+    class Full:
+        def train_epoch(self, watch: Callable[[torch.Tensor], bool]) -> None:
+            watch(torch.tensor([1.0, 1.0]))
+            raise MemoryError
+
+    alone = climbed(config, Launch(tmp_path, [], "", None))
+    found = climbed(config, Launch(tmp_path, [], "", None, together=lambda trainers: Full()))
+    assert not found.stacked
+    assert [ramp.losses for ramp in found.ramps] == [ramp.losses for ramp in alone.ramps]
 
 
 def made_up(losses: list[float], seeds: int = 1, **task: Any) -> RangeTest:
