@@ -72,7 +72,6 @@ def _outcome(problem: str, folder: Path, datasets: Datasets, planted: tuple[str,
         "seed": config.seed,
         "folder": folder.name,
         "status": summary["status"],
-        "uneven": bool(counts.max() >= 1.5 * counts.sum() / len(counts)),
         "random_frozen": bool(experiment.plan.frozen_random),
         "planted": planted,
     }

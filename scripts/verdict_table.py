@@ -57,9 +57,19 @@ TRUE_IF = {
     "unstable": "too_fast",
     "thrashing": "too_fast",
     "too_slow": "too_slow",
-    "frozen_in_effect": "undone",
+    "frozen_in_effect": "frozen_in_effect",
     "frozen_random": "frozen_random",
     "healthy": "healthy",
+}
+# A fault counts as found by any of these; all others are found by their own kind.
+GUESSES = ("dead", "majority", "collapsed", "best_guesses", "diverged")
+FOUND_BY = {
+    **dict.fromkeys(("dead", "majority", "best_guesses"), GUESSES),
+    **dict.fromkeys(
+        ("deteriorated", "overfitting", "overconfident"),
+        ("deteriorated", "overfitting", "overconfident", "collapsed"),
+    ),
+    **dict.fromkeys(("noisy_labels", "easier_validation"), ("noisy_labels", "easier_validation")),
 }
 # What a run is told to be in the confusion table: the first of these that is so.
 FIRST = ("diverged", "collapsed", "dead", "leak", "noisy_labels", "easier_validation")
@@ -132,12 +142,13 @@ class Judged:
         return next(sure, "unclear" if unclear else "healthy")
 
 
-def counts_of(judged: Sequence[Judged]) -> dict[str, Count]:
-    """How often every kind was said and so."""
-    return {
-        kind: counted([kind in one.kinds for one in judged], [one.truth[name] for one in judged])
-        for kind, name in TRUE_IF.items()
-    }
+def counts_of(judged: Sequence[Judged], kind: str) -> tuple[Count, Count]:
+    """How often a kind was said and so, and how often any of those that it is found by."""
+    true = [one.truth[TRUE_IF[kind]] for one in judged]
+    own, found = ({kind}, {*FOUND_BY.get(kind, (kind,))})
+    said = ([not kinds.isdisjoint(one.kinds) for one in judged] for kinds in (own, found))
+    first, second = (counted(some, true) for some in said)
+    return first, second
 
 
 def confusion_lines(judged: Sequence[Judged]) -> list[str]:
@@ -155,10 +166,11 @@ def kind_lines(judged: Sequence[Judged]) -> list[str]:
     """Precision and recall of every kind, with 95 % intervals (Wilson), as Markdown."""
     heads = ("kind", "is right if", "said", "unclear", "precision", "recall")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for kind, count in counts_of(judged).items():
-        said = count.right + count.wrong + count.unclear
-        cells = [kind, TRUE_IF[kind], str(said), str(count.unclear or "")]
-        lines.append(f"| {' | '.join([*cells, share(count.precision), share(count.recall)])} |")
+    for kind, name in TRUE_IF.items():
+        own, found = counts_of(judged, kind)
+        said = own.right + own.wrong + own.unclear
+        cells = [kind, name, str(said), str(own.unclear or "")]
+        lines.append(f"| {' | '.join([*cells, share(own.precision), share(found.recall)])} |")
     without = Counter(kind for one in judged for kind in one.kinds if kind not in TRUE_IF)
     return [*lines, *(f"| {kind} | not known | {n} | | | |" for kind, n in without.items())]
 

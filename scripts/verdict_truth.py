@@ -42,7 +42,6 @@ class Outcome:
     last_learned: tuple[Difference, ...]  # ... the largest class, and the untrained network
     above_largest: Difference  # accuracy of the last weights above that of the largest class
     undone: Mapping[str, tuple[float, float]]  # by group: |Δ loss|, |Δ accuracy| without its steps
-    uneven: bool  # the largest class is half as frequent again as with equal classes, or more
     random_frozen: bool  # whether there are tensors that nobody has trained
     planted: tuple[str, ...] = ()
 
@@ -110,9 +109,10 @@ def truths(outcomes: Sequence[Outcome]) -> list[Truth]:
     - `diverged`: a loss was no finite number.
     - `dead`: neither best nor last weights are better than the largest class and than the untrained
       network, and no epoch was in validation; `collapsed`: the last are not, and the best are, or
-      an epoch was; `best_guesses`: the last are, and the best are not.
-    - `majority`: the last weights are right no more often than the largest of uneven classes.
-    - `undone`: some trained group can be put back to its start and nothing changes.
+      an epoch was; `best_guesses`: the best are not.
+    - `majority`: the last weights are right no more often than the largest class.
+    - `undone`: some trained group can be put back to its start and nothing changes;
+      `frozen_in_effect`: or a higher rate is better, which are the two ways it says to go.
     - what was planted, and `frozen_random` by the plan.
     - `healthy`: none of too_slow, rises, diverged, dead, collapsed, majority and planted faults.
     """
@@ -131,7 +131,8 @@ def truths(outcomes: Sequence[Outcome]) -> list[Truth]:
         higher = [of_rate[rate] for rate in of_rate if rate > one.rate]
         diverged = one.status == "diverged"
         best, last = (every(map(beyond, x)) for x in (one.best_learned, one.last_learned))
-        never = every((negated(best), negated(beyond(one.peak))))
+        guesses = negated(best)
+        never = every((guesses, negated(beyond(one.peak))))
         truth: Truth = {
             "too_slow": any(better(other.best, own.best) for other in higher),
             "too_fast": any(
@@ -143,8 +144,8 @@ def truths(outcomes: Sequence[Outcome]) -> list[Truth]:
             "falls": False if diverged else beyond(one.fall),
             "dead": False if diverged else every((never, negated(last))),
             "collapsed": False if diverged else every((negated(never), negated(last))),
-            "best_guesses": False if diverged else every((negated(best), last)),
-            "majority": one.uneven and not diverged and negated(beyond(one.above_largest)),
+            "best_guesses": False if diverged else guesses,
+            "majority": False if diverged else negated(beyond(one.above_largest)),
             "undone": any(max(cost) < UNDONE for cost in one.undone.values()),
             "frozen_random": one.random_frozen,
             **dict.fromkeys(("noisy_labels", "easier_validation", "leak"), False),
@@ -152,6 +153,7 @@ def truths(outcomes: Sequence[Outcome]) -> list[Truth]:
         }
         faults = ("too_slow", "rises", "diverged", "dead", "collapsed", "majority")
         planted = ("noisy_labels", "easier_validation", "leak")
+        truth["frozen_in_effect"] = truth["undone"] or truth["too_slow"]
         truth["healthy"] = every(negated(truth[name]) for name in (*faults, *planted))
         still = (negated(truth["dead"]), negated(truth["collapsed"]))
         truth["overfitting"] = every((truth["rises"], *still))
