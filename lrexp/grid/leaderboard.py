@@ -14,7 +14,7 @@ from lrexp.folder.layout import LEADERBOARD, LEADERBOARD_TABLE, POINTS_TABLE
 from lrexp.grid.points.point import Point, read_summary
 from lrexp.judge.exploring import student
 from lrexp.judge.ranking import Configuration, Spread, configurations
-from lrexp.judge.verdicts import COUNTED, counted_kinds
+from lrexp.judge.verdicts import TALLIED, counted_kinds
 from lrexp.judge.winner import no_winner
 from lrexp.judge.words import in_short
 from lrexp.runs.run import numbers
@@ -108,7 +108,7 @@ def leaderboard(
                 "former": all(p.former for p in one.points),
                 "settings": dict(one.chosen),
                 "status": {status: one.counts[status] for status in STATUSES},
-                "verdicts": {kind: one.kinds[kind] for kind in COUNTED if one.kinds[kind]},
+                "verdicts": {kind: one.kinds[kind] for kind in TALLIED if one.kinds[kind]},
                 **{name: _with_interval(one.over_seeds(name)) for name in names},
                 "seeds": _by_seed(one),
                 "points": [p.num for p in one.points],

@@ -2,133 +2,121 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from lrexp.judge.noise import Sample
-from lrexp.judge.overfit import Overfit
-from lrexp.judge.words import HELPS, NOT_FINITE, compact, overfit_in_words
+from lrexp.judge.kinds import endings, images, layers, speed, swings
+from lrexp.judge.kinds.facts import ERROR, INFO, WARNING, Facts, Verdict, found, percent
+from lrexp.judge.words import HELPS, compact, overfit_in_words
 
-# A network that does not look at the images any more, or never did: said before anything else.
-GUESSES = ("collapsed", "learned_nothing", "best_guesses")
-# Of the points of a sweep these are counted, in these words. Divergence is a status of its own.
-COUNTED = {
-    "collapsed": "collapsed",
-    "learned_nothing": "learned nothing",
-    "best_guesses": "kept at a guess",
-    "deteriorated": "got worse on training images too",
-    "overfitting": "overfit",
-    "overconfident": "grew overconfident",
+LEAST_EPOCHS = 3  # that `healthy` is said of
+SOLVED = 0.9  # accuracy on training images, likewise
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of verdict means to those who read many runs."""
+
+    counted: str = ""  # of points of a sweep, in these words: what they came to; empty: not said
+    guesses: bool = False  # the network does not look at the images any more, or never did
+
+
+# Of equals the first is the headline.
+KINDS: dict[str, Kind] = {
+    "diverged": Kind(),  # a status of its own, counted as such
+    "collapsed": Kind("collapsed", guesses=True),
+    "dead": Kind("dead", guesses=True),
+    "learned_nothing": Kind("learned nothing", guesses=True),  # of older runs: dead or majority
+    "best_guesses": Kind("kept at a guess", guesses=True),
+    "majority": Kind("no better than the largest class", guesses=True),
+    "leak": Kind(),  # as of the data and the plan, all points have it
+    "noisy_labels": Kind(),
+    "deteriorated": Kind("got worse on training images too"),
+    "unstable": Kind("unstable"),
+    "overfitting": Kind("overfit"),
+    "overconfident": Kind("grew overconfident"),
+    "too_slow": Kind("too slow"),
+    "plateau": Kind("on a plateau"),
+    "underfitting": Kind("underfit"),
+    "thrashing": Kind("thrashing"),
+    "frozen_in_effect": Kind(),
+    "frozen_random": Kind(),
+    "easier_validation": Kind(),
+    "healthy": Kind(),
 }
-
-Row = Mapping[str, Any]
-
-
-def verdicts(
-    rows: Sequence[Row],
-    best: Row,
-    monitor: str,
-    val: Sample,
-    guess_loss: float,
-    overfit: Overfit | None,
-    frozen_random: Sequence[str],
-    diverged: bool,
-) -> list[dict[str, Any]]:
-    """Each with its kind, severity, message, evidence and advice.
-
-    Args:
-        rows: of all epochs.
-        best: the row of the best epoch by the monitor; empty when there is none.
-        monitor: the metric that decides.
-        val: what validation's errors are taken over.
-        guess_loss: val loss of answering with the training set's class shares.
-        overfit: of `judge.overfit.overfitting`.
-        frozen_random: tensors that never train and were never loaded from weights.
-        diverged: a loss of the last epoch was no finite number.
-    """
-    found = []
-    if diverged:
-        evidence = {"epoch": rows[-1]["epoch"] if rows else None}
-        advice = "lower optimizer.lr or set scheduler.warmup"
-        found.append(_verdict("diverged", "error", NOT_FINITE, evidence, advice))
-    elif guess := _guess(rows, best, monitor, val, guess_loss):
-        found.append(guess)
-    if overfit and overfit.kind and not (found and found[0]["kind"] == "collapsed"):
-        evidence, message = overfit.as_dict(), overfit_in_words(overfit.as_dict())
-        kept = f"checkpoints/best.pt holds epoch {best['epoch']}; " if best else ""
-        advice = f"{kept}trainer.patience ends earlier"
-        advice = HELPS if overfit.kind == "deteriorated" else advice
-        found.append(_verdict(overfit.kind, "warning", message, evidence, advice))
-    if frozen_random:
-        message = "frozen tensors were never loaded from weights: random features"
-        advice = "load a pretrained network with model.weights, or train everything"
-        evidence = {"tensors": list(frozen_random)}
-        found.append(_verdict("frozen_random", "warning", message, evidence, advice))
-    return found
+# A network that does not look at the images any more, or never did: said before anything else.
+GUESSES = tuple(name for name, kind in KINDS.items() if kind.guesses)
+COUNTED = {name: kind.counted for name, kind in KINDS.items() if kind.counted}
+TALLIED = tuple(name for name in KINDS if name != "healthy")  # by points in files and tables
+SEVERITIES = (ERROR, WARNING, INFO)
 
 
-def _verdict(
-    kind: str, severity: str, message: str, evidence: Mapping[str, Any], advice: str
-) -> dict[str, Any]:
-    said = {"kind": kind, "severity": severity, "message": message}
-    return {**said, "evidence": dict(evidence), "advice": advice}
-
-
-def _guess(
-    rows: Sequence[Row], best: Row, monitor: str, val: Sample, guess_loss: float
-) -> dict[str, Any] | None:
-    """Of a network that is worth no more than answering with the class shares, now or at its best.
-
-    It collapsed if it was better before by more than 2 standard errors, in loss or accuracy;
-    otherwise it has learned nothing.
-    """
-    if not rows or not best or rows[-1]["epoch"] < 1:
-        return None
-    last, bound = rows[-1], val.bound()
-    kept = f"the weights of epoch {best['epoch']}, best by {monitor},"
-    if not last.get("guessing"):
-        if not best.get("guessing"):
-            return None
-        message = f"{kept} are no better than a guess: {_no_better(best, guess_loss)}"
-        advice = f"choose by another trainer.monitor than {monitor}"
-        return _verdict("best_guesses", "error", message, _evidence(best, guess_loss), advice)
-    fell = [(last[f"overfit/{m}"], last[f"overfit/{m}_se"]) for m in ("loss", "accuracy")]
-    if any(value > bound * se for value, se in fell):
-        peak = min(rows, key=lambda row: _number(row["val/loss"]))
-        message = (
-            f"collapsed by epoch {last['epoch']}: {_no_better(last, guess_loss)}; in epoch"
-            f" {peak['epoch']} val loss was {compact(peak['val/loss'], 3)}, val accuracy"
-            f" {_percent(peak['val/accuracy'])}"
-        )
-        if best.get("guessing"):
-            message = f"{message}; {kept} are no better than a guess either"
-        advice = "lower optimizer.lr, or set scheduler.warmup or trainer.clip_grad_norm"
-        return _verdict("collapsed", "error", message, _evidence(last, guess_loss), advice)
-    message = f"learned nothing by epoch {last['epoch']}: {_no_better(last, guess_loss)}"
-    advice = "try optimizer.lr ten times higher and lower, and more epochs; check the labels"
-    return _verdict("learned_nothing", "warning", message, _evidence(last, guess_loss), advice)
-
-
-def _no_better(row: Row, guess_loss: float) -> str:
-    return (
-        f"val loss {compact(row['val/loss'], 3)} (answering with the training set's class shares"
-        f" has {compact(guess_loss, 3)}), val accuracy {_percent(row['val/accuracy'])}, balanced"
-        f" {_percent(row['val/balanced_accuracy'])}"
+def verdicts(facts: Facts) -> list[Verdict]:
+    """Each with its kind, severity, message, evidence and advice; the first is the headline."""
+    every = [one for judge in JUDGES if (one := judge(facts)) is not None]
+    if not every and (well := healthy(facts)):
+        return [well]
+    order = list(KINDS)
+    return sorted(
+        every, key=lambda one: (SEVERITIES.index(one["severity"]), order.index(one["kind"]))
     )
 
 
-def _evidence(row: Row, guess_loss: float) -> dict[str, Any]:
-    keys = ("epoch", "val/loss", "train_eval/loss", "val/accuracy", "val/balanced_accuracy")
-    return {**{key: row[key] for key in keys}, "guess_loss": guess_loss}
+def after_best(facts: Facts) -> Verdict | None:
+    """Validation got worse after its best: overfitting, overconfident or deteriorated."""
+    overfit = facts.overfit
+    if not overfit or not overfit.kind or facts.guessing or facts.diverged:
+        return None
+    known = facts.best.get("epoch")
+    kept = f"checkpoints/best.pt holds epoch {known}; " if known is not None else ""
+    advice = HELPS if overfit.kind == "deteriorated" else f"{kept}trainer.patience ends earlier"
+    values = overfit.as_dict()
+    return found(
+        overfit.kind,
+        WARNING,
+        overfit_in_words(values),
+        advice,
+        epochs=[overfit.reference, overfit.epoch],
+        values={key: values[key] for key in VALUES},
+        threshold={"standard_errors": overfit.bound},
+    )
 
 
-def _number(value: float) -> float:
-    return value if math.isfinite(value) else math.inf
+def healthy(facts: Facts) -> Verdict | None:
+    """Nothing was found, of a run that came to its end, settled or knows its training images.
+
+    Of one that did neither nothing can be said.
+    """
+    last = facts.last
+    if not facts.ended or not facts.best or facts.val.unjudged or not facts.trained:
+        return None
+    settled = speed.settled(facts)
+    if len(facts.rows) < LEAST_EPOCHS or not (settled or last["train_eval/accuracy"] >= SOLVED):
+        return None
+    still = "; accuracy still rose in the second half of it" if settled is False else ""
+    message = (
+        f"nothing to mend was found in {last['epoch']} epochs: val loss"
+        f" {compact(last['val/loss'], 3)}, val accuracy {percent(last['val/accuracy'])}{still}"
+    )
+    advice = "compare rates and policies on several seeds: lrexp which"
+    values = {key: last[key] for key in ("val/loss", "val/accuracy", "train_eval/loss")}
+    return found("healthy", INFO, message, advice, epochs=[last["epoch"]], values=values)
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
+VALUES = ("loss", "loss_se", "accuracy", "accuracy_se", "on_train")
+JUDGES: tuple[Callable[[Facts], Verdict | None], ...] = (
+    endings.diverged,
+    endings.guess,
+    after_best,
+    images.leak,
+    images.labels,
+    swings.unstable,
+    speed.too_slow,
+    speed.stuck,
+    layers.thrashing,
+    layers.frozen_in_effect,
+    layers.frozen_random,
+)
 
 
 def counted_kinds(kinds: Mapping[str, int]) -> str:

@@ -40,7 +40,7 @@ def no_winner(points: Sequence[SweepPoint]) -> tuple[str, str] | None:
             f"lower optimizer.lr ten times{tried}, or set scheduler.warmup or"
             " trainer.clip_grad_norm"
         )
-    if counts["learned_nothing"]:
+    if any(counts[kind] for kind in ("dead", "majority", "learned_nothing")):
         span = f" (tried: {low} to {high})" if rates else ""
         advice.append(
             f"try optimizer.lr ten times higher and lower{span}, and more epochs; check the labels"

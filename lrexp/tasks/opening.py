@@ -74,8 +74,7 @@ def known_at_start(trainer: Trainer, config: Config) -> dict[str, Any]:
     """What summary.json has of a run before its first step."""
     experiment, data = trainer.experiment, trainer.experiment.dataset
     classes = _class_facts(trainer)
-    return {
-        "verdicts": results(trainer)["verdicts"],
+    known = {
         "remarks": [*_notes(trainer, classes, config), *experiment.remarks],
         "plan_hash": experiment.plan.hash,
         "device": str(experiment.device),
@@ -91,6 +90,7 @@ def known_at_start(trainer: Trainer, config: Config) -> dict[str, Any]:
             "classes": classes,
         },
     }
+    return known | {"verdicts": results(trainer, known)["verdicts"]}
 
 
 def _notes(trainer: Trainer, classes: dict[str, Any], config: Config) -> list[str]:

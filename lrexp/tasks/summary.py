@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from lrexp.config.schema import Config
 from lrexp.folder.claim import resume_command
 from lrexp.folder.files import write_summary
 from lrexp.folder.layout import CHECKPOINTS, LAST
-from lrexp.judge.overfit import overfitting
+from lrexp.judge.kinds.facts import facts_of
 from lrexp.judge.verdicts import verdicts
 
 if TYPE_CHECKING:
@@ -68,12 +69,19 @@ def write(folder: Path, summary: dict[str, Any]) -> None:
         log.warning("summary.json could not be written: %s", error)
 
 
-def results(trainer: Trainer) -> dict[str, Any]:
-    """Best and last row, the gap in both, overfitting, and verdicts."""
+def results(trainer: Trainer, summary: Mapping[str, Any], ended: bool = False) -> dict[str, Any]:
+    """Best and last row, the gap in both, overfitting, and verdicts.
+
+    Args:
+        trainer: of the run.
+        summary: what is known so far of its data and leaks.
+        ended: whether its training came to its end.
+    """
     rows, best_epoch = trainer.rows, trainer.best.epoch
     best = next((row for row in rows if row["epoch"] == best_epoch), {})
-    last, val = rows[-1] if rows else {}, trainer.samples["val"]
-    overfit = overfitting(rows, val)
+    last = rows[-1] if rows else {}
+    known = {**summary, "best": best}
+    facts = facts_of(rows, known, trainer.track.monitor, trainer.experiment.plan, ended)
     keys = ("loss", "loss_se", "loss_chance_se", "accuracy")
     return {
         "best": best,
@@ -83,11 +91,8 @@ def results(trainer: Trainer) -> dict[str, Any]:
             for moment, row in (("best", best), ("last", last))
             if row
         },
-        "overfit": overfit and overfit.as_dict(),
-        "verdicts": verdicts(
-            *(rows, best, trainer.track.monitor, val, trainer.guess_loss, overfit),
-            *(trainer.experiment.plan.frozen_random, trainer.diverged),
-        ),
+        "overfit": facts.overfit and facts.overfit.as_dict(),
+        "verdicts": verdicts(facts),
     }
 
 

@@ -253,7 +253,9 @@ class Training:
                 "train_s": self._earlier_s + now - self._train_started,
                 "total_s": self._earlier_s + now - self._started,
             }
-            self._summary |= outcome | results(self.trainer) | {"timings": timings}
+            ended = outcome["status"] in ("finished", "diverged")
+            found = results(self.trainer, self._summary, ended)
+            self._summary |= outcome | found | {"timings": timings}
             write(self._folder, self._summary)
             if asked:
                 answered()  # whoever asked again meanwhile asked for this

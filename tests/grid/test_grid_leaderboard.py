@@ -69,14 +69,14 @@ def test_what_runs_came_to_is_counted_and_shown() -> None:
         found[i]["verdicts"] = [{"kind": kind} for kind in kinds]
     board = leaderboard(GRID, found)
     assert [row["verdicts"] for row in board["configurations"]] == [
-        {"collapsed": 2}, {}, {"overfitting": 1}
+        {"collapsed": 2, "frozen_random": 1}, {}, {"overfitting": 1}
     ]  # fmt: skip
     lines = leaderboard_lines(board)
     assert [line.endswith(end) for line, end in zip(
         lines[1:], ("2; 2 collapsed", "2", "2; 1 overfit"), strict=True
     )] == [True] * 3  # fmt: skip
     rows = list(csv.DictReader(io.StringIO(leaderboard_csv(board))))
-    assert [row["verdicts"] for row in rows] == ["collapsed:2", "", "overfitting:1"]
+    assert [row["verdicts"] for row in rows] == ["collapsed:2 frozen_random:1", "", "overfitting:1"]
 
 
 def test_a_grid_that_came_to_nothing_has_no_winner_but_advice() -> None:

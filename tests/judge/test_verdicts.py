@@ -1,4 +1,4 @@
-"""What is said of a run first, and that nothing is said that was not measured."""
+"""What is said of a run: events planted in rows nobody trained, and rows that come close."""
 
 from __future__ import annotations
 
@@ -7,73 +7,322 @@ from typing import Any
 
 import pytest
 
+from lrexp.judge.kinds.facts import Facts
 from lrexp.judge.noise import Sample
-from lrexp.judge.overfit import overfitting
-from lrexp.judge.verdicts import verdicts
+from lrexp.judge.verdicts import COUNTED, GUESSES, KINDS, TALLIED, verdicts
 from lrexp.judge.words import gap_in_words
+from tests.judge.histories import GUESS, VAL, facts, falling, history, plan
 
-VAL = Sample(300)
-
-
-def row(epoch: int, loss: float, accuracy: float, guessing: bool, **more: Any) -> dict[str, Any]:
-    measured = dict.fromkeys(("overfit/loss", "overfit/accuracy", "overfit/accuracy_se"), 0.0)
-    measured |= {"overfit/loss_se": 0.01, "val/accuracy": accuracy, "guessing": float(guessing)}
-    measured |= {"val/balanced_accuracy": accuracy, "train_eval/loss": loss, "val/loss": loss}
-    return {"epoch": epoch, **measured, **{k.replace("__", "/"): v for k, v in more.items()}}
+LEARNED = [2.0, 1.5, 1.0, 0.7, 0.5, 0.4, 0.35, 0.32, 0.31, 0.3, 0.3, 0.3]
+SOUND = [value / 2 for value in LEARNED]
 
 
-def found(rows: list[dict[str, Any]], best: int, **more: Any) -> list[dict[str, Any]]:
-    kept = next((r for r in rows if r["epoch"] == best), {})
-    given = {"frozen_random": [], "diverged": False} | more
-    return verdicts(rows, kept, "val/loss", VAL, 2.303, overfitting(rows, VAL), **given)
+def kinds(of: Facts) -> list[str]:
+    return [one["kind"] for one in verdicts(of)]
+
+
+def one(of: Facts, kind: str) -> dict[str, Any]:
+    (verdict,) = [verdict for verdict in verdicts(of) if verdict["kind"] == kind]
+    return verdict
+
+
+def test_every_verdict_has_its_parts_and_the_worst_is_first() -> None:
+    rows = history([0.5, 0.4, math.nan], guessing=[False, False, True])
+    leaks = {"counts": {"twins": {"val": 60}, "exact": {"val in train": {"val": 60}}}}
+    found = verdicts(facts(rows, best=rows[1], leaks=leaks, plan=plan(a=1.0)))
+    assert [v["kind"] for v in found] == ["diverged", "leak"]
+    for verdict in found:
+        assert list(verdict) == ["kind", "severity", "message", "evidence", "advice"]
+        assert list(verdict["evidence"]) == ["epochs", "values", "threshold"]
+        assert verdict["kind"] in KINDS
+    assert found[0]["evidence"]["epochs"] == [3]
 
 
 def test_a_network_that_forgets_everything_has_collapsed() -> None:
-    rows = [row(1, 1.2, 0.6, False), row(2, 2.31, 0.1, True, overfit__loss=1.1)]
-    (verdict,) = found(rows, best=1)
-    assert verdict["kind"] == "collapsed"
-    assert verdict["severity"] == "error"
+    rows = history([1.2, 2.31], right=[0.6, 0.1], guessing=[False, True])
+    (verdict,) = verdicts(facts(rows))
+    assert (verdict["kind"], verdict["severity"]) == ("collapsed", "error")
     assert verdict["message"] == (
         "collapsed by epoch 2: val loss 2.310 (answering with the training set's class shares has"
         " 2.303), val accuracy 10.0%, balanced 10.0%; in epoch 1 val loss was 1.200, val accuracy"
         " 60.0%"
     )
-    assert verdict["evidence"]["guess_loss"] == 2.303
+    assert verdict["evidence"]["threshold"]["guess_loss"] == GUESS
 
 
-def test_one_that_was_never_better_has_learned_nothing() -> None:
-    rows = [row(1, 2.30, 0.1, True), row(2, 2.31, 0.1, True, overfit__loss=0.01)]
-    assert [v["kind"] for v in found(rows, best=1)] == ["learned_nothing"]
-    assert [v["kind"] for v in found(rows[:1], best=1)] == ["learned_nothing"]
-    assert found([rows[0] | {"epoch": 0}], best=0) == []  # nothing was trained
+def test_one_that_was_never_better_is_dead() -> None:
+    rows = history([2.30, 2.31], guessing=[True, True])
+    assert kinds(facts(rows)) == ["dead"]
+    assert kinds(facts(rows[:1])) == ["dead"]
+    assert verdicts(facts([rows[0] | {"epoch": 0}])) == []  # nothing was trained
+
+
+@pytest.mark.parametrize(
+    ("drift", "first", "said"),
+    [
+        (1e-4, 2.30, "try optimizer.lr ten times higher;"),
+        (0.5, 40.0, "ten times lower"),
+        (5.0, 2.30, "ten times lower"),
+        (0.5, 2.30, "ten times higher and lower"),
+    ],
+)
+def test_what_weights_did_says_where_a_dead_run_is_to_go(
+    drift: float, first: float, said: str
+) -> None:
+    rows = history([2.305, 2.305, 2.305], guessing=[True] * 3, drift=drift)
+    rows[0]["train/loss"] = first
+    assert said in one(facts(rows), "dead")["advice"]
 
 
 def test_a_monitor_that_keeps_a_guess_is_said_so() -> None:
-    rows = [row(1, 2.30, 0.1, True), row(2, 1.2, 0.6, False)]
-    (verdict,) = found(rows, best=1)
+    rows = history([2.30, 1.2], guessing=[True, False])
+    (verdict,) = verdicts(facts(rows, best=rows[0]))
     assert verdict["kind"] == "best_guesses"
     assert "choose by another trainer.monitor than val/loss" in verdict["advice"]
 
 
-def test_a_sound_run_has_none_and_an_overfitting_one_its_own() -> None:
-    rows = [row(1, 0.5, 0.9, False), row(2, 0.4, 0.9, False)]
-    assert found(rows, best=2) == []
-    late = row(3, 0.9, 0.9, False, overfit__loss=0.5, train_eval__loss=0.1)
-    assert [v["kind"] for v in found([*rows, late], best=2)] == ["overconfident"]
+UNEVEN = {"uneven": True, "majority": {"class": "no", "accuracy": {"val": 0.9}}}
+
+
+@pytest.mark.parametrize(
+    ("classes", "right", "kind"),
+    [
+        (UNEVEN, 0.9, "majority"),
+        (UNEVEN, 0.93, "majority"),  # within two errors of 0.017
+        (UNEVEN, 0.6, "dead"),
+        (UNEVEN | {"uneven": False}, 0.9, "dead"),
+        ({}, 0.9, "dead"),
+    ],
+)
+def test_no_better_than_the_largest_class(classes: Any, right: float, kind: str) -> None:
+    rows = history([0.33, 0.325, 0.325], right=[right] * 3, guessing=[True] * 3)
+    found = facts(rows, classes=classes, guess_loss=0.325)
+    assert kinds(found)[0] == kind
+
+
+def test_a_sound_run_is_healthy_and_an_overfitting_one_is_not() -> None:
+    assert kinds(facts(history(LEARNED, SOUND))) == ["healthy"]
+    late = history([*LEARNED, 0.9], [*SOUND, 0.1], right=[0.9] * 13, se=0.005)
+    assert kinds(facts(late)) == ["overconfident"]
+    late = history([*LEARNED, 0.9], [*SOUND, 0.1], right=[*[0.9] * 12, 0.7])
+    assert kinds(facts(late)) == ["overfitting"]
+    slight = history([*LEARNED, 0.32], [*SOUND, 0.1])
+    assert kinds(facts(slight)) == ["healthy"]  # a rise of two errors is chance
+
+
+@pytest.mark.parametrize(
+    "more", [{"ended": False}, {"best": {}}, {"val": Sample(1)}, {"rows": history([0.5, 0.4])}]
+)
+def test_nothing_is_said_where_nothing_is_known(more: dict[str, Any]) -> None:
+    of = facts(**{"rows": history(LEARNED, SOUND)} | more)
+    assert kinds(of) == []
+
+
+def test_healthy_is_not_said_of_what_neither_settled_nor_was_learned() -> None:
+    assert kinds(facts(history(falling(2.2, 0.93, 12), ratio=1e-2))) == []
 
 
 def test_overfitting_is_said_where_the_monitor_was_never_a_number() -> None:
-    rows = [row(1, 0.4, 0.9, False), row(2, 0.9, 0.9, False, overfit__loss=0.5)]
-    rows[1]["train_eval/loss"] = 0.1
-    (verdict,) = found(rows, best=-1)
-    assert verdict["advice"] == "trainer.patience ends earlier"
+    rows = history([0.4, 0.9], [0.2, 0.1])
+    assert one(facts(rows, best={}), "overfitting")["advice"] == "trainer.patience ends earlier"
 
 
-def test_divergence_comes_first_and_random_frozen_tensors_last() -> None:
-    rows = [row(1, 0.5, 0.9, False), row(2, math.nan, 0.1, True)]
-    kinds = [v["kind"] for v in found(rows, best=1, diverged=True, frozen_random=["conv.weight"])]
-    assert kinds == ["diverged", "frozen_random"]
-    assert [v["kind"] for v in found([], best=0, frozen_random=["a"])] == ["frozen_random"]
+SLOW = falling(2.3, 0.92, 12)
+
+
+def test_a_run_that_still_gets_better_with_short_steps_is_too_slow() -> None:
+    verdict = one(facts(history(SLOW)), "too_slow")
+    assert verdict["evidence"]["epochs"] == [6, 12]
+    assert verdict["evidence"]["values"]["largest_update_ratio"] == 1e-3
+    assert "a higher optimizer.lr" in verdict["advice"]
+
+
+COSINE = [0.1 * (1 + math.cos(math.pi * i / 12)) / 2 for i in range(1, 13)]
+
+
+def test_learning_time_is_that_of_the_schedule() -> None:
+    verdict = one(facts(history(SLOW, rate=COSINE)), "too_slow")
+    assert verdict["evidence"]["epochs"] == [3, 12]  # half of the area under the cosine
+
+
+STALLED = [*SLOW[:4], *[SLOW[4]] * 8]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        history(SLOW, ratio=1e-2),  # steps are long
+        history(SLOW[:5]),  # too few epochs
+        history(STALLED),  # no longer
+        history([*SLOW[:7], *[v * (1.1 if i % 2 else 1) for i, v in enumerate(SLOW[7:])]]),
+        history([*SLOW[:-1], SLOW[0]], SLOW),  # validation is not at its best
+        history(falling(0.02, 0.9, 12)),  # there is nothing left to gain
+        history(falling(2.305, 0.99999, 12), ratio=1e-8, guessing=[True] * 12, drift=5.0),
+    ],
+)
+def test_what_only_resembles_a_slow_run(rows: list[dict[str, Any]]) -> None:
+    assert "too_slow" not in kinds(facts(rows))
+
+
+def test_steps_so_short_that_nothing_shows_are_too_slow_while_the_loss_falls() -> None:
+    rows = history(falling(2.305, 0.9999, 12), ratio=1e-5, drift=0.02)
+    assert kinds(facts(rows)) == ["too_slow"]
+    rising = history(falling(2.305, 1.0001, 12), ratio=1e-5, drift=0.02)
+    assert "too_slow" not in kinds(facts(rising))
+
+
+def test_a_flat_curve_under_high_rates_is_a_plateau_that_names_what_still_moves() -> None:
+    flat = [2.2, 1.5, *[1.1] * 10]
+    verdict = one(facts(history(flat, ratio={"conv": 3e-3, "fc": 1e-6})), "plateau")
+    assert "conv by 3.0e-03, fc by 1.0e-06" in verdict["message"]
+    assert verdict["evidence"]["epochs"] == [6, 12]
+    assert kinds(facts(history(flat, rate=COSINE))) == ["underfitting"]
+    known = history([2.2, 1.5, 0.5, *[0.1] * 9])
+    assert kinds(facts(known)) == ["healthy"]  # there is next to nothing left to learn
+    better = history([2.2, 1.5, *falling(1.2, 0.96, 10)], ratio=1e-2)
+    assert kinds(facts(better)) == []
+
+
+def test_underfitting_is_not_said_where_new_images_do_worse() -> None:
+    flat = [2.2, 1.5, *[1.1] * 10]
+    rows = history([v + 0.3 for v in flat], flat, rate=COSINE)
+    assert kinds(facts(rows)) == ["healthy"] or kinds(facts(rows)) == []
+
+
+def spiky(*spikes: int, high: float = 1.5) -> list[float]:
+    return [high if i in spikes else value for i, value in enumerate(LEARNED)]
+
+
+def test_losing_what_was_learned_twice_is_unstable() -> None:
+    verdict = one(facts(history(spiky(5, 8))), "unstable")
+    assert verdict["evidence"]["epochs"] == [6, 9]
+    assert verdict["evidence"]["values"]["swings"] == 2
+    assert one(facts(history(spiky(5, 6, 8))), "unstable")["evidence"]["epochs"] == [6, 7, 9]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        history(spiky(5)),  # once
+        history(spiky(5, 8, high=0.6)),  # little of what had been learned
+        history(spiky(5, 8), LEARNED),  # validation alone: see overfitting
+        history(spiky(5, 8), se=1.0),  # within noise
+        history(spiky(5, 8), rate=[1, 1, 1, 1, 0.1, 1, 0.1, 0.1, 1, 0.1, 0.1, 0.1]),  # restarts
+        history([*LEARNED[:10], 1.5, 1.5]),  # not learned again
+    ],
+)
+def test_what_only_resembles_an_unstable_run(rows: list[dict[str, Any]]) -> None:
+    assert "unstable" not in kinds(facts(rows))
+
+
+def test_groups_that_end_where_they_began_are_frozen_in_effect() -> None:
+    ratio, drift = {"conv": 1e-6, "fc": 1e-3}, {"conv": 1e-4, "fc": 0.5}
+    rows = history(LEARNED, SOUND, ratio=ratio, drift=drift)
+    verdict = one(facts(rows, plan=plan(conv=1.0, fc=1.0)), "frozen_in_effect")
+    assert verdict["severity"] == "warning"
+    assert list(verdict["evidence"]["values"]["drifts"]) == ["conv"]
+    meant = one(facts(rows, plan=plan(conv=1e-3, fc=1.0)), "frozen_in_effect")
+    assert meant["severity"] == "info"
+    moved = history(LEARNED, SOUND, ratio=ratio, drift=drift | {"conv": 0.05})
+    assert kinds(facts(moved)) == ["healthy"]
+
+
+def test_steps_count_only_where_rates_are_high() -> None:
+    rows = history(LEARNED, SOUND, rate=[0.1, 0.1, 0.1, *[0.01] * 9], ratio=1e-3, drift=1e-3)
+    for row in rows[3:]:
+        row["update_ratio/all"] = 1e-6
+    assert kinds(facts(rows)) == ["healthy"]
+    for row in rows:
+        row["update_ratio/all"] = 1e-6
+    assert "frozen_in_effect" in kinds(facts(rows))
+
+
+def test_steps_of_a_tenth_of_the_weights_are_thrashing() -> None:
+    ratio = {"conv": 1e-3, "fc": 0.3}
+    verdict = one(facts(history(LEARNED, SOUND, ratio=ratio)), "thrashing")
+    assert "fc by 0.3" in verdict["message"]
+    assert "conv" not in verdict["advice"]
+    assert kinds(facts(history(LEARNED, SOUND, ratio=0.09))) == ["healthy"]
+
+
+def test_training_images_that_do_far_worse_have_noisy_labels_or_are_harder() -> None:
+    right, right_train = [0.9] * 12, [0.65] * 12
+    rows = history(SOUND, LEARNED, right=right, right_train=right_train)
+    verdict = one(facts(rows), "noisy_labels")
+    assert "easier validation" in verdict["message"]
+    assert "if the labels are right" in verdict["advice"]
+    little = history(
+        [v - 0.1 for v in LEARNED], LEARNED, right=right, right_train=[0.84] * 12, se=0.005
+    )
+    assert one(facts(little), "easier_validation")["severity"] == "info"
+    noise = history(SOUND, LEARNED, right=right, right_train=right_train, se=0.1)
+    assert not {"noisy_labels", "easier_validation"} & {*kinds(facts(noise))}
+
+
+def test_copies_with_different_labels_prove_that_labels_are_wrong() -> None:
+    leaks = {"counts": {"conflicts": 20}}
+    verdict = one(facts(history(LEARNED, SOUND), leaks=leaks), "noisy_labels")
+    assert "20 images have copies with different labels" in verdict["message"]
+    few = {"counts": {"conflicts": 2}}
+    assert kinds(facts(history(LEARNED, SOUND), leaks=few)) == ["healthy"]
+
+
+def leaks(twins: int, exact: int = 0, groups: int = 0, **effect: Any) -> dict[str, Any]:
+    counts = {"twins": {"val": twins}, "exact": {"val in train": {"val": exact}}}
+    counts |= {"groups": {"val in train": groups} if groups else {}}
+    sides = {"n_with_twin": twins, "n_without_twin": 300 - twins}
+    return {"counts": counts, "effect": effect and sides | effect}
+
+
+MEASURED: dict[str, Any] = {
+    "accuracy_with_twin": 1.0,
+    "accuracy_without_twin": 0.8,
+    "difference": 0.2,
+}
+
+
+def test_copies_and_groups_on_both_sides_are_a_leak_with_its_effect() -> None:
+    found = facts(history(LEARNED, SOUND), leaks=leaks(60, 60, **MEASURED, difference_se=0.04))
+    verdict = one(found, "leak")
+    assert verdict["message"].startswith("leak: 60 of 300 validation images have a copy in the")
+    assert verdict["message"].endswith("(+20.0 ± 4.0 points)")
+    noise = facts(history(LEARNED, SOUND), leaks=leaks(60, 60, **MEASURED, difference_se=0.2))
+    assert one(noise, "leak")["message"].endswith("(+20.0 ± 20.0 points), within noise")
+    shared = one(facts(history(LEARNED, SOUND), leaks=leaks(9, groups=3)), "leak")
+    assert "share a group (3 groups stand on both sides)" in shared["message"]
+    assert "data.group_by" in shared["advice"]
+
+
+@pytest.mark.parametrize(
+    ("of", "said"),
+    [
+        (leaks(10), False),  # a few look-alikes
+        (leaks(2, 2), False),
+        (leaks(3, 3), True),
+        (leaks(29), False),
+        (leaks(30), True),
+        (leaks(20, **MEASURED, difference_se=0.05), True),
+        (leaks(19, **MEASURED, difference_se=0.05), False),  # may be of one easy class
+        (leaks(20, **MEASURED, difference_se=0.11), False),
+        (None, False),
+    ],
+)
+def test_how_many_twins_are_a_leak(of: Any, said: bool) -> None:
+    assert ("leak" in kinds(facts(history(LEARNED, SOUND), leaks=of))) == said
+
+
+def test_random_frozen_tensors_are_said_before_anything_is_trained() -> None:
+    frozen = plan(conv=0.0)
+    frozen = type(frozen)(tuple(type(r)(**{**vars(r), "trainable_until": 0}) for r in frozen.rows))
+    assert kinds(Facts(rows=[], best={}, monitor="val/loss", val=VAL, plan=frozen)) == [
+        "frozen_random"
+    ]
+
+
+def test_kinds_that_older_runs_name_are_counted() -> None:
+    assert COUNTED["learned_nothing"] == "learned nothing"
+    assert {"collapsed", "dead", "majority", "learned_nothing", "best_guesses"} == {*GUESSES}
+    assert set(TALLIED) == {*KINDS} - {"healthy"}
 
 
 @pytest.mark.parametrize(
