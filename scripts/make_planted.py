@@ -99,6 +99,7 @@ class Problem:
     planted: tuple[str, ...] = ()  # kinds of verdicts that are right by construction
     finetuned: bool = False  # digits 5-9 by a network that knows 0-4; else all ten from scratch
     overrides: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ("uniform", "layerwise_decay", "freeze_backbone")
 
 
 PROBLEMS = {
@@ -125,6 +126,12 @@ PROBLEMS = {
     "harder": Problem(
         "ten digits, 200 images with noise, none on validation's",
         *(200, 200, 20, harder, ("easier_validation",)),
+    ),
+    "narrow": Problem(
+        "ten digits, 300 images, 2 channels and 4 hidden units, rates lowered to zero",
+        *(300, 200, 20),
+        overrides=("model.channels=2", "model.hidden=4", "scheduler=cosine"),
+        policies=("uniform",),
     ),
 }
 

@@ -12,6 +12,7 @@ is told is that of another draw: other images in every split.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 import subprocess
@@ -76,8 +77,15 @@ FIRST = ("diverged", "collapsed", "dead", "leak", "noisy_labels", "easier_valida
 FIRST += ("overfitting", "too_slow", "too_fast")
 
 
+def cases_file(name: str, out: Path) -> Path:
+    """Writes the policies of a problem with their rates."""
+    file = out / f"{name}.yaml"
+    file.write_text(yaml.safe_dump({policy: CASES[policy] for policy in PROBLEMS[name].policies}))
+    return file
+
+
 def command(name: str, out: Path, executor: str) -> list[str]:
-    """The words of the grid of a problem; `out` holds its data and cases."""
+    """The words of the grid of a problem; `out` holds its data, and gets its cases."""
     problem = PROBLEMS[name]
     words = [f"data.path={out / 'data' / name}", f"trainer.epochs={problem.epochs}"]
     if problem.finetuned:
@@ -85,7 +93,7 @@ def command(name: str, out: Path, executor: str) -> list[str]:
     return [
         *("-m", "data=hf", "data.channels=1", "data.batch_size=16", *words, *problem.overrides),
         "data.normalize={mean: [0.3053], std: [1.0]}",  # as the digits of the package have it
-        *(f"cases={out / 'cases.yaml'}", f"seed={','.join(map(str, SEEDS))}"),
+        *(f"cases={cases_file(name, out)}", f"seed={','.join(map(str, SEEDS))}"),
         *("trainer.stats_every=4", "trainer.threads=1", "trainer.device=cpu", "logger=none"),
         *(f"hydra.launcher.executor={executor}", f"hydra.sweep.dir={out / name}"),
     ]
@@ -210,9 +218,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--there", action="store_true", help="judge what is there, train nothing")
     parser.add_argument("--rows", choices=TRUE_IF, action="append", help="list runs it is wrong of")
     asked = parser.parse_args(argv)
+    logging.getLogger("lrexp").setLevel(logging.ERROR)  # the runs have said it
     out = asked.out.resolve() / f"draw{asked.draw}"
     out.mkdir(parents=True, exist_ok=True)
-    (out / "cases.yaml").write_text(yaml.safe_dump(CASES))
     judged: list[Judged] = []
     for name in asked.only or PROBLEMS:
         if not asked.there:
