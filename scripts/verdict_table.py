@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lrexp.judge.kinds.facts import facts_of
 from make_planted import PROBLEMS, make
 from verdict_outcomes import outcomes_of
-from verdict_truth import Count, Outcome, Truth, counted, truths, wilson
+from verdict_truth import Count, Outcome, Truth, better, counted, truths, wilson
 
 from lrexp.folder.layout import POINTS
+from lrexp.judge.kinds.facts import facts_of
 from lrexp.judge.verdicts import KINDS, verdicts
 from lrexp.runs.run import read_run
 from lrexp.runs.sweep import read_sweep
@@ -60,7 +60,14 @@ TRUE_IF = {
     "too_slow": "too_slow",
     "frozen_in_effect": "frozen_in_effect",
     "frozen_random": "frozen_random",
+    "plateau": "plateau",
+    "underfitting": "underfitting",
     "healthy": "healthy",
+}
+# Said of these, a configuration is trained again as the advice has it: right if that is `better`.
+TWINS = {
+    "plateau": {"scheduler": "cosine"},
+    "underfitting": {"model.channels": "10", "model.hidden": "50"},
 }
 # A fault counts as found by any of these; all others are found by their own kind.
 GUESSES = ("dead", "majority", "collapsed", "best_guesses", "diverged")
@@ -84,18 +91,27 @@ def cases_file(name: str, out: Path) -> Path:
     return file
 
 
-def command(name: str, out: Path, executor: str) -> list[str]:
-    """The words of the grid of a problem; `out` holds its data, and gets its cases."""
+def command(
+    name: str, out: Path, executor: str, twin: Outcome | None = None, kind: str = ""
+) -> list[str]:
+    """The words of the grid of a problem, or of a twin; `out` holds data, and gets cases."""
     problem = PROBLEMS[name]
+    folder, axes = out / name, [f"cases={cases_file(name, out)}"]
+    overrides = list(problem.overrides)
+    if twin:
+        folder, changes = twin_folder(out, twin, kind), TWINS[kind]
+        overrides = [one for one in overrides if one.partition("=")[0] not in changes]
+        overrides += [f"{key}={value}" for key, value in changes.items()]
+        axes = [f"lr_policy={twin.policy}", f"optimizer.lr={twin.rate:g}"]
     words = [f"data.path={out / 'data' / name}", f"trainer.epochs={problem.epochs}"]
     if problem.finetuned:
         words.append("model.weights=bundled:simple_cnn_digits_0_4")
     return [
-        *("-m", "data=hf", "data.channels=1", "data.batch_size=16", *words, *problem.overrides),
+        *("-m", "data=hf", "data.channels=1", "data.batch_size=16", *words, *overrides),
         "data.normalize={mean: [0.3053], std: [1.0]}",  # as the digits of the package have it
-        *(f"cases={cases_file(name, out)}", f"seed={','.join(map(str, SEEDS))}"),
+        *(*axes, f"seed={','.join(map(str, SEEDS))}"),
         *("trainer.stats_every=4", "trainer.threads=1", "trainer.device=cpu", "logger=none"),
-        *(f"hydra.launcher.executor={executor}", f"hydra.sweep.dir={out / name}"),
+        *(f"hydra.launcher.executor={executor}", f"hydra.sweep.dir={folder}"),
     ]
 
 
@@ -106,10 +122,13 @@ def finished(sweep: Path) -> bool:
     return all(point.status in ("finished", "diverged") for point in read_sweep(sweep).tried)
 
 
-def run(name: str, out: Path, executor: str) -> None:
-    """Bring the grid of a problem to its end, from wherever it is."""
-    folder = out / name
-    words = command(name, out, executor)
+def twin_folder(out: Path, one: Outcome, kind: str) -> Path:
+    """Where a configuration is trained as the advice of a kind has it."""
+    return out / "twins" / f"{one.problem}_{one.policy}_{one.rate:g}_{kind}"
+
+
+def run(folder: Path, words: list[str]) -> None:
+    """Bring a grid to its end, from wherever it is."""
     if finished(folder):
         return
     if (folder / POINTS).is_file():
@@ -150,9 +169,37 @@ class Judged:
         return next(sure, "unclear" if unclear else "healthy")
 
 
+def compare_twins(judged: Sequence[Judged], kind: str, out: Path, executor: str | None) -> None:
+    """Sets the truth of a kind where it is said: whether what it advises is better.
+
+    Args:
+        judged: runs; their truth gets `kind`.
+        kind: of TWINS.
+        out: holds the grids.
+        executor: that trains what is not there; None: then it is not known.
+    """
+    alike: dict[tuple[str, str, float], list[Judged]] = {}
+    for one in judged:
+        o = one.outcome
+        alike.setdefault((o.problem, o.policy, o.rate), []).append(one)
+    for runs in alike.values():
+        first = runs[0].outcome
+        folder = twin_folder(out, first, kind)
+        if not any(kind in one.kinds for one in runs):
+            continue
+        if executor and not finished(folder):
+            run(folder, command(first.problem, out, executor, first, kind))
+        if finished(folder):
+            tests = {point.seed: point.test for point in read_sweep(folder).tried}
+            theirs = [tests[one.outcome.seed].get("accuracy", 0.0) for one in runs]
+            found = better(theirs, [one.outcome.accuracy for one in runs])
+            for one in runs:
+                one.truth[kind] = found
+
+
 def counts_of(judged: Sequence[Judged], kind: str) -> tuple[Count, Count]:
     """How often a kind was said and so, and how often any of those that it is found by."""
-    true = [one.truth[TRUE_IF[kind]] for one in judged]
+    true = [one.truth.get(TRUE_IF[kind]) for one in judged]
     own, found = ({kind}, {*FOUND_BY.get(kind, (kind,))})
     said = ([not kinds.isdisjoint(one.kinds) for one in judged] for kinds in (own, found))
     first, second = (counted(some, true) for some in said)
@@ -194,7 +241,7 @@ def row_lines(judged: Sequence[Judged], kind: str) -> list[str]:
     """Runs of which a kind is wrongly said, or wrongly not said."""
     lines = []
     for one in judged:
-        said, true = kind in one.kinds, one.truth[TRUE_IF[kind]]
+        said, true = kind in one.kinds, one.truth.get(TRUE_IF[kind])
         if true is None or said == true:
             continue
         o = one.outcome
@@ -225,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in asked.only or PROBLEMS:
         if not asked.there:
             make(name, out / "data" / name, asked.draw)
-            run(name, out, asked.executor)
+            run(out / name, command(name, out, asked.executor))
         if not finished(out / name):
             print(f"{name} is not finished")
             continue
@@ -233,6 +280,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         outcomes = outcomes_of(name, out / name, out / f"{name}.json", planted)
         said = [said_of(out / name / one.folder) for one in outcomes]
         judged += [Judged(*each) for each in zip(outcomes, said, truths(outcomes), strict=True)]
+    for kind in TWINS:
+        compare_twins(judged, kind, out, None if asked.there else asked.executor)
     configurations = len({(o.outcome.problem, o.outcome.policy, o.outcome.rate) for o in judged})
     print(f"draw {asked.draw}: {len(judged)} runs of {configurations} configurations\n")
     print("\n".join([*confusion_lines(judged), "", *kind_lines(judged)]))
