@@ -185,3 +185,58 @@ def test_what_is_planted_is_there() -> None:
     parts = planted.parts_of("tracks", 1)
     assert np.isin(parts["validation"][2], parts["train"][2]).mean() > 0.5
     assert planted.parts_of("imbalanced", 1)["train"][1].mean() < 0.2
+
+
+def test_what_is_not_clear_counts_for_neither_side(truth: Any) -> None:
+    said = [True, True, True, False, False]
+    true = [True, False, None, True, None]
+    found = truth.counted(said, true)
+    assert found == truth.Count(right=1, wrong=1, unclear=1, missed=1)
+    assert (found.precision, found.recall) == ((1, 2), (1, 2))
+    assert truth.wilson(9, 10) == pytest.approx((0.5958, 0.9821), abs=1e-4)  # of a textbook
+    assert truth.wilson(0, 0) == (0.0, 1.0)
+
+
+def test_a_twin_is_trained_as_the_advice_has_it_and_else_the_same(
+    truth: Any, tmp_path: Any
+) -> None:
+    table = import_module("verdict_table")
+    one = outcome(truth, problem="narrow", rate=0.3)
+    own = table.command("narrow", tmp_path, "auto")
+    twin = table.command("narrow", tmp_path, "auto", one, "underfitting")
+    assert {"model.hidden=4", "scheduler=cosine"} <= set(own)
+    assert {"model.hidden=50", "scheduler=cosine", "lr_policy=uniform", "optimizer.lr=0.3"} <= set(
+        twin
+    )
+    keys = [word.partition("=")[0] for word in twin]
+    assert len(keys) == len(set(keys))
+
+
+def test_every_kind_that_has_a_truth_is_a_kind(truth: Any) -> None:
+    table = import_module("verdict_table")
+    assert set(table.TRUE_IF) | {*table.FOUND_BY} <= set(table.KINDS)
+    known = {*so(truth), *table.TWINS}
+    assert {*table.TRUE_IF.values(), *table.FIRST} <= known
+
+
+def test_the_table_counts_what_was_said_and_what_was_so(truth: Any) -> None:
+    table = import_module("verdict_table")
+    slow = seeds(truth, [0.80, 0.81, 0.82], rate=0.01)
+    good = seeds(truth, [0.90, 0.91, 0.92], rate=0.1)
+    kinds = ["too_slow", "too_slow", "overfitting", "too_slow", "healthy", "healthy"]
+    said = [[{"kind": kind, "message": kind}] for kind in kinds]
+    outcomes = [*slow, *good]
+    judged = [
+        table.Judged(*each) for each in zip(outcomes, said, truth.truths(outcomes), strict=True)
+    ]
+    lines = table.kind_lines(judged)
+    assert "| too_slow | too_slow | 3 |  | 0.67 (2/3; 0.21-0.94) | 0.67 (2/3; 0.21-0.94) |" in lines
+    confusion = table.confusion_lines(judged)
+    assert [line for line in confusion if line.startswith("| overfitting |")] == [
+        "| overfitting |  |  |  |  |  |  |  | 1 |  |  |  |"
+    ]
+    wrong = table.row_lines(judged, "too_slow")
+    assert [line.split(":")[0] for line in wrong if not line.startswith(" ")] == [
+        "so, not said",
+        "said, not so",
+    ]
