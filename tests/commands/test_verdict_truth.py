@@ -86,10 +86,11 @@ def test_a_rate_is_too_slow_where_a_higher_one_is_better_by_a_point_and_two_erro
 ) -> None:
     slow = seeds(truth, [0.80, 0.81, 0.82], rate=0.01)
     good = seeds(truth, [0.90, 0.91, 0.92], rate=0.1)
-    found = truth.truths([*slow, *good])
-    assert [one["too_slow"] for one in found] == [True] * 3 + [False] * 3
-    assert not any(one["too_fast"] for one in found)
-    assert [one["healthy"] for one in found] == [False] * 3 + [True] * 3
+    fast = seeds(truth, [0.50, 0.51, 0.52], rate=1.0)
+    found = truth.truths([*slow, *good, *fast])
+    assert [one["too_slow"] for one in found] == [True] * 3 + [False] * 6
+    assert [one["too_fast"] for one in found] == [False] * 6 + [True] * 3
+    assert [one["healthy"] for one in found][:6] == [False] * 3 + [True] * 3
 
 
 def test_a_difference_below_a_point_or_two_errors_makes_no_rate_too_slow(truth: Any) -> None:
