@@ -242,7 +242,8 @@ def row_lines(judged: Sequence[Judged], kind: str) -> list[str]:
     lines = []
     for one in judged:
         said, true = kind in one.kinds, one.truth.get(TRUE_IF[kind])
-        if true is None or said == true:
+        found = not {*FOUND_BY.get(kind, (kind,))}.isdisjoint(one.kinds)
+        if true is None or (found if true else not said):
             continue
         o = one.outcome
         words = "said, not so:" if said else "so, not said:"
