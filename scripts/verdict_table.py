@@ -55,7 +55,7 @@ TRUE_IF = {
     "deteriorated": "overfitting",
     "overfitting": "overfitting",
     "overconfident": "overconfident",
-    "unstable": "too_fast",
+    "unstable": "unstable",
     "thrashing": "too_fast",
     "too_slow": "too_slow",
     "frozen_in_effect": "frozen_in_effect",
@@ -66,6 +66,7 @@ TRUE_IF = {
 }
 # Said of these, a configuration is trained again as the advice has it: right if that is `better`.
 TWINS = {
+    "unstable": {"scheduler": "cosine"},  # or if a lower rate is
     "plateau": {"scheduler": "cosine"},
     "underfitting": {"model.channels": "10", "model.hidden": "50"},
 }
@@ -124,7 +125,8 @@ def finished(sweep: Path) -> bool:
 
 def twin_folder(out: Path, one: Outcome, kind: str) -> Path:
     """Where a configuration is trained as the advice of a kind has it."""
-    return out / "twins" / f"{one.problem}_{one.policy}_{one.rate:g}_{kind}"
+    changed = "_".join(TWINS[kind].values())
+    return out / "twins" / f"{one.problem}_{one.policy}_{one.rate:g}_{changed}"
 
 
 def run(folder: Path, words: list[str]) -> None:
@@ -185,16 +187,20 @@ def compare_twins(judged: Sequence[Judged], kind: str, out: Path, executor: str 
     for runs in alike.values():
         first = runs[0].outcome
         folder = twin_folder(out, first, kind)
-        if not any(kind in one.kinds for one in runs):
+        if kind == "unstable" and runs[0].truth["too_fast"]:
+            found = True
+        elif not any(kind in one.kinds for one in runs):
             continue
-        if executor and not finished(folder):
-            run(folder, command(first.problem, out, executor, first, kind))
-        if finished(folder):
+        else:
+            if executor and not finished(folder):
+                run(folder, command(first.problem, out, executor, first, kind))
+            if not finished(folder):
+                continue
             tests = {point.seed: point.test for point in read_sweep(folder).tried}
             theirs = [tests[one.outcome.seed].get("accuracy", 0.0) for one in runs]
             found = better(theirs, [one.outcome.accuracy for one in runs])
-            for one in runs:
-                one.truth[kind] = found
+        for one in runs:
+            one.truth[kind] = found
 
 
 def counts_of(judged: Sequence[Judged], kind: str) -> tuple[Count, Count]:
