@@ -109,7 +109,11 @@ PROBLEMS = {
     "noisy": Problem(
         "ten digits, 300 images, 30 % of labels wrong", 300, 200, 30, flipped, ("noisy_labels",)
     ),
-    "imbalanced": Problem("eights among all digits, one in ten, 200 images", 200, 200, 12, rare),
+    "imbalanced": Problem(
+        "eights among all digits, one in ten, 200 images",
+        *(200, 200, 12, rare),
+        policies=("uniform", "freeze_backbone"),
+    ),
     "leaking": Problem(
         "ten digits, 150 images, half of validation copied from them",
         150,
@@ -122,10 +126,12 @@ PROBLEMS = {
         "ten digits, 150 takes of 75 images, validation other takes of these",
         *(150, 150, 20, tracked, ("leak",)),
         overrides=("data.group_by=track",),
+        policies=("uniform",),
     ),
     "harder": Problem(
         "ten digits, 200 images with noise, none on validation's",
         *(200, 200, 20, harder, ("easier_validation",)),
+        policies=("uniform", "layerwise_decay"),
     ),
     "narrow": Problem(
         "ten digits, 300 images, 2 channels and 4 hidden units, rates lowered to zero",
