@@ -2,11 +2,11 @@
 
     python scripts/verdict_table.py [--out FOLDER] [--draw 1] [--only PROBLEM] [--rows KIND]
 
-Trains every problem of scripts/make_planted.py at up to 19 configurations, five seeds each, and compares
-what the runs are said to have with what is so (`scripts/verdict_truth.py`). It is resumable: what
-FOLDER holds is not run again. Verdicts are made anew from the run folders every time, so that
-changed rules are judged on runs that are there. Rules are adjusted on draw 0 alone; the table that
-is told is that of another draw: other images in every split.
+Trains every problem of scripts/make_planted.py at up to 19 configurations, five seeds each, and
+compares what the runs are said to have with what is so (`scripts/verdict_truth.py`). It is
+resumable: what FOLDER holds is not run again. Verdicts are made anew from the run folders every
+time, so that changed rules are judged on runs that are there. Rules are adjusted on draw 0 alone;
+the table that is told is that of another draw: other images in every split.
 """
 
 from __future__ import annotations
