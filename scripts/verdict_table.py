@@ -73,6 +73,10 @@ TWINS = {
 # A fault counts as found by any of these; all others are found by their own kind.
 GUESSES = ("dead", "majority", "collapsed", "best_guesses", "diverged")
 FOUND_BY = {
+    **dict.fromkeys(
+        ("unstable", "thrashing"),
+        ("unstable", "thrashing", "deteriorated", "collapsed", "dead", "diverged"),
+    ),
     **dict.fromkeys(("dead", "majority", "best_guesses"), GUESSES),
     **dict.fromkeys(
         ("deteriorated", "overfitting", "overconfident"),
@@ -80,6 +84,8 @@ FOUND_BY = {
     ),
     **dict.fromkeys(("noisy_labels", "easier_validation"), ("noisy_labels", "easier_validation")),
 }
+# True of many runs that it is not meant for.
+NOT_RECALLED = ("frozen_in_effect", "plateau", "underfitting")
 # What a run is told to be in the confusion table: the first of these that is so.
 FIRST = ("diverged", "collapsed", "dead", "leak", "noisy_labels", "easier_validation")
 FIRST += ("overfitting", "too_slow", "too_fast")
@@ -231,7 +237,8 @@ def kind_lines(judged: Sequence[Judged]) -> list[str]:
         own, found = counts_of(judged, kind)
         said = own.right + own.wrong + own.unclear
         cells = [kind, name, str(said), str(own.unclear or "")]
-        lines.append(f"| {' | '.join([*cells, share(own.precision), share(found.recall)])} |")
+        recall = "" if kind in NOT_RECALLED else share(found.recall)
+        lines.append(f"| {' | '.join([*cells, share(own.precision), recall])} |")
     without = Counter(kind for one in judged for kind in one.kinds if kind not in TRUE_IF)
     return [*lines, *(f"| {kind} | not known | {n} | | | |" for kind, n in without.items())]
 
