@@ -87,6 +87,9 @@ def harder(parts: Parts, rng: np.random.Generator) -> Parts:
     return parts | {"train": (noisy, labels, tracks)}
 
 
+THREE, BOTH = ("uniform", "layerwise_decay", "freeze_backbone"), ("uniform", "layerwise_decay")
+
+
 @dataclass(frozen=True)
 class Problem:
     """A training set, and how long it trains."""
@@ -99,15 +102,19 @@ class Problem:
     planted: tuple[str, ...] = ()  # kinds of verdicts that are right by construction
     finetuned: bool = False  # digits 5-9 by a network that knows 0-4; else all ten from scratch
     overrides: tuple[str, ...] = ()
-    policies: tuple[str, ...] = ("uniform", "layerwise_decay", "freeze_backbone")
+    policies: tuple[str, ...] = THREE
 
 
 PROBLEMS = {
     "plain": Problem("digits 5-9, 200 images, weights of 0-4", 200, 150, 12, finetuned=True),
-    "small": Problem("digits 5-9, 30 images, weights of 0-4", 30, 150, 40, finetuned=True),
+    "small": Problem(
+        "digits 5-9, 30 images, weights of 0-4", 30, 150, 40, finetuned=True, policies=BOTH
+    ),
     "scratch": Problem("ten digits, 300 images", 300, 200, 12),
     "noisy": Problem(
-        "ten digits, 300 images, 30 % of labels wrong", 300, 200, 30, flipped, ("noisy_labels",)
+        "ten digits, 300 images, 30 % of labels wrong",
+        *(300, 200, 30, flipped, ("noisy_labels",)),
+        policies=BOTH,
     ),
     "imbalanced": Problem(
         "eights among all digits, one in ten, 200 images",
@@ -116,11 +123,8 @@ PROBLEMS = {
     ),
     "leaking": Problem(
         "ten digits, 150 images, half of validation copied from them",
-        150,
-        200,
-        25,
-        copied,
-        ("leak",),
+        *(150, 200, 25, copied, ("leak",)),
+        policies=("uniform", "freeze_backbone"),
     ),
     "tracks": Problem(
         "ten digits, 150 takes of 75 images, validation other takes of these",
@@ -131,7 +135,7 @@ PROBLEMS = {
     "harder": Problem(
         "ten digits, 200 images with noise, none on validation's",
         *(200, 200, 20, harder, ("easier_validation",)),
-        policies=("uniform", "layerwise_decay"),
+        policies=("uniform",),
     ),
     "narrow": Problem(
         "ten digits, 300 images, 2 channels and 4 hidden units, rates lowered to zero",
