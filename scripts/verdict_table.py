@@ -64,6 +64,26 @@ TRUE_IF = {
     "underfitting": "underfitting",
     "healthy": "healthy",
 }
+WORDS = {
+    "diverged": "a loss was no finite number",
+    "collapsed": "was above chance on new images, and is no more",
+    "dead": "never above chance, largest class and untrained network",
+    "majority": "at the end no better than the largest class",
+    "best_guesses": "the best weights no better than it",
+    "leak": "planted",
+    "noisy_labels": "planted",
+    "easier_validation": "planted",
+    "overfitting": "test loss of the last weights above that of the best",
+    "overconfident": "likewise, and test accuracy is not below",
+    "unstable": "a lower rate, or lowering it (cosine), is better",
+    "too_fast": "a lower rate is better",
+    "too_slow": "a higher rate is better",
+    "frozen_in_effect": "a higher rate is better, or a group can be put back to its start",
+    "frozen_random": "by the plan",
+    "plateau": "lowering the rate (cosine) is better",
+    "underfitting": "a larger network is better",
+    "healthy": "none of the faults above",
+}
 # Said of these, a configuration is trained again as the advice has it: right if that is `better`.
 TWINS = {
     "unstable": {"scheduler": "cosine"},  # or if a lower rate is
@@ -236,7 +256,7 @@ def kind_lines(judged: Sequence[Judged]) -> list[str]:
     for kind, name in TRUE_IF.items():
         own, found = counts_of(judged, kind)
         said = own.right + own.wrong + own.unclear
-        cells = [kind, name, str(said), str(own.unclear or "")]
+        cells = [kind, WORDS[name], str(said), str(own.unclear or "")]
         recall = "" if kind in NOT_RECALLED else share(found.recall)
         lines.append(f"| {' | '.join([*cells, share(own.precision), recall])} |")
     without = Counter(kind for one in judged for kind in one.kinds if kind not in TRUE_IF)

@@ -218,6 +218,7 @@ def test_every_kind_that_has_a_truth_is_a_kind(truth: Any) -> None:
     assert set(table.TRUE_IF) | {*table.FOUND_BY} <= set(table.KINDS)
     known = {*so(truth), *table.TWINS}
     assert {*table.TRUE_IF.values(), *table.FIRST} <= known
+    assert set(table.WORDS) == {*table.TRUE_IF.values()}
 
 
 def test_the_table_counts_what_was_said_and_what_was_so(truth: Any) -> None:
@@ -231,7 +232,8 @@ def test_the_table_counts_what_was_said_and_what_was_so(truth: Any) -> None:
         table.Judged(*each) for each in zip(outcomes, said, truth.truths(outcomes), strict=True)
     ]
     lines = table.kind_lines(judged)
-    assert "| too_slow | too_slow | 3 |  | 0.67 (2/3; 0.21-0.94) | 0.67 (2/3; 0.21-0.94) |" in lines
+    shares = "0.67 (2/3; 0.21-0.94)"  # two of three that were said, and of three that were so
+    assert f"| too_slow | {table.WORDS['too_slow']} | 3 |  | {shares} | {shares} |" in lines
     confusion = table.confusion_lines(judged)
     assert [line for line in confusion if line.startswith("| overfitting |")] == [
         "| overfitting |  |  |  |  |  |  |  | 1 |  |  |  |"
