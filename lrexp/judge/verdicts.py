@@ -9,9 +9,6 @@ from lrexp.judge.kinds import endings, images, layers, speed, swings
 from lrexp.judge.kinds.facts import ERROR, INFO, WARNING, Facts, Verdict, found, percent
 from lrexp.judge.words import HELPS, compact, overfit_in_words
 
-LEAST_EPOCHS = 3  # that `healthy` is said of
-SOLVED = 0.9  # accuracy on training images, likewise
-
 
 @dataclass(frozen=True)
 class Kind:
@@ -83,20 +80,18 @@ def after_best(facts: Facts) -> Verdict | None:
 
 
 def healthy(facts: Facts) -> Verdict | None:
-    """Nothing was found, of a run that came to its end, settled or knows its training images.
+    """Nothing was found, of a run that came to its end and no longer got better.
 
-    Of one that did neither nothing can be said.
+    Of one that still did nothing can be said: more epochs or a higher rate may be better.
     """
     last = facts.last
     if not facts.ended or not facts.best or facts.val.unjudged or not facts.trained:
         return None
-    settled = speed.settled(facts)
-    if len(facts.rows) < LEAST_EPOCHS or not (settled or last["train_eval/accuracy"] >= SOLVED):
+    if not speed.settled(facts):
         return None
-    still = "; accuracy still rose in the second half of it" if settled is False else ""
     message = (
-        f"nothing to mend was found in {last['epoch']} epochs: val loss"
-        f" {compact(last['val/loss'], 3)}, val accuracy {percent(last['val/accuracy'])}{still}"
+        f"nothing to mend was found in {last['epoch']} epochs, and accuracy settled: val loss"
+        f" {compact(last['val/loss'], 3)}, val accuracy {percent(last['val/accuracy'])}"
     )
     advice = "compare rates and policies on several seeds: lrexp which"
     values = {key: last[key] for key in ("val/loss", "val/accuracy", "train_eval/loss")}

@@ -8,6 +8,8 @@ from typing import Any
 from lrexp.judge.kinds.facts import ERROR, WARNING, Facts, Row, Verdict, finite, found, percent
 from lrexp.judge.words import NOT_FINITE, compact
 
+FALLEN = ("loss", "accuracy")
+BELOW = 0.9  # of the loss of a guess: something had been learned
 STILL = 0.01  # ‖w − w₀‖ / ‖w₀‖ below which no group has moved
 FAR = 2.0  # likewise: nothing is left of how the network began
 EXPLODED = 3.0  # times the loss of a guess: steps that were far too long
@@ -31,16 +33,20 @@ def diverged(facts: Facts) -> Verdict | None:
 def guess(facts: Facts) -> Verdict | None:
     """Of a network that is worth no more than answering with the class shares, now or at its best.
 
-    It collapsed if it was better before by more than 2 standard errors, in loss or accuracy. Else
-    it never was: `majority` where classes are uneven and it says the largest, `dead` otherwise.
+    It collapsed if it did not guess in some epoch before, and both loss and accuracy are worse than
+    then by more than 2 standard errors; either will do where the loss had been below nine tenths of
+    that of a guess. Else it never was better: `majority` where classes are uneven and it says the
+    largest, else `dead`.
     """
     if not facts.trained or facts.diverged:
         return None
     if not facts.guessing:
         return _best_guesses(facts)
     last, bound = facts.last, facts.val.bound()
-    fell = [(last[f"overfit/{m}"], last[f"overfit/{m}_se"]) for m in ("loss", "accuracy")]
-    if any(value > bound * se for value, se in fell):
+    loss, accuracy = (last[f"overfit/{m}"] > bound * last[f"overfit/{m}_se"] for m in FALLEN)
+    learned = [row for row in facts.rows if not row.get("guessing")]
+    low = min((_number(row["val/loss"]) for row in learned), default=math.inf)
+    if ((loss or accuracy) and low < BELOW * facts.guess_loss) or (learned and loss and accuracy):
         return _collapsed(facts)
     return _majority(facts) or _dead(facts)
 
@@ -55,7 +61,8 @@ def _best_guesses(facts: Facts) -> Verdict | None:
 
 def _collapsed(facts: Facts) -> Verdict:
     last = facts.last
-    peak = min(facts.rows, key=lambda row: _number(row["val/loss"]))
+    learned = [row for row in facts.rows if not row.get("guessing")]
+    peak = min(learned, key=lambda row: _number(row["val/loss"]))
     message = (
         f"collapsed by epoch {last['epoch']}: {_no_better(facts, last)}; in epoch {peak['epoch']}"
         f" val loss was {compact(peak['val/loss'], 3)}, val accuracy"

@@ -8,7 +8,8 @@ from lrexp.judge.kinds.facts import INFO, WARNING, Facts, Verdict, finite, found
 from lrexp.judge.kinds.speed import high_ratios
 
 FROZEN_RATIO = 1e-5  # a step's share of the weights, by the median
-FROZEN_DRIFT = 0.01  # and of where they began, that they have moved in all
+FROZEN_DRIFT = 1e-3  # and of where they began, that they have moved in all
+MOVES = 10.0  # times the steps of a group that stands still
 THRASHING_RATIO = 0.1
 ON_PURPOSE = 0.1  # of the largest lr_scale: a group that is to learn slowly
 LEAST_EPOCHS = 3
@@ -31,9 +32,10 @@ def frozen_random(facts: Facts) -> Verdict | None:
 def frozen_in_effect(facts: Facts) -> Verdict | None:
     """Groups that train and yet end where they began.
 
-    Where rates were high, half of their steps moved weights by less than 1e-5 of their size, and
-    they ended within a hundredth of where they began. A group whose lr_scale is a tenth of the
-    largest or less was meant to be slow: information.
+    Where rates were high, half of their steps moved weights by less than 1e-5 of their size, they
+    ended within a thousandth of where they began, and another group moves. A group whose lr_scale
+    is a tenth of the largest or less was meant to be slow: information. Where no group moves the
+    rate itself is too low, which other kinds say.
     """
     ratios = _ratios(facts)
     still = {
@@ -41,12 +43,11 @@ def frozen_in_effect(facts: Facts) -> Verdict | None:
         for group, ratio in ratios.items()
         if ratio < FROZEN_RATIO and facts.last.get(f"drift/{group}", 1.0) < FROZEN_DRIFT
     }
-    if not still:
+    if not still or max(ratios.values()) < MOVES * max(still.values()):
         return None
     meant = set(still) <= _slow_on_purpose(facts)
     drifts = {group: facts.last[f"drift/{group}"] for group in still}
-    every = len(still) == len(ratios)
-    names = "every group" if every else _named(still)
+    names = _named(still)
     message = (
         f"frozen in effect: {names} moved by {max(drifts.values()):.1e} of its weights in all, a"
         f" step by {max(still.values()):.1e}"
@@ -54,8 +55,6 @@ def frozen_in_effect(facts: Facts) -> Verdict | None:
     if meant:
         message = f"{message}, as its small lr_scale asks for"
         advice = "if it is not to move, freezing it (lr_policy) gives the same for less time"
-    elif every:
-        advice = "try optimizer.lr ten times higher"
     else:
         advice = f"raise the rates of {names} in lr_policy, or freeze it and save the time"
     return found(

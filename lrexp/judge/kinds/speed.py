@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from lrexp.judge.kinds.facts import WARNING, Facts, Row, Verdict, finite, found, percent
+from lrexp.judge.kinds.images import labels as wrong_labels
 
 LEAST_EPOCHS = 6  # fewer say nothing of how steadily it goes
 LEAST_STEPS = 4  # between epochs, in the second half of the learning time
 STEADY = 0.9  # of those steps, at least this share made the training loss lower
 GAINED = 0.02  # accuracy that the last doubling of learning time brought at least
 FELL = 0.02  # of the loss, that it fell by at least
+GAINED_MUCH, FELL_MUCH, VERY_STEADY = 0.03, 0.05, 0.95  # likewise, where steps are not that short
+ROOM = 0.95  # accuracy on training images, below which a higher rate has something to gain
 LOW_RATIO = 2e-3  # update ratio that no group exceeds where rates are low
+USUAL_RATIO = 7e-3  # and where they are not high
 VERY_LOW_RATIO = 3e-4  # and where they are so low that progress hardly shows
 NEAR = 0.1  # of the weights' size: a network that guesses is still near where it began
 SETTLED = 0.01  # accuracy, that a settled run gained less than over the last doubling
@@ -71,17 +75,26 @@ def too_slow(facts: Facts) -> Verdict | None:
     """Both splits still get better steadily at the end, while steps are short.
 
     In the last doubling of learning time the training loss fell in nearly every epoch, and
-    validation is at its best. Either accuracy rose by 2 points or more, and no group's steps are as
-    long as they are where learning goes well; or steps are very short and training images far from
-    solved, where the next doublings are still to come.
+    validation is at its best. Then one of three: accuracy rose by 2 points or more and no group's
+    steps are half as long as they are where learning goes well; they are not longer than that,
+    accuracy rose by 3 points and there is room on training images; or steps are very short and
+    training images far from solved, where the next doublings are still to come.
     """
-    half, ratio = last_doubling(facts), _largest_ratio(facts)
+    half, ratio = last_doubling(facts), largest_ratio(facts)
     if half is None or not finite(ratio) or half.steady < STEADY or not _still_at_best(facts):
         return None
     if facts.guessing and not facts.drift < NEAR:  # thrown to where nothing is learned
         return None
-    gained = half.accuracy >= GAINED and half.loss >= FELL and ratio <= LOW_RATIO
-    if not gained and not (ratio <= VERY_LOW_RATIO and _unsolved(facts)):
+    if wrong_labels(facts):  # which a higher rate would learn by heart
+        return None
+    room = facts.last["train_eval/accuracy"] < ROOM and half.steady >= VERY_STEADY
+    limits = [
+        (LOW_RATIO, half.accuracy >= GAINED and half.loss >= FELL),
+        (USUAL_RATIO, half.accuracy >= GAINED_MUCH and half.loss >= FELL_MUCH and room),
+        (VERY_LOW_RATIO, _unsolved(facts)),
+    ]
+    limit = next((limit for limit, holds in limits if holds and ratio <= limit), None)
+    if limit is None:
         return None
     message = (
         f"too slow: from epoch {half.first} to {half.last}, the second half of the learning time,"
@@ -105,7 +118,7 @@ def too_slow(facts: Facts) -> Verdict | None:
             "accuracy_gained": GAINED,
             "loss_fell": FELL,
             "steady": STEADY,
-            "largest_update_ratio": LOW_RATIO if gained else VERY_LOW_RATIO,
+            "largest_update_ratio": limit,
         },
     )
 
@@ -185,7 +198,7 @@ def _still_at_best(facts: Facts) -> bool:
     )
 
 
-def _largest_ratio(facts: Facts) -> float:
+def largest_ratio(facts: Facts) -> float:
     """The update ratio of the group that moves most, of its highest rates; NaN where unknown."""
     found = []
     for group in facts.groups("update_ratio"):

@@ -3,83 +3,91 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-from lrexp.judge.kinds.facts import WARNING, Facts, Verdict, finite, found, percent
+from lrexp.judge.kinds.facts import WARNING, Facts, Verdict, finite, found
+from lrexp.judge.kinds.speed import LOW_RATIO, largest_ratio
 from lrexp.judge.noise import CHANGED, judged
 from lrexp.judge.overfit import LEVEL
 
 LOST = 0.25  # of what had been learned by then: the loss of a guess minus the lowest so far
-LOST_ACCURACY = 0.05
+LOST_MOST = 0.5  # likewise, in one swing at least
 BACK = 0.5  # of what was lost, that must come back: else it is no swing but an end
 SWINGS = 2  # one alone may happen to any run
 RESTART = 2.0  # times the rate of the epoch before: what a restart does is meant
 
 
-def swings(facts: Facts) -> list[list[int]]:
+@dataclass(frozen=True)
+class Swing:
+    """Consecutive epochs in which much of what had been learned was gone, until it came back."""
+
+    epochs: tuple[int, ...]
+    lost: float  # largest share of what had been learned, on the split that lost less
+
+
+def swings(facts: Facts) -> list[Swing]:
     """Runs of epochs in which both losses were far above their lowest so far, and came down again.
 
     Far is beyond chance on validation (t at 0.05 over all epochs) and a quarter of what had been
-    learned, or 5 points of accuracy, on both splits. Epochs after rates rose twofold, or groups
-    began to train, are left out: that is meant.
+    learned on both splits. Epochs in which rates rose twofold, or groups began to train, are left
+    out: that is meant.
     """
     rows = facts.rows
     if len(rows) < 3 or not facts.trained or not finite(facts.guess_loss):
         return []
     bound = facts.val.bound(LEVEL / len(rows))
-    meant, found = _meant(facts), list[list[int]]()
-    low = {"val": math.inf, "train_eval": math.inf}
-    high = dict.fromkeys(low, 0.0)
-    since: list[int] = []  # indices of the swing that is open
+    meant, every = _meant(facts), list[Swing]()
+    low: dict[str, float] = {"val": math.inf, "train_eval": math.inf}
+    open_: list[tuple[int, float]] = []  # indices of the swing that goes on, and what was lost
     for i, row in enumerate(rows):
-        lost = {s: row[f"{s}/loss"] - low[s] for s in low}
         learned = {s: facts.guess_loss - low[s] for s in low}
-        fell = {s: high[s] - row[f"{s}/accuracy"] for s in low}
-        far = i and not meant[i] and (
-            all(lost[s] > LOST * learned[s] > 0 for s in low)
-            or all(fell[s] > LOST_ACCURACY for s in low)
-        )  # fmt: skip
-        known = judged(row["overfit/loss"], row["overfit/loss_se"], bound) == CHANGED
-        known = (
-            known or judged(row["overfit/accuracy"], row["overfit/accuracy_se"], bound) == CHANGED
+        lost = min(
+            (row[f"{s}/loss"] - low[s]) / learned[s] if 0 < learned[s] < math.inf else 0.0
+            for s in low
         )
-        if (far and known) or (not all(map(math.isfinite, lost.values())) and i):
-            since.append(i)
-        elif since:
-            peak = max(rows[j]["val/loss"] for j in since)
+        if not math.isfinite(lost):  # a loss that is no finite number is of another kind
+            return []
+        chance = judged(row["overfit/loss"], row["overfit/loss_se"], bound) != CHANGED
+        if lost > LOST and not chance and not meant[i]:
+            open_.append((i, lost))
+        elif open_:
+            peak = max(rows[j]["val/loss"] for j, _ in open_)
             if row["val/loss"] - low["val"] <= (1 - BACK) * (peak - low["val"]):
-                found.append([rows[j]["epoch"] for j in since])
-            since = []
-        for s in low:
-            low[s] = min(low[s], row[f"{s}/loss"]) if finite(row[f"{s}/loss"]) else low[s]
-            high[s] = max(high[s], row[f"{s}/accuracy"])
-    return found
+                epochs = tuple(rows[j]["epoch"] for j, _ in open_)
+                every.append(Swing(epochs, max(share for _, share in open_)))
+            open_ = []
+        low = {s: min(low[s], row[f"{s}/loss"]) for s in low}
+    return every
 
 
 def unstable(facts: Facts) -> Verdict | None:
-    """It swung twice or more."""
-    if facts.diverged or facts.guessing:
+    """It swung twice or more, once by half of what it had learned, and its steps are not short."""
+    ratio = largest_ratio(facts)
+    if facts.diverged or facts.guessing or ratio <= LOW_RATIO:
         return None
     swung = swings(facts)
-    if len(swung) < SWINGS:
+    most = max((swing.lost for swing in swung), default=0.0)
+    if len(swung) < SWINGS or most < LOST_MOST:
         return None
-    epochs = [epoch for swing in swung for epoch in swing]
+    epochs = [epoch for swing in swung for epoch in swing.epochs]
     rows = {row["epoch"]: row for row in facts.rows}
     worst = max(epochs, key=lambda epoch: rows[epoch]["overfit/loss"])
     rise, fall = rows[worst]["overfit/loss"], rows[worst]["overfit/accuracy"]
     message = (
-        f"unstable: {len(swung)} times it lost much of what it had learned and learned it again;"
-        f" in epoch {worst} val loss was {rise:.3f} above its lowest so far, val accuracy"
-        f" {percent(fall)} below its highest"
+        f"unstable: {len(swung)} times it lost a quarter or more of what it had learned, and"
+        f" learned it again; in epoch {worst} val loss was {rise:.3f} above its lowest so far, val"
+        f" accuracy {100 * fall:.1f} points below its highest"
     )
-    advice = "lower optimizer.lr, or set scheduler.warmup or trainer.clip_grad_norm"
+    advice = "lower optimizer.lr, or lower it over time (scheduler=cosine); scheduler.warmup and"
+    advice = f"{advice} trainer.clip_grad_norm take the peaks off"
     return found(
         "unstable",
         WARNING,
         message,
         advice,
         epochs=epochs,
-        values={"swings": len(swung), "loss_rise": rise, "accuracy_fall": fall},
-        threshold={"swings": SWINGS, "share_lost": LOST, "accuracy_lost": LOST_ACCURACY},
+        values={"swings": len(swung), "lost": most, "loss_rise": rise, "accuracy_fall": fall},
+        threshold={"swings": SWINGS, "each_lost": LOST, "one_lost": LOST_MOST},
     )
 
 
