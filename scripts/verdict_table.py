@@ -52,7 +52,7 @@ TRUE_IF = {
     "leak": "leak",
     "noisy_labels": "noisy_labels",
     "easier_validation": "easier_validation",
-    "deteriorated": "overfitting",
+    "deteriorated": "rises",
     "overfitting": "overfitting",
     "overconfident": "overconfident",
     "unstable": "unstable",
@@ -73,7 +73,8 @@ WORDS = {
     "leak": "planted",
     "noisy_labels": "planted",
     "easier_validation": "planted",
-    "overfitting": "test loss of the last weights above that of the best",
+    "rises": "test loss of the last weights above that of the best",
+    "overfitting": "likewise, and neither dead nor collapsed",
     "overconfident": "likewise, and test accuracy is not below",
     "unstable": "a lower rate, or lowering it (cosine), is better",
     "too_fast": "a lower rate is better",
@@ -100,7 +101,7 @@ FOUND_BY = {
     **dict.fromkeys(("dead", "majority", "best_guesses"), GUESSES),
     **dict.fromkeys(
         ("deteriorated", "overfitting", "overconfident"),
-        ("deteriorated", "overfitting", "overconfident", "collapsed"),
+        ("deteriorated", "overfitting", "overconfident", *GUESSES),
     ),
     **dict.fromkeys(("noisy_labels", "easier_validation"), ("noisy_labels", "easier_validation")),
 }
