@@ -108,8 +108,8 @@ def truths(outcomes: Sequence[Outcome]) -> list[Truth]:
       `overconfident`: and accuracy does not fall.
     - `diverged`: a loss was no finite number.
     - `dead`: neither best nor last weights are better than the largest class and than the untrained
-      network, and no epoch was in validation; `collapsed`: the last are not, and the best are, or
-      an epoch was; `best_guesses`: the best are not.
+      network; `collapsed`: the best are, the last are not; `best_guesses`: the best are not. Where
+      an epoch was in validation whose weights were not kept, it is not clear which.
     - `majority`: the last weights are right no more often than the largest class.
     - `undone`: some trained group can be put back to its start and nothing changes;
       `frozen_in_effect`: or a higher rate is better, which are the two ways it says to go.
@@ -132,7 +132,8 @@ def truths(outcomes: Sequence[Outcome]) -> list[Truth]:
         diverged = one.status == "diverged"
         best, last = (every(map(beyond, x)) for x in (one.best_learned, one.last_learned))
         guesses = negated(best)
-        never = every((guesses, negated(beyond(one.peak))))
+        unseen = True if beyond(one.peak) is False else None  # else in weights that are gone
+        never = every((guesses, unseen))
         truth: Truth = {
             "too_slow": any(better(other.best, own.best) for other in higher),
             "too_fast": any(
