@@ -24,12 +24,22 @@ SOMETIMES = (
 PER_GROUP = ("lr", "lr_scale", "drift", "update_ratio")
 # In the summary, beside the last row and, under best/, the best one.
 FACTS = (
-    *("status", "verdicts", "seed", "config_id", "plan_hash", "device", "plan", "executor"),
+    *(
+        "status",
+        "verdict",
+        "verdicts",
+        "seed",
+        "config_id",
+        "plan_hash",
+        "device",
+        "plan",
+        "executor",
+    ),
     *(f"timings/{name}" for name in ("startup_s", "train_s", "total_s")),
     *("parameters/total", "parameters/trainable"),
 )
 # Of a run that failed, or where the run keeps them.
-SOMETIMES_FACTS = ("error", "confusion", "wrong_images")
+SOMETIMES_FACTS = ("error", "stopped_by", "confusion", "wrong_images")
 GAPS = tuple(
     f"gap/{moment}/{name}"
     for moment in ("best", "last")

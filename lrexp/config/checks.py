@@ -59,6 +59,10 @@ def check_limits(prefix: str, section: Any) -> None:
 
 def _check_value(key: str, value: Any, metadata: Any) -> None:
     allowed = metadata.get("allowed")
+    if allowed and isinstance(value, list):
+        for i, item in enumerate(value):
+            _check_value(f"{key}[{i}]", item, {"allowed": allowed})
+        return
     if allowed and value not in allowed:
         hint = did_you_mean(str(value), map(str, allowed))
         if key.endswith(".monitor") and str(value).startswith("test/"):

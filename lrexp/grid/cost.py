@@ -245,7 +245,7 @@ def _stacked_epoch_s(trainers: Sequence[Trainer], folder: Path) -> float:
 
 def _shorten(trainer: Trainer) -> None:
     """Leave a few epochs of one step each."""
-    trainer.settings = replace(trainer.settings, limit_train_batches=1, patience=None)
+    trainer.settings = replace(trainer.settings, limit_train_batches=1, patience=None, stop_on=[])
     few = trainer.experiment.schedule[:EPOCHS]
     trainer.experiment = replace(trainer.experiment, schedule=few)
 

@@ -43,6 +43,7 @@ KINDS: dict[str, Kind] = {
 }
 # A network that does not look at the images any more, or never did: said before anything else.
 GUESSES = tuple(name for name, kind in KINDS.items() if kind.guesses)
+OVERFIT = ("overfitting", "overconfident", "deteriorated")
 COUNTED = {name: kind.counted for name, kind in KINDS.items() if kind.counted}
 TALLIED = tuple(name for name in KINDS if name != "healthy")  # by points in files and tables
 SEVERITIES = (ERROR, WARNING, INFO)

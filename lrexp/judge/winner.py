@@ -6,10 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lrexp.judge.ranking import Configuration
-from lrexp.judge.verdicts import COUNTED, GUESSES, counted_kinds
+from lrexp.judge.verdicts import COUNTED, GUESSES, OVERFIT, counted_kinds
 from lrexp.runs.sweep import DIVERGED, FINISHED, SweepPoint, rate_of
-
-OVERFIT = ("overfitting", "overconfident", "deteriorated")
 
 
 def no_winner(points: Sequence[SweepPoint]) -> tuple[str, str] | None:

@@ -14,7 +14,10 @@ from lrexp.config.errors import for_terminal
 from lrexp.config.names import shown_path
 from lrexp.folder.claim import resume_command
 from lrexp.folder.layout import CHECKPOINTS, LAST, REPORT
-from lrexp.judge.verdicts import GUESSES
+from lrexp.judge.kinds.facts import INFO
+from lrexp.judge.kinds.stopping import stopped_in_words
+from lrexp.judge.noise import CHANGED
+from lrexp.judge.verdicts import GUESSES, OVERFIT
 from lrexp.judge.words import (
     best_is,
     brief,
@@ -231,11 +234,8 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
     elif status == "failed":
         lines = [f"failed: {summary['error']}"]
     elif status == "finished" and last.get("step", info.steps) < info.steps:
-        patience = f"no better {monitor} for trainer.patience epochs"
-        lines = [f"stopped after epoch {last['epoch']}: {patience}"]
-    guess = next((v for v in summary["verdicts"] if v["kind"] in GUESSES), None)
-    if guess:
-        lines.append(f"{guess['message']}; {guess['advice']}")
+        why = stopped_in_words(summary.get("stopped_by") or "trainer.patience", monitor)
+        lines = [f"stopped after epoch {last['epoch']}: {why}"]
     if best:
         said_anyway = monitor in ("val/loss", "val/accuracy")
         value = "" if said_anyway else f", {_metric(monitor, best)}"
@@ -255,19 +255,41 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
         if words := leak_effect_in_words(summary):
             lines.append(f"leaks  {words}")
         lines.append(f"gap    {gap_in_words(best, summary['data'].get('samples') or {})}")
+        kinds = {verdict["kind"] for verdict in summary["verdicts"]}
         found, words = summary["overfit"], ""
-        if found and not guess and "changed" in (found["loss_says"], found["accuracy_says"]):
+        judged = kinds & {*GUESSES, *OVERFIT}  # said below
+        if found and not judged and CHANGED in (found["loss_says"], found["accuracy_says"]):
             words = overfit_in_words(found)
-        if not words and best["epoch"] >= last["epoch"] >= 3 and status == "finished":
+        settled = kinds & {"too_slow", "healthy", *GUESSES}
+        if not words and not settled and best["epoch"] >= last["epoch"] >= 3:
             epochs = info.ends_by == "trainer.epochs"
             longer = "more epochs" if epochs else f"more steps ({info.ends_by} ended it here)"
             words = f"{monitor} was best in the last epoch: {longer} or higher rates may help"
+            words = words if status == "finished" else ""
         lines += [f"       {words}"] if words else []
+    lines += verdict_lines(summary["verdicts"])
     lines.append(f"run    {shown_path(info.folder)}")
     if (report := info.folder / REPORT).is_file():
         lines.append(f"report {shown_path(report)}")
     if status in ("interrupted", "failed") and saved and not info.sweep:
         lines.append(f"resume {resume_command(info.folder)}")
+    return lines
+
+
+def verdict_lines(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The headline with what to do about it, and how many more there are.
+
+    That a run diverged is the first thing said of it, with its advice, and not said again.
+    """
+    left = [one for one in verdicts if one["kind"] != "diverged"]
+    if not left:
+        return []
+    first, *rest = left
+    advice = "" if first["severity"] == INFO or not first.get("advice") else f"; {first['advice']}"
+    lines = [f"found  {first['message']}{advice}"]
+    if rest:
+        kinds = ", ".join(one["kind"] for one in rest)
+        lines.append(f"       and {len(rest)} more: {kinds} (summary.json and report say what of)")
     return lines
 
 

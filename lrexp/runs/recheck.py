@@ -163,7 +163,7 @@ def _by_rounding(
         so_far = f"; before it they agree within {rows.largest:.1e}" if rows.largest else ""
         why = f"from epoch {rows.untold} on rounding alone leads such a run elsewhere{so_far}"
     elif found.alone:
-        why = "it ended in another epoch, as trainer.patience decides when values nearly tie"
+        why = "it ended in another epoch, as trainer.patience or stop_on decide where values tie"
     elif rows.doubtful:
         why = f"{rows.doubtful[0]} is farther away than rounding should lead it, though not by much"
     elif apart is not None and (allowed is None or beyond > 1):
@@ -190,7 +190,7 @@ def _fewest_images(saved: SavedRun) -> int | None:
 def _patience(saved: SavedRun) -> bool:
     """Whether the run may end early."""
     trainer = saved.config.get("trainer")
-    return isinstance(trainer, dict) and bool(trainer.get("patience"))
+    return isinstance(trainer, dict) and bool(trainer.get("patience") or trainer.get("stop_on"))
 
 
 def _causes(saved: SavedRun, again: SavedRun) -> list[str]:

@@ -42,6 +42,7 @@ def blank_summary(resolved: DictConfig, config: Config, launch: Launch) -> dict[
         "data": {},
         "gap": {},
         "overfit": None,
+        "stopped_by": None,  # a kind of trainer.stop_on, or trainer.patience
         "verdicts": [],
         "remarks": [],  # on data, plan and schedule, a sentence each, as they were told
         "plan_hash": None,
@@ -91,6 +92,7 @@ def results(trainer: Trainer, summary: Mapping[str, Any], ended: bool = False) -
             for moment, row in (("best", best), ("last", last))
             if row
         },
+        "stopped_by": (ended and trainer.stopped_by) or None,
         "overfit": facts.overfit and facts.overfit.as_dict(),
         "verdicts": verdicts(facts),
     }

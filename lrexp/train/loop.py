@@ -19,6 +19,8 @@ from lrexp.data.generators import begin_at
 from lrexp.judge.chance import guess_losses, guesses
 from lrexp.judge.epoch import Row, Track, evaluated
 from lrexp.judge.evaluate import Evaluation
+from lrexp.judge.kinds.facts import Facts
+from lrexp.judge.kinds.stopping import stops
 from lrexp.judge.noise import Sample
 from lrexp.optim.groups import named, set_momentum, set_rates, set_trainable
 from lrexp.optim.optimizers import (
@@ -89,7 +91,7 @@ class Trainer:
         self._factors = experiment.plan.factors(*steps)  # g(t) of the groups that have one
 
     def run(self, record: TakesRows, checkpoints: Path | None = None) -> None:
-        """Train to the end of the schedule, a divergence, or the end of patience.
+        """Train to the end of the schedule, or to what ends it before (`stopped_by`).
 
         After every epoch `last.pt` and, when it got better, `best.pt` go to the folder
         `checkpoints`, and a row to `record`. With none to train the model is evaluated as it is.
@@ -277,12 +279,22 @@ class Trainer:
         """Whether there is an epoch to come, or nothing was evaluated yet."""
         if self.current is not None or not (self.rows or self.epoch):
             return True
+        return self.step < len(self.experiment.schedule) and not self.stopped_by
+
+    @property
+    def stopped_by(self) -> str:
+        """What ends training before its schedule: a kind of verdict, or trainer.patience."""
+        if self.diverged:
+            return "diverged"
+        if self.step >= len(self.experiment.schedule):
+            return ""
+        if asked := self.settings.stop_on:
+            known = (self.rows, {}, self.track.monitor, self.samples["val"], self.guess_loss)
+            if kind := stops(asked, Facts(*known)):
+                return kind
         patience, since_best = self.settings.patience, self.epoch - self.best.epoch
-        return (
-            self.step < len(self.experiment.schedule)
-            and not self.diverged
-            and not (patience and self.best.known and since_best >= patience)
-        )
+        lost = patience and self.best.known and since_best >= patience
+        return "trainer.patience" if lost else ""
 
 
 def _dropout_seeds(seed: int, first_step: int, count: int) -> list[int]:

@@ -75,7 +75,7 @@ def test_members_of_a_stack_differ_in_what_they_did() -> None:
     assert [k for k in settings_where(stack="member") if "." in k and "logger" not in k] == [
         *("optimizer.lr", "optimizer.weight_decay", "optimizer.momentum", "optimizer.betas"),
         *("optimizer.eps", "optimizer.alpha"),
-        *("trainer.monitor", "trainer.patience", "trainer.clip_grad_norm"),
+        *("trainer.monitor", "trainer.patience", "trainer.stop_on", "trainer.clip_grad_norm"),
     ]
 
 

@@ -33,12 +33,13 @@ SHARED = {
 MEMBER = {
     "monitor": ("val/loss", "gap/loss"),
     "patience": ("null", "1"),
+    "stop_on": ("[]", "[collapsed]"),
     "clip_grad_norm": ("null", "0.3"),
     "resume": ("never", "auto"),  # has no effect
 }
 REFUSED = {"checkpoint_every_steps": "2"}
 WITH = {"patience": ("trainer.monitor=gap/loss", "trainer.epochs=4")}  # where it stops a run
-MAKES_NO_DIFFERENCE = ("device", "threads", "deterministic", "eval_batch_size", "resume")
+MAKES_NO_DIFFERENCE = ("device", "threads", "deterministic", "eval_batch_size", "resume", "stop_on")
 
 
 def untested(schema: type) -> set[str]:
@@ -128,3 +129,19 @@ def test_settings_keep_members_apart_where_they_are_shared(
     one, other = prepare(*SHORT), prepare(*SHORT)
     setattr(other.settings, name, "another")
     assert (shared(one) == shared(other)) == (name in MEMBER)
+
+
+def test_a_member_that_collapsed_ends_and_the_others_go_on(
+    prepare: Callable[..., Trainer],
+) -> None:
+    thrown = ("model=mlp", "optimizer.lr=0.3", "trainer.epochs=6", "seed=1")
+    asked = ("[collapsed]", "[]")
+    members = [prepare(*thrown, f"trainer.stop_on={kinds}") for kinds in asked]
+    assert [probe(trainer) for trainer in members] == [None, None]
+    StackedTrainer(members).run([Silent()] * 2, [None] * 2, [None] * 2)
+    assert [trainer.stopped_by for trainer in members] == ["collapsed", ""]
+    lengths = [len(trainer.rows) for trainer in members]
+    assert lengths[0] < lengths[1] == 6
+    guessing = [row["guessing"] for row in members[0].rows]
+    assert guessing[-2:] == [1, 1]
+    assert 0 in guessing

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lrexp.judge.kinds.facts import Facts
+from lrexp.judge.kinds.stopping import stops
 from lrexp.judge.noise import Sample
 from lrexp.judge.verdicts import COUNTED, GUESSES, KINDS, TALLIED, verdicts
 from lrexp.judge.words import gap_in_words
@@ -187,6 +188,27 @@ def test_underfitting_is_not_said_where_new_images_do_worse() -> None:
     flat = [2.2, 1.5, *[1.1] * 10]
     rows = history([v + 0.3 for v in flat], flat, rate=COSINE)
     assert kinds(facts(rows)) == ["healthy"] or kinds(facts(rows)) == []
+
+
+FELL = ([1.0, 2.31, 2.31], [False, True, True])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "losses", "guessing", "by"),
+    [
+        (["collapsed"], *FELL, "collapsed"),
+        (["diverged"], *FELL, ""),
+        ([], *FELL, ""),
+        (["collapsed"], [1.0, 2.31], [False, True], ""),  # it may find its way back
+        (["collapsed"], [1.0, 2.31, 1.5], [False, True, False], ""),
+        (["collapsed"], [2.31, 2.31, 2.31], [True] * 3, ""),  # never better: it may begin to learn
+        ([], [1.0, 1.0, math.nan], [False] * 3, "diverged"),
+    ],
+)
+def test_what_ends_a_run(
+    kinds: list[str], losses: list[float], guessing: list[bool], by: str
+) -> None:
+    assert stops(kinds, facts(history(losses, guessing=guessing))) == by
 
 
 def spiky(*spikes: int, high: float = 1.8, **more: Any) -> list[dict[str, Any]]:

@@ -329,6 +329,17 @@ def test_patience_counts_epochs_without_a_better_value(train: Train) -> None:
     assert len(train(*still, "trainer.epochs=6").rows) == 6
 
 
+def test_a_run_that_collapsed_ends_where_that_is_asked_for(train: Train) -> None:
+    thrown = ("model=mlp", "optimizer.lr=0.3", "data.batch_size=64", "seed=1")
+    stopped = train(*thrown, "trainer.epochs=6", "trainer.stop_on=[collapsed]")
+    assert 3 <= len(stopped.rows) < 6
+    assert stopped.stopped_by == "collapsed"
+    assert not stopped.goes_on
+    stopped.settings.stop_on.clear()
+    assert stopped.goes_on
+    assert not stopped.stopped_by
+
+
 @pytest.mark.parametrize(("monitor", "pick"), [("val/loss", min), ("val/accuracy", max)])
 def test_best_is_the_best_epoch_by_the_monitor_and_the_earliest_on_ties(
     prepare: Train, tmp_path: Path, monitor: str, pick: Callable[..., float]

@@ -32,6 +32,8 @@ MONITORS = {
     "overfit/accuracy": "min",
 }
 
+STOPS = ("diverged", "collapsed")  # kinds of verdicts that trainer.stop_on may end a run by
+
 LEAST_STD = 1e-4  # of pixels in [0, 1], a fortieth of a grey level: less is no contrast
 
 
@@ -185,6 +187,7 @@ class Trainer:
     deterministic: bool = setting(**_COUNTS)
     monitor: str = choice(*MONITORS, **_COUNTS | _OWN | _STAYS)
     patience: int | None = number(at_least=1, **_COUNTS | _OWN)
+    stop_on: list[str] = choice(*STOPS, neutral=[], **_COUNTS | _OWN)
     clip_grad_norm: float | None = number(above=0, **_COUNTS | _OWN)
     train_eval_limit: int = number(at_least=2, reads=True, **_COUNTS | _STAYS)
     eval_batch_size: int = number(at_least=1, **_COUNTS)

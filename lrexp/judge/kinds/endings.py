@@ -33,9 +33,9 @@ def diverged(facts: Facts) -> Verdict | None:
 def guess(facts: Facts) -> Verdict | None:
     """Of a network that is worth no more than answering with the class shares, now or at its best.
 
-    It collapsed if it did not guess in some epoch before, and both loss and accuracy are worse than
-    then by more than 2 standard errors; either will do where the loss had been below nine tenths of
-    that of a guess. Else it never was better: `majority` where classes are uneven and it says the
+    It collapsed if it did not guess in some epoch before, and the loss has risen since by more than
+    2 standard errors; a fall of accuracy will do where the loss had been below nine tenths of that
+    of a guess. Else it never was better: `majority` where classes are uneven and it says the
     largest, else `dead`.
     """
     if not facts.trained or facts.diverged:
@@ -46,7 +46,7 @@ def guess(facts: Facts) -> Verdict | None:
     loss, accuracy = (last[f"overfit/{m}"] > bound * last[f"overfit/{m}_se"] for m in FALLEN)
     learned = [row for row in facts.rows if not row.get("guessing")]
     low = min((_number(row["val/loss"]) for row in learned), default=math.inf)
-    if ((loss or accuracy) and low < BELOW * facts.guess_loss) or (learned and loss and accuracy):
+    if learned and (loss or (accuracy and low < BELOW * facts.guess_loss)):
         return _collapsed(facts)
     return _majority(facts) or _dead(facts)
 

@@ -148,7 +148,13 @@ class WandbRecorder:
             except Exception as error:  # the run has to be closed all the same
                 log.warning("W&B run %s lacks a table or a file: %s", self._id, error)
                 log.info("W&B", exc_info=error)
-        run.summary.update(without_home(flat_summary(summary) | {"verdicts": kinds}))
+        first = next(iter(summary["verdicts"]), {})
+        told = {
+            "verdicts": kinds,
+            "verdict": first.get("kind"),
+            "verdict_says": first.get("message"),
+        }
+        run.summary.update(without_home(flat_summary(summary) | told))
         code = EXIT_CODES.get(status, KILLED)
         if status == "interrupted" and isinstance(sys.exc_info()[1], Terminated):
             code = 143
@@ -223,5 +229,5 @@ def flat_summary(summary: dict[str, Any]) -> dict[str, Any]:
         flat |= {f"{name}/{key}": value for key, value in values.items()}
     for name in ("timings", "parameters"):
         flat |= {f"{name}/{key}": value for key, value in (summary.get(name) or {}).items()}
-    flat |= {key: summary[key] for key in ("executor", "error") if summary.get(key)}
+    flat |= {key: summary[key] for key in ("executor", "error", "stopped_by") if summary.get(key)}
     return flat

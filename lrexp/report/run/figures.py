@@ -13,6 +13,7 @@ from lrexp.judge.words import is_share, uneven
 from lrexp.report.figure import Axis, Chart, Figure, HeatMap, Mark, Rule, Series
 from lrexp.report.html.page import is_finite
 from lrexp.report.plots import write_plots
+from lrexp.report.run.findings import finding_marks
 from lrexp.report.run.mistakes import confusion_figures
 from lrexp.report.run.words import as_number, monitor_of, settings_of, val_sample
 from lrexp.runs.run import Run, read_run, read_table
@@ -101,7 +102,7 @@ def _loss(run: Run) -> Chart | None:
     gap = Series("gap", val.x, kind="area", low=train_eval.y, high=val.y, colour=1, quiet=True)
     lines = [train, train_eval, val] if _known(train) else [train_eval, val]
     return _over_epochs(
-        run, "Loss", [gap, *lines], Axis("loss", log=wide, button=True),
+        run, "Loss", [gap, *lines], Axis("loss", log=wide, button=True), marks=finding_marks(run),
         note="train-eval and val: the same weights, mode and transforms, after the epoch; the shade"
         " between them is the gap, the band its ± 1 standard error. train: over the epoch's"
         " batches, as optimised.",
@@ -133,7 +134,10 @@ def _accuracy(run: Run) -> Chart | None:
         if any(key in row for row in run.rows)
         and (uneven(run.summary) or key != "val/balanced_accuracy")
     ]
-    return _over_epochs(run, "Accuracy", lines, Axis("accuracy", percent=True)) if lines else None
+    if not lines:
+        return None
+    marks = finding_marks(run)
+    return _over_epochs(run, "Accuracy", lines, Axis("accuracy", percent=True), marks=marks)
 
 
 def _overfit(run: Run) -> Chart | None:

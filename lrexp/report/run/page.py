@@ -34,6 +34,7 @@ from lrexp.report.run.figures import (
     learning_figures,
     rate_map,
 )
+from lrexp.report.run.findings import findings
 from lrexp.report.run.mistakes import mistakes
 from lrexp.report.run.origin import configuration, environment, log_end
 from lrexp.report.run.words import (
@@ -89,6 +90,7 @@ def run_page(run: Run) -> str:
             return Markup()
 
     parts = {
+        "Verdicts": findings,
         "Learning": _learning,
         "Rates and layers": _layers,
         "Plan": _plan,

@@ -8,6 +8,7 @@ from typing import Any
 
 from lrexp.config.errors import UserError
 from lrexp.folder.layout import PREDICTIONS
+from lrexp.judge.kinds.stopping import stopped_in_words
 from lrexp.judge.noise import Sample
 from lrexp.judge.overfit import Overfit, overfitting
 from lrexp.judge.verdicts import GUESSES
@@ -21,6 +22,7 @@ from lrexp.judge.words import (
     uneven,
 )
 from lrexp.report.html.page import duration, is_finite, number, plus_minus
+from lrexp.report.run.findings import first_finding
 from lrexp.runs.predictions import read_predictions
 from lrexp.runs.run import Run
 
@@ -34,6 +36,8 @@ def headline(run: Run) -> str:
     if not run.summary.get("status"):
         return "summary.json cannot be read; this report shows what the other files hold."
     parts = [_ending(run), *(f"{capital(v['message'])}." for v in verdicts_of(run, GUESSES))]
+    if first := first_finding(run):
+        parts.append(f"{capital(str(first.get('message')))}.")
     if best:
         monitor, when = monitor_of(run), f"in epoch {best.get('epoch')}{_of_epochs(run)}"
         also = monitor != "val/accuracy" and "val/accuracy" in best
@@ -67,6 +71,8 @@ def _ending(run: Run) -> str:
         case "interrupted":
             held = "; checkpoints/last.pt holds the state after the last of them" if done else ""
             return f"Interrupted after {epochs}{held}."
+        case "finished" if by := run.summary.get("stopped_by"):
+            return f"Stopped after {epochs}: {stopped_in_words(str(by), monitor_of(run))}."
         case "running":
             return f"The run goes on, or was killed: {epochs} so far."
     return "" if done else "Nothing was trained: the network as it was built."
@@ -136,12 +142,16 @@ def key_figures(run: Run) -> list[tuple[str, Any, Any]]:
 
 def remarks(run: Run) -> list[str]:
     """Verdicts and what else one should know before believing the figures."""
+    first = first_finding(run)
     said = [
         capital(": ".join(filter(None, (str(verdict.get("message")), verdict.get("advice")))))
         for verdict in run.summary["verdicts"]
         if verdict.get("kind") not in IN_HEADLINE
+        and verdict.get("severity") != "info"
+        and verdict is not first
     ]
-    said += [f"{capital(v['advice'])}." for v in verdicts_of(run, GUESSES)]
+    advised = [*verdicts_of(run, GUESSES), *([first] if first else [])]
+    said += [f"{capital(str(v['advice']))}." for v in advised if v.get("advice")]
     if (run.summary.get("frozen_proof") or {}).get("identical") is False:
         said.append("Frozen tensors changed while training: this should never happen.")
     return said
