@@ -82,6 +82,8 @@ def comparison(a: SavedRun, b: SavedRun) -> list[str]:
     lines += ["", *_outcome(a, b, monitor)]
     if better := _better(a, b, monitor):
         lines += ["", *_part("better", better)]
+    if found := found_lines(a, b):
+        lines += ["", *_part("found", found)]
     lines += ["", *_part("curves", _curves(a, b))]
     settings = [one for one in config_changes(a.config, b.config) if one[0] not in OTHERWISE_TOLD]
     changed = change_lines(settings, MOST["config"])
@@ -177,6 +179,19 @@ def _better(a: SavedRun, b: SavedRun, monitor: str) -> list[str]:
         lines.append("images of one group are alike (data.group_by): the real noise is larger")
     if a.config.get("seed") == b.config.get("seed"):
         lines.append("one seed each: another seed moves both numbers as well")
+    return lines
+
+
+def found_lines(a: SavedRun, b: SavedRun) -> list[str]:
+    """The headline of each run's verdicts, and the kinds of its others; none where neither has."""
+    lines = []
+    for letter, run in (("A", a), ("B", b)):
+        listed = run.summary.get("verdicts")
+        said = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+        if said:
+            first, *rest = said
+            more = f"; and {', '.join(str(one.get('kind')) for one in rest)}" if rest else ""
+            lines.append(f"{letter}: {first.get('message') or first.get('kind')}{more}")
     return lines
 
 

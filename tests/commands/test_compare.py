@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ import yaml
 from conftest import ROOT
 
 from lrexp.__main__ import main
+from lrexp.commands.compare import found_lines
 from lrexp.config.schema import meaning_of
 from lrexp.folder.environment import environment
 from lrexp.runs.differences import (
     CAUSES,
+    SavedRun,
     change_lines,
     config_changes,
     curve_differences,
@@ -235,3 +238,13 @@ def test_compare_needs_no_torch_and_survives_a_pipe(other: Path) -> None:
     )
     assert done.stdout.splitlines()[-1] == "[] 0"
     assert "\x1b" not in done.stdout
+
+
+def test_what_was_found_of_each_run_stands_side_by_side() -> None:
+    def with_verdicts(*kinds: str) -> SavedRun:
+        said = [{"kind": kind, "message": f"it is {kind}"} for kind in kinds]
+        return replace(read_run(str(GOLDEN)), summary={"verdicts": said})
+
+    lines = found_lines(with_verdicts("too_slow", "leak"), with_verdicts("collapsed"))
+    assert lines == ["A: it is too_slow; and leak", "B: it is collapsed"]
+    assert found_lines(with_verdicts(), with_verdicts()) == []

@@ -21,6 +21,7 @@ from lrexp.record.console import (
     gap_in_words,
     heading_line,
     opening_lines,
+    verdict_lines,
     worst_in_words,
 )
 from lrexp.record.recorders import RunInfo
@@ -361,3 +362,17 @@ def test_the_opening_says_what_is_loaded_and_who_learns_how_fast() -> None:
 def test_a_run_without_a_best_epoch_still_says_where_it_is(tmp_path: Path) -> None:
     summary = SUMMARY | {"status": "failed", "error": "x", "best": {}, "last": {}, "test": {}}
     assert closing_lines(summary, info(tmp_path)) == ["failed: x", f"run    {tmp_path}"]
+
+
+def test_the_last_lines_say_the_headline_with_its_advice_and_count_the_rest() -> None:
+    def said(kind: str, severity: str = "warning") -> dict[str, Any]:
+        return {"kind": kind, "severity": severity, "message": f"it is {kind}", "advice": "do so"}
+
+    assert verdict_lines([]) == []
+    assert verdict_lines([said("leak")]) == ["found  it is leak; do so"]
+    assert verdict_lines([said("healthy", "info")]) == ["found  it is healthy"]
+    first, rest = verdict_lines(
+        [said("diverged"), said("leak"), said("plateau"), said("thrashing")]
+    )
+    assert first == "found  it is leak; do so"  # that it diverged is the first line of all
+    assert rest.startswith("       and 2 more: plateau, thrashing (")

@@ -330,9 +330,10 @@ def test_patience_counts_epochs_without_a_better_value(train: Train) -> None:
 
 
 def test_a_run_that_collapsed_ends_where_that_is_asked_for(train: Train) -> None:
-    thrown = ("model=mlp", "optimizer.lr=0.3", "data.batch_size=64", "seed=1")
-    stopped = train(*thrown, "trainer.epochs=6", "trainer.stop_on=[collapsed]")
-    assert 3 <= len(stopped.rows) < 6
+    thrown = ("model=mlp", "optimizer.lr=1", "trainer.epochs=9")
+    stopped = train(*thrown, "trainer.stop_on=[collapsed]")
+    assert 3 <= len(stopped.rows) < 9
+    assert [row["guessing"] for row in stopped.rows[-2:]] == [1, 1]
     assert stopped.stopped_by == "collapsed"
     assert not stopped.goes_on
     stopped.settings.stop_on.clear()

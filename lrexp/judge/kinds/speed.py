@@ -28,6 +28,7 @@ VERY_LOW_RATIO = 3e-4  # and where they are so low that progress hardly shows
 NEAR = 0.1  # of the weights' size: a network that guesses is still near where it began
 SETTLED = 0.01  # accuracy, that a settled run gained less than over the last doubling
 SETTLED_LOSS = 0.05  # of the loss, likewise
+LEARNED = 0.8  # of the loss of a guess: one that has hardly begun is on no plateau
 HIGH = 0.5  # of the peak: rates that are still high
 LATE = 0.1  # of the peak: rates that have come down
 UNSOLVED_ACCURACY, UNSOLVED_LOSS = 0.9, 0.25  # of training images; of the loss of a guess
@@ -126,8 +127,9 @@ def too_slow(facts: Facts) -> Verdict | None:
 def stuck(facts: Facts) -> Verdict | None:
     """Nothing got better over the last doubling, and training images are far from solved.
 
-    With rates that stayed high it is a `plateau`; with rates that came down, and new images doing
-    as well as training images, the network is `underfitting`.
+    With rates that stayed high, after a fifth of a guess's loss was gone, it is a `plateau`; with
+    rates that came down, and new images doing as well as training images, the network is
+    `underfitting`.
     """
     half = last_doubling(facts)
     if half is None or facts.guessing or not _settled(half) or not _unsolved(facts):
@@ -150,7 +152,8 @@ def stuck(facts: Facts) -> Verdict | None:
     )
     epochs = [half.first, half.last]
     evidence = {"epochs": epochs, "values": values, "threshold": threshold}
-    if half.least_rate >= HIGH:
+    learned = last["train_eval/loss"] <= LEARNED * facts.guess_loss
+    if half.least_rate >= HIGH and learned and not largest_ratio(facts) <= VERY_LOW_RATIO:
         message = f"plateau: {since}{_moving(facts)}"
         advice = "try a scheduler that lowers the rates, such as scheduler=cosine or plateau"
         return found("plateau", WARNING, message, advice, **evidence)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from lrexp.judge.verdicts import GUESSES, OVERFIT
 from lrexp.judge.words import capital
 from lrexp.report.figure import Mark
-from lrexp.report.html.page import Cell, is_finite, number, table
+from lrexp.report.html.page import element, is_finite, join
 from lrexp.runs.run import Run
 
 # Of these the epochs are a stretch, whose beginning is marked; of all others every epoch is.
@@ -42,23 +42,22 @@ def finding_marks(run: Run) -> list[Mark]:
 
 
 def findings(run: Run) -> Markup:
-    """A row per verdict, worst first: what was measured, and what it was held against."""
-    rows = [
-        [
-            Cell(kind.replace("_", " "), mark="bad" if one.get("severity") == "error" else ""),
-            one.get("severity", ""),
-            capital(str(one.get("message", ""))),
-            ", ".join(map(str, _epochs(one))) or "–",
-            _evidence(one),
-            capital(str(one.get("advice", ""))),
-        ]
-        for one in run.summary["verdicts"]
-        if (kind := str(one.get("kind", "")))
-    ]
-    if not rows:
-        return Markup()
-    heads = ["kind", "severity", "found", "epochs", "measured (held against)", "what to do"]
-    return table(heads, rows, sortable=False, tall=True)
+    """A paragraph per verdict, worst first: what was measured, and what it was held against."""
+    said = list[Markup]()
+    for one in run.summary["verdicts"]:
+        kind, epochs = str(one.get("kind", "")).replace("_", " "), _epochs(one)
+        when = f"epoch{'s' * (len(epochs) > 1)} {', '.join(map(str, epochs))}" if epochs else ""
+        head = ", ".join(filter(None, (str(one.get("severity", "")), when)))
+        advice = capital(str(one.get("advice") or ""))
+        text = " ".join(
+            f"{part}." for part in (capital(str(one.get("message", ""))), advice) if part
+        )
+        measured = f" Measured: {words}." if (words := _evidence(one)) else ""
+        said.append(
+            element("p", join(element("strong", kind), f" ({head}). {text}",
+                              element("small", measured)))
+        )  # fmt: skip
+    return join(*said)
 
 
 def _epochs(verdict: Mapping[str, Any]) -> list[int]:
@@ -74,13 +73,13 @@ def _evidence(verdict: Mapping[str, Any]) -> str:
     if not isinstance(values, Mapping) or not isinstance(threshold, Mapping):
         return ""
     said = [
-        f"{key.replace('_', ' ')} {number(value, 3)}"
-        + (f" ({number(threshold[key], 3)})" if is_finite(threshold.get(key)) else "")
+        f"{key.replace('_', ' ')} {value:.3g}"
+        + (f" ({threshold[key]:.3g})" if is_finite(threshold.get(key)) else "")
         for key, value in values.items()
         if is_finite(value)
     ]
     rest = [
-        f"{key.replace('_', ' ')}: {number(value, 3)}"
+        f"{key.replace('_', ' ')}: {value:.3g}"
         for key, value in threshold.items()
         if is_finite(value) and key not in values
     ]
