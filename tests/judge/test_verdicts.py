@@ -54,6 +54,9 @@ def test_a_network_that_forgets_everything_has_collapsed() -> None:
 def test_one_that_was_never_better_is_dead() -> None:
     rows = history([2.30, 2.31], guessing=[True, True])
     assert kinds(facts(rows)) == ["dead"]
+    assert one(facts(rows), "dead")["severity"] == "warning"  # it may not have begun
+    long = history([2.3] * 3, guessing=[True] * 3)
+    assert one(facts(long), "dead")["severity"] == "error"
     assert kinds(facts(rows[:1])) == ["dead"]
     assert verdicts(facts([rows[0] | {"epoch": 0}])) == []  # nothing was trained
 

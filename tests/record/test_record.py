@@ -66,6 +66,7 @@ SUMMARY_KEYS = {
     "data",
     "gap",
     "overfit",
+    "stopped_by",
     "verdicts",
     "remarks",
     "plan_hash",

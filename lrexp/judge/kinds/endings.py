@@ -11,6 +11,7 @@ from lrexp.judge.words import NOT_FINITE, compact
 FALLEN = ("loss", "accuracy")
 BELOW = 0.9  # of the loss of a guess: something had been learned
 STILL = 0.01  # ‖w − w₀‖ / ‖w₀‖ below which no group has moved
+SURE = 3  # epochs, before which it may merely not have begun
 FAR = 2.0  # likewise: nothing is left of how the network began
 EXPLODED = 3.0  # times the loss of a guess: steps that were far too long
 
@@ -121,7 +122,8 @@ def _dead(facts: Facts) -> Verdict:
     advice = f"{advice}; if nothing learns, check the labels"
     evidence = _evidence(facts, last)
     evidence["values"]["largest_drift"] = None if math.isnan(drift) else drift
-    return found("dead", ERROR, message, advice, **evidence)
+    severity = ERROR if len(facts.rows) >= SURE else WARNING
+    return found("dead", severity, message, advice, **evidence)
 
 
 def _kept(facts: Facts) -> str:

@@ -155,7 +155,7 @@ def stuck(facts: Facts) -> Verdict | None:
     learned = last["train_eval/loss"] <= LEARNED * facts.guess_loss
     if half.least_rate >= HIGH and learned and not largest_ratio(facts) <= VERY_LOW_RATIO:
         message = f"plateau: {since}{_moving(facts)}"
-        advice = "try a scheduler that lowers the rates, such as scheduler=cosine or plateau"
+        advice = "try a lower optimizer.lr (a third and a tenth), or scheduler=cosine"
         return found("plateau", WARNING, message, advice, **evidence)
     if half.rate_at_end <= LATE and _gap_within_noise(facts):
         message = f"underfitting: {since}, and new images do as well within noise"
