@@ -60,7 +60,7 @@ TRUE_IF = {
     "too_slow": "too_slow",
     "frozen_in_effect": "frozen_in_effect",
     "frozen_random": "frozen_random",
-    "plateau": "plateau",
+    "plateau": "too_fast",
     "underfitting": "underfitting",
     "healthy": "healthy",
 }
@@ -81,14 +81,12 @@ WORDS = {
     "too_slow": "a higher rate is better",
     "frozen_in_effect": "a higher rate is better, or a group can be put back to its start",
     "frozen_random": "by the plan",
-    "plateau": "lowering the rate (cosine) is better",
     "underfitting": "a larger network is better",
     "healthy": "none of the faults above",
 }
 # Said of these, a configuration is trained again as the advice has it: right if that is `better`.
 TWINS = {
     "unstable": {"scheduler": "cosine"},  # or if a lower rate is
-    "plateau": {"scheduler": "cosine"},
     "underfitting": {"model.channels": "10", "model.hidden": "50"},
 }
 # A fault counts as found by any of these; all others are found by their own kind.
@@ -106,7 +104,7 @@ FOUND_BY = {
     **dict.fromkeys(("noisy_labels", "easier_validation"), ("noisy_labels", "easier_validation")),
 }
 # True of many runs that it is not meant for.
-NOT_RECALLED = ("frozen_in_effect", "plateau", "underfitting")
+NOT_RECALLED = ("frozen_in_effect", "thrashing", "plateau", "underfitting")
 # What a run is told to be in the confusion table: the first of these that is so.
 FIRST = ("diverged", "collapsed", "dead", "leak", "noisy_labels", "easier_validation")
 FIRST += ("overfitting", "too_slow", "too_fast")
