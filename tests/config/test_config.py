@@ -163,3 +163,10 @@ def test_every_group_has_a_setting_in_the_config() -> None:
     names = {f.name for f in fields(Config)}
     assert set(OPTIONS) | {"trainer"} <= names
     assert set(GROUPS) - names == {"experiment"}
+
+
+def test_kinds_that_end_a_run_are_checked_one_by_one(compose: Compose) -> None:
+    with pytest.raises(ConfigError, match=r"trainer.stop_on\[1\]=colapsed: is not one of the"):
+        check(compose("trainer.stop_on=[diverged,colapsed]"))
+    assert identity(compose("trainer.stop_on=[]")) == identity(compose())
+    assert identity(compose("trainer.stop_on=[collapsed]")) != identity(compose())

@@ -6,13 +6,13 @@ import math
 from typing import Any
 
 import pytest
+from histories import GUESS, VAL, facts, falling, history, plan
 
 from lrexp.judge.kinds.facts import Facts
 from lrexp.judge.kinds.stopping import stops
 from lrexp.judge.noise import Sample
 from lrexp.judge.verdicts import COUNTED, GUESSES, KINDS, TALLIED, verdicts
 from lrexp.judge.words import gap_in_words
-from tests.judge.histories import GUESS, VAL, facts, falling, history, plan
 
 LEARNED = [2.0, 1.5, 1.0, 0.7, 0.5, 0.31, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3]
 SOUND = [*(value / 2 for value in LEARNED[:5]), *[0.15] * 7]
