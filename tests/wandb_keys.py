@@ -27,6 +27,7 @@ FACTS = (
     *(
         "status",
         "verdict",
+        "verdict_says",
         "verdicts",
         "seed",
         "config_id",
