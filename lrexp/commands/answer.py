@@ -186,8 +186,9 @@ def layers_tested(
         print(for_terminal(line), flush=True)
 
     def keep(folder: Path, found: LayerTest) -> Path:
+        page = write_layer_test(folder, found)  # first: numbers are worth more than the picture
         write_layer_plots(folder, found)
-        return write_layer_test(folder, found)
+        return page
 
     design = plan_layer_test(loader, config, overrides, extra)
     say("\n".join(opening_lines(design)))

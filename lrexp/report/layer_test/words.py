@@ -34,7 +34,7 @@ def loss_words(one: Change) -> str:
 
 def decimals(se: float) -> int:
     """As many as the two leading digits of an error need."""
-    return min(6, max(0, 1 - math.floor(math.log10(se)))) if se > 0 else 3
+    return min(6, max(0, 1 - math.floor(math.log10(se)))) if 0 < se < math.inf else 3
 
 
 def accuracy_words(one: Change) -> str:
@@ -58,9 +58,9 @@ def verdict_words(one: Change) -> str:
     return one.word
 
 
-def needs_words(one: Change) -> str:
+def needs_words(found: LayerTest, one: Change) -> str:
     """What would settle one within noise."""
-    return settling(one) if one.word == "within noise" and one.loss_se > 0 else ""
+    return settling(found, one) if one.word == "within noise" and one.loss_se > 0 else ""
 
 
 def wants_of(found: LayerTest, part: int) -> str:
