@@ -29,7 +29,8 @@ from lrexp.runs.run import is_run, is_sweep, named_folder
 DESCRIPTION = """\
 Make the report of a run or a sweep anew, from its files alone: report.html, and figures in plots/.
 Of a comparison (by `which` or `confirm`) which.html and its tables, from comparison.json; of
-task=layer_test its report and table, from layer_test.json.
+task=layer_test its report and table, from layer_test.json; of task=range_test its report and
+picture.
 """
 EXAMPLES = """\
   lrexp report latest
