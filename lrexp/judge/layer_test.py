@@ -226,8 +226,8 @@ def sentence(found: LayerTest) -> str:
     if hurt:
         kept = f"No multiplier is measured to help, over {on}: keep lr_policy={found.policy}."
         return " ".join([kept, *hurt, *_unseen(found)])
-    counted = f"{len(measured)} changes" if len(measured) > 1 else "change"
-    hidden = f"Noise hides everything: none of the {counted} can be told from zero over {on}."
+    none = f"none of the {len(measured)} changes can" if len(measured) > 1 else "the change cannot"
+    hidden = f"Noise hides everything: {none} be told from zero over {on}."
     return " ".join([hidden, *_unseen(found)])
 
 

@@ -36,6 +36,7 @@ SLOW_HEAD = [
         (["task=layer_test", "task.factors=[]"], "holds no factor"),
         (["task=layer_test", "task.factors=[-1]"], "task.factors"),
         (["task=layer_test", "task.repeats=1"], "task.repeats"),
+        (["task=layer_test", "trainer.epochs=0"], "trains nothing"),
         (["task=layer_test", "hydra.job.name=mine"], "runs its grids itself"),
         (["task=layer_test", "cases=policies"], "several cases for one run"),
     ],

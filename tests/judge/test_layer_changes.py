@@ -147,6 +147,7 @@ def test_equal_runs_are_no_change() -> None:
     base, _ = outcomes(np.random.default_rng(0), {})
     (one,) = judge_layers(base, {(0, 4.0): base})
     assert (one.word, one.loss, one.p) == ("within noise", 0.0, 1.0)
+    assert "the change cannot be told from zero" in sentence(found_of([one], base))
 
 
 def test_all_together_on_fresh_seeds_are_judged_as_one_comparison() -> None:

@@ -235,6 +235,31 @@ def test_what_to_be_careful_of_is_said() -> None:
     assert cautions(made_up(dip)) == []
 
 
+def test_a_ramp_that_begins_too_high_is_said_to() -> None:
+    test = made_up([2.0, 3.0, math.nan] + [2.0] * 57)
+    assert cautions(test) == [
+        "The ramp of seed 0 ended at step 3, as the loss was no finite number, so no rate is"
+        " suggested: lower task.lr_from."
+    ]
+
+
+def test_a_sweep_of_range_tests_has_no_report_that_calls_them_damaged(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    folder.rename(sweep / "0_a")
+    first = {"task.name": "range_test", "seed": 0}
+    point = {"num": 0, "folder": "0_a", "overrides": [], "lacks": [], "differs": {}, "case": ""}
+    saved = {"command": [], "first": first, "points": [point | {"same_as": None}]}
+    (sweep / "points.json").write_text(json.dumps(saved))
+    assert main(["report", str(sweep)]) == 2
+    assert "holds no trained runs" in capsys.readouterr().err
+    assert main(["report", str(sweep), "--runs"]) == 0
+    assert not (sweep / "report.html").exists()
+    assert "picture" in capsys.readouterr().out
+
+
 def test_the_plot_is_as_wide_as_asked_and_marks_what_is_taken() -> None:
     test = made_up([2.0] * 30 + [2 - i / 12 for i in range(15)] + [2.5] * 15)
     for width in (24, 64):

@@ -73,11 +73,12 @@ def wants_of(found: LayerTest, part: int) -> str:
 def reading(found: LayerTest) -> str:
     """How to read the numbers."""
     seeds = ", ".join(map(str, found.seeds[:3])) + (", …" if len(found.seeds) > 3 else "")
+    count = len(found.changes)
     return (
         f"Change of val loss (less is better) and val accuracy (points) when one layer's rate alone"
         f" is multiplied, against lr_policy={found.policy} as it is, at the best epoch of each run"
         f" by {found.monitor}; same seeds ({seeds}) and images. ± is the standard error over seeds"
-        f" and images; p is after Holm over {len(found.changes)} comparisons."
+        f" and images; p is after Holm over {count} comparison{'s' * (count != 1)}."
     )
 
 
