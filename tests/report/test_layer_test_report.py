@@ -145,3 +145,12 @@ def test_a_file_that_others_wrote_is_drawn_or_refused_in_words(
     code, told = main(["report", str(tmp_path)]), capsys.readouterr().err
     assert (code, said in told) == (2 if said else 0, True)
     assert "<mine>" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("words", [["rerun"], ["compare", "latest"]])
+def test_a_verb_for_runs_says_where_those_of_a_test_are(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_layer_test(tmp_path, made_up())
+    assert main([words[0], str(tmp_path), *words[1:]]) == 2
+    assert f"its runs are in {tmp_path}/runs" in capsys.readouterr().err
