@@ -176,7 +176,7 @@ def layers_tested(
         overrides: of the command line.
         extra: folder of the user's own YAML files.
     """
-    from lrexp.report.layer_test.figures import PICTURE, write_layer_plots
+    from lrexp.report.layer_test.figures import PICTURE, layers_figure, write_layer_plots
     from lrexp.report.layer_test.lines import layers_lines
     from lrexp.report.layer_test.page import write_layer_test
     from lrexp.session.layer_test import begin_layer_test
@@ -186,15 +186,17 @@ def layers_tested(
         print(for_terminal(line), flush=True)
 
     def keep(folder: Path, found: LayerTest) -> Path:
+        page = write_layer_test(folder, found)  # first: numbers are worth more than the picture
         write_layer_plots(folder, found)
-        return write_layer_test(folder, found)
+        return page
 
     design = plan_layer_test(loader, config, overrides, extra)
     say("\n".join(opening_lines(design)))
     done = begin_layer_test(design, say, keep)
     width = shutil.get_terminal_size((WIDTH, 24)).columns
     say("\n".join(["", *layers_lines(done.found, done.folder, width)]))
-    say(f"report {shown_path(done.page)}, {LAYER_TABLE}, {PLOTS}/{PICTURE}.png")
+    drawn = f", {PLOTS}/{PICTURE}.png" * (layers_figure(done.found) is not None)
+    say(f"report {shown_path(done.page)}, {LAYER_TABLE}{drawn}")
     if done.offline:
         say(f"wandb  offline; upload with: lrexp sync {shlex.quote(shown_path(done.folder))}")
     return 1 if any(one.word == "not measured" for one in done.found.changes) else 0

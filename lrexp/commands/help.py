@@ -54,6 +54,7 @@ With what was run (RUN and FOLDER may be `latest`):
 
 Look before you run:
   lrexp task=plan             who would learn how fast (add overrides): a table and a picture
+  lrexp task=range_test       which rate to begin with: the loss along a ramp of rates
   lrexp task=layer_test       which layer wants which rate, measured: one layer's rate at a time
   lrexp --cfg job             every setting with its value (add overrides to see what they change)
   lrexp --info defaults       which file each setting comes from

@@ -25,11 +25,13 @@ from lrexp.report.run.page import write_run_report
 from lrexp.report.sweep.figures import write_sweep_plots
 from lrexp.report.sweep.page import write_sweep_report
 from lrexp.runs.run import is_run, is_sweep, named_folder
+from lrexp.runs.sweep import read_grid
 
 DESCRIPTION = """\
 Make the report of a run or a sweep anew, from its files alone: report.html, and figures in plots/.
 Of a comparison (by `which` or `confirm`) which.html and its tables, from comparison.json; of
-task=layer_test its report and table, from layer_test.json.
+task=layer_test its report and table, from layer_test.json; of task=range_test its report and
+picture.
 """
 EXAMPLES = """\
   lrexp report latest
@@ -54,8 +56,14 @@ def main(argv: list[str]) -> int:
     asked = parser().parse_args(argv)
     folder = named_folder(asked.folder)
     sweep = is_sweep(folder)
+    trained = not sweep or _trains(folder)
+    if not trained and not asked.runs:
+        raise UserError(
+            f"{_shown(folder)} holds no trained runs, which a sweep's report compares\n"
+            "  --runs makes the reports of its runs"
+        )
     if asked.runs and not sweep:
-        raise UserError(f"--runs is for a sweep, and {_shown(folder)} is a single run")
+        raise UserError(f"--runs is for a sweep, and {_shown(folder)} is none")
     compared = (folder / COMPARISON).exists()
     layers = (folder / LAYER_TEST).exists()
     if not sweep and not compared and not layers and not is_run(folder):
@@ -69,7 +77,7 @@ def main(argv: list[str]) -> int:
         runs = inside if asked.runs else []
     failed = sum(not _write_run(run, not asked.no_plots) for run in runs)
     made: list[tuple[Callable[[Path], Sequence[Path]], Callable[[Path], Path]]] = []
-    if sweep and not compared:  # last, so that it links to reports that are there
+    if sweep and trained and not compared:  # last, so that it links to reports that are there
         made.append((write_sweep_plots, write_sweep_report))
     if compared:
         found = read_conclusion(folder)
@@ -81,6 +89,12 @@ def main(argv: list[str]) -> int:
                      partial(write_layer_test, found=tested)))  # fmt: skip
     failed += sum(not _write(folder, not asked.no_plots, *how) for how in made)
     return 1 if failed else 0
+
+
+def _trains(sweep: Path) -> bool:
+    """Whether any point of a sweep trains, as far as its files say."""
+    tasks = {point.settings.get("task.name", "train") for point in read_grid(sweep, [])[1]}
+    return not tasks or "train" in tasks
 
 
 def _write(

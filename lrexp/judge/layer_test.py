@@ -204,7 +204,7 @@ def factor_words(factor: float) -> str:
     if factor == 0:
         return "frozen"
     turned = 1 / factor
-    whole = factor < 1 and abs(turned - round(turned)) < 1e-9
+    whole = 1e-6 < factor < 1 and abs(turned - round(turned)) < 1e-9
     return f"rate × 1/{round(turned)}" if whole else f"rate × {factor:g}"
 
 
@@ -226,8 +226,8 @@ def sentence(found: LayerTest) -> str:
     if hurt:
         kept = f"No multiplier is measured to help, over {on}: keep lr_policy={found.policy}."
         return " ".join([kept, *hurt, *_unseen(found)])
-    counted = f"{len(measured)} changes" if len(measured) > 1 else "change"
-    hidden = f"Noise hides everything: none of the {counted} can be told from zero over {on}."
+    none = f"none of the {len(measured)} changes can" if len(measured) > 1 else "the change cannot"
+    hidden = f"Noise hides everything: {none} be told from zero over {on}."
     return " ".join([hidden, *_unseen(found)])
 
 
@@ -251,19 +251,26 @@ def change_words(one: Change) -> str:
 
 
 def _hurting(found: LayerTest) -> list[str]:
-    """A sentence on what hurts by being frozen, the worst first."""
-    frozen = [one for one in found.changes if one.factor == 0 and one.word in ("hurts", "diverges")]
-    if not frozen:
-        return []
-    frozen.sort(key=lambda one: -one.loss if math.isfinite(one.loss) else -math.inf)
-    listed = ", ".join(
-        f"{found.parts[one.part].name} ({one.loss:+.3f} ± {one.loss_se:.3f})"
-        if math.isfinite(one.loss)
-        else f"{found.parts[one.part].name} (diverges)"
-        for one in frozen[:4]
-    )
-    more = f" and {len(frozen) - 4} more" if len(frozen) > 4 else ""
-    return [f"Freezing hurts {listed}{more}.".replace("-", "−")]
+    """Sentences on what hurts, by being frozen and by another rate, the worst first."""
+    hurting = [one for one in found.changes if one.word in ("hurts", "diverges")]
+    hurting.sort(key=lambda one: -one.loss if math.isfinite(one.loss) else -math.inf)
+
+    def listed(some: Sequence[Change]) -> str:
+        words = [
+            f"{found.parts[one.part].name}{f' {factor_words(one.factor)}' * (one.factor != 0)}"
+            f" ({_seen(one) if math.isfinite(one.loss) else 'diverges'})"
+            for one in some[:4]
+        ]
+        return ", ".join(words) + (f" and {len(some) - 4} more" if len(some) > 4 else "")
+
+    frozen = [one for one in hurting if one.factor == 0]
+    moved = [one for one in hurting if one.factor != 0]
+    said = [f"Freezing hurts {listed(frozen)}."] * bool(frozen)
+    return said + [f"Measured to hurt: {listed(moved)}."] * bool(moved)
+
+
+def _seen(one: Change) -> str:
+    return f"{one.loss:+.3f} ± {one.loss_se:.3f}".replace("-", "−")
 
 
 def _together(found: LayerTest) -> list[str]:
@@ -291,19 +298,21 @@ def _unseen(found: LayerTest) -> list[str]:
         return [*said, "Fewer than three seeds claim nothing: task.repeats=5 or more."]
     if one := clearest(found.changes):
         name = f"{found.parts[one.part].name} {factor_words(one.factor)}"
-        seen = f"{one.loss:+.3f} ± {one.loss_se:.3f}".replace("-", "−")
-        said.append(f"Clearest of those within noise is {name} ({seen}): {settling(one)}.")
+        said.append(
+            f"Clearest of those within noise is {name} ({_seen(one)}): {settling(found, one)}."
+        )
     return said
 
 
-def settling(one: Change) -> str:
+def settling(found: LayerTest, one: Change) -> str:
     """What would settle a change within noise, were the one seen the true one."""
     if one.more_seeds:
         seeds = f"{one.more_seeds} more seed{'s' * (one.more_seeds != 1)}"
         return f"about {seeds} would tell, were it the true one"
+    units = "images" if one.images == found.images else "groups of images"
     if one.images_needed:
-        return f"no number of seeds would tell, about {one.images_needed:,} images would"
-    return "neither more seeds nor more images in reach would tell"
+        return f"no number of seeds would tell, about {one.images_needed:,} {units} would"
+    return f"neither more seeds nor more {units} in reach would tell"
 
 
 def clearest(changes: Sequence[Change]) -> Change | None:

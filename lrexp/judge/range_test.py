@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -144,17 +145,23 @@ def longest_slope(log_rates: Sequence[float], losses: Sequence[float]) -> float:
 def longest_falling(values: Sequence[float]) -> list[int]:
     """Places of the longest subsequence in which each value is below the one before it.
 
-    By the best subsequence that ends at each place, in O(n²).
+    By the longest that ends at each place, in O(n log n): of places where the same number end,
+    later ones have no lower value.
 
     >>> longest_falling([5, 6, 4, 4.5, 3, 7, 2])
     [0, 2, 4, 6]
     """
-    lengths, before = [1] * len(values), [-1] * len(values)
+    ends: list[list[int]] = []  # places where a longest one of so many values ends
+    before: list[int] = []
     for i, value in enumerate(values):
-        for j in range(i):
-            if values[j] > value and lengths[j] + 1 > lengths[i]:
-                lengths[i], before[i] = lengths[j] + 1, j
-    place, found = max(range(len(values)), key=lengths.__getitem__), list[int]()
+        length = bisect_left(ends, -value, key=lambda some: -values[some[-1]])
+        fewer = ends[length - 1] if length else []
+        first = bisect_right(fewer, value, key=values.__getitem__)  # of those with a higher value
+        before.append(fewer[first] if length else -1)
+        if length == len(ends):
+            ends.append([])
+        ends[length].append(i)
+    place, found = ends[-1][0], list[int]()
     while place >= 0:
         found.append(place)
         place = before[place]
@@ -200,7 +207,7 @@ class Suggestion:
 
 
 def suggested(ramps: Sequence[Ramp]) -> list[Suggestion]:
-    """What every rule suggests; empty where the loss falls in fewer than half of the ramps."""
+    """What every rule suggests; empty where the loss falls in no more than half of the ramps."""
     found = [rates for ramp in ramps if (rates := suggestions(ramp))]
     if 2 * len(found) <= len(ramps):
         return []

@@ -123,7 +123,8 @@ def draw(figures: Sequence[Figure], width: float) -> Picture:
             picture.supxlabel(labels["xlabel"], fontsize=8)
             picture.supylabel(labels["ylabel"], fontsize=8)
         else:
-            axes.set(**labels)
+            axes.set_xlabel(labels["xlabel"], parse_math=False)
+            axes.set_ylabel(labels["ylabel"], parse_math=False)
     for spare in places[len(figures) :]:
         spare.set_visible(False)
     if maps and not maps[0].square:
@@ -164,7 +165,8 @@ def _draw_intervals(figure: Intervals, width: float) -> Picture:
     axes.set_yticks(range(len(rows)), names, parse_math=False)
     axes.tick_params("y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.set(xlim=(low, high), ylim=(len(rows) - 0.4, -0.6), xlabel=figure.label)
+    axes.set(xlim=(low, high), ylim=(len(rows) - 0.4, -0.6))
+    axes.set_xlabel(figure.label, parse_math=False)
     axes.set_title(figure.title, loc="left", parse_math=False)
     return picture
 

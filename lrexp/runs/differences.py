@@ -18,6 +18,8 @@ from lrexp.folder.layout import (
     CONFIG,
     ENVIRONMENT,
     LAST,
+    LAYER_RUNS,
+    LAYER_TEST,
     MULTIRUN,
     PLAN,
     SUMMARY,
@@ -97,6 +99,8 @@ def read_run(name: str) -> SavedRun:
         points = sorted(p.parent.name for p in path.glob(f"*/{CONFIG}"))
         many = f" and {len(points) - 8} more" if len(points) > 8 else ""
         hint = "give a run folder, or a config.yaml"
+        if (path / LAYER_TEST).is_file():
+            hint = f"it is a test of layers: its runs are in {name}/{LAYER_RUNS}"
         if points:
             what = "a sweep" if (path / MULTIRUN).is_file() else "a folder of runs"
             hint = f"it is {what}: give one of them: {', '.join(points[:8])}{many}"

@@ -16,6 +16,7 @@ from lrexp.config.names import shown_path
 from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import strict_json, write_atomically
 from lrexp.folder.layout import (
+    FOLDERS_OF_LAYER_TEST,
     LAYER_CHECK,
     LAYER_POLICY,
     LAYER_RUNS,
@@ -82,9 +83,9 @@ def begin_layer_test(design: Design, say: Say, show: Show) -> Answer:
         RunFailedError: when runs of the baseline could not be trained.
     """
     folder = design.folder
+    refuse_leading_out(folder, (*OF_LAYER_TEST, *FOLDERS_OF_LAYER_TEST), itself=False)
     resumed, looks = design.resume and (folder / PROTOCOL).is_file(), list[int]()
     if resumed:
-        refuse_leading_out(folder, OF_LAYER_TEST, itself=False)
         looks = refuse_changed(folder, design)
     claim = Claim(folder, resumed=resumed, names=OF_LAYER_TEST)
 

@@ -168,6 +168,8 @@ def plan_layer_test(
     resolved, checked = check(without_hydra(config))
     saved: Any = OmegaConf.to_container(resolved)
     _refuse_factors(checked.task.factors)
+    if checked.trainer.epochs == 0:
+        raise ConfigError("trainer.epochs", "trains nothing, so no rate changes anything", given=0)
     with loader.placing(given):
         layers, plan = _planned(checked)
         refuse_moving(layers, plan, checked.lr_policy.name)
@@ -222,13 +224,13 @@ def opening_lines(design: Design) -> list[str]:
     """What is going to be trained, and what it takes, as a short probe tells."""
     factors = ", ".join(f"{factor:g}" for factor in design.factors)
     tested = sum(part.trained > 0 for part in design.parts)
-    what = "parts" if any(part.first != part.last for part in design.parts) else "layers"
+    what = "part" if any(part.first != part.last for part in design.parts) else "layer"
     begun = design.resume and (design.folder / PROTOCOL).is_file()
     goes_on = ": what is done is read, and the rest trained" if begun else ""
     lines = [
         f"layers {shown_path(design.folder)}{goes_on}",
         f"       lr_policy={design.policy} as it is, and with one rate at a time × {factors}:"
-        f" {tested} {what}, {len(design.seeds)} seeds",
+        f" {tested} {what}{'s' * (tested != 1)}, {len(design.seeds)} seeds",
         f"cost   {design.runs} runs{'' if begun else _time(design)}",
     ]
     if design.check and design.fresh:

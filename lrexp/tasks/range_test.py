@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from lrexp.config.errors import out_of_memory
+from lrexp.config.errors import for_terminal, out_of_memory
 from lrexp.config.schema import Config, option_of
 from lrexp.folder.claim import link_latest
 from lrexp.folder.environment import environment, write_environment
@@ -190,5 +190,5 @@ def _show(lines: Sequence[str]) -> None:
 
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     for line in lines:
-        console.print(line, markup=False)
+        console.print(for_terminal(line), markup=False)
         log.info(line)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from lrexp.__main__ import main
+from lrexp.config.errors import UserError
+from lrexp.session.layer_test import begin_layer_test
 
 # a head a thousand times too slow: what helps is known
 SLOW_HEAD = [
@@ -32,6 +36,7 @@ SLOW_HEAD = [
         (["task=layer_test", "task.factors=[]"], "holds no factor"),
         (["task=layer_test", "task.factors=[-1]"], "task.factors"),
         (["task=layer_test", "task.repeats=1"], "task.repeats"),
+        (["task=layer_test", "trainer.epochs=0"], "trains nothing"),
         (["task=layer_test", "hydra.job.name=mine"], "runs its grids itself"),
         (["task=layer_test", "cases=policies"], "several cases for one run"),
     ],
@@ -47,6 +52,21 @@ def test_what_cannot_be_tested_is_refused_before_there_is_a_folder(
     assert main(words) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["lr_policy", "runs", "check", "plots", "protocol.json"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_nothing_is_written_through_a_link_that_leads_out(
+    name: str, resume: bool, tmp_path: Path
+) -> None:
+    folder, elsewhere = tmp_path / "test", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    (folder / name).symlink_to(elsewhere)
+    design: Any = SimpleNamespace(folder=folder, resume=resume)
+    with pytest.raises(UserError, match=f"{name} is a link that leads out of the folder"):
+        begin_layer_test(design, print, lambda *_: folder)
+    assert [path.name for path in folder.iterdir()] == [name]
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from lrexp.judge.layer_test import (
     judge_layers,
     multipliers,
     sentence,
+    settling,
     wants,
 )
 from lrexp.plan.multiplied import Part
@@ -146,6 +147,7 @@ def test_equal_runs_are_no_change() -> None:
     base, _ = outcomes(np.random.default_rng(0), {})
     (one,) = judge_layers(base, {(0, 4.0): base})
     assert (one.word, one.loss, one.p) == ("within noise", 0.0, 1.0)
+    assert "the change cannot be told from zero" in sentence(found_of([one], base))
 
 
 def test_all_together_on_fresh_seeds_are_judged_as_one_comparison() -> None:
@@ -160,3 +162,26 @@ def test_all_together_on_fresh_seeds_are_judged_as_one_comparison() -> None:
     assert "they help." in sentence(found)
     hurting = replace(found, together=replace(alone, word="hurts"))
     assert "do not use them together" in sentence(hurting)
+
+
+def test_a_rate_that_hurts_is_not_hidden_by_noise() -> None:
+    base, tried = outcomes(np.random.default_rng(2), {(0, 4.0): 0.3, (2, 0.25): 0.2})
+    changes = judge_layers(base, tried)
+    assert {one.word for one in changes if (one.part, one.factor) == (0, 4.0)} == {"hurts"}
+    said = sentence(found_of(changes, base))
+    assert said.startswith("No multiplier is measured to help")
+    assert "Measured to hurt: conv rate × 4 (+0.3" in said
+    assert "head rate × 1/4 (+0.2" in said
+    assert "Noise hides" not in said
+    assert "Freezing" not in said
+
+
+def test_what_would_settle_it_counts_groups_where_images_come_in_groups() -> None:
+    base, tried = outcomes(np.random.default_rng(3), {}, images=150)
+    changes = judge_layers(base, tried, np.arange(150) // 10)
+    found = found_of(changes, base)
+    one = replace(changes[0], more_seeds=None, images_needed=90)
+    assert one.images == 15
+    assert settling(found, one) == "no number of seeds would tell, about 90 groups of images would"
+    alone = replace(one, images=found.images)
+    assert settling(found, alone) == "no number of seeds would tell, about 90 images would"

@@ -130,3 +130,19 @@ def test_of_several_seeds_the_median_and_both_ends_are_given() -> None:
 def test_a_loss_that_is_lowest_at_the_end_says_so() -> None:
     assert ramp_of([3 - i / 150 for i in range(150)]).open_end
     assert not ramp_of(parabola(0.1)).open_end
+
+
+def test_the_longest_fall_is_the_first_of_the_longest_that_every_pair_makes() -> None:
+    draws = np.random.default_rng(0)
+    for _ in range(200):
+        values = draws.integers(0, 8, size=draws.integers(1, 14)).tolist()
+        lengths, before = [1] * len(values), [-1] * len(values)
+        for i, value in enumerate(values):
+            for j in range(i):
+                if values[j] > value and lengths[j] + 1 > lengths[i]:
+                    lengths[i], before[i] = lengths[j] + 1, j
+        place, wanted = lengths.index(max(lengths)), list[int]()
+        while place >= 0:
+            wanted.append(place)
+            place = before[place]
+        assert longest_falling(values) == wanted[::-1]

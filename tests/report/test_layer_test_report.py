@@ -123,3 +123,34 @@ def test_where_nothing_was_measured_there_is_no_picture() -> None:
     assert "Nothing was measured" in sentence(found)
     assert "Nothing was measured" in layers_page(replace(found, sentence=sentence(found)))
     assert json.loads(json.dumps(sentence(found)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"factor": 4.0', '"factor": 3.0', "a change is by no factor"),
+        ('"factor": 4.0', '"factor": "NaN"', "a change is by no factor"),
+        ('"policy": "freeze_backbone"', '"policy": "$\\\\frac{<mine>"', ""),
+        ('"loss_se": 0.01', '"loss_se": "Infinity"', ""),
+        ("4.0", "1e-320", ""),
+    ],
+)
+def test_a_file_that_others_wrote_is_drawn_or_refused_in_words(
+    old: str, new: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_layer_test(tmp_path, made_up())
+    file = tmp_path / "layer_test.json"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    code, told = main(["report", str(tmp_path)]), capsys.readouterr().err
+    assert (code, said in told) == (2 if said else 0, True)
+    assert "<mine>" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("words", [["rerun"], ["compare", "latest"]])
+def test_a_verb_for_runs_says_where_those_of_a_test_are(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_layer_test(tmp_path, made_up())
+    assert main([words[0], str(tmp_path), *words[1:]]) == 2
+    assert f"its runs are in {tmp_path}/runs" in capsys.readouterr().err

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from lrexp.__main__ import main
+from lrexp.config.errors import UserError
 from lrexp.folder.files import write_atomically
 from lrexp.judge.range_test import DEFAULT, RULES, Ramp, ramp_rates
 from lrexp.report.range_test.found import RangeTest, read_range_test
@@ -22,7 +23,7 @@ from lrexp.report.range_test.page import range_page
 from lrexp.report.range_test.words import cautions, curve_plot, opening_lines, result_lines
 from lrexp.runs.run import Run
 from lrexp.tasks.opening import Launch
-from lrexp.tasks.range_test import climbed, range_csv
+from lrexp.tasks.range_test import _show, climbed, range_csv
 
 Lrexp = Callable[..., CompletedProcess[str]]
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
@@ -133,6 +134,65 @@ def test_the_report_is_made_anew_from_files(
     assert "report.html" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_no_picture_is_drawn_through_a_link_that_leads_out(
+    there: bool, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture, aim = folder / "range_test.png", tmp_path / "elsewhere.png"
+    was = picture.read_bytes() + b"mine"
+    if there:
+        aim.write_bytes(was)
+    picture.unlink()
+    picture.symlink_to(aim)
+    assert main(["report", str(folder)]) == 1
+    assert "is a link that leads out of the folder" in capsys.readouterr().err
+    assert aim.read_bytes() == was if there else not aim.exists()
+
+
+def test_a_picture_of_somebody_else_is_left_alone(folder: Path) -> None:
+    picture = folder / "range_test.png"
+    picture.write_text("mine")
+    assert main(["report", str(folder)]) == 1
+    assert picture.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("steps: 60", "steps: 1000000000", "the ramp that config.yaml describes is none"),
+        ("lr_to: 10.0", "lr_to: .nan", "the ramp that config.yaml describes is none"),
+        ("lr_from: 0.0001", "lr_from: -1.0", "the ramp that config.yaml describes is none"),
+        ("smoothing: 0.9", "smoothing: 1.0", "the ramp that config.yaml describes is none"),
+        ("smoothing: 0.9", "smoothing: much", "config.yaml does not say how it was made"),
+    ],
+)
+def test_settings_that_no_test_has_are_refused_in_words(
+    old: str, new: str, said: str, folder: Path
+) -> None:
+    file = folder / "config.yaml"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(UserError, match=said):
+        read_range_test(folder)
+
+
+def test_losses_that_no_test_has_are_refused_in_words(folder: Path) -> None:
+    file = folder / "range_test.csv"
+    head = "seed,step,lr,loss,smoothed\n"
+    for rows, said in (("", "of 0 seeds"), ("\n".join(f"{k},0,1,1,1" for k in range(200)), "200")):
+        file.write_text(head + rows)
+        with pytest.raises(UserError, match=said):
+            read_range_test(folder)
+    file.unlink()
+    with pytest.raises(UserError, match="is missing"):
+        read_range_test(folder)
+
+
+def test_no_note_moves_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    _show(["note   \x1b[2Ja file"])
+    assert "\x1b" not in capsys.readouterr().out
+
+
 def test_ramps_that_do_not_fit_together_are_climbed_one_by_one(
     compose: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -173,6 +233,31 @@ def test_what_to_be_careful_of_is_said() -> None:
     assert "raise task.lr_to above 10" in " ".join(cautions(falling))
     dip = [2.0] * 30 + [1.0] * 10 + [2.0] * 20
     assert cautions(made_up(dip)) == []
+
+
+def test_a_ramp_that_begins_too_high_is_said_to() -> None:
+    test = made_up([2.0, 3.0, math.nan] + [2.0] * 57)
+    assert cautions(test) == [
+        "The ramp of seed 0 ended at step 3, as the loss was no finite number, so no rate is"
+        " suggested: lower task.lr_from."
+    ]
+
+
+def test_a_sweep_of_range_tests_has_no_report_that_calls_them_damaged(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    folder.rename(sweep / "0_a")
+    first = {"task.name": "range_test", "seed": 0}
+    point = {"num": 0, "folder": "0_a", "overrides": [], "lacks": [], "differs": {}, "case": ""}
+    saved = {"command": [], "first": first, "points": [point | {"same_as": None}]}
+    (sweep / "points.json").write_text(json.dumps(saved))
+    assert main(["report", str(sweep)]) == 2
+    assert "holds no trained runs" in capsys.readouterr().err
+    assert main(["report", str(sweep), "--runs"]) == 0
+    assert not (sweep / "report.html").exists()
+    assert "picture" in capsys.readouterr().out
 
 
 def test_the_plot_is_as_wide_as_asked_and_marks_what_is_taken() -> None:

@@ -41,6 +41,8 @@ def read_layer_test(folder: Path) -> LayerTest:
         test = built(LayerTest, found, "")
         if any(not 0 <= one.part < len(test.parts) for one in test.changes):
             raise ValueError("a change is of no part")
+        if any(one.factor not in test.factors for one in test.changes):
+            raise ValueError("a change is by no factor")
         return test
     except ValueError as error:
         raise UserError(f"{file} cannot be read: {error}") from error

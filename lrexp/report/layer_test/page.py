@@ -124,13 +124,13 @@ def _table(found: LayerTest) -> Markup:
          lambda c: Cell(accuracy_words(c), c.accuracy)),
         (Column("p", number=True, hint="after Holm, over all comparisons"),
          lambda c: Cell(p_words(c), c.p_adjusted, f"alone {c.p:.3g}")),
-        (Column("verdict"), _verdict_cell),
+        (Column("verdict"), lambda c: _verdict_cell(found, c)),
     ]  # fmt: skip
     return table_of(columns, found.changes, caption="changes, one layer at a time", tall=True)
 
 
-def _verdict_cell(one: Change) -> Cell:
-    word, needs = verdict_words(one), needs_words(one)
+def _verdict_cell(found: LayerTest, one: Change) -> Cell:
+    word, needs = verdict_words(one), needs_words(found, one)
     mark = {"helps": "best", "diverges": "bad"}.get(one.word, "")
     return Cell(join(word, element("small", needs)) if needs else word, word, mark=mark)
 

@@ -34,7 +34,7 @@ def loss_words(one: Change) -> str:
 
 def decimals(se: float) -> int:
     """As many as the two leading digits of an error need."""
-    return min(6, max(0, 1 - math.floor(math.log10(se)))) if se > 0 else 3
+    return min(6, max(0, 1 - math.floor(math.log10(se)))) if 0 < se < math.inf else 3
 
 
 def accuracy_words(one: Change) -> str:
@@ -58,9 +58,9 @@ def verdict_words(one: Change) -> str:
     return one.word
 
 
-def needs_words(one: Change) -> str:
+def needs_words(found: LayerTest, one: Change) -> str:
     """What would settle one within noise."""
-    return settling(one) if one.word == "within noise" and one.loss_se > 0 else ""
+    return settling(found, one) if one.word == "within noise" and one.loss_se > 0 else ""
 
 
 def wants_of(found: LayerTest, part: int) -> str:
@@ -73,11 +73,12 @@ def wants_of(found: LayerTest, part: int) -> str:
 def reading(found: LayerTest) -> str:
     """How to read the numbers."""
     seeds = ", ".join(map(str, found.seeds[:3])) + (", …" if len(found.seeds) > 3 else "")
+    count = len(found.changes)
     return (
         f"Change of val loss (less is better) and val accuracy (points) when one layer's rate alone"
         f" is multiplied, against lr_policy={found.policy} as it is, at the best epoch of each run"
         f" by {found.monitor}; same seeds ({seeds}) and images. ± is the standard error over seeds"
-        f" and images; p is after Holm over {len(found.changes)} comparisons."
+        f" and images; p is after Holm over {count} comparison{'s' * (count != 1)}."
     )
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lrexp.folder.layout import RANGE_TEST
+from lrexp.config.errors import UserError
+from lrexp.folder.layout import CONFIG, RANGE_TEST
 from lrexp.judge.range_test import Ramp, Suggestion, default_of, ramp_rates, suggested
-from lrexp.runs.reading import table_of
+from lrexp.runs.reading import NotReadError, table_of
 from lrexp.runs.run import Run, content, read_run, was_rerun
 
+MOST_SEEDS, MOST_STEPS = 100, 10_000  # of a test, as its schema has them
 # Of what was typed, what a run at another rate does not have.
 DROPPED = re.compile(r"[+~]*(task|task\..*|run_id|hydra\.(run|sweep|job)\..*|hydra\.mode)(=.*)?$")
 
@@ -111,18 +114,33 @@ def read_range_test(folder: Path) -> RangeTest:
     settings = task if isinstance(task, dict) else {}
 
     def parse(text: str) -> list[Ramp]:
-        low, high = float(settings["lr_from"]), float(settings["lr_to"])
-        rates = ramp_rates(low, high, int(settings["steps"]))
+        rates, how = _ramp_of(settings)
         ramps: dict[int, Ramp] = {}
         for row in table_of(text):
             seed = int(row["seed"])
             if seed not in ramps:
-                how = float(settings["smoothing"]), float(settings["stop_factor"])
                 ramps[seed] = Ramp(seed, rates, *how)
             ramps[seed].see(float(row["loss"]))
+        if not 1 <= len(ramps) <= MOST_SEEDS:
+            raise NotReadError(f"it has the losses of {len(ramps)} seeds")
         return list(ramps.values())
 
-    return RangeTest(run, content(folder / RANGE_TEST, parse, []))
+    ramps = content(folder / RANGE_TEST, parse, [])
+    if not ramps:
+        raise UserError(f"{folder / RANGE_TEST} is missing")
+    return RangeTest(run, ramps)
+
+
+def _ramp_of(settings: Mapping[str, Any]) -> tuple[list[float], tuple[float, float]]:
+    """Rates of a ramp, and its smoothing and stop factor; a ValueError for none of a test's."""
+    names = ("lr_from", "lr_to", "steps", "smoothing", "stop_factor")
+    if not all(type(settings.get(name)) in (int, float) for name in names):
+        raise ValueError(f"{CONFIG} does not say how it was made")
+    low, high, steps, smoothing, stop = (settings[name] for name in names)
+    bounds = 0 < low < high < math.inf and math.isfinite(high / low) and 0 <= smoothing < 1 < stop
+    if not (bounds and 2 <= steps <= MOST_STEPS):
+        raise ValueError(f"the ramp that {CONFIG} describes is none")
+    return ramp_rates(low, high, int(steps)), (smoothing, stop)
 
 
 def rate_text(rate: float) -> str:

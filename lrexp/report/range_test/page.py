@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
+from lrexp.config.errors import UserError
 from lrexp.folder.files import refuse_foreign, write_atomically
 from lrexp.folder.layout import RANGE_PICTURE, REPORT
 from lrexp.judge.range_test import RULES
@@ -26,11 +27,13 @@ from lrexp.report.html.page import (
     tags,
     without_home,
 )
-from lrexp.report.plots import PAGE, STYLE, draw
+from lrexp.report.plots import MARK as DRAWN
+from lrexp.report.plots import MARKED, PAGE, STYLE, draw
 from lrexp.report.range_test.found import RangeTest, rate_text, read_range_test
 from lrexp.report.range_test.words import OFF, cautions, held, mean_curve, opening_lines
 from lrexp.report.run.origin import configuration, environment
 from lrexp.report.run.words import option_of_group, setting_words
+from lrexp.runs.reading import leads_out
 
 HIGHEST = 1.3  # of the loss at the start: what the axis shows of a loss that rises
 
@@ -71,15 +74,23 @@ def curve(test: RangeTest) -> Chart:
 
 
 def write_range_picture(folder: Path, test: RangeTest) -> Path:
-    """Draw the curve as a PNG into the folder."""
+    """Draw the curve as a PNG into the folder.
+
+    Raises:
+        OSError: when it cannot be written.
+        UserError: when it would be written elsewhere, or over what lrexp did not draw.
+    """
     from matplotlib import rc_context
 
     file = folder / RANGE_PICTURE
+    if leads_out(file):
+        raise UserError(f"{file} is a link that leads out of the folder")
+    refuse_foreign(file, DRAWN)
     chart = curve(test)
     with rc_context(STYLE):
         picture = draw([chart], PAGE)
         picture.axes[0].set_title(", ".join([chart.title, _setting(test)]), parse_math=False)
-        picture.savefig(file)
+        picture.savefig(file, metadata=MARKED["png"])
     return file
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lrexp.judge.range_test import RULES, Ramp
+from lrexp.judge.range_test import LEAST, RULES, Ramp
 from lrexp.report.range_test.found import RangeTest, rate_text
 
 WIDE = 10.0  # between the lowest and the highest rate over seeds
@@ -49,6 +49,12 @@ def _passes(test: RangeTest) -> str:
 def cautions(test: RangeTest) -> list[str]:
     """Why a suggestion is to be taken with care, a sentence each."""
     found, taken, task = [], test.default, test.task
+    if taken is None and all(ramp.usable < LEAST for ramp in test.ramps):
+        first = test.ramps[0]
+        return [
+            f"The ramp of seed {first.seed} ended at step {len(first.losses)}, as {first.reason},"
+            " so no rate is suggested: lower task.lr_from."
+        ]
     if taken is None:
         return [
             "The loss falls by no more than its noise, so no rate is suggested. Try more steps"
