@@ -82,6 +82,7 @@ def read_summary(folder: Path, notes: list[str]) -> dict[str, Any]:
     for section, kind in SECTIONS.items():
         if not isinstance(found.get(section), kind):
             found[section] = kind()
+    found["verdicts"] = [one for one in found["verdicts"] if isinstance(one, dict)]
     for section in ("leaks", "frozen_proof"):
         if not isinstance(found.get(section), dict):
             found[section] = None

@@ -94,36 +94,42 @@ def _majority(facts: Facts) -> Verdict | None:
         f" every image has val accuracy {percent(share)}, the network"
         f" {percent(last['val/accuracy'])}, balanced {percent(last['val/balanced_accuracy'])}"
     )
+    why, way = _where_to(facts)
+    message = f"{message}{why}"
     advice = (
-        "try a higher optimizer.lr and more epochs, and loss.class_weights=balanced;"
-        " trainer.monitor=val/balanced_accuracy shows progress on the rare classes"
+        f"{way}; loss.class_weights=balanced makes the rare classes count, and"
+        " trainer.monitor=val/balanced_accuracy shows progress on them"
     )
     evidence = _evidence(facts, last)
+    evidence["values"]["largest_drift"] = None if math.isnan(facts.drift) else facts.drift
     evidence["threshold"] |= {"largest_class": known["class"], "accuracy": share}
     return found("majority", WARNING, message, advice, **evidence)
 
 
 def _dead(facts: Facts) -> Verdict:
-    """Never better than a guess: what the weights did says in which direction to try."""
+    """Never better than a guess beyond noise."""
     last = facts.last
-    drift = facts.drift
-    losses = [v for v in facts.column("train/loss") if math.isfinite(v)]
-    higher = "try optimizer.lr ten times higher"
-    lower = "try optimizer.lr ten times lower, or set scheduler.warmup or trainer.clip_grad_norm"
-    if drift < STILL:
-        why, advice = f"; no group moved by more than {percent(drift)} of its weights", higher
-    elif max(losses, default=0.0) > EXPLODED * facts.guess_loss:
-        why, advice = f"; the training loss had risen to {compact(max(losses), 3)}", lower
-    elif drift > FAR:
-        why, advice = f"; weights moved by up to {drift:.2g} times their first size", lower
-    else:
-        why, advice = "", "try optimizer.lr ten times higher and lower, and more epochs"
+    why, way = _where_to(facts)
     message = f"dead, learned nothing by epoch {last['epoch']}: {_no_better(facts, last)}{why}"
-    advice = f"{advice}; if nothing learns, check the labels"
+    advice = f"{way}; if nothing learns, check the labels"
     evidence = _evidence(facts, last)
-    evidence["values"]["largest_drift"] = None if math.isnan(drift) else drift
+    evidence["values"]["largest_drift"] = None if math.isnan(facts.drift) else facts.drift
     severity = ERROR if len(facts.rows) >= SURE else WARNING
     return found("dead", severity, message, advice, **evidence)
+
+
+def _where_to(facts: Facts) -> tuple[str, str]:
+    """What the weights of a network that never learned did, and in which direction to try."""
+    drift, losses = facts.drift, [v for v in facts.column("train/loss") if math.isfinite(v)]
+    lower = "try optimizer.lr ten times lower, or set scheduler.warmup or trainer.clip_grad_norm"
+    if drift < STILL:
+        moved = f"; no group ended farther than {drift:.1e} of its first size from where it began"
+        return moved, "try optimizer.lr ten times higher, and more epochs"
+    if max(losses, default=0.0) > EXPLODED * facts.guess_loss:
+        return f"; the training loss had risen to {compact(max(losses), 3)}", lower
+    if drift > FAR:
+        return f"; weights moved by up to {drift:.2g} times their first size", lower
+    return "", "try optimizer.lr ten times higher and lower, and more epochs"
 
 
 def _kept(facts: Facts) -> str:

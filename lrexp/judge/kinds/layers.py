@@ -54,7 +54,7 @@ def frozen_in_effect(facts: Facts) -> Verdict | None:
     )
     if meant:
         message = f"{message}, as its small lr_scale asks for"
-        advice = "if it is not to move, freezing it (lr_policy) gives the same for less time"
+        advice = "if it is not to move, freezing it (lr_policy) gives nearly the same for less time"
     else:
         advice = f"raise the rates of {names} in lr_policy, or freeze it and save the time"
     return found(

@@ -100,14 +100,15 @@ def too_slow(facts: Facts) -> Verdict | None:
     message = (
         f"too slow: from epoch {half.first} to {half.last}, the second half of the learning time,"
         f" accuracy rose by {100 * half.accuracy:.1f} points and the loss fell by"
-        f" {percent(half.loss)}, steadily, with steps of at most {ratio:.1e} of the weights"
+        f" {percent(half.loss)}, steadily; a typical step changes at most {ratio:.1e}"
+        " of a group's weights"
     )
-    advice = "a higher optimizer.lr goes further in the same time (try 3 and 10 times); so do more"
+    advice = "try optimizer.lr 3 and 10 times higher, or train longer: a larger trainer.epochs"
     return found(
         "too_slow",
         WARNING,
         message,
-        f"{advice} trainer.epochs",
+        advice,
         epochs=[half.first, half.last],
         values={
             "accuracy_gained": half.accuracy,
