@@ -13,7 +13,7 @@ BELOW = 0.9  # of the loss of a guess: something had been learned
 STILL = 0.01  # ‖w − w₀‖ / ‖w₀‖ below which no group has moved
 SURE = 3  # epochs, before which it may merely not have begun
 FAR = 2.0  # likewise: nothing is left of how the network began
-EXPLODED = 3.0  # times the loss of a guess: steps that were far too long
+EXPLODED = 3.0  # times the loss of a guess, or of saying all classes alike: steps far too long
 
 
 def diverged(facts: Facts) -> Verdict | None:
@@ -120,13 +120,15 @@ def _dead(facts: Facts) -> Verdict:
 
 def _where_to(facts: Facts) -> tuple[str, str]:
     """What the weights of a network that never learned did, and in which direction to try."""
-    drift, losses = facts.drift, [v for v in facts.column("train/loss") if math.isfinite(v)]
+    drift = facts.drift
+    highest = max((v for v in facts.column("train/loss") if math.isfinite(v)), default=0.0)
+    untrained = math.log(max(2, facts.classes.get("total") or 2))  # what it may well begin with
     lower = "try optimizer.lr ten times lower, or set scheduler.warmup or trainer.clip_grad_norm"
     if drift < STILL:
         moved = f"; no group ended farther than {drift:.1e} of its first size from where it began"
         return moved, "try optimizer.lr ten times higher, and more epochs"
-    if max(losses, default=0.0) > EXPLODED * facts.guess_loss:
-        return f"; the training loss had risen to {compact(max(losses), 3)}", lower
+    if highest > EXPLODED * max(facts.guess_loss, untrained):
+        return f"; the training loss was as high as {compact(highest, 3)}", lower
     if drift > FAR:
         return f"; weights moved by up to {drift:.2g} times their first size", lower
     return "", "try optimizer.lr ten times higher and lower, and more epochs"
