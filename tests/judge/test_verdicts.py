@@ -273,6 +273,8 @@ def test_groups_that_end_where_they_began_are_frozen_in_effect() -> None:
     assert list(verdict["evidence"]["values"]["drifts"]) == ["conv"]
     meant = one(facts(rows, plan=plan(conv=1e-3, fc=1.0)), "frozen_in_effect")
     assert meant["severity"] == "info"
+    none = history([2.305] * 3, guessing=[True] * 3, ratio=0.0, drift=1e-9)
+    assert kinds(facts(none)) == ["dead"]  # nothing moves: it is the rate
     moved = history(LEARNED, SOUND, ratio=ratio, drift=drift | {"conv": 0.05})
     assert kinds(facts(moved)) == ["healthy"]
 
