@@ -61,6 +61,13 @@ def test_one_that_was_never_better_is_dead() -> None:
     assert verdicts(facts([rows[0] | {"epoch": 0}])) == []  # nothing was trained
 
 
+def test_a_loss_that_was_never_lower_than_a_guess_did_not_collapse() -> None:
+    thrown = history([2.51, 2.36, 2.42], right=[0.18, 0.1, 0.1], guessing=[False, True, True])
+    assert kinds(facts(thrown)) == ["dead"]  # above that of another guess alone
+    rows = history([2.31, 2.36, 2.42], right=[0.18, 0.1, 0.1], guessing=[False, True, True])
+    assert kinds(facts(rows)) == ["collapsed"]
+
+
 @pytest.mark.parametrize(
     ("drift", "first", "said"),
     [

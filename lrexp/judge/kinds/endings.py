@@ -34,10 +34,10 @@ def diverged(facts: Facts) -> Verdict | None:
 def guess(facts: Facts) -> Verdict | None:
     """Of a network that is worth no more than answering with the class shares, now or at its best.
 
-    It collapsed if it did not guess in some epoch before, and the loss has risen since by more than
-    2 standard errors; a fall of accuracy will do where the loss had been below nine tenths of that
-    of a guess. Else it never was better: `majority` where classes are uneven and it says the
-    largest, else `dead`.
+    It collapsed if it did not guess in some epoch before, and the loss is now above the lowest of
+    such an epoch, and above its best by more than 2 standard errors; a fall of accuracy will do
+    where the loss had been below nine tenths of that of a guess. Else it never was better:
+    `majority` where classes are uneven and it says the largest, else `dead`.
     """
     if not facts.trained or facts.diverged:
         return None
@@ -47,7 +47,8 @@ def guess(facts: Facts) -> Verdict | None:
     loss, accuracy = (last[f"overfit/{m}"] > bound * last[f"overfit/{m}_se"] for m in FALLEN)
     learned = [row for row in facts.rows if not row.get("guessing")]
     low = min((_number(row["val/loss"]) for row in learned), default=math.inf)
-    if learned and (loss or (accuracy and low < BELOW * facts.guess_loss)):
+    risen = loss and last["val/loss"] > low  # not only above that of another guess
+    if learned and (risen or (accuracy and low < BELOW * facts.guess_loss)):
         return _collapsed(facts)
     return _majority(facts) or _dead(facts)
 
