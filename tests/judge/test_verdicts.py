@@ -199,6 +199,12 @@ def test_what_only_resembles_a_slow_run(rows: list[dict[str, Any]]) -> None:
 def test_steps_so_short_that_nothing_shows_are_too_slow_while_the_loss_falls() -> None:
     rows = history(falling(2.305, 0.9999, 12), ratio=1e-5, drift=0.02)
     assert kinds(facts(rows)) == ["too_slow"]
+    verdict = one(facts(rows), "too_slow")
+    assert "10 and 100 times higher" in verdict["advice"]
+    assert "the loss fell by 0.06%" in verdict["message"]
+    assert verdict["evidence"]["threshold"] == {  # none that the values do not meet
+        "train_eval/accuracy": 0.9, "steady": 0.9, "largest_update_ratio": 3e-4,
+    }  # fmt: skip
     rising = history(falling(2.305, 1.0001, 12), ratio=1e-5, drift=0.02)
     assert "too_slow" not in kinds(facts(rising))
 
