@@ -70,5 +70,5 @@ def test_verdicts_of_others_may_hold_anything(tmp_path: Path) -> None:
         Mark(4, "unstable", "note")
     ]
     assert "leak" in findings(run_with(*odd))
-    (tmp_path / SUMMARY).write_text(json.dumps({"verdicts": ["dead", None, odd[0]]}))
+    (tmp_path / SUMMARY).write_text(json.dumps({"verdicts": ["dead", None, odd[0], {"kind": []}]}))
     assert read_run(tmp_path).summary["verdicts"] == [odd[0]]
