@@ -103,6 +103,10 @@ class Leaks:
                 "near": _counts(self.near),
                 "conflicts": len(self.conflicts),
                 "groups": {f"{split} in {other}": len(found) for (split, other), found in groups},
+                "grouped": {  # images of the first split that share one with the other
+                    f"{split} in {other}": sum(g.items for g in found)
+                    for (split, other), found in groups
+                },
                 "twins": {split: len(positions) for split, positions in self.twins.items()},
                 "flat": self.flat,
             },

@@ -14,7 +14,8 @@ from lrexp.judge.words import HELPS, compact, overfit_in_words
 class Kind:
     """What a kind of verdict means to those who read many runs."""
 
-    counted: str = ""  # of points of a sweep, in these words: what they came to; empty: not said
+    # Of points of a sweep, in words behind `it` or `3`: what they came to; empty: not said.
+    counted: str = ""
     guesses: bool = False  # the network does not look at the images any more, or never did
 
 
@@ -22,20 +23,20 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "diverged": Kind(),  # a status of its own, counted as such
     "collapsed": Kind("collapsed", guesses=True),
-    "dead": Kind("dead", guesses=True),
+    "dead": Kind("never learned", guesses=True),
     "learned_nothing": Kind("learned nothing", guesses=True),  # of older runs: dead or majority
     "best_guesses": Kind("kept at a guess", guesses=True),
-    "majority": Kind("no better than the largest class", guesses=True),
+    "majority": Kind("learned the largest class alone", guesses=True),
     "leak": Kind(),  # as of the data and the plan, all points have it
     "noisy_labels": Kind(),
     "deteriorated": Kind("got worse on training images too"),
-    "unstable": Kind("unstable"),
+    "unstable": Kind("grew unstable"),
     "overfitting": Kind("overfit"),
     "overconfident": Kind("grew overconfident"),
-    "too_slow": Kind("too slow"),
-    "plateau": Kind("on a plateau"),
+    "too_slow": Kind("learned too slowly"),
+    "plateau": Kind("reached a plateau"),
     "underfitting": Kind("underfit"),
-    "thrashing": Kind("thrashing"),
+    "thrashing": Kind("thrashed"),
     "frozen_in_effect": Kind(),
     "frozen_random": Kind(),
     "easier_validation": Kind(),

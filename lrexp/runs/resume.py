@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.errors import ConfigError, UserError
-from lrexp.config.schema import meaning_of
+from lrexp.config.schema import meaning_of, says_nothing
 from lrexp.folder.claim import resume_command
 from lrexp.folder.layout import CHECKPOINTS, CONFIG, MULTIRUN, SUMMARY
 from lrexp.runs.differences import ABSENT, WHOLE, Change, change_lines, config_changes, shown
@@ -79,7 +79,8 @@ def changes_since(folder: Path, config: DictConfig) -> list[Change]:
         (key, was, now)
         for key, was, now in config_changes(saved, plain)
         if meaning_of(key).resume != "ignored"
-        and not (was in (ABSENT, None) and now in (ABSENT, None))  # an older run lacks new settings
+        # an older run lacks new settings
+        and not all(one == ABSENT or says_nothing(key, one) for one in (was, now))
     ]
 
 

@@ -82,6 +82,8 @@ def read_summary(folder: Path, notes: list[str]) -> dict[str, Any]:
     for section, kind in SECTIONS.items():
         if not isinstance(found.get(section), kind):
             found[section] = kind()
+    listed = [one for one in found["verdicts"] if isinstance(one, dict)]
+    found["verdicts"] = [one for one in listed if isinstance(one.get("kind"), str)]
     for section in ("leaks", "frozen_proof"):
         if not isinstance(found.get(section), dict):
             found[section] = None

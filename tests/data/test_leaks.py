@@ -249,6 +249,7 @@ def test_summary_is_strict_json_with_names_and_at_most_20_items_of_a_kind() -> N
     assert summary["counts"]["exact"] == {"val in train": {"val": 30, "train": 30}}
     assert summary["counts"]["twins"] == {"val": 30}
     assert summary["counts"]["groups"] == {"val in train": 1}
+    assert summary["counts"]["grouped"] == {"val in train": 30}
     assert summary["counts"]["conflicts"] == 30
     assert summary["near_rule"] == {"threshold": 0.9, "ratio": 0.25, "rank": 8}
     assert [len(items) for items in summary["items"].values()] == [20, 0, 20, 1]

@@ -56,6 +56,19 @@ def test_points_that_a_changed_grid_dropped_are_not_missed_again(
         numbered_as(started, points("seed=1"), False)
 
 
+def test_a_sweep_older_than_a_setting_goes_on_where_it_says_nothing(
+    points: Callable[..., Any], tmp_path: Path
+) -> None:
+    older = points("seed=0,1")
+    for point in older:
+        del point.settings["trainer.stop_on"]
+    (tmp_path / POINTS).write_text(points_text(older, []))
+    started = read_points(tmp_path)
+    assert [p.num for p in numbered_as(started, points("seed=0,1"), False)] == [0, 1]
+    with pytest.raises(UserError, match=r'stop_on was null and is \["collapsed"\]'):
+        numbered_as(started, points("seed=0,1", "trainer.stop_on=[collapsed]"), False)
+
+
 def request(*overrides: str) -> Any:
     loader = CheckedLoader()
     return read_request(loader, overrides)

@@ -61,10 +61,17 @@ def test_one_that_was_never_better_is_dead() -> None:
     assert verdicts(facts([rows[0] | {"epoch": 0}])) == []  # nothing was trained
 
 
+def test_a_loss_that_was_never_lower_than_a_guess_did_not_collapse() -> None:
+    thrown = history([2.51, 2.36, 2.42], right=[0.18, 0.1, 0.1], guessing=[False, True, True])
+    assert kinds(facts(thrown)) == ["dead"]  # above that of another guess alone
+    rows = history([2.31, 2.36, 2.42], right=[0.18, 0.1, 0.1], guessing=[False, True, True])
+    assert kinds(facts(rows)) == ["collapsed"]
+
+
 @pytest.mark.parametrize(
     ("drift", "first", "said"),
     [
-        (1e-4, 2.30, "try optimizer.lr ten times higher;"),
+        (1e-4, 2.30, "try optimizer.lr ten times higher, and"),
         (0.5, 40.0, "ten times lower"),
         (5.0, 2.30, "ten times lower"),
         (0.5, 2.30, "ten times higher and lower"),
@@ -76,6 +83,11 @@ def test_what_weights_did_says_where_a_dead_run_is_to_go(
     rows = history([2.305, 2.305, 2.305], guessing=[True] * 3, drift=drift)
     rows[0]["train/loss"] = first
     assert said in one(facts(rows), "dead")["advice"]
+
+
+def test_how_little_a_dead_network_moved_is_not_rounded_to_nothing() -> None:
+    rows = history([2.305] * 3, guessing=[True] * 3, drift=2e-6)
+    assert "no group ended farther than 2.0e-06 of its" in one(facts(rows), "dead")["message"]
 
 
 def test_a_monitor_that_keeps_a_guess_is_said_so() -> None:
@@ -102,6 +114,22 @@ def test_no_better_than_the_largest_class(classes: Any, right: float, kind: str)
     rows = history([0.33, 0.325, 0.325], right=[right] * 3, guessing=[True] * 3)
     found = facts(rows, classes=classes, guess_loss=0.325)
     assert kinds(found)[0] == kind
+
+
+@pytest.mark.parametrize(
+    ("drift", "first", "said"),
+    [(1e-4, 0.33, "ten times higher, and"), (5.0, 0.33, "ten times lower"),
+     (0.5, 40.0, "ten times lower"), (0.5, 0.33, "ten times higher and lower"),
+     (0.5, 1.1, "ten times higher and lower")],  # as one begins that calls all alike
+)  # fmt: skip
+def test_rates_that_threw_a_network_to_the_largest_class_are_to_be_lower(
+    drift: float, first: float, said: str
+) -> None:
+    rows = history([0.325] * 3, right=[0.9] * 3, guessing=[True] * 3, drift=drift)
+    rows[0]["train/loss"] = first
+    verdict = one(facts(rows, classes=UNEVEN, guess_loss=0.325), "majority")
+    assert said in verdict["advice"]
+    assert "loss.class_weights=balanced" in verdict["advice"]
 
 
 def test_a_sound_run_is_healthy_and_an_overfitting_one_is_not() -> None:
@@ -138,7 +166,7 @@ def test_a_run_that_still_gets_better_with_short_steps_is_too_slow() -> None:
     verdict = one(facts(history(SLOW)), "too_slow")
     assert verdict["evidence"]["epochs"] == [6, 12]
     assert verdict["evidence"]["values"]["largest_update_ratio"] == 1e-3
-    assert "a higher optimizer.lr" in verdict["advice"]
+    assert verdict["advice"].startswith("try optimizer.lr 3 and 10 times higher")
 
 
 COSINE = [0.1 * (1 + math.cos(math.pi * i / 12)) / 2 for i in range(1, 13)]
@@ -171,6 +199,12 @@ def test_what_only_resembles_a_slow_run(rows: list[dict[str, Any]]) -> None:
 def test_steps_so_short_that_nothing_shows_are_too_slow_while_the_loss_falls() -> None:
     rows = history(falling(2.305, 0.9999, 12), ratio=1e-5, drift=0.02)
     assert kinds(facts(rows)) == ["too_slow"]
+    verdict = one(facts(rows), "too_slow")
+    assert "10 and 100 times higher" in verdict["advice"]
+    assert "the loss fell by 0.06%" in verdict["message"]
+    assert verdict["evidence"]["threshold"] == {  # none that the values do not meet
+        "train_eval/accuracy": 0.9, "steady": 0.9, "largest_update_ratio": 3e-4,
+    }  # fmt: skip
     rising = history(falling(2.305, 1.0001, 12), ratio=1e-5, drift=0.02)
     assert "too_slow" not in kinds(facts(rising))
 
@@ -252,6 +286,8 @@ def test_groups_that_end_where_they_began_are_frozen_in_effect() -> None:
     assert list(verdict["evidence"]["values"]["drifts"]) == ["conv"]
     meant = one(facts(rows, plan=plan(conv=1e-3, fc=1.0)), "frozen_in_effect")
     assert meant["severity"] == "info"
+    none = history([2.305] * 3, guessing=[True] * 3, ratio=0.0, drift=1e-9)
+    assert kinds(facts(none)) == ["dead"]  # nothing moves: it is the rate
     moved = history(LEARNED, SOUND, ratio=ratio, drift=drift | {"conv": 0.05})
     assert kinds(facts(moved)) == ["healthy"]
 
@@ -297,9 +333,12 @@ def test_copies_with_different_labels_prove_that_labels_are_wrong() -> None:
     assert kinds(facts(history(LEARNED, SOUND), leaks=few)) == ["healthy"]
 
 
-def leaks(twins: int, exact: int = 0, groups: int = 0, **effect: Any) -> dict[str, Any]:
+def leaks(
+    twins: int, exact: int = 0, groups: int = 0, grouped: int = 0, **effect: Any
+) -> dict[str, Any]:
     counts = {"twins": {"val": twins}, "exact": {"val in train": {"val": exact}}}
     counts |= {"groups": {"val in train": groups} if groups else {}}
+    counts |= {"grouped": {"val in train": grouped} if groups else {}}
     sides = {"n_with_twin": twins, "n_without_twin": 300 - twins}
     return {"counts": counts, "effect": effect and sides | effect}
 
@@ -318,15 +357,21 @@ def test_copies_and_groups_on_both_sides_are_a_leak_with_its_effect() -> None:
     assert verdict["message"].endswith("(+20.0 ± 4.0 points)")
     noise = facts(history(LEARNED, SOUND), leaks=leaks(60, 60, **MEASURED, difference_se=0.2))
     assert one(noise, "leak")["message"].endswith("(+20.0 ± 20.0 points), within noise")
-    shared = one(facts(history(LEARNED, SOUND), leaks=leaks(9, groups=3)), "leak")
-    assert "share a group (3 groups stand on both sides)" in shared["message"]
-    assert "data.group_by" in shared["advice"]
+    shared = one(facts(history(LEARNED, SOUND), leaks=leaks(29, groups=3, grouped=9)), "leak")
+    assert shared["message"] == (
+        "leak: 9 of 300 validation images share a group with training images (3 groups stand on"
+        " both sides)"
+    )
+    assert "data.group_by keeps groups whole" in shared["advice"]
+    both = one(facts(history(LEARNED, SOUND), leaks=leaks(60, 60, groups=1, grouped=1)), "leak")
+    assert both["message"].startswith("leak: 60 of 300 validation images have a copy in the")
 
 
 @pytest.mark.parametrize(
     ("of", "said"),
     [
         (leaks(10), False),  # a few look-alikes
+        (leaks(29, groups=1, grouped=1), False),  # likewise, and one of a group
         (leaks(2, 2), False),
         (leaks(3, 3), True),
         (leaks(90), False),  # many, and no effect

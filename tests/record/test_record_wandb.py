@@ -21,7 +21,7 @@ from wandb_stub import WandbStub
 
 from lrexp.__main__ import main
 from lrexp.record.wandb.client import clean_tags
-from lrexp.record.wandb.recorder import flat_summary
+from lrexp.record.wandb.recorder import flat_summary, tags_of
 from lrexp.record.wandb.start import ORIGIN, without_home
 
 KEY = "local-" + "5ec2e7" * 7  # looks like an account's key, opens nothing
@@ -250,6 +250,12 @@ def test_group_name_and_id_of_the_user_win_and_a_failed_run_says_why(
 
 def test_tags_are_stripped_cut_and_each_there_once() -> None:
     assert clean_tags([" a", "a ", "", "  ", "b" * 70]) == ["a", "b" * 64]
+
+
+def test_tags_of_what_is_no_longer_found_go() -> None:
+    had = ("sgd", "mine", "too_slow", "leak", "failed")
+    assert tags_of(had, ["sgd", "mine"], ["healthy"]) == ("sgd", "mine", "failed", "healthy")
+    assert tags_of(had, ["sgd", "leak"], ["too_slow"]) == had  # leak is the user's own
 
 
 def test_missing_wandb_is_one_warning(

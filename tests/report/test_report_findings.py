@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+from lrexp.folder.layout import SUMMARY
+from lrexp.report.figure import Mark
 from lrexp.report.run.findings import finding_marks, findings, first_finding
-from lrexp.runs.run import Run
+from lrexp.runs.run import Run, read_run
 
 
 def verdict(kind: str, severity: str = "warning", epochs: Any = (), **values: float) -> Any:
@@ -16,7 +19,8 @@ def verdict(kind: str, severity: str = "warning", epochs: Any = (), **values: fl
 
 
 def run_with(*verdicts: Any) -> Run:
-    return Run(Path(), summary={"verdicts": list(verdicts)})
+    rows = [{"epoch": epoch} for epoch in range(1, 20)]
+    return Run(Path(), summary={"verdicts": list(verdicts)}, rows=rows)
 
 
 def test_the_headline_is_what_nothing_else_says() -> None:
@@ -58,3 +62,13 @@ def test_verdicts_of_older_runs_are_shown_as_they_are() -> None:
     assert "learned nothing" in findings(run_with(older))
     assert finding_marks(run_with(older)) == []
     assert finding_marks(run_with({"kind": "leak", "evidence": None})) == []
+
+
+def test_verdicts_of_others_may_hold_anything(tmp_path: Path) -> None:
+    odd = [{"kind": "leak", "evidence": "of"}, {"kind": "dead", "evidence": [1, {}]}]
+    assert finding_marks(run_with(*odd, verdict("unstable", epochs=[10**400, 4]))) == [
+        Mark(4, "unstable", "note")
+    ]
+    assert "leak" in findings(run_with(*odd))
+    (tmp_path / SUMMARY).write_text(json.dumps({"verdicts": ["dead", None, odd[0], {"kind": []}]}))
+    assert read_run(tmp_path).summary["verdicts"] == [odd[0]]

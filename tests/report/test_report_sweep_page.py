@@ -211,6 +211,8 @@ def test_the_headline_says_test_result_and_whether_the_winner_overfits(tmp_path:
         ((), {"accuracy": 0.5}, "Its test accuracy is 50.0 %; nothing was chosen by it. It was not"
          " found to overfit.", "over 1"),
         (("deteriorated",), {}, "By its last epoch it got worse on training images too.", "Its t"),
+        (("unstable", "too_slow"), {}, "it grew unstable and learned too slowly. It"
+         " was not found to overfit.", "Its t"),
         (("collapsed",), {"accuracy": float("nan")}, "it collapsed. It was not found to overfit.",
          "Its test"),
     ],

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from conftest import ROOT
+from omegaconf import DictConfig
 
 from lrexp.config.errors import UserError, for_terminal
 from lrexp.folder.claim import in_use
@@ -19,10 +22,11 @@ from lrexp.report.run.mistakes import mistakes
 from lrexp.report.run.origin import log_end
 from lrexp.runs.predictions import read_predictions
 from lrexp.runs.reading import MOST_BYTES, json_of, table_of, tame, text_of, yaml_of
-from lrexp.runs.resume import stopped_run
+from lrexp.runs.resume import changes_since, stopped_run
 from lrexp.runs.run import Run, content, read_rows, read_run, read_table
 from lrexp.runs.sweep import DAMAGED, read_sweep
 
+GOLDEN = ROOT / "tests" / "golden_run"
 BOMB = "\n".join(
     ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
@@ -155,3 +159,11 @@ def test_numbers_stay_numbers() -> None:
 
 def test_a_terminal_is_told_text_alone() -> None:
     assert for_terminal("a\x1b[31m\r\x07b\u202e\nc\t±") == "a\ufffd[31m\ufffd\ufffdb\ufffd\nc\t±"
+
+
+def test_a_setting_that_is_newer_than_a_run_and_says_nothing_is_no_change() -> None:
+    config = yaml.safe_load((GOLDEN / "config.yaml").read_text())
+    config["trainer"]["stop_on"] = []
+    assert changes_since(GOLDEN, DictConfig(config)) == []
+    config["trainer"]["stop_on"] = ["collapsed"]
+    assert [key for key, _, _ in changes_since(GOLDEN, DictConfig(config))] == ["trainer.stop_on"]

@@ -287,6 +287,11 @@ def meaning_of(key: str) -> Meaning:
     return Meaning(**{f.name: found[f.name] for f in fields(Meaning) if f.name in found})
 
 
+def says_nothing(key: str, value: Any) -> bool:
+    """Whether a value is as good as a setting that is not there, as in configs older than it."""
+    return value is None or value == meaning_of(key).neutral
+
+
 def _said(section: str, name: str) -> dict[str, Any]:
     """What the fields of that name say. In all options of a group they say the same, but for the
     neutral value: a setting that is new in one option may be old in another."""

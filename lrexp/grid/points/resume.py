@@ -7,8 +7,10 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lrexp.config.errors import ConfigError, UserError
+from lrexp.config.schema import says_nothing
 from lrexp.folder.layout import EARLIER, SUMMARY
 from lrexp.grid.points.point import Point, Started, title
 from lrexp.runs.run import named_path
@@ -82,7 +84,7 @@ def _changes(
         if other is None:
             found.setdefault("new", []).append(named)
             continue
-        for key in dict.fromkeys([*other.settings, *point.settings]):
+        for key in dict.fromkeys([*_said(other), *_said(point)]):
             was, now = (json.dumps(p.settings.get(key)) for p in (other, point))
             if was != now:
                 found.setdefault(f"{key} was {was} and is {now}", []).append(named)
@@ -107,7 +109,12 @@ def set_aside(folder: Path, point: Point) -> None:
 
 
 def _identity(point: Point) -> str:
-    return json.dumps([point.case, point.settings], sort_keys=True)
+    return json.dumps([point.case, _said(point)], sort_keys=True)
+
+
+def _said(point: Point) -> dict[str, Any]:
+    """Settings but for those that say nothing, which points of older sweeps may lack."""
+    return {key: value for key, value in point.settings.items() if not says_nothing(key, value)}
 
 
 def _renumber(point: Point, num: int, folder: str | None) -> None:

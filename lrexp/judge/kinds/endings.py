@@ -13,7 +13,7 @@ BELOW = 0.9  # of the loss of a guess: something had been learned
 STILL = 0.01  # ‖w − w₀‖ / ‖w₀‖ below which no group has moved
 SURE = 3  # epochs, before which it may merely not have begun
 FAR = 2.0  # likewise: nothing is left of how the network began
-EXPLODED = 3.0  # times the loss of a guess: steps that were far too long
+EXPLODED = 3.0  # times the loss of a guess, or of saying all classes alike: steps far too long
 
 
 def diverged(facts: Facts) -> Verdict | None:
@@ -34,10 +34,10 @@ def diverged(facts: Facts) -> Verdict | None:
 def guess(facts: Facts) -> Verdict | None:
     """Of a network that is worth no more than answering with the class shares, now or at its best.
 
-    It collapsed if it did not guess in some epoch before, and the loss has risen since by more than
-    2 standard errors; a fall of accuracy will do where the loss had been below nine tenths of that
-    of a guess. Else it never was better: `majority` where classes are uneven and it says the
-    largest, else `dead`.
+    It collapsed if it did not guess in some epoch before, and the loss is now above the lowest of
+    such an epoch, and above its best by more than 2 standard errors; a fall of accuracy will do
+    where the loss had been below nine tenths of that of a guess. Else it never was better:
+    `majority` where classes are uneven and it says the largest, else `dead`.
     """
     if not facts.trained or facts.diverged:
         return None
@@ -47,7 +47,8 @@ def guess(facts: Facts) -> Verdict | None:
     loss, accuracy = (last[f"overfit/{m}"] > bound * last[f"overfit/{m}_se"] for m in FALLEN)
     learned = [row for row in facts.rows if not row.get("guessing")]
     low = min((_number(row["val/loss"]) for row in learned), default=math.inf)
-    if learned and (loss or (accuracy and low < BELOW * facts.guess_loss)):
+    risen = loss and last["val/loss"] > low  # not only above that of another guess
+    if learned and (risen or (accuracy and low < BELOW * facts.guess_loss)):
         return _collapsed(facts)
     return _majority(facts) or _dead(facts)
 
@@ -94,36 +95,44 @@ def _majority(facts: Facts) -> Verdict | None:
         f" every image has val accuracy {percent(share)}, the network"
         f" {percent(last['val/accuracy'])}, balanced {percent(last['val/balanced_accuracy'])}"
     )
+    why, way = _where_to(facts)
+    message = f"{message}{why}"
     advice = (
-        "try a higher optimizer.lr and more epochs, and loss.class_weights=balanced;"
-        " trainer.monitor=val/balanced_accuracy shows progress on the rare classes"
+        f"{way}; loss.class_weights=balanced makes the rare classes count, and"
+        " trainer.monitor=val/balanced_accuracy shows progress on them"
     )
     evidence = _evidence(facts, last)
+    evidence["values"]["largest_drift"] = None if math.isnan(facts.drift) else facts.drift
     evidence["threshold"] |= {"largest_class": known["class"], "accuracy": share}
     return found("majority", WARNING, message, advice, **evidence)
 
 
 def _dead(facts: Facts) -> Verdict:
-    """Never better than a guess: what the weights did says in which direction to try."""
+    """Never better than a guess beyond noise."""
     last = facts.last
-    drift = facts.drift
-    losses = [v for v in facts.column("train/loss") if math.isfinite(v)]
-    higher = "try optimizer.lr ten times higher"
-    lower = "try optimizer.lr ten times lower, or set scheduler.warmup or trainer.clip_grad_norm"
-    if drift < STILL:
-        why, advice = f"; no group moved by more than {percent(drift)} of its weights", higher
-    elif max(losses, default=0.0) > EXPLODED * facts.guess_loss:
-        why, advice = f"; the training loss had risen to {compact(max(losses), 3)}", lower
-    elif drift > FAR:
-        why, advice = f"; weights moved by up to {drift:.2g} times their first size", lower
-    else:
-        why, advice = "", "try optimizer.lr ten times higher and lower, and more epochs"
+    why, way = _where_to(facts)
     message = f"dead, learned nothing by epoch {last['epoch']}: {_no_better(facts, last)}{why}"
-    advice = f"{advice}; if nothing learns, check the labels"
+    advice = f"{way}; if nothing learns, check the labels"
     evidence = _evidence(facts, last)
-    evidence["values"]["largest_drift"] = None if math.isnan(drift) else drift
+    evidence["values"]["largest_drift"] = None if math.isnan(facts.drift) else facts.drift
     severity = ERROR if len(facts.rows) >= SURE else WARNING
     return found("dead", severity, message, advice, **evidence)
+
+
+def _where_to(facts: Facts) -> tuple[str, str]:
+    """What the weights of a network that never learned did, and in which direction to try."""
+    drift = facts.drift
+    highest = max((v for v in facts.column("train/loss") if math.isfinite(v)), default=0.0)
+    untrained = math.log(max(2, facts.classes.get("total") or 2))  # what it may well begin with
+    lower = "try optimizer.lr ten times lower, or set scheduler.warmup or trainer.clip_grad_norm"
+    if drift < STILL:
+        moved = f"; no group ended farther than {drift:.1e} of its first size from where it began"
+        return moved, "try optimizer.lr ten times higher, and more epochs"
+    if highest > EXPLODED * max(facts.guess_loss, untrained):
+        return f"; the training loss was as high as {compact(highest, 3)}", lower
+    if drift > FAR:
+        return f"; weights moved by up to {drift:.2g} times their first size", lower
+    return "", "try optimizer.lr ten times higher and lower, and more epochs"
 
 
 def _kept(facts: Facts) -> str:

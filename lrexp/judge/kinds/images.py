@@ -31,17 +31,21 @@ def leak(facts: Facts) -> Verdict | None:
     measured = finite(difference) and finite(se) and difference > facts.val.bound() * se
     copies = ((counts.get("exact") or {}).get("val in train") or {}).get("val", 0)
     groups = (counts.get("groups") or {}).get("val in train", 0)
+    grouped = (counts.get("grouped") or {}).get("val in train", twins if groups else 0)  # older run
     alike = twins >= MANY * images and measured and not facts.best.get("guessing")
-    if max(copies, twins if groups else 0) < LEAKED * images and not alike:
+    if max(copies, grouped) < LEAKED * images and not alike:
         return None
-    why = "have a copy" if copies >= twins / 2 else "have a copy or look-alike"
-    why = f"share a group ({groups:,} groups stand on both sides)" if groups else why
-    message = f"leak: {twins:,} of {images:,} validation images {why} in the training set"
+    what = "have a copy" if copies >= twins / 2 else "have a copy or look-alike"
+    count, where = twins, "in the training set"
+    if by_group := grouped >= LEAKED * images and grouped >= copies:
+        count, what = grouped, "share a group"
+        where = f"with training images ({groups:,} groups stand on both sides)"
+    message = f"leak: {count:,} of {images:,} validation images {what} {where}"
     if words := leak_effect_in_words({"leaks": dict(facts.leaks or {})}):
         message = f"{message}; {words}{'' if measured else ', within noise'}"
-    advice = "split by groups with data.group_by" if groups else (
-        "remove the copies, or keep them on one side with data.group_by"
-    )  # fmt: skip
+    advice = "remove the copies, or keep them on one side with data.group_by"
+    if by_group:
+        advice = "the data's own split stays as it is: without it, data.group_by keeps groups whole"
     advice = f"{advice}; believe the numbers on images without a twin"
     return found(
         "leak",
@@ -52,6 +56,7 @@ def leak(facts: Facts) -> Verdict | None:
             "twins": twins,
             "copies": copies,
             "groups": groups,
+            "grouped": grouped,
             "images": images,
             "effect": dict(effect),
         },
@@ -86,7 +91,7 @@ def labels(facts: Facts) -> Verdict | None:
         message = f"{conflict['message']}; and {below}"
         return found("noisy_labels", WARNING, message, conflict["advice"], **evidence)
     if accuracy >= FAR_BELOW:
-        message = f"noisy training labels or easier validation, the first more likely: {below}"
+        message = f"noisy training labels or easier validation: {below}"
         advice = (
             "look at training images that the network gets most wrong; if the labels are right,"
             " validation images are easier, and its numbers too good"
@@ -95,7 +100,7 @@ def labels(facts: Facts) -> Verdict | None:
     message = f"easier validation or noisy training labels: {below}"
     advice = (
         "if the labels are right, validation is not like training, and its numbers are too good:"
-        " another data.seed splits anew"
+        " if it was split off here, another data.seed splits anew"
     )
     return found("easier_validation", INFO, message, advice, **evidence)
 

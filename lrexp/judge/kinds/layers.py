@@ -43,7 +43,8 @@ def frozen_in_effect(facts: Facts) -> Verdict | None:
         for group, ratio in ratios.items()
         if ratio < FROZEN_RATIO and facts.last.get(f"drift/{group}", 1.0) < FROZEN_DRIFT
     }
-    if not still or max(ratios.values()) < MOVES * max(still.values()):
+    moves = max(ratios.values(), default=0.0)
+    if not still or len(still) == len(ratios) or moves < MOVES * max(still.values()):
         return None
     meant = set(still) <= _slow_on_purpose(facts)
     drifts = {group: facts.last[f"drift/{group}"] for group in still}
@@ -54,7 +55,7 @@ def frozen_in_effect(facts: Facts) -> Verdict | None:
     )
     if meant:
         message = f"{message}, as its small lr_scale asks for"
-        advice = "if it is not to move, freezing it (lr_policy) gives the same for less time"
+        advice = "if it is not to move, freezing it (lr_policy) gives nearly the same for less time"
     else:
         advice = f"raise the rates of {names} in lr_policy, or freeze it and save the time"
     return found(

@@ -21,6 +21,7 @@ STEADY = 0.9  # of those steps, at least this share made the training loss lower
 GAINED = 0.02  # accuracy that the last doubling of learning time brought at least
 FELL = 0.02  # of the loss, that it fell by at least
 GAINED_MUCH, FELL_MUCH, VERY_STEADY = 0.03, 0.05, 0.95  # likewise, where steps are not that short
+GAINS = ((GAINED, FELL), (GAINED_MUCH, FELL_MUCH))
 ROOM = 0.95  # accuracy on training images, below which a higher rate has something to gain
 LOW_RATIO = 2e-3  # update ratio that no group exceeds where rates are low
 USUAL_RATIO = 7e-3  # and where they are not high
@@ -89,38 +90,39 @@ def too_slow(facts: Facts) -> Verdict | None:
     if wrong_labels(facts):  # which a higher rate would learn by heart
         return None
     room = facts.last["train_eval/accuracy"] < ROOM and half.steady >= VERY_STEADY
-    limits = [
-        (LOW_RATIO, half.accuracy >= GAINED and half.loss >= FELL),
-        (USUAL_RATIO, half.accuracy >= GAINED_MUCH and half.loss >= FELL_MUCH and room),
-        (VERY_LOW_RATIO, _unsolved(facts)),
+    much = half.accuracy >= GAINED_MUCH and half.loss >= FELL_MUCH and room
+    some, most = ({"accuracy_gained": a, "loss_fell": b} for a, b in GAINS)
+    limits: list[tuple[float, bool, dict[str, float]]] = [
+        (LOW_RATIO, half.accuracy >= GAINED and half.loss >= FELL, some),
+        (USUAL_RATIO, much, most),
+        (VERY_LOW_RATIO, _unsolved(facts), {"train_eval/accuracy": UNSOLVED_ACCURACY}),
     ]
-    limit = next((limit for limit, holds in limits if holds and ratio <= limit), None)
-    if limit is None:
+    found_by = next(((at, held) for at, holds, held in limits if holds and ratio <= at), None)
+    if found_by is None:
         return None
+    limit, held = found_by
     message = (
         f"too slow: from epoch {half.first} to {half.last}, the second half of the learning time,"
-        f" accuracy rose by {100 * half.accuracy:.1f} points and the loss fell by"
-        f" {percent(half.loss)}, steadily, with steps of at most {ratio:.1e} of the weights"
+        f" accuracy changed by {100 * half.accuracy:+.1f} points and the loss fell by"
+        f" {100 * half.loss:.3g}%, steadily; a typical step changes at most {ratio:.1e}"
+        " of a group's weights"
     )
-    advice = "a higher optimizer.lr goes further in the same time (try 3 and 10 times); so do more"
+    higher = "10 and 100" if limit == VERY_LOW_RATIO else "3 and 10"
+    advice = f"try optimizer.lr {higher} times higher, or train longer: a larger trainer.epochs"
     return found(
         "too_slow",
         WARNING,
         message,
-        f"{advice} trainer.epochs",
+        advice,
         epochs=[half.first, half.last],
         values={
             "accuracy_gained": half.accuracy,
             "loss_fell": half.loss,
             "steady": half.steady,
             "largest_update_ratio": ratio,
+            "train_eval/accuracy": facts.last["train_eval/accuracy"],
         },
-        threshold={
-            "accuracy_gained": GAINED,
-            "loss_fell": FELL,
-            "steady": STEADY,
-            "largest_update_ratio": limit,
-        },
+        threshold=held | {"steady": STEADY, "largest_update_ratio": limit},
     )
 
 

@@ -78,8 +78,8 @@ def unstable(facts: Facts) -> Verdict | None:
         f" learned it again; in epoch {worst} val loss was {rise:.3f} above its lowest so far, val"
         f" accuracy {100 * fall:.1f} points below its highest"
     )
-    advice = "lower optimizer.lr, or lower it over time (scheduler=cosine); scheduler.warmup and"
-    advice = f"{advice} trainer.clip_grad_norm take the peaks off"
+    advice = "lower optimizer.lr, or lower it over time (scheduler=cosine); scheduler.warmup or"
+    advice = f"{advice} trainer.clip_grad_norm may take the peaks off"
     return found(
         "unstable",
         WARNING,

@@ -7,6 +7,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lrexp.config.errors import Terminated
 from lrexp.config.names import shown_path
 from lrexp.config.schema.training import Wandb
 from lrexp.folder.layout import PLAN, WANDB
+from lrexp.judge.verdicts import KINDS
 from lrexp.plan.plan import read_plan
 from lrexp.record.recorders import RunInfo
 from lrexp.record.wandb.agent import trial
@@ -78,6 +80,7 @@ class WandbRecorder:
             _closing.pop(0).join()
         _closing[:] = [thread for thread in _closing if thread.is_alive()]
         opening = arguments(settings, job_type, info, own)
+        self._asked = opening["tags"]
         opening |= as_recorded(again) if again else {}
         self._id = opening["id"]
         earlier_files = runs_below(info.folder, self._id)
@@ -137,9 +140,9 @@ class WandbRecorder:
         }
         if status == "failed":
             alerts["failed"] = str(summary.get("error"))
-        had = run.tags or ()
-        if new := [tag for tag in clean_tags([*kinds, *alerts]) if tag not in had]:
-            run.tags = (*had, *new)
+        had = tuple(run.tags or ())
+        if (tags := tags_of(had, self._asked, [*kinds, *alerts])) != had:
+            run.tags = tags
         for title, text in alerts.items():
             run.alert(title=title, text=without_home(text), level="WARN")
         if not run.disabled:
@@ -216,6 +219,15 @@ class WandbRecorder:
                 mark_synced(file)
         for row in earlier:
             self.row(row)
+
+
+def tags_of(had: Sequence[str], asked: Collection[str], found: Sequence[str]) -> tuple[str, ...]:
+    """The tags of a run that ends: those it had, and what was found of it.
+
+    What was found when it was stopped before, and no longer is, goes, unless it was asked for.
+    """
+    kept = [tag for tag in had if tag in asked or tag in found or tag not in KINDS]
+    return tuple(dict.fromkeys([*kept, *clean_tags([*found])]))
 
 
 def flat_summary(summary: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -29,7 +29,7 @@ def first_finding(run: Run) -> dict[str, Any]:
 
 def finding_marks(run: Run) -> list[Mark]:
     """Where in the curves over epochs verdicts happened."""
-    marks = list[Mark]()
+    marks, drawn = list[Mark](), {row["epoch"] for row in run.rows}
     for verdict in run.summary["verdicts"]:
         kind, epochs = str(verdict.get("kind")), _epochs(verdict)
         if kind in UNMARKED or not epochs:
@@ -37,7 +37,7 @@ def finding_marks(run: Run) -> list[Mark]:
         bad = "bad" if verdict.get("severity") == "error" else "note"
         word = SINCE.get(kind, kind.replace("_", " "))
         shown = epochs[:1] if kind in SINCE else epochs
-        marks += [Mark(epoch, word, bad) for epoch in shown]
+        marks += [Mark(epoch, word, bad) for epoch in shown if epoch in drawn]
     return marks[:MOST_MARKS]
 
 
@@ -62,13 +62,15 @@ def findings(run: Run) -> Markup:
 
 def _epochs(verdict: Mapping[str, Any]) -> list[int]:
     """Those it happened at; of an older run none are known."""
-    found = (verdict.get("evidence") or {}).get("epochs")
-    return [e for e in found if isinstance(e, int)] if isinstance(found, Sequence) else []
+    evidence = verdict.get("evidence")
+    found = evidence.get("epochs") if isinstance(evidence, Mapping) else None
+    return [e for e in found if isinstance(e, int)] if isinstance(found, list) else []
 
 
 def _evidence(verdict: Mapping[str, Any]) -> str:
     """`accuracy gained 0.155 (0.02), steady 1 (0.9)`; numbers alone."""
-    evidence = verdict.get("evidence") or {}
+    evidence = verdict.get("evidence")
+    evidence = evidence if isinstance(evidence, Mapping) else {}
     values, threshold = (evidence.get(name) or {} for name in ("values", "threshold"))
     if not isinstance(values, Mapping) or not isinstance(threshold, Mapping):
         return ""

@@ -217,8 +217,8 @@ def _group_table(explored: Exploration, word: str) -> Markup:
         ),
         *_measures(measured),
         (
-            Column("overfits", hint="what its runs came to by their last epoch"),
-            lambda g: counted_kinds(g.best.kinds) or ("not found" if g.best.worth.n else "–"),
+            Column("found", hint="what its runs came to by their last epoch"),
+            lambda g: counted_kinds(g.best.kinds) or ("nothing" if g.best.worth.n else "–"),
         ),
         (Column("time", number=True, hint="of a run, mean over seeds"), _took),
         (
