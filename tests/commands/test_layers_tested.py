@@ -12,6 +12,7 @@ import pytest
 
 from lrexp.__main__ import main
 from lrexp.config.errors import UserError
+from lrexp.folder.layout import LAYER_CHECK, LAYER_RUNS
 from lrexp.session.layer_test import begin_layer_test
 
 # a head a thousand times too slow: what helps is known
@@ -54,7 +55,7 @@ def test_what_cannot_be_tested_is_refused_before_there_is_a_folder(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["lr_policy", "runs", "check", "plots", "protocol.json"])
+@pytest.mark.parametrize("name", ["lr_policy", LAYER_RUNS, LAYER_CHECK, "plots", "protocol.json"])
 @pytest.mark.parametrize("resume", [False, True])
 def test_nothing_is_written_through_a_link_that_leads_out(
     name: str, resume: bool, tmp_path: Path
@@ -89,12 +90,12 @@ def test_the_layer_that_is_too_slow_is_found_and_the_policy_to_paste_trains(
         assert (folder / name).is_file()
 
     # the baseline is the policy as it was asked for, to the bit
-    points = json.loads((folder / "runs" / "points.json").read_text())["points"]
+    points = json.loads((folder / LAYER_RUNS / "points.json").read_text())["points"]
     base = next(p for p in points if p["case"] == "as asked for" and "seed=1" in p["overrides"])
     alone = [word for word in SLOW_HEAD if not word.startswith("task")]
     single = tmp_path / "single"
     assert main([*alone, "seed=1", "trainer.threads=1", f"hydra.run.dir={single}"]) == 0
-    plans = [(at / "plan.csv").read_text() for at in (single, folder / "runs" / base["folder"])]
+    plans = [(at / "plan.csv").read_text() for at in (single, folder / LAYER_RUNS / base["folder"])]
     assert plans[0] == plans[1]
 
     # both ways to have the policy give the promised rates, and train
@@ -113,7 +114,7 @@ def test_the_layer_that_is_too_slow_is_found_and_the_policy_to_paste_trains(
     assert main([*SLOW_HEAD, where]) == 2
     assert "trainer.resume=auto goes on with it" in capsys.readouterr().err
     more = [*SLOW_HEAD[:-1], "task.repeats=6", "trainer.resume=auto", where]
-    kept = {file: file.read_bytes() for file in folder.glob("runs/*/metrics.jsonl")}
+    kept = {file: file.read_bytes() for file in folder.glob(f"{LAYER_RUNS}/*/metrics.jsonl")}
     assert main([*more, "optimizer.lr=0.01"]) == 2
     assert "holds another test: optimizer.lr was" in capsys.readouterr().err
     assert main([*more, "task.check=false"]) == 2
