@@ -56,7 +56,7 @@ OF_WHICH = (PROTOCOL, STEPS, *OF_COMPARISON)
 # of a test of layers
 LAYER_TEST, LAYER_TABLE = "layer_test.json", "layer_test.csv"
 LAYER_POLICY = "lr_policy/layer_test.yaml"  # with --config-dir FOLDER: lr_policy=layer_test
-LAYER_RUNS, LAYER_CHECK = "one_by_one", "together"  # sweeps: layer by layer; all that helps
+LAYER_RUNS, LAYER_CHECK = "one_by_one", "combined"  # sweeps: layer by layer; all that helps
 
 # of both
 REPORT = "report.html"

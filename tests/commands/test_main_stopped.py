@@ -49,7 +49,7 @@ def test_a_folder_belongs_to_one_run(
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
-        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
         pytest.param(signal.SIGHUP, 143, marks=pytest.mark.slow),
     ],

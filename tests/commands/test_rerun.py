@@ -97,6 +97,7 @@ def in_fresh_process(*arguments: str, cwd: Path, threads: str = "1") -> tuple[in
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_is_identical_in_a_fresh_process_and_another_folder(
     smoke: Path, tmp_path: Path
 ) -> None:
@@ -157,6 +158,7 @@ def stacked_point(*overrides: str) -> Path:
     return point
 
 
+@pytest.mark.slow
 def test_a_stacked_point_is_held_to_what_rounding_does_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +187,7 @@ def test_a_stacked_point_is_held_to_what_rounding_does_to_it(
     assert "final weights differ by" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_of_a_stacked_point_that_rounding_leads_elsewhere_nothing_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -610,6 +613,7 @@ def test_a_grid_around_a_saved_run(run: Path) -> None:
     assert all(p["trainer"]["limit_train_batches"] == 4 for p in points)  # the saved trainer
 
 
+@pytest.mark.slow
 def test_a_grid_around_a_saved_run_says_how_to_make_it_again_and_goes_on(run: Path) -> None:
     edit(run / "config.yaml", lambda config: config["lr_policy"].update(name="freeze_backbone"))
     options = Path("own") / "optimizer"

@@ -62,7 +62,7 @@ OPTIONS = {
     )},
     "lp_ft": ["lr_policy=lp_ft", "lr_policy.head_epochs=1"],
 }  # fmt: skip
-QUICK = ("adam", "auto_rgn", "averaged batchnorm", "freezeout", "muon", "patience", "plateau")
+QUICK = ("adam", "auto_rgn", "freezeout", "muon", "patience", "plateau")
 POINTS = {
     "within an epoch": 8,  # of 20 steps, 5 an epoch
     "before an edge": 5,

@@ -168,6 +168,7 @@ def test_completion_offers_verbs_and_settings_for_the_first_word(
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.slow
 def test_bash_completes_with_hydras_script(here: Path) -> None:
     command = here / "bin" / "lrexp"  # as pip writes it for [project.scripts]
     command.parent.mkdir()

@@ -28,6 +28,7 @@ def resolved(config: Any) -> DictConfig:
     return check(OmegaConf.structured(config))[0]
 
 
+@pytest.mark.slow
 def test_every_config_keeps_its_id(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LREXP_ALLOW_TARGETS", "lrexp")
     found = {line: config_id(resolved(compose(*shlex.split(line)))) for line in IDS}

@@ -585,6 +585,7 @@ def only_in_its_folder(did: list[str], folder: Path) -> list[str]:
     return [d for d in did if d not in own and d not in below]
 
 
+@pytest.mark.slow
 def test_what_is_refused_while_it_is_built_leaves_nothing(audited: Audited, tmp_path: Path) -> None:
     hostile_files(tmp_path)
     before = {*contents(tmp_path), "hostile_package", "hostile_package/__init__.py"}

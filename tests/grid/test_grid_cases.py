@@ -168,6 +168,7 @@ def test_shipped_cases_compose_and_build(file: Path, points: Callable[..., Any])
         assert {point.settings["lr_policy.name"] for point in found} == options
 
 
+@pytest.mark.slow
 def test_the_policies_fit_a_single_epoch_and_two_layers(points: Callable[..., Any]) -> None:
     short = ("model=mlp", "model.widths=[8]", "trainer.epochs=1", "optimizer.lr=1e-5")
     found = points("cases=policies", *short, equal=True)

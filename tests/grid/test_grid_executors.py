@@ -340,6 +340,7 @@ def test_auto_does_not_time_what_is_short(run: Run, monkeypatch: pytest.MonkeyPa
     assert {ran.summary(num)["executor"] for num in range(2)} == {"serial"}
 
 
+@pytest.mark.slow
 def test_auto_times_few_of_many_points_that_cannot_train_together(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

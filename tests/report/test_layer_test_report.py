@@ -13,6 +13,7 @@ import pytest
 
 from lrexp.__main__ import main
 from lrexp.config.errors import UserError
+from lrexp.folder.layout import LAYER_RUNS
 from lrexp.judge.layer_test import Change, LayerTest, Word, sentence
 from lrexp.plan.multiplied import Part
 from lrexp.report.layer_test.figures import layers_figure
@@ -153,4 +154,4 @@ def test_a_verb_for_runs_says_where_those_of_a_test_are(
 ) -> None:
     write_layer_test(tmp_path, made_up())
     assert main([words[0], str(tmp_path), *words[1:]]) == 2
-    assert f"its runs are in {tmp_path}/runs" in capsys.readouterr().err
+    assert f"its runs are in {tmp_path / LAYER_RUNS}" in capsys.readouterr().err

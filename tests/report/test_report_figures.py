@@ -34,6 +34,7 @@ def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Figure, "savefig", lambda _, file, **__: file.touch())
 
 
+@pytest.mark.slow
 def test_the_main_figures_are_drawn_twice(drawn: Path) -> None:
     from PIL import Image
 
@@ -51,6 +52,7 @@ def test_words_of_an_svg_stay_words(drawn: Path) -> None:
     assert {"epoch", "loss", "val", "train-eval", "gap"} <= words
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes(drawn: Path, tmp_path: Path) -> None:
     written = write_run_plots(write_run(tmp_path / "run"))
     assert len(written) == 2 * len(NAMES)

@@ -451,6 +451,7 @@ def test_many_policies_are_all_there_but_not_all_drawn(tmp_path: Path) -> None:
     assert page.count('<figure class="chart compact"') == 24
 
 
+@pytest.mark.slow
 def test_a_thousand_points_fit_a_page_and_take_seconds_of_the_cpu(tmp_path: Path) -> None:
     large_sweep(tmp_path, epochs=30)
     started = time.process_time()
@@ -473,6 +474,7 @@ def test_fifty_points_cost_a_sweep_less_than_a_second_of_the_cpu(tmp_path: Path)
 # ---- figures for papers
 
 
+@pytest.mark.slow
 def test_figures_are_written_as_png_and_svg_and_the_same_by_the_command(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -75,6 +75,7 @@ def numbers(folder: Path) -> list[Any]:
     return [summary["weights_hash"], summary["test"], timeless]
 
 
+@pytest.mark.slow
 def test_a_network_that_draws_from_any_generator_is_reproduced_resumed_and_alone_in_a_grid(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
