@@ -19,7 +19,6 @@ GRID = "hydra/sweeper/sampler=grid"
 
 
 @pytest.mark.filterwarnings("ignore")  # Optuna's own
-@pytest.mark.slow
 def test_trials_run_in_one_session_and_are_ranked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -726,6 +726,7 @@ def test_checkpoint_settings_do_not_change_a_configs_id(compose: Any) -> None:
     assert config_id(plain) != config_id(OmegaConf.structured(compose(*SMALL, "trainer.epochs=5")))
 
 
+@pytest.mark.slow
 def test_the_wandb_run_goes_on_without_gap_or_repeat(run: Run) -> None:
     from wandb_log import read_log
 

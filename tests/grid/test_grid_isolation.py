@@ -27,6 +27,7 @@ def state() -> list[object]:
     ]
 
 
+@pytest.mark.slow
 def test_everything_is_put_back(tmp_path: Path) -> None:
     with undisturbed():
         before = state()

@@ -207,6 +207,7 @@ def test_only_workers_that_train_at_a_time_measure_a_pool(
     assert len(asked) == 2 * len(rates)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_ready_too_late_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lrexp.grid.stack.probe.clones", lambda trainer, seeds: [trainer])
     monkeypatch.setattr("lrexp.grid.stack.probe.steps_per_s", lambda trainers, budget_s: 50.0)

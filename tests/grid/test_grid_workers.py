@@ -408,6 +408,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_the_server_searches_modules_where_the_program_does(
     program: Program, tmp_path: Path
 ) -> None:
