@@ -11,7 +11,7 @@ DATA holds gtsrb32/, mnist/ and weights/. For each of four tasks (in this proces
 
 Printed is the mean test accuracy over these other seeds, and of each suggestion how far it is below
 the best rate's, in points, with the standard error over seeds. Within two points is a hit. What was
-trained is kept in FOLDER (/tmp/range_test_table), so that the script goes on where it was stopped.
+trained is kept in FOLDER (outputs/range_test), so that the script goes on where it was stopped.
 MNIST and the signs are reduced so that all of it takes about 15 minutes of one CPU.
 """
 
@@ -103,7 +103,7 @@ def below(best: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("/tmp/range_test_table"))
+    parser.add_argument("--out", type=Path, default=Path("outputs/range_test"))
     parser.add_argument("--only", nargs="*", help="names of tasks, or their beginnings")
     args = parser.parse_args()
     hits: dict[str, list[bool]] = {}

@@ -46,7 +46,6 @@ VERBS = {
     "sync": "upload to W&B what was recorded without it",
     "dashboard": "a team's W&B dashboard, or a sweep's report there, as code",
 }
-WIDTH = 80  # where no terminal says
 
 
 def answer(dispatch: Callable[[], int]) -> int:
@@ -150,6 +149,11 @@ def flag_meant(parser: argparse.ArgumentParser, message: str) -> str:
     return f"{message}\n  did you mean {near[0]}?" if near else message
 
 
+def columns() -> int:
+    """How wide the terminal is; 80 where there is none."""
+    return shutil.get_terminal_size((80, 24)).columns
+
+
 def ended(ran: Ran) -> int:
     """The exit code of a run that came to its end; says so when that was before."""
     if ran.before:
@@ -193,10 +197,9 @@ def layers_tested(
     design = plan_layer_test(loader, config, overrides, extra)
     say("\n".join(opening_lines(design)))
     done = begin_layer_test(design, say, keep)
-    width = shutil.get_terminal_size((WIDTH, 24)).columns
-    say("\n".join(["", *layers_lines(done.found, done.folder, width)]))
+    say("\n".join(["", *layers_lines(done.found, done.folder, columns())]))
     drawn = f", {PLOTS}/{PICTURE}.png" * (layers_figure(done.found) is not None)
     say(f"report {shown_path(done.page)}, {LAYER_TABLE}{drawn}")
     if done.offline:
         say(f"wandb  offline; upload with: lrexp sync {shlex.quote(shown_path(done.folder))}")
-    return 1 if any(one.word == "not measured" for one in done.found.changes) else 0
+    return 1 if done.undone else 0

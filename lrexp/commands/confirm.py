@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 
-from lrexp.commands.answer import compared_words, parser_of
+from lrexp.commands.answer import columns, compared_words, parser_of
 from lrexp.config.errors import for_terminal
 from lrexp.config.names import shown_path
 
@@ -24,7 +23,6 @@ EXAMPLES = """\
   lrexp confirm latest --baseline layerwise_decay --metric balanced_accuracy
 """
 CODES = "0 concluded, 1 a run failed, 2 a mistake in the request, or nothing to conclude yet"
-WIDTH = 80  # where no terminal says
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,7 +45,7 @@ def main(argv: list[str]) -> int:
     asked = Asked(args.seeds, args.baseline, args.margin, args.metric)
     done = confirm(args.sweep, asked, lambda line: print(for_terminal(line), flush=True))
     page = write_conclusion(done.folder, done.conclusion)  # first: the terminal may be gone
-    width = shutil.get_terminal_size((WIDTH, 24)).columns
+    width = columns()
     print("\n".join(["", *conclusion_lines(done.conclusion, width)]))
     print(f"page   {for_terminal(shown_path(page))}")
     return 0

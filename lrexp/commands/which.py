@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lrexp.commands.answer import compared_words, parser_of
+from lrexp.commands.answer import columns, compared_words, parser_of
 from lrexp.config.errors import UserError, for_terminal
 from lrexp.config.names import shown_path
 
@@ -32,7 +31,6 @@ EXAMPLES = """\
   lrexp which --resume                            go on with the newest that was stopped
 """
 CODES = "0 concluded, 1 a run failed, 2 a mistake in the request"
-WIDTH = 80  # where no terminal says
 MINUTES = {"s": 1 / 60, "m": 1.0, "min": 1.0, "minutes": 1.0, "h": 60.0}
 
 
@@ -98,7 +96,7 @@ def _told(done: Answer) -> int:
     """Show what it came to."""
     from lrexp.report.comparison.lines import conclusion_lines
 
-    width = shutil.get_terminal_size((WIDTH, 24)).columns
+    width = columns()
     lines = ["", *conclusion_lines(done.conclusion, width), f"page   {shown_path(done.page)}"]
     if done.offline:
         lines.append(

@@ -47,7 +47,7 @@ from lrexp.session.layer_test_asked import (
 )
 from lrexp.session.others import refuse_leading_out
 from lrexp.session.sweep import Around, Say
-from lrexp.session.trials import failures, train_cases
+from lrexp.session.trials import failures, problems_only, train_cases
 
 Show = Callable[[Path, LayerTest], Path]  # keeps what was found in its folder, as a page and files
 
@@ -59,6 +59,7 @@ class Answer:
     folder: Path
     found: LayerTest
     page: Path
+    undone: int  # runs without a result; one that diverged is a result
 
     @property
     def offline(self) -> bool:
@@ -128,7 +129,7 @@ def _carry_out(design: Design, say: Say, show: Show, begin: Callable[[], object]
     paste = design.rules(chosen).overrides if chosen else ()
     found = replace(found, sentence=sentence(found), paste=tuple(paste))
     _keep_policy(design, found, chosen)
-    return Answer(design.folder, found, show(design.folder, found))
+    return Answer(design.folder, found, show(design.folder, found), len(tried.undone))
 
 
 def _sweep_name(chosen: Mapping[int, float]) -> str:
@@ -146,17 +147,11 @@ def _train(
     said: set[str],
 ) -> None:
     """Train what the folder has no result of yet."""
-
-    def heard(line: str) -> None:
-        for one in line.splitlines():
-            if one.startswith(("failed", "warning")):
-                say(one)
-
     axes = {
         name: [*overrides, f"{SEED}={','.join(map(str, seeds))}"]
         for name, overrides in cases.items()
     }
-    around = Around(heard, begin=begin, close=failures, said=said)
+    around = Around(problems_only(say), begin=begin, close=failures, said=said)
     train_cases(design.loader(), folder, axes, [*design.how, *design.common], around)
     if not is_sweep(folder):
         raise UserError(f"{shown_path(folder)} holds no runs")

@@ -166,6 +166,17 @@ def closing_lines(board: Leaderboard) -> list[str]:
     return lines
 
 
+def problems_only(say: Say) -> Say:
+    """Of what a sweep says, what people have to know."""
+
+    def heard(line: str) -> None:
+        for one in line.splitlines():
+            if one.startswith(("failed", "warning")):
+                say(one)
+
+    return heard
+
+
 def failures(board: Leaderboard) -> list[str]:
     """A line on every run that failed."""
     return [f"failed {point.folder}: {error}" for point, error in board.failed()]

@@ -36,7 +36,7 @@ from lrexp.session.procedure import (
     read_procedure,
 )
 from lrexp.session.sweep import Around, Say
-from lrexp.session.trials import Trials, failures, train_cases, train_trials
+from lrexp.session.trials import Trials, failures, problems_only, train_cases, train_trials
 from lrexp.session.which_folder import ENDED, has_runs, of_ladders, runs_ended, steps_of
 from lrexp.session.which_lines import (
     climbed_lines,
@@ -164,7 +164,9 @@ class _Folders:
         count = len(plan.seeds) * sum(one.tries for one in ladders)
         if len(found) < count or any(point.status not in ENDED for point in found):
             axes = ladder_axes(replace(plan, ladders=tuple(ladders)))
-            around = Around(self._heard, self._refuse_tried, self.begin, failures, self.said)
+            around = Around(
+                problems_only(self.say), self._refuse_tried, self.begin, failures, self.said
+            )
             common = [*self._how(), *plan.overrides]
             with self._timed("rates", folder):
                 train_cases(self.loader, folder, axes, common, around)
@@ -196,7 +198,7 @@ class _Folders:
                 {one.name: one.ran_with for one in contenders if one.ran_with},
             )
             with self._timed("comparison", folder):
-                train_trials(self.loader, trials, self._heard, said=self.said)
+                train_trials(self.loader, trials, problems_only(self.say), said=self.said)
         tried = read_tried(folder)
         if not has_runs(folder, seeds) and tried.undone:
             one = tried.undone[0]
@@ -294,12 +296,6 @@ class _Folders:
 
     def _there(self, name: str) -> bool:
         return is_sweep(self.folder / name)
-
-    def _heard(self, line: str) -> None:
-        """Of what a sweep says, what people have to know."""
-        for one in line.splitlines():
-            if one.startswith(("failed", "warning")):
-                self.say(one)
 
 
 class _Timed:

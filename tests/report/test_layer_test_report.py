@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lrexp.__main__ import main
+from lrexp.commands.answer import layers_tested
 from lrexp.config.errors import UserError
 from lrexp.folder.layout import LAYER_RUNS
 from lrexp.judge.layer_test import Change, LayerTest, Word, sentence
@@ -20,6 +21,7 @@ from lrexp.report.layer_test.figures import layers_figure
 from lrexp.report.layer_test.files import layers_csv, read_layer_test
 from lrexp.report.layer_test.lines import layers_lines
 from lrexp.report.layer_test.page import layers_page, write_layer_test
+from lrexp.session import layer_test, layer_test_asked
 
 NAN = math.nan
 
@@ -155,3 +157,16 @@ def test_a_verb_for_runs_says_where_those_of_a_test_are(
     write_layer_test(tmp_path, made_up())
     assert main([words[0], str(tmp_path), *words[1:]]) == 2
     assert f"its runs are in {tmp_path / LAYER_RUNS}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("undone", "code"), [(0, 0), (2, 1)])
+def test_a_run_without_a_result_is_a_failure_and_one_that_diverged_is_not(
+    undone: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = replace(made_up(), changes=(replace(change(1, 0.0, NAN, "not measured")),), paste=())
+    done = layer_test.Answer(tmp_path, told, tmp_path / "report.html", undone)
+    monkeypatch.setattr(layer_test, "begin_layer_test", lambda *given: done)
+    monkeypatch.setattr(layer_test_asked, "plan_layer_test", lambda *given: None)
+    monkeypatch.setattr(layer_test_asked, "opening_lines", lambda design: [])
+    nobody: Any = None
+    assert layers_tested(nobody, nobody, [], None) == code

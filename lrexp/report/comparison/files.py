@@ -65,25 +65,44 @@ def read_conclusion(folder: Path) -> Conclusion:
         UserError: when the file is none that this version reads.
         OSError: when there is none.
     """
-    file = folder / COMPARISON
+    return read_as(Conclusion, folder / COMPARISON, f"lrexp comparison {SCHEMA}")
+
+
+def read_as(
+    kind: type[T], file: Path, schema: str, check: Callable[[T], object] = lambda found: None
+) -> T:
+    """A dataclass from a JSON file of ours that names its schema.
+
+    Args:
+        kind: the dataclass; lists are read as tuples, and fields it does not have are left out.
+        file: to read.
+        schema: as the file names it.
+        check: raises ValueError for values that do not go together.
+
+    Raises:
+        UserError: when the file is none that this version reads.
+        OSError: when there is none.
+    """
     try:
         found = json_of(text_of(file))
-        if not isinstance(found, dict) or found.get("schema") != f"lrexp comparison {SCHEMA}":
-            raise ValueError(f'its schema is not "lrexp comparison {SCHEMA}"')
-        return built(Conclusion, found, "")
+        if not isinstance(found, dict) or found.get("schema") != schema:
+            raise ValueError(f'its schema is not "{schema}"')
+        made: T = _built(kind, found, "")
+        check(made)
+        return made
     except ValueError as error:
         raise UserError(f"{file} cannot be read: {error}") from error
 
 
-def built(kind: Any, value: Any, where: str) -> Any:
+def _built(kind: Any, value: Any, where: str) -> Any:
     """A value of a type, dataclasses and tuples of them included, from what JSON holds."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        return None if value is None else built(inner[0], value, where)
+        return None if value is None else _built(inner[0], value, where)
     if is_dataclass(kind) and isinstance(value, Mapping):
         hints = get_type_hints(kind)
         known = {f.name for f in fields(kind)} & set(value)
-        given = {name: built(hints[name], value[name], f"{where}.{name}") for name in known}
+        given = {name: _built(hints[name], value[name], f"{where}.{name}") for name in known}
         try:
             return kind(**given)  # type: ignore[operator]
         except TypeError as error:
@@ -92,8 +111,8 @@ def built(kind: Any, value: Any, where: str) -> Any:
         if origin is tuple and inner[-1] is not Ellipsis:
             if len(inner) != len(value):
                 raise ValueError(f"{where}: {len(value)} values in place of {len(inner)}")
-            return tuple(built(k, v, where) for k, v in zip(inner, value, strict=True))
-        return tuple(built(inner[0], one, f"{where}[{i}]") for i, one in enumerate(value))
+            return tuple(_built(k, v, where) for k, v in zip(inner, value, strict=True))
+        return tuple(_built(inner[0], one, f"{where}[{i}]") for i, one in enumerate(value))
     if origin is Literal and value in inner:
         return value
     if kind is float and isinstance(value, str) and value in ENDLESS:

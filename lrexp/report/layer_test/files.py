@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lrexp import __version__
-from lrexp.config.errors import UserError
 from lrexp.folder.files import csv_text, strict_json
 from lrexp.folder.layout import LAYER_TEST
 from lrexp.judge.layer_test import Change, LayerTest, factor_words
-from lrexp.report.comparison.files import built
-from lrexp.runs.reading import json_of, text_of
+from lrexp.report.comparison.files import read_as
 
 SCHEMA = "lrexp layer test 1"  # grows when a field changes its name or meaning
 JSON_MARK = f'"schema": "{SCHEMA[:-1]}'  # in every file: what has it may be written anew
@@ -33,19 +31,15 @@ def read_layer_test(folder: Path) -> LayerTest:
         UserError: when the file is none that this version reads.
         OSError: when there is none.
     """
-    file = folder / LAYER_TEST
-    try:
-        found = json_of(text_of(file))
-        if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-            raise ValueError(f'its schema is not "{SCHEMA}"')
-        test = built(LayerTest, found, "")
-        if any(not 0 <= one.part < len(test.parts) for one in test.changes):
-            raise ValueError("a change is of no part")
-        if any(one.factor not in test.factors for one in test.changes):
-            raise ValueError("a change is by no factor")
-        return test
-    except ValueError as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
+    return read_as(LayerTest, folder / LAYER_TEST, SCHEMA, _refuse_foreign)
+
+
+def _refuse_foreign(test: LayerTest) -> None:
+    """Raise ValueError for changes of a part, or by a factor, that the test has not."""
+    if any(not 0 <= one.part < len(test.parts) for one in test.changes):
+        raise ValueError("a change is of no part")
+    if any(one.factor not in test.factors for one in test.changes):
+        raise ValueError("a change is by no factor")
 
 
 def layers_csv(found: LayerTest) -> str:
