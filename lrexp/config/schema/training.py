@@ -34,6 +34,9 @@ MONITORS = {
 
 STOPS = ("diverged", "collapsed")  # kinds of verdicts that trainer.stop_on may end a run by
 
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # of a forward pass; weights are float32 in all
+COMPILED = ("none", "default", "max-autotune", "aot_eager")  # the last traces and generates no code
+
 LEAST_STD = 1e-4  # of pixels in [0, 1], a fortieth of a grey level: less is no contrast
 
 
@@ -175,6 +178,12 @@ _STAYS: Any = {"resume": "stays"}
 _OWN: Any = {"stack": "member"}
 
 
+def _alone(name: str) -> dict[str, Any]:
+    """Of a setting that only a run by itself has at another value than the neutral one."""
+    return {"stack": f"trainer.{name} is for runs that train by themselves"}
+
+
+
 @dataclass
 class Trainer:
     """Each setting says whether it is part of config_id, may change on resume, and is stacked."""
@@ -192,6 +201,18 @@ class Trainer:
     train_eval_limit: int = number(at_least=2, reads=True, **_COUNTS | _STAYS)
     eval_batch_size: int = number(at_least=1, **_COUNTS)
     stats_every: int = number(at_least=0, **_COUNTS)
+    precision: str = choice(*PRECISIONS, neutral="fp32", **_COUNTS | _alone("precision"))
+    channels_last: bool = setting(neutral=False, **_COUNTS | _alone("channels_last"))
+    compile: str = choice(*COMPILED, neutral="none", **_COUNTS | _alone("compile"))
+    cuda_graph: bool = setting(neutral=False, **_COUNTS | _alone("cuda_graph"))
+    accumulate: int = number(at_least=1, neutral=1, **_COUNTS | _STAYS | _alone("accumulate"))
+    ema: float | None = number(
+        above=0, below=1, neutral=None, **_COUNTS | _STAYS | _alone("ema")
+    )
+    sync_batchnorm: bool = setting(neutral=False, **_COUNTS | _alone("sync_batchnorm"))
+    cache_features: str = choice(
+        "auto", "never", identity=False, resume="may", stack="ignored", decides=False
+    )
     checkpoint_every_steps: int | None = number(
         at_least=1,
         identity=False,
