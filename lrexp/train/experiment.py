@@ -13,6 +13,7 @@ from lrexp.data.dataset import Dataset
 from lrexp.models.layer_map import LayerMap
 from lrexp.optim.schedulers.plateau import Plateau
 from lrexp.plan.plan import Plan
+from lrexp.train.computing import PLAIN, Computing
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (B, classes) logits and labels → scalar
 
@@ -37,3 +38,4 @@ class Experiment:
     # parameters around each module without any (dropout), where the plan freezes some
     beside: Mapping[str, frozenset[str]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # what is odd about plan and schedule
+    computing: Computing = PLAIN

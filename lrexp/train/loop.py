@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -29,8 +29,10 @@ from lrexp.optim.optimizers import (
     use_averaged_weights,
     use_training_weights,
 )
+from lrexp.train.computing import quiet_collector
 from lrexp.train.experiment import Experiment
 from lrexp.train.first_numbers import fault_of_evaluation, fault_of_step
+from lrexp.train.loss_scale import LossScale
 from lrexp.train.measure import (
     Drift,
     StepStats,
@@ -38,6 +40,7 @@ from lrexp.train.measure import (
     evaluate_split,
     seen_row,
 )
+from lrexp.train.recorded import Pass, Recorded
 from lrexp.train.scales import measure_scales
 from lrexp.train.signals import whole
 from lrexp.train.state import (
@@ -86,6 +89,9 @@ class Trainer:
         self.frozen = FrozenProof(experiment)
         self.fault = ""  # what of the first step was not finite
         self.factors_then: dict[str, float] = {}  # at the last step of a state taken up
+        fp16 = experiment.computing.precision == "fp16"
+        self._recorded: Recorded | None = None  # of the phase that is being trained
+        self.loss_scale = LossScale(experiment.optimizer, experiment.device) if fp16 else None
         self._drift = Drift(experiment.model, experiment.plan)
         steps = len(experiment.schedule), experiment.steps_per_epoch
         self._factors = experiment.plan.factors(*steps)  # g(t) of the groups that have one
@@ -112,12 +118,36 @@ class Trainer:
 
         `watch` sees the loss () of every step; the epoch ends after the one it says True to.
         """
-        experiment, settings = self.experiment, self.settings
-        model, optimizer = experiment.model, experiment.optimizer
+        experiment, optimizer = self.experiment, self.experiment.optimizer
+        model, computing, train = experiment.model, experiment.computing, experiment.dataset.train
         with whole():
             epoch = self._begun()
-        trained = {n: p for n, p in named(optimizer.param_groups) if p.requires_grad}
+        with quiet_collector() as after_step, computing.compiled(model):
+            self._steps(epoch, checkpoints, watch, after_step)
+        with whole():
+            if averages_weights(optimizer):
+                use_averaged_weights(optimizer)
+                self.begin_draws("recalibration")
+                images = _recalibration_images(train, self.seed, self.epoch, self.batch_size)
+                recalibrate_batchnorm(model, images, computing.forward(model))
+            epoch.seen = seen_row(experiment, self.stats, epoch.running, epoch.started)
+            if self.loss_scale:
+                epoch.seen["perf/skipped_steps"] = self.loss_scale.take_skipped()
+        return epoch.seen
+
+    def _steps(
+        self,
+        epoch: Epoch,
+        checkpoints: Path | None,
+        watch: Callable[[Tensor], bool] | None,
+        after_step: Callable[[int], None],
+    ) -> None:
+        """The steps of an epoch, or what is left of them."""
+        experiment, settings = self.experiment, self.settings
+        optimizer = self.loss_scale or experiment.optimizer
+        trained = {n: p for n, p in named(experiment.optimizer.param_groups) if p.requires_grad}
         weights = list(trained.values())
+        computed = self._computed(weights)
         left, train = self.batches()[self.step - epoch.first_step :], experiment.dataset.train
         seeds = _dropout_seeds(self.seed, self.step, len(left))
         fed = train.batches(left, self.epoch)
@@ -127,26 +157,35 @@ class Trainer:
                 self.set_rates(self.step)
                 measured = due(settings.stats_every, self.step - epoch.first_step)
                 stats = self.stats if measured else None
-                loss, logits = gradients(model, experiment.loss, images, labels, weights, stats)
+                loss, logits = computed(images, labels)
                 if not self.step:
                     found = {name: p.grad for name, p in trained.items() if p.grad is not None}
+                    if self.loss_scale:  # which skips the step, and scales less
+                        found = {}
                     if fault := fault_of_step(experiment, left[0], images, logits, loss, found):
                         raise UserError(fault)
                 update(optimizer, weights, settings.clip_grad_norm, stats)
+                if stats and self.loss_scale:
+                    stats.drop_if(self.loss_scale.found)
                 epoch.running.add(loss, correct_images(logits, labels), len(labels))
                 self.step += 1
                 if checkpoints is not None and due(settings.checkpoint_every_steps, self.step):
                     save_last(self, checkpoints)
+            after_step(self.step)
             if watch is not None and watch(loss):
                 break
-        with whole():
-            if averages_weights(optimizer):
-                use_averaged_weights(optimizer)
-                self.begin_draws("recalibration")
-                drawn = (self.seed, self.epoch, self.batch_size)
-                recalibrate_batchnorm(model, _recalibration_images(train, *drawn))
-            epoch.seen = seen_row(experiment, self.stats, epoch.running, epoch.started)
-        return epoch.seen
+
+    def _computed(self, weights: Sequence[Tensor]) -> Pass:
+        """What computes a batch: forward, loss and backward, replayed where that is asked for."""
+        model, computing = self.experiment.model, self.experiment.computing
+        known = computing.forward(model), self.experiment.loss
+        one = partial(gradients, *known, weights=weights, scale=self.loss_scale)
+        if not computing.cuda_graph:
+            return one
+        phase = (*map(id, weights), *(module.training for module in model.modules()))
+        if self._recorded is None or self._recorded.phase != phase:
+            self._recorded = Recorded(one, weights, model.buffers(), phase)
+        return self._recorded
 
     def end_epoch(
         self,
@@ -223,7 +262,8 @@ class Trainer:
 
     def _evaluated(self, split: Split) -> Evaluation:
         self.begin_draws("evaluation")
-        return evaluate_split(self.experiment.model, split, self.settings.eval_batch_size)
+        how = self.settings.eval_batch_size, self.experiment.computing
+        return evaluate_split(self.experiment.model, split, *how)
 
     def _judged(self, seen: Row, train_eval: Evaluation, val: Evaluation) -> Row:
         """The epoch's full row: evaluation on the weights as they are, the gap, overfitting."""

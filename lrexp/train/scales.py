@@ -29,7 +29,9 @@ def measure_scales(experiment: Experiment, seed: int, epoch: int, batch_size: in
     train = experiment.dataset.train
     order = draws.order(seed, "measure", train.ids, epoch)
     batches = train.batches(draws.cut(order, batch_size)[:MEASURED_BATCHES])
-    scales = measured_scales(relative_gradient_norms(model, loss, batches, plan.measured))
+    forward = experiment.computing.unscaled.forward(model)
+    ratios = relative_gradient_norms(model, loss, batches, plan.measured, forward)
+    scales = measured_scales(ratios)
     for name, group in measured_groups(experiment.optimizer, plan).items():
         group["lr_scale"] = scales[plan.groups[name][0].measured]
 
@@ -39,6 +41,7 @@ def relative_gradient_norms(
     loss: Callable[[Tensor, Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
     units: Mapping[str, list[str]],
+    forward: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, float]:
     """Mean over batches of ‖g‖ / ‖w‖ for every unit, all its tensors taken as one vector.
 
@@ -50,6 +53,7 @@ def relative_gradient_norms(
         loss: (B, classes) logits and (B,) labels → scalar.
         batches: of (B, C, H, W) images and (B,) labels.
         units: names of the parameters that are measured together, all of which train.
+        forward: computes the network; None: as it is.
     """
     model.eval()
     tensors = dict(model.named_parameters())
@@ -58,7 +62,7 @@ def relative_gradient_norms(
     ends = np.cumsum([len(names) for names in units.values()])[:-1]
     ratios = []
     for images, labels in batches:
-        gradients(model, loss, images, labels, measured)
+        gradients(forward or model, loss, images, labels, measured)
         found = [torch.zeros_like(w) if w.grad is None else w.grad for w in measured]
         both = torch.stack([norms_of(found), norms_of([w.detach() for w in measured])])
         norms = both.cpu().double().numpy()  # (2, tensors)

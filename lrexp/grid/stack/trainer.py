@@ -220,7 +220,7 @@ class StackedTrainer:
                 images, labels = (x.index_select(0, feed_of) for x in (images, labels))
                 loss = self._losses
             stats = self._stats if due(first.settings.stats_every, i) else None
-            losses, logits = gradients(model, loss, images, labels, trained, stats)
+            losses, logits = gradients(model, loss, images, labels, trained)
             if not first.step:
                 self._look_at_first(parts, feed_of, images, logits, losses)
             update(optimizer, trained, self._clip, stats)
