@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +14,15 @@ from lrexp.train.computing import first_line
 
 WARM_PASSES = 3  # libraries choose and load their kernels in them, which cannot be recorded
 
-Pass = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Pass(Protocol):
+    """Forward, loss and backward of a batch: leaves gradients; returns loss () and logits."""
+
+    def __call__(
+        self, loss: Loss, images: Tensor, labels: Tensor, /, *, add: bool = False
+    ) -> tuple[Tensor, Tensor]: ...
 
 
 class Recorded:
@@ -24,8 +33,7 @@ class Recorded:
     change from step to step. What it draws follows the seed that the generators begin at.
 
     Args:
-        one: forward, loss and backward of images (B, C, H, W) and labels: loss () and logits. It
-            leaves each weight's `grad`.
+        one: the pass.
         weights: that it leaves gradients of, the same ones for as long as this is used.
         buffers: that a pass in training mode changes.
         phase: what the recording holds for.
@@ -45,16 +53,18 @@ class Recorded:
         self._made: tuple[Tensor, Tensor] = (self._images, self._labels)
         self._gradients: list[Tensor | None] = []
 
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """As `one`. What it returns and the gradients are written over by the next replay.
+    def __call__(
+        self, loss: Loss, images: Tensor, labels: Tensor, /, *, add: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """As `one`, by the first loss. The next replay writes over what it returns and leaves.
 
         Raises:
             UserError: when the pass cannot be recorded.
         """
         if self._graph is None:
-            self._record(images, labels)
+            self._record(loss, images, labels)
         if images.shape != self._images.shape or self._graph is None:
-            return self._one(images, labels)
+            return self._one(loss, images, labels, add=add)
         self._images.copy_(images)
         self._labels.copy_(labels)
         self._graph.replay()
@@ -62,15 +72,15 @@ class Recorded:
             weight.grad = gradient
         return self._made
 
-    def _record(self, images: Tensor, labels: Tensor) -> None:
+    def _record(self, loss: Loss, images: Tensor, labels: Tensor) -> None:
         """Record the pass; buffers and generators are as before, for nothing has been trained."""
         self._images, self._labels = images.clone(), labels.clone()
         kept = [buffer.clone() for buffer in self._buffers]
         try:
             with torch.cuda.device(images.device):
-                drawn = self._warm()
+                drawn = self._warm(loss)
                 if not drawn:
-                    self._graph = self._captured()
+                    self._graph = self._captured(loss)
         except Exception as error:
             if out_of_memory(error):
                 raise
@@ -82,25 +92,25 @@ class Recorded:
             for buffer, before in zip(self._buffers, kept, strict=True):
                 buffer.copy_(before)
 
-    def _warm(self) -> str | None:
+    def _warm(self, loss: Loss) -> str | None:
         """Compute the pass a few times; which generator of the CPU it drew from, None for none."""
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(here)
         with begun_at(0, self._images.device), torch.cuda.stream(aside):
             for _ in range(WARM_PASSES):
-                self._one(self._images, self._labels)
+                self._one(loss, self._images, self._labels)
             drawn = moved(0, torch.device("cpu"))
         here.wait_stream(aside)
         return drawn
 
-    def _captured(self) -> torch.cuda.CUDAGraph:
+    def _captured(self, loss: Loss) -> torch.cuda.CUDAGraph:
         """The pass as a graph, with gradients in memory of its own: none is there before."""
         for weight in self._weights:
             weight.grad = None
         graph = torch.cuda.CUDAGraph()
         # what other threads do meanwhile, such as the one that pins what is streamed, is not ours
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._made = self._one(self._images, self._labels)
+            self._made = self._one(loss, self._images, self._labels)
         return graph
 
 

@@ -39,6 +39,7 @@ def gradients(
     labels: Tensor,
     weights: Sequence[Tensor],
     scale: LossScale | None = None,
+    add: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Forward, loss, backward: every weight's `grad` is that of this batch, None without one.
 
@@ -49,14 +50,16 @@ def gradients(
         labels: of the images.
         weights: what gradients are taken of. No other tensor's `grad` is touched.
         scale: the gradients are those of the loss as it scales it.
+        add: the gradients go on top of those that are there, of earlier batches of one step.
 
     Returns:
         The loss, () or (K,), and the logits.
     """
     logits = model(images)
     losses = loss(logits, labels)
-    for weight in weights:
-        weight.grad = None
+    if not add:
+        for weight in weights:
+            weight.grad = None
     taken = losses if scale is None else scale.scale(losses)
     torch.autograd.backward(taken, torch.ones_like(taken), inputs=weights)
     return losses.detach(), logits.detach()
