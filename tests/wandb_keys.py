@@ -18,6 +18,7 @@ TRAINED = ("train/loss", "train/accuracy", "gap/loss_running", "perf/examples_pe
 # Where the data or the settings call for them.
 SOMETIMES = (
     "grad_norm",
+    "perf/skipped_steps",  # with trainer.precision=fp16
     *(f"{part}/{name}" for part in ("train_eval", "val") for name in ("top5_accuracy",)),
     *(f"{part}/{name}" for part in ("train_eval", "val") for name in ("label_accuracy",)),
 )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lrexp.build.computing import build_computing, refuse_what_fails
 from lrexp.build.data import Datasets, build_dataset, stated_data
 from lrexp.build.loss import build_loss, check_monitors
 from lrexp.build.model import build_model
@@ -55,6 +56,7 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
             data or the model. Nothing has been written by then.
     """
     device = choose_device(config.trainer.device)
+    computing = build_computing(config.trainer, device)
     torch.set_num_threads(config.trainer.threads or DEFAULT_THREADS)
     set_deterministic(config.trainer.deterministic)
     read = build_dataset if datasets is None else datasets.get
@@ -62,6 +64,9 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
     check_monitors(config, len(dataset.class_names))
     model, layers = build_model(config, dataset)
     model.to(device)
+    refuse_what_fails(config, computing, model, dataset)
+    if computing.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     notes = (*dataset.notes, *_input_notes(config, dataset), *_model_notes(config, model, dataset))
     dataset = replace(dataset, notes=notes)
     steps = count_steps(config, len(dataset.train))
@@ -85,6 +90,7 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
             else config.model.weights
         ),
         beside=beside,
+        computing=computing,
         **vars(rates),
     )
 

@@ -211,19 +211,34 @@ def load_state_by_name(optimizer: Optimizer, state: dict[str, dict[str, Any]]) -
     Raises:
         KeyError: for a name this optimizer does not train.
     """
-    tensors = dict(named(optimizer.param_groups))
+    found = {name: (group, p) for group in optimizer.param_groups for name, p in named([group])}
     optimizer.state.clear()
     for name, values in state.items():
-        tensor = tensors[name]
+        group, tensor = found[name]
         own = {key: value for key, value in values.items() if key != "group"}
         for key, value in own.items():
-            if isinstance(value, Tensor):  # step counts stay on the CPU, where optimizers count
-                own[key] = value.to("cpu" if key == "step" else tensor.device, copy=True)
+            if not isinstance(value, Tensor):
+                continue
+            if key == "step":
+                own[key] = value.to(counter_device(group, tensor), copy=True)
+            elif value.shape == tensor.shape:  # in its layout, which may have been another
+                own[key] = torch.empty_like(tensor, dtype=value.dtype).copy_(value)
+            else:
+                own[key] = value.to(tensor.device, copy=True)
         if own:
             optimizer.state[tensor] = own
     for group in optimizer.param_groups:
         counted = (state[n]["group"] for n in group["names"] if "group" in state.get(n, {}))
         group.update(deepcopy(next(counted, {})))
+
+
+def counter_device(group: Mapping[str, Any], tensor: Tensor) -> torch.device:
+    """Where an optimizer keeps the step count of a parameter: on the CPU, where it counts itself.
+
+    With the parameter where the step is one kernel, or one of a CUDA graph, which counts as well.
+    """
+    counts_there = group.get("fused") or group.get("capturable")
+    return tensor.device if counts_there else torch.device("cpu")
 
 
 def named(groups: Iterable[dict[str, Any]]) -> Iterator[tuple[str, Tensor]]:

@@ -176,6 +176,8 @@ def from_library(library: str, groups: Groups, lr: float, name: str, args: dict)
             hint = "optimizer=muon gives the rest to AdamW"
             raise ConfigError("optimizer.name", problem, hint, name)
     plain = {key: tuple(v) if isinstance(v, list) else v for key, v in args.items()}
+    if not {"fused", "foreach", "differentiable"} & args.keys():  # how it steps is the user's say
+        plain |= fused_on(next(iter(named(groups)))[1].device, kind)
     try:
         if library == "torch":
             return make(groups, lr=lr, **plain)
@@ -184,6 +186,18 @@ def from_library(library: str, groups: Groups, lr: float, name: str, args: dict)
     except (ValueError, TypeError, RuntimeError, AssertionError, ImportError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError("optimizer.args", f"{name}: {said}", given=args or "") from error
+
+
+FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # that can step in one kernel
+
+
+def fused_on(device: torch.device, kind: object) -> dict[str, bool]:
+    """Arguments that let a step be one kernel on a GPU, where torch's class has such a step.
+
+    On a GPU torch itself takes its foreach step for the others. On the CPU nothing is chosen: both
+    would move the last bits of every run.
+    """
+    return {"fused": True} if device.type == "cuda" and kind in FUSED else {}
 
 
 any_torch, any_timm = (partial(from_library, library) for library in ("torch", "timm"))
@@ -302,7 +316,11 @@ def use_averaged_weights(optimizer: Any) -> None:
 
 
 @torch.no_grad()
-def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def recalibrate_batchnorm(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    forward: Callable[[Tensor], Tensor] | None = None,
+) -> None:
     """Measure BatchNorm statistics anew for the weights the model holds now, and go to eval mode.
 
     The mean over batches of each batch's statistics, as torch.optim.swa_utils.update_bn takes it;
@@ -311,6 +329,7 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Args:
         model: changed in place.
         batches: of training images, each (B, C, H, W).
+        forward: computes the model; None: as it is.
     """
     model.train()
     norms = [
@@ -327,7 +346,7 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.momentum = None  # the plain mean over batches
         norm.train()
     for images in batches:
-        model(images)
+        (forward or model)(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

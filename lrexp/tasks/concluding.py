@@ -51,7 +51,8 @@ def best_tested(
     names, classes = data.class_names, len(data.class_names)
     offered = {"val": data.val, "test": data.test, **data.eval_sets}
     splits = {name: split for name, split in offered.items() if split is not None}
-    logits = {name: logits_of(model, split, batch_size) for name, split in splits.items()}
+    how = batch_size, experiment.computing
+    logits = {name: logits_of(model, split, *how) for name, split in splits.items()}
     found = {name: evaluate(logits[name], split.labels) for name, split in splits.items()}
     confusions = {
         name: confusion(split.labels.cpu().numpy(), logits[name].argmax(1).cpu().numpy(), classes)

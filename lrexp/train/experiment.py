@@ -16,6 +16,7 @@ from lrexp.data.feeding import placed
 from lrexp.models.layer_map import LayerMap
 from lrexp.optim.schedulers.plateau import Plateau
 from lrexp.plan.plan import Plan
+from lrexp.train.computing import PLAIN, Computing
 
 
 class Loss(Protocol):
@@ -52,6 +53,7 @@ class Experiment:
     # parameters around each module without any (dropout), where the plan freezes some
     beside: Mapping[str, frozenset[str]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # what is odd about plan and schedule
+    computing: Computing = PLAIN
 
     def loss_of(self, group: Sequence[np.ndarray]) -> Callable[[Tensor, Tensor], Tensor]:
         """What each batch of a step adds to the step's loss: that loss where there is but one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
@@ -33,8 +33,10 @@ from lrexp.optim.optimizers import (
     use_training_weights,
 )
 from lrexp.train.average import Average
+from lrexp.train.computing import quiet_collector
 from lrexp.train.experiment import Experiment
 from lrexp.train.first_numbers import fault_of_evaluation, fault_of_step
+from lrexp.train.loss_scale import LossScale
 from lrexp.train.measure import (
     Drift,
     StepStats,
@@ -42,6 +44,7 @@ from lrexp.train.measure import (
     evaluate_split,
     seen_row,
 )
+from lrexp.train.recorded import Pass, Recorded
 from lrexp.train.scales import measure_scales
 from lrexp.train.signals import whole
 from lrexp.train.state import (
@@ -91,6 +94,9 @@ class Trainer:
         self.frozen = FrozenProof(experiment, self.average)
         self.fault = ""  # what of the first step was not finite
         self.factors_then: dict[str, float] = {}  # at the last step of a state taken up
+        fp16 = experiment.computing.precision == "fp16"
+        self._recorded: Recorded | None = None  # of the phase that is being trained
+        self.loss_scale = LossScale(experiment.optimizer, experiment.device) if fp16 else None
         self._drift = Drift(experiment.model, experiment.plan)
         steps = len(experiment.schedule), experiment.steps_per_epoch
         self._factors = experiment.plan.factors(*steps)  # g(t) of the groups that have one
@@ -118,12 +124,36 @@ class Trainer:
 
         `watch` sees the loss () of every step; the epoch ends after the one it says True to.
         """
-        experiment, settings = self.experiment, self.settings
-        model, optimizer = experiment.model, experiment.optimizer
+        experiment, optimizer = self.experiment, self.experiment.optimizer
+        model, computing, train = experiment.model, experiment.computing, experiment.dataset.train
         with whole():
             epoch = self._begun()
-        trained = {n: p for n, p in named(optimizer.param_groups) if p.requires_grad}
+        with quiet_collector() as after_step, computing.compiled(model):
+            self._steps(epoch, checkpoints, watch, after_step)
+        with whole():
+            if averages_weights(optimizer):
+                use_averaged_weights(optimizer)
+                self.begin_draws("recalibration")
+                images = _recalibration_images(train, self.seed, self.epoch, self.batch_size)
+                recalibrate_batchnorm(model, images, computing.forward(model))
+            epoch.seen = seen_row(experiment, self.stats, epoch.running, epoch.started)
+            if self.loss_scale:
+                epoch.seen["perf/skipped_steps"] = self.loss_scale.take_skipped()
+        return epoch.seen
+
+    def _steps(
+        self,
+        epoch: Epoch,
+        checkpoints: Path | None,
+        watch: Callable[[Tensor], bool] | None,
+        after_step: Callable[[int], None],
+    ) -> None:
+        """The steps of an epoch, or what is left of them."""
+        experiment, settings = self.experiment, self.settings
+        optimizer = self.loss_scale or experiment.optimizer
+        trained = {n: p for n, p in named(experiment.optimizer.param_groups) if p.requires_grad}
         weights, train = list(trained.values()), experiment.dataset.train
+        computed = self._computed(weights)
         left = self.groups()[self.step - epoch.first_step :]
         seeds = _dropout_seeds(self.seed, self.step, len(left), settings.accumulate)
         fed = train.batches([*chain.from_iterable(left)], self.epoch)
@@ -134,52 +164,56 @@ class Trainer:
                 measured = due(settings.stats_every, self.step - epoch.first_step)
                 stats = self.stats if measured else None
                 batches = zip(group, chain((first,), fed), drawn, strict=False)
-                loss, correct = self._gradients(group, batches, trained, weights, stats)
+                loss, correct = self._gradients(computed, group, batches, trained)
                 update(optimizer, weights, settings.clip_grad_norm, stats)
                 if self.average:
                     self.average.follow(self.step)
+                if stats and self.loss_scale:
+                    stats.drop_if(self.loss_scale.found)
                 epoch.running.add(loss, correct, sum(map(len, group)))
                 self.step += 1
                 if checkpoints is not None and due(settings.checkpoint_every_steps, self.step):
                     save_last(self, checkpoints)
+            after_step(self.step)
             if watch is not None and watch(loss):
                 break
-        with whole():
-            if averages_weights(optimizer):
-                use_averaged_weights(optimizer)
-                self.begin_draws("recalibration")
-                drawn = (self.seed, self.epoch, self.batch_size)
-                recalibrate_batchnorm(model, _recalibration_images(train, *drawn))
-            epoch.seen = seen_row(experiment, self.stats, epoch.running, epoch.started)
-        return epoch.seen
+
+    def _computed(self, weights: Sequence[Tensor]) -> Pass:
+        """What computes a batch: forward, loss and backward, replayed where that is asked for."""
+        model, computing = self.experiment.model, self.experiment.computing
+        known = {"weights": weights, "scale": self.loss_scale}
+        one = partial(gradients, computing.forward(model), **known)
+        if not computing.cuda_graph:
+            return one
+        phase = (*map(id, weights), *(module.training for module in model.modules()))
+        if self._recorded is None or self._recorded.phase != phase:
+            self._recorded = Recorded(one, weights, model.buffers(), phase)
+        return self._recorded
 
     def _gradients(
         self,
+        computed: Pass,
         group: Sequence[np.ndarray],
         batches: Iterable[tuple[np.ndarray, tuple[Tensor, Tensor], int]],
         trained: Mapping[str, Tensor],
-        weights: Sequence[Tensor],
-        stats: StepStats | None,
     ) -> tuple[Tensor, Tensor]:
         """Leave the gradients of one step with the weights; its loss (), images that are right ().
 
         Args:
+            computed: leaves those of a batch.
             group: (B,) positions in the training split of each batch that the step is made of.
             batches: the same, with images (B, C, H, W) and labels (B,), and where dropout begins.
             trained: the weights by name.
-            weights: what gradients are taken of.
-            stats: takes the size of the whole step's gradient.
         """
         experiment, seen = self.experiment, []
         loss = experiment.loss_of(group)
-        for i, (rows, (images, labels), seed) in enumerate(batches, 1):
+        for i, (rows, (images, labels), seed) in enumerate(batches):
             begin_at(seed, experiment.device)
-            whole_step = stats if i == len(group) else None
-            one, logits = gradients(
-                experiment.model, loss, images, labels, weights, whole_step, add=i > 1
-            )
+            one, logits = computed(loss, images, labels, add=i > 0)
             if not self.step:
                 found = {name: p.grad for name, p in trained.items() if p.grad is not None}
+                if self.loss_scale:  # which skips such a step, and scales less
+                    found = {}
                 if fault := fault_of_step(experiment, rows, images, logits, one, found):
                     raise UserError(fault)
             seen.append((one, correct_images(logits, labels)))
@@ -270,7 +304,8 @@ class Trainer:
 
     def _evaluated(self, split: Split) -> Evaluation:
         self.begin_draws("evaluation")
-        return evaluate_split(self.experiment.model, split, self.settings.eval_batch_size)
+        how = self.settings.eval_batch_size, self.experiment.computing
+        return evaluate_split(self.experiment.model, split, *how)
 
     def _judged(self, seen: Row, train_eval: Evaluation, val: Evaluation) -> Row:
         """The epoch's full row: evaluation on the weights to evaluate, the gap, overfitting."""

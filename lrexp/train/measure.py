@@ -17,15 +17,19 @@ from lrexp.config.schema import TOP5_CLASSES
 from lrexp.data.dataset import Split
 from lrexp.judge.evaluate import Evaluation
 from lrexp.plan.plan import Plan
+from lrexp.train.computing import PLAIN, Computing
 from lrexp.train.experiment import Experiment
 from lrexp.train.scales import norms_of, ratio, scales_of
 
 
 @torch.inference_mode()
-def logits_of(model: nn.Module, split: Split, batch_size: int) -> Tensor:
+def logits_of(
+    model: nn.Module, split: Split, batch_size: int, computing: Computing = PLAIN
+) -> Tensor:
     """(n, classes) float32 logits in eval mode, on the device of the split."""
     model.eval()
-    return torch.cat([model(images) for images, _ in split.in_order(batch_size)])
+    forward = computing.forward(model)
+    return torch.cat([forward(images) for images, _ in split.in_order(batch_size)])
 
 
 def predictions(logits: Tensor, labels: Tensor) -> Tensor:
@@ -42,10 +46,13 @@ def all_right(said: Tensor, labels: Tensor) -> Tensor:
     return (said == labels).all(-1) if labels.is_floating_point() else said == labels
 
 
-def evaluate_split(model: nn.Module, split: Split, batch_size: int) -> Evaluation:
+def evaluate_split(
+    model: nn.Module, split: Split, batch_size: int, computing: Computing = PLAIN
+) -> Evaluation:
     """How good a model is on a split, in eval mode. No logits are kept."""
     model.eval()
-    logits = ((model(images)[None], labels) for images, labels in split.in_order(batch_size))
+    forward = computing.forward(model)
+    logits = ((forward(images)[None], labels) for images, labels in split.in_order(batch_size))
     return evaluate_batches(logits, len(split))[0]
 
 
@@ -237,6 +244,15 @@ class StepStats:
         steps = [now - was for now, was in zip(self._tensors, before, strict=True)]
         self.add_ratios(norms_of(steps) / norms_of(before))
 
+    def drop_if(self, skipped: Tensor) -> None:
+        """Take the step noted last for none where `skipped`, (), is above 0; nobody waits for it.
+
+        Its gradient was not finite, and it moved nothing.
+        """
+        for noted in (self._ratios, self._grad_norms):
+            if noted:
+                noted[-1] = torch.where(skipped > 0, SKIPPED, noted[-1])
+
     def add_gradient(self, norm: Tensor) -> None:
         """Note a gradient's norm ()."""
         self._grad_norms.append(norm)
@@ -252,10 +268,10 @@ class StepStats:
             of_group: dict[str, list[float]] = {}
             by_tensor = torch.stack(self._ratios, dim=1).tolist()  # (tensors, steps)
             for group, ratios in zip(self._group_of, by_tensor, strict=True):
-                of_group.setdefault(group, []).extend(ratios)
-            found = {f"update_ratio/{group}": _median(r) for group, r in of_group.items()}
-        if self._grad_norms:
-            found["grad_norm"] = _median(torch.stack(self._grad_norms).tolist())
+                of_group.setdefault(f"update_ratio/{group}", []).extend(ratios)
+            found = {key: _median(taken) for key, r in of_group.items() if (taken := _taken(r))}
+        if self._grad_norms and (norms := _taken(torch.stack(self._grad_norms).tolist())):
+            found["grad_norm"] = _median(norms)
         self._ratios, self._grad_norms = [], []
         return found
 
@@ -288,6 +304,14 @@ def seen_row(
         **stats.medians(),
         "perf/examples_per_s": images_seen / elapsed_s,
     }
+
+
+SKIPPED = -1.0  # in place of sizes of a step that was skipped
+
+
+def _taken(values: list[float]) -> list[float]:
+    """Without those of steps that were skipped."""
+    return [value for value in values if value != SKIPPED]
 
 
 def _median(values: list[float]) -> float:

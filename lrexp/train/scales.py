@@ -37,7 +37,9 @@ def measure_scales(
     groups = [draws.cut(rows, batch_size) for rows in taken]
     fed = train.batches([*chain.from_iterable(groups)])
     steps = ((experiment.loss_of(group), islice(fed, len(group))) for group in groups)
-    scales = measured_scales(relative_gradient_norms(experiment.model, steps, plan.measured))
+    forward = experiment.computing.unscaled.forward(experiment.model)
+    ratios = relative_gradient_norms(experiment.model, steps, plan.measured, forward)
+    scales = measured_scales(ratios)
     for name, group in measured_groups(experiment.optimizer, plan).items():
         group["lr_scale"] = scales[plan.groups[name][0].measured]
 
@@ -46,6 +48,7 @@ def relative_gradient_norms(
     model: nn.Module,
     steps: Iterable[tuple[Callable[[Tensor, Tensor], Tensor], Iterable[tuple[Tensor, Tensor]]]],
     units: Mapping[str, list[str]],
+    forward: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, float]:
     """Mean over steps of ‖g‖ / ‖w‖ for every unit, all its tensors taken as one vector.
 
@@ -57,6 +60,7 @@ def relative_gradient_norms(
         steps: of each its loss, (B, classes) logits and (B,) labels → scalar, and its batches of
             (B, C, H, W) images and (B,) labels, whose losses add up.
         units: names of the parameters that are measured together, all of which train.
+        forward: computes the network; None: as it is.
     """
     model.eval()
     tensors = dict(model.named_parameters())
@@ -66,7 +70,7 @@ def relative_gradient_norms(
     ratios = []
     for loss, batches in steps:
         for i, (images, labels) in enumerate(batches):
-            gradients(model, loss, images, labels, measured, add=i > 0)
+            gradients(forward or model, loss, images, labels, measured, add=i > 0)
         found = [torch.zeros_like(w) if w.grad is None else w.grad for w in measured]
         both = torch.stack([norms_of(found), norms_of([w.detach() for w in measured])])
         norms = both.cpu().double().numpy()  # (2, tensors)

@@ -125,6 +125,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "plateau": experiment.plateau and experiment.plateau.state(),
         "fingerprints": fingerprints(experiment),
         "current": current and {**current.state(), "stats": trainer.stats.state()},
+        "loss_scale": trainer.loss_scale and trainer.loss_scale.state(),
     }
 
 
@@ -194,6 +195,8 @@ def load_into(
         trainer.frozen.before = state["frozen_before"]
     if experiment.plateau and state["plateau"]:
         experiment.plateau.load_state(state["plateau"])
+    if trainer.loss_scale and state.get("loss_scale"):
+        trainer.loss_scale.load_state(state["loss_scale"])
     current = state["current"]
     trainer.current = current and Epoch.of_state(current)
     if current:

@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lrexp.train.loss_scale import LossScale
+
 
 class Steps(Protocol):
     """An optimizer: it changes the weights it knows by their gradients."""
@@ -36,7 +38,7 @@ def gradients(
     images: Tensor,
     labels: Tensor,
     weights: Sequence[Tensor],
-    stats: Measures | None = None,
+    scale: LossScale | None = None,
     add: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Forward, loss, backward: every weight's `grad` is that of this batch, None without one.
@@ -47,7 +49,7 @@ def gradients(
         images: (B, C, H, W), or (K, B, C, H, W) where members see their own.
         labels: of the images.
         weights: what gradients are taken of. No other tensor's `grad` is touched.
-        stats: takes the size of the gradients at a step that is measured.
+        scale: the gradients are those of the loss as it scales it.
         add: the gradients go on top of those that are there, of earlier batches of one step.
 
     Returns:
@@ -58,9 +60,8 @@ def gradients(
     if not add:
         for weight in weights:
             weight.grad = None
-    torch.autograd.backward(losses, torch.ones_like(losses), inputs=weights)
-    if stats is not None:
-        stats.see_gradients(weights)
+    taken = losses if scale is None else scale.scale(losses)
+    torch.autograd.backward(taken, torch.ones_like(taken), inputs=weights)
     return losses.detach(), logits.detach()
 
 
@@ -70,14 +71,19 @@ def update(
     limit: float | Tensor | None = None,
     stats: Measures | None = None,
 ) -> None:
-    """Clip the gradients and step.
+    """Measure the gradients, clip them and step.
 
     Args:
-        optimizer: over the weights.
+        optimizer: over the weights; a `LossScale` where gradients are of a scaled loss.
         weights: whose gradients `gradients` has left.
         limit: of the norm over all of them; (K,) of members, infinite for those without one.
-        stats: compares the weights before and after, at a step that is measured.
+        stats: takes the size of the gradients, and compares the weights before and after, at a step
+            that is measured.
     """
+    if isinstance(optimizer, LossScale):
+        optimizer.unscale()
+    if stats is not None:
+        stats.see_gradients(weights)
     before = stats.before() if stats is not None else []
     if isinstance(limit, Tensor):
         clip_members(weights, limit)

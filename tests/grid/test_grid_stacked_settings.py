@@ -37,7 +37,13 @@ MEMBER = {
     "clip_grad_norm": ("null", "0.3"),
     "resume": ("never", "auto"),  # has no effect
 }
-REFUSED = {"checkpoint_every_steps": "2"}
+REFUSED = {
+    "checkpoint_every_steps": "2",
+    "precision": "bf16",
+    "channels_last": "true",
+    "compile": "aot_eager",
+    "cuda_graph": "true",
+}
 WITH = {"patience": ("trainer.monitor=gap/loss", "trainer.epochs=4")}  # where it stops a run
 MAKES_NO_DIFFERENCE = ("device", "threads", "deterministic", "eval_batch_size", "resume", "stop_on")
 

@@ -142,7 +142,7 @@ def test_logits_that_are_kept_in_an_evaluation_are_seen(
     monkeypatch.setattr(
         lrexp.train.loop,
         "evaluate_split",
-        lambda model, split, size: evaluate(logits_of(model, split, size), split.labels),
+        lambda model, split, size, _: evaluate(logits_of(model, split, size), split.labels),
     )
     _, evaluation = alone(wide)
     assert evaluation == pytest.approx(2 * (BATCHES - 3), abs=1)

@@ -87,7 +87,7 @@ class Order:
 def test_a_measured_step_is_seen_before_and_after() -> None:
     model, order, (images, labels) = network(), Order(), batch(2)
     trained = list(model.parameters())
-    gradients(model, F.cross_entropy, images, labels, trained, order)
+    gradients(model, F.cross_entropy, images, labels, trained)
     update(order, trained, None, order)
     assert order.asked == ["gradients", "before", "step", "after"]
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lrexp.optim.groups import counter_device
+
 State = Mapping[str, Tensor]
 Coefficients = Mapping[str, Any]  # each (K, 1, ...), or a number
 # What torch offers and is not stacked, by the value that leaves it off.
@@ -207,8 +209,10 @@ class StackedOptimizer:
     def hand_over(self) -> None:
         """Tell every member's own optimizer how many steps were made."""
         for name in self._state if self._rule.counts else ():
-            for state in self._own_states(name):
-                state["step"] = torch.tensor(float(self._count[name]))
+            for k, state in enumerate(self._own_states(name)):
+                tensor, group = self._places[k][name]
+                where = counter_device(self._optimizers[k].param_groups[group], tensor)
+                state["step"] = torch.tensor(float(self._count[name]), device=where)
 
     def _begin(self, name: str) -> None:
         """Stack a parameter's state, zeros where a member has none."""

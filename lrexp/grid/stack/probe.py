@@ -87,11 +87,16 @@ def member_bytes(trainer: Trainer) -> int:
 
 
 def clones(trainer: Trainer, seeds: Sequence[int]) -> list[Trainer]:
-    """Trainers like one that has not trained, one for every seed; all begin with its weights."""
+    """Trainers like one that has not trained, one for every seed; all begin with its weights.
+
+    None compiles its network, which would take longer than what is timed.
+    """
     made = []
     for seed in seeds:
         model, optimizer = copy.deepcopy((trainer.experiment.model, trainer.experiment.optimizer))
-        own = replace(trainer.experiment, model=model, optimizer=optimizer)
+        computing = replace(trainer.experiment.computing, compile="none")
+        changes = {"model": model, "optimizer": optimizer, "computing": computing}
+        own = replace(trainer.experiment, **changes)
         made.append(Trainer(own, copy.copy(trainer.settings), trainer.batch_size, seed))
     return made
 

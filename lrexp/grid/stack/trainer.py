@@ -26,6 +26,7 @@ from lrexp.data.dataset import Split
 from lrexp.grid.stack.model import StackedModel, stacked_batches, without_slow_warnings
 from lrexp.grid.stack.optimizers import StackedOptimizer, flavour
 from lrexp.judge.epoch import Row
+from lrexp.train.computing import quiet_collector
 from lrexp.train.first_numbers import fault_of_step
 from lrexp.train.loop import TakesRows, Trainer
 from lrexp.train.measure import RunningTrain, correct_images, seen_row
@@ -213,22 +214,24 @@ class StackedTrainer:
         rates = [lambda i, t=trainer: t.set_rates(start + i) for trainer in trainers]
         optimizer.prepare(len(parts[0]), rates)
         batches = stacked_batches(splits, parts, first.epoch)
-        for i, (images, labels) in enumerate(batches):  # (F, B, C, H, W), (F, B) of F feeds
-            if feed_of is None:  # all see the same images: the first layer is one convolution
-                images, labels, loss = images[0], labels[0], self._losses_of_shared
-            else:
-                images, labels = (x.index_select(0, feed_of) for x in (images, labels))
-                loss = self._losses
-            stats = self._stats if due(first.settings.stats_every, i) else None
-            losses, logits = gradients(model, loss, images, labels, trained, stats)
-            if not first.step:
-                self._look_at_first(parts, feed_of, images, logits, losses)
-            update(optimizer, trained, self._clip, stats)
-            running.add(losses, correct_images(logits, labels), logits.shape[1])
-            for trainer in trainers:
-                trainer.step += 1
-            if watch is not None and watch(losses):
-                break
+        with quiet_collector() as after_step:
+            for i, (images, labels) in enumerate(batches):  # (F, B, C, H, W), (F, B) of F feeds
+                if feed_of is None:  # all see the same images: the first layer is one convolution
+                    images, labels, loss = images[0], labels[0], self._losses_of_shared
+                else:
+                    images, labels = (x.index_select(0, feed_of) for x in (images, labels))
+                    loss = self._losses
+                stats = self._stats if due(first.settings.stats_every, i) else None
+                losses, logits = gradients(model, loss, images, labels, trained)
+                if not first.step:
+                    self._look_at_first(parts, feed_of, images, logits, losses)
+                update(optimizer, trained, self._clip, stats)
+                running.add(losses, correct_images(logits, labels), logits.shape[1])
+                for trainer in trainers:
+                    trainer.step += 1
+                after_step(i)
+                if watch is not None and watch(losses):
+                    break
         optimizer.hand_over()
         model.follow_freezing()  # forget the last gradients
         return [
