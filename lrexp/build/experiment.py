@@ -16,6 +16,7 @@ from torch import nn
 from lrexp.build.data import Datasets, build_dataset, stated_data
 from lrexp.build.loss import build_loss, check_monitors
 from lrexp.build.model import build_model
+from lrexp.build.ranks import check_for_ranks, notes_of_ranks, synchronized
 from lrexp.build.rates import build_rates
 from lrexp.build.schedule import Steps, count_steps
 from lrexp.config.errors import ConfigError
@@ -35,6 +36,7 @@ from lrexp.plan.plan import Plan
 from lrexp.plan.preview import Preview, group_rates, shown_steps
 from lrexp.train.experiment import Experiment
 from lrexp.train.forward import ANEW, repeats_itself
+from lrexp.train.ranks import ALONE, Ranks
 
 DETERMINISM_COST = (
     "deterministic algorithms alone: the same bits in every run on the same machine; slower on a"
@@ -43,27 +45,31 @@ DETERMINISM_COST = (
 DEFAULT_THREADS = torch.get_num_threads()
 
 
-def build(config: Config, datasets: Datasets | None = None) -> Experiment:
+def build(config: Config, datasets: Datasets | None = None, ranks: Ranks = ALONE) -> Experiment:
     """Build an experiment.
 
     Args:
         config: of the run.
         datasets: of earlier runs in this program; what they have is not read again.
+        ranks: the processes that are to train it together.
 
     Raises:
         UserError: when the device is not there, data cannot be had, or settings do not fit the
             data or the model. Nothing has been written by then.
     """
-    device = choose_device(config.trainer.device)
-    torch.set_num_threads(config.trainer.threads or DEFAULT_THREADS)
+    device = choose_device(ranks.device_name(config.trainer.device))
+    check_for_ranks(config.trainer, ranks, device)
+    torch.set_num_threads(config.trainer.threads or ranks.threads or DEFAULT_THREADS)
     set_deterministic(config.trainer.deterministic)
     read = build_dataset if datasets is None else datasets.get
     dataset = read(config, device)
     check_monitors(config, len(dataset.class_names))
     model, layers = build_model(config, dataset)
     model.to(device)
+    if config.trainer.sync_batchnorm:
+        model = synchronized(model)
     notes = (*dataset.notes, *_input_notes(config, dataset), *_model_notes(config, model, dataset))
-    dataset = replace(dataset, notes=notes)
+    dataset = replace(dataset, notes=(*notes, *notes_of_ranks(config, model, ranks)))
     steps = count_steps(config, len(dataset.train))
     rates = build_rates(config, model, layers, steps)
     _refuse_batch_of_one(config, dataset, model, rates.plan, steps)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lrexp.train.experiment import Experiment
     from lrexp.train.loop import Trainer
     from lrexp.train.ramp import TrainsEpochs
+    from lrexp.train.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Launch:
     # makes one of trainers, which trains them together, or says that it cannot: None
     together: Callable[[Sequence[Trainer]], TrainsEpochs | None] | None = None
     until: int | None = None  # stop after this epoch, and leave the rest to whoever goes on
+    ranks: Ranks | None = None  # the processes that train it together
 
 
 def with_normalization(resolved: DictConfig, dataset: Any) -> DictConfig:

@@ -38,7 +38,8 @@ from lrexp.train.measure import (
     evaluate_split,
     seen_row,
 )
-from lrexp.train.scales import measure_scales
+from lrexp.train.ranks import ALONE, Ranks
+from lrexp.train.scales import measure_scales, scales_of, set_scales
 from lrexp.train.signals import whole
 from lrexp.train.state import (
     Epoch,
@@ -69,13 +70,21 @@ class Trainer:
         settings: the trainer's part of the config.
         batch_size: images per step at most; see `draws.cut`.
         seed: moves the order of the images and dropout.
+        ranks: the processes that train it together.
     """
 
     state, load_state = state_of, load_into  # see lrexp.train.state
 
-    def __init__(self, experiment: Experiment, settings: Settings, batch_size: int, seed: int):
+    def __init__(
+        self,
+        experiment: Experiment,
+        settings: Settings,
+        batch_size: int,
+        seed: int,
+        ranks: Ranks = ALONE,
+    ):
         self.experiment, self.settings = experiment, settings
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.ranks = batch_size, seed, ranks
         self.epoch = self.step = 0
         self.rows: list[Row] = []
         self.track = Track(settings.monitor)
@@ -97,7 +106,7 @@ class Trainer:
         `checkpoints`, and a row to `record`. With none to train the model is evaluated as it is.
         """
         data = self.experiment.dataset
-        while self.goes_on:
+        while self._agreed_to_go_on():
             started = self.current.started if self.current else time.perf_counter()
             seen = self.current.seen if self.current else None  # of an epoch to be evaluated
             if seen is None:
@@ -197,7 +206,9 @@ class Trainer:
         set_trainable(experiment.model, experiment.plan, self.epoch, experiment.beside)
         if experiment.plan.measured:
             self.begin_draws("measuring")
-            measure_scales(experiment, self.seed, self.epoch, self.batch_size)
+            if self.ranks.first:
+                measure_scales(experiment, self.seed, self.epoch, self.batch_size)
+            set_scales(experiment, self.ranks.agreed(scales_of(experiment)))
         experiment.model.train()
         use_training_weights(experiment.optimizer)
         self.epoch += 1
@@ -217,13 +228,36 @@ class Trainer:
         if experiment.momenta:
             set_momentum(experiment.optimizer, experiment.momenta[step])
 
+    def _agreed_to_go_on(self) -> bool:
+        """Whether there is an epoch to come; among ranks the first one says so, and the plateau."""
+        plateau = self.experiment.plateau
+        known = self.goes_on, plateau and plateau.state()
+        goes_on, state = self.ranks.agreed(known)
+        if plateau and not self.ranks.first:
+            plateau.load_state(state)
+        return goes_on
+
+    def _stop_where_all_do(self) -> None:
+        """Raise what asks the ranks to stop, at a point that all of them have come to."""
+        if (asked := self.ranks.stops_here()) is None:
+            return
+        self.collect()
+        raise asked
+
+    def collect(self) -> None:
+        """Let every rank have what all of them saw of this epoch's batches."""
+        if self.current is not None and self.ranks.several:
+            self.current.running.collect(self.ranks.summed)
+
     def begin_draws(self, purpose: str) -> None:
         """Make what the network draws from now on a function of (seed, purpose, epoch)."""
         begin_at(draws.draw(self.seed, purpose, self.epoch), self.experiment.device)
 
     def _evaluated(self, split: Split) -> Evaluation:
+        self._stop_where_all_do()
         self.begin_draws("evaluation")
-        return evaluate_split(self.experiment.model, split, self.settings.eval_batch_size)
+        size = self.settings.eval_batch_size
+        return evaluate_split(self.experiment.model, split, size, self.ranks)
 
     def _judged(self, seen: Row, train_eval: Evaluation, val: Evaluation) -> Row:
         """The epoch's full row: evaluation on the weights as they are, the gap, overfitting."""
