@@ -129,16 +129,21 @@ class Trainer:
             epoch = self._begun()
         trained = {n: p for n, p in named(optimizer.param_groups) if p.requires_grad}
         weights, train = list(trained.values()), experiment.dataset.train
+        self.ranks.begin_phase(experiment)
         left = self.groups()[self.step - epoch.first_step :]
-        seeds = _dropout_seeds(self.seed, self.step, len(left), settings.accumulate)
-        fed = train.batches([*chain.from_iterable(left)], self.epoch)
+        shares = [[self.ranks.share(batch) for batch in group] for group in left]
+        seeds = _dropout_seeds(
+            self.seed, self.step, len(left), settings.accumulate, self.ranks.rank
+        )
+        fed = train.batches([*chain.from_iterable(shares)], self.epoch)
         # of every step its first batch is taken here, and the others while its gradients add up
-        for first, group, drawn in zip(fed, left, seeds, strict=True):
+        for first, group, own, drawn in zip(fed, left, shares, seeds, strict=True):
             with whole():
+                self._stop_where_all_do()
                 self.set_rates(self.step)
                 measured = due(settings.stats_every, self.step - epoch.first_step)
                 stats = self.stats if measured else None
-                batches = zip(group, chain((first,), fed), drawn, strict=False)
+                batches = zip(own, chain((first,), fed), drawn, strict=False)
                 loss, correct = self._gradients(group, batches, trained, weights, stats)
                 update(optimizer, weights, settings.clip_grad_norm, stats)
                 epoch.running.add(loss, correct, sum(map(len, group)))
@@ -148,6 +153,8 @@ class Trainer:
             if watch is not None and watch(loss):
                 break
         with whole():
+            self.collect()
+            self.ranks.same_buffers(model)
             if averages_weights(optimizer):
                 use_averaged_weights(optimizer)
                 self.begin_draws("recalibration")
@@ -166,28 +173,34 @@ class Trainer:
     ) -> tuple[Tensor, Tensor]:
         """Leave the gradients of one step with the weights; its loss (), images that are right ().
 
+        Of several ranks each has the same gradients, and its share of loss and images.
+
         Args:
             group: (B,) positions in the training split of each batch that the step is made of.
-            batches: the same, with images (B, C, H, W) and labels (B,), and where dropout begins.
+            batches: this rank's shares of them, with images (B, C, H, W) and labels (B,), and where
+                dropout begins.
             trained: the weights by name.
             weights: what gradients are taken of.
             stats: takes the size of the whole step's gradient.
         """
-        experiment, seen = self.experiment, []
-        loss = experiment.loss_of(group)
+        experiment, ranks, seen = self.experiment, self.ranks, []
+        model, losses = ranks.forward_of(experiment), ranks.losses_of(experiment, group)
         for i, (rows, (images, labels), seed) in enumerate(batches, 1):
             begin_at(seed, experiment.device)
             whole_step = stats if i == len(group) else None
-            one, logits = gradients(
-                experiment.model, loss, images, labels, weights, whole_step, add=i > 1
-            )
+            with ranks.exchanging(i == len(group)):
+                one, logits = gradients(
+                    model, losses[i - 1], images, labels, weights, whole_step, add=i > 1
+                )
             if not self.step:
                 found = {name: p.grad for name, p in trained.items() if p.grad is not None}
-                if fault := fault_of_step(experiment, rows, images, logits, one, found):
+                fault = fault_of_step(experiment, rows, images, logits, one, found)
+                if fault := ranks.fault_of_any(fault, one):
                     raise UserError(fault)
-            seen.append((one, correct_images(logits, labels)))
+            right = correct_images(logits, labels)
+            seen.append((one, right if ranks.counts(group[i - 1]) else 0 * right))
         loss, correct = (reduce(torch.add, each) for each in zip(*seen, strict=True))
-        return loss, correct
+        return ranks.share_of(loss), correct
 
     def end_epoch(
         self,
@@ -380,13 +393,14 @@ class Trainer:
         return "trainer.patience" if lost else ""
 
 
-def _dropout_seeds(seed: int, first_step: int, count: int, each: int) -> list[list[int]]:
-    """What makes dropout, and all that a network draws, a function of (seed, step, micro).
+def _dropout_seeds(seed: int, first_step: int, count: int, each: int, rank: int) -> list[list[int]]:
+    """What makes dropout, and all that a network draws, a function of (seed, step, micro, rank).
 
-    By step; micro is which of its `each` batches, and the first one's is of (seed, step) alone.
+    By step; micro is which of its `each` batches. The first one's of the first rank is of (seed,
+    step) alone, and the first rank's others of (seed, step, micro).
     """
     steps = np.arange(first_step, first_step + count)
-    counters = [(), *((micro,) for micro in range(1, each))]
+    counters = [(micro, rank) if rank else (micro,) * (micro > 0) for micro in range(each)]
     drawn = [draws.draw_each(seed, "dropout", steps, *micro) for micro in counters]
     return (np.stack(drawn, axis=1) >> np.uint64(1)).tolist()
 

@@ -7,12 +7,14 @@ DistributedDataParallel makes the gradients the same in all. The first records w
 from __future__ import annotations
 
 import copy
+import math
 import os
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from lrexp.train.experiment import Experiment
 from lrexp.train.signals import answered, whole
 
 WAITS = timedelta(minutes=30)  # in an exchange, while the first rank writes
+LossOfBatch = Callable[[Tensor, Tensor], Tensor]
 OF_EXCHANGE = re.compile(r"gloo|nccl|connection (closed|reset) by peer", re.IGNORECASE)
 
 
@@ -45,6 +48,7 @@ class Ranks:
         self._words, self._local, self._nearby = words, local, nearby
         self._agreement: Agreement | None = None
         self._wrapped: DistributedDataParallel | None = None
+        self._trains: list[str] = []  # what it was wrapped for
         self._agreed = 0  # values so far
 
     @property
@@ -171,34 +175,63 @@ class Ranks:
         return self.words.hear(f"agreed/{self._agreed}")
 
     def share(self, batch: np.ndarray) -> np.ndarray:
-        """What this rank takes of a batch (B,), the shares in order being the batch.
+        """What this rank takes of a batch (B,); the shares in order are the batch.
 
         Where it has fewer images than there are ranks, one or two stand in that do not `count`: a
         forward of none is more than many networks can do.
         """
-        own = np.array_split(batch, self.world)[self.rank]
-        return own if self.counts(batch) else batch[:2]
+        if not self.several:
+            return batch
+        return np.array_split(batch, self.world)[self.rank] if self.counts(batch) else batch[:2]
 
     def counts(self, batch: np.ndarray) -> bool:
-        """Whether this rank has a share of a batch."""
+        """Whether this rank has images of a batch."""
         return self.rank < len(batch)
 
-    def wrapped(self, experiment: Experiment) -> nn.Module:
-        """The model, made anew for every phase of the plan: its gradients are the mean over ranks.
+    def losses_of(self, experiment: Experiment, group: Sequence[np.ndarray]) -> list[LossOfBatch]:
+        """What each batch of a step adds to the loss of this rank; the step's is their mean.
+
+        Args:
+            experiment: whose step it is.
+            group: (B,) positions in the training split of each of the step's whole batches.
+        """
+        if not self.several:
+            return [experiment.loss_of(group)] * len(group)
+        own = experiment.loss.over(experiment.normaliser_of(group) / self.world)
+        nothing = experiment.loss.over(math.inf)
+        return [own if self.counts(batch) else nothing for batch in group]
+
+    def share_of(self, loss: Tensor) -> Tensor:
+        """What this rank's loss adds to that of the step."""
+        return loss / self.world if self.several else loss
+
+    def fault_of_any(self, fault: str, loss: Tensor) -> str:
+        """What any rank finds wrong with its first step, those first whose own loss () shows it."""
+        if not self.several:
+            return fault
+        found = self.gathered((bool(loss.isfinite()), fault))
+        return next((said for _, said in sorted(found, key=itemgetter(0)) if said), "")
+
+    def begin_phase(self, experiment: Experiment) -> None:
+        """Have gradients exchanged of what trains now, anew in every phase of the plan.
 
         Of what trains and is not used, which has no gradient, nothing is exchanged; nor of buffers,
-        see `same_buffers`. It is called and no more: parameters stay the model's, by their names.
+        see `same_buffers`.
         """
         model = experiment.model
-        if not self.several:
-            return model
+        trains = [name for name, p in model.named_parameters() if p.requires_grad]
+        if not self.several or (self._wrapped is not None and trains == self._trains):
+            return
         left_out = {*without_gradient(experiment), *dict(model.named_buffers())}
         # DDP calls a parameter of the network itself .NAME in places
         names = [*left_out, *(f".{name}" for name in left_out if "." not in name)]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
         self._wrapped = None  # its hooks go before those of the next come
-        self._wrapped = DistributedDataParallel(model)
-        return self._wrapped
+        self._wrapped, self._trains = DistributedDataParallel(model), trains
+
+    def forward_of(self, experiment: Experiment) -> nn.Module:
+        """What is called to train: parameters stay the model's own, by their names."""
+        return experiment.model if self._wrapped is None else self._wrapped
 
     def exchanging(self, now: bool) -> AbstractContextManager[object]:
         """Within it a backward exchanges gradients, or leaves them to a later one's."""

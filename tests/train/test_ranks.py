@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import ranks_program
 import torch
+from conftest import ROOT
+from processes import HUNG_S
+from ranks_program import Job, result_of
 from torch import nn
 from torch.distributed import HashStore
 
@@ -121,9 +130,10 @@ def test_a_rank_that_does_not_answer_has_ended(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(agreement, "ANSWER_S", 0.3)
     here, _ = words_of(2)
     agreed = Agreement(here, [Terminated], lambda: None)
+    while not agreed._held:
+        time.sleep(0.01)
     with pytest.raises(RankFailedError, match="ended without a word"):
-        while agreed.stops_here() is None:
-            time.sleep(0.01)
+        agreed.stops_here()
     agreed.close()
 
 
@@ -195,3 +205,58 @@ def test_what_ranks_or_the_cpu_cannot_do_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"trainer\.sync_batchnorm=true: .*on the cpu"):
         check_for_ranks(settings, here, cpu)
     check_for_ranks(settings, here, torch.device("cuda"))
+
+
+SMALL = ("trainer.device=cpu", "data.leak_check=skip", "logger=none", "data.limit=150")
+# freezing and unfreezing, class weights with smoothing, short last groups, saves within epochs
+UNFREEZING = (
+    *("lr_policy=gradual_unfreeze", "lr_policy.every=1", "trainer.epochs=3"),
+    *("loss.class_weights=balanced", "loss.label_smoothing=0.1", "optimizer.weight_decay=0.01"),
+    *("data.batch_size=13", "trainer.accumulate=2", "trainer.clip_grad_norm=1"),
+    *("trainer.stats_every=1", "trainer.checkpoint_every_steps=2", "data.augment=basic"),
+)
+# every batch is one image: all ranks but the first have none
+ONE_BY_ONE = ("data.batch_size=1", "model=mlp", "trainer.epochs=2", "trainer.max_steps=9")
+
+
+def trained_by_ranks(folder: Path, jobs: list[Job]) -> dict[str, list[dict[str, Any]]]:
+    """What every rank of each job came to."""
+    (folder / "jobs.pkl").write_bytes(pickle.dumps(jobs))
+    done = subprocess.run(
+        [sys.executable, Path(ranks_program.__file__), folder],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=HUNG_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return {
+        job.name: [torch.load(folder / f"{job.name}.{rank}.pt") for rank in range(job.world)]
+        for job in jobs
+    }
+
+
+def assert_as_one(ranks: list[dict[str, Any]], alone: dict[str, Any], tolerance: float) -> None:
+    """All ranks have the same rows and weights to the bit, and those of one process nearly."""
+    first = ranks[0]
+    for other in ranks[1:]:
+        assert other["rows"] == first["rows"]
+        assert all(torch.equal(t, first["weights"][n]) for n, t in other["weights"].items())
+    assert len(first["rows"]) == len(alone["rows"])
+    for row, expected in zip(first["rows"], alone["rows"], strict=True):
+        assert row == pytest.approx(expected, rel=tolerance, abs=tolerance)
+    for name, tensor in alone["weights"].items():
+        torch.testing.assert_close(first["weights"][name], tensor, rtol=0, atol=tolerance)
+    assert first["frozen"]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_ranks_are_one_run(compose: Any, tmp_path: Path) -> None:
+    jobs = [
+        Job("unfreezing", compose(*SMALL, *UNFREEZING), 2, "in_double"),
+        Job("one_by_one", compose(*SMALL, *ONE_BY_ONE), 2, "in_double"),
+    ]
+    found = trained_by_ranks(tmp_path, jobs)
+    for job in jobs:
+        assert_as_one(found[job.name], result_of(job, tmp_path), 1e-6)
