@@ -40,6 +40,31 @@ class Job:
     state: Path | None = None  # checkpoint that it goes on from
 
 
+class Unused(nn.Module):
+    """A network with a parameter that takes no part in what it makes."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.spare = nn.Parameter(torch.ones(3))
+        self.hidden, self.head = nn.Linear(64, 8), nn.Linear(8, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.hidden(images.flatten(1)).tanh())
+
+
+class Normed(nn.Module):
+    """A network with BatchNorm, dropout and a buffer of yes and no."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+        self.drop, self.head = nn.Dropout(0.2), nn.Linear(4 * 36, num_classes)
+        self.register_buffer("odd", torch.arange(4) % 2 == 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.drop(self.norm(self.conv(images)).relu().flatten(1)))
+
+
 def as_it_is(model: nn.Module) -> None: ...
 
 

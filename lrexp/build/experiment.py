@@ -16,7 +16,7 @@ from torch import nn
 from lrexp.build.data import Datasets, build_dataset, stated_data
 from lrexp.build.loss import build_loss, check_monitors
 from lrexp.build.model import build_model
-from lrexp.build.ranks import check_for_ranks, notes_of_ranks, synchronized
+from lrexp.build.ranks import check_for_ranks, notes_of_ranks, shared_by, synchronized
 from lrexp.build.rates import build_rates
 from lrexp.build.schedule import Steps, count_batches, count_steps
 from lrexp.config.errors import ConfigError
@@ -72,7 +72,7 @@ def build(config: Config, datasets: Datasets | None = None, ranks: Ranks = ALONE
     dataset = replace(dataset, notes=(*notes, *notes_of_ranks(config, model, ranks)))
     steps = count_steps(config, len(dataset.train))
     rates = build_rates(config, model, layers, steps)
-    _refuse_batch_of_one(config, dataset, model, rates.plan, steps)
+    _refuse_batch_of_one(config, dataset, model, rates.plan, steps, ranks)
     beside: dict[str, frozenset[str]] = {}
     if not all(row.trains_throughout for row in rates.plan.rows):
         with begun_at(0, device):
@@ -96,17 +96,20 @@ def build(config: Config, datasets: Datasets | None = None, ranks: Ranks = ALONE
 
 
 def _refuse_batch_of_one(
-    config: Config, dataset: Dataset, model: nn.Module, plan: Plan, steps: Steps
+    config: Config, dataset: Dataset, model: nn.Module, plan: Plan, steps: Steps, ranks: Ranks
 ) -> None:
     """Refuse a batch of one image that BatchNorm cannot learn from, before anything is trained.
 
-    Found by trying it where the smallest batch of an epoch is one image, in every mode that the
-    plan puts the network into.
+    Found by trying it where the smallest batch of an epoch is one image, or a rank's share of it,
+    in every mode that the plan puts the network into.
     """
     images, most = len(dataset.train), config.data.batch_size
     taken = min(count_batches(config, images), steps.total * config.trainer.accumulate)
     batches = cut(np.arange(images), most)[:taken]
-    if not batches or len(batches[-1]) > 1:
+    if not batches:
+        return
+    smallest, needed = len(batches[-1]), shared_by(config, ranks, len(batches[-1]))
+    if smallest >= needed:
         return
     one, _ = next(dataset.train.batches([np.array([0])]))
     for epoch in plan.turns(steps.epochs):
@@ -118,11 +121,15 @@ def _refuse_batch_of_one(
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
+            of = f"the {images:,} training images"
+            if smallest > 1:
+                of = f"{smallest} images for one of {ranks.world} processes"
             problem = (
-                f"makes a batch of one of the {images:,} training images, and BatchNorm of"
+                f"makes a batch of one of {of}, and BatchNorm of"
                 f" {config.model.name} has one value per channel then, which has no variance"
             )
-            fits = [size for size in (2, 3) if len(cut(np.arange(images), size)[-1]) > 1]
+            sizes = range(needed, 2 * needed)
+            fits = [size for size in sizes if len(cut(np.arange(images), size)[-1]) >= needed]
             hint = f"data.batch_size={fits[0]} or more" if fits else "give more training images"
             raise ConfigError("data.batch_size", problem, hint, most) from error
 

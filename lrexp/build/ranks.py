@@ -54,6 +54,25 @@ def synchronized(model: nn.Module) -> nn.Module:
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
+def shared_by(config: Config, ranks: Ranks, smallest: int) -> int:
+    """How many images a batch needs so that no BatchNorm sees just one.
+
+    Args:
+        config: of the run.
+        ranks: that take their shares.
+        smallest: images of the smallest batch.
+
+    Raises:
+        ConfigError: when statistics over all ranks would count images of a batch twice.
+    """
+    if not config.trainer.sync_batchnorm:
+        return 2 * ranks.world
+    if smallest < ranks.world:
+        problem = f"needs an image for each of {ranks.world} processes, and a batch has {smallest}"
+        raise ConfigError("trainer.sync_batchnorm", problem, "a larger data.batch_size", "true")
+    return 2
+
+
 def notes_of_ranks(config: Config, model: nn.Module, ranks: Ranks) -> Iterator[str]:
     """What a run of several processes should know, a sentence each."""
     if not ranks.several or config.trainer.sync_batchnorm:

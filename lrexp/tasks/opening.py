@@ -80,7 +80,10 @@ def known_at_start(trainer: Trainer, config: Config) -> dict[str, Any]:
     """What summary.json has of a run before its first step."""
     experiment, data = trainer.experiment, trainer.experiment.dataset
     classes = _class_facts(trainer)
+    ranks = trainer.ranks
     known = {
+        "world_size": ranks.world,
+        "backend": ranks.backend,
         "remarks": [*_notes(trainer, classes, config), *experiment.remarks],
         "plan_hash": experiment.plan.hash,
         "device": str(experiment.device),
@@ -139,6 +142,8 @@ def run_info(
     said = {*experiment.remarks}  # as warnings, when they were found
     notes = [note for note in summary["remarks"] if note not in said]
     told = [f"note   {note}" for note in [*notes, experiment.layers.note] if note]
+    if (ranks := trainer.ranks).several:
+        told.append(f"ranks  {ranks.world} processes train it together ({ranks.backend})")
     told += [f"leaks  {line}" for line in (data.leaks.lines() if data.leaks else [])]
     opening = opening_lines(
         config.model.name,

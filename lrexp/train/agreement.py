@@ -85,7 +85,7 @@ class Words:
 
     def fails(self, error: BaseException) -> None:
         """Say what ended this rank, unless another has failed before, or all were asked to stop."""
-        if isinstance(error, RankFailedError | Followed | KeyboardInterrupt | Terminated):
+        if isinstance(error, RankFailedError | Followed) or not isinstance(error, Exception):
             return
         said = str(error) if isinstance(error, UserError) else in_words(error)
         self.store.compare_set("failed", "", json.dumps([self.rank, said]))

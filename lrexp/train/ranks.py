@@ -150,7 +150,7 @@ class Ranks:
                 try:
                     yield
                 except BaseException as error:
-                    if not isinstance(error, KeyboardInterrupt | Terminated):
+                    if isinstance(error, Exception):
                         with suppress(ValueError):  # torchrun's answer to what is being told
                             signal.signal(signal.SIGTERM, signal.SIG_IGN)
                     answered()
@@ -218,16 +218,20 @@ class Ranks:
         Of what trains and is not used, which has no gradient, nothing is exchanged; nor of buffers,
         see `same_buffers`.
         """
+        if not self.several:
+            return
         model = experiment.model
         trains = [name for name, p in model.named_parameters() if p.requires_grad]
-        if not self.several or (self._wrapped is not None and trains == self._trains):
+        if trains == self._trains:
             return
-        left_out = {*without_gradient(experiment), *dict(model.named_buffers())}
+        unused = without_gradient(experiment)
+        left_out = {*unused, *dict(model.named_buffers())}
         # DDP calls a parameter of the network itself .NAME in places
         names = [*left_out, *(f".{name}" for name in left_out if "." not in name)]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
-        self._wrapped = None  # its hooks go before those of the next come
-        self._wrapped, self._trains = DistributedDataParallel(model), trains
+        self._wrapped, self._trains = None, trains  # its hooks go before those of the next come
+        if len(trains) > len(unused):  # else there is nothing to exchange
+            self._wrapped = DistributedDataParallel(model)
 
     def forward_of(self, experiment: Experiment) -> nn.Module:
         """What is called to train: parameters stay the model's own, by their names."""
@@ -260,12 +264,20 @@ class Ranks:
 
     def same_buffers(self, model: nn.Module) -> None:
         """Give every rank the first one's buffers: statistics of BatchNorm are of its images."""
-        if self.several:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, 0)
+        buffers = [buffer for buffer in model.buffers() if buffer.numel()]
+        if not self.several or not buffers:
+            return
+        with torch.no_grad():  # as bytes: whatever their types are, it is one message
+            bits = [buffer.contiguous().view(-1).view(torch.uint8) for buffer in buffers]
+            sizes, sent = list(map(len, bits)), torch.cat(bits)
+            dist.broadcast(sent, 0)
+            for buffer, part in zip(buffers, sent.split(sizes), strict=True):
+                buffer.copy_(part.clone().view(buffer.dtype).view(buffer.shape))
 
     def _blame(self, error: BaseException) -> None:
         """Say that this rank fails of an error, or raise what ended another and led to it."""
+        if not isinstance(error, Exception | KeyboardInterrupt | Terminated):
+            self.agreed((False, None))  # after an epoch, the last that was asked for
         if isinstance(error, dist.DistError) or OF_EXCHANGE.search(str(error)):
             self.words.wait_for_failure(5.0)
             raise RankFailedError(gone(self.world)) from error

@@ -20,14 +20,17 @@ import ranks_program
 import torch
 from conftest import ROOT
 from processes import HUNG_S
-from ranks_program import Job, result_of
+from ranks_program import Job, in_double, result_of
 from torch import nn
 from torch.distributed import HashStore
 
+from lrexp.build.experiment import build
 from lrexp.build.ranks import check_for_ranks, synchronized
 from lrexp.config.errors import ConfigError, Terminated, UserError
+from lrexp.data import draws
 from lrexp.train import agreement
 from lrexp.train.agreement import Agreement, Followed, RankFailedError, Words
+from lrexp.train.loop import Trainer, _dropout_seeds
 from lrexp.train.ranks import ALONE, Ranks
 
 
@@ -60,6 +63,16 @@ def test_one_process_shares_with_nobody() -> None:
     assert ALONE.gathered("x") == ["x"]
     assert ALONE.agreed(3) == 3
     assert ALONE.stops_here() is None
+
+
+def test_what_a_network_draws_is_of_seed_step_batch_and_rank() -> None:
+    first = _dropout_seeds(7, 2, 3, 2, 0)
+    assert [step[0] for step in first] == [
+        int(draws.draw_each(7, "dropout", np.array([2, 3, 4]))[i] >> np.uint64(1)) for i in range(3)
+    ]
+    every = [_dropout_seeds(7, 2, 3, 2, rank) for rank in range(4)]
+    assert len({seed for rank in every for step in rank for seed in step}) == 4 * 3 * 2
+    assert every[3] == _dropout_seeds(7, 2, 5, 2, 3)[:3]
 
 
 def in_threads(*runs: Callable[[], None]) -> list[BaseException | None]:
@@ -215,6 +228,9 @@ UNFREEZING = (
     *("data.batch_size=13", "trainer.accumulate=2", "trainer.clip_grad_norm=1"),
     *("trainer.stats_every=1", "trainer.checkpoint_every_steps=2", "data.augment=basic"),
 )
+# weight decay would move what has a gradient of 0 and no use
+UNUSED = ("model.target=ranks_program.Unused", "optimizer.weight_decay=0.1")
+POLICIES = sorted(file.stem for file in (ROOT / "conf" / "lr_policy").glob("*.yaml"))
 # every batch is one image: all ranks but the first have none
 ONE_BY_ONE = ("data.batch_size=1", "model=mlp", "trainer.epochs=2", "trainer.max_steps=9")
 
@@ -252,11 +268,73 @@ def assert_as_one(ranks: list[dict[str, Any]], alone: dict[str, Any], tolerance:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_two_ranks_are_one_run(compose: Any, tmp_path: Path) -> None:
-    jobs = [
+def test_two_ranks_are_one_run(
+    compose: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LREXP_ALLOW_TARGETS", "ranks_program")
+    own = ("model=custom", "trainer.epochs=2", "data.batch_size=16")
+    compared = [
         Job("unfreezing", compose(*SMALL, *UNFREEZING), 2, "in_double"),
         Job("one_by_one", compose(*SMALL, *ONE_BY_ONE), 2, "in_double"),
+        Job("unused", compose(*SMALL, *own, *UNUSED), 2, "in_double"),
     ]
+    of_norms = compose(*SMALL, *own, "model.target=ranks_program.Normed")
+    alone = [Job("normed", of_norms, 2, "drawing"), Job("normed_alone", of_norms, 1, "drawing")]
+    found = trained_by_ranks(tmp_path, [*compared, *alone[:1]])
+    for job in compared:
+        assert_as_one(found[job.name], result_of(job, tmp_path), 1e-6)
+    one = result_of(alone[1], tmp_path)
+    first, second = found["normed"]
+    assert first["rows"] == second["rows"]  # evaluated with the first one's statistics
+    for name, tensor in first["weights"].items():
+        assert torch.equal(tensor, second["weights"][name])
+    assert not torch.equal(
+        first["weights"]["norm.running_mean"], one["weights"]["norm.running_mean"]
+    )
+    assert first["drawn"] == one["drawn"]  # rank 0 draws as one process does
+    assert not {*first["drawn"]} & {*second["drawn"]}
+
+
+# what ends them, or follows a metric, by name
+ENDINGS = {
+    "averaged": ("optimizer=schedulefree_adamw", "optimizer.lr=0.003"),
+    "muon": ("optimizer=muon", "model=mlp"),
+    "patience": ("trainer.patience=1", "optimizer.lr=1.5", "trainer.epochs=12"),
+    "diverged": ("optimizer.lr=1e200", "trainer.epochs=4"),
+    "untrained": ("trainer.epochs=0",),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_three_ranks_are_one_run_under_every_policy_and_end_as_it_does(
+    compose: Any, tmp_path: Path
+) -> None:
+    small = (*SMALL, "trainer.epochs=3", "data.batch_size=17", "trainer.stats_every=2")
+    plateau = ("optimizer=adamw", "optimizer.lr=0.003", "scheduler=plateau", "scheduler.patience=0")
+    hows = {policy: (f"lr_policy={policy}", *plateau) for policy in POLICIES} | ENDINGS
+    jobs = [Job(name, compose(*small, *how), 3, "in_double") for name, how in hows.items()]
     found = trained_by_ranks(tmp_path, jobs)
     for job in jobs:
-        assert_as_one(found[job.name], result_of(job, tmp_path), 1e-6)
+        alone = result_of(job, tmp_path)
+        assert len(found[job.name][0]["rows"]) == len(alone["rows"]), job.name
+        if job.name != "diverged":
+            assert_as_one(found[job.name], alone, 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_state_from_within_an_epoch_goes_on_with_another_number_of_ranks(
+    compose: Any, tmp_path: Path, world: int
+) -> None:
+    config = compose(*SMALL, *UNFREEZING)
+    experiment = build(config)
+    in_double(experiment.model)
+    trainer = Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
+    trainer.train_epoch(watch=lambda _: trainer.step == 3)
+    trainer.current.seen = None  # it was stopped within
+    torch.save(trainer.state(), tmp_path / "state.pt")
+    jobs = [Job("on", config, world, "in_double", tmp_path / "state.pt")]
+    found = trained_by_ranks(tmp_path, jobs)
+    assert_as_one(found["on"], result_of(Job("one", config, 1, "in_double"), tmp_path), 1e-6)
