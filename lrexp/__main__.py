@@ -10,13 +10,19 @@ from importlib import import_module
 from typing import NoReturn
 
 from lrexp.commands.answer import VERBS, answer
+from lrexp.commands.ranks import answer_as_one
+from lrexp.config.launched import world_size
 
 
 def main(argv: list[str] | None = None) -> int:
     """Answer one command line; returns its exit code, see `lrexp.commands.answer.answer`."""
     words = sys.argv[1:] if argv is None else argv
     verb, words = (words[0], words[1:]) if words and words[0] in VERBS else ("run", words)
-    return answer(lambda: import_module(f"lrexp.commands.{verb}").main(words))
+
+    def dispatch() -> int:
+        return import_module(f"lrexp.commands.{verb}").main(words)
+
+    return answer(dispatch) if world_size() == 1 else answer_as_one(verb, dispatch)
 
 
 def command() -> NoReturn:

@@ -17,6 +17,7 @@ from lrexp.build.computing import build_computing, refuse_what_fails
 from lrexp.build.data import Datasets, build_dataset, stated_data
 from lrexp.build.loss import build_loss, check_monitors
 from lrexp.build.model import build_model
+from lrexp.build.ranks import check_for_ranks, notes_of_ranks, shared_by, synchronized
 from lrexp.build.rates import build_rates
 from lrexp.build.schedule import Steps, count_batches, count_steps
 from lrexp.config.errors import ConfigError
@@ -36,6 +37,7 @@ from lrexp.plan.plan import Plan
 from lrexp.plan.preview import Preview, group_rates, shown_steps
 from lrexp.train.experiment import Experiment
 from lrexp.train.forward import ANEW, repeats_itself
+from lrexp.train.ranks import ALONE, Ranks
 
 DETERMINISM_COST = (
     "deterministic algorithms alone: the same bits in every run on the same machine; slower on a"
@@ -44,34 +46,38 @@ DETERMINISM_COST = (
 DEFAULT_THREADS = torch.get_num_threads()
 
 
-def build(config: Config, datasets: Datasets | None = None) -> Experiment:
+def build(config: Config, datasets: Datasets | None = None, ranks: Ranks = ALONE) -> Experiment:
     """Build an experiment.
 
     Args:
         config: of the run.
         datasets: of earlier runs in this program; what they have is not read again.
+        ranks: the processes that are to train it together.
 
     Raises:
         UserError: when the device is not there, data cannot be had, or settings do not fit the
             data or the model. Nothing has been written by then.
     """
-    device = choose_device(config.trainer.device)
+    device = choose_device(ranks.device_name(config.trainer.device))
     computing = build_computing(config.trainer, device)
-    torch.set_num_threads(config.trainer.threads or DEFAULT_THREADS)
+    check_for_ranks(config.trainer, ranks, device)
+    torch.set_num_threads(config.trainer.threads or ranks.threads or DEFAULT_THREADS)
     set_deterministic(config.trainer.deterministic)
     read = build_dataset if datasets is None else datasets.get
     dataset = read(config, device)
     check_monitors(config, len(dataset.class_names))
     model, layers = build_model(config, dataset)
     model.to(device)
+    if config.trainer.sync_batchnorm:
+        model = synchronized(model)
     refuse_what_fails(config, computing, model, dataset)
     if computing.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     notes = (*dataset.notes, *_input_notes(config, dataset), *_model_notes(config, model, dataset))
-    dataset = replace(dataset, notes=notes)
+    dataset = replace(dataset, notes=(*notes, *notes_of_ranks(config, model, ranks)))
     steps = count_steps(config, len(dataset.train))
     rates = build_rates(config, model, layers, steps)
-    _refuse_batch_of_one(config, dataset, model, rates.plan, steps)
+    _refuse_batch_of_one(config, dataset, model, rates.plan, steps, ranks)
     beside: dict[str, frozenset[str]] = {}
     if not all(row.trains_throughout for row in rates.plan.rows):
         with begun_at(0, device):
@@ -96,17 +102,20 @@ def build(config: Config, datasets: Datasets | None = None) -> Experiment:
 
 
 def _refuse_batch_of_one(
-    config: Config, dataset: Dataset, model: nn.Module, plan: Plan, steps: Steps
+    config: Config, dataset: Dataset, model: nn.Module, plan: Plan, steps: Steps, ranks: Ranks
 ) -> None:
     """Refuse a batch of one image that BatchNorm cannot learn from, before anything is trained.
 
-    Found by trying it where the smallest batch of an epoch is one image, in every mode that the
-    plan puts the network into.
+    Found by trying it where the smallest batch of an epoch is one image, or a rank's share of it,
+    in every mode that the plan puts the network into.
     """
     images, most = len(dataset.train), config.data.batch_size
     taken = min(count_batches(config, images), steps.total * config.trainer.accumulate)
     batches = cut(np.arange(images), most)[:taken]
-    if not batches or len(batches[-1]) > 1:
+    if not batches:
+        return
+    smallest, needed = len(batches[-1]), shared_by(config, ranks, len(batches[-1]))
+    if smallest >= needed:
         return
     one, _ = next(dataset.train.batches([np.array([0])]))
     for epoch in plan.turns(steps.epochs):
@@ -118,11 +127,15 @@ def _refuse_batch_of_one(
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
+            of = f"the {images:,} training images"
+            if smallest > 1:
+                of = f"{smallest} images for one of {ranks.world} processes"
             problem = (
-                f"makes a batch of one of the {images:,} training images, and BatchNorm of"
+                f"makes a batch of one of {of}, and BatchNorm of"
                 f" {config.model.name} has one value per channel then, which has no variance"
             )
-            fits = [size for size in (2, 3) if len(cut(np.arange(images), size)[-1]) > 1]
+            sizes = range(needed, 2 * needed)
+            fits = [size for size in sizes if len(cut(np.arange(images), size)[-1]) >= needed]
             hint = f"data.batch_size={fits[0]} or more" if fits else "give more training images"
             raise ConfigError("data.batch_size", problem, hint, most) from error
 

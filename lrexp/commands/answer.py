@@ -25,6 +25,7 @@ from lrexp.config.errors import (
     in_words,
     misused,
 )
+from lrexp.config.launched import refuse_ranks
 from lrexp.config.names import shown_path
 from lrexp.config.redact import redacted
 from lrexp.folder.layout import LAYER_TABLE, PLOTS
@@ -165,6 +166,7 @@ def swept(loader: CheckedLoader, overrides: Sequence[str]) -> int:
     """The exit code of a sweep that is run here, and shown."""
     from lrexp.session.sweep import run_sweep
 
+    refuse_ranks("-m is a grid of runs")
     board = run_sweep(loader, overrides, lambda line: print(for_terminal(line), flush=True))
     return 1 if board.failed() else 0
 
@@ -185,6 +187,8 @@ def layers_tested(
     from lrexp.report.layer_test.page import write_layer_test
     from lrexp.session.layer_test import begin_layer_test
     from lrexp.session.layer_test_asked import opening_lines, plan_layer_test
+
+    refuse_ranks("task=layer_test is a grid of runs")
 
     def say(line: str) -> None:
         print(for_terminal(line), flush=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lrexp
+from lrexp.config.launched import world_size
 from lrexp.folder.files import strict_json, write_atomically
 from lrexp.folder.layout import DIFF, ENVIRONMENT
 
@@ -86,6 +87,8 @@ def environment(device: Any, threads: int, fingerprints: dict[str, str]) -> dict
         "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if cuda else None,
         "threads": threads,
+        "world_size": world_size(),
+        "backend": None if world_size() == 1 else "nccl" if cuda else "gloo",
         "packages": {name: _version(name) for name in (*PACKAGES, *_users_packages())},
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -17,6 +17,7 @@ from lrexp.config.compose import without_hydra
 from lrexp.config.errors import out_of_memory
 from lrexp.config.schema import Config, chosen_option, load
 from lrexp.runs.resume import Stopped
+from lrexp.session.ranks import ranks_here
 from lrexp.tasks.opening import Launch
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def _checked(
         stopped=stopped,
         planned=points and points.planned,
         until=until,
+        ranks=ranks_here(),
     )
     return resolved, config, launch
 

@@ -31,6 +31,7 @@ from lrexp.runs.resume import (
 )
 from lrexp.session.hydra import hydra_of
 from lrexp.session.points import job
+from lrexp.session.ranks import follow_first
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def run_single(
     if trains_a_grid(config):
         hint = "give it on a command line of its own"
         raise ConfigError("task", "trains runs of its own", hint, config.task.name)
+    follow_first(config)
     may_go_on = config.trainer.resume == "auto" and config.task.name == "train"
     given = config.run_id
     config.run_id = fresh = given or new_run_id()  # names the folder
@@ -126,6 +128,7 @@ def continue_run(
         UserError: when there is no run that could go on, or not like this.
         RunFailedError: when it had gone on.
     """
+    follow_first(resolved)
     if not folder.is_dir() or (stopped := stopped_run(folder, changed_data)) is None:
         raise UserError(f"{folder} holds no run that could go on")
     resolved = check(resolved)[0]

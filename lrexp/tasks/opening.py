@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lrexp.train.experiment import Experiment
     from lrexp.train.loop import Trainer
     from lrexp.train.ramp import TrainsEpochs
+    from lrexp.train.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Launch:
     # makes one of trainers, which trains them together, or says that it cannot: None
     together: Callable[[Sequence[Trainer]], TrainsEpochs | None] | None = None
     until: int | None = None  # stop after this epoch, and leave the rest to whoever goes on
+    ranks: Ranks | None = None  # the processes that train it together
 
 
 def with_normalization(resolved: DictConfig, dataset: Any) -> DictConfig:
@@ -78,7 +80,10 @@ def known_at_start(trainer: Trainer, config: Config) -> dict[str, Any]:
     """What summary.json has of a run before its first step."""
     experiment, data = trainer.experiment, trainer.experiment.dataset
     classes = _class_facts(trainer)
+    ranks = trainer.ranks
     known = {
+        "world_size": ranks.world,
+        "backend": ranks.backend,
         "remarks": [*_notes(trainer, classes, config), *experiment.remarks],
         "plan_hash": experiment.plan.hash,
         "device": str(experiment.device),
@@ -137,6 +142,8 @@ def run_info(
     said = {*experiment.remarks}  # as warnings, when they were found
     notes = [note for note in summary["remarks"] if note not in said]
     told = [f"note   {note}" for note in [*notes, experiment.layers.note] if note]
+    if (ranks := trainer.ranks).several:
+        told.append(f"ranks  {ranks.world} processes train it together ({ranks.backend})")
     told += [f"leaks  {line}" for line in (data.leaks.lines() if data.leaks else [])]
     opening = opening_lines(
         config.model.name,

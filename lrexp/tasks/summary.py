@@ -50,6 +50,8 @@ def blank_summary(resolved: DictConfig, config: Config, launch: Launch) -> dict[
         "weights_hash": None,  # of the last epoch
         "executor": launch.executor,
         "members": 1,
+        "world_size": 1,  # processes that train it together
+        "backend": None,  # what exchanges their numbers
         "device": None,
         "timings": {},
         "parameters": {},

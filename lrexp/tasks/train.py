@@ -21,6 +21,7 @@ from lrexp.record.jsonl import JsonlRecorder
 from lrexp.record.recorders import Recorders
 from lrexp.record.wandb.recorder import WandbRecorder
 from lrexp.tasks.concluding import best_tested, write_report
+from lrexp.tasks.joining import join
 from lrexp.tasks.opening import Launch, known_at_start, run_info, with_normalization, write_plans
 from lrexp.tasks.summary import as_people_read_it, blank_summary, failure, results, write
 from lrexp.tasks.taking_up import changed_environment, restore_best, take_up
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from lrexp.build.data import Datasets
     from lrexp.record.recorders import RunInfo
     from lrexp.train.loop import Trainer
+    from lrexp.train.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,8 @@ def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
     """
     with signals_stop() as asked:
         run = open_training(resolved, config, launch, asked)
-        with run.recorded():
+        join(run.trainer, going_on=launch.stopped is not None)
+        with run.recorded(), run.trainer.ranks.together(asked):
             run.trainer.run(run, run.checkpoints)
         return run.value
 
@@ -68,7 +71,7 @@ def open_training(
     """
     started = time.perf_counter()
     try:
-        trainer = build_trainer(config, launch.datasets)
+        trainer = build_trainer(config, launch.datasets, launch.ranks)
     except Exception as error:
         if launch.sweep:  # a point keeps its folder, and says why it has no result
             write(launch.folder, blank_summary(resolved, config, launch) | failure(error))
@@ -77,13 +80,15 @@ def open_training(
     return Training(resolved, config, launch, trainer, started, asked)
 
 
-def build_trainer(config: Config, datasets: Datasets | None) -> Trainer:
+def build_trainer(config: Config, datasets: Datasets | None, ranks: Ranks | None = None) -> Trainer:
     """What trains a config, with the data of runs before; a UserError when it cannot be built."""
     from lrexp.build.experiment import build
     from lrexp.train.loop import Trainer
+    from lrexp.train.ranks import ALONE
 
-    experiment = build(config, datasets)
-    return Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
+    ranks = ranks or ALONE
+    experiment = build(config, datasets, ranks)
+    return Trainer(experiment, config.trainer, config.data.batch_size, config.seed, ranks)
 
 
 class _FarEnough(BaseException):
@@ -214,7 +219,7 @@ class Training:
     def row(self, row: dict[str, float]) -> None:
         """Record one epoch; stop after it if that is asked for or a signal's exception was lost."""
         self._recorders.row(row)
-        if self._asked:
+        if self._asked and not self.trainer.ranks.several:  # ranks stop where all do
             raise self._asked[-1]
         if self._launch.until is not None and row["epoch"] >= self._launch.until:
             raise _FarEnough

@@ -61,8 +61,10 @@ class Experiment:
         Args:
             group: (B,) positions in the training split of each of its batches.
         """
-        if len(group) == 1:
-            return self.loss
+        return self.loss if len(group) == 1 else self.loss.over(self.normaliser_of(group))
+
+    def normaliser_of(self, group: Sequence[np.ndarray]) -> float | Tensor:
+        """What the loss of a step divides by, of all its batches."""
         labels = self.dataset.train.labels
         rows = placed(np.concatenate(group), labels.device)
-        return self.loss.over(self.loss.normaliser(labels[rows]))
+        return self.loss.normaliser(labels[rows])

@@ -44,8 +44,9 @@ from lrexp.train.measure import (
     evaluate_split,
     seen_row,
 )
+from lrexp.train.ranks import ALONE, Ranks
 from lrexp.train.recorded import Pass, Recorded
-from lrexp.train.scales import measure_scales
+from lrexp.train.scales import measure_scales, scales_of, set_scales
 from lrexp.train.signals import whole
 from lrexp.train.state import (
     Epoch,
@@ -76,13 +77,21 @@ class Trainer:
         settings: the trainer's part of the config.
         batch_size: images per batch at most, see `draws.cut`; a step takes trainer.accumulate.
         seed: moves the order of the images and dropout.
+        ranks: the processes that train it together.
     """
 
     state, load_state = state_of, load_into  # see lrexp.train.state
 
-    def __init__(self, experiment: Experiment, settings: Settings, batch_size: int, seed: int):
+    def __init__(
+        self,
+        experiment: Experiment,
+        settings: Settings,
+        batch_size: int,
+        seed: int,
+        ranks: Ranks = ALONE,
+    ):
         self.experiment, self.settings = experiment, settings
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.ranks = batch_size, seed, ranks
         self.epoch = self.step = 0
         self.rows: list[Row] = []
         self.track = Track(settings.monitor)
@@ -108,7 +117,7 @@ class Trainer:
         `checkpoints`, and a row to `record`. With none to train the model is evaluated as it is.
         """
         data = self.experiment.dataset
-        while self.goes_on:
+        while self._agreed_to_go_on():
             started = self.current.started if self.current else time.perf_counter()
             seen = self.current.seen if self.current else None  # of an epoch to be evaluated
             if seen is None:
@@ -131,6 +140,8 @@ class Trainer:
         with quiet_collector() as after_step, computing.compiled(model):
             self._steps(epoch, checkpoints, watch, after_step)
         with whole():
+            self.collect()
+            self.ranks.same_buffers(model)
             if averages_weights(optimizer):
                 use_averaged_weights(optimizer)
                 self.begin_draws("recalibration")
@@ -153,17 +164,22 @@ class Trainer:
         optimizer = self.loss_scale or experiment.optimizer
         trained = {n: p for n, p in named(experiment.optimizer.param_groups) if p.requires_grad}
         weights, train = list(trained.values()), experiment.dataset.train
+        self.ranks.begin_phase(experiment)
         computed = self._computed(weights)
         left = self.groups()[self.step - epoch.first_step :]
-        seeds = _dropout_seeds(self.seed, self.step, len(left), settings.accumulate)
-        fed = train.batches([*chain.from_iterable(left)], self.epoch)
+        shares = [[self.ranks.share(batch) for batch in group] for group in left]
+        seeds = _dropout_seeds(
+            self.seed, self.step, len(left), settings.accumulate, self.ranks.rank
+        )
+        fed = train.batches([*chain.from_iterable(shares)], self.epoch)
         # of every step its first batch is taken here, and the others while its gradients add up
-        for first, group, drawn in zip(fed, left, seeds, strict=True):
+        for first, group, own, drawn in zip(fed, left, shares, seeds, strict=True):
             with whole():
+                self._stop_where_all_do()
                 self.set_rates(self.step)
                 measured = due(settings.stats_every, self.step - epoch.first_step)
                 stats = self.stats if measured else None
-                batches = zip(group, chain((first,), fed), drawn, strict=False)
+                batches = zip(own, chain((first,), fed), drawn, strict=False)
                 loss, correct = self._gradients(computed, group, batches, trained)
                 update(optimizer, weights, settings.clip_grad_norm, stats)
                 if self.average:
@@ -182,7 +198,7 @@ class Trainer:
         """What computes a batch: forward, loss and backward, replayed where that is asked for."""
         model, computing = self.experiment.model, self.experiment.computing
         known = {"weights": weights, "scale": self.loss_scale}
-        one = partial(gradients, computing.forward(model), **known)
+        one = partial(gradients, computing.forward(self.ranks.forward_of(self.experiment)), **known)
         if not computing.cuda_graph:
             return one
         phase = (*map(id, weights), *(module.training for module in model.modules()))
@@ -199,26 +215,32 @@ class Trainer:
     ) -> tuple[Tensor, Tensor]:
         """Leave the gradients of one step with the weights; its loss (), images that are right ().
 
+        Of several ranks each has the same gradients, and its share of loss and images.
+
         Args:
             computed: leaves those of a batch.
             group: (B,) positions in the training split of each batch that the step is made of.
-            batches: the same, with images (B, C, H, W) and labels (B,), and where dropout begins.
+            batches: this rank's shares of them, with images (B, C, H, W) and labels (B,), and where
+                dropout begins.
             trained: the weights by name.
         """
-        experiment, seen = self.experiment, []
-        loss = experiment.loss_of(group)
+        experiment, ranks, seen = self.experiment, self.ranks, []
+        losses = ranks.losses_of(experiment, group)
         for i, (rows, (images, labels), seed) in enumerate(batches):
             begin_at(seed, experiment.device)
-            one, logits = computed(loss, images, labels, add=i > 0)
+            with ranks.exchanging(i == len(group) - 1):
+                one, logits = computed(losses[i], images, labels, add=i > 0)
             if not self.step:
                 found = {name: p.grad for name, p in trained.items() if p.grad is not None}
                 if self.loss_scale:  # which skips such a step, and scales less
                     found = {}
-                if fault := fault_of_step(experiment, rows, images, logits, one, found):
+                fault = fault_of_step(experiment, rows, images, logits, one, found)
+                if fault := ranks.fault_of_any(fault, one):
                     raise UserError(fault)
-            seen.append((one, correct_images(logits, labels)))
+            right = correct_images(logits, labels)
+            seen.append((one, right if ranks.counts(group[i]) else 0 * right))
         loss, correct = (reduce(torch.add, each) for each in zip(*seen, strict=True))
-        return loss, correct
+        return ranks.share_of(loss), correct
 
     def end_epoch(
         self,
@@ -269,7 +291,9 @@ class Trainer:
         set_trainable(experiment.model, experiment.plan, self.epoch, experiment.beside)
         if experiment.plan.measured:
             self.begin_draws("measuring")
-            measure_scales(experiment, self.seed, self.epoch, *self.step_size)
+            if self.ranks.first:
+                measure_scales(experiment, self.seed, self.epoch, *self.step_size)
+            set_scales(experiment, self.ranks.agreed(scales_of(experiment)))
         self._into_training_mode()
         self.epoch += 1
 
@@ -294,6 +318,27 @@ class Trainer:
         if experiment.momenta:
             set_momentum(experiment.optimizer, experiment.momenta[step])
 
+    def _agreed_to_go_on(self) -> bool:
+        """Whether there is an epoch to come; among ranks the first one says so, and the plateau."""
+        plateau = self.experiment.plateau
+        known = self.goes_on, plateau and plateau.state()
+        goes_on, state = self.ranks.agreed(known)
+        if plateau and not self.ranks.first:
+            plateau.load_state(state)
+        return goes_on
+
+    def _stop_where_all_do(self) -> None:
+        """Raise what asks the ranks to stop, at a point that all of them have come to."""
+        if (asked := self.ranks.stops_here()) is None:
+            return
+        self.collect()
+        raise asked
+
+    def collect(self) -> None:
+        """Let every rank have what all of them saw of this epoch's batches."""
+        if self.current is not None and self.ranks.several:
+            self.current.running.collect(self.ranks.summed)
+
     def begin_draws(self, purpose: str) -> None:
         """Make what the network draws from now on a function of (seed, purpose, epoch)."""
         begin_at(draws.draw(self.seed, purpose, self.epoch), self.experiment.device)
@@ -303,8 +348,9 @@ class Trainer:
         return self.average.in_place() if self.average else nullcontext()
 
     def _evaluated(self, split: Split) -> Evaluation:
+        self._stop_where_all_do()
         self.begin_draws("evaluation")
-        how = self.settings.eval_batch_size, self.experiment.computing
+        how = self.settings.eval_batch_size, self.experiment.computing, self.ranks
         return evaluate_split(self.experiment.model, split, *how)
 
     def _judged(self, seen: Row, train_eval: Evaluation, val: Evaluation) -> Row:
@@ -396,13 +442,14 @@ class Trainer:
         return "trainer.patience" if lost else ""
 
 
-def _dropout_seeds(seed: int, first_step: int, count: int, each: int) -> list[list[int]]:
-    """What makes dropout, and all that a network draws, a function of (seed, step, micro).
+def _dropout_seeds(seed: int, first_step: int, count: int, each: int, rank: int) -> list[list[int]]:
+    """What makes dropout, and all that a network draws, a function of (seed, step, micro, rank).
 
-    By step; micro is which of its `each` batches, and the first one's is of (seed, step) alone.
+    By step; micro is which of its `each` batches. The first one's of the first rank is of (seed,
+    step) alone, and the first rank's others of (seed, step, micro).
     """
     steps = np.arange(first_step, first_step + count)
-    counters = [(), *((micro,) for micro in range(1, each))]
+    counters = [(micro, rank) if rank else (micro,) * (micro > 0) for micro in range(each)]
     drawn = [draws.draw_each(seed, "dropout", steps, *micro) for micro in counters]
     return (np.stack(drawn, axis=1) >> np.uint64(1)).tolist()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrexp.config.schema import TOP5_CLASSES
+from lrexp.data import draws
 from lrexp.data.dataset import Split
 from lrexp.judge.evaluate import Evaluation
 from lrexp.plan.plan import Plan
 from lrexp.train.computing import PLAIN, Computing
 from lrexp.train.experiment import Experiment
+from lrexp.train.ranks import ALONE, Ranks
 from lrexp.train.scales import norms_of, ratio, scales_of
 
 
@@ -47,13 +49,22 @@ def all_right(said: Tensor, labels: Tensor) -> Tensor:
 
 
 def evaluate_split(
-    model: nn.Module, split: Split, batch_size: int, computing: Computing = PLAIN
+    model: nn.Module,
+    split: Split,
+    batch_size: int,
+    computing: Computing = PLAIN,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
-    """How good a model is on a split, in eval mode. No logits are kept."""
+    """How good a model is on a split, in eval mode. No logits are kept.
+
+    Every rank evaluates its share of the images, each once, and has the whole.
+    """
     model.eval()
     forward = computing.forward(model)
-    logits = ((forward(images)[None], labels) for images, labels in split.in_order(batch_size))
-    return evaluate_batches(logits, len(split))[0]
+    own = np.array_split(np.arange(len(split)), ranks.world)[ranks.rank]
+    parts = draws.cut(own, batch_size) if len(own) else []
+    logits = ((forward(images)[None], labels) for images, labels in split.batches(parts))
+    return evaluate_batches(logits, len(own), ranks)[0]
 
 
 def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
@@ -70,12 +81,15 @@ def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
 
 
 @torch.inference_mode()
-def evaluate_batches(batches: Iterable[tuple[Tensor, Tensor]], images: int) -> list[Evaluation]:
+def evaluate_batches(
+    batches: Iterable[tuple[Tensor, Tensor]], images: int, ranks: Ranks = ALONE
+) -> list[Evaluation]:
     """What K networks make of the same images; what is kept does not grow with classes.
 
     Args:
         batches: logits (K, B, classes) and labels, as in `evaluate`.
         images: how many there are in all batches.
+        ranks: each has batches of its own, in their order those of the whole.
     """
     kept: list[Tensor] = []  # each (K or 1, images): small ones of every batch would be in the way
     counts: Any = 0  # (3, K, classes) images that are of a class, are said to be, and are both
@@ -90,9 +104,12 @@ def evaluate_batches(batches: Iterable[tuple[Tensor, Tensor]], images: int) -> l
             said, of_class = predictions(logits, labels), labels > 0.5
             parts = of_class.sum(0).expand(len(said), -1), said.sum(1), (of_class & said).sum(1)
             counts = counts + torch.stack(parts)
-    first, *columns = [column.cpu().numpy() for column in kept]
-    if isinstance(counts, Tensor):
-        by_member = counts.transpose(0, 1).cpu().numpy()  # (K, 3, classes)
+    found = [column.cpu().numpy() for column in kept], _on_cpu(counts), classes
+    if ranks.several:
+        found = _of_all(ranks.gathered(found))
+    (first, *columns), counts, classes = found
+    if isinstance(counts, np.ndarray):
+        by_member = counts.swapaxes(0, 1)  # (K, 3, classes)
         return [
             Evaluation(losses.astype(np.float64), right.astype(np.float64), *of, multi_label=True)
             for losses, right, of in zip(first, *columns, by_member, strict=True)
@@ -101,6 +118,18 @@ def evaluate_batches(batches: Iterable[tuple[Tensor, Tensor]], images: int) -> l
         Evaluation.of_classes(losses, said, first[0], classes, *(float(t.mean()) for t in top5))
         for losses, said, *top5 in zip(*columns, strict=True)
     ]
+
+
+def _on_cpu(counts: Any) -> Any:
+    return counts.cpu().numpy() if isinstance(counts, Tensor) else counts
+
+
+def _of_all(found: list[tuple[list[np.ndarray], Any, int]]) -> tuple[list[np.ndarray], Any, int]:
+    """Columns (K or 1, images) of all ranks one behind the other, their counts in all, classes."""
+    with_images = (one for one in found if one[0])
+    columns, counts, classes = zip(*with_images, strict=True)
+    together = [np.concatenate(each, axis=1) for each in zip(*columns, strict=True)]
+    return together, sum(counts), classes[0]
 
 
 def _per_image(logits: Tensor, labels: Tensor) -> list[Tensor]:
@@ -166,6 +195,19 @@ class RunningTrain:
         """Mean loss and accuracy per image, and the number of images."""
         loss, correct, images = self.state().sum(1).tolist()
         return loss / images, correct / images, int(images)
+
+    def collect(self, summed: Callable[[Tensor], Tensor]) -> None:
+        """Take in what other ranks noted of the same batches: shares of the loss, images right.
+
+        Args:
+            summed: over ranks.
+        """
+        if not self._images:
+            return
+        losses, correct, sizes = self._noted()
+        now = torch.cat([summed(torch.stack([losses * sizes, correct])), sizes[None]])
+        self._earlier = torch.cat([self._earlier.to(now), now], dim=1)
+        self._images.clear()
 
     def state(self) -> Tensor:
         """(3, batches so far): of each its loss × images, its images that are right, its images."""

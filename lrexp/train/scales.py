@@ -24,6 +24,12 @@ def scales_of(experiment: Experiment) -> dict[str, float]:
     return {name: group["lr_scale"] for name, group in groups.items()}
 
 
+def set_scales(experiment: Experiment, scales: Mapping[str, float]) -> None:
+    """Give measured groups their lr_scale, by name."""
+    for name, group in measured_groups(experiment.optimizer, experiment.plan).items():
+        group["lr_scale"] = scales[name]
+
+
 def measure_scales(
     experiment: Experiment, seed: int, epoch: int, batch_size: int, accumulate: int
 ) -> None:

@@ -204,8 +204,13 @@ def load_into(
 
 
 def save_last(trainer: Trainer, checkpoints: Path) -> None:
-    """Write the state to last.pt; an OSError when that is not possible."""
-    save_checkpoint(checkpoints / LAST, trainer.state(), trainer.synced)
+    """Write the state to last.pt; an OSError when that is not possible.
+
+    Of several ranks the first one writes, and all of them must be here.
+    """
+    trainer.collect()
+    if trainer.ranks.first:
+        save_checkpoint(checkpoints / LAST, trainer.state(), trainer.synced)
 
 
 def save_best(trainer: Trainer, checkpoints: Path) -> None:
@@ -213,7 +218,8 @@ def save_best(trainer: Trainer, checkpoints: Path) -> None:
 
     After last.pt: whoever goes on from there can do it again.
     """
-    if trainer.current is None and trainer.best.epoch == trainer.epoch:
+    ended = trainer.current is None and trainer.ranks.first
+    if ended and trainer.best.epoch == trainer.epoch:
         with trainer.averaged():
             weights = {"model": trainer.experiment.model.state_dict(), "epoch": trainer.epoch}
             weights["class_names"] = list(trainer.experiment.dataset.class_names)
