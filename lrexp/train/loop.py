@@ -30,6 +30,8 @@ from lrexp.optim.optimizers import (
     use_training_weights,
 )
 from lrexp.train.experiment import Experiment
+from lrexp.train.feature_store import FeatureStore
+from lrexp.train.features import Fed, choose_fed
 from lrexp.train.first_numbers import fault_of_evaluation, fault_of_step
 from lrexp.train.measure import (
     Drift,
@@ -69,13 +71,22 @@ class Trainer:
         settings: the trainer's part of the config.
         batch_size: images per step at most; see `draws.cut`.
         seed: moves the order of the images and dropout.
+        features: holds what a frozen backbone makes of images; None: it is computed at every step.
     """
 
     state, load_state = state_of, load_into  # see lrexp.train.state
+    choose_fed = choose_fed  # see lrexp.train.features
 
-    def __init__(self, experiment: Experiment, settings: Settings, batch_size: int, seed: int):
+    def __init__(
+        self,
+        experiment: Experiment,
+        settings: Settings,
+        batch_size: int,
+        seed: int,
+        features: FeatureStore | None = None,
+    ):
         self.experiment, self.settings = experiment, settings
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.features = batch_size, seed, features
         self.epoch = self.step = 0
         self.rows: list[Row] = []
         self.track = Track(settings.monitor)
@@ -87,6 +98,8 @@ class Trainer:
         self.fault = ""  # what of the first step was not finite
         self.factors_then: dict[str, float] = {}  # at the last step of a state taken up
         self._drift = Drift(experiment.model, experiment.plan)
+        self.cached: Fed | None = None  # what it trains on in place of images
+        self.cached_for: frozenset[str] | None = None  # parameters that train then
         steps = len(experiment.schedule), experiment.steps_per_epoch
         self._factors = experiment.plan.factors(*steps)  # g(t) of the groups that have one
 
@@ -96,13 +109,13 @@ class Trainer:
         After every epoch `last.pt` and, when it got better, `best.pt` go to the folder
         `checkpoints`, and a row to `record`. With none to train the model is evaluated as it is.
         """
-        data = self.experiment.dataset
         while self.goes_on:
             started = self.current.started if self.current else time.perf_counter()
             seen = self.current.seen if self.current else None  # of an epoch to be evaluated
             if seen is None:
                 seen = self.train_epoch(checkpoints) if self.experiment.schedule else {}
-            train_eval, val = (self._evaluated(split) for split in (data.train_eval, data.val))
+            of_now = self.fed.train_eval, self.fed.val
+            train_eval, val = (self._evaluated(split) for split in of_now)
             self.end_epoch(seen, train_eval, val, started, record, checkpoints)
 
     def train_epoch(
@@ -113,12 +126,13 @@ class Trainer:
         `watch` sees the loss () of every step; the epoch ends after the one it says True to.
         """
         experiment, settings = self.experiment, self.settings
-        model, optimizer = experiment.model, experiment.optimizer
+        self.choose_fed()
+        model, optimizer = self.fed.part(experiment.model), experiment.optimizer
         with whole():
             epoch = self._begun()
         trained = {n: p for n, p in named(optimizer.param_groups) if p.requires_grad}
         weights = list(trained.values())
-        left, train = self.batches()[self.step - epoch.first_step :], experiment.dataset.train
+        left, train = self.batches()[self.step - epoch.first_step :], self.fed.train
         seeds = _dropout_seeds(self.seed, self.step, len(left))
         fed = train.batches(left, self.epoch)
         for (images, labels), seed in zip(fed, seeds, strict=True):  # (B, C, H, W), (B,)
@@ -179,6 +193,11 @@ class Trainer:
             finally:  # also an epoch whose state cannot be kept has taken place
                 record.row(row)
 
+    @property
+    def fed(self) -> Fed:
+        """What it trains and evaluates on now."""
+        return self.cached or Fed.on_images(self.experiment.dataset)
+
     def _begun(self) -> Epoch:
         """The coming epoch, or the one that a state from its middle belongs to."""
         if self.current is None or self.current.seen is not None:
@@ -223,7 +242,8 @@ class Trainer:
 
     def _evaluated(self, split: Split) -> Evaluation:
         self.begin_draws("evaluation")
-        return evaluate_split(self.experiment.model, split, self.settings.eval_batch_size)
+        model = self.fed.part(self.experiment.model)
+        return evaluate_split(model, split, self.settings.eval_batch_size)
 
     def _judged(self, seen: Row, train_eval: Evaluation, val: Evaluation) -> Row:
         """The epoch's full row: evaluation on the weights as they are, the gap, overfitting."""

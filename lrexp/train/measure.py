@@ -232,6 +232,11 @@ class StepStats:
         steps = [now - was for now, was in zip(self._tensors, before, strict=True)]
         self.add_ratios(norms_of(steps) / norms_of(before))
 
+    @torch.no_grad()
+    def of_still(self) -> Tensor:
+        """(tensors,) update ratios of a step that changes nothing: NaN where a tensor is 0."""
+        return 0 / norms_of([*self._tensors])
+
     def add_gradient(self, norm: Tensor) -> None:
         """Note a gradient's norm ()."""
         self._grad_norms.append(norm)

@@ -87,12 +87,17 @@ def member_bytes(trainer: Trainer) -> int:
 
 
 def clones(trainer: Trainer, seeds: Sequence[int]) -> list[Trainer]:
-    """Trainers like one that has not trained, one for every seed; all begin with its weights."""
+    """Trainers like one that has not trained, one for every seed; all begin with its weights.
+
+    What it would cache of a frozen backbone is computed, for them and for whoever shares it.
+    """
+    trainer.choose_fed()
     made = []
     for seed in seeds:
         model, optimizer = copy.deepcopy((trainer.experiment.model, trainer.experiment.optimizer))
         own = replace(trainer.experiment, model=model, optimizer=optimizer)
-        made.append(Trainer(own, copy.copy(trainer.settings), trainer.batch_size, seed))
+        settings = copy.copy(trainer.settings)
+        made.append(Trainer(own, settings, trainer.batch_size, seed, trainer.features))
     return made
 
 
