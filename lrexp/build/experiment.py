@@ -17,7 +17,7 @@ from lrexp.build.data import Datasets, build_dataset, stated_data
 from lrexp.build.loss import build_loss, check_monitors
 from lrexp.build.model import build_model
 from lrexp.build.rates import build_rates
-from lrexp.build.schedule import Steps, count_steps
+from lrexp.build.schedule import Steps, count_batches, count_steps
 from lrexp.config.errors import ConfigError
 from lrexp.config.saved import read_saved_config
 from lrexp.config.schema import Config, settings_where
@@ -98,7 +98,8 @@ def _refuse_batch_of_one(
     plan puts the network into.
     """
     images, most = len(dataset.train), config.data.batch_size
-    batches = cut(np.arange(images), most)[: min(steps.per_epoch, steps.total)]
+    taken = min(count_batches(config, images), steps.total * config.trainer.accumulate)
+    batches = cut(np.arange(images), most)[:taken]
     if not batches or len(batches[-1]) > 1:
         return
     one, _ = next(dataset.train.batches([np.array([0])]))

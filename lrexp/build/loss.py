@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from lrexp.config.schema import MONITORS, TOP5_CLASSES, Config, chosen_option, l
 from lrexp.config.schema.training import CsvTable
 from lrexp.data.dataset import Dataset
 from lrexp.train.experiment import Loss
+from lrexp.train.measure import widest
 
 
 def build_loss(config: Config, dataset: Dataset, device: torch.device) -> Loss:
@@ -48,7 +50,7 @@ def bce(dataset: Dataset, device: torch.device, *, pos_weight: str | None) -> Lo
         negatives = len(dataset.train) - positives
         _refuse_empty("loss.pos_weight", negatives, dataset, "is on every training image")
         weight = _weight(negatives / positives, device)
-    return partial(_binary_cross_entropy, weight=weight)
+    return BinaryCrossEntropy(weight)
 
 
 def cross_entropy(
@@ -65,30 +67,82 @@ def cross_entropy(
             problem = f"has {len(class_weights)} numbers for {classes} classes"
             raise ConfigError("loss.class_weights", problem, given=class_weights)
         weight = _weight(class_weights, device)
-    return partial(_cross_entropy, weight=weight, smoothing=label_smoothing)
+    return CrossEntropy(weight, label_smoothing)
 
 
-def _binary_cross_entropy(logits: Tensor, labels: Tensor, *, weight: Tensor | None) -> Tensor:
-    """torch's, of logits of any floating-point type."""
-    weight = None if weight is None else weight.to(logits.dtype)
-    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), pos_weight=weight)
+@dataclass(frozen=True)
+class BinaryCrossEntropy:
+    """torch's, of logits of any floating-point type.
 
-
-def _cross_entropy(
-    logits: Tensor, labels: Tensor, *, weight: Tensor | None, smoothing: float
-) -> Tensor:
-    """torch's to the bit, of logits of any floating-point type.
-
-    torch's own takes the weights of a smoothed loss in a way that members of a stack cannot take.
+    Args:
+        weight: (classes,) of positives, 1 for all when None.
     """
-    if weight is None or not smoothing:
-        weight = None if weight is None else weight.to(logits.dtype)
-        return F.cross_entropy(logits, labels, weight, label_smoothing=smoothing)
-    weight, logs = weight.to(logits.dtype), F.log_softmax(logits, 1)
-    spread = -(logs * weight).sum(1)  # (B,) over all classes, times the number of classes
-    spread = spread.sum() / weight[labels].sum()
-    hard, share = F.nll_loss(logs, labels, weight), smoothing / logits.shape[1]
-    return (1 - smoothing) * hard + spread * share
+
+    weight: Tensor | None
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean over images and classes, ()."""
+        return self._torchs(logits, labels, "mean")
+
+    def normaliser(self, labels: Tensor) -> float:
+        """Images × classes."""
+        return labels.numel()
+
+    def over(self, normaliser: float | Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """The sum, divided by a normaliser of more images."""
+        return lambda logits, labels: self._torchs(logits, labels, "sum") / normaliser
+
+    def _torchs(self, logits: Tensor, labels: Tensor, reduction: str) -> Tensor:
+        weight = None if self.weight is None else self.weight.to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(
+            logits, labels.to(logits.dtype), pos_weight=weight, reduction=reduction
+        )
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """torch's, of logits of any floating-point type.
+
+    Args:
+        weight: (classes,), 1 for all when None.
+        smoothing: of labels.
+    """
+
+    weight: Tensor | None
+    smoothing: float
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """torch's to the bit, the sum over the weights of the labels, ().
+
+        torch's own takes the weights of a smoothed loss in a way that members of a stack cannot
+        take.
+        """
+        weight, smoothing = self._weight(logits), self.smoothing
+        if weight is None or not smoothing:
+            return F.cross_entropy(logits, labels, weight, label_smoothing=smoothing)
+        logs = F.log_softmax(logits, 1)
+        spread = -(logs * weight).sum(1)  # (B,) over all classes, times the number of classes
+        spread = spread.sum() / weight[labels].sum()
+        hard, share = F.nll_loss(logs, labels, weight), smoothing / logits.shape[1]
+        return (1 - smoothing) * hard + spread * share
+
+    def normaliser(self, labels: Tensor) -> float | Tensor:
+        """Images, or the weights () of their classes in all."""
+        if self.weight is None:
+            return len(labels)
+        return self.weight.to(widest(labels.device))[labels].sum()
+
+    def over(self, normaliser: float | Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """The sum, divided by a normaliser of more images."""
+
+        def share(logits: Tensor, labels: Tensor) -> Tensor:
+            own = {"reduction": "sum", "label_smoothing": self.smoothing}
+            return F.cross_entropy(logits, labels, self._weight(logits), **own) / normaliser
+
+        return share
+
+    def _weight(self, logits: Tensor) -> Tensor | None:
+        return None if self.weight is None else self.weight.to(logits.dtype)
 
 
 def _refuse_empty(key: str, counts: np.ndarray, dataset: Dataset, problem: str) -> None:

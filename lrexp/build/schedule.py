@@ -34,11 +34,16 @@ class Steps:
         return [replace(self, total=total) for total in each]
 
 
+def count_batches(config: Config, train_size: int) -> int:
+    """Batches of an epoch; see `lrexp.data.draws.cut`."""
+    batches = -(-train_size // config.data.batch_size)
+    return min(batches, config.trainer.limit_train_batches or batches)
+
+
 def count_steps(config: Config, train_size: int) -> Steps:
-    """Steps per epoch and in all; see `lrexp.data.draws.cut`."""
+    """Steps per epoch and in all, of trainer.accumulate batches each."""
     trainer = config.trainer
-    per_epoch = -(-train_size // config.data.batch_size)
-    per_epoch = min(per_epoch, trainer.limit_train_batches or per_epoch)
+    per_epoch = -(-count_batches(config, train_size) // trainer.accumulate)
     total = per_epoch * trainer.epochs
     return Steps(per_epoch, min(total, trainer.max_steps or total))
 

@@ -144,7 +144,7 @@ def _of_kind(
 
     first = kind.points[0]
     trainer, seed = session.task.trainer(first.config), int(first.settings["seed"])
-    epochs, per_epoch = _epochs(trainer), len(trainer.batches())
+    epochs, per_epoch = _epochs(trainer), len(trainer.groups())
     step_s = {
         turn: _step_s(clones(trainer, [seed])[0], turn)
         for turn in (trainer.experiment.plan.turns(epochs) if per_epoch else ())
@@ -176,7 +176,7 @@ def _images(trainer: Trainer) -> int:
 
 def _epochs(trainer: Trainer) -> int:
     """How many there will be, at least the evaluation of a network as it is."""
-    return math.ceil(len(trainer.experiment.schedule) / max(1, len(trainer.batches()))) or 1
+    return math.ceil(len(trainer.experiment.schedule) / max(1, len(trainer.groups()))) or 1
 
 
 def _step_s(trainer: Trainer, finished: int) -> float:
@@ -188,7 +188,7 @@ def _step_s(trainer: Trainer, finished: int) -> float:
     from lrexp.train.state import Epoch
 
     def timed(steps: int) -> float:
-        trainer.settings.limit_train_batches = steps
+        trainer.settings.limit_train_batches = steps * trainer.settings.accumulate
         trainer.epoch, trainer.step = finished, 0
         trainer.begin_epoch()
         trainer.current = Epoch(0)
@@ -245,7 +245,8 @@ def _stacked_epoch_s(trainers: Sequence[Trainer], folder: Path) -> float:
 
 def _shorten(trainer: Trainer) -> None:
     """Leave a few epochs of one step each."""
-    trainer.settings = replace(trainer.settings, limit_train_batches=1, patience=None, stop_on=[])
+    one = trainer.settings.accumulate  # batches
+    trainer.settings = replace(trainer.settings, limit_train_batches=one, patience=None, stop_on=[])
     few = trainer.experiment.schedule[:EPOCHS]
     trainer.experiment = replace(trainer.experiment, schedule=few)
 

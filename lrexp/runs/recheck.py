@@ -183,6 +183,7 @@ def _fewest_images(saved: SavedRun) -> int | None:
     counts.append(trainer.get("train_eval_limit") if isinstance(trainer, dict) else None)
     per_step = saved.config.get("data", {}).get("batch_size")
     if rows and isinstance(per_step, int):
+        per_step *= trainer.get("accumulate", 1) if isinstance(trainer, dict) else 1
         counts.append(int(number(rows[0].get("step"))) * per_step)
     return min((count for count in counts if isinstance(count, int) and count > 0), default=None)
 

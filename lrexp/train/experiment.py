@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lrexp.data.dataset import Dataset
+from lrexp.data.feeding import placed
 from lrexp.models.layer_map import LayerMap
 from lrexp.optim.schedulers.plateau import Plateau
 from lrexp.plan.plan import Plan
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # (B, classes) logits and labels → scalar
+
+class Loss(Protocol):
+    """(B, classes) logits and labels → the loss as optimised, a mean in the sense of the loss."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, /) -> Tensor: ...
+
+    def normaliser(self, labels: Tensor) -> float | Tensor:
+        """What the mean divides by: how much these labels count in all."""
+        ...
+
+    def over(self, normaliser: float | Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """The sum of some of the images, divided by the normaliser of all that make a step."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,3 +52,15 @@ class Experiment:
     # parameters around each module without any (dropout), where the plan freezes some
     beside: Mapping[str, frozenset[str]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # what is odd about plan and schedule
+
+    def loss_of(self, group: Sequence[np.ndarray]) -> Callable[[Tensor, Tensor], Tensor]:
+        """What each batch of a step adds to the step's loss: that loss where there is but one.
+
+        Args:
+            group: (B,) positions in the training split of each of its batches.
+        """
+        if len(group) == 1:
+            return self.loss
+        labels = self.dataset.train.labels
+        rows = placed(np.concatenate(group), labels.device)
+        return self.loss.over(self.loss.normaliser(labels[rows]))

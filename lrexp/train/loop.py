@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, reduce
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lrexp.config.errors import UserError
@@ -69,7 +71,7 @@ class Trainer:
     Args:
         experiment: what to train; its model is changed in place.
         settings: the trainer's part of the config.
-        batch_size: images per step at most; see `draws.cut`.
+        batch_size: images per batch at most, see `draws.cut`; a step takes trainer.accumulate.
         seed: moves the order of the images and dropout.
         features: holds what a frozen backbone makes of images; None: it is computed at every step.
     """
@@ -126,28 +128,25 @@ class Trainer:
         `watch` sees the loss () of every step; the epoch ends after the one it says True to.
         """
         experiment, settings = self.experiment, self.settings
+        model, optimizer = experiment.model, experiment.optimizer
         self.choose_fed()
-        model, optimizer = self.fed.part(experiment.model), experiment.optimizer
         with whole():
             epoch = self._begun()
         trained = {n: p for n, p in named(optimizer.param_groups) if p.requires_grad}
-        weights = list(trained.values())
-        left, train = self.batches()[self.step - epoch.first_step :], self.fed.train
-        seeds = _dropout_seeds(self.seed, self.step, len(left))
-        fed = train.batches(left, self.epoch)
-        for (images, labels), seed in zip(fed, seeds, strict=True):  # (B, C, H, W), (B,)
+        weights, train = list(trained.values()), self.fed.train
+        left = self.groups()[self.step - epoch.first_step :]
+        seeds = _dropout_seeds(self.seed, self.step, len(left), settings.accumulate)
+        fed = train.batches([*chain.from_iterable(left)], self.epoch)
+        # of every step its first batch is taken here, and the others while its gradients add up
+        for first, group, drawn in zip(fed, left, seeds, strict=True):
             with whole():
-                begin_at(seed, experiment.device)
                 self.set_rates(self.step)
                 measured = due(settings.stats_every, self.step - epoch.first_step)
                 stats = self.stats if measured else None
-                loss, logits = gradients(model, experiment.loss, images, labels, weights, stats)
-                if not self.step:
-                    found = {name: p.grad for name, p in trained.items() if p.grad is not None}
-                    if fault := fault_of_step(experiment, left[0], images, logits, loss, found):
-                        raise UserError(fault)
+                batches = zip(group, chain((first,), fed), drawn, strict=False)
+                loss, correct = self._gradients(group, batches, trained, weights, stats)
                 update(optimizer, weights, settings.clip_grad_norm, stats)
-                epoch.running.add(loss, correct_images(logits, labels), len(labels))
+                epoch.running.add(loss, correct, sum(map(len, group)))
                 self.step += 1
                 if checkpoints is not None and due(settings.checkpoint_every_steps, self.step):
                     save_last(self, checkpoints)
@@ -158,9 +157,40 @@ class Trainer:
                 use_averaged_weights(optimizer)
                 self.begin_draws("recalibration")
                 drawn = (self.seed, self.epoch, self.batch_size)
-                recalibrate_batchnorm(model, _recalibration_images(train, *drawn))
+                recalibrate_batchnorm(self.fed.part(model), _recalibration_images(train, *drawn))
             epoch.seen = seen_row(experiment, self.stats, epoch.running, epoch.started)
         return epoch.seen
+
+    def _gradients(
+        self,
+        group: Sequence[np.ndarray],
+        batches: Iterable[tuple[np.ndarray, tuple[Tensor, Tensor], int]],
+        trained: Mapping[str, Tensor],
+        weights: Sequence[Tensor],
+        stats: StepStats | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Leave the gradients of one step with the weights; its loss (), images that are right ().
+
+        Args:
+            group: (B,) positions in the training split of each batch that the step is made of.
+            batches: the same, with images (B, C, H, W) and labels (B,), and where dropout begins.
+            trained: the weights by name.
+            weights: what gradients are taken of.
+            stats: takes the size of the whole step's gradient.
+        """
+        experiment, seen = self.experiment, []
+        model, loss = self.fed.part(experiment.model), experiment.loss_of(group)
+        for i, (rows, (images, labels), seed) in enumerate(batches, 1):
+            begin_at(seed, experiment.device)
+            whole_step = stats if i == len(group) else None
+            one, logits = gradients(model, loss, images, labels, weights, whole_step, add=i > 1)
+            if not self.step:
+                found = {name: p.grad for name, p in trained.items() if p.grad is not None}
+                if fault := fault_of_step(experiment, rows, images, logits, one, found):
+                    raise UserError(fault)
+            seen.append((one, correct_images(logits, labels)))
+        loss, correct = (reduce(torch.add, each) for each in zip(*seen, strict=True))
+        return loss, correct
 
     def end_epoch(
         self,
@@ -216,7 +246,7 @@ class Trainer:
         set_trainable(experiment.model, experiment.plan, self.epoch, experiment.beside)
         if experiment.plan.measured:
             self.begin_draws("measuring")
-            measure_scales(experiment, self.seed, self.epoch, self.batch_size)
+            measure_scales(experiment, self.seed, self.epoch, *self.step_size)
         experiment.model.train()
         use_training_weights(experiment.optimizer)
         self.epoch += 1
@@ -264,12 +294,22 @@ class Trainer:
         return row
 
     def batches(self) -> list[np.ndarray]:
-        """Positions in the training split that each of the epoch's steps takes, (B,) int64."""
+        """Positions in the training split of each of the epoch's batches, (B,) int64."""
         order = draws.order(self.seed, "order", self.experiment.dataset.train.ids, self.epoch)
         first = self.current.first_step if self.current else self.step
-        left = len(self.experiment.schedule) - first
-        steps = min(self.settings.limit_train_batches or left, left)
-        return draws.cut(order, self.batch_size)[:steps]
+        left = (len(self.experiment.schedule) - first) * self.settings.accumulate
+        most = min(self.settings.limit_train_batches or left, left)
+        return draws.cut(order, self.batch_size)[:most]
+
+    @property
+    def step_size(self) -> tuple[int, int]:
+        """Images per batch at most, and batches per step."""
+        return self.batch_size, self.settings.accumulate
+
+    def groups(self) -> list[list[np.ndarray]]:
+        """The same by step: trainer.accumulate batches each, or what is left for the last."""
+        batches, each = self.batches(), self.settings.accumulate
+        return [batches[i : i + each] for i in range(0, len(batches), each)]
 
     @property
     def samples(self) -> dict[str, Sample]:
@@ -324,10 +364,15 @@ class Trainer:
         return "trainer.patience" if lost else ""
 
 
-def _dropout_seeds(seed: int, first_step: int, count: int) -> list[int]:
-    """What makes dropout, and all that a network draws, a function of (seed, step)."""
+def _dropout_seeds(seed: int, first_step: int, count: int, each: int) -> list[list[int]]:
+    """What makes dropout, and all that a network draws, a function of (seed, step, micro).
+
+    By step; micro is which of its `each` batches, and the first one's is of (seed, step) alone.
+    """
     steps = np.arange(first_step, first_step + count)
-    return (draws.draw_each(seed, "dropout", steps) >> np.uint64(1)).tolist()
+    counters = [(), *((micro,) for micro in range(1, each))]
+    drawn = [draws.draw_each(seed, "dropout", steps, *micro) for micro in counters]
+    return (np.stack(drawn, axis=1) >> np.uint64(1)).tolist()
 
 
 def _recalibration_images(train: Split, seed: int, epoch: int, size: int) -> Iterator[Tensor]:

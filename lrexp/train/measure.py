@@ -147,8 +147,8 @@ class RunningTrain:
         """
         i = len(self._images)
         if i == self._numbers.shape[1]:
-            double = torch.float32 if loss.device.type == "mps" else torch.float64
-            more = loss.new_empty((2, 2 * i or self.ROOM, *loss.shape), dtype=double)
+            wide = widest(loss.device)
+            more = loss.new_empty((2, 2 * i or self.ROOM, *loss.shape), dtype=wide)
             if i:
                 more[:, :i] = self._numbers
             self._numbers = more
@@ -184,6 +184,11 @@ class RunningTrain:
     def _noted(self) -> tuple[Tensor, Tensor, Tensor]:
         losses, correct = self._numbers[:, : len(self._images)]
         return losses, correct, losses.new_tensor(self._images)
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The floating-point type that sums are taken in."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def correct_images(logits: Tensor, labels: Tensor) -> Tensor:

@@ -124,7 +124,7 @@ def _measure_once(trainer: Trainer) -> None:
         return
     set_trainable(experiment.model, experiment.plan, 0, experiment.beside)
     trainer.begin_draws("measuring")
-    measure_scales(experiment, trainer.seed, 0, trainer.batch_size)
+    measure_scales(experiment, trainer.seed, 0, *trainer.step_size)
     rows = tuple(replace(row, measured="") for row in experiment.plan.rows)
     trainer.experiment = replace(experiment, plan=Plan(rows))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -23,32 +24,38 @@ def scales_of(experiment: Experiment) -> dict[str, float]:
     return {name: group["lr_scale"] for name, group in groups.items()}
 
 
-def measure_scales(experiment: Experiment, seed: int, epoch: int, batch_size: int) -> None:
-    """Set anew the lr_scale of every group whose plan says that it is measured, before an epoch."""
-    model, loss, plan = experiment.model, experiment.loss, experiment.plan
-    train = experiment.dataset.train
+def measure_scales(
+    experiment: Experiment, seed: int, epoch: int, batch_size: int, accumulate: int
+) -> None:
+    """Set anew the lr_scale of every group whose plan says that it is measured, before an epoch.
+
+    Of gradients of as many images as a step takes: `accumulate` batches of at most `batch_size`.
+    """
+    plan, train = experiment.plan, experiment.dataset.train
     order = draws.order(seed, "measure", train.ids, epoch)
-    batches = train.batches(draws.cut(order, batch_size)[:MEASURED_BATCHES])
-    scales = measured_scales(relative_gradient_norms(model, loss, batches, plan.measured))
+    taken = draws.cut(order, batch_size * accumulate)[:MEASURED_BATCHES]
+    groups = [draws.cut(rows, batch_size) for rows in taken]
+    fed = train.batches([*chain.from_iterable(groups)])
+    steps = ((experiment.loss_of(group), islice(fed, len(group))) for group in groups)
+    scales = measured_scales(relative_gradient_norms(experiment.model, steps, plan.measured))
     for name, group in measured_groups(experiment.optimizer, plan).items():
         group["lr_scale"] = scales[plan.groups[name][0].measured]
 
 
 def relative_gradient_norms(
     model: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    steps: Iterable[tuple[Callable[[Tensor, Tensor], Tensor], Iterable[tuple[Tensor, Tensor]]]],
     units: Mapping[str, list[str]],
 ) -> dict[str, float]:
-    """Mean over batches of ‖g‖ / ‖w‖ for every unit, all its tensors taken as one vector.
+    """Mean over steps of ‖g‖ / ‖w‖ for every unit, all its tensors taken as one vector.
 
     Measured in eval mode, so that neither dropout nor BatchNorm statistics take part; weights,
     gradients and buffers stay as they are. Infinite where weights are 0 and gradients are not.
 
     Args:
         model: the network.
-        loss: (B, classes) logits and (B,) labels → scalar.
-        batches: of (B, C, H, W) images and (B,) labels.
+        steps: of each its loss, (B, classes) logits and (B,) labels → scalar, and its batches of
+            (B, C, H, W) images and (B,) labels, whose losses add up.
         units: names of the parameters that are measured together, all of which train.
     """
     model.eval()
@@ -57,8 +64,9 @@ def relative_gradient_norms(
     kept = [weight.grad for weight in measured]
     ends = np.cumsum([len(names) for names in units.values()])[:-1]
     ratios = []
-    for images, labels in batches:
-        gradients(model, loss, images, labels, measured)
+    for loss, batches in steps:
+        for i, (images, labels) in enumerate(batches):
+            gradients(model, loss, images, labels, measured, add=i > 0)
         found = [torch.zeros_like(w) if w.grad is None else w.grad for w in measured]
         both = torch.stack([norms_of(found), norms_of([w.detach() for w in measured])])
         norms = both.cpu().double().numpy()  # (2, tensors)

@@ -37,6 +37,7 @@ def gradients(
     labels: Tensor,
     weights: Sequence[Tensor],
     stats: Measures | None = None,
+    add: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Forward, loss, backward: every weight's `grad` is that of this batch, None without one.
 
@@ -47,14 +48,16 @@ def gradients(
         labels: of the images.
         weights: what gradients are taken of. No other tensor's `grad` is touched.
         stats: takes the size of the gradients at a step that is measured.
+        add: the gradients go on top of those that are there, of earlier batches of one step.
 
     Returns:
         The loss, () or (K,), and the logits.
     """
     logits = model(images)
     losses = loss(logits, labels)
-    for weight in weights:
-        weight.grad = None
+    if not add:
+        for weight in weights:
+            weight.grad = None
     torch.autograd.backward(losses, torch.ones_like(losses), inputs=weights)
     if stats is not None:
         stats.see_gradients(weights)

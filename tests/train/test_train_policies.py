@@ -244,7 +244,8 @@ def test_measuring_moves_nothing_and_is_the_mean_ratio_of_norms() -> None:
     batches = [(torch.randn(8, 1, 8, 8), torch.arange(8)) for _ in range(3)]
     units = {"conv": ["conv.weight", "conv.bias"], "head": ["head.weight"]}
     generator = torch.get_rng_state()
-    found = relative_gradient_norms(model, nn.functional.cross_entropy, batches, units)
+    steps = [(nn.functional.cross_entropy, [batch]) for batch in batches]
+    found = relative_gradient_norms(model, steps, units)
     assert torch.equal(torch.get_rng_state(), generator)  # nothing drawn
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
@@ -271,8 +272,7 @@ def test_tensors_of_zeros_get_a_scale_too() -> None:
     nn.init.zeros_(model[2].bias)
     found = relative_gradient_norms(
         model,
-        nn.functional.cross_entropy,
-        [(torch.ones(2, 1, 2, 2), torch.tensor([0, 0]))],
+        [(nn.functional.cross_entropy, [(torch.ones(2, 1, 2, 2), torch.tensor([0, 0]))])],
         {"below": ["1.weight"], "top": ["2.weight"]},
     )
     assert found == {"below": 0.0, "top": math.inf}

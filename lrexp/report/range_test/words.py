@@ -42,6 +42,7 @@ def _passes(test: RangeTest) -> str:
     batch = (test.run.config.get("data") or {}).get("batch_size")
     if not isinstance(batch, int) or not isinstance(images.get("train"), int | float):
         return ""
+    batch *= (test.run.config.get("trainer") or {}).get("accumulate", 1)
     passes = int(test.task["steps"]) * batch / images["train"]
     return f" ({passes:.2g} passes over {images['train']:,.0f} images)"
 
