@@ -23,6 +23,7 @@ from lrexp.data.sources.hf import hf
 from lrexp.data.splits import Chosen, choose, class_positions
 from lrexp.data.transforms import Augment
 from lrexp.models.pretrained import expected_input
+from lrexp.train.feature_store import FeatureStore
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Datasets:
     def __init__(self) -> None:
         self._held: dict[str, Dataset] = {}
         self.built = 0
+        self.features = FeatureStore(shared=True)  # of frozen backbones
 
     def get(self, config: Config, device: torch.device) -> Dataset:
         """As `build_dataset`, from memory where that is possible.
@@ -60,6 +62,7 @@ class Datasets:
     def in_memory(self) -> Datasets:
         """Those that other programs can share: whose images all lie in the CPU's memory."""
         kept = Datasets()
+        kept.features = self.features.for_worker()
         kept._held = {
             key: held
             for key, held in self._held.items()

@@ -7,8 +7,10 @@ is one code and the batches are the same to the bit.
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,7 +91,56 @@ class Streamed:
             yield batch.to(self._device, non_blocking=True)
 
 
-Pixels = InMemory | Streamed
+class Computed:
+    """What a network made of every image, in memory, or in a file that memory is mapped to.
+
+    Args:
+        values: (n, ...) of the images, to be filled.
+        device: of the batches.
+        file: that holds the values; it is mapped again where this is unpickled.
+    """
+
+    in_memory = True
+
+    def __init__(self, values: Tensor, device: torch.device, file: Path | None = None):
+        self.values, self.device, self.file = values, device, file
+        self.shape: Any = tuple(values.shape[1:])
+
+    @classmethod
+    def mapped(cls, file: Path, device: torch.device) -> Computed:
+        """Those in a file on this machine, whose name ends in their `form`."""
+        _, dtype, sides = file.name.split(".")
+        shape = tuple(map(int, sides.split("x")))
+        flat = torch.from_file(str(file), size=math.prod(shape), dtype=getattr(torch, dtype))
+        return cls(flat.view(shape), device, file)
+
+    @property
+    def form(self) -> str:
+        """Type and shape, as in `float32.2000x512`."""
+        dtype = str(self.values.dtype).removeprefix("torch.")
+        return f"{dtype}.{'x'.join(map(str, self.values.shape))}"
+
+    @property
+    def nbytes(self) -> int:
+        """Of all values."""
+        return self.values.nbytes
+
+    def batches(self, parts: Sequence[np.ndarray]) -> Iterator[Tensor]:
+        """(B, ...) on the device, of the (B,) rows of each part."""
+        chosen = placed(np.concatenate(parts), self.values.device)
+        for part in chosen.split(list(map(len, parts))):
+            batch = self.values.index_select(0, part)
+            if batch.device.type != self.device.type:  # through pinned memory, nobody waits
+                batch = batch.pin_memory().to(self.device, non_blocking=True)
+            yield batch
+
+    def __reduce__(self) -> Any:
+        if self.file is not None:
+            return Computed.mapped, (self.file, self.device)
+        return Computed, (self.values, self.device)
+
+
+Pixels = InMemory | Streamed | Computed
 
 
 def _read(source: Source, shape: tuple[int, int, int], ids: list[np.int64]) -> Tensor | str:

@@ -26,6 +26,7 @@ DIFF = "code.diff"  # when the checkout has changes that no commit has
 LOG = "lrexp.log"
 WANDB = "wandb"
 PLAN_TABLE = "plan.table.json"  # in W&B's own folder of a run
+FEATURES = ".features-"  # begins the name of a folder that is there while it trains, if at all
 HYDRA = ".hydra"
 OVERRIDES, HYDRA_CONFIG = "overrides.yaml", "hydra.yaml"  # in HYDRA
 OF_HYDRA = (CONFIG, OVERRIDES, HYDRA_CONFIG)

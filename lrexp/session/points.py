@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 class Points:
     """The task of a sweep's points. Those that run in one program share their data."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder  # of the sweep
         self.view: Any = None  # lrexp.grid.live.GridView, while our launcher runs
         self.said: set[str] | None = None  # see `lrexp.session.sweep.Around`
         self.executor = "serial"  # of lrexp.grid.executors
@@ -73,7 +74,14 @@ class Points:
         """The data of the points so far."""
         from lrexp.build.data import Datasets
 
-        return Datasets()
+        made = Datasets()
+        made.features.folder = self.folder
+        return made
+
+    def close(self) -> None:
+        """Remove what was kept for the points alone."""
+        if "datasets" in self.__dict__:
+            self.datasets.features.close()
 
 
 def job(

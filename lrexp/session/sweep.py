@@ -92,7 +92,8 @@ def run_request(request: Request, around: Around) -> Leaderboard:
     folder = started.folder if started else loader.folder(config, SWEEP_DIR, request.overrides)
     config.hydra.sweep.dir = str(folder)
     callbacks = Callbacks(config)
-    context, task = HydraContext(config_loader=loader, callbacks=callbacks), Points()
+    context = HydraContext(config_loader=loader, callbacks=callbacks)
+    task = Points(folder)
     task.said = around.said
     sweeper = Plugins.instance().instantiate_sweeper(
         config=config, hydra_context=context, task_function=task
@@ -132,6 +133,7 @@ def run_request(request: Request, around: Around) -> Leaderboard:
     except Exception as error:
         raise RunFailedError(error) from error
     finally:
+        task.close()
         claim.release()
         callbacks.on_multirun_end(config=config, config_name=CONFIG_NAME)
         with suppress(OSError):

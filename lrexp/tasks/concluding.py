@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from lrexp.folder.layout import CONFUSION, PER_CLASS, PREDICTIONS, WRONG_IMAGES
 from lrexp.judge.evaluate import class_rows, confusion, worst_classes
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lrexp.data.dataset import Split
     from lrexp.train.experiment import Experiment
 
 log = logging.getLogger(__name__)
@@ -21,7 +25,7 @@ CONFUSION_CLASSES = 1000  # a larger table of true against predicted classes is 
 
 
 def best_tested(
-    experiment: Experiment, batch_size: int, folder: Path, alone: bool
+    experiment: Experiment, said: Callable[[Split], Tensor], folder: Path, alone: bool
 ) -> dict[str, Any]:
     """Test the weights that the model has now on val, test and further sets, and write it down.
 
@@ -30,7 +34,7 @@ def best_tested(
 
     Args:
         experiment: with the best weights.
-        batch_size: images at a time.
+        said: (n, classes) logits of these weights for a split.
         folder: takes predictions, numbers by class, mix-ups.
         alone: no point of a sweep. The most wrong images are kept as well: the report is made from
             files alone.
@@ -45,14 +49,13 @@ def best_tested(
         write_predictions,
         write_wrong_images,
     )
-    from lrexp.train.measure import evaluate, logits_of
+    from lrexp.train.measure import evaluate
 
-    model, data = experiment.model, experiment.dataset
+    data = experiment.dataset
     names, classes = data.class_names, len(data.class_names)
     offered = {"val": data.val, "test": data.test, **data.eval_sets}
     splits = {name: split for name, split in offered.items() if split is not None}
-    how = batch_size, experiment.computing
-    logits = {name: logits_of(model, split, *how) for name, split in splits.items()}
+    logits = {name: said(split) for name, split in splits.items()}
     found = {name: evaluate(logits[name], split.labels) for name, split in splits.items()}
     confusions = {
         name: confusion(split.labels.cpu().numpy(), logits[name].argmax(1).cpu().numpy(), classes)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -30,6 +31,7 @@ from lrexp.train.signals import answered, signals_stop, whole
 if TYPE_CHECKING:
     from lrexp.build.data import Datasets
     from lrexp.record.recorders import RunInfo
+    from lrexp.train.feature_store import FeatureStore
     from lrexp.train.loop import Trainer
     from lrexp.train.ranks import Ranks
 
@@ -48,9 +50,12 @@ def train(resolved: DictConfig, config: Config, launch: Launch) -> float:
     """
     with signals_stop() as asked:
         run = open_training(resolved, config, launch, asked)
-        join(run.trainer, going_on=launch.stopped is not None)
-        with run.recorded(), run.trainer.ranks.together(asked):
-            run.trainer.run(run, run.checkpoints)
+        try:
+            join(run.trainer, going_on=launch.stopped is not None)
+            with run.recorded(), run.trainer.ranks.together(asked):
+                run.trainer.run(run, run.checkpoints)
+        finally:
+            run.close()
         return run.value
 
 
@@ -69,9 +74,12 @@ def open_training(
         UserError: when the experiment cannot be built, or cannot go on from the state that it was
             stopped in; of a point the summary says so.
     """
+    from lrexp.train.feature_store import FeatureStore
+
     started = time.perf_counter()
+    features = None if launch.datasets else FeatureStore(launch.folder)
     try:
-        trainer = build_trainer(config, launch.datasets, launch.ranks)
+        trainer = build_trainer(config, launch.datasets, features, launch.ranks)
     except Exception as error:
         if launch.sweep:  # a point keeps its folder, and says why it has no result
             write(launch.folder, blank_summary(resolved, config, launch) | failure(error))
@@ -80,15 +88,25 @@ def open_training(
     return Training(resolved, config, launch, trainer, started, asked)
 
 
-def build_trainer(config: Config, datasets: Datasets | None, ranks: Ranks | None = None) -> Trainer:
-    """What trains a config, with the data of runs before; a UserError when it cannot be built."""
+def build_trainer(
+    config: Config,
+    datasets: Datasets | None,
+    features: FeatureStore | None = None,
+    ranks: Ranks | None = None,
+) -> Trainer:
+    """What trains a config, with the data of runs before; a UserError when it cannot be built.
+
+    Features of frozen backbones are shared with those runs, or kept in a store of its own.
+    """
     from lrexp.build.experiment import build
     from lrexp.train.loop import Trainer
     from lrexp.train.ranks import ALONE
 
     ranks = ranks or ALONE
     experiment = build(config, datasets, ranks)
-    return Trainer(experiment, config.trainer, config.data.batch_size, config.seed, ranks)
+    store = features if datasets is None else datasets.features
+    size = config.data.batch_size
+    return Trainer(experiment, config.trainer, size, config.seed, features=store, ranks=ranks)
 
 
 class _FarEnough(BaseException):
@@ -172,9 +190,14 @@ class Training:
 
         recorded = bool(self.trainer.rows)
         device = self.trainer.experiment.device
-        self.trainer = build_trainer(self._config, self._launch.datasets)
+        self.trainer = build_trainer(self._config, self._launch.datasets, self.trainer.features)
         if recorded:
             self.trainer.load_state(load_checkpoint(self.checkpoints / LAST, device))
+
+    def close(self) -> None:
+        """Remove what was kept for this run alone."""
+        if self._launch.datasets is None and self.trainer.features is not None:
+            self.trainer.features.close()
 
     def start(self) -> None:
         """Write what is known before the first step, and start the recorders."""
@@ -228,6 +251,7 @@ class Training:
         """Once training is over: test on the best weights, and save what they predict."""
         from lrexp.folder.checkpoint import all_weights, load_checkpoint
         from lrexp.optim.groups import tensor_hash
+        from lrexp.train.features import logits_of
 
         trainer, experiment = self.trainer, self.trainer.experiment
         self._summary["frozen_proof"] = trainer.frozen.as_dict()
@@ -237,11 +261,12 @@ class Training:
         if trainer.best.known:
             best = load_checkpoint(self.checkpoints / BEST, experiment.device)
             experiment.model.load_state_dict(best["model"])
-            size, logger = self._config.trainer.eval_batch_size, self._config.logger
+            logger = self._config.logger
             pictures = isinstance(logger, Wandb) and logger.details == "all"
             trainer.begin_draws("test")
             pictures = pictures or not self._launch.sweep
-            self._summary |= best_tested(experiment, size, self._folder, pictures)
+            said = partial(logits_of, trainer)
+            self._summary |= best_tested(experiment, said, self._folder, pictures)
 
     def finish(self, outcome: dict[str, Any], asked: bool = False) -> None:
         """Write the final summary and the report, then tell the recorders that it is over.

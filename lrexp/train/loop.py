@@ -35,6 +35,8 @@ from lrexp.optim.optimizers import (
 from lrexp.train.average import Average
 from lrexp.train.computing import quiet_collector
 from lrexp.train.experiment import Experiment
+from lrexp.train.feature_store import FeatureStore
+from lrexp.train.features import Fed, choose_fed
 from lrexp.train.first_numbers import fault_of_evaluation, fault_of_step
 from lrexp.train.loss_scale import LossScale
 from lrexp.train.measure import (
@@ -77,10 +79,12 @@ class Trainer:
         settings: the trainer's part of the config.
         batch_size: images per batch at most, see `draws.cut`; a step takes trainer.accumulate.
         seed: moves the order of the images and dropout.
+        features: holds what a frozen backbone makes of images; None: it is computed at every step.
         ranks: the processes that train it together.
     """
 
     state, load_state = state_of, load_into  # see lrexp.train.state
+    choose_fed = choose_fed  # see lrexp.train.features
 
     def __init__(
         self,
@@ -88,10 +92,12 @@ class Trainer:
         settings: Settings,
         batch_size: int,
         seed: int,
+        features: FeatureStore | None = None,
         ranks: Ranks = ALONE,
     ):
         self.experiment, self.settings = experiment, settings
-        self.batch_size, self.seed, self.ranks = batch_size, seed, ranks
+        self.batch_size, self.seed = batch_size, seed
+        self.features, self.ranks = features, ranks
         self.epoch = self.step = 0
         self.rows: list[Row] = []
         self.track = Track(settings.monitor)
@@ -107,6 +113,8 @@ class Trainer:
         self._recorded: Recorded | None = None  # of the phase that is being trained
         self.loss_scale = LossScale(experiment.optimizer, experiment.device) if fp16 else None
         self._drift = Drift(experiment.model, experiment.plan)
+        self.cached: Fed | None = None  # what it trains on in place of images
+        self.cached_for: frozenset[str] | None = None  # parameters that train then
         steps = len(experiment.schedule), experiment.steps_per_epoch
         self._factors = experiment.plan.factors(*steps)  # g(t) of the groups that have one
 
@@ -116,14 +124,14 @@ class Trainer:
         After every epoch `last.pt` and, when it got better, `best.pt` go to the folder
         `checkpoints`, and a row to `record`. With none to train the model is evaluated as it is.
         """
-        data = self.experiment.dataset
         while self._agreed_to_go_on():
             started = self.current.started if self.current else time.perf_counter()
             seen = self.current.seen if self.current else None  # of an epoch to be evaluated
             if seen is None:
                 seen = self.train_epoch(checkpoints) if self.experiment.schedule else {}
+            of_now = self.fed.train_eval, self.fed.val
             with self.averaged():
-                train_eval, val = map(self._evaluated, (data.train_eval, data.val))
+                train_eval, val = map(self._evaluated, of_now)
             self.end_epoch(seen, train_eval, val, started, record, checkpoints)
 
     def train_epoch(
@@ -134,7 +142,8 @@ class Trainer:
         `watch` sees the loss () of every step; the epoch ends after the one it says True to.
         """
         experiment, optimizer = self.experiment, self.experiment.optimizer
-        model, computing, train = experiment.model, experiment.computing, experiment.dataset.train
+        model, computing = experiment.model, experiment.computing
+        self.choose_fed()
         with whole():
             epoch = self._begun()
         with quiet_collector() as after_step, computing.compiled(model):
@@ -145,8 +154,9 @@ class Trainer:
             if averages_weights(optimizer):
                 use_averaged_weights(optimizer)
                 self.begin_draws("recalibration")
-                images = _recalibration_images(train, self.seed, self.epoch, self.batch_size)
-                recalibrate_batchnorm(model, images, computing.forward(model))
+                drawn = (self.seed, self.epoch, self.batch_size)
+                part, images = self.fed.part(model), _recalibration_images(self.fed.train, *drawn)
+                recalibrate_batchnorm(part, images, computing.forward(part))
             epoch.seen = seen_row(experiment, self.stats, epoch.running, epoch.started)
             if self.loss_scale:
                 epoch.seen["perf/skipped_steps"] = self.loss_scale.take_skipped()
@@ -163,7 +173,7 @@ class Trainer:
         experiment, settings = self.experiment, self.settings
         optimizer = self.loss_scale or experiment.optimizer
         trained = {n: p for n, p in named(experiment.optimizer.param_groups) if p.requires_grad}
-        weights, train = list(trained.values()), experiment.dataset.train
+        weights, train = list(trained.values()), self.fed.train
         self.ranks.begin_phase(experiment)
         computed = self._computed(weights)
         left = self.groups()[self.step - epoch.first_step :]
@@ -198,10 +208,11 @@ class Trainer:
         """What computes a batch: forward, loss and backward, replayed where that is asked for."""
         model, computing = self.experiment.model, self.experiment.computing
         known = {"weights": weights, "scale": self.loss_scale}
-        one = partial(gradients, computing.forward(self.ranks.forward_of(self.experiment)), **known)
+        part = self.fed.part(model) if self.fed.cut else self.ranks.forward_of(self.experiment)
+        one = partial(gradients, computing.forward(part), **known)
         if not computing.cuda_graph:
             return one
-        phase = (*map(id, weights), *(module.training for module in model.modules()))
+        phase = (self.fed.cut, *map(id, weights), *(module.training for module in model.modules()))
         if self._recorded is None or self._recorded.phase != phase:
             self._recorded = Recorded(one, weights, model.buffers(), phase)
         return self._recorded
@@ -273,6 +284,11 @@ class Trainer:
                     save_best(self, checkpoints)
             finally:  # also an epoch whose state cannot be kept has taken place
                 record.row(row)
+
+    @property
+    def fed(self) -> Fed:
+        """What it trains and evaluates on now."""
+        return self.cached or Fed.on_images(self.experiment.dataset)
 
     def _begun(self) -> Epoch:
         """The coming epoch, or the one that a state from its middle belongs to."""
@@ -350,8 +366,9 @@ class Trainer:
     def _evaluated(self, split: Split) -> Evaluation:
         self._stop_where_all_do()
         self.begin_draws("evaluation")
+        model = self.fed.part(self.experiment.model)
         how = self.settings.eval_batch_size, self.experiment.computing, self.ranks
-        return evaluate_split(self.experiment.model, split, *how)
+        return evaluate_split(model, split, *how)
 
     def _judged(self, seen: Row, train_eval: Evaluation, val: Evaluation) -> Row:
         """The epoch's full row: evaluation on the weights to evaluate, the gap, overfitting."""

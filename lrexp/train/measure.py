@@ -295,6 +295,11 @@ class StepStats:
             if noted:
                 noted[-1] = torch.where(skipped > 0, SKIPPED, noted[-1])
 
+    @torch.no_grad()
+    def of_still(self) -> Tensor:
+        """(tensors,) update ratios of a step that changes nothing: NaN where a tensor is 0."""
+        return 0 / norms_of([*self._tensors])
+
     def add_gradient(self, norm: Tensor) -> None:
         """Note a gradient's norm ()."""
         self._grad_norms.append(norm)

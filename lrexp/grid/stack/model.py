@@ -34,30 +34,41 @@ class StackedModel:
     of them: whoever looks at a network sees its weights as they are now.
 
     Args:
-        models: the networks, in the same mode at every forward.
+        models: the networks, or the same part of each, in the same mode at every forward.
+        part: name of that part: `weights` go by the names that they have in the whole network.
     """
 
-    def __init__(self, models: Sequence[nn.Module]):
+    def __init__(self, models: Sequence[nn.Module], part: str = ""):
         self._models = list(models)
-        self.weights = _stack([dict(model.named_parameters()) for model in models])
+        self._prefix = f"{part}." if part else ""
+        stacked = _stack([dict(model.named_parameters()) for model in models])
+        self.weights = {f"{self._prefix}{name}": weight for name, weight in stacked.items()}
         self._buffers = _stack([dict(model.named_buffers()) for model in models])
 
     def follow_freezing(self) -> None:
         """Take gradients of what the networks take gradients of."""
         for name, parameter in self._models[0].named_parameters():
-            self.weights[name].requires_grad_(parameter.requires_grad).grad = None
+            weight = self.weights[f"{self._prefix}{name}"]
+            weight.requires_grad_(parameter.requires_grad).grad = None
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits (K, B, classes) of images (K, B, C, H, W), or (B, C, H, W) for all.
+        """Logits (K, B, classes) of images (B, C, H, W), or features, that all see.
 
         BatchNorm moves the statistics of every network in training mode.
         """
+        return self._logits(images, None)
 
+    def of_own(self, images: Tensor) -> Tensor:
+        """As called, of images (K, B, C, H, W), those of each."""
+        return self._logits(images, 0)
+
+    def _logits(self, images: Tensor, dim: int | None) -> Tensor:
         def logits(weights: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
             return functional_call(self._models[0], (weights, buffers), (x,))
 
-        own = 0 if images.ndim == 5 else None
-        return vmap(logits, in_dims=(0, 0, own))(self.weights, self._buffers, images)
+        cut = len(self._prefix)
+        weights = {name[cut:]: weight for name, weight in self.weights.items()}
+        return vmap(logits, in_dims=(0, 0, dim))(weights, self._buffers, images)
 
     def evaluate(self, split: Split, batch_size: int) -> list[Evaluation]:
         """How good each network is on a split, in eval mode."""

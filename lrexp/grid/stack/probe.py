@@ -89,15 +89,18 @@ def member_bytes(trainer: Trainer) -> int:
 def clones(trainer: Trainer, seeds: Sequence[int]) -> list[Trainer]:
     """Trainers like one that has not trained, one for every seed; all begin with its weights.
 
-    None compiles its network, which would take longer than what is timed.
+    None compiles its network, which would take longer than what is timed. What it would cache of a
+    frozen backbone is computed, for them and for whoever shares it.
     """
+    trainer.choose_fed()
     made = []
     for seed in seeds:
         model, optimizer = copy.deepcopy((trainer.experiment.model, trainer.experiment.optimizer))
         computing = replace(trainer.experiment.computing, compile="none")
         changes = {"model": model, "optimizer": optimizer, "computing": computing}
-        own = replace(trainer.experiment, **changes)
-        made.append(Trainer(own, copy.copy(trainer.settings), trainer.batch_size, seed))
+        own, settings = replace(trainer.experiment, **changes), copy.copy(trainer.settings)
+        known = {"features": trainer.features}
+        made.append(Trainer(own, settings, trainer.batch_size, seed, **known))
     return made
 
 

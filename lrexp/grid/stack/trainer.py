@@ -97,6 +97,7 @@ class StackedTrainer:
             raise StackError("members of one stack must share model, data, steps and frozen set")
         self._members = list(trainers)
         self._going: list[Trainer] = []  # those on the stack
+        self._part = ""  # of their networks that is
         if len(trainers) > 1:
             self._check_members()
 
@@ -132,13 +133,13 @@ class StackedTrainer:
                     rest = partial(self._members[k].run, records[k], checkpoints[k])
                     failures[k] = failure_of(rest)
                     continue
-                self._stack([self._members[k] for k in going])
                 started = time.perf_counter()
+                self._stack([self._members[k] for k in going])
                 seen = self.train_epoch()
-                settings, data = self._going[0].settings, self._going[0].experiment.dataset
+                settings, fed = self._going[0].settings, self._going[0].fed
                 size = max(1, settings.eval_batch_size // len(going))  # memory of one member
-                train_eval = self._model.evaluate(data.train_eval, size)
-                val = self._model.evaluate(data.val, size)
+                train_eval = self._model.evaluate(fed.train_eval, size)
+                val = self._model.evaluate(fed.val, size)
                 for i, k in enumerate(going):
                     trainer = self._members[k]
                     end = partial(trainer.end_epoch, seen[i], train_eval[i], val[i])
@@ -152,33 +153,46 @@ class StackedTrainer:
 
     def _check_members(self) -> None:
         """Stack them and see that every network still says what it said by itself."""
-        split = self._members[0].experiment.dataset.train_eval
+        self._stack(self._members)
+        split = self._members[0].fed.train_eval
         images, _ = next(split.batches([np.arange(min(8, len(split)))]))
-        models = [trainer.experiment.model.eval() for trainer in self._members]
+        models = [trainer.fed.part(trainer.experiment.model).eval() for trainer in self._members]
         with torch.no_grad():
-            alone = [model(images) for model in models]
-            self._stack(self._members)
-            for own, found in zip(alone, self._model(images), strict=True):
+            together = self._model(images)
+            for model, found in zip(models, together, strict=True):
+                own = model(images)
                 if (own - found).norm() > CHECK_TOLERANCE * own.norm():
                     self._stack([])
                     raise StackError("members of one stack must be networks of one function")
 
     def _stack(self, going: list[Trainer]) -> None:
-        """Stack these members, and give those that leave the stack their own memory."""
-        if going == self._going:
+        """Stack these members, and give those that leave the stack their own memory.
+
+        Of networks whose frozen part is cached the rest is stacked, as long as that is so of all
+        members and that part is the same.
+        """
+        for trainer in going:
+            trainer.choose_fed()
+        if len({(trainer.fed.cut, trainer.fed.key) for trainer in going}) > 1:
+            for trainer in going:
+                trainer.cached = None
+        part = going[0].fed.cut if going else ""
+        if going == self._going and part == self._part:
             return
         for trainer in self._going:
-            if trainer not in going:
+            if trainer not in going or part != self._part:
                 experiment = trainer.experiment
-                for tensor in (*experiment.model.parameters(), *experiment.model.buffers()):
+                stacked = experiment.model.get_submodule(self._part)
+                for tensor in (*stacked.parameters(), *stacked.buffers()):
                     tensor.data = tensor.data.clone()
                 for values in experiment.optimizer.state.values():
                     values |= {key: v.clone() for key, v in values.items()}
-        self._going = going
+        self._going, self._part = going, part
         if not going:
             return
         first, device = going[0].experiment, going[0].experiment.device
-        self._model = StackedModel([trainer.experiment.model for trainer in going])
+        parts = [trainer.fed.part(trainer.experiment.model) for trainer in going]
+        self._model = StackedModel(parts, part)
         self._optimizer = StackedOptimizer(
             [trainer.experiment.optimizer for trainer in going],
             self._model.weights,
@@ -200,6 +214,7 @@ class StackedTrainer:
 
         `watch` sees the losses (K,) of every step; the epoch ends after the one it says True to.
         """
+        self._stack(self._going)  # another part, where another phase begins
         trainers, model, optimizer = self._going, self._model, self._optimizer
         if not trainers[0].experiment.schedule:
             return [{} for _ in trainers]
@@ -214,15 +229,17 @@ class StackedTrainer:
         rates = [lambda i, t=trainer: t.set_rates(start + i) for trainer in trainers]
         optimizer.prepare(len(parts[0]), rates)
         batches = stacked_batches(splits, parts, first.epoch)
+        forward, loss = model.of_own, self._losses
+        if feed_of is None:  # all see the same images: the first layer is one convolution
+            forward, loss = model, self._losses_of_shared
         with quiet_collector() as after_step:
             for i, (images, labels) in enumerate(batches):  # (F, B, C, H, W), (F, B) of F feeds
-                if feed_of is None:  # all see the same images: the first layer is one convolution
-                    images, labels, loss = images[0], labels[0], self._losses_of_shared
+                if feed_of is None:
+                    images, labels = images[0], labels[0]
                 else:
                     images, labels = (x.index_select(0, feed_of) for x in (images, labels))
-                    loss = self._losses
                 stats = self._stats if due(first.settings.stats_every, i) else None
-                losses, logits = gradients(model, loss, images, labels, trained)
+                losses, logits = gradients(forward, loss, images, labels, trained)
                 if not first.step:
                     self._look_at_first(parts, feed_of, images, logits, losses)
                 update(optimizer, trained, self._clip, stats)
@@ -265,17 +282,24 @@ class StackedTrainer:
 
 
 class _Stats:
-    """Sizes of gradients and steps of all members, noted with each."""
+    """Sizes of gradients and steps of all members, noted with each.
+
+    A tensor that is not on the stack is frozen for now.
+    """
 
     def __init__(self, trainers: Sequence[Trainer], weights: Mapping[str, Tensor]):
         self._own = [trainer.stats for trainer in trainers]
-        names = self._own[0].names
-        self._weights = [weights[name] for name in names]
         device = next(iter(weights.values())).device  # where only biases train, names is empty
-        self._order = [  # of each member: where its tensors are among the first one's
-            torch.tensor([names.index(name) for name in own.names], device=device)
+        names = [name for name in self._own[0].names if name in weights]
+        self._weights = [weights[name] for name in names]
+        self._places = [  # of each member: which of its tensors are on the stack, and where
+            (
+                torch.tensor([n in weights for n in own.names], dtype=torch.bool, device=device),
+                torch.tensor([names.index(n) for n in own.names if n in weights], device=device),
+            )
             for own in self._own
         ]
+        self._still = [own.of_still() for own in self._own] if names else []  # each (tensors,)
 
     @torch.no_grad()
     def see_gradients(self, weights: Iterable[Tensor]) -> None:
@@ -293,7 +317,9 @@ class _Stats:
         moved = [now - was for now, was in zip(self._weights, before, strict=True)]
         ratios = member_norms(moved) / member_norms(before)  # (tensors, K)
         for k, own in enumerate(self._own):
-            own.add_ratios(ratios[self._order[k], k])
+            (places, order), noted = self._places[k], self._still[k].clone()
+            noted[places] = ratios[order, k]
+            own.add_ratios(noted)
 
 
 def _feeds(
@@ -303,7 +329,7 @@ def _feeds(
 
     Members with the same order and the same augmentation share a feed; None where all do.
     """
-    train = {trainer: trainer.experiment.dataset.train for trainer in trainers}
+    train = {trainer: trainer.fed.train for trainer in trainers}
     keys = [(trainer.seed, split.augment) for trainer, split in train.items()]
     distinct = list(dict.fromkeys(keys))
     firsts = [trainers[keys.index(key)] for key in distinct]
