@@ -91,7 +91,7 @@ def result_of(job: Job, folder: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
     experiment = build(job.config, None, ranks)
     globals()[job.look](experiment.model)
     size, seed = job.config.data.batch_size, job.config.seed
-    trainer = Trainer(experiment, job.config.trainer, size, seed, ranks)
+    trainer = Trainer(experiment, job.config.trainer, size, seed, ranks=ranks)
     if job.state and ranks.first:
         trainer.load_state(torch.load(job.state, weights_only=True))
     join(trainer, going_on=job.state is not None)
