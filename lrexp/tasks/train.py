@@ -226,6 +226,7 @@ class Training:
 
         trainer, experiment = self.trainer, self.trainer.experiment
         self._summary["frozen_proof"] = trainer.frozen.as_dict()
+        self._summary["learning_proof"] = trainer.learning.as_dict()
         self._summary["weights_hash"] = tensor_hash(experiment.model.state_dict())
         if trainer.best.known:
             best = load_checkpoint(self.checkpoints / BEST, experiment.device)

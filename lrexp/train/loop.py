@@ -31,6 +31,7 @@ from lrexp.optim.optimizers import (
 )
 from lrexp.train.experiment import Experiment
 from lrexp.train.first_numbers import fault_of_evaluation, fault_of_step
+from lrexp.train.learning import LearningProof
 from lrexp.train.measure import (
     Drift,
     StepStats,
@@ -89,6 +90,7 @@ class Trainer:
         self._drift = Drift(experiment.model, experiment.plan)
         steps = len(experiment.schedule), experiment.steps_per_epoch
         self._factors = experiment.plan.factors(*steps)  # g(t) of the groups that have one
+        self.learning = LearningProof(self._factors)
 
     def run(self, record: TakesRows, checkpoints: Path | None = None) -> None:
         """Train to the end of the schedule, or to what ends it before (`stopped_by`).
@@ -173,6 +175,7 @@ class Trainer:
             self.rows.append(row)
             self.current = None
             try:
+                self.learning.end_epoch(self)
                 if checkpoints is not None:
                     save_last(self, checkpoints)
                     save_best(self, checkpoints)
@@ -200,6 +203,7 @@ class Trainer:
             measure_scales(experiment, self.seed, self.epoch, self.batch_size)
         experiment.model.train()
         use_training_weights(experiment.optimizer)
+        self.learning.begin_epoch(self)
         self.epoch += 1
 
     def factors(self, step: int) -> dict[str, float]:

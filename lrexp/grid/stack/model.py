@@ -47,6 +47,11 @@ class StackedModel:
         for name, parameter in self._models[0].named_parameters():
             self.weights[name].requires_grad_(parameter.requires_grad).grad = None
 
+    def gradient(self, k: int, name: str) -> Tensor | None:
+        """What the last step's gradient of a weight is for the k-th network."""
+        found = self.weights[name].grad
+        return None if found is None else found[k]
+
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (K, B, classes) of images (K, B, C, H, W), or (B, C, H, W) for all.
 

@@ -173,11 +173,14 @@ class StackedTrainer:
                     tensor.data = tensor.data.clone()
                 for values in experiment.optimizer.state.values():
                     values |= {key: v.clone() for key, v in values.items()}
+                trainer.learning.last_gradient = None
         self._going = going
         if not going:
             return
         first, device = going[0].experiment, going[0].experiment.device
         self._model = StackedModel([trainer.experiment.model for trainer in going])
+        for k, trainer in enumerate(going):
+            trainer.learning.last_gradient = partial(self._model.gradient, k)
         self._optimizer = StackedOptimizer(
             [trainer.experiment.optimizer for trainer in going],
             self._model.weights,
@@ -230,7 +233,6 @@ class StackedTrainer:
             if watch is not None and watch(losses):
                 break
         optimizer.hand_over()
-        model.follow_freezing()  # forget the last gradients
         return [
             seen_row(trainer.experiment, trainer.stats, own, started)
             for trainer, own in zip(trainers, running.of_members(), strict=True)
