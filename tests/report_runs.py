@@ -118,6 +118,11 @@ def write_run(
         "timings": {"startup_s": 1.0, "train_s": 2.0, "total_s": 3.0},
         "parameters": {"total": 342, "trainable": 306},
         "frozen_proof": {"tensors": 1, "before": "a", "after": "a", "identical": True},
+        "learning_proof": {
+            "tensors": {"head.weight": "moved", "head.bias": "unused"},
+            "reasons": {"head.bias": "unused in epoch 1: no gradient reaches it"},
+            "not_judged": [],
+        },
         "error": None,
         **summary,
     }

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lrexp.config.errors import few
 from lrexp.config.schema import GROUPS, MONITORS
 from lrexp.judge.noise import Sample, judged
 
@@ -46,6 +47,25 @@ def leak_effect_in_words(summary: dict[str, Any]) -> str:
         f" with a twin in train, {100 * found['accuracy_without_twin']:.1f}% on the other"
         f" {found['n_without_twin']:,} ({100 * found['difference']:+.1f}{error} points)"
     )
+
+
+def learning_in_words(proof: Mapping[str, Any], most: int = 3) -> str:
+    """How many tensors moved in every phase that trains them, and which others did not, and why.
+
+    >>> still = "still in epoch 1: its gradient is 0"
+    >>> proof = {"tensors": {"a": "moved", "b": "still", "c": "still"}, "not_judged": []}
+    >>> learning_in_words(proof | {"reasons": {"b": still, "c": still}})
+    '1 of 3 tensors moved in every phase that trains them; b, c still in epoch 1: its gradient is 0'
+    """
+    words, of = list(proof["tensors"].values()), dict[str, list[str]]()
+    for name, reason in proof["reasons"].items():
+        of.setdefault(reason, []).append(name)
+    said = [f"{words.count('moved')} of {len(words)} tensors moved in every phase that trains them"]
+    said = said if words else []
+    for reason, names in of.items():
+        all_in_all = f" ({len(names)})" if len(names) > most else ""
+        said.append(f"{few(names, most)}{all_in_all} {reason}")
+    return "; ".join(said + [f"not judged: {reason}" for reason in proof["not_judged"]])
 
 
 def uneven(summary: Mapping[str, Any]) -> bool:

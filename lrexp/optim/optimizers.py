@@ -120,6 +120,16 @@ class MuonWithAdamW(Optimizer):
             part.step()
 
 
+def part_of(optimizer: Optimizer, weight: Tensor) -> Optimizer:
+    """The optimizer that steps a weight: itself, but of `MuonWithAdamW` one of its two."""
+    if not isinstance(optimizer, MuonWithAdamW):
+        return optimizer
+    parts = (part for part, _ in optimizer._parts)
+    return next(
+        part for part in parts if any(p is weight for g in part.param_groups for p in g["params"])
+    )
+
+
 def muon(groups: Groups, model: nn.Module, plan: Plan, **settings: Any) -> Optimizer:
     """Muon for the hidden layers of this model, AdamW for the rest: see `MuonWithAdamW`."""
     return MuonWithAdamW(groups, hidden_matrices(model, plan), **settings)

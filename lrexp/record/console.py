@@ -25,6 +25,7 @@ from lrexp.judge.words import (
     diverged_in_words,
     gap_in_words,
     leak_effect_in_words,
+    learning_in_words,
     overfit_in_words,
     uneven,
 )
@@ -267,6 +268,8 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
             words = f"{monitor} was best in the last epoch: {longer} or higher rates may help"
             words = words if status == "finished" else ""
         lines += [f"       {words}"] if words else []
+    if (proof := summary.get("learning_proof")) and proof["reasons"]:
+        lines.append(f"learnt {learning_in_words(proof)}")
     lines += verdict_lines(summary["verdicts"])
     lines.append(f"run    {shown_path(info.folder)}")
     if (report := info.folder / REPORT).is_file():

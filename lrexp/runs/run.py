@@ -84,7 +84,7 @@ def read_summary(folder: Path, notes: list[str]) -> dict[str, Any]:
             found[section] = kind()
     listed = [one for one in found["verdicts"] if isinstance(one, dict)]
     found["verdicts"] = [one for one in listed if isinstance(one.get("kind"), str)]
-    for section in ("leaks", "frozen_proof"):
+    for section in ("leaks", "frozen_proof", "learning_proof"):
         if not isinstance(found.get(section), dict):
             found[section] = None
     return found

@@ -47,6 +47,7 @@ def blank_summary(resolved: DictConfig, config: Config, launch: Launch) -> dict[
         "remarks": [],  # on data, plan and schedule, a sentence each, as they were told
         "plan_hash": None,
         "frozen_proof": None,
+        "learning_proof": None,
         "weights_hash": None,  # of the last epoch
         "executor": launch.executor,
         "members": 1,

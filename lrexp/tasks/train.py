@@ -255,6 +255,7 @@ class Training:
 
         trainer, experiment = self.trainer, self.trainer.experiment
         self._summary["frozen_proof"] = trainer.frozen.as_dict()
+        self._summary["learning_proof"] = trainer.learning.as_dict()
         average = trainer.average.state() if trainer.average else None
         weights = all_weights(experiment.model.state_dict(), average)
         self._summary["weights_hash"] = tensor_hash(weights)

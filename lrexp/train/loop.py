@@ -38,6 +38,7 @@ from lrexp.train.experiment import Experiment
 from lrexp.train.feature_store import FeatureStore
 from lrexp.train.features import Fed, choose_fed
 from lrexp.train.first_numbers import fault_of_evaluation, fault_of_step
+from lrexp.train.learning import LearningProof
 from lrexp.train.loss_scale import LossScale
 from lrexp.train.measure import (
     Drift,
@@ -117,6 +118,7 @@ class Trainer:
         self.cached_for: frozenset[str] | None = None  # parameters that train then
         steps = len(experiment.schedule), experiment.steps_per_epoch
         self._factors = experiment.plan.factors(*steps)  # g(t) of the groups that have one
+        self.learning = LearningProof(self._factors)
 
     def run(self, record: TakesRows, checkpoints: Path | None = None) -> None:
         """Train to the end of the schedule, or to what ends it before (`stopped_by`).
@@ -279,6 +281,7 @@ class Trainer:
             self.rows.append(row)
             self.current = None
             try:
+                self.learning.end_epoch(self)
                 if checkpoints is not None:
                     save_last(self, checkpoints)
                     save_best(self, checkpoints)
@@ -311,6 +314,7 @@ class Trainer:
                 measure_scales(experiment, self.seed, self.epoch, *self.step_size)
             set_scales(experiment, self.ranks.agreed(scales_of(experiment)))
         self._into_training_mode()
+        self.learning.begin_epoch(self)
         self.epoch += 1
 
     def _into_training_mode(self) -> None:

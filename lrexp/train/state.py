@@ -122,6 +122,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
             for name, b in trainer.track.bests.items()
         },
         "frozen_before": trainer.frozen.before,
+        "learning": trainer.learning.state(),
         "plateau": experiment.plateau and experiment.plateau.state(),
         "fingerprints": fingerprints(experiment),
         "current": current and {**current.state(), "stats": trainer.stats.state()},
@@ -193,6 +194,7 @@ def load_into(
         trainer.frozen.begin()
     else:
         trainer.frozen.before = state["frozen_before"]
+        trainer.learning.load_state(state.get("learning"), trainer)  # former versions had none
     if experiment.plateau and state["plateau"]:
         experiment.plateau.load_state(state["plateau"])
     if trainer.loss_scale and state.get("loss_scale"):

@@ -71,6 +71,7 @@ SUMMARY_KEYS = {
     "remarks",
     "plan_hash",
     "frozen_proof",
+    "learning_proof",
     "weights_hash",
     "executor",
     "members",
@@ -336,6 +337,8 @@ def test_summary_has_every_key_and_repeats_the_best_and_the_last_row(
     assert (summary["status"], summary["seed"], summary["error"]) == ("finished", 0, None)
     assert summary["run_id"] == yaml.safe_load((run / "config.yaml").read_text())["run_id"]
     assert summary["frozen_proof"]["identical"]
+    assert list(summary["learning_proof"]["tensors"].values()) == ["moved"] * 6
+    assert summary["learning_proof"]["reasons"] == {}
     timings = summary["timings"]
     assert set(timings) == {"startup_s", "train_s", "total_s"}
     assert 0 < timings["train_s"] < timings["total_s"]

@@ -376,3 +376,16 @@ def test_the_last_lines_say_the_headline_with_its_advice_and_count_the_rest() ->
     )
     assert first == "found  it is leak; do so"  # that it diverged is the first line of all
     assert rest.startswith("       and 2 more: plateau, thrashing (")
+
+
+def test_tensors_that_never_moved_are_told_with_the_reason(tmp_path: Path) -> None:
+    proof = {"tensors": {"a": "moved"}, "reasons": {}, "not_judged": []}
+    said = closing_lines(SUMMARY | {"learning_proof": proof}, info(tmp_path))
+    assert said == closing_lines(SUMMARY, info(tmp_path)), "nothing is to be said of it"
+    still = {f"b{i}": "still in epoch 1: its gradient is 0" for i in range(5)}
+    proof = {"tensors": {"a": "moved", **dict.fromkeys(still, "still")}, "reasons": still}
+    said = closing_lines(SUMMARY | {"learning_proof": proof | {"not_judged": []}}, info(tmp_path))
+    assert (
+        "learnt 1 of 6 tensors moved in every phase that trains them;"
+        " b0, b1, b2, ... (5) still in epoch 1: its gradient is 0"
+    ) in said

@@ -210,6 +210,9 @@ def test_the_plan_is_a_bar_per_layer_and_a_table(tmp_path: Path) -> None:
     assert "trains from epoch 2" in page
     assert page.count("<code>head.bias</code>") == 1
     assert "1 frozen tensors and buffers are bit-identical" in page
+    assert "1 of 2 tensors moved in every phase that trains them; head.bias unused in" in page
+    older = run_page(read_run(write_run(tmp_path / "older", learning_proof=None)))
+    assert "moved in every phase" not in older
 
 
 def test_confusion_counts_are_those_of_the_file(tmp_path: Path) -> None:

@@ -51,6 +51,11 @@ class StackedModel:
             weight = self.weights[f"{self._prefix}{name}"]
             weight.requires_grad_(parameter.requires_grad).grad = None
 
+    def gradient(self, k: int, name: str) -> Tensor | None:
+        """What the last step's gradient of a weight is for the k-th network."""
+        found = self.weights[name].grad
+        return None if found is None else found[k]
+
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (K, B, classes) of images (B, C, H, W), or features, that all see.
 

@@ -187,12 +187,15 @@ class StackedTrainer:
                     tensor.data = tensor.data.clone()
                 for values in experiment.optimizer.state.values():
                     values |= {key: v.clone() for key, v in values.items()}
+                trainer.learning.last_gradient = None
         self._going, self._part = going, part
         if not going:
             return
         first, device = going[0].experiment, going[0].experiment.device
         parts = [trainer.fed.part(trainer.experiment.model) for trainer in going]
         self._model = StackedModel(parts, part)
+        for k, trainer in enumerate(going):
+            trainer.learning.last_gradient = partial(self._model.gradient, k)
         self._optimizer = StackedOptimizer(
             [trainer.experiment.optimizer for trainer in going],
             self._model.weights,
@@ -250,7 +253,6 @@ class StackedTrainer:
                 if watch is not None and watch(losses):
                     break
         optimizer.hand_over()
-        model.follow_freezing()  # forget the last gradients
         return [
             seen_row(trainer.experiment, trainer.stats, own, started)
             for trainer, own in zip(trainers, running.of_members(), strict=True)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from lrexp.folder.files import refuse_foreign, write_atomically
 from lrexp.folder.layout import REPORT
-from lrexp.judge.words import capital, leak_effect_in_words
+from lrexp.judge.words import capital, leak_effect_in_words, learning_in_words
 from lrexp.plan.plan import Row
 from lrexp.report.html.charts import Bar, bar_chart, drawn
 from lrexp.report.html.page import (
@@ -155,6 +155,8 @@ def _plan(run: Run) -> Markup:
     if proof.get("tensors") and proof.get("identical"):
         frozen = f"{proof['tensors']} frozen tensors and buffers"
         lead = f"{lead} {frozen} are bit-identical before and after training."
+    if learnt := run.summary.get("learning_proof"):
+        lead = f"{lead} {capital(learning_in_words(learnt))}."
     layers: dict[tuple[int, str], list[Row]] = {}
     for row in plan:
         layers.setdefault((row.layer, row.layer_name), []).append(row)
