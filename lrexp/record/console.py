@@ -26,6 +26,7 @@ from lrexp.judge.words import (
     gap_in_words,
     leak_effect_in_words,
     overfit_in_words,
+    time_in_words,
     uneven,
 )
 from lrexp.plan.plan import Plan, Row
@@ -268,6 +269,8 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
             words = words if status == "finished" else ""
         lines += [f"       {words}"] if words else []
     lines += verdict_lines(summary["verdicts"])
+    if words := time_in_words(summary.get("timings") or {}):
+        lines.append(f"time   {words}")
     lines.append(f"run    {shown_path(info.folder)}")
     if (report := info.folder / REPORT).is_file():
         lines.append(f"report {shown_path(report)}")

@@ -183,7 +183,6 @@ def _alone(name: str) -> dict[str, Any]:
     return {"stack": f"trainer.{name} is for runs that train by themselves"}
 
 
-
 @dataclass
 class Trainer:
     """Each setting says whether it is part of config_id, may change on resume, and is stacked."""
@@ -206,9 +205,7 @@ class Trainer:
     compile: str = choice(*COMPILED, neutral="none", **_COUNTS | _alone("compile"))
     cuda_graph: bool = setting(neutral=False, **_COUNTS | _alone("cuda_graph"))
     accumulate: int = number(at_least=1, neutral=1, **_COUNTS | _STAYS | _alone("accumulate"))
-    ema: float | None = number(
-        above=0, below=1, neutral=None, **_COUNTS | _STAYS | _alone("ema")
-    )
+    ema: float | None = number(above=0, below=1, neutral=None, **_COUNTS | _STAYS | _alone("ema"))
     sync_batchnorm: bool = setting(neutral=False, **_COUNTS | _alone("sync_batchnorm"))
     cache_features: str = choice(
         "auto", "never", identity=False, resume="may", stack="ignored", decides=False
