@@ -13,15 +13,18 @@ from lrexp.folder.layout import CONFUSION, PER_CLASS, PREDICTIONS, WRONG_IMAGES
 from lrexp.judge.evaluate import class_rows, confusion, worst_classes
 
 if TYPE_CHECKING:
+    from lrexp.config.schema import Trainer as Settings
     from lrexp.train.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
-CONFUSION_CLASSES = 1000  # a larger table of true against predicted classes is of no use as a file
+# A larger table of true against predicted classes is of no use as a file, and the scores of every
+# class would be more than the rest of a run.
+MANY_CLASSES = 1000
 
 
 def best_tested(
-    experiment: Experiment, batch_size: int, folder: Path, alone: bool
+    experiment: Experiment, settings: Settings, folder: Path, alone: bool
 ) -> dict[str, Any]:
     """Test the weights that the model has now on val, test and further sets, and write it down.
 
@@ -30,7 +33,7 @@ def best_tested(
 
     Args:
         experiment: with the best weights.
-        batch_size: images at a time.
+        settings: the trainer's part of the config.
         folder: takes predictions, numbers by class, mix-ups.
         alone: no point of a sweep. The most wrong images are kept as well: the report is made from
             files alone.
@@ -47,20 +50,23 @@ def best_tested(
     )
     from lrexp.train.measure import evaluate, logits_of
 
-    model, data = experiment.model, experiment.dataset
+    model, data, size = experiment.model, experiment.dataset, settings.eval_batch_size
     names, classes = data.class_names, len(data.class_names)
     offered = {"val": data.val, "test": data.test, **data.eval_sets}
     splits = {name: split for name, split in offered.items() if split is not None}
-    logits = {name: logits_of(model, split, batch_size) for name, split in splits.items()}
+    logits = {name: logits_of(model, split, size) for name, split in splits.items()}
     found = {name: evaluate(logits[name], split.labels) for name, split in splits.items()}
     confusions = {
         name: confusion(split.labels.cpu().numpy(), logits[name].argmax(1).cpu().numpy(), classes)
         for name, split in splits.items()
-        if not found[name].multi_label and classes <= CONFUSION_CLASSES
+        if not found[name].multi_label and classes <= MANY_CLASSES
     }
     last = "test" if "test" in splits else "val"  # says most
     try:
-        write_predictions(folder / PREDICTIONS, splits, logits, names)
+        form = "all" if classes <= MANY_CLASSES else "top5"
+        form = form if settings.predictions == "auto" else settings.predictions
+        if form != "none":
+            write_predictions(folder / PREDICTIONS, splits, logits, names, form)
         rows = {name: class_rows(one, names) for name, one in found.items()}
         write_per_class(folder / PER_CLASS, rows)
         if confusions:

@@ -240,12 +240,12 @@ class Training:
         if trainer.best.known:
             best = load_checkpoint(self.checkpoints / BEST, experiment.device)
             experiment.model.load_state_dict(best["model"])
-            size, logger = self._config.trainer.eval_batch_size, self._config.logger
+            settings, logger = self._config.trainer, self._config.logger
             pictures = isinstance(logger, Wandb) and logger.details == "all"
             trainer.begin_draws("test")
             pictures = pictures or not self._launch.sweep
             started = time.perf_counter()
-            self._summary |= best_tested(experiment, size, self._folder, pictures)
+            self._summary |= best_tested(experiment, settings, self._folder, pictures)
             self._test_s = time.perf_counter() - started
 
     def finish(self, outcome: dict[str, Any], asked: bool = False) -> None:
