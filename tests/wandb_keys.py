@@ -11,10 +11,13 @@ METRICS = (
     *(f"gap/{name}" for name in ("loss", "loss_se", "accuracy", "accuracy_se")),
     *("gap/loss_chance_se", "gap/accuracy_chance_se", "guessing"),
     *(f"overfit/{name}" for name in ("loss", "loss_se", "accuracy", "accuracy_se")),
-    "perf/epoch_s",
+    *(f"perf/{name}" for name in ("epoch_s", "eval_s", "save_s")),
 )
 # In rows of epochs that trained.
-TRAINED = ("train/loss", "train/accuracy", "gap/loss_running", "perf/examples_per_s")
+TRAINED = (
+    *("train/loss", "train/accuracy", "gap/loss_running"),
+    *("perf/examples_per_s", "perf/steps_s"),
+)
 # Where the data or the settings call for them.
 SOMETIMES = (
     "grad_norm",
@@ -38,6 +41,7 @@ FACTS = (
         "executor",
     ),
     *(f"timings/{name}" for name in ("startup_s", "train_s", "total_s")),
+    *(f"timings/{name}" for name in ("steps_s", "eval_s", "save_s", "test_s")),
     *("parameters/total", "parameters/trainable"),
 )
 # Of a run that failed, or where the run keeps them.

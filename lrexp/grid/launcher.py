@@ -64,7 +64,7 @@ def run_points(
                     if point.num not in view.running:  # no worker could begin with it
                         view.begin(point.num)
                     view.end(point.num, summary)
-                board.write()
+                board.write_if_due()
                 if no_room(summary, board.folder):
                     raise UserError(
                         f"the disk of {board.folder} is full, which point {point.num} could not do"

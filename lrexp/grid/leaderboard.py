@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ NUMBERS = ("best", "test", "last")  # those of them that hold numbers
 OF_BEST = ("val/loss", "val/accuracy", "gap/loss", "gap/loss_se", "gap/accuracy")
 OF_TEST = ("loss", "accuracy")
 OF_LAST = ("overfit/loss", "overfit/loss_se", "overfit/accuracy", "overfit/accuracy_se")
+WAITS = 20  # times as long as writing took, until it is written again
 WIDTH = 100  # of lines, where no terminal says
 LESS = ("std", "gap/loss", "test/accuracy")  # columns that are left out where there is no room
 NAME, SEEDS = 26, 12  # characters that names and what became of seeds want at least
@@ -289,6 +291,7 @@ class Leaderboard:
         self.folder = folder
         self._summaries: dict[int, dict[str, Any]] = {}
         self.points: list[Point] = []
+        self._due = 0.0  # when it may be written again
 
     def take(
         self, num: int, summary: Mapping[str, Any], monitor: str | None = None
@@ -329,9 +332,17 @@ class Leaderboard:
         """See `leaderboard`."""
         return leaderboard(self.points, self._summaries)
 
+    def write_if_due(self) -> None:
+        """`write`, unless a good part of the time since the last time went into that.
+
+        It takes longer the more points there are: after each of them it would take the square.
+        """
+        if time.perf_counter() >= self._due:
+            self.write()
+
     def write(self) -> None:
         """All three; each is replaced as a whole. A full disk is a warning and stops no sweep."""
-        board = self.board()
+        started, board = time.perf_counter(), self.board()
         text = strict_json(board, indent=1)
         points, monitor = sweep_points(self.points, self._summaries)
         try:
@@ -340,3 +351,5 @@ class Leaderboard:
             write_atomically(self.folder / POINTS_TABLE, points_csv(points, monitor))
         except OSError as error:
             log.warning("the leaderboard could not be written: %s", error)
+        now = time.perf_counter()
+        self._due = now + WAITS * (now - started)

@@ -186,3 +186,18 @@ def is_share(name: str) -> bool:
     """Whether a metric lies between 0 and 1 and is read in percent."""
     shares = ("f1_macro", "f1", "precision", "recall")
     return "accuracy" in name or name.rpartition("/")[2] in shares
+
+
+def time_in_words(timings: Mapping[str, Any]) -> str:
+    """`steps 3.1 s, evaluations 2.9 s, saving 0.31 s`: what training was spent on.
+
+    Args:
+        timings: of a summary; empty for one that does not say it.
+    """
+    parts = {"steps": "steps_s", "evaluations": "eval_s", "saving": "save_s"}
+    known = {name: timings.get(key) for name, key in parts.items()}
+    return ", ".join(
+        f"{name} {v:.2f} s" if v < 10 else f"{name} {v:,.0f} s"
+        for name, v in known.items()
+        if isinstance(v, int | float) and math.isfinite(v)
+    )

@@ -27,6 +27,7 @@ from lrexp.judge.words import (
     leak_effect_in_words,
     learning_in_words,
     overfit_in_words,
+    time_in_words,
     uneven,
 )
 from lrexp.plan.plan import Plan, Row
@@ -271,6 +272,8 @@ def closing_lines(summary: dict[str, Any], info: RunInfo) -> list[str]:
     if (proof := summary.get("learning_proof")) and proof["reasons"]:
         lines.append(f"learnt {learning_in_words(proof)}")
     lines += verdict_lines(summary["verdicts"])
+    if words := time_in_words(summary.get("timings") or {}):
+        lines.append(f"time   {words}")
     lines.append(f"run    {shown_path(info.folder)}")
     if (report := info.folder / REPORT).is_file():
         lines.append(f"report {shown_path(report)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from lrexp.folder.files import strict_json, write_atomically
 from lrexp.folder.layout import METRICS
 
 log = logging.getLogger(__name__)
+
+SYNC_ROWS = 8  # rows at most that a power loss takes: waiting for the disk at each costs 4 ms
 
 
 class JsonlRecorder:
@@ -22,26 +25,47 @@ class JsonlRecorder:
         folder: of the run.
         earlier: rows of the epochs before; whatever else the file holds is dropped, such as a line
             that was cut off or an epoch that is trained again.
+        synced: rows are to outlive a power loss.
     """
 
-    def __init__(self, folder: Path, earlier: Sequence[dict[str, float]] = ()):
+    def __init__(
+        self, folder: Path, earlier: Sequence[dict[str, float]] = (), synced: bool = False
+    ):
         path = folder / METRICS
         text = "".join(f"{strict_json(row)}\n" for row in earlier)
         write_atomically(path, text)
         self._file = path.open("r+b", buffering=0)
         self._length = len(text.encode())  # of what is whole
         self._waiting = b""
+        self._synced, self._rows, self._doubtful = synced, len(earlier), False
+        self.kept = 0  # rows from the first on that the file surely has, whatever comes
+        self._keep()
 
     def row(self, row: dict[str, float]) -> None:
         """Append one epoch."""
         self._waiting += f"{strict_json(row)}\n".encode()
+        self._rows += 1
         self._write()
+        if not self._waiting and (not self._synced or self._rows - self.kept >= SYNC_ROWS):
+            self._keep()
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Close the file."""
         if self._waiting:
             self._write()
         self._file.close()
+
+    def _keep(self) -> None:
+        """See to it that all rows so far stay, and count them."""
+        if self._doubtful:
+            return
+        try:
+            if self._synced:
+                os.fsync(self._file.fileno())
+            self.kept = self._rows
+        except OSError as error:
+            log.warning("metrics.jsonl may not outlive a power loss: %s", error)
+            self._doubtful = True  # a later call may succeed without these rows
 
     def _write(self) -> None:
         first = len(self._waiting.splitlines()) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,8 +16,10 @@ from torch import Tensor
 
 from lrexp.data.dataset import Split
 from lrexp.folder.files import csv_text, write_atomically
+from lrexp.runs.predictions import judged
 
 MOST_WRONG = 24  # images that are kept
+IMAGES_AT_ONCE = 1024  # whose scores are worked out together
 SIDE = 64  # pixels, of the longer side
 
 
@@ -26,6 +28,7 @@ def write_predictions(
     splits: dict[str, Split],
     logits: dict[str, Tensor],
     class_names: Sequence[str],
+    form: str = "all",
 ) -> None:
     """Columns id (position in the source), item (its file or row), split, label, scores per class.
 
@@ -34,18 +37,22 @@ def write_predictions(
     column `group` before the scores: a number for images that are alike, the same in every run on
     these data, empty in splits without groups.
 
+    In place of the scores of all classes the leaner forms have what runs are compared by, `loss`
+    and `right` as `runs.predictions.judged` says them, and `predicted`: of `top5` the classes of
+    the five highest scores, which are `top_scores`; of `labels` the class of the highest, or where
+    images have several labels those above 0.5.
+
     Args:
         file: written whole or not at all.
         splits: by name.
         logits: (n, classes) per split.
         class_names: what labels and scores are of; in the file's metadata as `class_names`, JSON.
+        form: `all`, `top5` or `labels`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     multi_label = next(iter(splits.values())).labels.ndim == 2
-    logits = {name: x.float() for name, x in logits.items()}
-    scores = [torch.sigmoid(x) if multi_label else torch.softmax(x, 1) for x in logits.values()]
     labels = np.concatenate([split.labels.cpu().numpy() for split in splits.values()])
     columns: dict[str, Any] = {
         "id": np.concatenate([split.ids for split in splits.values()]),
@@ -62,10 +69,43 @@ def write_predictions(
             ],
             pa.int64(),
         )
-    table = pa.table({**columns, "scores": list(torch.cat(scores).cpu().numpy())})
+    if form == "all":
+        columns["scores"] = list(np.concatenate([_scores(x, multi_label) for x in logits.values()]))
+    else:
+        columns |= _in_short(labels, logits.values(), form)
+    table = pa.table(columns)
     table = table.replace_schema_metadata({"class_names": json.dumps(list(class_names))})
     with _replacing(file) as fresh:
         pq.write_table(table, fresh)
+
+
+def _scores(logits: Tensor, multi_label: bool) -> np.ndarray:
+    """(n, classes) float32."""
+    logits = logits.float()
+    scores = torch.sigmoid(logits) if multi_label else torch.softmax(logits, 1)
+    return scores.cpu().numpy()
+
+
+def _in_short(labels: np.ndarray, logits: Iterable[Tensor], form: str) -> dict[str, Any]:
+    """Columns in place of the scores, a part of the images at a time: they may be gigabytes."""
+    multi_label, start = labels.ndim == 2, 0
+    found: dict[str, list[Any]] = {name: [] for name in ("loss", "right", "predicted")}
+    found |= {"top_scores": []} if form == "top5" else {}
+    for part in (part for of_split in logits for part in of_split.split(IMAGES_AT_ONCE)):
+        scores = _scores(part, multi_label)
+        losses, right = judged(labels[start : start + len(part)], scores.astype(np.float64))
+        start += len(part)
+        found["loss"] += losses.tolist()
+        found["right"] += right.tolist()
+        if form == "top5":
+            top, at = torch.from_numpy(scores).topk(min(5, scores.shape[1]), 1)
+            found["predicted"] += list(at.numpy().astype(np.int32))
+            found["top_scores"] += list(top.numpy())
+        elif multi_label:
+            found["predicted"] += [np.flatnonzero(row).astype(np.int32) for row in scores > 0.5]
+        else:
+            found["predicted"] += scores.argmax(1).tolist()
+    return found
 
 
 @contextmanager

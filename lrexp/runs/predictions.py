@@ -71,9 +71,12 @@ def read_predictions(file: Path, split: str, most_scores: int | None = None) -> 
         images = list(zip(chosen["id"].to_pylist(), chosen["item"].to_pylist(), strict=True))
         if not images:
             return None
-        labels, scores = np.array(chosen["label"].to_pylist()), chosen["scores"].combine_chunks()
-        of_images = scores.flatten().to_numpy().reshape(len(images), -1).astype(np.float64)
-        losses, right = _judged(labels, of_images)
+        labels = np.array(chosen["label"].to_pylist())
+        if "scores" in chosen.column_names:
+            scores = chosen["scores"].combine_chunks().flatten().to_numpy()
+            losses, right = judged(labels, scores.reshape(len(images), -1).astype(np.float64))
+        else:  # trainer.predictions wrote what it is compared by alone
+            losses, right = _said(chosen)
         groups = _groups(chosen)
         classes = (table.schema.metadata or {}).get(b"class_names", b"").decode()
     except FileNotFoundError:
@@ -81,6 +84,18 @@ def read_predictions(file: Path, split: str, most_scores: int | None = None) -> 
     except (OSError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
     return Predictions(images, classes, labels, losses, right.astype(np.float64), groups)
+
+
+def _said(table: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Columns `loss` and `right`, (n,) each; a ValueError where a value is missing."""
+    import numpy as np
+    import pyarrow as pa
+
+    columns = table["loss"].cast(pa.float64()), table["right"].cast(pa.bool_())
+    if any(column.null_count for column in columns):
+        raise ValueError("an image without loss or correctness")
+    losses, right = (np.array(column.to_pylist()) for column in columns)
+    return losses, right
 
 
 def _groups(table: Any) -> np.ndarray | None:
@@ -140,7 +155,7 @@ def _scores_in(metadata: Any) -> int:
     return sum(group.column(group.num_columns - 1).num_values for group in groups)
 
 
-def _judged(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def judged(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Loss of every image, and whether it is right, (n,) each.
 
     Args:

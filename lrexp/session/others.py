@@ -11,7 +11,7 @@ from typing import Any
 
 from lrexp.config.check import check
 from lrexp.config.compose import without_hydra
-from lrexp.config.errors import UserError
+from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.saved import refuse_writing
 from lrexp.config.variables import check_read
 from lrexp.folder.layout import CONFIRMED, EXPLORED, OF_SWEEP, OF_WHICH, PROTOCOL
@@ -88,6 +88,15 @@ def refuse_downloads(points: Iterable[Point]) -> None:
         if point.settings.get("data.download") and place not in seen:
             seen.add(place)
             refuse_writing(check(without_hydra(point.config))[1], typed=())
+
+
+def refuse_unpredicted(points: Iterable[Point]) -> None:
+    """Raise a ConfigError when a point would not say which images it is right on."""
+    for point in points:
+        if point.settings.get("trainer.predictions") == "none":
+            problem = "leaves nothing that configurations can be compared by, image by image"
+            hint = "trainer.predictions=labels is the least that will do"
+            raise ConfigError("trainer.predictions", problem, hint, "none")
 
 
 def refuse_override(override: str) -> None:

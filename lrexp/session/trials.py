@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from lrexp.session.others import (
     refuse_downloads,
     refuse_leading_out,
     refuse_override,
+    refuse_unpredicted,
 )
 from lrexp.session.request import loader_of, read_request
 from lrexp.session.sweep import Around, Say, run_request
@@ -125,7 +126,12 @@ def train_cases(
     with hydra_of(loader):
         request = read_request(loader, overrides)
         request.cases = made_cases(folder / CASES, axes)
-        return run_request(request, around)
+
+        def refuse(points: Sequence[Point]) -> None:
+            around.check(points)
+            refuse_unpredicted(points)
+
+        return run_request(request, replace(around, check=refuse))
 
 
 def _common(asked: Mapping[str, Sequence[str]]) -> list[str]:

@@ -16,16 +16,23 @@ from lrexp.judge.evaluate import class_rows, confusion, worst_classes
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lrexp.config.schema import Trainer as Settings
     from lrexp.data.dataset import Split
     from lrexp.train.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
-CONFUSION_CLASSES = 1000  # a larger table of true against predicted classes is of no use as a file
+# A larger table of true against predicted classes is of no use as a file, and the scores of every
+# class would be more than the rest of a run.
+MANY_CLASSES = 1000
 
 
 def best_tested(
-    experiment: Experiment, said: Callable[[Split], Tensor], folder: Path, alone: bool
+    experiment: Experiment,
+    settings: Settings,
+    said: Callable[[Split], Tensor],
+    folder: Path,
+    alone: bool,
 ) -> dict[str, Any]:
     """Test the weights that the model has now on val, test and further sets, and write it down.
 
@@ -34,6 +41,7 @@ def best_tested(
 
     Args:
         experiment: with the best weights.
+        settings: the trainer's part of the config.
         said: (n, classes) logits of these weights for a split.
         folder: takes predictions, numbers by class, mix-ups.
         alone: no point of a sweep. The most wrong images are kept as well: the report is made from
@@ -60,11 +68,14 @@ def best_tested(
     confusions = {
         name: confusion(split.labels.cpu().numpy(), logits[name].argmax(1).cpu().numpy(), classes)
         for name, split in splits.items()
-        if not found[name].multi_label and classes <= CONFUSION_CLASSES
+        if not found[name].multi_label and classes <= MANY_CLASSES
     }
     last = "test" if "test" in splits else "val"  # says most
     try:
-        write_predictions(folder / PREDICTIONS, splits, logits, names)
+        form = "all" if classes <= MANY_CLASSES else "top5"
+        form = form if settings.predictions == "auto" else settings.predictions
+        if form != "none":
+            write_predictions(folder / PREDICTIONS, splits, logits, names, form)
         rows = {name: class_rows(one, names) for name, one in found.items()}
         write_per_class(folder / PER_CLASS, rows)
         if confusions:

@@ -35,7 +35,7 @@ def follow(config: Config, ranks: Ranks) -> NoReturn:
     with signals_stop() as asked:
         going_on = ranks.words.hear("built")
         unchecked = replace(config, data=replace(config.data, leak_check="skip"))
-        trainer = build_trainer(unchecked, None, ranks)
+        trainer = build_trainer(unchecked, None, ranks=ranks)
         join(trainer, going_on)
         with ranks.together(asked):
             trainer.run(_Silent(), Path())

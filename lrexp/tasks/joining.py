@@ -33,7 +33,8 @@ def join(trainer: Trainer, going_on: bool) -> None:
         return
     stream = io.BytesIO()
     if ranks.first:
-        torch.save(trainer.state(), stream)
+        rows = {"rows_before": 0, "rows": trainer.rows}  # all of them: others read no record
+        torch.save({**trainer.state(), **rows}, stream)
     held = io.BytesIO(ranks.from_first(stream.getvalue()))
     if not ranks.first:  # what may have changed since, the first rank has judged
         state = torch.load(held, map_location=experiment.device, weights_only=True)

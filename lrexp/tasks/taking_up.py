@@ -12,7 +12,7 @@ from lrexp.folder.layout import BEST, CHECKPOINTS, CONFIG, ENVIRONMENT
 from lrexp.judge.settings import ends_training
 from lrexp.judge.words import HELPS
 from lrexp.runs.differences import change_lines, environment_changes
-from lrexp.runs.run import content, json_object, yaml_object
+from lrexp.runs.run import content, json_object, read_rows, yaml_object
 
 if TYPE_CHECKING:
     from lrexp.config.schema import Config
@@ -53,7 +53,8 @@ def take_up(trainer: Trainer, config: Config, folder: Path, stopped: Stopped) ->
         saved = content(folder / CONFIG, yaml_object, {})
         refuse_moved_lengths(saved, config, depth, images)
         try:
-            trainer.load_state(state, bool(stopped.changes), stopped.changed_data)
+            rows = read_rows(folder, [])
+            trainer.load_state(state, bool(stopped.changes), stopped.changed_data, rows)
         except UserError:
             raise
         except Exception as error:  # whatever a state of something else leads to

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -135,12 +135,13 @@ class Training:
         self._started, self._train_started = started, time.perf_counter()
         self._asked = asked  # signals that want the run to stop
         self._summary = blank_summary(resolved, config, launch)
-        self._recorders = Recorders()
+        self._recorders, self._metrics = Recorders(), None
         self._earlier_s = 0.0  # that earlier attempts trained
+        self._test_s = 0.0
         self._opening: list[str] = []  # what it goes on from
         if stopped := launch.stopped:
             self._opening = take_up(trainer, config, self._folder, stopped)
-            self._earlier_s = sum(row["perf/epoch_s"] for row in trainer.rows)
+            self._earlier_s = _seconds(trainer.rows, "epoch_s") + _seconds(trainer.rows, "save_s")
             point = {"epoch": trainer.epoch, "step": trainer.step, "changes": stopped.changes}
             self._summary["resumed"] = [*stopped.resumed, point]
 
@@ -188,11 +189,12 @@ class Training:
         """Build the trainer anew, as far as its last recorded epoch."""
         from lrexp.folder.checkpoint import load_checkpoint
 
-        recorded = bool(self.trainer.rows)
-        device = self.trainer.experiment.device
-        self.trainer = build_trainer(self._config, self._launch.datasets, self.trainer.features)
-        if recorded:
-            self.trainer.load_state(load_checkpoint(self.checkpoints / LAST, device))
+        before, device = self.trainer, self.trainer.experiment.device
+        self.trainer = build_trainer(self._config, self._launch.datasets, before.features)
+        if before.rows:
+            state = load_checkpoint(self.checkpoints / LAST, device)
+            self.trainer.load_state(state, recorded=before.rows)
+            self.trainer.recorded = before.recorded
 
     def close(self) -> None:
         """Remove what was kept for this run alone."""
@@ -228,7 +230,9 @@ class Training:
         from lrexp.record.console import ConsoleRecorder
 
         launch, add, settings = self._launch, self._recorders.add, self._config.logger
-        add(METRICS, lambda: JsonlRecorder(self._folder, self.trainer.rows))
+        rows, synced = self.trainer.rows, self.trainer.synced
+        self._metrics = add(METRICS, lambda: JsonlRecorder(self._folder, rows, synced))
+        self._note_recorded()
         where = None
 
         def wandb() -> WandbRecorder:
@@ -242,10 +246,16 @@ class Training:
     def row(self, row: dict[str, float]) -> None:
         """Record one epoch; stop after it if that is asked for or a signal's exception was lost."""
         self._recorders.row(row)
+        self._note_recorded()
         if self._asked and not self.trainer.ranks.several:  # ranks stop where all do
             raise self._asked[-1]
         if self._launch.until is not None and row["epoch"] >= self._launch.until:
             raise _FarEnough
+
+    def _note_recorded(self) -> None:
+        """Tell the trainer which rows its states need not keep."""
+        if self._metrics is not None:
+            self.trainer.recorded = self._metrics.kept
 
     def conclude(self) -> None:
         """Once training is over: test on the best weights, and save what they predict."""
@@ -262,12 +272,13 @@ class Training:
         if trainer.best.known:
             best = load_checkpoint(self.checkpoints / BEST, experiment.device)
             experiment.model.load_state_dict(best["model"])
-            logger = self._config.logger
+            settings, logger = self._config.trainer, self._config.logger
             pictures = isinstance(logger, Wandb) and logger.details == "all"
             trainer.begin_draws("test")
             pictures = pictures or not self._launch.sweep
-            said = partial(logits_of, trainer)
-            self._summary |= best_tested(experiment, said, self._folder, pictures)
+            said, started = partial(logits_of, trainer), time.perf_counter()
+            self._summary |= best_tested(experiment, settings, said, self._folder, pictures)
+            self._test_s = time.perf_counter() - started
 
     def finish(self, outcome: dict[str, Any], asked: bool = False) -> None:
         """Write the final summary and the report, then tell the recorders that it is over.
@@ -281,9 +292,15 @@ class Training:
             if asked and self.trainer.current is not None and not self._launch.sweep:
                 self._keep_state()
             now = time.perf_counter()
+            rows, trainer = self.trainer.rows, self.trainer
             timings = {
                 "startup_s": self._train_started - self._started,
                 "train_s": self._earlier_s + now - self._train_started,
+                # of train_s; what is left is what the end took: hashes and the verdicts
+                "steps_s": _seconds(rows, "steps_s"),
+                "eval_s": _seconds(rows, "eval_s"),
+                "save_s": _seconds(rows, "save_s") + trainer.saved_s,
+                "test_s": self._test_s,
                 "total_s": self._earlier_s + now - self._started,
             }
             ended = outcome["status"] in ("finished", "diverged")
@@ -303,3 +320,8 @@ class Training:
             save_last(self.trainer, self.checkpoints)
         except OSError as error:
             log.warning("the state within this epoch could not be saved: %s", error)
+
+
+def _seconds(rows: Sequence[dict[str, float]], what: str) -> float:
+    """Of all epochs; a row of former versions does not say all."""
+    return sum(row.get(f"perf/{what}", 0.0) for row in rows)

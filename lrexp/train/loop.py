@@ -23,7 +23,7 @@ from lrexp.judge.chance import guess_losses, guesses
 from lrexp.judge.epoch import Row, Track, evaluated
 from lrexp.judge.evaluate import Evaluation
 from lrexp.judge.kinds.facts import Facts
-from lrexp.judge.kinds.stopping import stops
+from lrexp.judge.kinds.stopping import stops, telling
 from lrexp.judge.noise import Sample
 from lrexp.optim.groups import named, set_momentum, set_rates, set_trainable
 from lrexp.optim.optimizers import (
@@ -57,6 +57,7 @@ from lrexp.train.state import (
     load_into,
     save_best,
     save_last,
+    saving,
     state_of,
 )
 from lrexp.train.step import due, gradients, update
@@ -101,8 +102,10 @@ class Trainer:
         self.features, self.ranks = features, ranks
         self.epoch = self.step = 0
         self.rows: list[Row] = []
+        self.recorded = 0  # of them, from the first on, that are surely on disk in the record
         self.track = Track(settings.monitor)
         self.best = self.track.best  # by trainer.monitor so far
+        self.saved_s = 0.0  # since the last row, in saving and recording
         self.synced = False  # whether last.pt is to outlive a power loss
         self.current: Epoch | None = None  # that has begun and is not recorded yet
         self.stats = StepStats(experiment.model, experiment.plan)
@@ -111,8 +114,10 @@ class Trainer:
         self.fault = ""  # what of the first step was not finite
         self.factors_then: dict[str, float] = {}  # at the last step of a state taken up
         fp16 = experiment.computing.precision == "fp16"
-        self._recorded: Recorded | None = None  # of the phase that is being trained
+        self._graph: Recorded | None = None  # of the phase that is being trained
         self.loss_scale = LossScale(experiment.optimizer, experiment.device) if fp16 else None
+        self._telling: Sequence[Mapping[str, float]] = ()  # of all rows so far but the newest
+        self._told = 0  # so many
         self._drift = Drift(experiment.model, experiment.plan)
         self.cached: Fed | None = None  # what it trains on in place of images
         self.cached_for: frozenset[str] | None = None  # parameters that train then
@@ -159,7 +164,7 @@ class Trainer:
                 drawn = (self.seed, self.epoch, self.batch_size)
                 part, images = self.fed.part(model), _recalibration_images(self.fed.train, *drawn)
                 recalibrate_batchnorm(part, images, computing.forward(part))
-            epoch.seen = seen_row(experiment, self.stats, epoch.running, epoch.started)
+            epoch.seen = seen_row(experiment, self.stats, epoch.running, epoch.began)
             if self.loss_scale:
                 epoch.seen["perf/skipped_steps"] = self.loss_scale.take_skipped()
         return epoch.seen
@@ -215,9 +220,9 @@ class Trainer:
         if not computing.cuda_graph:
             return one
         phase = (self.fed.cut, *map(id, weights), *(module.training for module in model.modules()))
-        if self._recorded is None or self._recorded.phase != phase:
-            self._recorded = Recorded(one, weights, model.buffers(), phase)
-        return self._recorded
+        if self._graph is None or self._graph.phase != phase:
+            self._graph = Recorded(one, weights, model.buffers(), phase)
+        return self._graph
 
     def _gradients(
         self,
@@ -266,7 +271,9 @@ class Trainer:
     ) -> None:
         """Judge an epoch from what its steps and evaluations saw, record its row, keep its state.
 
-        `started` is time.perf_counter() before the first step.
+        `started` is time.perf_counter() before the first step. `perf/epoch_s` is the time since, in
+        steps and, with what is judged here, in evaluations (`perf/eval_s`); `perf/save_s` what went
+        into saving and recording since the row before.
         """
         with whole():
             with self.averaged():
@@ -275,18 +282,22 @@ class Trainer:
                     if fault := self.fault or fault_of_evaluation(*known, train_eval, val):
                         raise UserError(fault)
                 row = self._judged(seen, train_eval, val)
-            row["perf/epoch_s"] = time.perf_counter() - started
+            within_s = self.current.saved_s if self.current else 0.0
+            row["perf/epoch_s"] = time.perf_counter() - started - within_s
+            row["perf/eval_s"] = row["perf/epoch_s"] - seen.get("perf/steps_s", 0.0)
+            row["perf/save_s"] = self.saved_s + within_s
             if self.experiment.plateau:
                 self.experiment.plateau.see(row)
             self.rows.append(row)
-            self.current = None
+            self.current, self.saved_s = None, 0.0
             try:
                 self.learning.end_epoch(self)
                 if checkpoints is not None:
                     save_last(self, checkpoints)
                     save_best(self, checkpoints)
             finally:  # also an epoch whose state cannot be kept has taken place
-                record.row(row)
+                with saving(self):
+                    record.row(row)
 
     @property
     def fed(self) -> Fed:
@@ -455,7 +466,9 @@ class Trainer:
         if self.step >= len(self.experiment.schedule):
             return ""
         if asked := self.settings.stop_on:
-            known = (self.rows, {}, self.track.monitor, self.samples["val"], self.guess_loss)
+            self._telling = telling(self.rows[self._told :], self._telling)
+            self._told = len(self.rows)
+            known = (self._telling, {}, self.track.monitor, self.samples["val"], self.guess_loss)
             if kind := stops(asked, Facts(*known)):
                 return kind
         patience, since_best = self.settings.patience, self.epoch - self.best.epoch

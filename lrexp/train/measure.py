@@ -350,6 +350,7 @@ def seen_row(
         **{f"lr_scale/{name}": scale for name, scale in scales_of(experiment).items()},
         **stats.medians(),
         "perf/examples_per_s": images_seen / elapsed_s,
+        "perf/steps_s": elapsed_s,
     }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from lrexp.config.errors import UserError
 from lrexp.folder.checkpoint import all_weights, save_checkpoint
-from lrexp.folder.layout import BEST, LAST
+from lrexp.folder.layout import BEST, CHECKPOINTS, LAST, METRICS
 from lrexp.judge.epoch import Row
 from lrexp.optim.groups import (
     frozen_state,
@@ -41,7 +43,13 @@ class Epoch:
     first_step: int
     running: RunningTrain = field(default_factory=RunningTrain)
     started: float = field(default_factory=time.perf_counter)
+    saved_s: float = 0.0  # of the time since, that went into states saved between steps
     seen: Row | None = None  # once its last step is done
+
+    @property
+    def began(self) -> float:
+        """When it would have, had nothing been saved on the way."""
+        return self.started + self.saved_s
 
     def state(self) -> dict[str, Any]:
         """All of it, with the time it took so far."""
@@ -49,13 +57,14 @@ class Epoch:
             "first_step": self.first_step,
             "running": self.running.state(),
             "elapsed_s": time.perf_counter() - self.started,
+            "saved_s": self.saved_s,
             "seen": self.seen,
         }
 
     @classmethod
     def of_state(cls, state: dict[str, Any]) -> Epoch:
         """The epoch of a `state()`, as if it had been trained up to now."""
-        epoch = cls(state["first_step"], seen=state["seen"])
+        epoch = cls(state["first_step"], seen=state["seen"], saved_s=state.get("saved_s", 0.0))
         epoch.running.load_state(state["running"])
         epoch.started -= state["elapsed_s"]
         return epoch
@@ -102,6 +111,9 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
 
     The starting point that drift is measured from is rebuilt from those. Tensors are the live ones:
     save or copy the state.
+
+    Of the rows, those are left out that metrics.jsonl surely has (`trainer.recorded`): with them
+    every save would take longer than the one before.
     """
     experiment, current = trainer.experiment, trainer.current
     average = trainer.average.state() if trainer.average else None
@@ -116,7 +128,8 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "epoch": trainer.epoch,
         "step": trainer.step,
         "diverged": trainer.diverged,
-        "rows": [dict(row) for row in trainer.rows],
+        "rows_before": trainer.recorded,
+        "rows": [dict(row) for row in trainer.rows[trainer.recorded :]],
         "best": {
             name: {"epoch": b.epoch, "value": b.value, "per_image": torch.from_numpy(b.per_image)}
             for name, b in trainer.track.bests.items()
@@ -135,6 +148,7 @@ def load_into(
     state: dict[str, Any],
     allow_plan_change: bool = False,
     allow_data_change: bool = False,
+    recorded: Sequence[Row] = (),
 ) -> None:
     """Take up a state of the same config, on a trainer that has not trained yet.
 
@@ -144,12 +158,13 @@ def load_into(
         allow_plan_change: go on under another plan than the state's; the difference is logged. What
             no longer trains loses its optimizer state, what newly trains starts without.
         allow_data_change: go on with other data, or from other first weights, than the state's.
+        recorded: rows of metrics.jsonl, of which those come back that the state left out.
 
     Raises:
         UserError: when the state's plan or data differ and that is not allowed, with the
-            difference.
+            difference; when a row is missing.
     """
-    experiment = trainer.experiment
+    experiment, rows = trainer.experiment, _all_rows(state, recorded)
     then, now = state["fingerprints"], fingerprints(experiment)
     others = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
     _say(
@@ -184,7 +199,7 @@ def load_into(
         group["lr"] = state.get("rates", {}).get(group["name"], group["lr"])
     trainer.factors_then = state.get("factors", {})  # a state of former versions has none
     trainer.epoch, trainer.step = state["epoch"], state["step"]
-    trainer.rows = [dict(row) for row in state["rows"]]
+    trainer.rows = rows
     trainer.track.diverged = state["diverged"]
     for name, best in trainer.track.bests.items():
         saved = state["best"][name]
@@ -205,13 +220,35 @@ def load_into(
         trainer.stats.load_state(current["stats"])
 
 
+def _all_rows(state: dict[str, Any], recorded: Sequence[Row]) -> list[Row]:
+    """The rows of every epoch before a state, from the record and, the newest, the state itself.
+
+    The record may be ahead of the state, which is an older one then, or behind it, as the state is
+    saved first; never so far that a row is in neither.
+    """
+    before = state.get("rows_before", 0)  # a state of former versions has all rows
+    rows = [dict(row) for row in (*recorded[:before], *state["rows"])]
+    epochs = [int(row["epoch"]) for row in rows]
+    first = min(1, *epochs) if epochs else 1  # 0 where a run began with evaluating
+    if len(rows) < before or epochs != list(range(first, first + len(epochs))):
+        known = {int(row["epoch"]) for row in recorded}
+        lost = before - len(known & set(range(first, first + before)))
+        raise UserError(
+            f"{METRICS} lacks {lost} of the first {before} epochs, which {CHECKPOINTS}/{LAST} goes"
+            f" on from\n  put the file back, or start a new run"
+        )
+    return rows
+
+
 def save_last(trainer: Trainer, checkpoints: Path) -> None:
     """Write the state to last.pt; an OSError when that is not possible.
 
     Of several ranks the first one writes, and all of them must be here.
     """
     trainer.collect()
-    if trainer.ranks.first:
+    if not trainer.ranks.first:
+        return
+    with saving(trainer):
         save_checkpoint(checkpoints / LAST, trainer.state(), trainer.synced)
 
 
@@ -222,10 +259,24 @@ def save_best(trainer: Trainer, checkpoints: Path) -> None:
     """
     ended = trainer.current is None and trainer.ranks.first
     if ended and trainer.best.epoch == trainer.epoch:
-        with trainer.averaged():
+        with trainer.averaged(), saving(trainer):
             weights = {"model": trainer.experiment.model.state_dict(), "epoch": trainer.epoch}
             weights["class_names"] = list(trainer.experiment.dataset.class_names)
             save_checkpoint(checkpoints / BEST, weights)
+
+
+@contextmanager
+def saving(trainer: Trainer) -> Iterator[None]:
+    """Count the time in it as none of training: of the epoch that it interrupts, or between two."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        took_s = time.perf_counter() - started
+        if trainer.current is None:
+            trainer.saved_s += took_s
+        else:
+            trainer.current.saved_s += took_s
 
 
 def _say(changes: list[str], what: str, allowed: bool, hint: str) -> None:

@@ -25,6 +25,7 @@ from lrexp.commands.answer import answer, ended
 from lrexp.config.errors import Terminated, UserError
 from lrexp.folder.checkpoint import load_checkpoint, load_last, save_checkpoint
 from lrexp.judge.epoch import Row
+from lrexp.record.jsonl import SYNC_ROWS
 from lrexp.session.single import continue_run
 from lrexp.train.loop import Trainer
 from lrexp.train.measure import RunningTrain, StepStats, correct_images
@@ -320,6 +321,30 @@ def test_a_state_of_something_else_is_one_message(
     assert run()[0] == 0
 
 
+def test_a_state_leaves_to_the_record_the_rows_that_it_surely_has(
+    prepare: Callable[..., Trainer],
+) -> None:
+    first = prepare("trainer.epochs=3", "trainer.limit_train_batches=1")
+    first.run(Silent())
+    whole = first.rows
+    assert [row["epoch"] for row in first.state()["rows"]] == [1, 2, 3]
+    first.recorded = 2
+    state = first.state()
+    assert (state["rows_before"], [row["epoch"] for row in state["rows"]]) == (2, [3])
+    # behind the state, which is saved first; as far; and ahead, where an older state is taken
+    for known in (whole[:2], whole, [*whole, whole[-1] | {"epoch": 4}]):
+        again = prepare("trainer.epochs=3", "trainer.limit_train_batches=1")
+        again.load_state(state, recorded=known)
+        assert again.rows == whole
+    former = {key: value for key, value in state.items() if key != "rows_before"} | {"rows": whole}
+    again.load_state(former)
+    assert again.rows == whole
+    for lacking, lost in (([], 2), (whole[:1], 1), (whole[1:], 1), ([whole[0], whole[2]], 1)):
+        said = f"metrics.jsonl lacks {lost} of the first 2 epochs"
+        with pytest.raises(UserError, match=said):
+            again.load_state(state, recorded=lacking)
+
+
 def test_without_a_checkpoint_there_is_no_state(tmp_path: Path) -> None:
     assert load_last(tmp_path) is None
 
@@ -457,6 +482,17 @@ def test_the_same_command_goes_on_and_then_has_nothing_to_do(
     assert run()[0] == 0
     assert "it is finished: nothing to do" in capsys.readouterr().out
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == content
+
+
+def test_states_do_not_grow_with_the_epochs_and_no_row_is_lost(run: Run) -> None:
+    longer = ("trainer.epochs=30", "trainer.limit_train_batches=1")
+    code, folder = run(*longer, at=28)
+    assert code == 143
+    state = load_checkpoint(folder / "checkpoints" / "last.pt")
+    assert state["rows_before"] + len(state["rows"]) == 27
+    assert len(state["rows"]) <= SYNC_ROWS
+    assert run(*longer)[0] == 0
+    assert [row["epoch"] for row in rows_of(folder)] == list(range(1, 31))
 
 
 def test_steps_between_are_saved_when_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

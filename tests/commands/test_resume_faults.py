@@ -309,7 +309,7 @@ def test_a_signal_saves_the_state(tmp_path: Path, number: signal.Signals, code: 
     summary, rows = summary_of(folder), rows_of(folder)
     assert summary["status"] == "interrupted"
     state = load_checkpoint(folder / "checkpoints" / "last.pt")
-    assert len(state["rows"]) == len(rows) == summary["last"]["epoch"]
+    assert state["rows_before"] + len(state["rows"]) == len(rows) == summary["last"]["epoch"]
     assert state["step"] >= rows[-1]["step"]
 
 

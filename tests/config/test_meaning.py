@@ -48,7 +48,8 @@ def test_what_changes_no_number_is_what_it_was() -> None:
     assert settings_where(identity=False, decides=False) == [
         *("name", "run_id", "logger"),
         *(f"logger.{f.name}" for f in fields(schema.training.Wandb)),
-        *("task.margin", "task.like", "trainer.checkpoint_every_steps", "trainer.resume"),
+        *("task.margin", "task.like", "trainer.cache_features", "trainer.predictions"),
+        *("trainer.checkpoint_every_steps", "trainer.resume"),
     ]
     assert settings_where(identity=True, decides=False) == [
         *("model.weights", "data.in_memory", "data.workers", "data.eval_sets", "data.root"),

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -34,6 +35,7 @@ from unchanged import imports_anew
 
 from lrexp.__main__ import main
 from lrexp.build.data import build_dataset
+from lrexp.config.errors import UserError
 from lrexp.data.dataset import Dataset, Split
 from lrexp.folder.environment import (
     DIFF_BYTES,
@@ -44,7 +46,7 @@ from lrexp.folder.environment import (
 )
 from lrexp.folder.files import strict_json, write_atomically
 from lrexp.judge.epoch import Track
-from lrexp.record.jsonl import JsonlRecorder
+from lrexp.record.jsonl import SYNC_ROWS, JsonlRecorder
 from lrexp.record.recorders import Recorders
 from lrexp.tasks.opening import Launch
 from lrexp.tasks.train import train
@@ -144,6 +146,31 @@ def test_a_row_can_be_read_by_others_as_soon_as_it_is_written(tmp_path: Path) ->
         assert [strict(line)["epoch"] for line in lines] == list(range(1, epoch + 1))
     recorder.finish({})
     assert strict(lines[1]) == {"epoch": 2, "val/loss": "NaN"}
+
+
+def test_rows_count_as_kept_once_the_disk_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = []
+    for synced in (False, True):
+        recorder = JsonlRecorder(tmp_path, [{"epoch": 1}], synced)
+        kept.append([recorder.kept])
+        for epoch in range(2, 11):
+            recorder.row({"epoch": epoch})
+            kept[-1].append(recorder.kept)
+        recorder.finish({})
+    recorder = JsonlRecorder(tmp_path, [{"epoch": epoch} for epoch in range(1, 11)], True)
+    assert kept == [list(range(1, 11)), [*[1] * SYNC_ROWS, *[1 + SYNC_ROWS] * 2]]
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("lost")))
+        for epoch in range(11, 20):
+            recorder.row({"epoch": epoch})
+    for epoch in range(20, 30):
+        recorder.row({"epoch": epoch})
+    recorder.finish({})
+    assert recorder.kept == 10  # a disk that lost some once may say nothing of them
+    assert caplog.text.count("may not outlive a power loss") == 1
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 29
 
 
 def test_a_file_that_cannot_be_replaced_keeps_its_old_content(
@@ -340,8 +367,13 @@ def test_summary_has_every_key_and_repeats_the_best_and_the_last_row(
     assert list(summary["learning_proof"]["tensors"].values()) == ["moved"] * 6
     assert summary["learning_proof"]["reasons"] == {}
     timings = summary["timings"]
+    within = [timings.pop(name) for name in ("steps_s", "eval_s", "save_s", "test_s")]
     assert set(timings) == {"startup_s", "train_s", "total_s"}
-    assert 0 < timings["train_s"] < timings["total_s"]
+    assert min(within) > 0
+    assert sum(within) < timings["train_s"] < timings["total_s"]
+    for row in rows:
+        assert row["perf/steps_s"] + row["perf/eval_s"] == pytest.approx(row["perf/epoch_s"])
+    assert [row["perf/save_s"] > 0 for row in rows] == [False, *[True] * (len(rows) - 1)]
     assert timings["startup_s"] + timings["train_s"] == pytest.approx(timings["total_s"])
     # conv 5×5 → 10, linear 40 → 50, linear 50 → 10, each with a bias
     total = 10 * 25 + 10 + 40 * 50 + 50 + 50 * 10 + 10
@@ -558,12 +590,24 @@ def test_without_a_test_split_the_worst_classes_are_those_of_validation(
     assert {row["split"] for row in table(tmp_path / "per_class.csv")} == {"val"}
 
 
-def test_more_classes_than_a_table_can_show_have_no_confusion_csv(
+def test_more_classes_than_a_table_can_show_have_no_confusion_csv_and_no_score_for_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lrexp.tasks.concluding.CONFUSION_CLASSES", 9)
+    monkeypatch.setattr("lrexp.tasks.concluding.MANY_CLASSES", 9)
     assert main([*SMOKE, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     assert not (tmp_path / "run" / "confusion.csv").exists()
+    assert (tmp_path / "run" / "per_class.csv").exists()
+    table = pq.read_table(tmp_path / "run" / "predictions.parquet")
+    assert "scores" not in table.column_names
+    said = np.array([row["predicted"][0] for row in table.to_pylist() if row["split"] == "test"])
+    truth = np.array([row["label"] for row in table.to_pylist() if row["split"] == "test"])
+    summary = strict((tmp_path / "run" / "summary.json").read_text())
+    assert (said == truth).mean() == pytest.approx(summary["test"]["accuracy"])
+
+
+def test_a_run_asked_for_no_predictions_writes_none(tmp_path: Path) -> None:
+    assert main([*SMOKE, "trainer.predictions=none", f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    assert not (tmp_path / "run" / "predictions.parquet").exists()
     assert (tmp_path / "run" / "per_class.csv").exists()
 
 
@@ -669,3 +713,53 @@ def test_predictions_say_which_images_belong_together(tmp_path: Path) -> None:
         [7, 7, 3, 3],
         False,
     ]
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["a class", "labels"])
+def test_lean_predictions_compare_runs_by_the_same_bits(tmp_path: Path, several: bool) -> None:
+    from lrexp.record.predictions import write_predictions
+    from lrexp.runs.predictions import read_predictions
+
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(1500, 40, generator=draw) * 4  # more images than are taken at once
+    labels = (logits + torch.randn(logits.shape, generator=draw) * 3).argmax(1)
+    labels = (labels[:, None] == torch.arange(40)).long() if several else labels
+    groups = np.arange(1500) // 3
+    splits = {"val": replace(plain_split(torch.zeros(1500, 1, 2, 2), labels), groups=groups)}
+    found, bytes_, rows = {}, {}, {}
+    for form in ("all", "top5", "labels"):
+        file = tmp_path / f"{form}.parquet"
+        write_predictions(file, splits, {"val": logits}, [*map(str, range(40))], form)
+        found[form], bytes_[form] = read_predictions(file, "val"), file.stat().st_size
+        rows[form] = pq.read_table(file).to_pylist()
+    whole = found["all"]
+    assert whole is not None
+    assert 0 <= whole.right.mean() < 1
+    for one in (found["top5"], found["labels"]):
+        assert one is not None
+        assert one.losses.tolist() == whole.losses.tolist()
+        assert one.right.tolist() == whole.right.tolist()
+        assert one.labels.tolist() == whole.labels.tolist()
+        assert (one.images, one.classes) == (whole.images, whole.classes)
+        assert one.groups is not None
+        assert one.groups.tolist() == groups.tolist()
+    assert bytes_["all"] > bytes_["top5"] > bytes_["labels"]
+    scores = np.array([row["scores"] for row in rows["all"]], np.float32)
+    highest = np.sort(scores, 1)[:, :-6:-1]
+    assert np.array_equal([row["top_scores"] for row in rows["top5"]], highest)
+    taken = [scores[i, row["predicted"]] for i, row in enumerate(rows["top5"])]
+    assert np.array_equal(taken, highest)
+    said = [row["predicted"] for row in rows["labels"]]
+    over = [np.flatnonzero(row > 0.5).tolist() for row in scores]
+    assert said == (over if several else scores.argmax(1).tolist())
+
+
+def test_lean_predictions_that_lack_a_value_are_refused_by_name(tmp_path: Path) -> None:
+    from lrexp.runs.predictions import read_predictions
+
+    table = {"id": [0], "item": ["a"], "split": ["val"], "label": [1], "right": [True]}
+    file = tmp_path / "predictions.parquet"
+    for loss in ({"loss": pa.array([None], pa.float64())}, {}):
+        pq.write_table(pa.table({**table, **loss}), file)
+        with pytest.raises(UserError, match=f"{file} cannot be read"):
+            read_predictions(file, "val")

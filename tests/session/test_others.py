@@ -24,6 +24,7 @@ from lrexp.session.others import (
     refuse_leading_out,
     refuse_other_tries,
     refuse_others,
+    refuse_unpredicted,
 )
 from lrexp.session.sweep import Around
 from lrexp.session.trials import Trials, train_cases, train_trials
@@ -153,3 +154,11 @@ def test_no_file_chooses_where_data_are_downloaded(
         train_trials(loader, given, print)
     point.settings["data.download"] = False
     train_trials(loader, given, print)
+
+
+def test_what_is_compared_image_by_image_says_what_it_predicts() -> None:
+    points = [composed("a", **{"trainer.predictions": form}) for form in ("auto", "labels")]
+    refuse_unpredicted(points)
+    points.append(composed("a", **{"trainer.predictions": "none"}))
+    with pytest.raises(ConfigError, match=r"trainer\.predictions=none: .* image by image"):
+        refuse_unpredicted(points)

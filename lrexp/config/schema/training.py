@@ -37,6 +37,8 @@ STOPS = ("diverged", "collapsed")  # kinds of verdicts that trainer.stop_on may 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # of a forward pass; weights are float32 in all
 COMPILED = ("none", "default", "max-autotune", "aot_eager")  # the last traces and generates no code
 
+PREDICTIONS = ("all", "top5", "labels", "none")  # what predictions.parquet says of an image
+
 LEAST_STD = 1e-4  # of pixels in [0, 1], a fortieth of a grey level: less is no contrast
 
 
@@ -209,6 +211,9 @@ class Trainer:
     sync_batchnorm: bool = setting(neutral=False, **_COUNTS | _alone("sync_batchnorm"))
     cache_features: str = choice(
         "auto", "never", identity=False, resume="may", stack="ignored", decides=False
+    )
+    predictions: str = choice(
+        *("auto", *PREDICTIONS), identity=False, resume="may", stack="ignored", decides=False
     )
     checkpoint_every_steps: int | None = number(
         at_least=1,

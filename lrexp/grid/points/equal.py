@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -79,8 +80,24 @@ def refuse_moot_rates(points: Sequence[Point]) -> None:
             raise ConfigError("optimizer.lr", problem, "sweep the policy's own rates", given)
 
 
+@dataclass(frozen=True)
+class Timetable:
+    """What of a schedule tells points apart; its steps may be more than all else of a grid."""
+
+    digest: str  # of the multipliers and momenta of every step, to 12 digits
+    steps: int
+    stops: bool  # momentum passes through 0
+
+    @staticmethod
+    def of(factors: Sequence[float], momenta: Sequence[float]) -> Timetable:
+        """That of a schedule step by step."""
+        texts = [[f"{value:.12g}" for value in table] for table in (factors, momenta)]
+        return Timetable(_digest(texts), len(factors), "0" in texts[1])
+
+
 def _compared(point: Point, shared: dict[str, Any]) -> tuple[str, str, float]:
-    """All that a point's training depends on, as text; what it shares with a stack; its work."""
+    """Digests of all that a point's training depends on and of what it shares with a stack; its
+    work."""
     composed = point.config
     _, config = check(without_hydra(composed))
     settings = asdict(config)
@@ -98,18 +115,19 @@ def _compared(point: Point, shared: dict[str, Any]) -> tuple[str, str, float]:
     # of jobs that are open at a time
     together["hydra.job.env_set"] = OmegaConf.to_container(composed.hydra.job.env_set)
     if rates is None:
-        return _as_text(settings), _as_text(together), 0.0
+        return _digest(settings), _digest(together), 0.0
     for section in RATES:
         del settings[section], together[section]
     if not isinstance(config.optimizer, LibraryOptimizer):
         del settings["optimizer"]["lr"]
     del settings["optimizer"]["weight_decay"]
-    rows, (factors, momenta), _ = rates
+    rows, timetable, follows = rates
     # What is frozen when, which rates are measured, and whether momentum passes through 0.
     keys = ("name", "trainable_from", "trainable_until", "measured")
-    same = [[row[key] for key in keys] for row in rows], "0" in momenta
-    work = len(factors) * config.data.batch_size * sum(math.prod(row["shape"]) for row in rows)
-    return _as_text([settings, rates]), _as_text([together, same]), work
+    same = [[row[key] for key in keys] for row in rows], timetable.stops
+    work = timetable.steps * config.data.batch_size * sum(math.prod(row["shape"]) for row in rows)
+    training = [settings, rows, timetable.digest, follows]
+    return _digest(training), _digest([together, same]), work
 
 
 def _shared(prefix: str, section: dict[str, Any]) -> dict[str, Any]:
@@ -119,6 +137,10 @@ def _shared(prefix: str, section: dict[str, Any]) -> dict[str, Any]:
 
 def _as_text(values: Any) -> str:
     return json.dumps(values, sort_keys=True, default=str)
+
+
+def _digest(values: Any) -> str:
+    return hashlib.blake2b(_as_text(values).encode(), digest_size=16).hexdigest()
 
 
 def _rates(config: Config, shared: dict[str, Any]) -> Any:
@@ -143,8 +165,7 @@ def _rates(config: Config, shared: dict[str, Any]) -> Any:
         return None
     timing = config.scheduler, steps, plan.schedule_restart
     if repr(timing) not in shared:
-        tables = build_schedule(*timing), build_momenta(*timing)
-        shared[repr(timing)] = [[f"{value:.12g}" for value in table] for table in tables]
+        shared[repr(timing)] = Timetable.of(build_schedule(*timing), build_momenta(*timing))
     rows = []
     for row in plan.rows:
         plain = asdict(row)

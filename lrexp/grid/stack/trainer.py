@@ -143,7 +143,9 @@ class StackedTrainer:
                 for i, k in enumerate(going):
                     trainer = self._members[k]
                     end = partial(trainer.end_epoch, seen[i], train_eval[i], val[i])
+                    ended = time.perf_counter()
                     failure = failure_of(partial(end, started, records[k], checkpoints[k]))
+                    started += time.perf_counter() - ended  # no time of the next one
                     recorded = trainer.rows and trainer.rows[-1]["epoch"] == trainer.epoch
                     if failure and out_of_memory(failure) and not recorded:
                         raise failure  # fewer members may fit

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 
 from lrexp.judge.kinds.endings import guess
-from lrexp.judge.kinds.facts import Facts
+from lrexp.judge.kinds.facts import Facts, Row
 
 IN_A_ROW = 2  # epochs worth no more than a guess: after one it may find its way back
 
@@ -19,7 +20,7 @@ def stops(kinds: Collection[str], facts: Facts) -> str:
 
     Args:
         kinds: trainer.stop_on.
-        facts: of the run; rows, val and guess_loss are read.
+        facts: of the run; rows, val and guess_loss are read. Of the rows those of `telling` do.
     """
     if facts.diverged:
         return "diverged"
@@ -29,6 +30,20 @@ def stops(kinds: Collection[str], facts: Facts) -> str:
         return ""
     said = guess(facts)
     return "collapsed" if said and said["kind"] == "collapsed" else ""
+
+
+def telling(rows: Sequence[Row], before: Sequence[Row] = ()) -> list[Row]:
+    """The rows that `stops` depends on: the best that was no guess, and the last.
+
+    Args:
+        rows: of the epochs since it was asked last.
+        before: what it said then.
+    """
+    every = [*before, *rows]
+    learned = [row for row in every if not row.get("guessing") and math.isfinite(row["val/loss"])]
+    best = min(learned, key=lambda row: row["val/loss"], default=None)
+    last = every[-IN_A_ROW - 1 :]
+    return last if best is None or any(row is best for row in last) else [best, *last]
 
 
 def stopped_in_words(stopped_by: str, monitor: str) -> str:

@@ -19,6 +19,7 @@ from lrexp.judge.words import (
     gap_in_words,
     is_share,
     overfit_in_words,
+    time_in_words,
     uneven,
 )
 from lrexp.report.html.page import duration, is_finite, number, plus_minus
@@ -136,6 +137,8 @@ def key_figures(run: Run) -> list[tuple[str, Any, Any]]:
         others, where = run.summary.get("members"), run.summary.get("device")
         if isinstance(others, int) and others > 1:
             where = f"{where}, together with {others - 1} other{'s' * (others > 2)}"
+        if spent := time_in_words(timings):
+            where = f"{where}; {spent}" if where else spent
         found.append(("Training took", duration(timings["train_s"]), where))
     return found
 
