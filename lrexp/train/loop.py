@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property, partial, reduce
-from itertools import chain
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lrexp.config.errors import UserError
@@ -25,10 +23,9 @@ from lrexp.judge.evaluate import Evaluation
 from lrexp.judge.kinds.facts import Facts
 from lrexp.judge.kinds.stopping import stops, telling
 from lrexp.judge.noise import Sample
-from lrexp.optim.groups import named, set_momentum, set_rates, set_trainable
+from lrexp.optim.groups import set_momentum, set_rates, set_trainable
 from lrexp.optim.optimizers import (
     averages_weights,
-    recalibrate_batchnorm,
     use_averaged_weights,
     use_training_weights,
 )
@@ -37,18 +34,17 @@ from lrexp.train.computing import quiet_collector
 from lrexp.train.experiment import Experiment
 from lrexp.train.feature_store import FeatureStore
 from lrexp.train.features import Fed, choose_fed
-from lrexp.train.first_numbers import fault_of_evaluation, fault_of_step
+from lrexp.train.first_numbers import fault_of_evaluation
 from lrexp.train.learning import LearningProof
 from lrexp.train.loss_scale import LossScale
 from lrexp.train.measure import (
     Drift,
     StepStats,
-    correct_images,
     evaluate_split,
     seen_row,
 )
+from lrexp.train.passes import Passes
 from lrexp.train.ranks import ALONE, Ranks
-from lrexp.train.recorded import Pass, Recorded
 from lrexp.train.scales import measure_scales, scales_of, set_scales
 from lrexp.train.signals import whole
 from lrexp.train.state import (
@@ -60,7 +56,7 @@ from lrexp.train.state import (
     saving,
     state_of,
 )
-from lrexp.train.step import due, gradients, update
+from lrexp.train.step import due, update
 
 
 class TakesRows(Protocol):
@@ -114,7 +110,6 @@ class Trainer:
         self.fault = ""  # what of the first step was not finite
         self.factors_then: dict[str, float] = {}  # at the last step of a state taken up
         fp16 = experiment.computing.precision == "fp16"
-        self._graph: Recorded | None = None  # of the phase that is being trained
         self.loss_scale = LossScale(experiment.optimizer, experiment.device) if fp16 else None
         self._telling: Sequence[Mapping[str, float]] = ()  # of all rows so far but the newest
         self._told = 0  # so many
@@ -124,6 +119,7 @@ class Trainer:
         steps = len(experiment.schedule), experiment.steps_per_epoch
         self._factors = experiment.plan.factors(*steps)  # g(t) of the groups that have one
         self.learning = LearningProof(self._factors)
+        self._passes = Passes(self)
 
     def run(self, record: TakesRows, checkpoints: Path | None = None) -> None:
         """Train to the end of the schedule, or to what ends it before (`stopped_by`).
@@ -161,9 +157,7 @@ class Trainer:
             if averages_weights(optimizer):
                 use_averaged_weights(optimizer)
                 self.begin_draws("recalibration")
-                drawn = (self.seed, self.epoch, self.batch_size)
-                part, images = self.fed.part(model), _recalibration_images(self.fed.train, *drawn)
-                recalibrate_batchnorm(part, images, computing.forward(part))
+                self._passes.recalibrate()
             epoch.seen = seen_row(experiment, self.stats, epoch.running, epoch.began)
             if self.loss_scale:
                 epoch.seen["perf/skipped_steps"] = self.loss_scale.take_skipped()
@@ -178,26 +172,15 @@ class Trainer:
     ) -> None:
         """The steps of an epoch, or what is left of them."""
         experiment, settings = self.experiment, self.settings
-        optimizer = self.loss_scale or experiment.optimizer
-        trained = {n: p for n, p in named(experiment.optimizer.param_groups) if p.requires_grad}
-        weights, train = list(trained.values()), self.fed.train
-        self.ranks.begin_phase(experiment)
-        computed = self._computed(weights)
-        left = self.groups()[self.step - epoch.first_step :]
-        shares = [[self.ranks.share(batch) for batch in group] for group in left]
-        seeds = _dropout_seeds(
-            self.seed, self.step, len(left), settings.accumulate, self.ranks.rank
-        )
-        fed = train.batches([*chain.from_iterable(shares)], self.epoch)
-        # of every step its first batch is taken here, and the others while its gradients add up
-        for first, group, own, drawn in zip(fed, left, shares, seeds, strict=True):
+        optimizer, passes = self.loss_scale or experiment.optimizer, self._passes
+        weights = passes.begin()
+        for group, batches in passes.fed(self.groups()[self.step - epoch.first_step :]):
             with whole():
                 self._stop_where_all_do()
                 self.set_rates(self.step)
                 measured = due(settings.stats_every, self.step - epoch.first_step)
                 stats = self.stats if measured else None
-                batches = zip(own, chain((first,), fed), drawn, strict=False)
-                loss, correct = self._gradients(computed, group, batches, trained)
+                loss, correct = passes.gradients(group, batches)
                 update(optimizer, weights, settings.clip_grad_norm, stats)
                 if self.average:
                     self.average.follow(self.step)
@@ -210,55 +193,6 @@ class Trainer:
             after_step(self.step)
             if watch is not None and watch(loss):
                 break
-
-    def _computed(self, weights: Sequence[Tensor]) -> Pass:
-        """What computes a batch: forward, loss and backward, replayed where that is asked for."""
-        model, computing = self.experiment.model, self.experiment.computing
-        known = {"weights": weights, "scale": self.loss_scale}
-        part = self.fed.part(model) if self.fed.cut else self.ranks.forward_of(self.experiment)
-        one = partial(gradients, computing.forward(part), **known)
-        if not computing.cuda_graph:
-            return one
-        phase = (self.fed.cut, *map(id, weights), *(module.training for module in model.modules()))
-        if self._graph is None or self._graph.phase != phase:
-            self._graph = Recorded(one, weights, model.buffers(), phase)
-        return self._graph
-
-    def _gradients(
-        self,
-        computed: Pass,
-        group: Sequence[np.ndarray],
-        batches: Iterable[tuple[np.ndarray, tuple[Tensor, Tensor], int]],
-        trained: Mapping[str, Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """Leave the gradients of one step with the weights; its loss (), images that are right ().
-
-        Of several ranks each has the same gradients, and its share of loss and images.
-
-        Args:
-            computed: leaves those of a batch.
-            group: (B,) positions in the training split of each batch that the step is made of.
-            batches: this rank's shares of them, with images (B, C, H, W) and labels (B,), and where
-                dropout begins.
-            trained: the weights by name.
-        """
-        experiment, ranks, seen = self.experiment, self.ranks, []
-        losses = ranks.losses_of(experiment, group)
-        for i, (rows, (images, labels), seed) in enumerate(batches):
-            begin_at(seed, experiment.device)
-            with ranks.exchanging(i == len(group) - 1):
-                one, logits = computed(losses[i], images, labels, add=i > 0)
-            if not self.step:
-                found = {name: p.grad for name, p in trained.items() if p.grad is not None}
-                if self.loss_scale:  # which skips such a step, and scales less
-                    found = {}
-                fault = fault_of_step(experiment, rows, images, logits, one, found)
-                if fault := ranks.fault_of_any(fault, one):
-                    raise UserError(fault)
-            right = correct_images(logits, labels)
-            seen.append((one, right if ranks.counts(group[i]) else 0 * right))
-        loss, correct = (reduce(torch.add, each) for each in zip(*seen, strict=True))
-        return ranks.share_of(loss), correct
 
     def end_epoch(
         self,
@@ -474,23 +408,3 @@ class Trainer:
         patience, since_best = self.settings.patience, self.epoch - self.best.epoch
         lost = patience and self.best.known and since_best >= patience
         return "trainer.patience" if lost else ""
-
-
-def _dropout_seeds(seed: int, first_step: int, count: int, each: int, rank: int) -> list[list[int]]:
-    """What makes dropout, and all that a network draws, a function of (seed, step, micro, rank).
-
-    By step; micro is which of its `each` batches. The first one's of the first rank is of (seed,
-    step) alone, and the first rank's others of (seed, step, micro).
-    """
-    steps = np.arange(first_step, first_step + count)
-    counters = [(micro, rank) if rank else (micro,) * (micro > 0) for micro in range(each)]
-    drawn = [draws.draw_each(seed, "dropout", steps, *micro) for micro in counters]
-    return (np.stack(drawn, axis=1) >> np.uint64(1)).tolist()
-
-
-def _recalibration_images(train: Split, seed: int, epoch: int, size: int) -> Iterator[Tensor]:
-    """Up to 50 batches of training images, each (B, C, H, W)."""
-    order = draws.order(seed, "recalibrate", train.ids, epoch)
-    parts = draws.cut(order, size)[:50]
-    several = [part for part in parts if len(part) > 1]  # one image may be no statistics
-    return (images for images, _ in train.batches(several or parts))

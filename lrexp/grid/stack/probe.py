@@ -99,8 +99,7 @@ def clones(trainer: Trainer, seeds: Sequence[int]) -> list[Trainer]:
         computing = replace(trainer.experiment.computing, compile="none")
         changes = {"model": model, "optimizer": optimizer, "computing": computing}
         own, settings = replace(trainer.experiment, **changes), copy.copy(trainer.settings)
-        known = {"features": trainer.features}
-        made.append(Trainer(own, settings, trainer.batch_size, seed, **known))
+        made.append(Trainer(own, settings, trainer.batch_size, seed, trainer.features))
     return made
 
 
