@@ -30,7 +30,8 @@ from lrexp.config.errors import ConfigError, Terminated, UserError
 from lrexp.data import draws
 from lrexp.train import agreement
 from lrexp.train.agreement import Agreement, Followed, RankFailedError, Words
-from lrexp.train.loop import Trainer, _dropout_seeds
+from lrexp.train.loop import Trainer
+from lrexp.train.passes import dropout_seeds
 from lrexp.train.ranks import ALONE, Ranks
 
 
@@ -66,13 +67,13 @@ def test_one_process_shares_with_nobody() -> None:
 
 
 def test_what_a_network_draws_is_of_seed_step_batch_and_rank() -> None:
-    first = _dropout_seeds(7, 2, 3, 2, 0)
+    first = dropout_seeds(7, 2, 3, 2, 0)
     assert [step[0] for step in first] == [
         int(draws.draw_each(7, "dropout", np.array([2, 3, 4]))[i] >> np.uint64(1)) for i in range(3)
     ]
-    every = [_dropout_seeds(7, 2, 3, 2, rank) for rank in range(4)]
+    every = [dropout_seeds(7, 2, 3, 2, rank) for rank in range(4)]
     assert len({seed for rank in every for step in rank for seed in step}) == 4 * 3 * 2
-    assert every[3] == _dropout_seeds(7, 2, 5, 2, 3)[:3]
+    assert every[3] == dropout_seeds(7, 2, 5, 2, 3)[:3]
 
 
 def in_threads(*runs: Callable[[], None]) -> list[BaseException | None]:
