@@ -128,8 +128,8 @@ def test_what_moved_what_nobody_reads_and_what_is_dead_are_told_apart(make: Make
     found = proof_of(trainer)
     names = {name for name, _ in trainer.experiment.model.named_parameters()}
     others = {
-        "unread": "unused in epochs 1 to 4: no gradient reaches it",
-        **dict.fromkeys(DEAD, "still in epochs 1 to 4: its gradient is 0"),
+        "unread": "unused in epochs 1 to 4: no gradient comes there",
+        **dict.fromkeys(DEAD, "still in epochs 1 to 4: the gradient is 0"),
     }
     words = {name: others[name].split()[0] if name in others else "moved" for name in names}
     assert found == {"tensors": words, "reasons": others, "not_judged": []}
@@ -159,7 +159,7 @@ def schedulefree(groups: Any, lr: float) -> Any:
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, muon, lion, schedulefree])
 def test_every_optimizer_is_judged_alike_and_by_what_it_does(make: Make, optimizer: Any) -> None:
     found = proof_of(make(optimizer=optimizer))
-    rounding = "first.bias"  # is in front of BatchNorm: its gradient is 0 but for that
+    rounding = "first.bias"  # is in front of BatchNorm: the gradient is 0 but for that
     assert found["reasons"].keys() - {rounding} == {*DEAD, "unread"}
     trainer = make(optimizer=optimizer)
     trainer.experiment.model.first.requires_grad_(False)
@@ -171,8 +171,8 @@ def test_every_optimizer_is_judged_alike_and_by_what_it_does(make: Make, optimiz
 def test_every_phase_judges_what_it_trains(make: Make) -> None:
     found = proof_of(make(late))
     assert set(found["reasons"].values()) == {
-        "unused in epochs 3 to 4: no gradient reaches it",
-        "still in epochs 3 to 4: its gradient is 0",
+        "unused in epochs 3 to 4: no gradient comes there",
+        "still in epochs 3 to 4: the gradient is 0",
     }
     assert found["tensors"]["first.weight"] == found["tensors"]["head.bias"] == "moved"
 
@@ -183,22 +183,22 @@ def test_a_rate_of_zero_and_steps_lost_in_rounding_are_reasons(make: Make) -> No
         return replace(row, lr_scale=scale, group=f"of_{scale:.0e}".replace("-", "_"))
 
     reasons = proof_of(make(slow))["reasons"]
-    assert reasons["gain"] == "still in epochs 1 to 4: its rate was 0 at every step"
-    assert reasons["head.weight"] == "still in epochs 1 to 4: its steps are too small for float32"
+    assert reasons["gain"] == "still in epochs 1 to 4: the rate was 0 at every step"
+    assert reasons["head.weight"] == "still in epochs 1 to 4: steps are too small for float32"
 
     def stops(row: Row) -> Row:  # its factor is 0 in the last two epochs, where a phase is
         row = replace(row, g=then(2, 0.0), group="stops") if row.name == "head.weight" else row
         return replace(row, trainable_from=2, group="later") if row.name == "gain" else row
 
     reasons = proof_of(make(stops))["reasons"]
-    assert reasons["head.weight"] == "still in epochs 3 to 4: its rate was 0 at every step"
+    assert reasons["head.weight"] == "still in epochs 3 to 4: the rate was 0 at every step"
 
 
 def test_a_gradient_that_was_zero_until_the_last_step_is_no_fault(make: Make) -> None:
     trainer = make(net=Later, optimizer=torch.optim.SGD, lr=1.0)
     trainer.experiment.schedule[1:] = []
     assert proof_of(trainer)["reasons"] == dict.fromkeys(
-        ("body.weight", "body.bias"), "still in epoch 1: its gradient is 0"
+        ("body.weight", "body.bias"), "still in epoch 1: the gradient is 0"
     )
     taken_again = learning._eager_gradients(trainer, trainer.learning._phase)
     assert taken_again["body.weight"].any(), "by now it has one"
@@ -357,7 +357,7 @@ def test_another_plan_is_judged_from_its_first_epoch(make: Make, tmp_path: Path)
     rest = make(late)
     rest.load_state(load_checkpoint(tmp_path / "last.pt"), allow_plan_change=True)
     reasons = proof_of(rest)["reasons"]
-    assert reasons["unread"] == "unused in epochs 3 to 4: no gradient reaches it"
+    assert reasons["unread"] == "unused in epochs 3 to 4: no gradient comes there"
 
 
 def test_a_run_that_stopped_after_its_last_step_says_that_it_cannot_tell(
@@ -413,7 +413,7 @@ def test_a_network_that_cannot_be_copied_is_no_failure(make: Make) -> None:
     trainer.experiment.model.lock = (_ for _ in ())
     found = proof_of(trainer)
     assert {found["tensors"][name] for name in (*DEAD, "unread")} == {"not judged"}
-    assert "it cannot be tried again" in found["reasons"]["unread"]
+    assert "cannot be tried again" in found["reasons"]["unread"]
 
 
 class Stacks(nn.Module):
