@@ -529,6 +529,8 @@ def test_networks_of_timm_are_healthy_after_few_steps(
     """Of those that trained for three steps up to 177 tensors have not moved."""
     if model == "efficientformer_l1" and optimizer not in ("sgd", "adamw"):
         pytest.skip("a step of it takes seconds")
+    if optimizer == "muon" and model in ("resnet18", "convnext_atto"):
+        pytest.skip("it has no matrix for Muon")
     for settings in ((), ("trainer.clip_grad_norm=1e-9",), ("lr_policy=gradual_unfreeze",)):
         if settings and optimizer.startswith("schedulefree"):
             continue
@@ -537,6 +539,7 @@ def test_networks_of_timm_are_healthy_after_few_steps(
             *("data=synthetic", "data.train_size=24", f"data.image_shape=[3,{side},{side}]"),
             *("data.batch_size=4", "trainer.epochs=3", "trainer.limit_train_batches=1"),
             *("model=timm", f"model.name={model}", f"optimizer={optimizer}", *settings),
+            *(["scheduler=constant"] if optimizer.startswith("schedulefree") else []),
             *([f"model.args.img_size={side}"] if model.startswith("cait") else []),
         )
         trainer = trainer_of(config)
