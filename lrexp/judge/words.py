@@ -52,10 +52,10 @@ def leak_effect_in_words(summary: dict[str, Any]) -> str:
 def learning_in_words(proof: Mapping[str, Any], most: int = 3) -> str:
     """How many tensors moved in every phase that trains them, and which others did not, and why.
 
-    >>> still = "still in epoch 1: its gradient is 0"
+    >>> still = "still in epoch 1: the gradient is 0"
     >>> proof = {"tensors": {"a": "moved", "b": "still", "c": "still"}, "not_judged": []}
     >>> learning_in_words(proof | {"reasons": {"b": still, "c": still}})
-    '1 of 3 tensors moved in every phase that trains them; b, c still in epoch 1: its gradient is 0'
+    '1 of 3 tensors moved in every phase that trains them; b, c still in epoch 1: the gradient is 0'
     """
     words, of = list(proof["tensors"].values()), dict[str, list[str]]()
     for name, reason in proof["reasons"].items():

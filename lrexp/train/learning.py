@@ -182,7 +182,7 @@ class LearningProof:
                 found[name] = word, why if word == PASSED_BY else f"{word} in {when}: {why}"
         except Exception as error:  # too little memory, a network that cannot be copied
             log.info("the proof of learning", exc_info=error)
-            why = f"{NOT_JUDGED} in {when}: it cannot be tried again ({first_line(error)})"
+            why = f"{NOT_JUDGED} in {when}: cannot be tried again ({first_line(error)})"
             return dict.fromkeys(unmoved, (NOT_JUDGED, why))
         return found
 
@@ -202,15 +202,15 @@ class LearningProof:
         """
         rate, eager = phase.rates[group["name"]], gradients[name]
         if eager is None:
-            return UNUSED, "no gradient reaches it"
+            return UNUSED, "no gradient comes there"
         if rate == 0:
-            return STILL, "its rate was 0 at every step"
+            return STILL, "the rate was 0 at every step"
         if trainer.step == self._taken_up_at:
             return NOT_JUDGED, "the run went on after the phase's last step"
         own = weight.grad if self.last_gradient is None else self.last_gradient(name)
         found = [eager] if own is None else [own, eager]
         if not all(bool(gradient.isfinite().all()) for gradient in found):
-            return NOT_JUDGED, "its last gradient is not finite"
+            return NOT_JUDGED, "the last gradient is not finite"
         lr = rate if own is None else float(group["lr"])
         optimizer, steps = trainer.experiment.optimizer, trainer.step - phase.first_step
         tried = lr / MARGIN, min(steps, TRIED_STEPS)
@@ -219,8 +219,8 @@ class LearningProof:
             none = "the training step makes no gradient for it"
             return PASSED_BY, f"{size}: {none if own is None else 'the optimizer leaves it out'}"
         if not all(bool(gradient.any()) for gradient in found):
-            return STILL, "its gradient is 0"
-        return STILL, f"its steps are too small for {str(weight.dtype).removeprefix('torch.')}"
+            return STILL, "the gradient is 0"
+        return STILL, f"steps are too small for {str(weight.dtype).removeprefix('torch.')}"
 
 
 def _hashes(model: nn.Module, names: Iterable[str]) -> dict[str, str]:

@@ -382,10 +382,10 @@ def test_tensors_that_never_moved_are_told_with_the_reason(tmp_path: Path) -> No
     proof = {"tensors": {"a": "moved"}, "reasons": {}, "not_judged": []}
     said = closing_lines(SUMMARY | {"learning_proof": proof}, info(tmp_path))
     assert said == closing_lines(SUMMARY, info(tmp_path)), "nothing is to be said of it"
-    still = {f"b{i}": "still in epoch 1: its gradient is 0" for i in range(5)}
+    still = {f"b{i}": "still in epoch 1: the gradient is 0" for i in range(5)}
     proof = {"tensors": {"a": "moved", **dict.fromkeys(still, "still")}, "reasons": still}
     said = closing_lines(SUMMARY | {"learning_proof": proof | {"not_judged": []}}, info(tmp_path))
     assert (
         "learnt 1 of 6 tensors moved in every phase that trains them;"
-        " b0, b1, b2, ... (5) still in epoch 1: its gradient is 0"
+        " b0, b1, b2, ... (5) still in epoch 1: the gradient is 0"
     ) in said

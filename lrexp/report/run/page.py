@@ -155,8 +155,9 @@ def _plan(run: Run) -> Markup:
     if proof.get("tensors") and proof.get("identical"):
         frozen = f"{proof['tensors']} frozen tensors and buffers"
         lead = f"{lead} {frozen} are bit-identical before and after training."
-    if learnt := run.summary.get("learning_proof"):
-        lead = f"{lead} {capital(learning_in_words(learnt))}."
+    learnt = run.summary.get("learning_proof")
+    if learnt and (said := learning_in_words(learnt)):  # without a step there is nothing to say
+        lead = f"{lead} {capital(said)}."
     layers: dict[tuple[int, str], list[Row]] = {}
     for row in plan:
         layers.setdefault((row.layer, row.layer_name), []).append(row)
