@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial, reduce
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property, reduce
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
@@ -31,10 +32,11 @@ from lrexp.optim.optimizers import (
     use_averaged_weights,
     use_training_weights,
 )
+from lrexp.train.average import Average
 from lrexp.train.computing import quiet_collector
 from lrexp.train.experiment import Experiment
 from lrexp.train.first_numbers import fault_of_evaluation, fault_of_step
-from lrexp.train.loss_scale import LossScale
+from lrexp.train.loss_scale import loss_scale_of, skipped_row
 from lrexp.train.measure import (
     Drift,
     StepStats,
@@ -42,7 +44,7 @@ from lrexp.train.measure import (
     evaluate_split,
     seen_row,
 )
-from lrexp.train.recorded import Pass, Recorded
+from lrexp.train.recorded import Pass, pass_of
 from lrexp.train.scales import measure_scales
 from lrexp.train.signals import whole
 from lrexp.train.state import (
@@ -53,7 +55,7 @@ from lrexp.train.state import (
     save_last,
     state_of,
 )
-from lrexp.train.step import due, gradients, update
+from lrexp.train.step import due, update
 
 
 class TakesRows(Protocol):
@@ -88,12 +90,12 @@ class Trainer:
         self.synced = False  # whether last.pt is to outlive a power loss
         self.current: Epoch | None = None  # that has begun and is not recorded yet
         self.stats = StepStats(experiment.model, experiment.plan)
-        self.frozen = FrozenProof(experiment)
+        self.average = Average(experiment.model, settings.ema) if settings.ema else None
+        self.frozen = FrozenProof(experiment, self.average)
         self.fault = ""  # what of the first step was not finite
         self.factors_then: dict[str, float] = {}  # at the last step of a state taken up
-        fp16 = experiment.computing.precision == "fp16"
-        self._recorded: Recorded | None = None  # of the phase that is being trained
-        self.loss_scale = LossScale(experiment.optimizer, experiment.device) if fp16 else None
+        self.loss_scale = loss_scale_of(experiment)
+        self._pass: Pass | None = None  # of the phase that is being trained
         self._drift = Drift(experiment.model, experiment.plan)
         steps = len(experiment.schedule), experiment.steps_per_epoch
         self._factors = experiment.plan.factors(*steps)  # g(t) of the groups that have one
@@ -110,7 +112,8 @@ class Trainer:
             seen = self.current.seen if self.current else None  # of an epoch to be evaluated
             if seen is None:
                 seen = self.train_epoch(checkpoints) if self.experiment.schedule else {}
-            train_eval, val = (self._evaluated(split) for split in (data.train_eval, data.val))
+            with self.averaged():
+                train_eval, val = map(self._evaluated, (data.train_eval, data.val))
             self.end_epoch(seen, train_eval, val, started, record, checkpoints)
 
     def train_epoch(
@@ -133,8 +136,7 @@ class Trainer:
                 images = _recalibration_images(train, self.seed, self.epoch, self.batch_size)
                 recalibrate_batchnorm(model, images, computing.forward(model))
             epoch.seen = seen_row(experiment, self.stats, epoch.running, epoch.started)
-            if self.loss_scale:
-                epoch.seen["perf/skipped_steps"] = self.loss_scale.take_skipped()
+            epoch.seen |= skipped_row(self.loss_scale)
         return epoch.seen
 
     def _steps(
@@ -149,7 +151,7 @@ class Trainer:
         optimizer = self.loss_scale or experiment.optimizer
         trained = {n: p for n, p in named(experiment.optimizer.param_groups) if p.requires_grad}
         weights, train = list(trained.values()), experiment.dataset.train
-        computed = self._computed(weights)
+        computed = self._pass = pass_of(experiment, weights, self.loss_scale, self._pass)
         left = self.groups()[self.step - epoch.first_step :]
         seeds = _dropout_seeds(self.seed, self.step, len(left), settings.accumulate)
         fed = train.batches([*chain.from_iterable(left)], self.epoch)
@@ -164,6 +166,8 @@ class Trainer:
                 update(optimizer, weights, settings.clip_grad_norm, stats)
                 if stats and self.loss_scale:
                     stats.drop_if(self.loss_scale.found)
+                if self.average:
+                    self.average.follow(self.step)
                 epoch.running.add(loss, correct, sum(map(len, group)))
                 self.step += 1
                 if checkpoints is not None and due(settings.checkpoint_every_steps, self.step):
@@ -171,18 +175,6 @@ class Trainer:
             after_step(self.step)
             if watch is not None and watch(loss):
                 break
-
-    def _computed(self, weights: Sequence[Tensor]) -> Pass:
-        """What computes a batch: forward, loss and backward, replayed where that is asked for."""
-        model, computing = self.experiment.model, self.experiment.computing
-        known = {"weights": weights, "scale": self.loss_scale}
-        one = partial(gradients, computing.forward(model), **known)
-        if not computing.cuda_graph:
-            return one
-        phase = (*map(id, weights), *(module.training for module in model.modules()))
-        if self._recorded is None or self._recorded.phase != phase:
-            self._recorded = Recorded(one, weights, model.buffers(), phase)
-        return self._recorded
 
     def _gradients(
         self,
@@ -194,7 +186,6 @@ class Trainer:
         """Leave the gradients of one step with the weights; its loss (), images that are right ().
 
         Args:
-            computed: leaves those of a batch.
             group: (B,) positions in the training split of each batch that the step is made of.
             batches: the same, with images (B, C, H, W) and labels (B,), and where dropout begins.
             trained: the weights by name.
@@ -206,8 +197,7 @@ class Trainer:
             one, logits = computed(loss, images, labels, add=i > 0)
             if not self.step:
                 found = {name: p.grad for name, p in trained.items() if p.grad is not None}
-                if self.loss_scale:  # which skips such a step, and scales less
-                    found = {}
+                found = {} if self.loss_scale else found  # which skips a step that overflows
                 if fault := fault_of_step(experiment, rows, images, logits, one, found):
                     raise UserError(fault)
             seen.append((one, correct_images(logits, labels)))
@@ -228,11 +218,12 @@ class Trainer:
         `started` is time.perf_counter() before the first step.
         """
         with whole():
-            if not self.rows:
-                known = self.experiment, self.step > 0
-                if fault := self.fault or fault_of_evaluation(*known, train_eval, val):
-                    raise UserError(fault)
-            row = self._judged(seen, train_eval, val)
+            with self.averaged():
+                if not self.rows:
+                    known = self.experiment, self.step > 0
+                    if fault := self.fault or fault_of_evaluation(*known, train_eval, val):
+                        raise UserError(fault)
+                row = self._judged(seen, train_eval, val)
             row["perf/epoch_s"] = time.perf_counter() - started
             if self.experiment.plateau:
                 self.experiment.plateau.see(row)
@@ -253,8 +244,7 @@ class Trainer:
         else:
             experiment, finished = self.experiment, self.epoch - 1
             set_trainable(experiment.model, experiment.plan, finished, experiment.beside)
-            experiment.model.train()
-            use_training_weights(experiment.optimizer)
+            self._into_training_mode()
         return self.current
 
     def begin_epoch(self) -> None:
@@ -264,9 +254,14 @@ class Trainer:
         if experiment.plan.measured:
             self.begin_draws("measuring")
             measure_scales(experiment, self.seed, self.epoch, *self.step_size)
-        experiment.model.train()
-        use_training_weights(experiment.optimizer)
+        self._into_training_mode()
         self.epoch += 1
+
+    def _into_training_mode(self) -> None:
+        self.experiment.model.train()
+        use_training_weights(self.experiment.optimizer)
+        if self.average:
+            self.average.begin()
 
     def factors(self, step: int) -> dict[str, float]:
         """s(t) · g(t) of every parameter group at a step, without what a plateau adds."""
@@ -287,13 +282,17 @@ class Trainer:
         """Make what the network draws from now on a function of (seed, purpose, epoch)."""
         begin_at(draws.draw(self.seed, purpose, self.epoch), self.experiment.device)
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """In it the network holds the weights to evaluate: their average, if there is one."""
+        return self.average.in_place() if self.average else nullcontext()
+
     def _evaluated(self, split: Split) -> Evaluation:
         self.begin_draws("evaluation")
         how = self.settings.eval_batch_size, self.experiment.computing
         return evaluate_split(self.experiment.model, split, *how)
 
     def _judged(self, seen: Row, train_eval: Evaluation, val: Evaluation) -> Row:
-        """The epoch's full row: evaluation on the weights as they are, the gap, overfitting."""
+        """The epoch's full row: evaluation on the weights to evaluate, the gap, overfitting."""
         data = self.experiment.dataset
         row: Row = {"epoch": self.epoch, "step": self.step}
         row |= {k: v for k, v in seen.items() if k.startswith("train/")}

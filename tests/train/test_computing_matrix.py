@@ -78,6 +78,7 @@ WAYS = {
     "channels_last": Way(("trainer.channels_last=true", *WHOLE), 1e-4),
     "compile": Way(("trainer.compile=aot_eager", *WHOLE), 1e-4),
     "accumulate": Way(TWICE, 1e-4, norms=False),
+    "ema": Way(("trainer.ema=0.9", *WHOLE), 0),  # of what is trained; evaluated is its average
 }
 CHEAP = [("gradual_unfreeze", "bf16"), ("auto_rgn", "fp16"), ("lp_ft", "compile")]
 ALL = [
@@ -137,7 +138,7 @@ def test_a_policy_trains_in_every_way_as_it_does_plainly(
         for key, value in expected.items():
             if key.startswith("lr/"):
                 assert row[key] == pytest.approx(value, rel=way.tolerance), key
-            if key in ("train/loss", "val/loss", "train_eval/loss"):
+            if key == "train/loss" or (key in ("val/loss", "train_eval/loss") and name != "ema"):
                 assert row[key] == pytest.approx(value, rel=way.tolerance / 10), key
 
 
@@ -176,4 +177,7 @@ def test_a_run_goes_on_to_the_same_bits_in_every_way(
         ours, theirs = (state_by_name(t.experiment.optimizer) for t in (rest, whole))
         for n, state in ours.items():
             assert all(torch.equal(state[k], theirs[n][k]) for k in state), (step, n)
-        assert rest.state()["loss_scale"] == whole.state()["loss_scale"]
+        ours, theirs = rest.state(), whole.state()
+        assert ours["loss_scale"] == theirs["loss_scale"]
+        for n, tensor in (theirs["average"] or {}).items():
+            assert torch.equal(ours["average"][n], tensor), (step, n)
