@@ -36,7 +36,7 @@ from lrexp.train.feature_store import FeatureStore
 from lrexp.train.features import Fed, choose_fed
 from lrexp.train.first_numbers import fault_of_evaluation
 from lrexp.train.learning import LearningProof
-from lrexp.train.loss_scale import LossScale
+from lrexp.train.loss_scale import loss_scale_of, skipped_row
 from lrexp.train.measure import (
     Drift,
     StepStats,
@@ -109,8 +109,7 @@ class Trainer:
         self.frozen = FrozenProof(experiment, self.average)
         self.fault = ""  # what of the first step was not finite
         self.factors_then: dict[str, float] = {}  # at the last step of a state taken up
-        fp16 = experiment.computing.precision == "fp16"
-        self.loss_scale = LossScale(experiment.optimizer, experiment.device) if fp16 else None
+        self.loss_scale = loss_scale_of(experiment)
         self._telling: Sequence[Mapping[str, float]] = ()  # of all rows so far but the newest
         self._told = 0  # so many
         self._drift = Drift(experiment.model, experiment.plan)
@@ -159,8 +158,7 @@ class Trainer:
                 self.begin_draws("recalibration")
                 self._passes.recalibrate()
             epoch.seen = seen_row(experiment, self.stats, epoch.running, epoch.began)
-            if self.loss_scale:
-                epoch.seen["perf/skipped_steps"] = self.loss_scale.take_skipped()
+            epoch.seen |= skipped_row(self.loss_scale)
         return epoch.seen
 
     def _steps(
@@ -182,10 +180,10 @@ class Trainer:
                 stats = self.stats if measured else None
                 loss, correct = passes.gradients(group, batches)
                 update(optimizer, weights, settings.clip_grad_norm, stats)
-                if self.average:
-                    self.average.follow(self.step)
                 if stats and self.loss_scale:
                     stats.drop_if(self.loss_scale.found)
+                if self.average:
+                    self.average.follow(self.step)
                 epoch.running.add(loss, correct, sum(map(len, group)))
                 self.step += 1
                 if checkpoints is not None and due(settings.checkpoint_every_steps, self.step):

@@ -8,6 +8,19 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lrexp.train.experiment import Experiment
+
+
+def loss_scale_of(experiment: Experiment) -> LossScale | None:
+    """What steps in place of the experiment's optimizer where it computes in float16."""
+    fp16 = experiment.computing.precision == "fp16"
+    return LossScale(experiment.optimizer, experiment.device) if fp16 else None
+
+
+def skipped_row(scale: LossScale | None) -> dict[str, float]:
+    """What a row says of the epoch's skipped steps; nothing where none can be."""
+    return {"perf/skipped_steps": scale.take_skipped()} if scale else {}
+
 
 class LossScale:
     """An optimizer whose gradients come from scaled losses: torch's GradScaler, and what it skips.

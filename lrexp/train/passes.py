@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial, reduce
+from functools import reduce
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,7 @@ from lrexp.optim.groups import named
 from lrexp.optim.optimizers import recalibrate_batchnorm
 from lrexp.train.first_numbers import fault_of_step
 from lrexp.train.measure import correct_images
-from lrexp.train.recorded import Pass, Recorded
-from lrexp.train.step import gradients
+from lrexp.train.recorded import Pass, pass_of
 
 if TYPE_CHECKING:
     from lrexp.train.loop import Trainer
@@ -39,31 +38,19 @@ class Passes:
 
     def __init__(self, trainer: Trainer):
         self._trainer = trainer
-        self._recorded: Recorded | None = None  # of the phase that is being trained
+        self._pass: Pass | None = None  # of the phase that is being trained
 
     def begin(self) -> list[Tensor]:
         """What trains in the epoch that begins, or goes on; the passes to come are of that."""
-        trainer = self._trainer
-        groups = trainer.experiment.optimizer.param_groups
-        self._trained = {name: p for name, p in named(groups) if p.requires_grad}
-        trainer.ranks.begin_phase(trainer.experiment)
-        weights = list(self._trained.values())
-        self._pass = self._made(weights)
-        return weights
-
-    def _made(self, weights: Sequence[Tensor]) -> Pass:
-        """What computes a batch: forward, loss and backward, replayed where that is asked for."""
         trainer, experiment = self._trainer, self._trainer.experiment
-        fed, model, computing = trainer.fed, experiment.model, experiment.computing
-        part = fed.part(model) if fed.cut else trainer.ranks.forward_of(experiment)
-        known = {"weights": weights, "scale": trainer.loss_scale}
-        one = partial(gradients, computing.forward(part), **known)
-        if not computing.cuda_graph:
-            return one
-        phase = (fed.cut, *map(id, weights), *(module.training for module in model.modules()))
-        if self._recorded is None or self._recorded.phase != phase:
-            self._recorded = Recorded(one, weights, model.buffers(), phase)
-        return self._recorded
+        groups = experiment.optimizer.param_groups
+        self._trained = {name: p for name, p in named(groups) if p.requires_grad}
+        weights, cut = list(self._trained.values()), trainer.fed.cut
+        trainer.ranks.begin_phase(experiment)
+        called = trainer.ranks.forward_of(experiment)
+        called = trainer.fed.part(experiment.model) if cut else called
+        self._pass = pass_of(experiment, called, weights, trainer.loss_scale, self._pass)
+        return weights
 
     def fed(self, left: Sequence[Group]) -> Iterator[tuple[Group, Iterable[Batch]]]:
         """The steps of some groups of batches, and this rank's share of each.
@@ -89,6 +76,7 @@ class Passes:
         trainer, experiment, ranks = self._trainer, self._trainer.experiment, self._trainer.ranks
         losses, seen = ranks.losses_of(experiment, group), []
         for i, (rows, (images, labels), seed) in enumerate(batches):
+            assert self._pass is not None
             begin_at(seed, experiment.device)
             with ranks.exchanging(i == len(group) - 1):
                 loss, logits = self._pass(losses[i], images, labels, add=i > 0)

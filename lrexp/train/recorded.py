@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lrexp.config.errors import UserError, out_of_memory
 from lrexp.data.generators import begun_at, moved
 from lrexp.train.computing import first_line
+from lrexp.train.experiment import Experiment
+from lrexp.train.loss_scale import LossScale
+from lrexp.train.step import gradients
 
 WARM_PASSES = 3  # libraries choose and load their kernels in them, which cannot be recorded
 
@@ -112,6 +116,32 @@ class Recorded:
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._made = self._one(loss, self._images, self._labels)
         return graph
+
+
+def pass_of(
+    experiment: Experiment,
+    called: nn.Module,
+    weights: Sequence[Tensor],
+    scale: LossScale | None,
+    before: Pass | None,
+) -> Pass:
+    """What computes a batch of an experiment, from a recording where that is asked for.
+
+    Args:
+        experiment: in the mode that it trains in.
+        called: its network, or what stands for it among ranks or on features.
+        weights: that gradients are taken of.
+        scale: of losses, in float16.
+        before: of the epoch before, whose recording holds for as long as the phase of the plan.
+    """
+    model, computing = experiment.model, experiment.computing
+    one = partial(gradients, computing.forward(called), weights=weights, scale=scale)
+    if not computing.cuda_graph:
+        return one
+    phase = (*map(id, weights), *(module.training for module in model.modules()))
+    if isinstance(before, Recorded) and before.phase == phase:
+        return before
+    return Recorded(one, weights, model.buffers(), phase)
 
 
 def _cannot(why: str) -> UserError:

@@ -23,7 +23,8 @@ from lrexp.train.loop import Trainer
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHORT = ("data.limit=60", "trainer.epochs=1", "trainer.limit_train_batches=2")
-Compose, Prepare = Callable[..., Any], Callable[..., Trainer]
+Compose = Callable[..., Any]
+Prepare = Callable[..., Trainer]
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,10 @@ class Seen(nn.Module):
         self.head = nn.Linear(16, 3)
         self.inputs: list[Tensor] = []
         for module in (self.conv, self.head):
-            module.register_forward_hook(lambda _, given, made: self.inputs.extend((*given, made)))
+            module.register_forward_hook(self._see)
+
+    def _see(self, module: nn.Module, given: Any, made: Tensor) -> None:
+        self.inputs += [*given, made]
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.conv(images).relu().flatten(1))

@@ -46,7 +46,6 @@ def test_a_step_that_overflows_changes_nothing_and_is_a_step(prepare: Prepare) -
     row = trainer.train_epoch(watch=watch)
     still = [all(torch.equal(a, b) for a, b in zip(*pair, strict=True)) for pair in pairwise(seen)]
     assert row["perf/skipped_steps"] == 1 + sum(still)
-    assert still == sorted(still, reverse=True)  # until the scale fits
     assert 2 <= row["perf/skipped_steps"] <= STEPS - 2
     assert trainer.step == STEPS
     taken = STEPS - row["perf/skipped_steps"]
@@ -107,8 +106,6 @@ def test_scale_and_skipped_steps_go_on_with_a_run(
     assert exact[0] == exact[1]
     ours, theirs = rest.experiment.model.state_dict(), whole.experiment.model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
 
 
 def _interrupted() -> bool:
