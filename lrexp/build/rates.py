@@ -27,7 +27,7 @@ from lrexp.config.schema.rates import Optimizer as OptimizerSettings
 from lrexp.config.schema.rates import Policy
 from lrexp.models.layer_map import LayerMap
 from lrexp.optim.groups import has_momentum, param_groups
-from lrexp.optim.optimizers import check_plan
+from lrexp.optim.optimizers import averages_weights, check_plan
 from lrexp.optim.schedulers.plateau import Plateau
 from lrexp.plan.plan import Plan
 
@@ -145,6 +145,10 @@ def build_rates(config: Config, model: nn.Module, layers: LayerMap, steps: Steps
         raise ConfigError("lr_policy", "freezes every parameter: nothing would train")
     schedule = build_schedule(scheduler, steps, plan.schedule_restart)
     optimizer = build_optimizer(config.optimizer, model, plan)
+    if config.trainer.ema is not None and averages_weights(optimizer):
+        problem = f"optimizer={config.optimizer.name} evaluates an average of its own"
+        hint = "trainer.ema=null, or choose another optimizer"
+        raise ConfigError("trainer.ema", problem, hint, config.trainer.ema)
     momenta = build_momenta(scheduler, steps, plan.schedule_restart)
     if momenta and not has_momentum(optimizer):
         problem = "cycles momentum, and this optimizer has neither momentum nor betas"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lrexp.config.errors import UserError, out_of_memory
 from lrexp.folder.layout import CHECKPOINTS, LAST, PREVIOUS
@@ -50,6 +52,13 @@ def save_checkpoint(file: Path, state: dict[str, Any], synced: bool = False) -> 
     finally:
         with suppress(OSError):  # the folder may be gone
             fresh.unlink(missing_ok=True)
+
+
+def all_weights(
+    model: Mapping[str, Tensor], average: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """A network's tensors and those of the average of its weights, if there is one, by name."""
+    return {**model, **{f"average.{name}": tensor for name, tensor in (average or {}).items()}}
 
 
 def _alone(value: Any) -> Any:

@@ -289,13 +289,13 @@ def _apart(was: Any, now: Any) -> float | None:
 
 def _state(file: Path | None, notes: list[str]) -> dict[str, Any]:
     """What a checkpoint holds; empty when there is none that can be read."""
-    from lrexp.folder.checkpoint import load_checkpoint
+    from lrexp.folder.checkpoint import all_weights, load_checkpoint
 
     if file is None or not file.is_file():
         return {}
     try:
         state = load_checkpoint(file)
-        return state | {"model": state["model"]}
+        return state | {"model": all_weights(state["model"], state.get("average"))}
     except Exception as error:  # whatever a reader makes of bytes that nobody wrote
         notes.append(f"check  {file.name} cannot be read, weights are not compared: {error}")
         return {}

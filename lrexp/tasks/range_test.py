@@ -109,7 +109,7 @@ def climbed(config: Config, launch: Launch) -> Climbed:
     from lrexp.train.state import fingerprints
 
     task, datasets = config.task, launch.datasets or Datasets()
-    settings = replace(config.trainer, stats_every=0)
+    settings = replace(config.trainer, stats_every=0, ema=None)  # nothing is evaluated
     rates = ramp_rates(task.lr_from, task.lr_to, task.steps)
     seeds = range(config.seed, config.seed + task.repeats)
 

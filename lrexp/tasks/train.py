@@ -226,12 +226,14 @@ class Training:
 
     def conclude(self) -> None:
         """Once training is over: test on the best weights, and save what they predict."""
-        from lrexp.folder.checkpoint import load_checkpoint
+        from lrexp.folder.checkpoint import all_weights, load_checkpoint
         from lrexp.optim.groups import tensor_hash
 
         trainer, experiment = self.trainer, self.trainer.experiment
         self._summary["frozen_proof"] = trainer.frozen.as_dict()
-        self._summary["weights_hash"] = tensor_hash(experiment.model.state_dict())
+        average = trainer.average.state() if trainer.average else None
+        weights = all_weights(experiment.model.state_dict(), average)
+        self._summary["weights_hash"] = tensor_hash(weights)
         if trainer.best.known:
             best = load_checkpoint(self.checkpoints / BEST, experiment.device)
             experiment.model.load_state_dict(best["model"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, reduce
 from itertools import chain
 from pathlib import Path
@@ -31,6 +32,7 @@ from lrexp.optim.optimizers import (
     use_averaged_weights,
     use_training_weights,
 )
+from lrexp.train.average import Average
 from lrexp.train.experiment import Experiment
 from lrexp.train.first_numbers import fault_of_evaluation, fault_of_step
 from lrexp.train.measure import (
@@ -94,7 +96,8 @@ class Trainer:
         self.synced = False  # whether last.pt is to outlive a power loss
         self.current: Epoch | None = None  # that has begun and is not recorded yet
         self.stats = StepStats(experiment.model, experiment.plan)
-        self.frozen = FrozenProof(experiment)
+        self.average = Average(experiment.model, settings.ema) if settings.ema else None
+        self.frozen = FrozenProof(experiment, self.average)
         self.fault = ""  # what of the first step was not finite
         self.factors_then: dict[str, float] = {}  # at the last step of a state taken up
         self._drift = Drift(experiment.model, experiment.plan)
@@ -113,7 +116,9 @@ class Trainer:
             seen = self.current.seen if self.current else None  # of an epoch to be evaluated
             if seen is None:
                 seen = self.train_epoch(checkpoints) if self.experiment.schedule else {}
-            train_eval, val = (self._evaluated(split) for split in (data.train_eval, data.val))
+            with self.averaged():
+                self.ranks.same_buffers(self.experiment.model)
+                train_eval, val = map(self._evaluated, (data.train_eval, data.val))
             self.end_epoch(seen, train_eval, val, started, record, checkpoints)
 
     def train_epoch(
@@ -146,6 +151,8 @@ class Trainer:
                 batches = zip(own, chain((first,), fed), drawn, strict=False)
                 loss, correct = self._gradients(group, batches, trained, weights, stats)
                 update(optimizer, weights, settings.clip_grad_norm, stats)
+                if self.average:
+                    self.average.follow(self.step)
                 epoch.running.add(loss, correct, sum(map(len, group)))
                 self.step += 1
                 if checkpoints is not None and due(settings.checkpoint_every_steps, self.step):
@@ -154,7 +161,6 @@ class Trainer:
                 break
         with whole():
             self.collect()
-            self.ranks.same_buffers(model)
             if averages_weights(optimizer):
                 use_averaged_weights(optimizer)
                 self.begin_draws("recalibration")
@@ -216,11 +222,12 @@ class Trainer:
         `started` is time.perf_counter() before the first step.
         """
         with whole():
-            if not self.rows:
-                known = self.experiment, self.step > 0
-                if fault := self.fault or fault_of_evaluation(*known, train_eval, val):
-                    raise UserError(fault)
-            row = self._judged(seen, train_eval, val)
+            with self.averaged():
+                if not self.rows:
+                    known = self.experiment, self.step > 0
+                    if fault := self.fault or fault_of_evaluation(*known, train_eval, val):
+                        raise UserError(fault)
+                row = self._judged(seen, train_eval, val)
             row["perf/epoch_s"] = time.perf_counter() - started
             if self.experiment.plateau:
                 self.experiment.plateau.see(row)
@@ -241,8 +248,7 @@ class Trainer:
         else:
             experiment, finished = self.experiment, self.epoch - 1
             set_trainable(experiment.model, experiment.plan, finished, experiment.beside)
-            experiment.model.train()
-            use_training_weights(experiment.optimizer)
+            self._into_training_mode()
         return self.current
 
     def begin_epoch(self) -> None:
@@ -254,9 +260,14 @@ class Trainer:
             if self.ranks.first:
                 measure_scales(experiment, self.seed, self.epoch, *self.step_size)
             set_scales(experiment, self.ranks.agreed(scales_of(experiment)))
-        experiment.model.train()
-        use_training_weights(experiment.optimizer)
+        self._into_training_mode()
         self.epoch += 1
+
+    def _into_training_mode(self) -> None:
+        self.experiment.model.train()
+        use_training_weights(self.experiment.optimizer)
+        if self.average:
+            self.average.begin()
 
     def factors(self, step: int) -> dict[str, float]:
         """s(t) · g(t) of every parameter group at a step, without what a plateau adds."""
@@ -298,6 +309,10 @@ class Trainer:
         """Make what the network draws from now on a function of (seed, purpose, epoch)."""
         begin_at(draws.draw(self.seed, purpose, self.epoch), self.experiment.device)
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """In it the network holds the weights to evaluate: their average, if there is one."""
+        return self.average.in_place() if self.average else nullcontext()
+
     def _evaluated(self, split: Split) -> Evaluation:
         self._stop_where_all_do()
         self.begin_draws("evaluation")
@@ -305,7 +320,7 @@ class Trainer:
         return evaluate_split(self.experiment.model, split, size, self.ranks)
 
     def _judged(self, seen: Row, train_eval: Evaluation, val: Evaluation) -> Row:
-        """The epoch's full row: evaluation on the weights as they are, the gap, overfitting."""
+        """The epoch's full row: evaluation on the weights to evaluate, the gap, overfitting."""
         data = self.experiment.dataset
         row: Row = {"epoch": self.epoch, "step": self.step}
         row |= {k: v for k, v in seen.items() if k.startswith("train/")}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lrexp.config.errors import UserError
-from lrexp.folder.checkpoint import save_checkpoint
+from lrexp.folder.checkpoint import all_weights, save_checkpoint
 from lrexp.folder.layout import BEST, LAST
 from lrexp.judge.epoch import Row
 from lrexp.optim.groups import (
@@ -23,6 +23,7 @@ from lrexp.optim.groups import (
     tensor_hash,
 )
 from lrexp.plan.plan import read_plan
+from lrexp.train.average import Average
 from lrexp.train.experiment import Experiment
 from lrexp.train.measure import RunningTrain
 from lrexp.train.scales import scales_of
@@ -61,21 +62,28 @@ class Epoch:
 
 
 class FrozenProof:
-    """Hashes of what never trains, tensors and buffers, before training and now."""
+    """Hashes of what never trains, tensors and buffers, before training and now.
 
-    def __init__(self, experiment: Experiment):
-        self._experiment = experiment
+    As it is trained with and, where there is an average of weights, as evaluations see it.
+    """
+
+    def __init__(self, experiment: Experiment, average: Average | None = None):
+        self._experiment, self._average = experiment, average
         self.begin()
 
     def begin(self) -> None:
         """Take what there is now for the start."""
-        self.before = tensor_hash(self._frozen())
+        self.before = self._hash(self._frozen())
 
     def as_dict(self) -> dict[str, Any]:
         """As summary.json has it."""
         frozen = self._frozen()
-        now = {"before": self.before, "after": tensor_hash(frozen)}
+        now = {"before": self.before, "after": self._hash(frozen)}
         return {"tensors": len(frozen), **now, "identical": now["before"] == now["after"]}
+
+    def _hash(self, frozen: dict[str, Tensor]) -> str:
+        seen = self._average.seen_in(frozen) if self._average else None
+        return tensor_hash(all_weights(frozen, seen))
 
     def _frozen(self) -> dict[str, Tensor]:
         experiment = self._experiment
@@ -96,8 +104,10 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
     save or copy the state.
     """
     experiment, current = trainer.experiment, trainer.current
+    average = trainer.average.state() if trainer.average else None
     return {
         "model": experiment.model.state_dict(),
+        "average": average,
         "optimizer": state_by_name(experiment.optimizer),
         "plan": experiment.plan.to_csv(),
         "lr_scale": scales_of(experiment),
@@ -154,6 +164,14 @@ def load_into(
         "allow_plan_change=True continues all the same",
     )
     experiment.model.load_state_dict(state["model"])
+    average = state.get("average")  # a state of former versions has none
+    if (average is None) != (trainer.average is None):
+        given = f"trainer.ema={trainer.settings.ema or 'null'}"
+        holds = "no average of the weights" if average is None else "an average of the weights"
+        raise UserError(f"the state holds {holds}, and the settings say {given}")
+    if trainer.average and average is not None:
+        frozen = frozen_state(experiment.model, experiment.plan, experiment.beside)
+        trainer.average.load_state({n: t for n, t in average.items() if n not in frozen})
     optimizer = experiment.optimizer
     trained = {name for group in optimizer.param_groups for name in group["names"]}
     kept = {name: values for name, values in state["optimizer"].items() if name in trained}
@@ -193,15 +211,16 @@ def save_last(trainer: Trainer, checkpoints: Path) -> None:
 
 
 def save_best(trainer: Trainer, checkpoints: Path) -> None:
-    """Write the weights to best.pt if they are those of the best epoch so far.
+    """Write the weights to evaluate to best.pt if they are those of the best epoch so far.
 
     After last.pt: whoever goes on from there can do it again.
     """
     ended = trainer.current is None and trainer.ranks.first
     if ended and trainer.best.epoch == trainer.epoch:
-        weights = {"model": trainer.experiment.model.state_dict(), "epoch": trainer.epoch}
-        weights["class_names"] = list(trainer.experiment.dataset.class_names)
-        save_checkpoint(checkpoints / BEST, weights)
+        with trainer.averaged():
+            weights = {"model": trainer.experiment.model.state_dict(), "epoch": trainer.epoch}
+            weights["class_names"] = list(trainer.experiment.dataset.class_names)
+            save_checkpoint(checkpoints / BEST, weights)
 
 
 def _say(changes: list[str], what: str, allowed: bool, hint: str) -> None:

@@ -15,10 +15,12 @@ from torch import nn
 from trainers import trainer_of
 
 from lrexp.build.experiment import build
+from lrexp.build.loss import CrossEntropy
 from lrexp.build.rates import build_plan
-from lrexp.build.schedule import Steps
+from lrexp.build.schedule import count_steps
 from lrexp.config.errors import UserError
 from lrexp.config.schema import OPTIONS
+from lrexp.data.dataset import Split
 from lrexp.folder.checkpoint import load_checkpoint, save_checkpoint
 from lrexp.judge.epoch import Row
 from lrexp.models.layers import layer_map
@@ -57,6 +59,20 @@ class NormNet(nn.Module):
         return self.head(self.still(self.mid(x)).relu().flatten(1))
 
 
+class PlainNet(nn.Module):
+    """As much without either, in float64: what batches are cut into changes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3)
+        self.mid = nn.Conv2d(3, 3, 3)
+        self.head = nn.Linear(3 * 16, 10)
+        self.double()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.mid(self.conv(images.double()).relu()).relu().flatten(1))
+
+
 Make = Callable[..., Trainer]
 
 
@@ -65,17 +81,27 @@ def make(compose: Any) -> Make:
     """A function from overrides to a trainer of NormNet that has not trained yet."""
     built: dict[tuple[str, ...], Any] = {}
 
-    def made(*overrides: str) -> Trainer:
+    def made(*overrides: str, net: type[nn.Module] = NormNet, **settings: Any) -> Trainer:
         if overrides not in built:
             config = compose("trainer.device=cpu", "data.leak_check=skip", *SHORT, *overrides)
             built[overrides] = config, build(config)
         config, experiment = built[overrides]
+        config = replace(config, trainer=replace(config.trainer, **settings))
         torch.manual_seed(0)
-        model = NormNet()
+        model = net()
         layers = layer_map(model, "head")
-        plan = build_plan(config, layers, Steps(3, 3 * EPOCHS))
+        steps = count_steps(config, len(experiment.dataset.train))
+        plan = build_plan(config, layers, steps)
         optimizer = torch.optim.AdamW(param_groups(model, plan, config.optimizer.lr))
-        fresh = replace(experiment, model=model, layers=layers, plan=plan, optimizer=optimizer)
+        fresh = replace(
+            experiment,
+            model=model,
+            layers=layers,
+            plan=plan,
+            optimizer=optimizer,
+            schedule=experiment.schedule[: steps.total],
+            steps_per_epoch=steps.per_epoch,
+        )
         return trainer_of(config, fresh)
 
     return made
@@ -126,6 +152,130 @@ def test_continuing_after_any_epoch_equals_the_uninterrupted_run_bit_for_bit(
             assert all(torch.equal(state[k], theirs[name][k]) for k in state), (cut, name)
         assert rest.frozen.as_dict() == whole.frozen.as_dict()
         assert rest.frozen.as_dict()["identical"]
+
+
+QUICK = ("auto_rgn", "freezeout", "gradual_unfreeze", "lp_ft")  # what moves changes, or rates
+MATRIX = [
+    pytest.param(policy, marks=() if policy in QUICK else pytest.mark.slow)
+    for policy in OPTIONS["lr_policy"]
+]
+
+
+def weighted(trainer: Trainer) -> Trainer:
+    """The same with weights of classes, and few images to evaluate."""
+    data = trainer.experiment.dataset
+    few = {name: first(getattr(data, name), 40) for name in ("train_eval", "val")}
+    loss = CrossEntropy(torch.arange(1.0, 11.0), 0.1)
+    trainer.experiment = replace(trainer.experiment, dataset=replace(data, **few), loss=loss)
+    return trainer
+
+
+def first(split: Split, count: int) -> Split:
+    return replace(split, **{n: getattr(split, n)[:count] for n in ("ids", "labels", "rows")})
+
+
+def floats(trainer: Trainer) -> dict[str, torch.Tensor]:
+    state = trainer.experiment.model.state_dict()
+    return {name: t.clone() for name, t in state.items() if t.is_floating_point()}
+
+
+class Steps:
+    """What moved at every step of a trainer, and to where."""
+
+    def __init__(self, trainer: Trainer):
+        self._trainer, self.before = trainer, floats(trainer)
+        self.after: list[dict[str, torch.Tensor]] = []
+        self.moving: list[set[str]] = []
+        optimizer: Any = trainer.experiment.optimizer
+        self._step, optimizer.step = optimizer.step, self._noted
+
+    def _noted(self) -> None:
+        self._step()
+        model = self._trainer.experiment.model
+        moving = {name for name, p in model.named_parameters() if p.requires_grad}
+        norms = {"norm": model.norm, "still": model.still}  # type: ignore[union-attr]
+        for name, norm in norms.items():
+            if norm.training:
+                moving |= {f"{name}.running_mean", f"{name}.running_var"}
+        self.moving.append(moving)
+        self.after.append(floats(self._trainer))
+
+    def average(self, decay: float) -> dict[str, torch.Tensor]:
+        """As README says it, written out in float64."""
+        found, before = {}, {name: t.double() for name, t in self.before.items()}
+        for t, (moving, after) in enumerate(zip(self.moving, self.after, strict=True)):
+            d = min(decay, (1 + t) / (10 + t))
+            for name, tensor in after.items():
+                last = found.get(name, before[name])
+                found[name] = d * last + (1 - d) * tensor.double()
+                if name not in moving:
+                    found[name] = tensor.double()
+        return found
+
+
+@pytest.mark.parametrize("policy", MATRIX)
+def test_groups_of_batches_and_an_average_go_on_to_the_same_bits(
+    make: Make, policy: str, tmp_path: Path
+) -> None:
+    """The average is what it should be, and training does not know of it."""
+
+    def trainer(**settings: Any) -> Trainer:
+        return weighted(make(*options_of(policy), accumulate=2, **settings))
+
+    def keep(name: str) -> None:
+        save_checkpoint(tmp_path / name, whole.state())
+
+    def set_rates(step: int) -> None:
+        if step == 7:  # two steps an epoch: in the middle of the fourth
+            keep("within.pt")
+        usual(step)
+
+    whole, plain = trainer(ema=0.9), trainer()
+    usual, whole.set_rates = whole.set_rates, set_rates  # type: ignore[method-assign]
+    steps = Steps(whole)
+    whole.run(After(lambda row: keep("after.pt") if row["epoch"] == 2 else None))
+    plain.run(After())
+    live = floats(whole)
+    assert all(torch.equal(tensor, live[name]) for name, tensor in floats(plain).items())
+    for row, other in zip(whole.rows, plain.rows, strict=True):
+        training = {k for k in row if k.startswith(("train/", "lr", "update_ratio", "grad_norm"))}
+        assert all(row[key] == other[key] for key in training)
+        assert row["val/loss"] != other["val/loss"]
+    expected = steps.average(0.9)
+    with whole.averaged():
+        for name, tensor in floats(whole).items():
+            assert torch.allclose(tensor.double(), expected[name], rtol=1e-5, atol=1e-6), name
+            still = name not in steps.moving[-1]
+            assert torch.equal(tensor, live[name]) == still, name
+    assert all(torch.equal(tensor, live[name]) for name, tensor in floats(whole).items())
+    assert whole.frozen.as_dict()["identical"]
+    for cut in ("within.pt", "after.pt"):
+        rest = trainer(ema=0.9)
+        rest.load_state(load_checkpoint(tmp_path / cut))
+        rest.run(After())
+        assert exact(rest.rows) == exact(whole.rows), cut
+        assert all(torch.equal(t, live[name]) for name, t in floats(rest).items()), cut
+        ours, theirs = rest.state()["average"], whole.state()["average"]
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(t, theirs[name]) for name, t in ours.items()), cut
+        assert rest.frozen.as_dict() == whole.frozen.as_dict()
+
+
+@pytest.mark.parametrize("policy", MATRIX)
+def test_groups_of_batches_are_large_batches_under_every_policy(make: Make, policy: str) -> None:
+    options, small_batches = options_of(policy), {"accumulate": 2, "limit_train_batches": 4}
+    small = weighted(make(*options, net=PlainNet, **small_batches))
+    large = weighted(make(*options, net=PlainNet, limit_train_batches=2))
+    assert small.batch_size == 16
+    large.batch_size = 32
+    for trainer in (small, large):
+        trainer.run(After())
+    assert small.step == large.step == 2 * EPOCHS
+    for row, expected in zip(exact(small.rows), exact(large.rows), strict=True):
+        assert row == pytest.approx(expected, rel=1e-8, abs=1e-8)
+    theirs = floats(large)
+    for name, tensor in floats(small).items():
+        assert torch.allclose(tensor, theirs[name], rtol=1e-8, atol=1e-10), name
 
 
 @pytest.mark.parametrize("policy", ["gradual_unfreeze", "lp_ft", "freezeout"])
