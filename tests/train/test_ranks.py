@@ -21,17 +21,20 @@ import torch
 from conftest import ROOT
 from processes import HUNG_S
 from ranks_program import Job, in_double, result_of
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed import HashStore
 
 from lrexp.build.experiment import build
 from lrexp.build.ranks import check_for_ranks, synchronized
 from lrexp.config.errors import ConfigError, Terminated, UserError
 from lrexp.data import draws
+from lrexp.judge.evaluate import Evaluation
 from lrexp.train import agreement
 from lrexp.train.agreement import Agreement, Followed, RankFailedError, Words
 from lrexp.train.loop import Trainer, _dropout_seeds
+from lrexp.train.measure import evaluate_batches
 from lrexp.train.ranks import ALONE, Ranks
+from lrexp.train.step import gradients
 
 
 def words_of(world: int) -> list[Words]:
@@ -220,6 +223,70 @@ def test_what_ranks_or_the_cpu_cannot_do_is_refused() -> None:
     check_for_ranks(settings, here, torch.device("cuda"))
 
 
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("sizes", [(13,), (7, 6), (3, 1), (2,)])
+def test_the_mean_of_what_ranks_take_is_the_whole_step(
+    compose: Any, sizes: tuple[int, ...]
+) -> None:
+    config = compose(*SMALL, "model=mlp", "loss.class_weights=balanced", "loss.label_smoothing=0.1")
+    experiment = build(config)
+    in_double(experiment.model)
+    weights = list(experiment.model.parameters())
+    group = np.array_split(np.arange(40, 40 + sum(sizes)), np.cumsum(sizes)[:-1])
+
+    def step(ranks: Ranks) -> tuple[Tensor, list[Tensor]]:
+        """A rank's share of the loss, and what it leaves for the exchange."""
+        shares, losses = [ranks.share(batch) for batch in group], ranks.losses_of(experiment, group)
+        fed = experiment.dataset.train.batches(shares)
+        seen = [
+            gradients(experiment.model, loss, *one, weights, add=i > 0)[0]
+            for i, (loss, one) in enumerate(zip(losses, fed, strict=True))
+        ]
+        total = torch.stack(seen).sum()
+        return ranks.share_of(total), [weight.grad for weight in weights if weight.grad is not None]
+
+    loss, expected = step(ALONE)
+    every = [step(Ranks(words)) for words in words_of(3)]
+    torch.testing.assert_close(sum(one for one, _ in every), loss)
+    for parts, whole in zip(
+        zip(*(found for _, found in every), strict=True), expected, strict=True
+    ):
+        torch.testing.assert_close(torch.stack(parts).mean(0), whole)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("images", [1, 2, 11])
+def test_an_evaluation_in_shares_is_the_whole_evaluation(several: bool, images: int) -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(0, 12, (images,))
+    if several:
+        labels = torch.randint(0, 2, (images, 12)).float()
+    logits, every = torch.randn(1, images, 12), [Ranks(words) for words in words_of(3)]
+    kept: list[Any] = []
+
+    def evaluated(ranks: Ranks) -> Evaluation:
+        own = np.array_split(np.arange(images), ranks.world)[ranks.rank]
+        parts = [(logits[:, own], labels[own])] if len(own) else []
+        return evaluate_batches(parts, len(own), ranks)[0]
+
+    def note(value: Any) -> list[Any]:
+        kept.append(value)
+        return kept
+
+    for ranks in every:  # each adds its own to those of the ranks before
+        ranks.gathered = note
+        evaluated(ranks)
+    for ranks in every:
+        ranks.gathered = lambda value: kept
+        assert vars_of(evaluated(ranks)) == vars_of(evaluate_batches([(logits, labels)], images)[0])
+
+
+def vars_of(evaluation: Evaluation) -> dict[str, Any]:
+    """Its numbers, as they can be compared."""
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(evaluation).items()}
+
+
 SMALL = ("trainer.device=cpu", "data.leak_check=skip", "logger=none", "data.limit=150")
 # freezing and unfreezing, class weights with smoothing, short last groups, saves within epochs
 UNFREEZING = (
@@ -267,6 +334,7 @@ def assert_as_one(ranks: list[dict[str, Any]], alone: dict[str, Any], tolerance:
     assert first["frozen"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_two_ranks_are_one_run(
     compose: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
