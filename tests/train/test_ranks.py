@@ -127,6 +127,18 @@ def test_who_is_asked_to_stop_stops_where_all_do_and_nobody_waits_in_an_exchange
     assert steps[0] >= at
 
 
+def test_a_failure_is_told_at_the_next_point() -> None:
+    here, other = words_of(2)
+    freed = threading.Event()
+    agreed = Agreement(here, [], freed.set)
+    assert agreed.stops_here() is None
+    other.fails(ValueError("enough"))
+    assert freed.wait(60)
+    with pytest.raises(RankFailedError, match="rank 1 of 2: ValueError: enough"):
+        agreed.stops_here()
+    agreed.close()
+
+
 def test_a_rank_that_is_through_lets_the_others_come_to_the_end() -> None:
     first, second = words_of(2)
     asked: list[type[BaseException]] = []
