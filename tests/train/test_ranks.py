@@ -391,8 +391,10 @@ def test_three_ranks_are_one_run_under_every_policy_and_end_as_it_does(
     compose: Any, tmp_path: Path
 ) -> None:
     small = (*SMALL, "trainer.epochs=3", "data.batch_size=17", "trainer.stats_every=2")
-    plateau = ("optimizer=adamw", "optimizer.lr=0.003", "scheduler=plateau", "scheduler.patience=0")
-    hows = {policy: (f"lr_policy={policy}", *plateau) for policy in POLICIES} | ENDINGS
+    adam, plateau = ("optimizer=adamw", "optimizer.lr=0.003"), ("scheduler=plateau",)
+    hows = {policy: (f"lr_policy={policy}", *adam) for policy in POLICIES} | ENDINGS
+    for policy in ("uniform", "auto_rgn"):
+        hows[policy] += (*plateau, "scheduler.patience=0")
     jobs = [Job(name, compose(*small, *how), 3, "in_double") for name, how in hows.items()]
     found = trained_by_ranks(tmp_path, jobs)
     for job in jobs:
