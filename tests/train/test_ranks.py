@@ -414,8 +414,14 @@ def test_a_state_from_within_an_epoch_goes_on_with_another_number_of_ranks(
     experiment = build(config)
     in_double(experiment.model)
     trainer = Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
-    trainer.train_epoch(watch=lambda _: trainer.step == 3)
-    trainer.current.seen = None  # it was stopped within
+
+    def stop(_: Tensor) -> bool:
+        if trainer.step == 3:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train_epoch(watch=stop)
     torch.save(trainer.state(), tmp_path / "state.pt")
     jobs = [Job("on", config, world, "in_double", tmp_path / "state.pt")]
     found = trained_by_ranks(tmp_path, jobs)
