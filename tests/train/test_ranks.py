@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.distributed import HashStore
 
 from lrexp.build.experiment import build
-from lrexp.build.ranks import check_for_ranks, synchronized
+from lrexp.build.ranks import check_for_ranks, shared_by, synchronized
 from lrexp.config.errors import ConfigError, Terminated, UserError
 from lrexp.data import draws
 from lrexp.judge.evaluate import Evaluation
@@ -221,6 +221,18 @@ def test_batchnorm_of_all_ranks_keeps_names_parameters_and_buffers() -> None:
     own = type("Own", (nn.BatchNorm2d,), {})
     with pytest.raises(ConfigError, match="Own"):
         synchronized(nn.Sequential(own(4)))
+
+
+def test_a_batch_must_hold_two_images_for_every_batchnorm() -> None:
+    here = Ranks(words_of(3)[0])
+    config: Any = SimpleNamespace(trainer=SimpleNamespace(sync_batchnorm=False))
+    assert (shared_by(config, ALONE, 1), shared_by(config, here, 1)) == (2, 6)
+    shares = [len(share) for share in np.array_split(np.arange(5), 3)]
+    assert min(shares) == 1  # 5 images are too few for 3 ranks
+    config.trainer.sync_batchnorm = True
+    assert shared_by(config, here, 3) == 2  # each of its norms sees all of them
+    with pytest.raises(ConfigError, match=r"sync_batchnorm=true: needs an image for each of 3"):
+        shared_by(config, here, 2)
 
 
 def test_what_ranks_or_the_cpu_cannot_do_is_refused() -> None:
