@@ -34,7 +34,8 @@ def join(trainer: Trainer, going_on: bool) -> None:
     stream = io.BytesIO()
     if ranks.first:
         torch.save(trainer.state(), stream)
-    held = io.BytesIO(ranks.from_first(stream.getvalue()))
+    held, rows = ranks.from_first((stream.getvalue(), trainer.rows))
     if not ranks.first:  # what may have changed since, the first rank has judged
-        state = torch.load(held, map_location=experiment.device, weights_only=True)
+        state = torch.load(io.BytesIO(held), map_location=experiment.device, weights_only=True)
         trainer.load_state(state, allow_plan_change=True, allow_data_change=True)
+        trainer.rows = rows
