@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ def main(folder: Path) -> int:
     """Run all jobs; 1 when a rank failed."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
+    import_module("torch._dynamo")  # which torch's optimizers ask for: once, and not in every rank
     for job in pickle.loads((folder / "jobs.pkl").read_bytes()):
 
         def as_rank(rank: int, job: Job = job) -> None:

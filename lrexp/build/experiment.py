@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lrexp.build.computing import build_computing, refuse_what_fails
 from lrexp.build.data import Datasets, build_dataset, stated_data
@@ -74,9 +75,10 @@ def build(config: Config, datasets: Datasets | None = None, ranks: Ranks = ALONE
     if computing.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     notes = (*dataset.notes, *_input_notes(config, dataset), *_model_notes(config, model, dataset))
-    dataset = replace(dataset, notes=(*notes, *notes_of_ranks(config, model, ranks)))
     steps = count_steps(config, len(dataset.train))
     rates = build_rates(config, model, layers, steps)
+    notes += (*_step_notes(config, model, rates.plan.turns(steps.epochs), rates.plan),)
+    dataset = replace(dataset, notes=(*notes, *notes_of_ranks(config, model, ranks)))
     _refuse_batch_of_one(config, dataset, model, rates.plan, steps, ranks)
     beside: dict[str, frozenset[str]] = {}
     if not all(row.trains_throughout for row in rates.plan.rows):
@@ -199,6 +201,37 @@ def _model_notes(config: Config, model: nn.Module, dataset: Dataset) -> Iterator
                 " same numbers. What it draws from torch, random and numpy.random is begun anew"
                 " at every step"
             )
+
+
+def _step_notes(
+    config: Config, model: nn.Module, turns: Iterable[int], plan: Plan
+) -> Iterator[str]:
+    """What is not as in a step of one large batch, and which weights the numbers are of."""
+    each, batch, ema = config.trainer.accumulate, config.data.batch_size, config.trainer.ema
+    if each > 1 and _learns_statistics(model, turns, plan):
+        yield (
+            f"trainer.accumulate={each}: BatchNorm normalises by the statistics of each batch of"
+            f" {batch} images, not of the {each * batch} that a step takes, so that the step is not"
+            " quite that of the large batch"
+        )
+    if ema is not None:
+        yield (
+            f"trainer.ema={ema:g}: evaluations and best.pt are of the moving average of the"
+            " weights, train/* and update ratios of those that are trained"
+        )
+
+
+def _learns_statistics(model: nn.Module, turns: Iterable[int], plan: Plan) -> bool:
+    """Whether any BatchNorm is in training mode at some time."""
+    if not any(isinstance(module, _BatchNorm) for module in model.modules()):
+        return False
+    tried = copy.deepcopy(model)
+    for epoch in turns:
+        set_trainable(tried, plan, epoch)
+        tried.train()
+        if any(isinstance(module, _BatchNorm) and module.training for module in tried.modules()):
+            return True
+    return False
 
 
 def build_preview(config: Config) -> Preview:

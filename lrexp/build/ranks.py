@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -47,10 +46,9 @@ def synchronized(model: nn.Module) -> nn.Module:
                 raise ConfigError("trainer.sync_batchnorm", problem, given="true")
             of_timm = True
     if of_timm:
-        from timm.layers import convert_sync_batchnorm
+        from timm.layers.norm_act import convert_sync_batchnorm
 
-        convert: Any = convert_sync_batchnorm
-        return convert(model)
+        return convert_sync_batchnorm(model)
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 

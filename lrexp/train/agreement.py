@@ -165,6 +165,7 @@ class Agreement:
                 if self._words.said("stop"):
                     break
                 if self._words.said("failed"):
+                    self._held = True  # at the next point it is told
                     self._free()
                     return
             with self._lock:

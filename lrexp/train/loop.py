@@ -133,6 +133,7 @@ class Trainer:
                 seen = self.train_epoch(checkpoints) if self.experiment.schedule else {}
             of_now = self.fed.train_eval, self.fed.val
             with self.averaged():
+                self.ranks.same_buffers(self.experiment.model)
                 train_eval, val = map(self._evaluated, of_now)
             self.end_epoch(seen, train_eval, val, started, record, checkpoints)
 
@@ -152,7 +153,6 @@ class Trainer:
             self._steps(epoch, checkpoints, watch, after_step)
         with whole():
             self.collect()
-            self.ranks.same_buffers(model)
             if averages_weights(optimizer):
                 use_averaged_weights(optimizer)
                 self.begin_draws("recalibration")

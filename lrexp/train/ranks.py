@@ -123,9 +123,10 @@ class Ranks:
             self.words.hear(f"same/{rank}")
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        store: Any = self.words.store
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            store=dist.PrefixStore("group", self.words.store),
+            store=dist.PrefixStore("group", store),  # type: ignore[reportPrivateImportUsage]
             rank=self.rank,
             world_size=self.world,
             timeout=WAITS,
@@ -295,7 +296,8 @@ ALONE = Ranks()
 def ranks_of_torchrun() -> Ranks:
     """Those that torchrun started with this process."""
     local, nearby = (int(os.environ[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-    store, rank, world = next(dist.rendezvous("env://"))
+    joined = dist.rendezvous("env://")  # type: ignore[reportPrivateImportUsage]
+    store, rank, world = next(joined)
     return Ranks(Words(store, rank, world), local, nearby)
 
 

@@ -77,6 +77,8 @@ SUMMARY_KEYS = {
     "weights_hash",
     "executor",
     "members",
+    "world_size",
+    "backend",
     "device",
     "timings",
     "parameters",

@@ -96,6 +96,24 @@ def test_the_first_image_that_is_not_finite_is_named_by_its_row(
     assert f"the first is {first}\n" in str(caught.value)
 
 
+def test_every_batch_of_the_first_step_is_looked_at(prepare: Callable[..., Trainer]) -> None:
+    trainer = prepare(*FEW, "trainer.accumulate=2")
+    train, batches = trainer.experiment.dataset.train, trainer.experiment.dataset.train.batches
+
+    def spoilt(*taken: Any) -> Any:
+        for i, (pixels, labels) in enumerate(batches(*taken)):
+            yield (pixels * math.nan if i == 1 else pixels), labels
+
+    data = replace(trainer.experiment.dataset, train=train)
+    object.__setattr__(data.train, "batches", spoilt)
+    trainer = replaced(trainer, dataset=data)
+    with pytest.raises(UserError) as caught:
+        trainer.run(Silent())
+    trainer.epoch = 1
+    first = train.name(int(train.ids[trainer.batches()[1][0]]))
+    assert f"the first is {first}\n" in str(caught.value)
+
+
 @pytest.mark.parametrize("what", ["NaN in a weight", "images", "overflow"])
 def test_with_no_epochs_the_evaluation_names_it(prepare: Callable[..., Trainer], what: str) -> None:
     spoil, said = SPOILT[what]

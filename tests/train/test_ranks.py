@@ -21,18 +21,21 @@ import torch
 from conftest import ROOT
 from processes import HUNG_S
 from ranks_program import Job, in_double, result_of
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed import HashStore
 
 from lrexp.build.experiment import build
-from lrexp.build.ranks import check_for_ranks, synchronized
+from lrexp.build.ranks import check_for_ranks, shared_by, synchronized
 from lrexp.config.errors import ConfigError, Terminated, UserError
 from lrexp.data import draws
+from lrexp.judge.evaluate import Evaluation
 from lrexp.train import agreement
 from lrexp.train.agreement import Agreement, Followed, RankFailedError, Words
 from lrexp.train.loop import Trainer
+from lrexp.train.measure import evaluate_batches
 from lrexp.train.passes import dropout_seeds
 from lrexp.train.ranks import ALONE, Ranks
+from lrexp.train.step import gradients
 
 
 def words_of(world: int) -> list[Words]:
@@ -125,6 +128,18 @@ def test_who_is_asked_to_stop_stops_where_all_do_and_nobody_waits_in_an_exchange
     assert steps[0] >= at
 
 
+def test_a_failure_is_told_at_the_next_point() -> None:
+    here, other = words_of(2)
+    freed = threading.Event()
+    agreed = Agreement(here, [], freed.set)
+    assert agreed.stops_here() is None
+    other.fails(ValueError("enough"))
+    assert freed.wait(60)
+    with pytest.raises(RankFailedError, match="rank 1 of 2: ValueError: enough"):
+        agreed.stops_here()
+    agreed.close()
+
+
 def test_a_rank_that_is_through_lets_the_others_come_to_the_end() -> None:
     first, second = words_of(2)
     asked: list[type[BaseException]] = []
@@ -209,6 +224,18 @@ def test_batchnorm_of_all_ranks_keeps_names_parameters_and_buffers() -> None:
         synchronized(nn.Sequential(own(4)))
 
 
+def test_a_batch_must_hold_two_images_for_every_batchnorm() -> None:
+    here = Ranks(words_of(3)[0])
+    config: Any = SimpleNamespace(trainer=SimpleNamespace(sync_batchnorm=False))
+    assert (shared_by(config, ALONE, 1), shared_by(config, here, 1)) == (2, 6)
+    shares = [len(share) for share in np.array_split(np.arange(5), 3)]
+    assert min(shares) == 1  # 5 images are too few for 3 ranks
+    config.trainer.sync_batchnorm = True
+    assert shared_by(config, here, 3) == 2  # each of its norms sees all of them
+    with pytest.raises(ConfigError, match=r"sync_batchnorm=true: needs an image for each of 3"):
+        shared_by(config, here, 2)
+
+
 def test_what_ranks_or_the_cpu_cannot_do_is_refused() -> None:
     settings: Any = SimpleNamespace(sync_batchnorm=False, cuda_graph=True)
     cpu, here = torch.device("cpu"), Ranks(words_of(2)[0])
@@ -219,6 +246,70 @@ def test_what_ranks_or_the_cpu_cannot_do_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"trainer\.sync_batchnorm=true: .*on the cpu"):
         check_for_ranks(settings, here, cpu)
     check_for_ranks(settings, here, torch.device("cuda"))
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("sizes", [(13,), (7, 6), (3, 1), (2,)])
+def test_the_mean_of_what_ranks_take_is_the_whole_step(
+    compose: Any, sizes: tuple[int, ...]
+) -> None:
+    config = compose(*SMALL, "model=mlp", "loss.class_weights=balanced", "loss.label_smoothing=0.1")
+    experiment = build(config)
+    in_double(experiment.model)
+    weights = list(experiment.model.parameters())
+    group = np.array_split(np.arange(40, 40 + sum(sizes)), np.cumsum(sizes)[:-1])
+
+    def step(ranks: Ranks) -> tuple[Tensor, list[Tensor]]:
+        """A rank's share of the loss, and what it leaves for the exchange."""
+        shares, losses = [ranks.share(batch) for batch in group], ranks.losses_of(experiment, group)
+        fed = experiment.dataset.train.batches(shares)
+        seen = [
+            gradients(experiment.model, loss, *one, weights, add=i > 0)[0]
+            for i, (loss, one) in enumerate(zip(losses, fed, strict=True))
+        ]
+        total = torch.stack(seen).sum()
+        return ranks.share_of(total), [weight.grad for weight in weights if weight.grad is not None]
+
+    loss, expected = step(ALONE)
+    every = [step(Ranks(words)) for words in words_of(3)]
+    torch.testing.assert_close(sum(one for one, _ in every), loss)
+    for parts, whole in zip(
+        zip(*(found for _, found in every), strict=True), expected, strict=True
+    ):
+        torch.testing.assert_close(torch.stack(parts).mean(0), whole)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("images", [1, 2, 11])
+def test_an_evaluation_in_shares_is_the_whole_evaluation(several: bool, images: int) -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(0, 12, (images,))
+    if several:
+        labels = torch.randint(0, 2, (images, 12)).float()
+    logits, every = torch.randn(1, images, 12), [Ranks(words) for words in words_of(3)]
+    kept: list[Any] = []
+
+    def evaluated(ranks: Ranks) -> Evaluation:
+        own = np.array_split(np.arange(images), ranks.world)[ranks.rank]
+        parts = [(logits[:, own], labels[own])] if len(own) else []
+        return evaluate_batches(parts, len(own), ranks)[0]
+
+    def note(value: Any) -> list[Any]:
+        kept.append(value)
+        return kept
+
+    for ranks in every:  # each adds its own to those of the ranks before
+        ranks.gathered = note
+        evaluated(ranks)
+    for ranks in every:
+        ranks.gathered = lambda value: kept
+        assert vars_of(evaluated(ranks)) == vars_of(evaluate_batches([(logits, labels)], images)[0])
+
+
+def vars_of(evaluation: Evaluation) -> dict[str, Any]:
+    """Its numbers, as they can be compared."""
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(evaluation).items()}
 
 
 SMALL = ("trainer.device=cpu", "data.leak_check=skip", "logger=none", "data.limit=150")
@@ -268,6 +359,7 @@ def assert_as_one(ranks: list[dict[str, Any]], alone: dict[str, Any], tolerance:
     assert first["frozen"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_two_ranks_are_one_run(
     compose: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -312,8 +404,10 @@ def test_three_ranks_are_one_run_under_every_policy_and_end_as_it_does(
     compose: Any, tmp_path: Path
 ) -> None:
     small = (*SMALL, "trainer.epochs=3", "data.batch_size=17", "trainer.stats_every=2")
-    plateau = ("optimizer=adamw", "optimizer.lr=0.003", "scheduler=plateau", "scheduler.patience=0")
-    hows = {policy: (f"lr_policy={policy}", *plateau) for policy in POLICIES} | ENDINGS
+    adam, plateau = ("optimizer=adamw", "optimizer.lr=0.003"), ("scheduler=plateau",)
+    hows = {policy: (f"lr_policy={policy}", *adam) for policy in POLICIES} | ENDINGS
+    for policy in ("uniform", "auto_rgn"):
+        hows[policy] += (*plateau, "scheduler.patience=0")
     jobs = [Job(name, compose(*small, *how), 3, "in_double") for name, how in hows.items()]
     found = trained_by_ranks(tmp_path, jobs)
     for job in jobs:
@@ -333,8 +427,14 @@ def test_a_state_from_within_an_epoch_goes_on_with_another_number_of_ranks(
     experiment = build(config)
     in_double(experiment.model)
     trainer = Trainer(experiment, config.trainer, config.data.batch_size, config.seed)
-    trainer.train_epoch(watch=lambda _: trainer.step == 3)
-    trainer.current.seen = None  # it was stopped within
+
+    def stop(_: Tensor) -> bool:
+        if trainer.step == 3:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train_epoch(watch=stop)
     torch.save(trainer.state(), tmp_path / "state.pt")
     jobs = [Job("on", config, world, "in_double", tmp_path / "state.pt")]
     found = trained_by_ranks(tmp_path, jobs)
