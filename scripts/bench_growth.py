@@ -1,4 +1,4 @@
-"""What a run and a grid cost in time and memory as their cause grows: is any cost out of proportion?
+"""What a run and a grid cost in time and memory as their cause grows: is any out of proportion?
 
     python scripts/bench_growth.py [--only epochs images ...] [--sizes 10 100 ...]
 
@@ -225,14 +225,21 @@ def verdict(sizes: Sequence[int], values: Sequence[float], least: float) -> str:
 def table(name: str, found: Sequence[Cost]) -> None:
     """Print the costs of a section, and what they say."""
     extra = list(found[0].more)
+    widths = [max(11, len(key)) for key in extra]
     heading = f"{name:>9}  {'CPU s':>8}  {'x':>6}  {'wall s':>8}  {'peak MB':>8}  {'x':>6}"
-    print(f"\n{heading}  " + "  ".join(f"{key:>11}" for key in extra))
+    print(
+        f"\n{heading}  "
+        + "  ".join(f"{key:>{width}}" for key, width in zip(extra, widths, strict=True))
+    )
     first = found[0]
     for one in found:
-        more = "  ".join(f"{one.more[key]:>{max(11, len(key))}.3f}" for key in extra)
+        more = "  ".join(
+            f"{one.more[key]:>{width}.3f}" for key, width in zip(extra, widths, strict=True)
+        )
+        time_x, memory_x = one.cpu_s / first.cpu_s, one.peak_mb / first.peak_mb
         print(
-            f"{one.size:>9,}  {one.cpu_s:>8.2f}  {one.cpu_s / first.cpu_s:>6.1f}  {one.wall_s:>8.2f}"
-            f"  {one.peak_mb:>8.0f}  {one.peak_mb / first.peak_mb:>6.1f}  {more}"
+            f"{one.size:>9,}  {one.cpu_s:>8.2f}  {time_x:>6.1f}  {one.wall_s:>8.2f}"
+            f"  {one.peak_mb:>8.0f}  {memory_x:>6.1f}  {more}"
         )
     sizes = [one.size for one in found]
     of_time = verdict(sizes, [one.cpu_s for one in found], LEAST_S)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
+import lrexp.data.leaks as leaks_module
 from lrexp.data.leaks import Signatures, effect, find_leaks
 from lrexp.data.leaks_found import Leaks
 
@@ -338,3 +339,37 @@ def test_mnist_is_checked_in_seconds_and_few_digits_are_called_near() -> None:
     assert not leaks.exact
     assert len(leaks.twins["val"]) < 0.04 * 6000
     assert len(leaks.twins["test"]) < 0.04 * 10_000
+
+
+def test_bounds_spare_the_search_and_lose_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(0)
+    images = np.kron(draw.integers(0, 256, (900, 3, 4, 4)), np.ones((4, 4))).astype(np.uint8)
+    later = images[700:]
+    copied = np.arange(0, 200, 4)
+    noise = draw.normal(0, 12, later[copied].shape)
+    later[copied] = np.clip(images[copied] + noise, 0, 255).astype(np.uint8)
+    later[1] = images[3] // 2 + 60
+    splits = {"train": np.arange(400), "val": np.arange(400, 700), "test": np.arange(700, 900)}
+    signatures = Signatures.of(images)
+    found = [find_leaks(signatures, np.zeros(900, np.int64), splits)]
+    spared, bound = [], leaks_module._may_be_near
+
+    def counted(*arguments: Any) -> np.ndarray:
+        may = bound(*arguments)
+        spared.append(1 - may.mean())
+        return may
+
+    monkeypatch.setattr(leaks_module, "WORTH_IT", 200)
+    monkeypatch.setattr(leaks_module, "_may_be_near", counted)
+    found.append(find_leaks(signatures, np.zeros(900, np.int64), splits))
+    assert pairs(found[0], "near") == pairs(found[1], "near")
+    assert len(pairs(found[0], "near")) > 40
+    assert min(spared) > 0.5
+
+
+@pytest.mark.parametrize("width", [40, 512, 513, 2048])
+def test_the_largest_of_a_row_are_those_of_topk(width: int) -> None:
+    values = torch.randn(7, width, generator=torch.Generator().manual_seed(0))
+    top, index = leaks_module._largest(values)
+    assert torch.equal(top, values.topk(leaks_module.RANK, 1).values)
+    assert torch.equal(values.gather(1, index), top)

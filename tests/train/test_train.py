@@ -64,11 +64,11 @@ ALWAYS = {
     "gap/loss", "gap/loss_se", "gap/accuracy", "gap/accuracy_se",
     "gap/loss_chance_se", "gap/accuracy_chance_se", "guessing",
     "overfit/loss", "overfit/loss_se", "overfit/accuracy", "overfit/accuracy_se",
-    "drift/conv", "drift/hidden", "drift/head", "perf/epoch_s",
+    "drift/conv", "drift/hidden", "drift/head", "perf/epoch_s", "perf/eval_s", "perf/save_s",
 }  # fmt: skip
 TRAINED = {
     "train/loss", "train/accuracy", "gap/loss_running", "grad_norm", "perf/examples_per_s",
-    "lr/conv", "lr/hidden", "lr/head",
+    "perf/steps_s", "lr/conv", "lr/hidden", "lr/head",
     "update_ratio/conv", "update_ratio/hidden", "update_ratio/head",
 }  # fmt: skip
 
