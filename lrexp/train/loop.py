@@ -88,6 +88,7 @@ class Trainer:
         self.frozen = FrozenProof(experiment)
         self.fault = ""  # what of the first step was not finite
         self.factors_then: dict[str, float] = {}  # at the last step of a state taken up
+        self._trains: list[bool] = []  # which rows of the plan do now, once that has been set
         self._drift = Drift(experiment.model, experiment.plan)
         steps = len(experiment.schedule), experiment.steps_per_epoch
         self._factors = experiment.plan.factors(*steps)  # g(t) of the groups that have one
@@ -164,19 +165,20 @@ class Trainer:
             weights: what gradients are taken of.
             stats: takes the size of the whole step's gradient.
         """
-        experiment, seen = self.experiment, []
+        experiment, own, seen = self.experiment, self.experiment.own_network, []
         loss = experiment.loss_of(group)
         for i, (rows, (images, labels), seed) in enumerate(batches, 1):
-            begin_at(seed, experiment.device)
+            begin_at(seed, experiment.device, torchs_alone=not own)
             whole_step = stats if i == len(group) else None
-            one, logits = gradients(
-                experiment.model, loss, images, labels, weights, whole_step, add=i > 1
-            )
+            batch = experiment.model, loss, images, labels, weights, whole_step
+            one, logits = gradients(*batch, add=i > 1, others=own)
             if not self.step:
                 found = {name: p.grad for name, p in trained.items() if p.grad is not None}
                 if fault := fault_of_step(experiment, rows, images, logits, one, found):
                     raise UserError(fault)
             seen.append((one, correct_images(logits, labels)))
+        if len(seen) == 1:
+            return seen[0]
         loss, correct = (reduce(torch.add, each) for each in zip(*seen, strict=True))
         return loss, correct
 
@@ -217,22 +219,29 @@ class Trainer:
             self.begin_epoch()
             self.current = Epoch(self.step)
         else:
-            experiment, finished = self.experiment, self.epoch - 1
-            set_trainable(experiment.model, experiment.plan, finished, experiment.beside)
-            experiment.model.train()
-            use_training_weights(experiment.optimizer)
+            self._freeze(self.epoch - 1)
+            self.experiment.model.train()
+            use_training_weights(self.experiment.optimizer)
         return self.current
 
     def begin_epoch(self) -> None:
         """Freeze and unfreeze for the coming epoch, and put the model into training mode."""
         experiment = self.experiment
-        set_trainable(experiment.model, experiment.plan, self.epoch, experiment.beside)
+        self._freeze(self.epoch)
         if experiment.plan.measured:
             self.begin_draws("measuring")
             measure_scales(experiment, self.seed, self.epoch, *self.step_size)
         experiment.model.train()
         use_training_weights(experiment.optimizer)
         self.epoch += 1
+
+    def _freeze(self, finished: int) -> None:
+        """Freeze and unfreeze as the plan says after so many epochs, if that changes anything."""
+        experiment = self.experiment
+        trains = [row.trains_after(finished) for row in experiment.plan.rows]
+        if trains != self._trains:
+            set_trainable(experiment.model, experiment.plan, finished, experiment.beside)
+            self._trains = trains
 
     def factors(self, step: int) -> dict[str, float]:
         """s(t) · g(t) of every parameter group at a step, without what a plateau adds."""

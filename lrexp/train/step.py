@@ -38,6 +38,7 @@ def gradients(
     weights: Sequence[Tensor],
     stats: Measures | None = None,
     add: bool = False,
+    others: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Forward, loss, backward: every weight's `grad` is that of this batch, None without one.
 
@@ -49,6 +50,8 @@ def gradients(
         weights: what gradients are taken of. No other tensor's `grad` is touched.
         stats: takes the size of the gradients at a step that is measured.
         add: the gradients go on top of those that are there, of earlier batches of one step.
+        others: whether other tensors may require gradients. Where none does autograd need not look
+            for the weights, which takes as long as a layer of a small network.
 
     Returns:
         The loss, () or (K,), and the logits.
@@ -58,7 +61,8 @@ def gradients(
     if not add:
         for weight in weights:
             weight.grad = None
-    torch.autograd.backward(losses, torch.ones_like(losses), inputs=weights)
+    each = torch.ones_like(losses) if losses.ndim else None
+    torch.autograd.backward(losses, each, inputs=weights if others else None)
     if stats is not None:
         stats.see_gradients(weights)
     return losses.detach(), logits.detach()
