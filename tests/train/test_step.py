@@ -103,7 +103,8 @@ def test_weights_need_not_be_named_where_nothing_else_requires_gradients() -> No
         gradients(model, F.cross_entropy, images, labels, trained, others=others)
         found.append([w.grad for w in trained])
     for named, unnamed in zip(*found, strict=True):
-        assert named is not None and torch.equal(named, unnamed)
+        assert named is not None
+        assert torch.equal(named, unnamed)
 
 
 def test_what_is_due_every_third_time_is_due_at_the_first() -> None:
