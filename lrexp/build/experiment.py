@@ -99,6 +99,7 @@ def build(config: Config, datasets: Datasets | None = None, ranks: Ranks = ALONE
         ),
         beside=beside,
         computing=computing,
+        own_network=_is_own(config),
         **vars(rates),
     )
 
@@ -188,9 +189,14 @@ def _input_notes(config: Config, dataset: Dataset) -> Iterator[str]:
         yield f"the weights saw images of {side}×{side}, these are {height}×{width}"
 
 
+def _is_own(config: Config) -> bool:
+    """Whether the network is the user's own code."""
+    return getattr(config.model, "library", "") == "custom"
+
+
 def _model_notes(config: Config, model: nn.Module, dataset: Dataset) -> Iterator[str]:
     """What of a network of the user's own nobody can begin anew."""
-    if getattr(config.model, "library", "") != "custom":
+    if not _is_own(config):
         return
     chosen = np.arange(min(8, len(dataset.train)))
     images, _ = next(dataset.train.batches([chosen]))

@@ -54,6 +54,9 @@ class Experiment:
     beside: Mapping[str, frozenset[str]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # what is odd about plan and schedule
     computing: Computing = PLAIN
+    # Whether the network is the user's own: it may draw from Python's and numpy's generators, and
+    # hold tensors that require gradients and are no parameters. No library's network does.
+    own_network: bool = True
 
     def loss_of(self, group: Sequence[np.ndarray]) -> Callable[[Tensor, Tensor], Tensor]:
         """What each batch of a step adds to the step's loss: that loss where there is but one.

@@ -112,6 +112,7 @@ class Trainer:
         self.loss_scale = loss_scale_of(experiment)
         self._telling: Sequence[Mapping[str, float]] = ()  # of all rows so far but the newest
         self._told = 0  # so many
+        self._trains: list[bool] = []  # which rows of the plan do now, once that has been set
         self._drift = Drift(experiment.model, experiment.plan)
         self.cached: Fed | None = None  # what it trains on in place of images
         self.cached_for: frozenset[str] | None = None  # parameters that train then
@@ -242,15 +243,14 @@ class Trainer:
             self.begin_epoch()
             self.current = Epoch(self.step)
         else:
-            experiment, finished = self.experiment, self.epoch - 1
-            set_trainable(experiment.model, experiment.plan, finished, experiment.beside)
+            self._freeze(self.epoch - 1)
             self._into_training_mode()
         return self.current
 
     def begin_epoch(self) -> None:
         """Freeze and unfreeze for the coming epoch, and put the model into training mode."""
         experiment = self.experiment
-        set_trainable(experiment.model, experiment.plan, self.epoch, experiment.beside)
+        self._freeze(self.epoch)
         if experiment.plan.measured:
             self.begin_draws("measuring")
             if self.ranks.first:
@@ -265,6 +265,14 @@ class Trainer:
         use_training_weights(self.experiment.optimizer)
         if self.average:
             self.average.begin()
+
+    def _freeze(self, finished: int) -> None:
+        """Freeze and unfreeze as the plan says after so many epochs, if that changes anything."""
+        experiment = self.experiment
+        trains = [row.trains_after(finished) for row in experiment.plan.rows]
+        if trains != self._trains:
+            set_trainable(experiment.model, experiment.plan, finished, experiment.beside)
+            self._trains = trains
 
     def factors(self, step: int) -> dict[str, float]:
         """s(t) · g(t) of every parameter group at a step, without what a plateau adds."""

@@ -188,7 +188,11 @@ class RunningTrain:
             if i:
                 more[:, :i] = self._numbers
             self._numbers = more
-        self._numbers[0, i], self._numbers[1, i] = loss, correct
+        if loss.device.type == "cpu":  # nothing to wait for, and numpy writes a number faster
+            numbers = self._numbers.numpy()
+            numbers[0, i], numbers[1, i] = loss.tolist(), correct.tolist()
+        else:
+            self._numbers[0, i], self._numbers[1, i] = loss, correct
         self._images.append(images)
 
     def means(self) -> tuple[float, float, int]:
@@ -283,8 +287,10 @@ class StepStats:
         """Compare the weights with the copies taken before the step."""
         if not before:
             return
-        steps = [now - was for now, was in zip(self._tensors, before, strict=True)]
-        self.add_ratios(norms_of(steps) / norms_of(before))
+        sizes = norms_of(before)
+        for was, now in zip(before, self._tensors, strict=True):
+            was.sub_(now)  # in place: a large tensor's memory costs more than the subtraction
+        self.add_ratios(norms_of(before) / sizes)
 
     def drop_if(self, skipped: Tensor) -> None:
         """Take the step noted last for none where `skipped`, (), is above 0; nobody waits for it.
@@ -374,6 +380,7 @@ class Drift:
         tensors = dict(model.named_parameters())
         self._now = {g: [tensors[r.name] for r in rows] for g, rows in plan.groups.items()}
         self._start = {g: [p.detach().clone() for p in now] for g, now in self._now.items()}
+        self._sizes: dict[str, float] = {}  # ‖w₀‖ of each group
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
@@ -381,6 +388,8 @@ class Drift:
         found = {}
         for group, start in self._start.items():
             steps = [now - was for now, was in zip(self._now[group], start, strict=True)]
-            moved, size = (float(torch.nn.utils.get_total_norm(t)) for t in (steps, start))
-            found[f"drift/{group}"] = ratio(moved, size)
+            if group not in self._sizes:
+                self._sizes[group] = float(torch.nn.utils.get_total_norm(start))
+            moved = float(torch.nn.utils.get_total_norm(steps))
+            found[f"drift/{group}"] = ratio(moved, self._sizes[group])
         return found

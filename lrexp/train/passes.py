@@ -77,13 +77,15 @@ class Passes:
         losses, seen = ranks.losses_of(experiment, group), []
         for i, (rows, (images, labels), seed) in enumerate(batches):
             assert self._pass is not None
-            begin_at(seed, experiment.device)
+            begin_at(seed, experiment.device, torchs_alone=not experiment.own_network)
             with ranks.exchanging(i == len(group) - 1):
                 loss, logits = self._pass(losses[i], images, labels, add=i > 0)
             if not trainer.step:
                 self._look_at_first(rows, images, logits, loss)
             right = correct_images(logits, labels)
             seen.append((loss, right if ranks.counts(group[i]) else 0 * right))
+        if len(seen) == 1 and not ranks.several:
+            return seen[0]
         loss, correct = (reduce(torch.add, each) for each in zip(*seen, strict=True))
         return ranks.share_of(loss), correct
 

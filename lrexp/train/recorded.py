@@ -135,7 +135,8 @@ def pass_of(
         before: of the epoch before, whose recording holds for as long as the phase of the plan.
     """
     model, computing = experiment.model, experiment.computing
-    one = partial(gradients, computing.forward(called), weights=weights, scale=scale)
+    known = {"weights": weights, "scale": scale, "others": experiment.own_network}
+    one = partial(gradients, computing.forward(called), **known)
     if not computing.cuda_graph:
         return one
     phase = (*map(id, weights), *(module.training for module in model.modules()))

@@ -40,6 +40,7 @@ def gradients(
     weights: Sequence[Tensor],
     scale: LossScale | None = None,
     add: bool = False,
+    others: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Forward, loss, backward: every weight's `grad` is that of this batch, None without one.
 
@@ -51,6 +52,8 @@ def gradients(
         weights: what gradients are taken of. No other tensor's `grad` is touched.
         scale: the gradients are those of the loss as it scales it.
         add: the gradients go on top of those that are there, of earlier batches of one step.
+        others: whether other tensors may require gradients. Where none does autograd need not look
+            for the weights, which takes as long as a layer of a small network.
 
     Returns:
         The loss, () or (K,), and the logits.
@@ -61,7 +64,8 @@ def gradients(
         for weight in weights:
             weight.grad = None
     taken = losses if scale is None else scale.scale(losses)
-    torch.autograd.backward(taken, torch.ones_like(taken), inputs=weights)
+    each = torch.ones_like(taken) if taken.ndim else None
+    torch.autograd.backward(taken, each, inputs=weights if others else None)
     return losses.detach(), logits.detach()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
+import re
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 import torch
 
 from lrexp.__main__ import main
+from lrexp.build.experiment import build
 from lrexp.data.generators import begin_at, begun_at, moved
 from lrexp.tasks.train import Training
 
@@ -126,6 +129,31 @@ def test_a_network_that_draws_from_its_own_generator_is_told_of(
     assert "drawing.Net gives something else when it sees the same images again" in said
     trained("calm", "model.args.of=all", "trainer.max_steps=1")
     assert "gives something else" not in capsys.readouterr().out
+
+
+def test_networks_of_libraries_draw_from_torchs_generator_alone() -> None:
+    """Which is why the other two are not begun anew at every step of theirs."""
+    draws = re.compile(r"^\s*(import|from) random\b|\b(np|numpy)\.random\b", re.MULTILINE)
+    rooms = ["torch.nn.modules", "torchvision.models", "torchvision.ops", "timm.models"]
+    found: list[str] = []
+    for room in [*rooms, "timm.layers", "lrexp.models"]:
+        folder = Path(importlib.import_module(room).__path__[0])
+        files = {file: file.read_text(encoding="utf-8") for file in folder.rglob("*.py")}
+        assert len(files) > 5
+        found += [str(file) for file, text in files.items() if draws.search(text)]
+    assert not found
+
+
+def test_only_with_a_network_of_the_users_own_is_every_generator_begun_anew(compose: Any) -> None:
+    begin_at(7, CPU)
+    begin_at(8, CPU, torchs_alone=True)
+    after = random.random(), torch.rand(()).item()
+    begin_at(7, CPU)
+    assert random.random() == after[0]
+    begin_at(8, CPU)
+    assert torch.rand(()).item() == after[1]
+    assert build(compose(*LINE[:4])).own_network is False
+    assert build(compose(*LINE, "model.args.of=nothing")).own_network is True
 
 
 def test_generators_begin_at_a_draw_and_are_put_back() -> None:

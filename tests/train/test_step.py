@@ -92,6 +92,21 @@ def test_a_measured_step_is_seen_before_and_after() -> None:
     assert order.asked == ["gradients", "before", "step", "after"]
 
 
+def test_weights_need_not_be_named_where_nothing_else_requires_gradients() -> None:
+    model, (images, labels) = network(), batch(2)
+    head = [*model.parameters()][-2:]
+    gradients(model, F.cross_entropy, images, labels, head)
+    assert all(w.grad is None for w in [*model.parameters()][:-2])
+    found = []
+    for others in (True, False):
+        trained = list(model.parameters())
+        gradients(model, F.cross_entropy, images, labels, trained, others=others)
+        found.append([w.grad for w in trained])
+    for named, unnamed in zip(*found, strict=True):
+        assert named is not None
+        assert torch.equal(named, unnamed)
+
+
 def test_what_is_due_every_third_time_is_due_at_the_first() -> None:
     assert [i for i in range(7) if due(3, i)] == [0, 3, 6]
     assert not any(due(every, i) for every in (None, 0) for i in range(3))
