@@ -122,6 +122,7 @@ class Training:
         self._resolved, self._config, self._launch = resolved, config, launch
         self.trainer, self._folder = trainer, launch.folder
         trainer.synced = not launch.sweep  # a stopped point is run anew
+        trainer.puts_off = bool(launch.sweep)
         self.checkpoints = launch.folder / CHECKPOINTS
         self._started, self._train_started = started, time.perf_counter()
         self._asked = asked  # signals that want the run to stop
@@ -178,10 +179,13 @@ class Training:
     def renew(self) -> None:
         """Build the trainer anew, as far as its last recorded epoch."""
         from lrexp.folder.checkpoint import load_checkpoint
+        from lrexp.train.state import write_put_off
 
-        recorded = bool(self.trainer.rows)
+        write_put_off(self.trainer)
+        recorded, features = bool(self.trainer.rows), self.trainer.features
         device = self.trainer.experiment.device
-        self.trainer = build_trainer(self._config, self._launch.datasets, self.trainer.features)
+        self.trainer = build_trainer(self._config, self._launch.datasets, features)
+        self.trainer.puts_off = bool(self._launch.sweep)
         if recorded:
             self.trainer.load_state(load_checkpoint(self.checkpoints / LAST, device))
 
@@ -243,8 +247,10 @@ class Training:
         from lrexp.folder.checkpoint import load_checkpoint
         from lrexp.optim.groups import tensor_hash
         from lrexp.train.features import logits_of
+        from lrexp.train.state import write_put_off
 
         trainer, experiment = self.trainer, self.trainer.experiment
+        write_put_off(trainer)
         self._summary["frozen_proof"] = trainer.frozen.as_dict()
         self._summary["weights_hash"] = tensor_hash(experiment.model.state_dict())
         if trainer.best.known:
@@ -266,8 +272,7 @@ class Training:
                 points anew.
         """
         with whole():
-            if asked and self.trainer.current is not None and not self._launch.sweep:
-                self._keep_state()
+            self._keep_state(asked and self.trainer.current is not None and not self._launch.sweep)
             now = time.perf_counter()
             timings = {
                 "startup_s": self._train_started - self._started,
@@ -284,10 +289,13 @@ class Training:
             write_report(self._folder)
         self._recorders.finish(self._summary)
 
-    def _keep_state(self) -> None:
-        from lrexp.train.state import save_last
+    def _keep_state(self, of_now: bool) -> None:
+        """Write what was put off, and the state within this epoch if that is wanted."""
+        from lrexp.train.state import save_last, write_put_off
 
         try:
-            save_last(self.trainer, self.checkpoints)
+            write_put_off(self.trainer)
+            if of_now:
+                save_last(self.trainer, self.checkpoints)
         except OSError as error:
             log.warning("the state within this epoch could not be saved: %s", error)

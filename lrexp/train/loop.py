@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, reduce
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -94,6 +94,8 @@ class Trainer:
         self.track = Track(settings.monitor)
         self.best = self.track.best  # by trainer.monitor so far
         self.synced = False  # whether last.pt is to outlive a power loss
+        self.puts_off = False  # whether nobody goes on from its files before training ends
+        self.put_off: dict[Path, dict[str, Any]] = {}  # files that are not written yet
         self.current: Epoch | None = None  # that has begun and is not recorded yet
         self.stats = StepStats(experiment.model, experiment.plan)
         self.frozen = FrozenProof(experiment)
