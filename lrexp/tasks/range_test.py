@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -118,28 +119,30 @@ def climbed(config: Config, launch: Launch) -> Climbed:
 
     def made(seed: int) -> tuple[Built, Trainer]:
         built = build_ramp(replace(config, seed=seed), datasets)
-        return built, Trainer(built.experiment, settings, config.data.batch_size, seed)
+        size = config.data.batch_size
+        return built, Trainer(built.experiment, settings, size, seed, datasets.features)
 
     built, first = made(config.seed)
     prints = fingerprints(first.experiment)
     facts = environment(first.experiment.device, torch.get_num_threads(), prints)
     started = time.perf_counter()
     together, trainers, ramps = None, [first], blank()
-    if launch.together is not None and len(ramps) > 1:
-        trainers += [made(seed)[1] for seed in seeds[1:]]
-        together = launch.together(trainers)
-    if together is not None:
-        try:
-            climb(trainers, ramps, together)
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            log.info("ramps do not fit into memory together", exc_info=error)
-            together, trainers, ramps = None, [], blank()
-    if together is None:
-        for k, ramp in enumerate(ramps):
-            trainer = trainers[k] if k < len(trainers) else made(ramp.seed)[1]
-            climb([trainer], [ramp])
+    with datasets.features if launch.datasets is None else nullcontext():
+        if launch.together is not None and len(ramps) > 1:
+            trainers += [made(seed)[1] for seed in seeds[1:]]
+            together = launch.together(trainers)
+        if together is not None:
+            try:
+                climb(trainers, ramps, together)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                log.info("ramps do not fit into memory together", exc_info=error)
+                together, trainers, ramps = None, [], blank()
+        if together is None:
+            for k, ramp in enumerate(ramps):
+                trainer = trainers[k] if k < len(trainers) else made(ramp.seed)[1]
+                climb([trainer], [ramp])
     train_s = time.perf_counter() - started
     return Climbed(built, ramps, _notes(built, config), together is not None, train_s, facts)
 

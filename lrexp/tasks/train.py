@@ -131,6 +131,7 @@ class Training:
         self._resolved, self._config, self._launch = resolved, config, launch
         self.trainer, self._folder = trainer, launch.folder
         trainer.synced = not launch.sweep  # a stopped point is run anew
+        trainer.puts_off = bool(launch.sweep)
         self.checkpoints = launch.folder / CHECKPOINTS
         self._started, self._train_started = started, time.perf_counter()
         self._asked = asked  # signals that want the run to stop
@@ -188,9 +189,12 @@ class Training:
     def renew(self) -> None:
         """Build the trainer anew, as far as its last recorded epoch."""
         from lrexp.folder.checkpoint import load_checkpoint
+        from lrexp.train.state import write_put_off
 
+        write_put_off(self.trainer)
         before, device = self.trainer, self.trainer.experiment.device
         self.trainer = build_trainer(self._config, self._launch.datasets, before.features)
+        self.trainer.puts_off = before.puts_off
         if before.rows:
             state = load_checkpoint(self.checkpoints / LAST, device)
             self.trainer.load_state(state, recorded=before.rows)
@@ -262,8 +266,10 @@ class Training:
         from lrexp.folder.checkpoint import all_weights, load_checkpoint
         from lrexp.optim.groups import tensor_hash
         from lrexp.train.features import logits_of
+        from lrexp.train.state import write_put_off
 
         trainer, experiment = self.trainer, self.trainer.experiment
+        write_put_off(trainer)
         self._summary["frozen_proof"] = trainer.frozen.as_dict()
         self._summary["learning_proof"] = trainer.learning.as_dict()
         average = trainer.average.state() if trainer.average else None
@@ -289,8 +295,7 @@ class Training:
                 points anew.
         """
         with whole():
-            if asked and self.trainer.current is not None and not self._launch.sweep:
-                self._keep_state()
+            self._keep_state(asked and self.trainer.current is not None and not self._launch.sweep)
             now = time.perf_counter()
             rows, trainer = self.trainer.rows, self.trainer
             timings = {
@@ -313,11 +318,14 @@ class Training:
             write_report(self._folder)
         self._recorders.finish(self._summary)
 
-    def _keep_state(self) -> None:
-        from lrexp.train.state import save_last
+    def _keep_state(self, of_now: bool) -> None:
+        """Write what was put off, and the state within this epoch if that is wanted."""
+        from lrexp.train.state import save_last, write_put_off
 
         try:
-            save_last(self.trainer, self.checkpoints)
+            write_put_off(self.trainer)
+            if of_now:
+                save_last(self.trainer, self.checkpoints)
         except OSError as error:
             log.warning("the state within this epoch could not be saved: %s", error)
 

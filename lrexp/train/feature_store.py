@@ -47,6 +47,12 @@ class FeatureStore:
         self._files: Path | None = None
         self._of_worker = False
 
+    def __enter__(self) -> FeatureStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def get(self, key: str, device: torch.device) -> Computed | None:
         """What is held under a key, now the newest."""
         if key in self._held:

@@ -30,6 +30,7 @@ from lrexp.plan.plan import Plan
 from lrexp.train import measure
 from lrexp.train.feature_store import FeatureStore, NotCachedError
 from lrexp.train.forward import DRAWN
+from lrexp.train.state import write_put_off
 
 if TYPE_CHECKING:
     from lrexp.train.loop import Trainer
@@ -74,6 +75,7 @@ def choose_fed(trainer: Trainer) -> None:
     rows = trainer.experiment.plan.rows
     trained = frozenset(row.name for row in rows if row.trains_after(finished))
     if trainer.cached_for != trained:
+        write_put_off(trainer)  # before what was frozen trains
         trainer.cached = trainer.cached_for = None  # if this is interrupted
         trainer.cached = _chosen(trainer, trained, finished)
         trainer.cached_for = trained

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -103,6 +103,8 @@ class Trainer:
         self.best = self.track.best  # by trainer.monitor so far
         self.saved_s = 0.0  # since the last row, in saving and recording
         self.synced = False  # whether last.pt is to outlive a power loss
+        self.puts_off = False  # whether nobody goes on from its files before training ends
+        self.put_off: dict[Path, dict[str, Any]] = {}  # files that are not written yet
         self.current: Epoch | None = None  # that has begun and is not recorded yet
         self.stats = StepStats(experiment.model, experiment.plan)
         self.average = Average(experiment.model, settings.ema) if settings.ema else None

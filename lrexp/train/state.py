@@ -249,7 +249,7 @@ def save_last(trainer: Trainer, checkpoints: Path) -> None:
     if not trainer.ranks.first:
         return
     with saving(trainer):
-        save_checkpoint(checkpoints / LAST, trainer.state(), trainer.synced)
+        _save(trainer, checkpoints / LAST, trainer.state())
 
 
 def save_best(trainer: Trainer, checkpoints: Path) -> None:
@@ -262,7 +262,7 @@ def save_best(trainer: Trainer, checkpoints: Path) -> None:
         with trainer.averaged(), saving(trainer):
             weights = {"model": trainer.experiment.model.state_dict(), "epoch": trainer.epoch}
             weights["class_names"] = list(trainer.experiment.dataset.class_names)
-            save_checkpoint(checkpoints / BEST, weights)
+            _save(trainer, checkpoints / BEST, weights)
 
 
 @contextmanager
@@ -277,6 +277,38 @@ def saving(trainer: Trainer) -> Iterator[None]:
             trainer.saved_s += took_s
         else:
             trainer.current.saved_s += took_s
+
+
+def _save(trainer: Trainer, file: Path, state: dict[str, Any]) -> None:
+    """Write a state, or keep it until `write_put_off`.
+
+    An epoch of a head on features takes less time than to write the backbone, which is the same
+    after every one. Where nobody goes on from the file before training ends, it waits: of its
+    tensors those that train are copied.
+    """
+    if not (trainer.puts_off and trainer.cached):
+        trainer.put_off.pop(file, None)
+        save_checkpoint(file, state, trainer.synced if file.name == LAST else False)
+        return
+    within, model = f"{trainer.cached.cut}.", state["model"]
+    kept = {n: copied(t) if n.startswith(within) else t.detach() for n, t in model.items()}
+    trainer.put_off[file] = copied({**state, "model": {}}) | {"model": kept}
+
+
+def write_put_off(trainer: Trainer) -> None:
+    """Write the states that waited; an OSError when that is not possible."""
+    while trainer.put_off:
+        file, state = trainer.put_off.popitem()
+        save_checkpoint(file, state)
+
+
+def copied(value: Any) -> Any:
+    """A state whose tensors stay as they are now."""
+    if isinstance(value, dict):
+        return {key: copied(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [copied(inner) for inner in value]
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def _say(changes: list[str], what: str, allowed: bool, hint: str) -> None:

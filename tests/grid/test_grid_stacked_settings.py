@@ -36,6 +36,7 @@ MEMBER = {
     "stop_on": ("[]", "[collapsed]"),
     "clip_grad_norm": ("null", "0.3"),
     "resume": ("never", "auto"),  # has no effect
+    "cache_features": ("auto", "never"),
 }
 REFUSED = {
     "checkpoint_every_steps": "2",
@@ -46,6 +47,7 @@ REFUSED = {
 }
 WITH = {"patience": ("trainer.monitor=gap/loss", "trainer.epochs=4")}  # where it stops a run
 MAKES_NO_DIFFERENCE = ("device", "threads", "deterministic", "eval_batch_size", "resume", "stop_on")
+MAKES_NO_DIFFERENCE += ("cache_features",)
 
 
 def untested(schema: type) -> set[str]:

@@ -31,6 +31,7 @@ from lrexp.train.feature_store import FeatureStore
 from lrexp.train.features import around_head, logits_of
 from lrexp.train.loop import Trainer
 from lrexp.train.measure import logits_of as logits_on_images
+from lrexp.train.state import write_put_off
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -435,3 +436,41 @@ def test_a_signal_stops_the_computing_of_features(make: Make) -> None:
     del model.below
     assert all(cached(trainer))
     same(trainer, plain)
+
+
+def test_files_that_nobody_goes_on_from_are_written_when_training_ends(
+    make: Make, tmp_path: Path
+) -> None:
+    """Those of a point of a sweep: the same files, also where the backbone trains later."""
+    folders = [tmp_path / name for name in ("late", "at once")]
+    for folder in folders:
+        folder.mkdir()
+        chosen = ("lr_policy=lp_ft", "lr_policy.head_epochs=2", "optimizer.lr=0.1")
+        trainer = make(*chosen, store=FeatureStore())
+        trainer.puts_off = folder.name == "late"
+        there: list[list[str]] = []
+        look = Watch(lambda row, f=folder, t=there: t.append(sorted(p.name for p in f.iterdir())))
+        trainer.run(look, folder)
+        write_put_off(trainer)
+        assert (there[1] == []) == trainer.puts_off
+        assert "last.pt" in there[2]  # the backbone trains
+    late, at_once = ({name: load_checkpoint(f / name) for name in NAMES} for f in folders)
+    for name in NAMES:
+        assert late[name]["epoch"] == at_once[name]["epoch"]
+        assert tensor_hash(late[name]["model"]) == tensor_hash(at_once[name]["model"])
+
+
+NAMES = ("last.pt", "best.pt")
+
+
+def test_what_is_put_off_stays_as_it_was(make: Make, tmp_path: Path) -> None:
+    """Steps after an epoch do not change what is to be written of it."""
+    trainer = make("lr_policy=freeze_backbone", store=FeatureStore())
+    trainer.puts_off = True
+    trainer.train_epoch()
+    trainer.end_epoch(*evaluated(trainer), 0.0, Silent(), tmp_path)
+    hashes = tensor_hash(trainer.experiment.model.state_dict())
+    trainer.train_epoch()
+    assert tensor_hash(trainer.experiment.model.state_dict()) != hashes
+    write_put_off(trainer)
+    assert {tensor_hash(load_checkpoint(tmp_path / name)["model"]) for name in NAMES} == {hashes}
