@@ -128,7 +128,13 @@ def test_a_policy_trains_in_every_way_as_it_does_plainly(
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch generates C++ here")
-def test_generated_code_trains_as_the_plain_run_does(make: Make) -> None:
+def test_generated_code_trains_as_the_plain_run_does(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config, "compile_threads", 1)  # no worker programs, which would stay
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     trains_alike(make, "lp_ft", GENERATED)
 
 
