@@ -42,7 +42,7 @@ from lrexp.train.measure import (
     evaluate_split,
     seen_row,
 )
-from lrexp.train.ranks import ALONE, Ranks
+from lrexp.train.ranks import ALONE, Ranks, agreed_to_go_on, collect, stop_where_all_do
 from lrexp.train.scales import measure_scales, scales_of, set_scales
 from lrexp.train.signals import whole
 from lrexp.train.state import (
@@ -111,7 +111,7 @@ class Trainer:
         `checkpoints`, and a row to `record`. With none to train the model is evaluated as it is.
         """
         data = self.experiment.dataset
-        while self._agreed_to_go_on():
+        while agreed_to_go_on(self):
             started = self.current.started if self.current else time.perf_counter()
             seen = self.current.seen if self.current else None  # of an epoch to be evaluated
             if seen is None:
@@ -144,7 +144,7 @@ class Trainer:
         # of every step its first batch is taken here, and the others while its gradients add up
         for first, group, own, drawn in zip(fed, left, shares, seeds, strict=True):
             with whole():
-                self._stop_where_all_do()
+                stop_where_all_do(self)
                 self.set_rates(self.step)
                 measured = due(settings.stats_every, self.step - epoch.first_step)
                 stats = self.stats if measured else None
@@ -160,7 +160,7 @@ class Trainer:
             if watch is not None and watch(loss):
                 break
         with whole():
-            self.collect()
+            collect(self)
             if averages_weights(optimizer):
                 use_averaged_weights(optimizer)
                 self.begin_draws("recalibration")
@@ -284,27 +284,6 @@ class Trainer:
         if experiment.momenta:
             set_momentum(experiment.optimizer, experiment.momenta[step])
 
-    def _agreed_to_go_on(self) -> bool:
-        """Whether there is an epoch to come; among ranks the first one says so, and the plateau."""
-        plateau = self.experiment.plateau
-        known = self.goes_on, plateau and plateau.state()
-        goes_on, state = self.ranks.agreed(known)
-        if plateau and not self.ranks.first:
-            plateau.load_state(state)
-        return goes_on
-
-    def _stop_where_all_do(self) -> None:
-        """Raise what asks the ranks to stop, at a point that all of them have come to."""
-        if (asked := self.ranks.stops_here()) is None:
-            return
-        self.collect()
-        raise asked
-
-    def collect(self) -> None:
-        """Let every rank have what all of them saw of this epoch's batches."""
-        if self.current is not None and self.ranks.several:
-            self.current.running.collect(self.ranks.summed)
-
     def begin_draws(self, purpose: str) -> None:
         """Make what the network draws from now on a function of (seed, purpose, epoch)."""
         begin_at(draws.draw(self.seed, purpose, self.epoch), self.experiment.device)
@@ -314,7 +293,7 @@ class Trainer:
         return self.average.in_place() if self.average else nullcontext()
 
     def _evaluated(self, split: Split) -> Evaluation:
-        self._stop_where_all_do()
+        stop_where_all_do(self)
         self.begin_draws("evaluation")
         size = self.settings.eval_batch_size
         return evaluate_split(self.experiment.model, split, size, self.ranks)

@@ -26,6 +26,7 @@ from lrexp.plan.plan import read_plan
 from lrexp.train.average import Average
 from lrexp.train.experiment import Experiment
 from lrexp.train.measure import RunningTrain
+from lrexp.train.ranks import collect
 from lrexp.train.scales import scales_of
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def save_last(trainer: Trainer, checkpoints: Path) -> None:
 
     Of several ranks the first one writes, and all of them must be here.
     """
-    trainer.collect()
+    collect(trainer)
     if trainer.ranks.first:
         save_checkpoint(checkpoints / LAST, trainer.state(), trainer.synced)
 
