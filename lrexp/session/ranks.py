@@ -27,7 +27,7 @@ def ranks_here() -> Ranks | None:
 
 
 def follow_first(config: DictConfig) -> None:
-    """Train a config, with its hydra section or without, with the first rank, whose run it is; nothing to do for that one.
+    """Train a config with the first rank, whose run it is; nothing to do for that one.
 
     Raises:
         ConfigError: when it is no training.
