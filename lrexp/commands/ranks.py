@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lrexp.commands.answer import answer
 from lrexp.config.launched import refuse_ranks
+from lrexp.train.agreement import Followed, RankFailedError
 
 if TYPE_CHECKING:
     from lrexp.train.ranks import Ranks
@@ -40,8 +41,6 @@ def answer_as_one(verb: str, dispatch: Callable[[], int]) -> int:
 
 def _answered(verb: str, dispatch: Callable[[], int]) -> int:
     """As `dispatch`, for this rank: it says when it fails, and then lets the first one speak."""
-    from lrexp.train.agreement import Followed, RankFailedError
-
     ranks = _ranks()
     try:
         if verb not in TRAINING:

@@ -27,7 +27,7 @@ def ranks_here() -> Ranks | None:
 
 
 def follow_first(config: DictConfig) -> None:
-    """Train a composed config with the first rank, whose run it is; nothing to do for that one.
+    """Train a config with the first rank, whose run it is; nothing to do for that one.
 
     Raises:
         ConfigError: when it is no training.
@@ -42,4 +42,5 @@ def follow_first(config: DictConfig) -> None:
     if ranks is not None and not ranks.first:
         from lrexp.tasks.following import follow
 
-        follow(check(without_hydra(config))[1], ranks)
+        plain = without_hydra(config) if "hydra" in config else config
+        follow(check(plain)[1], ranks)

@@ -44,7 +44,7 @@ from lrexp.train.measure import (
     seen_row,
 )
 from lrexp.train.passes import Passes
-from lrexp.train.ranks import ALONE, Ranks
+from lrexp.train.ranks import ALONE, Ranks, agreed_to_go_on, collect, stop_where_all_do
 from lrexp.train.scales import measure_scales, scales_of, set_scales
 from lrexp.train.signals import whole
 from lrexp.train.state import (
@@ -129,7 +129,7 @@ class Trainer:
         After every epoch `last.pt` and, when it got better, `best.pt` go to the folder
         `checkpoints`, and a row to `record`. With none to train the model is evaluated as it is.
         """
-        while self._agreed_to_go_on():
+        while agreed_to_go_on(self):
             started = self.current.started if self.current else time.perf_counter()
             seen = self.current.seen if self.current else None  # of an epoch to be evaluated
             if seen is None:
@@ -155,7 +155,7 @@ class Trainer:
         with quiet_collector() as after_step, computing.compiled(model):
             self._steps(epoch, checkpoints, watch, after_step)
         with whole():
-            self.collect()
+            collect(self)
             if averages_weights(optimizer):
                 use_averaged_weights(optimizer)
                 self.begin_draws("recalibration")
@@ -177,7 +177,7 @@ class Trainer:
         weights = passes.begin()
         for group, batches in passes.fed(self.groups()[self.step - epoch.first_step :]):
             with whole():
-                self._stop_where_all_do()
+                stop_where_all_do(self)
                 self.set_rates(self.step)
                 measured = due(settings.stats_every, self.step - epoch.first_step)
                 stats = self.stats if measured else None
@@ -291,27 +291,6 @@ class Trainer:
         if experiment.momenta:
             set_momentum(experiment.optimizer, experiment.momenta[step])
 
-    def _agreed_to_go_on(self) -> bool:
-        """Whether there is an epoch to come; among ranks the first one says so, and the plateau."""
-        plateau = self.experiment.plateau
-        known = self.goes_on, plateau and plateau.state()
-        goes_on, state = self.ranks.agreed(known)
-        if plateau and not self.ranks.first:
-            plateau.load_state(state)
-        return goes_on
-
-    def _stop_where_all_do(self) -> None:
-        """Raise what asks the ranks to stop, at a point that all of them have come to."""
-        if (asked := self.ranks.stops_here()) is None:
-            return
-        self.collect()
-        raise asked
-
-    def collect(self) -> None:
-        """Let every rank have what all of them saw of this epoch's batches."""
-        if self.current is not None and self.ranks.several:
-            self.current.running.collect(self.ranks.summed)
-
     def begin_draws(self, purpose: str) -> None:
         """Make what the network draws from now on a function of (seed, purpose, epoch)."""
         begin_at(draws.draw(self.seed, purpose, self.epoch), self.experiment.device)
@@ -321,7 +300,7 @@ class Trainer:
         return self.average.in_place() if self.average else nullcontext()
 
     def _evaluated(self, split: Split) -> Evaluation:
-        self._stop_where_all_do()
+        stop_where_all_do(self)
         self.begin_draws("evaluation")
         model = self.fed.part(self.experiment.model)
         how = self.settings.eval_batch_size, self.experiment.computing, self.ranks

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from lrexp.data.generators import begun_at
 from lrexp.train.agreement import Agreement, RankFailedError, Words, gone
 from lrexp.train.experiment import Experiment
 from lrexp.train.signals import answered, whole
+
+if TYPE_CHECKING:
+    from lrexp.train.loop import Trainer
 
 WAITS = timedelta(minutes=30)  # in an exchange, while the first rank writes
 LossOfBatch = Callable[[Tensor, Tensor], Tensor]
@@ -309,3 +312,25 @@ def without_gradient(experiment: Experiment) -> set[str]:
         experiment.loss(model(images), labels).backward()
     found = model.named_parameters()
     return {name for name, p in found if p.requires_grad and p.grad is None}
+
+
+def agreed_to_go_on(trainer: Trainer) -> bool:
+    """Whether there is an epoch to come; among ranks the first one says so, and the plateau."""
+    ranks, plateau = trainer.ranks, trainer.experiment.plateau
+    goes_on, state = ranks.agreed((trainer.goes_on, plateau and plateau.state()))
+    if plateau and not ranks.first:
+        plateau.load_state(state)
+    return goes_on
+
+
+def stop_where_all_do(trainer: Trainer) -> None:
+    """Raise what asks the ranks to stop, at a point that all of them have come to."""
+    if asked := trainer.ranks.stops_here():
+        collect(trainer)
+        raise asked
+
+
+def collect(trainer: Trainer) -> None:
+    """Let every rank have what all of them saw of this epoch's batches."""
+    if trainer.current is not None and trainer.ranks.several:
+        trainer.current.running.collect(trainer.ranks.summed)

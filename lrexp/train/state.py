@@ -28,6 +28,7 @@ from lrexp.plan.plan import read_plan
 from lrexp.train.average import Average
 from lrexp.train.experiment import Experiment
 from lrexp.train.measure import RunningTrain
+from lrexp.train.ranks import collect
 from lrexp.train.scales import scales_of
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ def save_last(trainer: Trainer, checkpoints: Path) -> None:
 
     Of several ranks the first one writes, and all of them must be here.
     """
-    trainer.collect()
+    collect(trainer)
     if not trainer.ranks.first:
         return
     with saving(trainer):

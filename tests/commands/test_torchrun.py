@@ -168,7 +168,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(tmp_path: Path, 
     program.send_signal(signal.SIGTERM)
     code, said = ended(program)
     assert code != 0
-    assert said.count("interrupted") == 1, said
+    assert said.count("resume lrexp rerun") == 1, said
     assert summary_of(folder)["status"] == "interrupted"
     trained = len(rows.read_text().splitlines())
     assert trained < 60
