@@ -2,15 +2,16 @@
 
     python scripts/bench_growth.py [--only epochs images ...] [--sizes 10 100 ...]
 
-Sections, and how long each takes on two shared cores:
+Sections, with the CPU time that their own sizes take on a Xeon core (~: reckoned, not run):
 
-- epochs (3 min): 2 steps on 100 digits, W&B offline, over and over.
-- images (6 min): made-up 32×32 in colour; 20 steps, every split evaluated, the leak check.
-- leaks (4 min): the leak check by itself, on the same images split as a run splits them.
-- tensors (3 min): layers of 8 units, a rate for each, so that every row of metrics grows as well.
-- classes (4 min): 20,000 made-up images of 8×8; what is predicted is written down.
-- points (5 min): a grid of the smoke experiment, run one after the other.
-- compose (2 min): a grid of that before anything trains: composed, checked, searched for equals.
+- epochs (2 min): 2 steps on 100 digits, W&B offline, over and over.
+- images (~6 min): made-up 32×32 in colour; 20 steps, every split evaluated, the leak check.
+- leaks (~4 min): the leak check by itself, on the same images split as a run splits them. It
+  compares all pairs, and photographs, unlike this noise, are spared most of it.
+- tensors (~2 min): layers of 8 units, a rate for each, so that every row of metrics grows as well.
+- classes (~2 min): 20,000 made-up images of 8×8; what is predicted is written down.
+- points (~5 min): a grid of the smoke experiment, run one after the other.
+- compose (~2 min): a grid of that before anything trains: composed, checked, searched for equals.
 
 Every size runs in a process of its own. CPU seconds are those of the whole process, of which the
 smallest size shows the start; a busy machine stretches wall seconds alone. `x` is the ratio to the
