@@ -126,4 +126,9 @@ class FeatureStore:
         return other
 
     def _made_folder(self) -> Path:
+        """A new one, in place of those that a killed run left; an OSError when there is none."""
+        if self._of_worker:
+            raise OSError("the session has no folder for it")
+        for left in self.folder.glob(f"{FEATURES}*") if self.folder else ():
+            shutil.rmtree(left, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=FEATURES, dir=self.folder))

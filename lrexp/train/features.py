@@ -281,6 +281,7 @@ class _Frozen:
     def _key(self, split: Split, training: bool) -> str:
         """Changes with the frozen part, its mode, and with images, normalisation and batches."""
         data, model = self._trainer.experiment.dataset, self._model
+        settings = self._trainer.settings
         of_pixels = not data.fingerprint.startswith("labels-")
         return _digest(
             self.key,
@@ -289,7 +290,7 @@ class _Frozen:
             (data.image_shape, data.mean, data.std),
             hashlib.blake2b(split.ids.tobytes()).hexdigest(),
             self._size(training),
-            str(self._trainer.experiment.device),
+            (str(self._trainer.experiment.device), settings.precision, settings.deterministic),
         )
 
 

@@ -299,8 +299,9 @@ def _save(trainer: Trainer, file: Path, state: dict[str, Any]) -> None:
 def write_put_off(trainer: Trainer) -> None:
     """Write the states that waited; an OSError when that is not possible."""
     while trainer.put_off:
-        file, state = trainer.put_off.popitem()
+        file, state = next(iter(trainer.put_off.items()))
         save_checkpoint(file, state)
+        del trainer.put_off[file]  # written, whatever interrupts
 
 
 def copied(value: Any) -> Any:
