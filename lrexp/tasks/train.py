@@ -138,11 +138,15 @@ class Training:
         self._summary = blank_summary(resolved, config, launch)
         self._recorders, self._metrics = Recorders(), None
         self._earlier_s = 0.0  # that earlier attempts trained
+        self._within_s = 0.0  # of it, in the epoch that goes on
         self._test_s = 0.0
         self._opening: list[str] = []  # what it goes on from
         if stopped := launch.stopped:
             self._opening = take_up(trainer, config, self._folder, stopped)
             self._earlier_s = _seconds(trainer.rows, "epoch_s") + _seconds(trainer.rows, "save_s")
+            if trainer.current:
+                self._within_s = time.perf_counter() - trainer.current.started
+            self._earlier_s += self._within_s
             point = {"epoch": trainer.epoch, "step": trainer.step, "changes": stopped.changes}
             self._summary["resumed"] = [*stopped.resumed, point]
 
@@ -229,6 +233,8 @@ class Training:
         known = (self._resolved, self._config, launch, trainer, self._summary)
         self._start_recorders(run_info(*known, self._opening))
         self._train_started = time.perf_counter()
+        if trainer.current:  # its time is none of this start
+            trainer.current.started = self._train_started - self._within_s
 
     def _start_recorders(self, info: RunInfo) -> None:
         from lrexp.record.console import ConsoleRecorder

@@ -8,9 +8,12 @@ import math
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -21,6 +24,12 @@ from lrexp.folder.layout import FEATURES
 log = logging.getLogger(__name__)
 
 SHARE = 4  # of what is free, in memory and on the disk: a quarter
+_names: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+def named_here(pixels: Any) -> str:
+    """A name of images that no others have, in any program: an id() is soon another's."""
+    return _names.setdefault(pixels, uuid.uuid4().hex)
 
 
 class NotCachedError(Exception):

@@ -28,7 +28,7 @@ from lrexp.data.generators import begun_at, moved
 from lrexp.optim.groups import set_trainable, tensor_hash
 from lrexp.plan.plan import Plan
 from lrexp.train import measure
-from lrexp.train.feature_store import FeatureStore, NotCachedError
+from lrexp.train.feature_store import FeatureStore, NotCachedError, named_here
 from lrexp.train.forward import DRAWN
 from lrexp.train.state import write_put_off
 
@@ -283,10 +283,11 @@ class _Frozen:
         data, model = self._trainer.experiment.dataset, self._model
         settings = self._trainer.settings
         of_pixels = not data.fingerprint.startswith("labels-")
+        pixels = "" if of_pixels else named_here(split.pixels)
         return _digest(
             self.key,
             [m.training for m in model.modules()] if training else None,
-            data.fingerprint if of_pixels else id(split.pixels),
+            (data.fingerprint, pixels),
             (data.image_shape, data.mean, data.std),
             hashlib.blake2b(split.ids.tobytes()).hexdigest(),
             self._size(training),

@@ -149,9 +149,11 @@ class Trainer:
         """
         experiment, optimizer = self.experiment, self.experiment.optimizer
         model, computing = experiment.model, experiment.computing
+        started = time.perf_counter()
         self.choose_fed()
         with whole():
             epoch = self._begun()
+        ready_s = max(0.0, epoch.started - started)  # features, measured scales; 0 if it goes on
         with quiet_collector() as after_step, computing.compiled(model):
             self._steps(epoch, checkpoints, watch, after_step)
         with whole():
@@ -162,6 +164,7 @@ class Trainer:
                 self._passes.recalibrate()
             epoch.seen = seen_row(experiment, self.stats, epoch.running, epoch.began)
             epoch.seen |= skipped_row(self.loss_scale)
+            epoch.seen["perf/steps_s"] += ready_s
         return epoch.seen
 
     def _steps(

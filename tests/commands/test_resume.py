@@ -597,7 +597,13 @@ def test_the_best_weights_are_the_ones_the_state_speaks_of(
 
 
 def test_what_changed_is_kept_as_a_whole(halted: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """config.yaml is written anew: nothing else says what the run began with."""
+    """config.yaml is written anew: nothing else says what the run began with.
+
+    Nor is what the stopped epoch had taken lost from the time that training took.
+    """
+    last = halted / "checkpoints" / "last.pt"
+    state = load_checkpoint(last)
+    save_checkpoint(last, {**state, "current": {**state["current"], "elapsed_s": 1000.0}})
     rules = "[{match: '*.weight', scale: 1.0}, {match: '*.bias', scale: 0.9}]"
     policy = ("lr_policy=per_layer", f"lr_policy.rules={rules}")
     assert main_in(halted.parent, "rerun", str(halted), "--resume", *policy) == 0
@@ -605,6 +611,8 @@ def test_what_changed_is_kept_as_a_whole(halted: Path, capsys: pytest.CaptureFix
     for part in ("*.weight", "*.bias", "0.9"):
         assert part in change
     assert change in capsys.readouterr().out
+    timings = summary_of(halted)["timings"]
+    assert 1000 < timings["steps_s"] < timings["train_s"] < timings["total_s"]
 
 
 def resumed(folder: Path, *overrides: str, **named: bool) -> int:

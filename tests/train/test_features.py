@@ -6,6 +6,7 @@ import copy
 import logging
 import pickle
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from lrexp.grid.stack.trainer import StackedTrainer
 from lrexp.judge.epoch import Row
 from lrexp.models.layers import layer_map
 from lrexp.optim.groups import param_groups, tensor_hash
-from lrexp.train import feature_store
+from lrexp.train import feature_store, features
 from lrexp.train.feature_store import FeatureStore
 from lrexp.train.features import around_head, logits_of
 from lrexp.train.loop import Trainer
@@ -474,3 +475,52 @@ def test_what_is_put_off_stays_as_it_was(make: Make, tmp_path: Path) -> None:
     assert tensor_hash(trainer.experiment.model.state_dict()) != hashes
     write_put_off(trainer)
     assert {tensor_hash(load_checkpoint(tmp_path / name)["model"]) for name in NAMES} == {hashes}
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_the_time_that_features_take_is_none_of_evaluating(
+    make: Make, monkeypatch: pytest.MonkeyPatch, stacked: bool
+) -> None:
+    clock, reaching = [0.0], features.reaching
+
+    def passes(seconds: float) -> float:
+        clock[0] += seconds
+        return clock[0]
+
+    def takes_long(*arguments: Any) -> torch.Tensor:
+        passes(100)
+        return reaching(*arguments)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: passes(1e-6))
+    monkeypatch.setattr(features, "reaching", takes_long)
+    store, members = FeatureStore(shared=True), 1 + stacked
+    trainers = [
+        make("lr_policy=freeze_backbone", store=store, network=Still) for _ in range(members)
+    ]
+    if stacked:
+        monkeypatch.setattr(StackedTrainer, "_check_members", lambda stack: None)
+        StackedTrainer(trainers).run([Silent()] * 2, [None] * 2, [None] * 2)
+    else:
+        trainers[0].run(Silent())
+    for trainer in trainers:
+        row = trainer.rows[0]
+        assert row["perf/steps_s"] >= 100
+        assert row["perf/eval_s"] < 1
+        assert row["perf/epoch_s"] == row["perf/steps_s"] + row["perf/eval_s"]
+
+
+def test_images_that_no_fingerprint_tells_apart_have_names_that_nobody_takes_again(
+    make: Make,
+) -> None:
+    """Those that are read as they are needed: an id() may be that of images given up before."""
+    store = FeatureStore(shared=True)
+    for expected in (3, 6):
+        trainer = make("lr_policy=freeze_backbone", store=store)
+        data = replace(trainer.experiment.dataset, fingerprint="labels-0")
+        own = copy.copy(data.train.pixels)
+        splits = {n: getattr(data, n) for n in ("train", "train_eval", "val")}
+        data = replace(data, **{n: replace(one, pixels=own) for n, one in splits.items()})
+        trainer.experiment = replace(trainer.experiment, dataset=data)
+        trainer.choose_fed()
+        assert store.computed == expected
+        del trainer, data, own, splits

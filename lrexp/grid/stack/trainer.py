@@ -136,6 +136,8 @@ class StackedTrainer:
                 started = time.perf_counter()
                 self._stack([self._members[k] for k in going])
                 seen = self.train_epoch()
+                for row in filter(None, seen):  # with what comes before the steps
+                    row["perf/steps_s"] = time.perf_counter() - started
                 settings, fed = self._going[0].settings, self._going[0].fed
                 size = max(1, settings.eval_batch_size // len(going))  # memory of one member
                 train_eval = self._model.evaluate(fed.train_eval, size)
