@@ -37,6 +37,7 @@ MEMBER = {
     "clip_grad_norm": ("null", "0.3"),
     "resume": ("never", "auto"),  # has no effect
     "cache_features": ("auto", "never"),
+    "predictions": ("auto", "none"),
 }
 REFUSED = {
     "checkpoint_every_steps": "2",
@@ -44,10 +45,13 @@ REFUSED = {
     "channels_last": "true",
     "compile": "aot_eager",
     "cuda_graph": "true",
+    "accumulate": "2",
+    "ema": "0.9",
+    "sync_batchnorm": "true",
 }
 WITH = {"patience": ("trainer.monitor=gap/loss", "trainer.epochs=4")}  # where it stops a run
 MAKES_NO_DIFFERENCE = ("device", "threads", "deterministic", "eval_batch_size", "resume", "stop_on")
-MAKES_NO_DIFFERENCE += ("cache_features",)
+MAKES_NO_DIFFERENCE += ("cache_features", "predictions")
 
 
 def untested(schema: type) -> set[str]:
@@ -69,7 +73,7 @@ def test_every_setting_is_tested_as_it_is_declared() -> None:
 class More(Settings):
     """Has a setting that says nothing of members."""
 
-    accumulate: int = number(at_least=1)
+    lookahead: int = number(at_least=1)
 
 
 def test_a_setting_that_does_not_say_how_it_is_stacked_is_refused_and_seen(
@@ -78,10 +82,10 @@ def test_a_setting_that_does_not_say_how_it_is_stacked_is_refused_and_seen(
     trainer = prepare(*SHORT)
     assert probe(trainer) is None
     more = More(**vars(trainer.settings))
-    more.accumulate = 2
+    more.lookahead = 2
     trainer.settings = more
-    assert (probe(trainer) or "").startswith("trainer.accumulate does not say")
-    assert untested(More) == {"accumulate"}
+    assert (probe(trainer) or "").startswith("trainer.lookahead does not say")
+    assert untested(More) == {"lookahead"}
 
 
 @pytest.mark.parametrize("name", REFUSED)
