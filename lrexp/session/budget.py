@@ -141,6 +141,9 @@ def noise_of(name: str) -> tuple[Noise, int]:
     if len(bests) < 2:
         bests = ranked
     read = [_predicted(folder, one) for one in bests]
+    if not any(read):
+        said = "none of its runs that finished says which images it is right on"
+        raise UserError(f"{said}: {PREDICTIONS} is gone, or trainer.predictions=none")
     found = [noise for other in read[1:] if (noise := _noise_between(read[0], other))]
     if not found:
         raise UserError("no two of its configurations have results of two common seeds")
