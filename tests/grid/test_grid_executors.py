@@ -125,7 +125,7 @@ def test_a_look_at_points_leaves_nothing_behind(
 
     start, build, seen = Training.start, lrexp.build.experiment.build, {}
 
-    def built(config: Any, datasets: Any = None) -> Any:
+    def built(config: Any, datasets: Any = None, *ranks: Any) -> Any:
         logging.getLogger("lrexp.build.experiment").warning("odd data")
         return build(config, datasets)
 
@@ -261,7 +261,7 @@ def test_a_member_that_cannot_be_built_or_recorded_fails_alone(
 
     build, row = lrexp.build.experiment.build, Training.row
 
-    def breaks(config: Any, datasets: Any = None) -> Any:
+    def breaks(config: Any, datasets: Any = None, *ranks: Any) -> Any:
         if config.seed == 1 and datasets.built:
             raise MemoryError("no room for this one")
         return build(config, datasets)
@@ -459,7 +459,7 @@ def test_only_points_that_are_known_to_be_alike_may_train_together() -> None:
 def test_auto_survives_points_that_cannot_be_built(run: Run, monkeypatch: Any) -> None:
     import lrexp.build.experiment
 
-    def never(config: Any, datasets: Any = None) -> Any:
+    def never(config: Any, datasets: Any = None, *ranks: Any) -> Any:
         raise RuntimeError("nothing can be built")
 
     monkeypatch.setattr(lrexp.build.experiment, "build", never)

@@ -34,7 +34,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     base, said = tmp_path_factory.mktemp("whole"), io.StringIO()
     original = lrexp.build.experiment.build
 
-    def build(config: Any, datasets: Any = None) -> Any:
+    def build(config: Any, datasets: Any = None, *ranks: Any) -> Any:
         experiment = original(config, datasets)
         if config.seed == 1:
             leave_a_mess()

@@ -22,7 +22,7 @@ PACKAGE = Path(lrexp.__file__).parent
 # metadata of foreign weights, W&B's own files, and images.
 READERS = {
     "config", "runs", "models", "data", "grid/points/cases.py", "record/wandb/file.py",
-    "record/wandb/dashboard.py",
+    "record/wandb/dashboard.py", "train/agreement.py",  # the last: what ranks tell each other
 }  # fmt: skip
 
 

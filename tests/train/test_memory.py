@@ -15,6 +15,7 @@ from trainers import Silent, trainer_of
 
 import lrexp.grid.stack.trainer
 import lrexp.train.loop
+import lrexp.train.passes
 from lrexp.build.experiment import build
 from lrexp.data.dataset import Dataset, Split
 from lrexp.grid.stack.trainer import StackedTrainer
@@ -130,7 +131,7 @@ def test_logits_that_are_kept_in_steps_are_seen(
         kept.append(logits)
         return correct_images(logits, labels)
 
-    for module in (lrexp.train.loop, lrexp.grid.stack.trainer):
+    for module in (lrexp.train.passes, lrexp.grid.stack.trainer):
         monkeypatch.setattr(module, "correct_images", keeping)
     steps, _ = ways(wide)
     assert steps == pytest.approx(members * (BATCHES - 3), abs=1)
@@ -142,7 +143,7 @@ def test_logits_that_are_kept_in_an_evaluation_are_seen(
     monkeypatch.setattr(
         lrexp.train.loop,
         "evaluate_split",
-        lambda model, split, size, _: evaluate(logits_of(model, split, size), split.labels),
+        lambda model, split, size, *_: evaluate(logits_of(model, split, size), split.labels),
     )
     _, evaluation = alone(wide)
     assert evaluation == pytest.approx(2 * (BATCHES - 3), abs=1)
