@@ -30,10 +30,10 @@ def build_computing(trainer: Trainer, device: torch.device) -> Computing:
         raise ConfigError("trainer.compile", problem, "choose none", trainer.compile)
     if trainer.cuda_graph and device.type != "cuda":
         problem = f"records what a GPU of NVIDIA's does, and trainer.device is {device.type}"
-        raise ConfigError("trainer.cuda_graph", problem, "choose false", True)
+        raise ConfigError("trainer.cuda_graph", problem, "choose false", "true")
     if trainer.cuda_graph and trainer.accumulate > 1:
         problem = f"records a step of one batch, and trainer.accumulate={trainer.accumulate}"
-        raise ConfigError("trainer.cuda_graph", problem, "choose one of them", True)
+        raise ConfigError("trainer.cuda_graph", problem, "choose one of them", "true")
     if device.type == "cuda":
         tf32 = trainer.precision == "tf32"
         torch.set_float32_matmul_precision("high" if tf32 else "highest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -31,21 +32,43 @@ def moves(optimizer: Optimizer, weight: Tensor, gradient: Tensor, lr: float, ste
     return all(_moves(optimizer, weight, gradient, lr, steps, blank) for blank in (False, True))
 
 
+def comes_back(optimizer: Optimizer, weight: Tensor, gradient: Tensor, lr: float) -> bool:
+    """Whether a step of one weight and one by the opposite gradient lead back to the same bits.
+
+    Those of a sign do (Lion, SignSGD). Arguments as in `moves`; nothing is changed.
+    """
+    for there in (gradient, -gradient):
+        began, _, after = _steps(optimizer, weight, [there, -there], lr, blank=True)
+        if torch.equal(began, after):
+            return True
+    return False
+
+
 def _moves(
     optimizer: Optimizer, weight: Tensor, gradient: Tensor, lr: float, steps: int, blank: bool
 ) -> bool:
+    tried = _steps(optimizer, weight, [gradient] * steps, lr, blank)
+    began = next(tried)
+    return any(not torch.equal(began, after) for after in tried)
+
+
+def _steps(
+    optimizer: Optimizer, weight: Tensor, gradients: Sequence[Tensor], lr: float, blank: bool
+) -> Iterator[Tensor]:
+    """The weight before and after a step by each gradient.
+
+    `blank`: without what the optimizer keeps of it.
+    """
     own, twin = _alone(optimizer, weight)
     own.param_groups[0]["lr"] = lr
     use_training_weights(own)
     if blank:
         own.state.clear()
-    before = twin.detach().clone()
-    for _ in range(steps):
+    yield twin.detach().clone()
+    for gradient in gradients:
         twin.grad = gradient.detach().clone()
         own.step()
-        if not torch.equal(before, twin.detach()):
-            return True
-    return False
+        yield twin.detach().clone()
 
 
 def _alone(optimizer: Optimizer, weight: Tensor) -> tuple[Optimizer, Tensor]:

@@ -187,7 +187,7 @@ def from_library(library: str, groups: Groups, lr: float, name: str, args: dict)
             raise ConfigError("optimizer.name", problem, hint, name)
     plain = {key: tuple(v) if isinstance(v, list) else v for key, v in args.items()}
     if not {"fused", "foreach", "differentiable"} & args.keys():  # how it steps is the user's say
-        plain |= fused_on(next(iter(named(groups)))[1].device, kind)
+        plain |= fused_on(groups[0]["params"][0].device, kind)
     try:
         if library == "torch":
             return make(groups, lr=lr, **plain)

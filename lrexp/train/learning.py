@@ -1,9 +1,9 @@
 """Proof of learning: what a phase of the plan trains moves in it, or there is a reason why not.
 
 A phase lies between two turns of the plan (`Plan.turns`): what trains does not change within it. A
-tensor that has not moved by its end may be one that no gradient reaches, or whose steps are lost in
-its number type. Else the training step passes it by, as that of a graph compiled while it was
-frozen would, and the run ends with an error.
+tensor that has not moved by its end may be one that no gradient reaches, whose steps are lost in
+its number type, or lead back to where they began. Else the training step passes it by, as that of a
+graph compiled while it was frozen would, and the run ends with an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lrexp.config.errors import UserError, few, first_line
 from lrexp.data import draws
 from lrexp.data.generators import begun_at
-from lrexp.optim.alone import moves
+from lrexp.optim.alone import comes_back, moves
 from lrexp.optim.groups import tensor_hash
 
 if TYPE_CHECKING:
@@ -215,6 +215,9 @@ class LearningProof:
         optimizer, steps = trainer.experiment.optimizer, trainer.step - phase.first_step
         tried = lr / MARGIN, min(steps, TRIED_STEPS)
         if all(moves(optimizer, weight, gradient, *tried) for gradient in found):
+            stepped = own is not None and optimizer.state.get(weight)
+            if stepped and comes_back(optimizer, weight, eager, lr):
+                return STILL, "its steps add up to nothing"
             size = f"though its gradient is {float(eager.norm()):.3g} and its rate {lr:.3g}"
             none = "the training step makes no gradient for it"
             return PASSED_BY, f"{size}: {none if own is None else 'the optimizer leaves it out'}"

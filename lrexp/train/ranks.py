@@ -228,6 +228,7 @@ class Ranks:
         trains = [name for name, p in model.named_parameters() if p.requires_grad]
         if trains == self._trains:
             return
+        self.same_buffers(model)  # a BatchNorm that is frozen now goes on with what it has
         unused = without_gradient(experiment)
         left_out = {*unused, *dict(model.named_buffers())}
         # DDP calls a parameter of the network itself .NAME in places

@@ -257,6 +257,22 @@ def test_a_tensor_that_the_optimizer_leaves_out_ends_the_run(make: Make) -> None
         trainer.run(Silent())
 
 
+def test_a_tensor_whose_steps_lead_back_is_still(make: Make) -> None:
+    """As those of a sign do, of a gradient that turns between two steps."""
+    trainer = make(optimizer=lion)
+    optimizer, gain = trainer.experiment.optimizer, trainer.experiment.model.get_parameter("gain")
+    step, began = optimizer.step, gain.detach().clone()
+
+    def there_and_back() -> None:
+        step()
+        gain.data.copy_(began)
+
+    optimizer.step = there_and_back
+    found = proof_of(trainer)
+    assert found["tensors"]["gain"] == "still"
+    assert "its steps add up to nothing" in found["reasons"]["gain"]
+
+
 def test_the_judgment_changes_no_bit_of_the_run(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
