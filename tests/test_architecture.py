@@ -36,7 +36,6 @@ ROOMS = (
     ("config",),
 )
 LINE = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
-TO_COME = {"use"}
 
 # Packages that take long to import. They are imported at module level where work is done, and
 # inside functions where a command must answer before any work: `NEVER` below says where.
@@ -112,7 +111,7 @@ def room_of(file: Path) -> str:
 def test_everything_in_the_package_is_a_room() -> None:
     flat = {file.name for file in PACKAGE.glob("*.py")}
     assert flat == {"__init__.py", "__main__.py"}
-    assert {room_of(file) for file in TREES} - {"__init__"} == set(LINE) - TO_COME
+    assert {room_of(file) for file in TREES} - {"__init__"} == set(LINE)
 
 
 def test_imports_point_down() -> None:
