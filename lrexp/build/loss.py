@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrexp.config.errors import ConfigError
+from lrexp.config.parts import own_monitors
 from lrexp.config.schema import MONITORS, TOP5_CLASSES, Config, chosen_option, load, settings_of
 from lrexp.config.schema.training import CsvTable
 from lrexp.data.dataset import Dataset
@@ -35,7 +36,7 @@ def build_loss(config: Config, dataset: Dataset, device: torch.device) -> Loss:
         if isinstance(data, CsvTable):
             hint += ", or data.multi_label=true for labels such as cat|dog"
         raise ConfigError("loss", problem, hint, config.loss.name)
-    if several and not option.several:
+    if several and option.several is False:
         problem = f"is for one label per image, and data={data.name} has several"
         raise ConfigError("loss", problem, "choose loss=bce", config.loss.name)
     return load(option.make)(dataset, device, **settings_of(config.loss))
@@ -156,17 +157,21 @@ def _weight(values: Any, device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device)
 
 
-def check_monitors(config: Config, classes: int) -> None:
-    """Refuse to follow a metric that this data or this loss does not have."""
+def check_monitors(config: Config, classes: int, several: bool = False) -> None:
+    """Refuse to follow a metric that this data or this loss does not have.
+
+    `several` says that images have several labels, where the loss does not.
+    """
     absent = {}
-    if chosen_option("loss", config.loss).several:
+    if several or chosen_option("loss", config.loss).several:
         absent["top5_accuracy"] = "is measured where every image has one label, not with loss=bce"
     else:
         absent["label_accuracy"] = "is measured where images have several labels, with loss=bce"
         if classes < TOP5_CLASSES:
             problem = f"is measured from {TOP5_CLASSES} classes up, and there are {classes}"
             absent["top5_accuracy"] = problem
-    there = [monitor for monitor in MONITORS if monitor.split("/")[1] not in absent]
+    known = (*MONITORS, *own_monitors(config.trainer.metrics))
+    there = [monitor for monitor in known if monitor.split("/")[1] not in absent]
     for group in ("trainer", "scheduler"):
         monitor = getattr(getattr(config, group), "monitor", None)
         if monitor is not None and monitor not in there:

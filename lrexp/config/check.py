@@ -17,8 +17,9 @@ from typing import Any, cast, get_args, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from lrexp.config.checks import check_args, check_limits, check_together, plan_file, weights_source
+from lrexp.config.checks import check_limits, check_together, plan_file, weights_source
 from lrexp.config.errors import ConfigError, did_you_mean, unknown_setting, wrong_type
+from lrexp.config.parts import own_monitors
 from lrexp.config.policy_checks import check_policy
 from lrexp.config.schema import (
     GROUPS,
@@ -30,6 +31,7 @@ from lrexp.config.schema import (
     settings_where,
 )
 from lrexp.config.schema.training import BUNDLED
+from lrexp.config.targets import check_args
 
 
 def check(composed: DictConfig) -> tuple[DictConfig, Config]:
@@ -62,7 +64,7 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
         hint = "give it, or begin the file with an option of ours: defaults: [OPTION, _self_]"
         raise ConfigError(missing[0], "has no value", hint)
     config = cast(Config, OmegaConf.to_object(typed))
-    check_limits("", config)
+    check_limits("", config, own_monitors(config.trainer.metrics))
     for key, path in _paths(typed, "only", "maybe", "plan").items():
         try:
             Path(path).expanduser()

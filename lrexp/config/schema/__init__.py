@@ -22,6 +22,7 @@ from lrexp.config.schema.rates import Rest, Rule
 from lrexp.config.schema.training import MONITORS as MONITORS
 from lrexp.config.schema.training import TOP5_CLASSES as TOP5_CLASSES
 from lrexp.config.schema.training import Trainer
+from lrexp.config.schema.training import direction as direction
 
 
 @dataclass
@@ -59,7 +60,8 @@ class Option:
     loaded: bool = False  # of a policy: it freezes layers that some weights were loaded into
     tried: tuple[str, tuple[Any, ...]] | None = None  # its main setting, and values worth trying
     heads: str = ""  # of models whose head no name tells: (model, for a class more) → its names
-    several: bool = False  # of a loss: every image may have several labels, or none
+    # of a loss: every image may have several labels, or none; None: it takes what labels there are
+    several: bool | None = False
     class_names: str = ""  # of a data set whose YAML file states its size: name → class names
     folder: str = ""  # of a data set of torchvision: what that calls its folder below data.root
     grid: bool = False  # of a task: it trains a grid of its own, by itself, and is no single run
@@ -111,11 +113,14 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "hf": Option(training.HuggingFace, f"{_SOURCES}.hf:hf"),
         "imagefolder": Option(training.ImageFiles, f"{_SOURCES}.imagefolder:imagefolder"),
         "csv": Option(training.CsvTable, f"{_SOURCES}.csv_table:csv_table"),
+        "npz": Option(training.Npz, f"{_SOURCES}.npz:npz"),
         "synthetic": Option(training.Synthetic, f"{_SOURCES}.synthetic:synthetic"),
+        "custom": Option(training.CustomData, f"{_SOURCES}.custom:custom_data"),
     },
     "loss": {
         "cross_entropy": Option(training.CrossEntropy, "lrexp.build.loss:cross_entropy"),
         "bce": Option(training.BinaryCrossEntropy, "lrexp.build.loss:bce", several=True),
+        "custom": Option(training.CustomLoss, "lrexp.build.own:custom_loss", several=None),
     },
     "optimizer": {
         "sgd": Option(rates.Sgd, "torch.optim:SGD"),
@@ -178,6 +183,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
             rates.Freezeout, f"{_FREEZING}:freezeout", loaded=True, tried=("t_0", (0.8, 0.5))
         ),
         "bias_norm_only": Option(rates.BiasNormOnly, f"{_FREEZING}:bias_norm_only", loaded=True),
+        "custom": Option(rates.CustomPolicy, "lrexp.plan.policies.custom:custom_policy"),
     },
     "scheduler": {
         "constant": Option(rates.Scheduler, f"{_SCHEDULES}:constant"),
@@ -196,6 +202,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
             rates.ReduceOnPlateau, f"{_SCHEDULES}:constant", follows=f"{_PLATEAU}:Plateau"
         ),
         "torch": Option(rates.TorchScheduler, f"{_ANY}:any_torch", momenta=True),
+        "custom": Option(rates.CustomScheduler, "lrexp.optim.schedulers.custom:custom"),
     },
     "logger": {"wandb": Option(training.Wandb), "none": Option(training.NoLogger)},
     "task": {

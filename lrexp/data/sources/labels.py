@@ -21,10 +21,23 @@ SPLIT_WORDS = {
 }  # fmt: skip
 
 LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "target", "fine_label")
-BINS = (
-    "to predict amounts, write a class for each range of them, say with"
-    " pandas.qcut(amounts, 3, labels=['low', 'middle', 'high'])"
-)
+# What labels that are no classes are for, and what to use instead.
+OTHER_TASKS = {
+    "amounts": (
+        "lrexp tells classes apart. To predict amounts (regression), write a class for each range"
+        " of them, say with pandas.qcut(amounts, 3, labels=['low', 'middle', 'high']), or train"
+        " with Lightning or plain torch and nn.MSELoss"
+    ),
+    "boxes": (
+        "lrexp tells whole images apart. Boxes are for object detection, which torchvision's"
+        " references/detection and ultralytics train; or cut the boxes out, and give each its label"
+    ),
+    "masks": (
+        "lrexp tells whole images apart. Masks are for segmentation, which torchvision's"
+        " references/segmentation and segmentation_models_pytorch train; or give every image a"
+        " label, or several with loss=bce"
+    ),
+}
 
 
 def refuse_amounts(values: Iterable[str], where: str) -> None:
@@ -42,8 +55,8 @@ def refuse_amounts(values: Iterable[str], where: str) -> None:
         if math.isfinite(number) and not number.is_integer():
             fractions.append(value)
     if fractions:
-        shown = few(fractions, 3)
-        raise UserError(f"{where} holds numbers with fractions ({shown}), no classes\n  {BINS}")
+        problem = f"{where} holds numbers with fractions ({few(fractions, 3)}), no classes"
+        raise UserError(f"{problem}\n  {OTHER_TASKS['amounts']}")
 
 
 def class_labels(values: Sequence[Any]) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -1,0 +1,249 @@
+"""Parts of the user's own: what a `target` names, imported from packages that are allowed.
+
+A target is `package.module.name`, spelled alike in every group. Functions and arrays that a program
+hands over as objects have targets, too: they are known to this program for as long as it uses them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lrexp.config.errors import ConfigError, UserError, did_you_mean, few
+from lrexp.config.schema import Config
+from lrexp.config.schema.training import METRICS
+from lrexp.config.targets import check_args, check_target
+
+_given: dict[str, Any] = {}  # target → what the program handed over
+IN_MEMORY = "in_memory"  # first part of the target of data that no name leads to
+_WITHOUT_ITS_PROGRAM = re.compile(r"in_memory\..*|__main__\..*|.*\blocals\..*")
+
+
+@contextmanager
+def given(parts: Mapping[str, Any]) -> Iterator[None]:
+    """Let targets mean these objects, which need no permission, until the block ends."""
+    before = dict(_given)
+    _given.update(parts)
+    try:
+        yield
+    finally:
+        _given.clear()
+        _given.update(before)
+
+
+def any_given() -> bool:
+    """Whether there are parts that no other program could get at."""
+    return bool(_given)
+
+
+def check_part(key: str, target: str) -> None:
+    """Refuse a target that may not be imported; nothing is, here.
+
+    Raises:
+        ConfigError: when it was not handed over, and its package is not allowed.
+    """
+    if target in _given:
+        return
+    if _WITHOUT_ITS_PROGRAM.fullmatch(target):
+        what = "are data that a program" if target.startswith(IN_MEMORY) else "is of a program that"
+        group = {"lr_policy": "policy", "trainer": "metrics"}.get(key.split(".")[0])
+        hint = (
+            f"run it from that program: lrexp.run([...], {group or key.split('.')[0]}=...); what an"
+            " importable module holds can be run from anywhere"
+        )
+        raise ConfigError(key, f"{what} handed over, and nothing else can find", hint, target)
+    check_target(key, target)
+
+
+def part(key: str, target: str) -> Any:
+    """What a target means, imported now that its package is known to be allowed.
+
+    Args:
+        key: of the setting.
+        target: package.module.name.
+
+    Raises:
+        ConfigError: when it may not be imported, cannot be, or there is no such name.
+    """
+    check_part(key, target)
+    if target in _given:
+        return _given[target]
+    path, _, last = target.rpartition(".")
+    try:
+        module = importlib.import_module(path)
+    except Exception as error:  # the user's code runs here
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        hint = "install its package, or put the folder that holds it on PYTHONPATH"
+        raise ConfigError(key, f"cannot be imported: {said}", hint, target) from error
+    if last not in vars(module):
+        made_here = [
+            name
+            for name, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", path) == path
+        ]
+        raise ConfigError(key, f"{path} has no {last}", did_you_mean(last, made_here), target)
+    return vars(module)[last]
+
+
+def called(
+    key: str, target: str, function: Any, offered: Mapping[str, Any], args: Mapping[str, Any]
+) -> Any:
+    """What a part returns, called with `args` and with what its signature has of `offered`.
+
+    Args:
+        key: of the setting that names it.
+        target: its name.
+        function: the part.
+        offered: what lrexp can give it, by name.
+        args: of the setting beside it.
+
+    Raises:
+        ConfigError: when it cannot be called so, or raises something other than a UserError.
+    """
+    taken = taken_of(key, target, function, offered, args)
+    try:
+        return function(**taken, **args)
+    except UserError:
+        raise
+    except Exception as error:  # the user's code runs here
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        names = ", ".join([*taken, *args]) or "no arguments"
+        hint = f"it was called with {names}; what it may ask for by name: {', '.join(offered)}"
+        hint = hint if offered else f"it was called with {names}"
+        raise ConfigError(key, f"raised {said}", hint, target) from error
+
+
+def taken_of(
+    key: str, target: str, function: Any, offered: Mapping[str, Any], args: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a part's signature has of what is offered.
+
+    Raises:
+        ConfigError: when it is no function or class, or an argument is among what is offered.
+    """
+    if not callable(function):
+        problem = f"is a {type(function).__name__}, no function and no class"
+        raise ConfigError(key, problem, given=target)
+    for name in args.keys() & offered.keys():
+        place = f"{key.rpartition('.')[0]}.args.{name}"
+        raise ConfigError(place, "is given by lrexp", "leave it out", args[name])
+    try:
+        wanted = inspect.signature(function).parameters
+    except ValueError:  # of some functions written in C
+        wanted = {}
+    return {name: value for name, value in offered.items() if name in wanted}
+
+
+def number_of(key: str, target: str, value: Any) -> float:
+    """A number that a part returned, of Python, numpy or torch.
+
+    Raises:
+        ConfigError: when it is none.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        problem = f"gave a {type(value).__name__} where a number is wanted"
+        raise ConfigError(key, problem, given=target) from error
+
+
+def source_hash(target: str) -> str | None:
+    """16 hex digits of the file that a part is written in, of its text in a notebook.
+
+    None where there is neither. What was not imported yet is not imported.
+    """
+    held = _given.get(target)
+    if held is None:
+        path, _, last = target.rpartition(".")
+        held = vars(sys.modules[path]).get(last) if path in sys.modules else None
+    try:
+        file = inspect.getsourcefile(held)  # type: ignore[arg-type]
+        content = Path(file).read_bytes() if file else b""
+    except (TypeError, OSError):
+        content = b""
+    if not content:
+        try:
+            content = inspect.getsource(held).encode()  # type: ignore[arg-type]
+        except (TypeError, OSError):
+            return None
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def target_of(function: Callable[..., Any]) -> str:
+    """The target that a function or class has by where it is written.
+
+    What is made within a function, or has no name, is told from others by its code: it is known to
+    the program alone that hands it over.
+
+    >>> target_of(target_of)
+    'lrexp.config.parts.target_of'
+    """
+    made = function if hasattr(function, "__qualname__") else type(function)
+    name = f"{function.__module__}.{made.__qualname__}"
+    if "<" not in name and made is function:
+        return name
+    code = getattr(function, "__code__", None)
+    told = (code.co_code, repr(code.co_consts)) if code else repr(function)
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    plain = [value for value in cells if isinstance(value, int | float | str | bool)]
+    digest = hashlib.sha256(repr((told, plain)).encode()).hexdigest()[:8]
+    name = re.sub(r"\W+", ".", re.sub(r"<lambda>", "lambda_", name).replace("<locals>", "locals"))
+    return f"{name}_{digest}"
+
+
+def targets_in(config: Config) -> dict[str, str]:
+    """Setting → target of every part that a config names."""
+    found = {
+        f"{group}.target": section.target
+        for group, section in vars(config).items()
+        if isinstance(getattr(section, "target", None), str)
+    }
+    for name, metric in config.trainer.metrics.items():
+        found[f"trainer.metrics.{name}"] = metric_target(name, metric)[0]
+    return found
+
+
+def metric_target(name: str, metric: Any) -> tuple[str, dict[str, Any]]:
+    """Target and arguments of a metric: `NAME: package.module.name`, or {target: ..., args: {}}.
+
+    Raises:
+        ConfigError: when it is written in another way.
+    """
+    key = f"trainer.metrics.{name}"
+    written = {"target": metric} if isinstance(metric, str) else metric
+    if not isinstance(written, dict) or not isinstance(written.get("target"), str):
+        hint = f"write {key}=package.module.function, or {{target: ..., args: {{}}}}"
+        raise ConfigError(key, "names no function", hint, metric)
+    if others := written.keys() - {"target", "args"}:
+        raise ConfigError(f"{key}.{min(others)}", "is no setting", "allowed: target, args")
+    args = written.get("args", {})
+    if not isinstance(args, dict):
+        raise ConfigError(f"{key}.args", "must be settings in braces", given=few(str(args), 40, ""))
+    return written["target"], args
+
+
+def own_monitors(metrics: Any) -> list[str]:
+    """What trainer.monitor may be besides, by the metrics of the user's own."""
+    splits = ("val", "train_eval")
+    return [f"{split}/{name}" for split in splits for name in (metrics or {})]
+
+
+def check_parts(config: Config) -> None:
+    """Refuse metrics that cannot be recorded, and parts that may not be imported."""
+    for name, metric in config.trainer.metrics.items():
+        key = f"trainer.metrics.{name}"
+        if name in METRICS:
+            raise ConfigError(key, "is measured anyway; choose another name")
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name.endswith("_se"):
+            problem = "must be named with small letters, digits and '_', not ending with _se"
+            raise ConfigError(key, problem)
+        check_args(f"{key}.args", metric_target(name, metric)[1])
+    for key, target in targets_in(config).items():
+        check_part(key, target)
