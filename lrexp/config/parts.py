@@ -11,8 +11,8 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,26 +154,35 @@ def number_of(key: str, target: str, value: Any) -> float:
         raise ConfigError(key, problem, given=target) from error
 
 
-def source_hash(target: str) -> str | None:
-    """16 hex digits of the file that a part is written in, of its text in a notebook.
+def source_hashes(targets: Iterable[str]) -> dict[str, str]:
+    """By module 16 hex digits of the file that its parts are written in, or of a notebook's text.
 
-    None where there is neither. What was not imported yet is not imported.
+    Nothing of what has neither. What was not imported yet is not imported.
     """
-    held = _given.get(target)
-    if held is None:
+    texts: dict[str, dict[str, bytes]] = {}
+    for target in targets:
         path, _, last = target.rpartition(".")
-        held = vars(sys.modules[path]).get(last) if path in sys.modules else None
-    try:
-        file = inspect.getsourcefile(held)  # type: ignore[arg-type]
-        content = Path(file).read_bytes() if file else b""
-    except (TypeError, OSError):
-        content = b""
-    if not content:
-        try:
-            content = inspect.getsource(held).encode()  # type: ignore[arg-type]
-        except (TypeError, OSError):
-            return None
-    return hashlib.sha256(content).hexdigest()[:16]
+        held = _given.get(target)
+        if held is None and path in sys.modules:
+            held = vars(sys.modules[path]).get(last)
+        for source in _file_of, _text_of:
+            with suppress(TypeError, OSError):
+                name, text = source(held)
+                texts.setdefault(getattr(held, "__module__", path), {})[name] = text
+                break
+    return {
+        module: hashlib.sha256(b"\0".join(text for _, text in sorted(of.items()))).hexdigest()[:16]
+        for module, of in texts.items()
+    }
+
+
+def _file_of(held: Any) -> tuple[str, bytes]:
+    file = str(inspect.getsourcefile(held))
+    return file, Path(file).read_bytes()
+
+
+def _text_of(held: Any) -> tuple[str, bytes]:
+    return held.__qualname__, inspect.getsource(held).encode()
 
 
 def target_of(function: Callable[..., Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import lrexp
 from lrexp.config.launched import world_size
-from lrexp.config.parts import source_hash as part_hash
+from lrexp.config.parts import source_hashes
 from lrexp.folder.files import strict_json, write_atomically
 from lrexp.folder.layout import DIFF, ENVIRONMENT
 
@@ -74,8 +74,8 @@ def environment(
         device: of the run.
         threads: of torch.
         fingerprints: of data and weights.
-        parts: setting → target of functions and classes of the user's own; `parts` has the hash of
-            the file that each is written in.
+        parts: setting → target of functions and classes of the user's own, whose sources' hashes
+            are added.
     """
     import torch
 
@@ -92,7 +92,7 @@ def environment(
     return {
         "fingerprints": fingerprints,
         "code_hash": source_hash(),
-        **({"parts": {target: part_hash(target) for target in parts.values()}} if parts else {}),
+        **({"parts": source_hashes(parts.values())} if parts else {}),
         "commit": commit,
         "diff_hash": hashlib.sha256(diff).hexdigest()[:16] if diff else None,
         "lrexp": lrexp.__version__,
