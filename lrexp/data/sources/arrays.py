@@ -145,6 +145,9 @@ def _as_bytes(place: str, array: np.ndarray) -> tuple[np.ndarray, str]:
     if array.dtype.kind not in "iuf" or not array.size:
         raise UserError(f"{said}\n  {LAYOUTS}")
     low, high = array.min(), array.max()
+    if np.isnan(low):
+        count = int(np.isnan(array).reshape(len(array), -1).any(1).sum())
+        raise UserError(f"{place}: {count:,} of {len(array):,} images hold NaN")
     if array.dtype.kind == "f" and low >= 0 and high <= 1:
         return np.rint(array * 255).astype(np.uint8), f"{said} from 0 to 1, read as 256 levels"
     whole = array.dtype.kind != "f" or bool((array == np.rint(array)).all())

@@ -209,6 +209,8 @@ def _image_column(place: str, features: dict[str, Any]) -> str:
     if len(images) != 1:
         which = f"more than one column of images ({', '.join(images)})" if images else "no images"
         hint = f"its columns: {', '.join(features)}; choose with data.image_column=NAME"
+        if any(re.search("mask|annotation|segment", name.lower()) for name in images):
+            hint += f"\n  {OTHER_TASKS['masks']}"
         raise UserError(f"{place} has {which}\n  {hint}")
     return images[0]
 
@@ -301,7 +303,7 @@ def _labels(cells: _Cells, column: str, feature: Any) -> tuple[np.ndarray, tuple
         kind = str(getattr(inner, "dtype", inner))
         if not re.fullmatch(r"u?int\d+|bool|(large_)?string(_view)?", kind):
             problem = f"holds {kind}, which are no classes"
-            hint = other_task(column, feature)
+            hint = other_task(f"{column} box", feature)  # lists of numbers are nothing else here
             if not several and ("float" in kind or "decimal" in kind):
                 hint = OTHER_TASKS["amounts"]
             raise ConfigError("data.label_column", problem, hint, column)

@@ -128,7 +128,8 @@ def parts_of(loaded: Any, place: str) -> dict[str, list[Part]]:
         if not hasattr(dataset, "data"):
             kind, hint = type(dataset).__name__, "load it without streaming=True"
             raise UserError(f"{place} {name} is a {kind}, whose size nobody knows\n  {hint}")
-        rows = dataset if dataset._indices is None else dataset.flatten_indices()
+        with quiet():
+            rows = dataset if dataset._indices is None else dataset.flatten_indices()
         found[name] = [Part(rows.data.table, f"{place} {name}", place)]
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,14 @@ def npz(path: str) -> Source:
         UserError: when it cannot be read, or does not hold such arrays.
     """
     file = Path(path).expanduser()
+    if not zipfile.is_zipfile(file):
+        raise UserError(f"{file} is no .npz file, as numpy.savez writes it\n  {NAMES}")
     try:
         with np.load(file, allow_pickle=False) as opened:
-            if not hasattr(opened, "files"):
-                raise UserError(f"{file} holds one array without a name\n  {NAMES}")
-            return from_arrays(str(file), _by_split(file, _read(file, opened)), 1)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            arrays = _read(file, opened)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{file} cannot be read as .npz: {first_line(error)}") from error
+    return from_arrays(str(file), _by_split(file, arrays), 1)
 
 
 def _read(file: Path, opened: Any) -> dict[str, np.ndarray]:
