@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 from collections.abc import Callable, Mapping
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from lrexp.api.shown import run_shown, sweep_shown
 from lrexp.config.errors import UserError
 from lrexp.config.names import shown_path
+from lrexp.folder.layout import POINTS_TABLE
 from lrexp.grid.leaderboard import leaderboard_lines, points_csv
 from lrexp.plan.plan import Plan
 from lrexp.runs import run as folders
-from lrexp.runs.sweep import FINISHED, SweepPoint, read_leaderboard, read_sweep
+from lrexp.runs.reading import table_of
+from lrexp.runs.sweep import FINISHED, read_leaderboard, read_sweep
 from lrexp.runs.sweep import Sweep as Read
 
 if TYPE_CHECKING:
@@ -128,21 +131,11 @@ class Sweep:
     def _read(self) -> Read:
         return read_sweep(self.folder)
 
-    @property
-    def points(self) -> tuple[SweepPoint, ...]:
-        """What its files say of each point, by number."""
-        return self._read.points
-
     @cached_property
     def runs(self) -> tuple[Run, ...]:
         """The runs of the points that have begun, by number."""
         begun = (self.folder / point.folder for point in self._read.tried)
         return tuple(Run(folder) for folder in begun if folders.is_run(folder))
-
-    @property
-    def failed(self) -> tuple[Run, ...]:
-        """Those that failed; their summary says why."""
-        return tuple(run for run in self.runs if run.status == "failed")
 
     @cached_property
     def leaderboard(self) -> Mapping[str, Any]:
@@ -157,11 +150,18 @@ class Sweep:
         """See `lrexp.results`."""
         import pandas as pd
 
-        text = points_csv(self.points, self._read.monitor)
+        # without the file, as of a sweep that was killed early, from what its folders say
+        unwritten = points_csv(self._read.points, self._read.monitor)
+        rows = table_of(folders.content(self.folder / POINTS_TABLE, str, unwritten))
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, list(rows[0]) if rows else ["folder"])
+        table.writeheader()
+        table.writerows(rows)
+        text.seek(0)
         exact: dict[str, Any] = {"keep_default_na": False, "float_precision": "round_trip"}
-        table = pd.read_csv(io.StringIO(text), na_values=[""], **exact)
-        table["folder"] = [str(self.folder / name) for name in table["folder"]]
-        return table
+        found = pd.read_csv(text, na_values=[""], **exact)
+        found["folder"] = [str(self.folder / name) for name in found["folder"]]
+        return found
 
     @property
     def best(self) -> Run:
@@ -171,7 +171,7 @@ class Sweep:
             UserError: when none has finished.
         """
         of_first = next((row["points"] for row in self.leaderboard["configurations"]), [])
-        ended = [p for p in self.points if p.num in of_first and p.status == FINISHED]
+        ended = [p for p in self._read.points if p.num in of_first and p.status == FINISHED]
         monitor, sign = self._read.monitor, self._read.sign
         if not ended:
             raise UserError(f"{shown_path(self.folder)} has no run that finished")
@@ -179,7 +179,7 @@ class Sweep:
         return Run(self.folder / first.folder)
 
     def __repr__(self) -> str:
-        return f"<Sweep of {len(self.points)} points: {shown_path(self.folder)}>"
+        return f"<Sweep of {len(self._read.points)} points: {shown_path(self.folder)}>"
 
     def __str__(self) -> str:
         return "\n".join(leaderboard_lines(self.leaderboard))

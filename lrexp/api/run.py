@@ -83,7 +83,7 @@ def sweep(
         parts: of every experiment of the grid, as objects.
 
     Returns:
-        The sweep. A point that failed stops no other: `failed` of the sweep has it.
+        The sweep. A point that failed stops no other, and is no error: see its `results`.
 
     Raises:
         UserError: for a mistake in what was asked for; nothing has been trained.
