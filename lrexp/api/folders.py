@@ -81,29 +81,32 @@ class Run:
         return self._read.notes
 
     @cached_property
-    def _trained(self) -> Trained:
+    def trained(self) -> Trained:
+        """Network, transform, class names and `scores`, on the best device there is.
+
+        Raises:
+            UserError: when the folder holds no weights that can be used.
+        """
+        from lrexp.session.guest import as_guest
         from lrexp.use.trained import load_trained
 
-        return load_trained(self.folder)
+        with as_guest():  # its config is composed anew
+            return load_trained(self.folder)
 
     @property
     def model(self) -> nn.Module:
-        """The network with its best weights, in eval mode, on the best device there is.
-
-        Raises:
-            UserError: when the folder holds no weights.
-        """
-        return self._trained.model
+        """The network with its best weights, in eval mode: (B, C, H, W) → logits (B, classes)."""
+        return self.trained.model
 
     @property
     def transform(self) -> Callable[[Any], Any]:
         """What makes of images what the network takes: (B, C, H, W) float32, as in the run."""
-        return self._trained.transform
+        return self.trained.transform
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """By label."""
-        return self._trained.class_names
+        return self.trained.class_names
 
     def __repr__(self) -> str:
         monitor = (self.config.get("trainer") or {}).get("monitor", "val/loss")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrexp.api.folders import Run, Sweep
 from lrexp.config.errors import ConfigError, UserError, for_terminal
+from lrexp.config.launched import refuse_ranks
 
 if TYPE_CHECKING:
     from lrexp.config.compose import CheckedLoader
@@ -48,11 +49,6 @@ def run(
     ...     done = run(["experiment=smoke", f"hydra.run.dir={folder}/run"], quiet=True)
     ...     done.status, len(done.rows), done.rows[0]["epoch"]
     ('finished', 2, 1)
-    >>> run(["experiment=smoke", "optimizer.rl=0.1"])
-    Traceback (most recent call last):
-        ...
-    lrexp.config.errors.ConfigError: optimizer.rl: there is no such setting
-      did you mean optimizer.lr? settings of optimizer: ...
     """
     with _asked(overrides, config_dir, quiet, parts) as (loader, words):
         from hydra.types import RunMode
@@ -109,6 +105,7 @@ def _asked(
 ) -> Iterator[tuple[CheckedLoader, list[str]]]:
     """What composes a request, with Hydra set up, and its words; the program is as it was after."""
     words = _words(overrides)
+    refuse_ranks("lrexp.run and lrexp.sweep are for one process")
     from lrexp.config.compose import CheckedLoader
     from lrexp.session.guest import as_guest
     from lrexp.session.hydra import hydra_of

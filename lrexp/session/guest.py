@@ -14,14 +14,11 @@ from hydra.core.utils import JobRuntime
 from hydra.version import VersionBase
 from omegaconf.basecontainer import BaseContainer
 
-from lrexp.config.errors import UserError
-from lrexp.config.launched import refuse_ranks
 from lrexp.grid.isolation import undisturbed
 
 OURS = ("hydra", "schema", "_dummy_empty_config_.yaml")  # of Hydra's store, what we compose with
 
 _turn = threading.RLock()  # of threads: logging, torch and Hydra are the whole program's
-_at_work = [False]  # by whoever has the turn
 
 
 @contextmanager
@@ -29,19 +26,11 @@ def as_guest() -> Iterator[None]:
     """Run what is in it as if the program were ours, and leave the program as it was.
 
     Hydra, logging, torch's settings, random generators, environment, warnings and working folder
-    are as before afterwards, however it ends. Threads take turns.
-
-    Raises:
-        UserError: within another one of the same thread, and where torchrun started the program.
+    are as before afterwards, however it ends. Threads take turns; one may be within another.
     """
     import torch  # first: what it sets as it is imported is no change
 
-    refuse_ranks("lrexp.run and lrexp.sweep are for one process")
     with _turn, ExitStack() as stack:
-        if _at_work[0]:
-            raise UserError("a run cannot start another one: this program is within lrexp.run")
-        _at_work[0] = True
-        stack.callback(_at_work.__setitem__, 0, False)
         for kept in (_hydra, _logging, undisturbed, _generators_of_gpus):
             stack.enter_context(kept())
         stack.enter_context(torch.inference_mode(False))
