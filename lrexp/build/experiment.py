@@ -67,7 +67,7 @@ def build(config: Config, datasets: Datasets | None = None, ranks: Ranks = ALONE
     set_deterministic(config.trainer.deterministic)
     read = build_dataset if datasets is None else datasets.get
     dataset = read(config, device)
-    check_monitors(config, len(dataset.class_names), dataset.train.labels.ndim == 2)
+    check_monitors(config, len(dataset.class_names))
     model, layers = build_model(config, dataset)
     model.to(device)
     if config.trainer.sync_batchnorm:

@@ -23,7 +23,13 @@ TRIED = 8  # images that a loss is tried with
 
 
 def custom_loss(
-    dataset: Dataset, device: torch.device, *, name: str, target: str, args: dict[str, Any]
+    dataset: Dataset,
+    device: torch.device,
+    *,
+    name: str,
+    target: str,
+    args: dict[str, Any],
+    several: bool,
 ) -> Loss:
     """The loss that the function or class `target` is.
 
@@ -34,6 +40,7 @@ def custom_loss(
         target: dotted name of a function of (logits, labels, args), or of a subclass of nn.Module
             that is made with args and called with (logits, labels).
         args: further arguments, by name.
+        several: it is for images that may have several labels.
 
     Raises:
         ConfigError: when it cannot be had, or does not give one number per image, or their mean,
@@ -45,13 +52,14 @@ def custom_loss(
         found = called(key, target, found, {"num_classes": len(dataset.class_names)}, args)
         if not isinstance(found, nn.Module):
             raise ConfigError(key, "is no subclass of torch.nn.Module", given=target)
+    elif not isinstance(found, nn.Module):
+        taken_of(key, target, found, {}, args)
+        found = partial(found, **args) if args else found
+    if isinstance(found, nn.Module):
         if any(True for _ in found.parameters()):
             problem = "has parameters of its own, which nothing here would train"
             raise ConfigError(key, problem, "make them part of the network", target)
         found.to(device)
-    else:
-        taken_of(key, target, found, {}, args)
-        found = partial(found, **args) if args else found
     loss = OwnLoss(found)
     _try(key, target, loss, dataset, device)
     return loss

@@ -22,8 +22,8 @@ from lrexp.config.schema.training import METRICS
 from lrexp.config.targets import check_args, check_target
 
 _given: dict[str, Any] = {}  # target → what the program handed over
-IN_MEMORY = "in_memory"  # first part of the target of data that no name leads to
-_WITHOUT_ITS_PROGRAM = re.compile(r"in_memory\..*|__main__\..*|.*\blocals\..*")
+IN_MEMORY = "in_memory"  # first part of the target of what no name leads to
+_DATA = re.compile(r"in_memory\.(arrays|dataset)_[0-9a-f]{16}")
 
 
 @contextmanager
@@ -38,9 +38,9 @@ def given(parts: Mapping[str, Any]) -> Iterator[None]:
         _given.update(before)
 
 
-def any_given() -> bool:
-    """Whether there are parts that no other program could get at."""
-    return bool(_given)
+def handed_over() -> dict[str, Any]:
+    """Target → object of what this program handed over, and no other program could get at."""
+    return dict(_given)
 
 
 def check_part(key: str, target: str) -> None:
@@ -51,14 +51,18 @@ def check_part(key: str, target: str) -> None:
     """
     if target in _given:
         return
-    if _WITHOUT_ITS_PROGRAM.fullmatch(target):
-        what = "are data that a program" if target.startswith(IN_MEMORY) else "is of a program that"
-        group = {"lr_policy": "policy", "trainer": "metrics"}.get(key.split(".")[0])
-        hint = (
-            f"run it from that program: lrexp.run([...], {group or key.split('.')[0]}=...); what an"
-            " importable module holds can be run from anywhere"
+    if target.startswith((f"{IN_MEMORY}.", "__main__.")):
+        group = key.partition(".")[0]
+        argument = {"lr_policy": "policy", "trainer": "metrics"}.get(group, group)
+        whose = (
+            "a program handed over" if target.startswith(IN_MEMORY) else "the program itself had"
         )
-        raise ConfigError(key, f"{what} handed over, and nothing else can find", hint, target)
+        problem = f"is what {whose} when it ran, and nobody else can find it"
+        hint = (
+            f"hand it over again: lrexp.run([...], {argument}=...); what an importable module holds"
+            " can be named anywhere"
+        )
+        raise ConfigError(key, problem, hint, target)
     check_target(key, target)
 
 
@@ -162,9 +166,12 @@ def source_hashes(targets: Iterable[str]) -> dict[str, str]:
     texts: dict[str, dict[str, bytes]] = {}
     for target in targets:
         path, _, last = target.rpartition(".")
-        held = _given.get(target)
-        if held is None and path in sys.modules:
-            held = vars(sys.modules[path]).get(last)
+        held = vars(sys.modules[path]).get(last) if path in sys.modules else None
+        held = _given.get(target, held)
+        held = getattr(held, "func", held)  # of a partial
+        held = held if inspect.isclass(held) or inspect.isroutine(held) else type(held)
+        if _DATA.fullmatch(target) or held is type(None):
+            continue
         for source in _file_of, _text_of:
             with suppress(TypeError, OSError):
                 name, text = source(held)
@@ -188,23 +195,36 @@ def _text_of(held: Any) -> tuple[str, bytes]:
 def target_of(function: Callable[..., Any]) -> str:
     """The target that a function or class has by where it is written.
 
-    What is made within a function, or has no name, is told from others by its code: it is known to
-    the program alone that hands it over.
+    What is made within a function, by `partial` or by a class is told from others by its code and
+    its plain values: it is known to the program alone that hands it over.
 
     >>> target_of(target_of)
     'lrexp.config.parts.target_of'
     """
-    made = function if hasattr(function, "__qualname__") else type(function)
-    name = f"{function.__module__}.{made.__qualname__}"
-    if "<" not in name and made is function:
-        return name
-    code = getattr(function, "__code__", None)
-    told = (code.co_code, repr(code.co_consts)) if code else repr(function)
-    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    plain = [value for value in cells if isinstance(value, int | float | str | bool)]
-    digest = hashlib.sha256(repr((told, plain)).encode()).hexdigest()[:8]
-    name = re.sub(r"\W+", ".", re.sub(r"<lambda>", "lambda_", name).replace("<locals>", "locals"))
-    return f"{name}_{digest}"
+    inner = getattr(function, "func", function)  # of a partial
+    named = inner if hasattr(inner, "__qualname__") else type(inner)
+    if named is function and "<" not in named.__qualname__:
+        return f"{named.__module__}.{named.__qualname__}"
+    code = getattr(inner, "__code__", None)
+    cells = [cell.cell_contents for cell in getattr(inner, "__closure__", None) or ()]
+    held = [cells, getattr(inner, "__defaults__", ()), vars(function)]
+    held += [getattr(function, "args", ()), getattr(function, "keywords", {})]
+    told = (code.co_code, repr(code.co_consts)) if code else ""
+    made_of = (named.__module__, named.__qualname__, told, [*_plain(held)])
+    digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:8]
+    last = named.__qualname__.rpartition(".")[2].strip("<>")
+    return f"{IN_MEMORY}.{last}_{digest}"
+
+
+def _plain(held: Any) -> Iterator[Any]:
+    """Numbers and texts in what is nested, with what they are called."""
+    if isinstance(held, Mapping):
+        held = [part for pair in held.items() for part in pair]
+    if isinstance(held, list | tuple):
+        for inner in held:
+            yield from _plain(inner)
+    elif isinstance(held, int | float | str | bool | None):
+        yield held
 
 
 def targets_in(config: Config) -> dict[str, str]:

@@ -60,8 +60,7 @@ class Option:
     loaded: bool = False  # of a policy: it freezes layers that some weights were loaded into
     tried: tuple[str, tuple[Any, ...]] | None = None  # its main setting, and values worth trying
     heads: str = ""  # of models whose head no name tells: (model, for a class more) → its names
-    # of a loss: every image may have several labels, or none; None: it takes what labels there are
-    several: bool | None = False
+    several: bool = False  # of a loss: every image may have several labels, or none
     class_names: str = ""  # of a data set whose YAML file states its size: name → class names
     folder: str = ""  # of a data set of torchvision: what that calls its folder below data.root
     grid: bool = False  # of a task: it trains a grid of its own, by itself, and is no single run
@@ -120,7 +119,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
     "loss": {
         "cross_entropy": Option(training.CrossEntropy, "lrexp.build.loss:cross_entropy"),
         "bce": Option(training.BinaryCrossEntropy, "lrexp.build.loss:bce", several=True),
-        "custom": Option(training.CustomLoss, "lrexp.build.own:custom_loss", several=None),
+        "custom": Option(training.CustomLoss, "lrexp.build.own:custom_loss"),
     },
     "optimizer": {
         "sgd": Option(rates.Sgd, "torch.optim:SGD"),
@@ -263,6 +262,11 @@ def option_of(section: Mapping[str, Any]) -> str:
 def chosen_option(group: str, section: Any) -> Option:
     """The option that a checked section of a group is of."""
     return OPTIONS[group][option_of(vars(section))]
+
+
+def several_labels(loss: Any) -> bool:
+    """Whether a loss is for images that may have several labels, or none."""
+    return chosen_option("loss", loss).several or getattr(loss, "several", False)
 
 
 def settings_of(option: Any) -> dict[str, Any]:

@@ -214,6 +214,7 @@ class CustomLoss:
     library: str = setting()
     target: str = setting()
     args: dict[str, Any] = setting()
+    several: bool = setting()  # for images with any number of labels
 
 
 _COUNTS: Any = {"identity": True, "resume": "may", "stack": "shared"}
