@@ -11,10 +11,10 @@ import numpy as np
 import own_parts
 import pytest
 import torch
-from command_lines import main_in
 from torch import nn
 
 import lrexp
+from lrexp.__main__ import main
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.parts import handed_over
 from lrexp.session.parts import given_parts
@@ -102,8 +102,8 @@ def test_what_was_in_memory_is_asked_for_by_whoever_runs_it_again(
     trained: lrexp.Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LREXP_ALLOW_TARGETS", f"own_parts,{__name__}")
-    code, _, said = main_in(trained.folder.parent, ["rerun", str(trained.folder)], capsys)
-    assert code == 2
+    assert main(["rerun", str(trained.folder)]) == 2
+    said = capsys.readouterr().err
     assert "is what a program handed over when it ran" in said
     assert "data=...)" in said
 
