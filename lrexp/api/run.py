@@ -13,6 +13,7 @@ from lrexp.api.folders import Run, Sweep
 from lrexp.config.errors import ConfigError, UserError, for_terminal
 from lrexp.config.launched import refuse_ranks
 from lrexp.config.parts import handed_over
+from lrexp.session.parts import given_parts
 
 if TYPE_CHECKING:
     from lrexp.config.compose import CheckedLoader
@@ -112,7 +113,6 @@ def _asked(
     from lrexp.config.compose import CheckedLoader
     from lrexp.session.guest import as_guest
     from lrexp.session.hydra import hydra_of
-    from lrexp.session.parts import given_parts
 
     with ExitStack() as stack:
         stack.enter_context(as_guest())
