@@ -179,7 +179,7 @@ class set_up:  # noqa: N801  read as a statement
         setup_globals()
         store, patch = ConfigStore.instance(), self.patch
         patch.setattr(store, "repo", dict(store.repo))
-        store.store(name="config", node={"of_theirs": "${now:}"})  # as our own file is called
+        store.store(name="config", node={"of_theirs": "${now:x}"})  # as our own file is called
         from omegaconf.basecontainer import BaseContainer
 
         patch.setattr(BaseContainer, "_resolvers", dict(BaseContainer._resolvers))
@@ -288,7 +288,7 @@ def test_what_a_call_raises(theirs: Theirs) -> None:
     assert "the last straw" in str(failed)
     assert isinstance(stopped, KeyboardInterrupt)
     there = {path.name for path in theirs.folder.iterdir()}
-    assert there == {"conf", "their.log", "run", "failed", "interrupted", "sweep", "outputs"}
+    assert there == {"conf", "their.log", "run", "failed", "interrupted", "sweep"}
     assert lrexp.load(theirs.folder / "failed").status == "failed"
     assert lrexp.load(theirs.folder / "interrupted").status == "interrupted"
 
@@ -307,7 +307,7 @@ def test_the_results_of_a_sweep_are_its_own_table(theirs: Theirs) -> None:
 
     swept = theirs.came_of_it["sweep"]
     table = lrexp.results(theirs.folder / "sweep")
-    written = pd.read_csv(theirs.folder / "sweep" / "points.csv", float_precision="round_trip")
+    written = pd.read_csv(theirs.folder / "sweep" / "points.csv")
     pd.testing.assert_frame_equal(table.drop(columns="folder"), written.drop(columns="folder"))
     assert list(table["lr_policy"]) == ["uniform", "layerwise_decay"]
     for row, done in zip(table.to_dict("records"), swept.runs, strict=True):
