@@ -425,11 +425,22 @@ def test_a_notebook_shows_a_sweeps_leaderboard(theirs: Theirs) -> None:
     assert "<button" not in page
 
 
-def test_a_notebook_gets_plain_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
-    from lrexp.grid.live import GridView
+    from lrexp.record.console import terminal
 
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as kernels do
+    assert terminal(Console).is_terminal
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     assert Console().is_jupyter
-    assert not GridView({})._console.is_jupyter
+    assert (terminal(Console).is_jupyter, terminal(Console).is_terminal) == (False, False)
+
+
+def test_whoever_prints_asks_for_the_same_terminal() -> None:
+    makers = {
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "lrexp").rglob("*.py")
+        if "Console(" in file.read_text().replace("class _Terminal(Console)", "")
+    }
+    assert makers == {"lrexp/record/console.py"}
