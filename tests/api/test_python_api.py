@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -283,6 +284,9 @@ def test_what_a_call_raises(theirs: Theirs) -> None:
     mistake, unbuilt, failed, stopped = (theirs.came_of_it[name] for name in CALLS[1:5])
     assert isinstance(mistake, lrexp.ConfigError)
     assert "did you mean optimizer.lr?" in str(mistake)
+    frames = traceback.format_exception(mistake)
+    assert "/lrexp/config/" not in "".join(frames)  # the program's own lines and two of ours
+    assert mistake.__suppress_context__
     assert isinstance(unbuilt, lrexp.UserError)
     assert isinstance(failed, lrexp.RunFailedError)
     assert "the last straw" in str(failed)
