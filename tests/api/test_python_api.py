@@ -30,7 +30,18 @@ from unchanged import nothing_changed
 import lrexp
 
 SMOKE = ["experiment=smoke", "data.leak_check=skip"]
-HEAVY = {"torch", "hydra", "omegaconf", "numpy", "pandas", "rich", "jinja2", "yaml", "wandb"}
+HEAVY = {
+    "typing",
+    "torch",
+    "hydra",
+    "omegaconf",
+    "numpy",
+    "pandas",
+    "rich",
+    "jinja2",
+    "yaml",
+    "wandb",
+}
 
 
 # --- The names ----------------------------------------------------------------------------------
