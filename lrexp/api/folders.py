@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -113,8 +113,9 @@ class Run:
 
     def __repr__(self) -> str:
         monitor = (self.config.get("trainer") or {}).get("monitor", "val/loss")
-        best = f", {monitor} {self.best[monitor]:.4g} in epoch {self.best['epoch']}"
-        told = best if monitor in self.best and "epoch" in self.best else ""
+        told = ""
+        if monitor in self.best:
+            told = f", {monitor} {self.best[monitor]:.4g} in epoch {self.best.get('epoch')}"
         return f"<Run {self.status}{told}: {shown_path(self.folder)}>"
 
     def _repr_html_(self) -> str:
@@ -161,13 +162,8 @@ class Sweep:
         # without the file, as of a sweep that was killed early, from what its folders say
         unwritten = points_csv(self._read.points, self._read.monitor)
         rows = table_of(folders.content(self.folder / POINTS_TABLE, str, unwritten))
-        text = io.StringIO(newline="")
-        table = csv.DictWriter(text, list(rows[0]) if rows else ["folder"])
-        table.writeheader()
-        table.writerows(rows)
-        text.seek(0)
-        exact: dict[str, Any] = {"keep_default_na": False, "float_precision": "round_trip"}
-        found = pd.read_csv(text, na_values=[""], **exact)
+        columns = rows[0] if rows else ["folder"]
+        found = pd.DataFrame({name: _numbers([row[name] for row in rows]) for name in columns})
         found["folder"] = [str(self.folder / name) for name in found["folder"]]
         return found
 
@@ -194,6 +190,18 @@ class Sweep:
 
     def _repr_html_(self) -> str:
         return sweep_shown(self._read)
+
+
+def _numbers(cells: list[str]) -> list[Any]:
+    """A column as whole numbers or floats where all cells are such; what is empty is NaN.
+
+    >>> _numbers(["1", "2"]), _numbers(["1", ""]), _numbers(["1", "a"])
+    ([1, 2], [1.0, nan], ['1', 'a'])
+    """
+    for kind in (int, float):
+        with suppress(ValueError):
+            return [kind(cell or ("nan" if kind is float else "")) for cell in cells]
+    return [cell or math.nan for cell in cells]
 
 
 def load(run: str | os.PathLike[str]) -> Run:

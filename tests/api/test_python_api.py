@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,7 +30,18 @@ from unchanged import nothing_changed
 import lrexp
 
 SMOKE = ["experiment=smoke", "data.leak_check=skip"]
-HEAVY = {"torch", "hydra", "omegaconf", "numpy", "pandas", "rich", "jinja2", "yaml", "wandb"}
+HEAVY = {
+    "typing",
+    "torch",
+    "hydra",
+    "omegaconf",
+    "numpy",
+    "pandas",
+    "rich",
+    "jinja2",
+    "yaml",
+    "wandb",
+}
 
 
 # --- The names ----------------------------------------------------------------------------------
@@ -179,7 +191,7 @@ class set_up:  # noqa: N801  read as a statement
         setup_globals()
         store, patch = ConfigStore.instance(), self.patch
         patch.setattr(store, "repo", dict(store.repo))
-        store.store(name="config", node={"of_theirs": "${now:}"})  # as our own file is called
+        store.store(name="config", node={"of_theirs": "${now:x}"})  # as our own file is called
         from omegaconf.basecontainer import BaseContainer
 
         patch.setattr(BaseContainer, "_resolvers", dict(BaseContainer._resolvers))
@@ -283,12 +295,15 @@ def test_what_a_call_raises(theirs: Theirs) -> None:
     mistake, unbuilt, failed, stopped = (theirs.came_of_it[name] for name in CALLS[1:5])
     assert isinstance(mistake, lrexp.ConfigError)
     assert "did you mean optimizer.lr?" in str(mistake)
+    frames = traceback.format_exception(mistake)
+    assert "/lrexp/config/" not in "".join(frames)  # the program's own lines and two of ours
+    assert mistake.__suppress_context__
     assert isinstance(unbuilt, lrexp.UserError)
     assert isinstance(failed, lrexp.RunFailedError)
     assert "the last straw" in str(failed)
     assert isinstance(stopped, KeyboardInterrupt)
     there = {path.name for path in theirs.folder.iterdir()}
-    assert there == {"conf", "their.log", "run", "failed", "interrupted", "sweep", "outputs"}
+    assert there == {"conf", "their.log", "run", "failed", "interrupted", "sweep"}
     assert lrexp.load(theirs.folder / "failed").status == "failed"
     assert lrexp.load(theirs.folder / "interrupted").status == "interrupted"
 
@@ -307,7 +322,7 @@ def test_the_results_of_a_sweep_are_its_own_table(theirs: Theirs) -> None:
 
     swept = theirs.came_of_it["sweep"]
     table = lrexp.results(theirs.folder / "sweep")
-    written = pd.read_csv(theirs.folder / "sweep" / "points.csv", float_precision="round_trip")
+    written = pd.read_csv(theirs.folder / "sweep" / "points.csv")
     pd.testing.assert_frame_equal(table.drop(columns="folder"), written.drop(columns="folder"))
     assert list(table["lr_policy"]) == ["uniform", "layerwise_decay"]
     for row, done in zip(table.to_dict("records"), swept.runs, strict=True):
@@ -425,11 +440,22 @@ def test_a_notebook_shows_a_sweeps_leaderboard(theirs: Theirs) -> None:
     assert "<button" not in page
 
 
-def test_a_notebook_gets_plain_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
-    from lrexp.grid.live import GridView
+    from lrexp.record.console import terminal
 
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as kernels do
+    assert terminal(Console).is_terminal
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     assert Console().is_jupyter
-    assert not GridView({})._console.is_jupyter
+    assert (terminal(Console).is_jupyter, terminal(Console).is_terminal) == (False, False)
+
+
+def test_whoever_prints_asks_for_the_same_terminal() -> None:
+    makers = {
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "lrexp").rglob("*.py")
+        if "Console(" in file.read_text().replace("class _Terminal(Console)", "")
+    }
+    assert makers == {"lrexp/record/console.py"}
