@@ -135,7 +135,8 @@ class Bare:
         """A run; returns loss and accuracy of every epoch, in training and of each evaluation."""
         model, size = job.experiment.model, job.settings.eval_batch_size
         planned = job.experiment.optimizer
-        optimizer = type(planned)(model.parameters(), **planned.defaults)
+        usual = {k: v for k, v in planned.defaults.items() if k != "foreach"}  # as one writes it
+        optimizer = type(planned)(model.parameters(), **usual)
         images, labels = self.train
         history = []
         for batches in self.batches:
