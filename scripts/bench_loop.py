@@ -56,7 +56,7 @@ JOBS = {
     "cnn": [*(REAL if MNIST.exists() else MADE_UP), "data.batch_size=64", "trainer.epochs=2"],
     "resnet18": [
         *("model=resnet18", "data=synthetic", "data.image_shape=[3,32,32]"),
-        *("data.train_size=1000", "data.batch_size=64", "trainer.epochs=1"),
+        *("data.train_size=3340", "data.batch_size=64", "trainer.epochs=1"),
     ],
 }
 Side = Callable[[Trainer], object]  # what is timed of a freshly built trainer

@@ -72,9 +72,13 @@ class Split:
             return
         sizes, order = list(map(len, parts)), np.concatenate(parts)
         chosen = placed(order, self.labels.device).split(sizes)
-        if (self.augment is None or epoch is None) and self._normalized is not None:
+        plain, many = self.augment is None or epoch is None, 2 * len(order) >= len(self)
+        if plain and many and self._normalized is not None:
             for positions in chosen:
-                yield self._normalized.index_select(0, positions), self.labels.index_select(0, positions)
+                yield (
+                    self._normalized.index_select(0, positions),
+                    self.labels.index_select(0, positions),
+                )
             return
         batches = self.pixels.batches([self.rows[part] for part in parts])
         drawn = None

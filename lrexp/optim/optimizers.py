@@ -203,7 +203,7 @@ def from_library(library: str, groups: Groups, lr: float, name: str, args: dict)
 FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # that can step in one kernel
 
 
-def stepping_on(device: torch.device, kind: object) -> dict[str, bool]:
+def stepping_on(device: torch.device, kind: Any) -> dict[str, bool]:
     """Arguments that let torch's class step at its best on a device.
 
     On a GPU one kernel, where it has such a step; torch itself takes its foreach step for others.
@@ -231,7 +231,8 @@ class PlainSteps:
         plain = getattr(type(optimizer).step, "__wrapped__", None)
         hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
         asked_for = hooks or _global_optimizer_pre_hooks or _global_optimizer_post_hooks
-        watched = asked_for or "step" in vars(optimizer) or torch.autograd._profiler_enabled()
+        profiled = torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
+        watched = asked_for or profiled or "step" in vars(optimizer)
         self.step = optimizer.step if plain is None or watched else MethodType(plain, optimizer)
 
 
