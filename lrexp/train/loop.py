@@ -267,7 +267,7 @@ class Trainer:
         self.epoch += 1
 
     def _into_training_mode(self) -> None:
-        self.experiment.model.train()
+        self.fed.part(self.experiment.model).train()  # what lies below it is not called
         use_training_weights(self.experiment.optimizer)
         if self.average:
             self.average.begin()
