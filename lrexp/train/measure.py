@@ -23,7 +23,6 @@ from lrexp.train.experiment import Experiment
 from lrexp.train.ranks import ALONE, Ranks
 from lrexp.train.scales import norms_of, ratio, scales_of
 
-
 LOGITS = 2**20  # that are judged at a time
 
 
