@@ -30,7 +30,9 @@ def test_a_link_that_leads_nowhere_is_found() -> None:
         "../README.md#no-such-heading"
     ]
     assert anchors("# A\n## A\n```\n# no heading\n```\n") == {"a", "a-1"}
-    assert missing("`scripts/run.sh x=1` `conf/task/NAME.yaml` `tests/none.py`") == {"tests/none.py"}
+    assert missing("`scripts/run.sh x=1` `conf/task/NAME.yaml` `tests/none.py`") == {
+        "tests/none.py"
+    }
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=named)
