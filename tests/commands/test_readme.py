@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT
-from documents import README, WRITTEN, commands
+from documents import PAGES, README, WRITTEN, commands
 from grid_points import composing
 from PIL import Image
 
@@ -22,6 +22,7 @@ OWN = re.compile(r"\b(FOLDER\w*|RUN\w*|TEAM)\b|labels\.csv|resnet20\.safetensors
 NETWORK = ("model.pretrained=true", "uoft-cs/cifar10", "data.root=", "data=mnist")
 OPTION = re.compile(r"`mine/(\S+)\.yaml`.*?```yaml\n(.*?)```", re.DOTALL)  # of the reader's own
 VERB = re.compile(r"[a-z][a-z-]*")
+LESSON = "experiment=lessons/"  # whose commands have tests of their own
 
 SHOWN = list(dict.fromkeys(commands(TEXT)))
 WRONG = [one for one in SHOWN if one.error]  # for the answer that it gets
@@ -52,6 +53,11 @@ FIRST = {one.words for one in commands(README.read_text())}  # what everybody ty
 WHOLE = [words for words in RUNS if words in FIRST and runs_whole(words)]
 
 
+# What a YAML file begins with; grids there are crossed by tests of their own.
+FOUND = {one.words for page in PAGES if page not in WRITTEN for one in commands(page.read_text())}
+IN_REFERENCE = sorted(w for w in FOUND if is_a_run(w) and "-m" not in w and LESSON not in str(w))
+
+
 def test_the_readme_shows_commands_of_every_kind() -> None:
     assert len(ALONE) >= 10
     assert len(GRIDS) >= 2
@@ -71,6 +77,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "resnet20.safetensors").write_bytes(b"")
     (tmp_path / "outputs/latest/checkpoints").mkdir(parents=True)
     (tmp_path / "outputs/latest/checkpoints/best.pt").write_bytes(b"")
+    (tmp_path / "outputs/latest/plan.csv").write_text("")
     return tmp_path
 
 
@@ -141,6 +148,21 @@ def test_a_verb_that_is_shown_knows_its_flags(
     said = capsys.readouterr().out
     for flag in words:
         assert not flag.startswith("--") or flag in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", IN_REFERENCE, ids=" ".join)
+def test_a_command_of_the_reference_is_understood(
+    words: tuple[str, ...],
+    here: Path,
+    compose: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LREXP_ALLOW_TARGETS", "mypkg")
+    (here / "FILE").write_bytes(b"")
+    for name in ("cifar_noise", "cifar_flipped"):
+        (here / "shifted" / name).mkdir(parents=True)
+    assert compose(*words).task.name in ("train", "plan", "range_test", "layer_test")
 
 
 @pytest.mark.slow
