@@ -55,3 +55,12 @@ def test_the_readme_is_a_quick_start() -> None:
     lines = README.read_text().splitlines()
     assert len(lines) <= LONGEST
     assert "lrexp which" in "\n".join(lines[:80])
+
+
+def test_every_figure_that_was_measured_names_its_script() -> None:
+    page = (ROOT / "docs/measured.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("|")][2:]
+    assert len(rows) > 10
+    assert [row for row in rows if "`scripts/" not in row.split("|")[3]] == []
+    assert " CPU" in page
+    assert "GPU" in page
