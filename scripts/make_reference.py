@@ -287,7 +287,7 @@ def group_page(group: str) -> str:
         if made and made.needs and "Needs" not in parts[-1]:
             parts.append(f"Needs `pip install 'lrexp[{made.needs}]'`.")
         if file.base:
-            parts.append(f"It is [`{file.base}`](#{group}{file.base}), but for:")
+            parts.append(f"It is [`{file.base}`](#{anchor(group, file.base)}), but for:")
             shown = [name for name in file.own if name != "library"]
         else:
             shown = [
@@ -309,6 +309,20 @@ def group_page(group: str) -> str:
                 asked = [one.name for one in fields(schema)]
                 parts.append(table(rows(f"{group}.{section}", schema, {}, asked), *HEAD))
     return page(*parts)
+
+
+def groups_page() -> str:
+    """The groups with their options, each a link to where it is described."""
+    found = []
+    for group in (*GROUPS, "cases"):
+        links = [f"[{one}]({group}.md#{anchor(group, one)})" for one in options(group)]
+        found.append((f"[`{group}`]({group}.md)", DECIDES[group], ", ".join(links)))
+    return page("# Groups and their options", table(found, "group", "decides", "options"))
+
+
+def anchor(group: str, option: str) -> str:
+    """What GitHub calls the heading of an option."""
+    return re.sub(r"[^\w-]", "", f"{group}{option}")
 
 
 def general_page() -> str:
@@ -407,8 +421,8 @@ def page(*parts: str) -> str:
 def pages() -> dict[str, str]:
     """The text of every file of docs/reference, by its name."""
     groups = {f"{group}.md": group_page(group) for group in (*GROUPS, "cases")}
-    rest = {"general.md": general_page(), "verbs.md": verbs_page(), "python.md": python_page()}
-    return groups | rest
+    rest = {"groups.md": groups_page(), "general.md": general_page()}
+    return groups | rest | {"verbs.md": verbs_page(), "python.md": python_page()}
 
 
 def main() -> None:

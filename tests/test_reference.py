@@ -18,7 +18,7 @@ from lrexp.grid.settings import LauncherSettings
 
 REFERENCE = ROOT / "docs/reference"
 TO_WRITE = ".venv/bin/python scripts/make_reference.py"
-PAGES = ("general", "verbs", "python", "cases", *GROUPS)
+PAGES = ("groups", "general", "verbs", "python", "cases", *GROUPS)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,13 @@ def test_every_option_and_setting_of_a_group_is_there(group: str) -> None:
         for one in fields(schema):
             if one.name not in ("name", "library"):  # which say what option it is
                 assert f"\n| `{group}.{one.name}` | " in page, schema
+
+
+@pytest.mark.parametrize(("group", "page"), [("lr_policy", "policies"), ("scheduler", "schedules")])
+def test_every_option_has_its_line_in_the_table_of_its_page(group: str, page: str) -> None:
+    text = (ROOT / f"docs/{page}.md").read_text()
+    names = [file.stem for file in (ROOT / "conf" / group).glob("*.yaml")]
+    assert [name for name in names if f"\n| {name} | " not in text] == []
 
 
 def test_settings_of_rules_and_of_no_group_are_there() -> None:
