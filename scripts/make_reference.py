@@ -39,14 +39,14 @@ WIDTH = "100"  # of --help
 
 # What each group decides.
 DECIDES = {
-    "experiment": "a whole recipe: whatever its file sets",
+    "experiment": "a whole recipe; its file says which images and weights it wants",
     "model": "the network, sized from the data",
     "data": "images, classes, splits",
-    "loss": "what is optimised: one label per image, or several",
+    "loss": "what is optimised: one label per image (smoothing, class weights), or several",
     "optimizer": "the base rate, momentum, weight decay",
     "lr_policy": "who learns how fast",
     "scheduler": "how rates move over time, warmup",
-    "trainer": "how long, on what, judged by which metric; how a step is computed",
+    "trainer": "epochs, device, the metric that judges; how a step is computed",
     "logger": "Weights & Biases, or the run folder alone",
     "task": "what to do",
     "cases": "sub-grids with axes of their own, for `lrexp -m cases=NAME_OR_FILE`",
