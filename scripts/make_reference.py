@@ -404,12 +404,16 @@ def described(node: ast.FunctionDef | ast.ClassDef, name: str) -> list[str]:
     text = ast.get_docstring(node)
     if not text:
         raise ValueError(f"{name}: a public function without a docstring")
+    decorators = [f"@{ast.unparse(one)}" for one in node.decorator_list]
     if isinstance(node, ast.ClassDef):
+        bases = ", ".join(map(ast.unparse, node.bases))
         held = [f"    {ast.unparse(item)}" for item in node.body if isinstance(item, ast.AnnAssign)]
-        signature = "\n".join([f"class {name}:" if held else f"class {name}", *held])
+        first = f"class {name}({bases})" if bases else f"class {name}"
+        signature = "\n".join([*decorators, first + ":" * bool(held), *held])
     else:
         bare = ast.FunctionDef(name, node.args, [ast.Pass()], [], node.returns)
-        signature = ast.unparse(ast.fix_missing_locations(bare)).removesuffix(":\n    pass")
+        plain = ast.unparse(ast.fix_missing_locations(bare)).removesuffix(":\n    pass")
+        signature = "\n".join([*decorators, plain])
     return [f"```python\n{signature}\n```", f"```text\n{text}\n```"]
 
 

@@ -93,7 +93,7 @@ def test_a_public_function_is_described_by_its_signature_and_docstring(
         "\n## `lrexp.load`\n\n```python\ndef load(target: str) -> Callable[..., Any]\n```" in page
     )
     assert "Raises:\n    ConfigError: when there is none" in page
-    assert "class Length:\n    least: int = 0\n" in page
+    assert "@dataclass(frozen=True)\nclass Length:\n    least: int = 0\n" in page
     monkeypatch.setattr(lrexp, "_PUBLIC", {"spelled_wrong": "lrexp.config.schema.meaning"})
     with pytest.raises(ValueError, match="has no spelled_wrong"):
         made.python_page()
