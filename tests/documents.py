@@ -38,7 +38,7 @@ def commands(text: str) -> Iterator[Command]:
         for line, after in zip(lines, [*lines[1:], ""], strict=True):
             if found := PROGRAM.match(line):
                 words = shlex.split(line[found.end() :], comments=True)
-                words = [word for word in words if word != "..." and not word.startswith("[")]
+                words = [word for word in words if word != "..." and word[:1] not in ("[", "$")]
                 yield Command(tuple(words), after if after.startswith("error: ") else "")
 
 
