@@ -247,7 +247,7 @@ def prose(lines: list[str]) -> str:
 
 def group_page(group: str) -> str:
     """A config group: what every option of it has, then one option after the other."""
-    parts = [f"# `{group}`", f"Decides {DECIDES[group]}."]
+    parts = [f"# `{group}`", f"Decides {DECIDES[group]}. [All groups](groups.md)."]
     if group in EVERY:
         for option in options(group):
             opening, body = split(CONF / group / f"{option}.yaml")
@@ -372,7 +372,7 @@ def verbs_page() -> str:
 
 def python_page() -> str:
     """The public functions and classes: signature and docstring."""
-    parts = ["# The public functions", "`import lrexp` takes no time: each is imported when used."]
+    parts = ["# The public functions", "Each is imported when it is first used."]
     for name, module in sorted(lrexp._PUBLIC.items()):
         node = declared(module, name)
         parts += [f"## `lrexp.{name}`", *described(node, name)]
