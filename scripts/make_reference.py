@@ -28,7 +28,7 @@ from lrexp.__main__ import main as lrexp_main
 from lrexp.commands.answer import VERBS
 from lrexp.commands.help import GROUPS
 from lrexp.config.schema import OPTIONS, Config
-from lrexp.config.schema.rates import Rest, Rule
+from lrexp.config.schema.rates import PerLayer, Rest, Rule
 from lrexp.config.schema.training import Trainer
 from lrexp.grid.settings import EXECUTORS, LEAST, ONLY, LauncherSettings
 
@@ -245,70 +245,84 @@ def prose(lines: list[str]) -> str:
     return "\n".join([*text, *["```"] * block])
 
 
-def group_page(group: str) -> str:
+@dataclass(frozen=True)
+class Group:
+    """A group whose options have schemas."""
+
+    name: str
+    files: dict[str, File]
+    schemas: dict[str, type]
+    common: list[str]  # settings that every option has
+    differing: list[str]  # those of them whose default is not the same in all
+
+
+def group_of(name: str) -> Group:
+    files = {option: read(name, option) for option in options(name)}
+    if name == "trainer":  # one schema, and files that change its defaults
+        return Group(name, files, dict.fromkeys(files, Trainer), [], [])
+    schemas = {option: OPTIONS[name][file.schema].schema for option, file in files.items()}
+    every = [[one.name for one in fields(schema)] for schema in schemas.values()]
+    common = [one for one in every[0] if one not in WHICH and all(one in some for some in every)]
+    values = {one: {file.settings[one].value for file in files.values()} for one in common}
+    return Group(name, files, schemas, common, [one for one in common if len(values[one]) > 1])
+
+
+def group_page(name: str) -> str:
     """A config group: what every option of it has, then one option after the other."""
-    parts = [f"# `{group}`", f"Decides {DECIDES[group]}. [All groups](groups.md)."]
-    if group in EVERY:
-        for option in options(group):
-            opening, body = split(CONF / group / f"{option}.yaml")
-            parts += [f"## `{group}={option}`", prose(opening)]
-            parts += ["```yaml\n" + "\n".join(body).strip() + "\n```"] if any(body) else []
-        return page(*parts)
-    own = {option: read(group, option) for option in options(group)}
-    schemas = {
-        option: Trainer if group == "trainer" else OPTIONS[group][file.schema].schema
-        for option, file in own.items()
-    }
-    common = [
-        one.name
-        for one in fields(next(iter(schemas.values())))
-        if one.name not in WHICH
-        and all(one.name in {f.name for f in fields(schema)} for schema in schemas.values())
-    ]
-    values = {
-        name: {file.settings[name].value for file in own.values() if name in file.settings}
-        for name in common
-    }
-    if common and group != "trainer":
-        usual = {}
-        for name in common:
-            every = [file.settings[name] for file in own.values()]
-            said = Counter(one.said for one in every).most_common(1)[0][0]
-            usual[name] = Default(every[0].value if len(values[name]) == 1 else "", said)
-        parts += [
-            "## Every option has",
-            table(rows(group, next(iter(schemas.values())), usual, common), *HEAD),
-        ]
-        if any(len(found) > 1 for found in values.values()):
-            parts.append("Where no default is given here, each option has its own, below.")
-    for option, file in own.items():
-        parts += [f"## `{group}={option}`", prose(file.opening)]
-        made = OPTIONS.get(group, {}).get(option)
-        if made and made.needs and "Needs" not in parts[-1]:
-            parts.append(f"Needs `pip install 'lrexp[{made.needs}]'`.")
-        if file.base:
-            parts.append(f"It is [`{file.base}`](#{anchor(group, file.base)}), but for:")
-            shown = [name for name in file.own if name != "library"]
-        else:
-            shown = [
-                one.name
-                for one in fields(schemas[option])
-                if one.name not in common or (len(values[one.name]) > 1)
-            ]
-            hidden = ("library",) if "library" in shown else WHICH
-            shown = [name for name in shown if name not in hidden]
-            if group == "trainer":
-                shown = common
-        if shown:
-            told = {name: file.settings[name] for name in shown if name in file.settings}
-            if "name" in told and not told["name"].said:
-                told["name"] = replace(told["name"], said="the library's own name of it")
-            parts.append(table(rows(group, schemas[option], told, shown), *HEAD))
-        for section, schema in (("rules[]", Rule), ("default", Rest)):
-            if schemas[option] is OPTIONS["lr_policy"]["per_layer"].schema:
-                asked = [one.name for one in fields(schema)]
-                parts.append(table(rows(f"{group}.{section}", schema, {}, asked), *HEAD))
-    return page(*parts)
+    parts = [f"# `{name}`", f"Decides {DECIDES[name]}. [All groups](groups.md)."]
+    if name in EVERY:
+        return page(*parts, *(part for option in options(name) for part in file_part(name, option)))
+    group = group_of(name)
+    parts += common_part(group) if group.common else []
+    return page(*parts, *(part for option in group.files for part in option_part(group, option)))
+
+
+def file_part(group: str, option: str) -> list[str]:
+    """An option that is no more than its file."""
+    opening, body = split(CONF / group / f"{option}.yaml")
+    shown = ["```yaml\n" + "\n".join(body).strip() + "\n```"] if any(body) else []
+    return [f"## `{group}={option}`", prose(opening), *shown]
+
+
+def common_part(group: Group) -> list[str]:
+    """The settings that all options have, said as most of them say it."""
+    usual = {}
+    for name in group.common:
+        every = [file.settings[name] for file in group.files.values()]
+        said = Counter(one.said for one in every).most_common(1)[0][0]
+        usual[name] = Default("" if name in group.differing else every[0].value, said)
+    schema = next(iter(group.schemas.values()))
+    parts = ["## Every option has", table(rows(group.name, schema, usual, group.common), *HEAD)]
+    if group.differing:
+        parts.append("Where no default is given here, each option has its own, below.")
+    return parts
+
+
+def option_part(group: Group, option: str) -> list[str]:
+    """An option, with the settings that are its own or have defaults of its own."""
+    file, schema = group.files[option], group.schemas[option]
+    parts = [f"## `{group.name}={option}`", prose(file.opening)]
+    made = OPTIONS.get(group.name, {}).get(option)
+    if made and made.needs and "Needs" not in parts[-1]:
+        parts.append(f"Needs `pip install 'lrexp[{made.needs}]'`.")
+    if file.base:
+        parts.append(f"It is [`{file.base}`](#{anchor(group.name, file.base)}), but for:")
+        shown = [name for name in file.own if name != "library"]
+    else:
+        known = [name for name in group.common if name not in group.differing]
+        names = [one.name for one in fields(schema) if one.name not in known]
+        hidden = ("library",) if "library" in names else WHICH
+        shown = [name for name in names if name not in hidden]
+    told = {name: file.settings[name] for name in shown if name in file.settings}
+    if "name" in told and not told["name"].said:
+        told["name"] = replace(told["name"], said="the library's own name of it")
+    if shown:
+        parts.append(table(rows(group.name, schema, told, shown), *HEAD))
+    if schema is PerLayer:
+        for section, inner in (("rules[]", Rule), ("default", Rest)):
+            names = [one.name for one in fields(inner)]
+            parts.append(table(rows(f"{group.name}.{section}", inner, {}, names), *HEAD))
+    return parts
 
 
 def groups_page() -> str:
@@ -329,17 +343,20 @@ def general_page() -> str:
     """Settings that belong to no group."""
     top = dict(settings(split(CONF / "config.yaml")[1]))
     names = [one.name for one in fields(Config) if one.name not in GROUPS]
-    launcher = [list(row) for row in rows("hydra.launcher", LauncherSettings, {}, LAUNCHER)]
-    for row in launcher:
-        name = row[0].strip("`").rpartition(".")[2]
-        choices = {"executor": EXECUTORS, "only": ONLY}.get(name, ())
-        row[3] = row[3] or ", ".join(f"`{word}`" for word in choices)
-        row[3] = f"at least {LEAST[name]}" if name in LEAST else row[3]
+    limits = {f"`hydra.launcher.{name}`": f"at least {least}" for name, least in LEAST.items()}
+    for name, words in (("executor", EXECUTORS), ("only", ONLY)):
+        limits[f"`hydra.launcher.{name}`"] = ", ".join(f"`{word}`" for word in words)
+    launcher = [
+        (key, type_, default, limits.get(key, choices), said)
+        for key, type_, default, choices, said in rows(
+            "hydra.launcher", LauncherSettings, {}, LAUNCHER
+        )
+    ]
     return page(
         "# Settings of no group",
         table(rows("", Config, top, names), *HEAD),
         "## How a grid is run (`-m`)",
-        table([tuple(row) for row in launcher], *HEAD),
+        table(launcher, *HEAD),
         "`hydra.run.dir` and `hydra.sweep.dir` say where a run and a sweep go; all else below"
         " `hydra` is Hydra's own: `lrexp --hydra-help`.",
     )
@@ -418,6 +435,7 @@ def described(node: ast.FunctionDef | ast.ClassDef, name: str) -> list[str]:
 
 
 def page(*parts: str) -> str:
+    """A page of its title, the note where it comes from, and its parts."""
     title, *rest = parts
     return "\n\n".join([title, NOTE, *rest]) + "\n"
 
