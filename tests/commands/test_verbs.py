@@ -93,6 +93,7 @@ def test_the_first_word_behind_a_verb_is_the_run_even_with_an_equals_sign(
 
 def test_nothing_names_a_module_as_a_command() -> None:
     files = [*(ROOT / "lrexp").rglob("*.py"), *(ROOT / "scripts").iterdir(), ROOT / "README.md"]
+    files += (ROOT / "docs").rglob("*.md")
     for file in files:
         if file.suffix in (".py", ".sh", ".md", ".yaml"):
             assert "python -m lrexp." not in file.read_text(), file
