@@ -44,7 +44,8 @@ def train_on_pictures(folder: Path, *overrides: str) -> None:
         folder,
         *("experiment=smoke", "data=imagefolder", f"data.path={folder / 'data'}"),
         *(f"data.image_size={SIDE}", "trainer.device=cpu", "trainer.threads=1", "logger=none"),
-        *("data.val_fraction=0.3", "data.test_fraction=0.3", "hydra.run.dir=run", *overrides),
+        *("data.val_fraction=0.3", "data.test_fraction=0.3", "hydra.run.dir=run"),
+        *("trainer.epochs=6", "trainer.limit_train_batches=null", "optimizer.lr=0.3", *overrides),
     )
     assert code == 0
 

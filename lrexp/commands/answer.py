@@ -43,8 +43,8 @@ VERBS = {
     "rerun": "run a saved run again, check it to the bit, or go on with it",
     "confirm": "train the best of a sweep again on fresh seeds: which is better, and by how much",
     "compare": "what differs between two runs, on one screen",
-    "predict": "what a trained run says of new images, as a table",
     "report": "make the report of a run or a sweep anew, from its files",
+    "predict": "what a trained run says of new images, as a table",
     "sync": "upload to W&B what was recorded without it",
     "dashboard": "a team's W&B dashboard, or a sweep's report there, as code",
 }
