@@ -45,7 +45,7 @@ def train_on_pictures(folder: Path, *overrides: str) -> None:
         *("experiment=smoke", "data=imagefolder", f"data.path={folder / 'data'}"),
         *(f"data.image_size={SIDE}", "trainer.device=cpu", "trainer.threads=1", "logger=none"),
         *("data.val_fraction=0.3", "data.test_fraction=0.3", "hydra.run.dir=run"),
-        *("trainer.epochs=6", "trainer.limit_train_batches=null", "optimizer.lr=0.3", *overrides),
+        *("trainer.epochs=6", "trainer.limit_train_batches=null", "optimizer.lr=0.1", *overrides),
     )
     assert code == 0
 
@@ -61,3 +61,23 @@ def predictions_of(run: Path, split: str = "test") -> Any:
 
     found = pq.read_table(run / "predictions.parquet").to_pandas()
     return found[found.split == split]
+
+
+def untrained_run(folder: Path, config: Any, image_shape: tuple[int, int, int]) -> Path:
+    """A run folder with a config and best weights that nobody trained: those it begins with."""
+    from dataclasses import asdict
+
+    from omegaconf import OmegaConf
+
+    from lrexp.build.model import build_network
+    from lrexp.data.preprocessing import Preprocessing
+    from lrexp.folder.checkpoint import save_checkpoint
+
+    channels = image_shape[0]
+    how = Preprocessing(image_shape, (0.45,) * channels, (0.25,) * channels)
+    state = build_network(config, image_shape, len(CLASSES)).state_dict()
+    folder.mkdir()
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+    best = {"model": state, "epoch": 3, "class_names": list(CLASSES)}
+    save_checkpoint(folder / "checkpoints/best.pt", {**best, "preprocessing": how.as_dict()})
+    return folder

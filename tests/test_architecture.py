@@ -44,7 +44,11 @@ HEAVY = ("torch", "torchvision", "wandb", "datasets", "matplotlib", "timm")
 AT_MODULE_LEVEL = (
     (("__main__.py", "commands/**", "session/**"), HEAVY, "a verb answers at once"),
     (("config/**", "folder/claim.py", "runs/**"), HEAVY, "what is checked first is cheap"),
-    (("**",), ("timm", "wandb", "schedulefree"), "who does not ask for it need not have it"),
+    (
+        ("**",),
+        ("timm", "wandb", "schedulefree", "onnx", "onnxruntime", "onnxscript"),
+        "who does not ask for it need not have it",
+    ),
 )
 ANYWHERE = (
     (("judge/**",), ("torch", "hydra", "omegaconf", "wandb"), "numbers in, findings out"),
@@ -219,8 +223,8 @@ def strings(tree: ast.AST) -> Iterator[str]:
 
 # What a function may import for itself so that others start sooner, beside the heavy ones.
 SLOW = {
-    *HEAVY, "hydra", "jinja2", "markupsafe", "numpy", "omegaconf", "PIL", "pyarrow", "rich",
-    "safetensors", "schedulefree", "scipy", "huggingface_hub", "wandb_workspaces",
+    *HEAVY, "hydra", "jinja2", "markupsafe", "numpy", "omegaconf", "onnx", "onnxruntime",
+    "onnxscript", "PIL", "pyarrow", "rich", "safetensors", "schedulefree", "scipy", "huggingface_hub", "wandb_workspaces",
 }  # fmt: skip
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): tree
