@@ -241,7 +241,7 @@ def test_onnx_gives_the_logits_of_any_batch(name: str, compose: Any, tmp_path: P
     assert done.onnx_apart is not None
     trained = load_trained(run, "cpu")
     with torch.no_grad():
-        next(trained.model.parameters()).add_(0.1)  # another network than that in the file
+        [*trained.model.parameters()][-1].add_(10.0)  # another network than that in the file
     with pytest.raises(UserError, match=r"differs by .* from torch"):
         onnx_file._apart(trained, done.folder / "model.onnx", torch.Generator())
 
