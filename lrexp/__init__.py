@@ -8,7 +8,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 # Where each public function is; it is imported when it is first used, for torch takes seconds.
-_PUBLIC: dict[str, str] = {}
+_PUBLIC: dict[str, str] = {
+    "param_groups": "lrexp.use.own_loop",
+    "plan_of": "lrexp.use.own_loop",
+    "set_rates": "lrexp.optim.groups",
+    "set_trainable": "lrexp.use.own_loop",
+}
 
 
 def __getattr__(name: str) -> Any:
