@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from trainers import Silent
 
 import lrexp
 from lrexp.build.data import stated_data
@@ -165,6 +166,32 @@ def test_a_plan_that_moves_is_followed_epoch_by_epoch() -> None:
     rise = pytest.approx(0.1 * 0.5 * 2 / 3)  # the second of 2 steps of re-warmup
     assert seen[:3] == [(False, False, 0, 0.05)] * 2 + [(True, True, rise, 0.05)]
     assert seen[3] == (True, True, 0.05, 0.05)
+
+
+@pytest.mark.parametrize("policy", ["gradual_unfreeze", "lp_ft", "freezeout"])
+def test_a_moving_policy_ends_with_the_programs_weights_to_the_bit(
+    policy: str, prepare: Callable[..., Any], one_thread: None
+) -> None:
+    asked = ("experiment=finetune_digits", f"lr_policy={policy}", "trainer.epochs=3")
+    job, same = prepare(*asked), prepare(*asked)
+    model, train, lr = same.experiment.model, same.experiment.dataset.train, job.experiment.base_lr
+    plan = plan_of(model, policy, epochs=3)
+    optimizer = torch.optim.SGD(param_groups(model, plan, lr=lr), momentum=0.9)
+    g = plan.factors(len(job.experiment.schedule), job.experiment.steps_per_epoch)
+    for epoch in range(3):
+        set_trainable(model, plan, epoch)
+        model.train()
+        same.epoch = epoch + 1  # which order the images have
+        for images, labels in train.batches(same.batches()):
+            now = {name: table[same.step] for name, table in g.items()}
+            lrexp.set_rates(optimizer, lr, 1.0, now)
+            optimizer.zero_grad()
+            cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            same.step += 1
+    job.run(Silent())
+    wanted = job.experiment.model.state_dict()
+    assert all(now.equal(wanted[name]) for name, now in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

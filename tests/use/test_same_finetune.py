@@ -67,7 +67,7 @@ def test_a_plain_loop_trains_what_the_command_trains(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
-    monkeypatch.delitem(sys.modules, "shared", raising=False)
+    sys.modules.pop("shared", None)
     import shared  # type: ignore[import-not-found]
 
     ours, wanted = shared.model.state_dict(), theirs.model.state_dict()
