@@ -272,8 +272,8 @@ def build_preview(config: Config) -> Preview:
     )
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is cuda, else mps, else cpu.
+def choose_device(name: str, key: str = "trainer.device") -> torch.device:
+    """The device of that name, as `key` asks for; `auto` is cuda, else mps, else cpu.
 
     Raises:
         ConfigError: when this machine does not have it.
@@ -287,5 +287,5 @@ def choose_device(name: str) -> torch.device:
     if not there[device.type]:
         have = [n for n in ("cpu", "mps", "cuda") if there[n]]
         hint = f"here: {', '.join(have)}; auto takes the best of them"
-        raise ConfigError("trainer.device", "is not on this machine", hint, name)
+        raise ConfigError(key, "is not on this machine", hint, name)
     return device

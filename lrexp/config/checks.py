@@ -125,16 +125,21 @@ def check_name(name: object) -> None:
         raise ConfigError("name", "must be a folder name", hint, name)
 
 
+def check_device(key: str, name: str) -> None:
+    """Refuse what is no name of a device, whether this machine has it or not."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        meant = "cuda" if name == "gpu" else name
+        hint = did_you_mean(meant, ["auto", "cpu", "cuda", "cuda:N", "mps"])
+        raise ConfigError(key, "is not a device", hint, name)
+
+
 def check_together(config: Config) -> None:
     """Raise a ConfigError for the first setting that cannot be used with the others."""
     check_name(config.name)
     if config.run_id is not None and not re.fullmatch(r"[a-z0-9]{8}", config.run_id):
         raise ConfigError("run_id", "must be 8 characters a-z and 0-9", given=config.run_id)
-    device, monitor = config.trainer.device, config.trainer.monitor
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
-        meant = "cuda" if device == "gpu" else device
-        hint = did_you_mean(meant, ["auto", "cpu", "cuda", "cuda:N", "mps"])
-        raise ConfigError("trainer.device", "is not a device", hint, device)
+    check_device("trainer.device", config.trainer.device)
+    monitor = config.trainer.monitor
     if not config.trainer.epochs and (monitor.startswith("train/") or "running" in monitor):
         raise ConfigError("trainer.monitor", "is not measured with trainer.epochs=0", given=monitor)
     _check_data(config.data)

@@ -20,7 +20,7 @@ from lrexp.config.compose import CONFIG_NAME, CheckedLoader, open_free_sections,
 from lrexp.config.errors import ConfigError, unknown_setting, wrong_type
 from lrexp.config.names import RERUN_PROVIDER, shown_path
 from lrexp.config.saved import refuse_writing
-from lrexp.config.schema import GROUPS, OPTIONS, option_of
+from lrexp.config.schema import GROUPS, OPTIONS, Config, option_of
 
 SECTIONS = (*OPTIONS, "trainer")
 
@@ -52,7 +52,7 @@ class SavedLoader(CheckedLoader):
     ) -> DictConfig:
         """Compose overrides on the saved config."""
         if self._ground is None:
-            self._ground = self._make_ground()
+            self._ground = self.ground()
         self._chosen = self._groups_chosen(overrides, run_mode)
         config = super().load_configuration(config_name, overrides, run_mode, *a, **more)
         source = ConfigSourceInfo(str(self.file), "file", RERUN_PROVIDER)
@@ -102,14 +102,14 @@ class SavedLoader(CheckedLoader):
         open_free_sections(config)
         return config
 
-    def _make_ground(self) -> DictConfig:
+    def ground(self) -> DictConfig:
         """The saved values in the schemas of their options.
 
         Raises:
             ConfigError: for a section or a value that today's schemas do not have.
         """
         saved, keys = self.saved, (*SECTIONS, "name", "seed")
-        with self._placing_in_file():
+        with self.placing_in_file():
             for key in keys:
                 if key not in saved:
                     raise ConfigError(key, "is missing")
@@ -123,7 +123,7 @@ class SavedLoader(CheckedLoader):
         default = super().load_configuration(CONFIG_NAME, options, RunMode.RUN)
         ground = OmegaConf.create()
         for key in keys:
-            with self._placing_in_file():
+            with self.placing_in_file():
                 try:
                     default.merge_with({key: saved[key]})
                 except OmegaConfBaseException as error:
@@ -159,13 +159,30 @@ class SavedLoader(CheckedLoader):
         return shown_path(self.file), "" if isinstance(value, dict) else value
 
     @contextmanager
-    def _placing_in_file(self) -> Iterator[None]:
+    def placing_in_file(self) -> Iterator[None]:
         """Errors of settings say that they came from the saved config."""
         try:
             yield
         except ConfigError as error:
             error.place = error.place or shown_path(self.file)
             raise
+
+
+def whole_config(saved: dict[str, Any], file: Path) -> Config:
+    """A saved config, checked; what it knows nothing of has the default of its option.
+
+    Args:
+        saved: plain values, of `lrexp.config.saved.read_saved_config`.
+        file: that they come from, for messages.
+
+    Raises:
+        ConfigError: for what cannot be used.
+    """
+    loader = SavedLoader(saved, file)
+    config = loader.ground()
+    config.run_id = saved.get("run_id")
+    with loader.placing_in_file():
+        return check(config)[1]
 
 
 def _at(plain: Any, key: str) -> Any:

@@ -31,6 +31,7 @@ from lrexp.data.feeding import (
 from lrexp.data.images import ImageError
 from lrexp.data.leaks import Signatures, find_leaks, pixel_hashes
 from lrexp.data.leaks_found import Leaks
+from lrexp.data.preprocessing import Preprocessing
 from lrexp.data.source import Source
 from lrexp.data.splits import Chosen, refuse_poor, strata, stratified_sample
 from lrexp.data.statistics import channel_statistics, unscaled
@@ -120,6 +121,12 @@ class Dataset:
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image."""
         return self.train.pixels.shape
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are made what a network sees, for those that are to come."""
+        white = self.train.normalize.white
+        return Preprocessing(self.image_shape, tuple(self.mean), tuple(self.std), white)
 
 
 def make_dataset(

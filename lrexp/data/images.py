@@ -1,4 +1,7 @@
-"""Decoding: from the bytes of an image file to uint8 pixels."""
+"""Decoding: from the bytes of an image file to uint8 pixels.
+
+Imports nothing of ours: an exported network has this file beside it.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-
-from lrexp.config.errors import first_line
 
 # Formats that are read. Others (EPS, PDF) would start programs or are no photographs.
 _WANTED = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "MPO")
@@ -27,22 +28,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Endings of images that are not read, and what to do with them.
-UNREAD = {
-    **dict.fromkeys((".heic", ".heif", ".hif"), "convert them to JPEG"),
-    **dict.fromkeys((".svg", ".svgz", ".eps", ".ai", ".pdf"), "draw them as PNG"),
-    **dict.fromkeys((".dcm", ".dicom"), "write their 16-bit grey levels as PNG or TIFF"),
-    **dict.fromkeys((".nii", ".nii.gz", ".mha", ".nrrd"), "write their slices as PNG or TIFF"),
-    **dict.fromkeys(
-        (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".raw"),
-        "develop them to JPEG or PNG",
-    ),
-    **dict.fromkeys((".exr", ".hdr", ".jxl", ".psd", ".xcf", ".tga", ".ico", ".fits"),
-                    "convert them to PNG or TIFF"),
-    **dict.fromkeys((".npy", ".npz", ".mat", ".pt"), "write their arrays as PNG or TIFF"),
-    **dict.fromkeys((".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar"), "unpack them"),
-    **dict.fromkeys((".mp4", ".avi", ".mov", ".webm", ".mkv"), "write their frames as JPEG or PNG"),
-}  # fmt: skip
 _GREY = ("1", "L", "LA", "La")
 # Notes on odd metadata and on images above 89 megapixels; above 179 Pillow refuses by itself.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -66,7 +51,7 @@ def extensions() -> frozenset[str]:
 
 
 def read_image(
-    encoded: bytes | str | np.ndarray, channels: int, size: int | None
+    encoded: bytes | str | np.ndarray, channels: int, size: int | tuple[int, int] | None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Decode an image.
 
@@ -77,7 +62,8 @@ def read_image(
     Args:
         encoded: the file's bytes, or its path; or (C, H, W) uint8 that are resized alone.
         channels: 1 (grey) or 3 (RGB).
-        size: resize the short side to this and cut out the middle square; None: leave it.
+        size: resize the short side to this and cut out the middle square; (height, width): the
+            same for an oblong; None: leave it.
 
     Returns:
         (C, H, W) uint8 pixels, and a word for everything that had to be converted.
@@ -93,14 +79,21 @@ def read_image(
     source = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
     try:
         with Image.open(source, formats=formats()) as image:
-            notes = _frames_and_depth(image)
-            image.load()  # here, for a second attempt would take a damaged image for a whole one
-            upright = _UPRIGHT.get(_orientation(image) or 1)
-            converted, words = _eight_bit(image, channels)
+            return pixels_of_image(image, channels, size)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError and others
         raise ImageError(_why(encoded, error)) from error
+
+
+def pixels_of_image(
+    image: Image.Image, channels: int, size: int | tuple[int, int] | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """As `read_image`, of an image of Pillow's."""
+    notes = _frames_and_depth(image)
+    image.load()  # here, for a second attempt would take a damaged image for a whole one
+    upright = _UPRIGHT.get(_orientation(image) or 1)
+    converted, words = _eight_bit(image, channels)
     notes += words
     if upright is not None:
         converted, notes = converted.transpose(upright), [*notes, "rotated by EXIF"]
@@ -108,9 +101,12 @@ def read_image(
     return (pixels[None] if channels == 1 else np.moveaxis(pixels, 2, 0).copy()), tuple(notes)
 
 
-def _fitted(image: Image.Image, size: int | None) -> Image.Image:
-    """The middle square of an image, size × size, by bilinear interpolation with antialias."""
-    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR) if size else image
+def _fitted(image: Image.Image, size: int | tuple[int, int] | None) -> Image.Image:
+    """The middle of an image, in the sides wanted, by bilinear interpolation with antialias."""
+    if size is None:
+        return image
+    height, width = (size, size) if isinstance(size, int) else size
+    return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
 
 
 def _frames_and_depth(image: Any) -> list[str]:
@@ -120,7 +116,7 @@ def _frames_and_depth(image: Any) -> list[str]:
         words = [_FRAMES[image.format]] if image.format in _FRAMES else []
     if image.mode == "F":
         return [*words, "float"]
-    deep = any(";16" in str(tile[3]) for tile in image.tile)
+    deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     return [*words, "16-bit"] if deep or image.mode.startswith("I") else words
 
 
@@ -186,4 +182,5 @@ def _why(encoded: bytes | str, error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         empty = isinstance(encoded, str) and not os.path.getsize(encoded)
         return "is empty (0 bytes)" if empty else "is no image that can be read"
-    return f"cannot be decoded ({first_line(error)})"
+    said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return f"cannot be decoded ({said[:300].rstrip(':. ')})"

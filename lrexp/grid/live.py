@@ -65,7 +65,9 @@ class GridView:
         console: Console | None = None,
         said: set[str] | None = None,
     ):
-        self._console = console or Console(highlight=False, soft_wrap=True, emoji=False)
+        self._console = console or Console(
+            highlight=False, soft_wrap=True, emoji=False, force_jupyter=False
+        )
         self._titles, self._total, self._done = titles, len(titles), 0
         self._started, self._trains = time.monotonic(), False  # whether any point has begun to
         self.running: dict[int, _Running] = {}

@@ -73,7 +73,7 @@ class ConsoleRecorder:
         console: Console | None = None,
     ):
         self._info, self._wandb_where = info, wandb_where
-        self._console = console or _Terminal(highlight=False, soft_wrap=True)
+        self._console = console or _Terminal(highlight=False, soft_wrap=True, force_jupyter=False)
         num = info.folder.name.partition("_")[0]
         self._point = f"[{num if num.isdigit() else info.folder.name}] " if info.sweep else ""
         wide = not self._console.is_terminal
@@ -113,7 +113,11 @@ class ConsoleRecorder:
 
 
 class _Terminal(Console):
-    """Standard output. A reader that goes away is an error like any other, not the end."""
+    """Standard output. A reader that goes away is an error like any other, not the end.
+
+    A notebook gets plain lines too (`force_jupyter`): else rich makes a box of every one of them,
+    and wants widgets for its bar.
+    """
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError("nobody reads the output any more")

@@ -102,7 +102,7 @@ def _show(shown: Preview, first: str, last: list[str]) -> None:
 def _terminal() -> Console:
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True, emoji=False)
+    console = Console(highlight=False, soft_wrap=True, emoji=False, force_jupyter=False)
     if not console.is_terminal:
         console.width = preview.WIDTH
     return console

@@ -184,14 +184,14 @@ def range_csv(ramps: Sequence[Ramp]) -> str:
 def _width() -> int:
     from rich.console import Console
 
-    console = Console()
+    console = Console(force_jupyter=False)
     return console.width if console.is_terminal else 100
 
 
 def _show(lines: Sequence[str]) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True, emoji=False)
+    console = Console(highlight=False, soft_wrap=True, emoji=False, force_jupyter=False)
     for line in lines:
         console.print(for_terminal(line), markup=False)
         log.info(line)

@@ -60,7 +60,8 @@ def signals_stop() -> Iterator[list[type[BaseException]]]:
     finally:
         _heard.pop()
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one that is not Python's can be read by nobody
+                signal.signal(number, handler)
 
 
 class whole:  # noqa: N801  read as a statement; a contextmanager costs a microsecond more

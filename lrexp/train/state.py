@@ -262,7 +262,9 @@ def save_best(trainer: Trainer, checkpoints: Path) -> None:
     if ended and trainer.best.epoch == trainer.epoch:
         with trainer.averaged(), saving(trainer):
             weights = {"model": trainer.experiment.model.state_dict(), "epoch": trainer.epoch}
-            weights["class_names"] = list(trainer.experiment.dataset.class_names)
+            data = trainer.experiment.dataset
+            weights["class_names"] = list(data.class_names)
+            weights["preprocessing"] = data.preprocessing.as_dict()  # for whoever loads it
             _save(trainer, checkpoints / BEST, weights)
 
 

@@ -8,12 +8,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lrexp.config.errors import UserError, few, first_line
-from lrexp.data.images import UNREAD, extensions
+from lrexp.data.images import extensions
 
 # Folders that systems and programs leave beside one's own; others of theirs begin with a point.
 LEFT_BEHIND = (
     "__macosx", "__pycache__", "@eadir", "lost+found", "$recycle.bin", "system volume information",
 )  # fmt: skip
+# Endings of images that are not read, and what to do with them.
+UNREAD = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "convert them to JPEG"),
+    **dict.fromkeys((".svg", ".svgz", ".eps", ".ai", ".pdf"), "draw them as PNG"),
+    **dict.fromkeys((".dcm", ".dicom"), "write their 16-bit grey levels as PNG or TIFF"),
+    **dict.fromkeys((".nii", ".nii.gz", ".mha", ".nrrd"), "write their slices as PNG or TIFF"),
+    **dict.fromkeys(
+        (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".raw"),
+        "develop them to JPEG or PNG",
+    ),
+    **dict.fromkeys((".exr", ".hdr", ".jxl", ".psd", ".xcf", ".tga", ".ico", ".fits"),
+                    "convert them to PNG or TIFF"),
+    **dict.fromkeys((".npy", ".npz", ".mat", ".pt"), "write their arrays as PNG or TIFF"),
+    **dict.fromkeys((".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar"), "unpack them"),
+    **dict.fromkeys((".mp4", ".avi", ".mov", ".webm", ".mkv"), "write their frames as JPEG or PNG"),
+}  # fmt: skip
 HIDDEN = "hidden or left by the system"
 BROKEN = "links that lead nowhere"
 AGAIN = "folders that are read already, where a link leads back to them"

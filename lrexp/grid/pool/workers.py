@@ -18,11 +18,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
+from types import ModuleType
 from typing import Any, NamedTuple, cast
 
 from lrexp.grid.pool import in_worker
@@ -137,7 +138,8 @@ class Workers:
             target=work_on_pieces, args=(theirs, place, dict(os.environ), self._patience_s)
         )
         with whole():
-            process.start()
+            with _without_main():
+                process.start()
             self._workers[ours] = worker = _Worker(process, ours, self._free.pop(0))
         theirs.close()
         with suppress(OSError):
@@ -184,6 +186,17 @@ def start_server(preload: Sequence[str], place: Place) -> None:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Let a worker not run the program's own file: one that asks for a sweep would ask anew."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _exit_in_words(code: int) -> str:

@@ -78,20 +78,9 @@ def write_run_report(folder: Path) -> Path:
 
 def run_page(run: Run) -> str:
     """The whole report as HTML."""
-    name = str(run.config.get("name") or run.summary.get("name") or run.folder.name)
-    title = " · ".join(filter(None, (name, option_of_group(run, "lr_policy"))))
-
-    def part(title: str, build: Callable[[Run], Any]) -> Any:
-        """A part of the page. What a damaged file makes impossible is left out and noted."""
-        try:
-            return build(run)
-        except Exception as error:  # files may hold anything: no part may cost the others
-            run.notes.append(f"{title}: left out, {type(error).__name__}: {error}")
-            return Markup()
-
     parts = {
         "Verdicts": findings,
-        "Learning": _learning,
+        "Learning": learning,
         "Rates and layers": _layers,
         "Plan": _plan,
         "Results": _results,
@@ -101,7 +90,31 @@ def run_page(run: Run) -> str:
         "Environment": environment,
         "Log": log_end,
     }
-    sections = [Section(title, part(title, build)) for title, build in parts.items()]
+    sections = [Section(name, _part(run, name, build)) for name, build in parts.items()]
+    return page(title_of(run), top_of(run), sections, "run")
+
+
+def title_of(run: Run) -> str:
+    """The run's name and its policy."""
+    name = str(run.config.get("name") or run.summary.get("name") or run.folder.name)
+    return " · ".join(filter(None, (name, option_of_group(run, "lr_policy"))))
+
+
+def _part(run: Run, title: str, build: Callable[[Run], Any]) -> Any:
+    """A part of the page. What a damaged file makes impossible is left out and noted."""
+    try:
+        return build(run)
+    except Exception as error:  # files may hold anything: no part may cost the others
+        run.notes.append(f"{title}: left out, {type(error).__name__}: {error}")
+        return Markup()
+
+
+def top_of(run: Run) -> Markup:
+    """What stands above the sections: how it ended, what came out, what to know of it."""
+
+    def part(title: str, build: Callable[[Run], Any]) -> Any:
+        return _part(run, title, build)
+
     error = run.summary.get("error")
     said = part("headline", headline).replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%")
     above = [
@@ -113,7 +126,7 @@ def run_page(run: Run) -> str:
         tags.notes(run.notes, "warning"),
     ]
     over = [tags.badge(run.status), setting_words(run), run.folder.name]
-    return page(title, tags.head(over, title, said, above), sections, "run")
+    return tags.head(over, title_of(run), said, above)
 
 
 def _told_before(run: Run) -> list[str]:
@@ -127,7 +140,7 @@ def _leak_remarks(run: Run) -> list[str]:
     return [f"Copies across splits: {twins}"] if twins else []
 
 
-def _learning(run: Run) -> Markup:
+def learning(run: Run) -> Markup:
     """Loss, gap, accuracy and overfitting over the epochs."""
     if not run.rows:
         return tags.notes(["No epoch was finished: there is nothing to draw."])

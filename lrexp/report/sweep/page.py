@@ -88,23 +88,6 @@ def sweep_page(explored: Exploration) -> str:
     """The report as a whole HTML file."""
     sweep, ranked, found = explored.sweep, explored.ranked, explored.groups
     word, _ = compared_by(sweep)
-    first = headline(explored)
-    counts = Counter(point.status for point in sweep.tried)
-    all_alike = [tags.badge(s) for s in STATUSES if counts[s] == len(sweep.tried)]
-    notes = list(sweep.notes)
-    if damaged := counts[DAMAGED]:
-        have = points_have(damaged)
-        notes.append(f"{have} damaged files and no part in any figure: see Not finished")
-    top = tags.head(
-        [f"sweep {sweep.folder.name}", join(*all_alike)],
-        first.title,
-        " ".join(first.sentences).replace(" ± ", "\u00a0±\u00a0"),
-        [
-            _figures(sweep, ranked, found, word, counts),
-            tags.notes(first.advice),
-            tags.notes(notes, "warning"),
-        ],
-    )
     over_rates = list(rate_figures(sweep, ranked).values()) if has_rate_axis(ranked) else []
     rates = [*over_rates, *filter(None, [rate_map(sweep, ranked) if over_rates else None])]
     settings, curves = (list(map(drawn, f(sweep, ranked))) for f in (heat_figures, curve_figures))
@@ -115,7 +98,7 @@ def sweep_page(explored: Exploration) -> str:
         if rates
         else Section("Results", dot_rows(sweep, ranked), dots_lead(sweep, ranked)),
         Section(by, _group_table(explored, word), _groups_lead(found, word)),
-        Section("Leaderboard", _leaderboard(sweep, ranked), _board_lead(sweep, ranked)),
+        Section("Leaderboard", leaderboard_table(sweep, ranked), _board_lead(sweep, ranked)),
         Section("Two settings", tags.grid(settings, 380), heat_lead(sweep)),
         Section("All settings", join(*together), parallel_lead(sweep)),
         Section("Curves", tags.grid(curves, 270), curves_lead(sweep, ranked)),
@@ -123,7 +106,31 @@ def sweep_page(explored: Exploration) -> str:
         Section("Remarks", remarks(sweep), "What points were told before their first step."),
         Section("How it was made", origin(sweep)),
     ]
-    return without_home(page(f"{first.title} · {sweep.folder.name}", top, sections, "sweep"))
+    title = f"{headline(explored).title} · {sweep.folder.name}"
+    return without_home(page(title, top_of(explored), sections, "sweep"))
+
+
+def top_of(explored: Exploration) -> Markup:
+    """What stands above the sections: which is best, how many ran, what to know of it."""
+    sweep, ranked, found = explored.sweep, explored.ranked, explored.groups
+    word, _ = compared_by(sweep)
+    first = headline(explored)
+    counts = Counter(point.status for point in sweep.tried)
+    all_alike = [tags.badge(s) for s in STATUSES if counts[s] == len(sweep.tried)]
+    notes = list(sweep.notes)
+    if damaged := counts[DAMAGED]:
+        have = points_have(damaged)
+        notes.append(f"{have} damaged files and no part in any figure: see Not finished")
+    return tags.head(
+        [f"sweep {sweep.folder.name}", join(*all_alike)],
+        first.title,
+        " ".join(first.sentences).replace(" ± ", "\u00a0±\u00a0"),
+        [
+            _figures(sweep, ranked, found, word, counts),
+            tags.notes(first.advice),
+            tags.notes(notes, "warning"),
+        ],
+    )
 
 
 def _figures(
@@ -322,7 +329,7 @@ def _board_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
     return f"Configurations by {by} over their seeds{after}. A click on a heading sorts."
 
 
-def _leaderboard(sweep: Sweep, ranked: Sequence[Configuration]) -> Markup:
+def leaderboard_table(sweep: Sweep, ranked: Sequence[Configuration]) -> Markup:
     if not ranked:
         return Markup()
     swept = [key for key in swept_keys(sweep.points) if key not in REPEATED]

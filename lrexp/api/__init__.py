@@ -1,0 +1,1 @@
+"""What `import lrexp` offers: the same runs and folders as those of the commands, as objects."""
