@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lrexp.config.names import conf_folder
 from lrexp.runs.reading import leads_out
 from lrexp.runs.run import flat, read_yaml
 
@@ -39,5 +40,7 @@ def read_option(places: list[Path], name: str) -> dict[str, Any]:
     if not re.fullmatch(r"[\w-]+(/[\w.-]*[\w-])*", name):  # as an option is called
         return {}
     files = [place / f"{name}.yaml" for place in places]
+    ours = conf_folder()  # of which an installer may have made links
+    files = [file.resolve() if file.is_relative_to(ours) else file for file in files]
     found = (read_yaml(file) for file in files if not leads_out(file))
     return next((one for one in found if isinstance(one, dict)), {})

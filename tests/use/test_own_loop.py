@@ -6,6 +6,7 @@ import copy
 import importlib
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from lrexp.build.model import build_model
 from lrexp.build.rates import build_rates
 from lrexp.build.schedule import count_steps
 from lrexp.config.errors import ConfigError
+from lrexp.config.names import conf_folder
 from lrexp.config.schema import OPTIONS
 from lrexp.use.own_loop import param_groups, plan_of, set_trainable
 
@@ -238,12 +240,12 @@ def test_lengths_in_epochs_need_no_end_of_training() -> None:
 
 
 def test_a_preset_of_ones_own_begins_with_another_option(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "lr_policy"
     folder.mkdir()
     for name in ("layerwise_decay", "uniform"):
-        text = (lrexp_conf() / "lr_policy" / f"{name}.yaml").read_text()
+        text = (conf_folder() / "lr_policy" / f"{name}.yaml").read_text()
         (folder / f"{name}.yaml").write_text(text)
     (folder / "gentle.yaml").write_text("defaults: [layerwise_decay, _self_]\ndecay: 0.25\n")
     monkeypatch.setattr("lrexp.use.own_loop.conf_folder", lambda: tmp_path)
@@ -251,5 +253,13 @@ def test_a_preset_of_ones_own_begins_with_another_option(
     assert {row.lr_scale for row in plan.rows} == {0.25, 1.0}
 
 
-def lrexp_conf() -> Any:
-    return importlib.import_module("lrexp.config.names").conf_folder()
+def test_an_installer_may_have_made_links_of_our_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lr_policy").mkdir()
+    (tmp_path / "lr_policy" / "uniform.yaml").symlink_to(
+        conf_folder() / "lr_policy" / "uniform.yaml"
+    )
+    for module in ("lrexp.use.own_loop", "lrexp.runs.options"):
+        monkeypatch.setattr(f"{module}.conf_folder", lambda: tmp_path)
+    assert {row.lr_scale for row in plan_of(small(), "uniform").rows} == {1.0}
