@@ -272,3 +272,12 @@ def test_functions_import_only_what_is_slow() -> None:
     assert needless("lrexp.a", guilty) == {"lrexp.b.x"}
     guilty["lrexp.b"] = ast.parse("from lrexp.a import f")
     assert needless("lrexp.a", guilty) == set()
+
+
+def test_a_loop_of_ones_own_needs_no_hydra() -> None:
+    def packages(module: str) -> set[str]:
+        return {name.partition(".")[0] for name in loaded(module, MODULES, set())}
+
+    assert {"torch", "omegaconf"} <= packages("lrexp.use.own_loop")
+    assert "hydra" not in packages("lrexp.use.own_loop")
+    assert "hydra" in packages("lrexp.config.compose")

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
@@ -68,10 +69,7 @@ def check(composed: DictConfig, places: bool = True) -> tuple[DictConfig, Config
             raise unknown_setting(str(key), value) from error
         except OmegaConfBaseException as error:
             raise wrong_type(str(error.full_key or key), value) from error
-    missing = sorted(map(str, OmegaConf.missing_keys(typed)))
-    if missing:
-        hint = "give it, or begin the file with an option of ours: defaults: [OPTION, _self_]"
-        raise ConfigError(missing[0], "has no value", hint)
+    _refuse_missing(typed)
     config = cast(Config, OmegaConf.to_object(typed))
     check_limits("", config)
     for key, path in _paths(typed, "only", "maybe", "plan").items():
@@ -92,6 +90,26 @@ def check(composed: DictConfig, places: bool = True) -> tuple[DictConfig, Config
     for key, path in paths.items():
         OmegaConf.update(typed, key, portable_path(path))
     return typed, cast(Config, OmegaConf.to_object(typed)) if paths or against else config
+
+
+def checked_section(group: str, section: Mapping[str, Any]) -> Any:
+    """A group's section of plain values by itself, as its option's plain dataclass.
+
+    Raises:
+        ConfigError: for the first setting that its schema does not have or allow.
+    """
+    typed = _typed_section(group, section)
+    _refuse_missing(typed, f"{group}.")
+    checked = OmegaConf.to_object(typed)
+    check_limits(f"{group}.", checked)
+    return checked
+
+
+def _refuse_missing(typed: DictConfig, prefix: str = "") -> None:
+    missing = sorted(map(str, OmegaConf.missing_keys(typed)))
+    if missing:
+        hint = "give it, or begin the file with an option of ours: defaults: [OPTION, _self_]"
+        raise ConfigError(f"{prefix}{missing[0]}", "has no value", hint)
 
 
 def config_id(config: DictConfig) -> str:
