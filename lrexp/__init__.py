@@ -8,7 +8,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 # Where each public function is; it is imported when it is first used, for torch takes seconds.
-_PUBLIC: dict[str, str] = {}
+_PUBLIC: dict[str, str] = {
+    "certify": "lrexp.use.certify",
+}
 
 
 def __getattr__(name: str) -> Any:

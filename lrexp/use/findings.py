@@ -1,0 +1,332 @@
+"""What of a loop was not meant, in words: numbers and names in, findings out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from lrexp.config.errors import few
+from lrexp.use.certified import Finding, TensorRow, count
+
+NAMED = 4  # tensors that a sentence names
+OFF = 0.05  # a rate that is further than this share from its planned ratio is another rate
+SAME = 1e-6  # rates that differ by no more than this share are equal
+
+
+@dataclass
+class HeldGroup:
+    """What a parameter group of an optimizer held, step by step."""
+
+    label: str
+    base: float | None  # its rate before a schedule: initial_lr, or lr when it was first seen
+    began: float | None  # lr when it was first seen
+    lr_scale: float | None  # its field of that name
+    first_step: int = -1
+    changed_step: int = -1  # the last at which its rate was another than before
+    last: float | None = None
+    lowest: float | None = None
+    highest: float | None = None
+    scheduled: bool = True  # has initial_lr, which a scheduler gives to those it knows
+    names: tuple[str, ...] = ()  # of the model's tensors in it
+
+    def hold(self, step: int, lr: float) -> None:
+        """Note its rate at a step."""
+        if self.lowest is None or self.highest is None:
+            self.first_step, self.lowest, self.highest = step, lr, lr
+        elif lr != self.last:
+            self.changed_step = step
+            self.lowest, self.highest = min(self.lowest, lr), max(self.highest, lr)
+        self.last = lr
+
+
+@dataclass
+class Share:
+    """Tensors of one group that are to have one rate."""
+
+    group: HeldGroup
+    scale: float
+    names: tuple[str, ...] = ()
+    held: float = 0.0  # sum of its rates over steps
+    expected: float = 0.0  # sum of what they were to be, by the rates of the others
+
+    @property
+    def factor(self) -> float:
+        """How many times the planned rate it had."""
+        return self.held / self.expected if self.expected else 1.0
+
+
+@dataclass
+class Rates:
+    """The rates of one optimizer's groups, beside what says how they are to relate."""
+
+    says: str  # plan, lr_scale, or began: as they stood when the loop began
+    groups: list[HeldGroup]
+    shares: list[Share]
+    equal: bool  # at every step all held the same
+
+
+def findings_of(
+    rows: Sequence[TensorRow], rates: Sequence[Rates], steps: int, foreign: int
+) -> Iterator[Finding]:
+    """What was not meant, and notes, of what was seen.
+
+    Args:
+        rows: every tensor of the model.
+        rates: of every optimizer.
+        steps: that were seen.
+        foreign: tensors of the optimizers that the model does not have.
+    """
+    yield from _unseen(rows, steps)
+    yield from _groups(rows, foreign)
+    if steps:
+        yield from _moving(rows)
+        yield from _still(rows)
+    for of_optimizer in rates:
+        lost = list(_lost(of_optimizer))
+        yield from lost
+        yield from _ratios(of_optimizer, {name for finding in lost for name in finding.tensors})
+
+
+def statistics_moved(names: Sequence[str]) -> Finding:
+    """Of buffers that go with frozen modules and changed.
+
+    Args:
+        names: of buffers.
+    """
+    return Finding(
+        "frozen_statistics",
+        True,
+        tuple(names),
+        f"{_these(names, 'buffer')} of frozen modules changed: model.train() lets BatchNorm take in"
+        " every batch, whether its weights train or not",
+        "call .eval() on the frozen modules after every model.train()",
+    )
+
+
+def rates_differ(layers: dict[str, list[TensorRow]]) -> Iterator[Finding]:
+    """A note where tensors of one layer had different rates.
+
+    Args:
+        layers: rows by layer.
+    """
+    mixed, said = [], []
+    for layer, rows in layers.items():
+        rates = {row.highest for row in rows if row.trained and row.highest}
+        if rates and max(rates) > min(rates) * (1 + OFF):
+            mixed += [row.name for row in rows]
+            said.append(f"{layer} {min(rates):.3g} to {max(rates):.3g}")
+    if said:
+        message = f"rates differ within a layer: {few(said, NAMED)}"
+        yield Finding("within_layer", False, tuple(mixed), message, "fine if it is meant")
+
+
+def decay_differs(names: Sequence[str], first: str) -> Finding:
+    """A note of tensors whose group has another weight decay than the plan."""
+    message = f"{_these(names)} had another weight decay than planned: {first}"
+    advice = "set weight_decay of their groups, or plan with the decay that is used"
+    return Finding("weight_decay", False, tuple(names), message, advice)
+
+
+def needless_gradients(names: Sequence[str]) -> Finding:
+    """A note of tensors that the plan freezes, that nothing moves, and that require a gradient."""
+    message = f"{_these(names)} never to train by the plan, with requires_grad: gradients for none"
+    advice = "requires_grad_(False) saves the backward pass, and keeps them from a clipping norm"
+    return Finding("needless_gradient", False, tuple(names), message, advice)
+
+
+def _unseen(rows: Sequence[TensorRow], steps: int) -> Iterator[Finding]:
+    if steps:
+        return
+    moved = [row.name for row in rows if row.moved]
+    if moved:
+        yield _fault(
+            "no_step_seen",
+            moved,
+            f"no step of the optimizer was seen, and {_these(moved)} moved",
+            "give certify the optimizer that steps, or none: it then finds who steps the model;"
+            " begin before a step is captured or compiled",
+        )
+    else:
+        message = "no optimizer step was made: only the groups are judged"
+        yield Finding("no_step", False, (), message, "train within the block")
+
+
+def _groups(rows: Sequence[TensorRow], foreign: int) -> Iterator[Finding]:
+    """Who is in no group, in two, or frozen though meant to train."""
+    outside = [r for r in rows if r.meant and r.trains and not r.groups and not r.not_judged]
+    if outside:
+        names = [row.name for row in outside]
+        made = "it was built before they were unfrozen or made"
+        if foreign:
+            made = (
+                f"it holds {count(foreign, 'tensor')} that the model does not have: a layer was"
+                " replaced, or the model copied, after it was built"
+            )
+        moved = "; something else moved them" if any(row.moved for row in outside) else ""
+        yield _fault(
+            "no_group",
+            names,
+            f"{_these(names)} to train and in no group of the optimizer: {made}{moved}",
+            "build the optimizer after that, or optimizer.add_param_group({'params': [...]});"
+            " what is not to train: requires_grad_(False); more optimizers: give certify a list",
+        )
+    if twice := [row for row in rows if len(row.groups) > 1]:
+        names = [row.name for row in twice]
+        where = " and ".join(twice[0].groups)
+        message = f"{_these(names)} in more than one group ({where}): a step moves them twice"
+        yield _fault("two_groups", names, message, "leave every tensor in one group")
+    shut = [r.name for r in rows if r.meant and r.shut]
+    if shut:
+        message = f"{_these(shut)} to train by the plan, and requires_grad is False"
+        advice = "requires_grad_(True), and in a group, as long as the plan trains them"
+        yield _fault("frozen", shut, message, advice)
+
+
+def _moving(rows: Sequence[TensorRow]) -> Iterator[Finding]:
+    """Who moved though frozen, or at rate 0."""
+    moved = [row for row in rows if not row.meant and row.moved and not row.not_judged]
+    causes: dict[tuple[str, str], list[str]] = {}
+    for row in moved:
+        causes.setdefault(_why_frozen_moves(row), []).append(row.name)
+    for (why, advice), names in causes.items():
+        yield _fault("frozen_moves", names, f"{_these(names)} frozen and moved: {why}", advice)
+    zero = [r for r in rows if r.meant and r.trained and r.highest == 0 and r.moved]
+    if zero:
+        names = [row.name for row in zero]
+        decay = max(row.weight_decay for row in zero)
+        by = f"weight decay ({decay:g}) that does not go by the rate" if decay else "not by a rate"
+        advice = "to freeze: requires_grad_(False), grad = None, and no group" + (
+            " with decay" if decay else "; what else writes to them: an EMA, a copy?"
+        )
+        message = f"{_these(names)} held rate 0 at every step and moved: {by}"
+        yield _fault("moves_at_rate_0", names, message, advice)
+
+
+def _why_frozen_moves(row: TensorRow) -> tuple[str, str]:
+    """The cause and the mend."""
+    if row.trained:
+        return (
+            "the plan freezes them, and the optimizer trains them",
+            "requires_grad_(False) on them, and leave them out of the groups",
+        )
+    if not row.groups or not row.gradient:
+        return (
+            "not by the optimizer: something else writes to them (an EMA, a copy, load_state_dict)",
+            "leave frozen tensors out of it, or begin after it",
+        )
+    decay = f"weight decay ({row.weight_decay:g})" if row.weight_decay else ""
+    by = " and ".join(filter(None, (decay, "momentum" if row.momentum else "")))
+    return (
+        f"a gradient of before is still there, so the optimizer steps on by"
+        f" {by or 'that gradient'}",
+        "set .grad = None when freezing (zero_grad(set_to_none=True)), or leave them out of groups",
+    )
+
+
+def _still(rows: Sequence[TensorRow]) -> Iterator[Finding]:
+    """Who was to train, had what it takes, and has not moved."""
+    trained = [row for row in rows if row.meant and row.trains and row.trained and row.groups]
+    still = [row for row in trained if row.moved is False and not row.not_judged]
+    if without := [row.name for row in still if not row.gradient]:
+        yield _fault(
+            "no_gradient",
+            without,
+            f"{_these(without)} to train and did not move: no gradient came at any step",
+            "the loss does not depend on them, something detaches them, or a graph was compiled"
+            " while they were frozen: compile after unfreezing; unused on purpose:"
+            " requires_grad_(False)",
+        )
+    steady = [row for row in still if row.gradient]
+    causes: dict[tuple[str, str], list[str]] = {}
+    for row in steady:
+        of = f"gradient {row.largest_gradient:.3g}, rate {row.highest:.3g}"
+        if row.dtype in ("bfloat16", "float16"):
+            why = f"steps are lost in {row.dtype} ({of})", "keep float32 weights: autocast"
+        else:
+            why = (
+                f"the optimizer leaves them out, or steps are too small for {row.dtype} ({of})",
+                "is it another tensor that is stepped, or is the rate right?",
+            )
+        causes.setdefault(why, []).append(row.name)
+    for (why, advice), names in causes.items():
+        yield _fault("still", names, f"{_these(names)} to train and did not move: {why}", advice)
+
+
+def _lost(rates: Rates) -> Iterator[Finding]:
+    """Groups that came after the scheduler, which leaves them alone or scales them from there."""
+    known = [group for group in rates.groups if group.scheduled]
+    for group in rates.groups if known else ():
+        if group.scheduled or group.highest is None or group.began is None:
+            continue
+        others = any(g.changed_step > group.first_step for g in known)
+        said = f"{group.label} was added after the scheduler was built, "
+        if others and group.changed_step < 0:
+            what = f"which has lost it: it held {group.highest:.3g} while the others' rates changed"
+        elif group.highest > group.began * (1 + OFF):
+            what = f"which re-scaled it: from the {group.began:.3g} it came with to"
+            what = f"{what} {group.highest:.3g}"
+        else:
+            continue
+        yield Finding(
+            "scheduler_group",
+            True,
+            group.names,
+            said + what,
+            "give the optimizer all groups before the scheduler is built (what trains later too,"
+            " with requires_grad off), or build the scheduler anew",
+        )
+
+
+def _ratios(rates: Rates, lost: set[str]) -> Iterator[Finding]:
+    """Rates that do not relate as is said."""
+    shares = [share for share in rates.shares if share.expected and not lost & {*share.names}]
+    if len(shares) < 2:
+        return
+    scales = [share.scale for share in shares]
+    differ = max(scales) > min(scales) * (1 + SAME)
+    names = [name for share in shares for name in share.names]
+    off = [share for share in shares if abs(share.factor - 1) > OFF]
+    if differ and rates.equal:
+        said = f"{_these(names)} at one rate at every step, though"
+        if rates.says == "began":
+            what = (
+                f"groups began with {min(scales):.3g} to {max(scales):.3g}: a scheduler overwrote"
+            )
+            message = f"{said} {what} them"
+            advice = (
+                "give the scheduler a rate per group (OneCycleLR(max_lr=[...])), or one that"
+                " multiplies (LambdaLR)"
+            )
+        else:
+            whose = "the plan" if rates.says == "plan" else "lr_scale of the groups"
+            said += f" {whose} goes from {min(scales):.3g} to {max(scales):.3g}"
+            message = f"{said}: nobody multiplies by it"
+            advice = (
+                "group['lr'] *= group['lr_scale'] for every group before a torch scheduler is"
+                " built; timm's schedulers multiply it themselves, at their first step"
+            )
+        yield _fault("scale_ignored", names, message, advice)
+    elif off and rates.says != "began":
+        names = [name for share in off for name in share.names]
+        worst = max(off, key=lambda share: max(share.factor, 1 / max(share.factor, 1e-12)))
+        low = min(shares, key=lambda share: share.scale)
+        reference = max(shares, key=lambda share: share.scale)
+        ratio = low.held / reference.held if reference.held else 0.0
+        wanted = low.scale / reference.scale
+        if differ and ratio and abs(ratio / wanted**2 - 1) < OFF:
+            what = "lr_scale was multiplied in twice"
+            advice = "a scheduler multiplies it, so give the groups the base rate as lr"
+        else:
+            what = f"{worst.group.label} had {worst.factor:.3g} times the rate it was to have"
+            advice = "a scheduler overwrites or re-scales groups: one that multiplies keeps ratios"
+        message = f"{_these(names)} at other rates than meant, beside the others: {what}"
+        yield _fault("rates", names, message, advice)
+
+
+def _fault(kind: str, names: Iterable[str], message: str, advice: str) -> Finding:
+    return Finding(kind, True, tuple(names), message, advice)
+
+
+def _these(names: Sequence[str], noun: str = "tensor") -> str:
+    """`2 tensors (a, b)`; of one its name alone."""
+    return names[0] if len(names) == 1 else f"{len(names)} {noun}s ({few(names, NAMED)})"
