@@ -39,6 +39,7 @@ class TensorRow:
     lowest: float | None = None  # rates held
     highest: float | None = None
     gradient: bool = False  # there was one at a step
+    left_gradient: bool = False  # and at one while it was frozen
     largest_gradient: float | None = None  # of the steps looked at while its rate was not 0
     moved: bool | None = None  # None: not known
     weight_decay: float = 0.0

@@ -10,6 +10,9 @@ from lrexp.use.certified import Finding, TensorRow, count
 
 NAMED = 4  # tensors that a sentence names
 OFF = 0.05  # a rate that is further than this share from its planned ratio is another rate
+TOO_SMALL = "steps too small"
+LOW_PRECISION = ("bfloat16", "float16")
+STILL = "meant to train and not moved"
 SAME = 1e-6  # rates that differ by no more than this share are equal
 
 
@@ -93,12 +96,12 @@ def statistics_moved(names: Sequence[str]) -> Finding:
     Args:
         names: of buffers.
     """
+    why = "model.train() lets BatchNorm take in every batch, whether its weights train or not"
     return Finding(
         "frozen_statistics",
         True,
         tuple(names),
-        f"{_these(names, 'buffer')} of frozen modules changed: model.train() lets BatchNorm take in"
-        " every batch, whether its weights train or not",
+        _sentence(names, "of frozen BatchNorm changed", why, "buffer"),
         "call .eval() on the frozen modules after every model.train()",
     )
 
@@ -122,14 +125,14 @@ def rates_differ(layers: dict[str, list[TensorRow]]) -> Iterator[Finding]:
 
 def decay_differs(names: Sequence[str], first: str) -> Finding:
     """A note of tensors whose group has another weight decay than the plan."""
-    message = f"{_these(names)} had another weight decay than planned: {first}"
+    message = _sentence(names, "with another weight decay than planned", first)
     advice = "set weight_decay of their groups, or plan with the decay that is used"
     return Finding("weight_decay", False, tuple(names), message, advice)
 
 
 def needless_gradients(names: Sequence[str]) -> Finding:
     """A note of tensors that the plan freezes, that nothing moves, and that require a gradient."""
-    message = f"{_these(names)} never to train by the plan, with requires_grad: gradients for none"
+    message = _sentence(names, "frozen by the plan require a gradient", "it is made for nothing")
     advice = "requires_grad_(False) saves the backward pass, and keeps them from a clipping norm"
     return Finding("needless_gradient", False, tuple(names), message, advice)
 
@@ -142,7 +145,7 @@ def _unseen(rows: Sequence[TensorRow], steps: int) -> Iterator[Finding]:
         yield _fault(
             "no_step_seen",
             moved,
-            f"no step of the optimizer was seen, and {_these(moved)} moved",
+            _sentence(moved, "moved", "no step of the optimizer was seen"),
             "give certify the optimizer that steps, or none: it then finds who steps the model;"
             " begin before a step is captured or compiled",
         )
@@ -163,21 +166,21 @@ def _groups(rows: Sequence[TensorRow], foreign: int) -> Iterator[Finding]:
                 " replaced, or the model copied, after it was built"
             )
         moved = "; something else moved them" if any(row.moved for row in outside) else ""
+        what = "meant to train and in no group of the optimizer"
         yield _fault(
             "no_group",
             names,
-            f"{_these(names)} to train and in no group of the optimizer: {made}{moved}",
+            _sentence(names, what, f"{made}{moved}"),
             "build the optimizer after that, or optimizer.add_param_group({'params': [...]});"
             " what is not to train: requires_grad_(False); more optimizers: give certify a list",
         )
     if twice := [row for row in rows if len(row.groups) > 1]:
         names = [row.name for row in twice]
         where = " and ".join(twice[0].groups)
-        message = f"{_these(names)} in more than one group ({where}): a step moves them twice"
+        message = _sentence(names, "in more than one group", f"{where}, and all of them step it")
         yield _fault("two_groups", names, message, "leave every tensor in one group")
-    shut = [r.name for r in rows if r.meant and r.shut]
-    if shut:
-        message = f"{_these(shut)} to train by the plan, and requires_grad is False"
+    if shut := [row.name for row in rows if row.meant and row.shut]:
+        message = _sentence(shut, "meant to train and frozen", "requires_grad is False")
         advice = "requires_grad_(True), and in a group, as long as the plan trains them"
         yield _fault("frozen", shut, message, advice)
 
@@ -189,7 +192,8 @@ def _moving(rows: Sequence[TensorRow]) -> Iterator[Finding]:
     for row in moved:
         causes.setdefault(_why_frozen_moves(row), []).append(row.name)
     for (why, advice), names in causes.items():
-        yield _fault("frozen_moves", names, f"{_these(names)} frozen and moved: {why}", advice)
+        message = _sentence(names, "frozen and yet moved", why)
+        yield _fault("frozen_moves", names, message, advice)
     zero = [r for r in rows if r.meant and r.trained and r.highest == 0 and r.moved]
     if zero:
         names = [row.name for row in zero]
@@ -198,18 +202,18 @@ def _moving(rows: Sequence[TensorRow]) -> Iterator[Finding]:
         advice = "to freeze: requires_grad_(False), grad = None, and no group" + (
             " with decay" if decay else "; what else writes to them: an EMA, a copy?"
         )
-        message = f"{_these(names)} held rate 0 at every step and moved: {by}"
+        message = _sentence(names, "at rate 0 in every step and yet moved", by)
         yield _fault("moves_at_rate_0", names, message, advice)
 
 
 def _why_frozen_moves(row: TensorRow) -> tuple[str, str]:
     """The cause and the mend."""
-    if row.trained:
+    if row.trains:
         return (
-            "the plan freezes them, and the optimizer trains them",
+            "the plan freezes them, and requires_grad is True",
             "requires_grad_(False) on them, and leave them out of the groups",
         )
-    if not row.groups or not row.gradient:
+    if not row.left_gradient:
         return (
             "not by the optimizer: something else writes to them (an EMA, a copy, load_state_dict)",
             "leave frozen tensors out of it, or begin after it",
@@ -217,8 +221,7 @@ def _why_frozen_moves(row: TensorRow) -> tuple[str, str]:
     decay = f"weight decay ({row.weight_decay:g})" if row.weight_decay else ""
     by = " and ".join(filter(None, (decay, "momentum" if row.momentum else "")))
     return (
-        f"a gradient of before is still there, so the optimizer steps on by"
-        f" {by or 'that gradient'}",
+        f"a gradient from before is still there, so that the optimizer steps on by {by or 'it'}",
         "set .grad = None when freezing (zero_grad(set_to_none=True)), or leave them out of groups",
     )
 
@@ -231,25 +234,27 @@ def _still(rows: Sequence[TensorRow]) -> Iterator[Finding]:
         yield _fault(
             "no_gradient",
             without,
-            f"{_these(without)} to train and did not move: no gradient came at any step",
+            _sentence(without, STILL, "no gradient came at any step"),
             "the loss does not depend on them, something detaches them, or a graph was compiled"
             " while they were frozen: compile after unfreezing; unused on purpose:"
             " requires_grad_(False)",
         )
-    steady = [row for row in still if row.gradient]
-    causes: dict[tuple[str, str], list[str]] = {}
-    for row in steady:
-        of = f"gradient {row.largest_gradient:.3g}, rate {row.highest:.3g}"
-        if row.dtype in ("bfloat16", "float16"):
-            why = f"steps are lost in {row.dtype} ({of})", "keep float32 weights: autocast"
-        else:
-            why = (
-                f"the optimizer leaves them out, or steps are too small for {row.dtype} ({of})",
-                "is it another tensor that is stepped, or is the rate right?",
-            )
-        causes.setdefault(why, []).append(row.name)
-    for (why, advice), names in causes.items():
-        yield _fault("still", names, f"{_these(names)} to train and did not move: {why}", advice)
+    if left := [row for row in still if row.gradient]:
+        first = left[0]
+        why = f"gradient {first.largest_gradient:.3g} at rate {first.highest:.3g} would move it"
+        if len(left) > 1:
+            why = f"gradients (the first {first.largest_gradient:.3g} at rate {first.highest:.3g})"
+            why += " would move them"
+        yield _fault(
+            "still",
+            [row.name for row in left],
+            _sentence([row.name for row in left], STILL, f"{why}, and the optimizer does not"),
+            "does its step leave them out, or does something put the old values back?",
+        )
+    if lost := [r for r in trained if r.not_judged == TOO_SMALL and r.dtype in LOW_PRECISION]:
+        message = _sentence([r.name for r in lost], STILL, f"steps are lost in {lost[0].dtype}")
+        advice = "keep the weights in float32 and compute in less: autocast"
+        yield Finding("lost_in_rounding", False, tuple(r.name for r in lost), message, advice)
 
 
 def _lost(rates: Rates) -> Iterator[Finding]:
@@ -287,24 +292,21 @@ def _ratios(rates: Rates, lost: set[str]) -> Iterator[Finding]:
     names = [name for share in shares for name in share.names]
     off = [share for share in shares if abs(share.factor - 1) > OFF]
     if differ and rates.equal:
-        said = f"{_these(names)} at one rate at every step, though"
+        between = f"{min(scales):.3g} to {max(scales):.3g}"
         if rates.says == "began":
-            what = (
-                f"groups began with {min(scales):.3g} to {max(scales):.3g}: a scheduler overwrote"
-            )
-            message = f"{said} {what} them"
+            why = f"their groups began with {between}, and a scheduler overwrote it"
             advice = (
-                "give the scheduler a rate per group (OneCycleLR(max_lr=[...])), or one that"
+                "give the scheduler a rate per group (OneCycleLR(max_lr=[...])), or take one that"
                 " multiplies (LambdaLR)"
             )
         else:
-            whose = "the plan" if rates.says == "plan" else "lr_scale of the groups"
-            said += f" {whose} goes from {min(scales):.3g} to {max(scales):.3g}"
-            message = f"{said}: nobody multiplies by it"
+            whose = "the plan" if rates.says == "plan" else "lr_scale of their groups"
+            why = f"{whose} goes from {between}, and nobody multiplies by it"
             advice = (
                 "group['lr'] *= group['lr_scale'] for every group before a torch scheduler is"
-                " built; timm's schedulers multiply it themselves, at their first step"
+                " built; timm's schedulers multiply by it themselves, from their first step on"
             )
+        message = _sentence(names, "at one rate in every step", why)
         yield _fault("scale_ignored", names, message, advice)
     elif off and rates.says != "began":
         names = [name for share in off for name in share.names]
@@ -314,19 +316,18 @@ def _ratios(rates: Rates, lost: set[str]) -> Iterator[Finding]:
         ratio = low.held / reference.held if reference.held else 0.0
         wanted = low.scale / reference.scale
         if differ and ratio and abs(ratio / wanted**2 - 1) < OFF:
-            what = "lr_scale was multiplied in twice"
-            advice = "a scheduler multiplies it, so give the groups the base rate as lr"
+            why = "lr_scale was multiplied in twice"
+            advice = "a scheduler multiplies by it, so give the groups the base rate as lr"
         else:
-            what = f"{worst.group.label} had {worst.factor:.3g} times the rate it was to have"
+            why = f"beside the others {worst.group.label} had {worst.factor:.3g} times its rate"
             advice = "a scheduler overwrites or re-scales groups: one that multiplies keeps ratios"
-        message = f"{_these(names)} at other rates than meant, beside the others: {what}"
-        yield _fault("rates", names, message, advice)
+        yield _fault("rates", names, _sentence(names, "at other rates than meant", why), advice)
 
 
 def _fault(kind: str, names: Iterable[str], message: str, advice: str) -> Finding:
     return Finding(kind, True, tuple(names), message, advice)
 
 
-def _these(names: Sequence[str], noun: str = "tensor") -> str:
-    """`2 tensors (a, b)`; of one its name alone."""
-    return names[0] if len(names) == 1 else f"{len(names)} {noun}s ({few(names, NAMED)})"
+def _sentence(names: Sequence[str], what: str, why: str, noun: str = "tensor") -> str:
+    """`2 tensors WHAT (a, b): WHY`."""
+    return f"{count(len(names), noun)} {what} ({few(names, NAMED)}): {why}"

@@ -6,14 +6,18 @@ import logging
 import math
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from lrexp.config.errors import UserError, did_you_mean
 from lrexp.models.layers import layer_map
+from lrexp.optim.alone import moves
 from lrexp.optim.groups import frozen_state
 from lrexp.plan.plan import Plan, Row
+from lrexp.train.learning import MARGIN, TRIED_STEPS
 from lrexp.use.certified import Finding, TensorRow
 from lrexp.use.findings import (
+    TOO_SMALL,
     decay_differs,
     findings_of,
     needless_gradients,
@@ -95,6 +99,7 @@ def _row(watch: Watch, evidence: Evidence, name: str, tensor: Tensor, same: bool
         row.groups += tuple(group.label for group in groups)
         row.trained |= name in stepped.trained
         row.gradient |= name in stepped.gradients
+        row.left_gradient |= name in stepped.left_gradients
         row.planned = stepped.planned().get(name)
         row.lowest, row.highest = groups[0].lowest, groups[0].highest
         settings = stepped.optimizer.param_groups[stepped.where[name][0]]
@@ -117,6 +122,8 @@ def _row(watch: Watch, evidence: Evidence, name: str, tensor: Tensor, same: bool
         row.not_judged = "an optimizer steps copies of its own"
     elif meant and row.trained and not row.moved:
         row.not_judged = _why_still(row, sizes, whole, skipped)
+        if row.gradient and not row.not_judged and not _would_move(watch, row, tensor):
+            row.not_judged = TOO_SMALL
     return row
 
 
@@ -142,6 +149,19 @@ def _why_still(row: TensorRow, sizes: list[float], whole: bool, skipped: bool) -
     if not any(sizes):
         return "gradient 0" if sizes else "no gradient was looked at"
     return "" if whole else "stepped in one piece with others"
+
+
+def _would_move(watch: Watch, row: TensorRow, tensor: Tensor) -> bool:
+    """Whether steps of its optimizer by such a gradient would move a tensor, by far."""
+    stepped = next(s for s in watch.stepped if row.name in s.where)
+    size, rate = row.largest_gradient or 0.0, row.highest or 0.0
+    gradient = torch.full_like(tensor, size) if tensor.grad is None else tensor.grad
+    tried = rate / MARGIN, min(stepped.steps, TRIED_STEPS)
+    try:
+        return moves(stepped.optimizer, tensor, gradient, *tried)
+    except Exception as error:  # an optimizer that cannot be copied
+        log.info("certify: %s cannot be tried", row.name, exc_info=error)
+        return False
 
 
 def _frozen_statistics_that_moved(

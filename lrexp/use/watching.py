@@ -50,6 +50,7 @@ class Stepped:
         self.foreign = 0  # tensors of it that are none of the model's
         self.trained: set[str] = set()  # names that required a gradient at a step
         self.gradients: set[str] = set()  # names that had one
+        self.left_gradients: set[str] = set()  # names that had one while frozen
         self.frozen_since: dict[str, Tensor] = {}  # fingerprints of when it was frozen
         self.largest: list[dict[str, Tensor]] = []  # largest gradients of a step, by name
         self.after: list[dict[str, Tensor]] = []  # fingerprints after a step, by name
@@ -127,9 +128,9 @@ class Stepped:
         for name in self.trained - self.gradients:
             if self._gradient(name) is not None:
                 self.gradients.add(name)
-        for name in self.where.keys() - self.trained - self.gradients:  # left from before
-            if self._gradient(name) is not None:
-                self.gradients.add(name)
+        for name, trains in flags.items():
+            if not trains and self._gradient(name) is not None:
+                self.left_gradients.add(name)
         infinite = getattr(self.optimizer, "found_inf", None)  # a scaler's, for fused steps
         if isinstance(infinite, Tensor):
             self.skipped = (infinite > 0).long().sum() + (
