@@ -30,6 +30,7 @@ class TensorRow:
     """
 
     name: str
+    shape: tuple[int, ...]
     groups: tuple[str, ...]  # that held it, most often one
     meant: bool  # to train
     trains: bool  # requires_grad at the end

@@ -252,9 +252,16 @@ def _still(rows: Sequence[TensorRow]) -> Iterator[Finding]:
             "does its step leave them out, or does something put the old values back?",
         )
     if lost := [r for r in trained if r.not_judged == TOO_SMALL and r.dtype in LOW_PRECISION]:
-        message = _sentence([r.name for r in lost], STILL, f"steps are lost in {lost[0].dtype}")
+        of = f"the first has gradient {lost[0].largest_gradient:.3g} at rate {lost[0].highest:.3g}"
+        message = _sentence(
+            [r.name for r in lost], STILL, f"steps are lost in {lost[0].dtype}; {of}"
+        )
         advice = "keep the weights in float32 and compute in less: autocast"
-        yield Finding("lost_in_rounding", False, tuple(r.name for r in lost), message, advice)
+        matrices = any(
+            len(row.shape) > 1 for row in lost
+        )  # a bias before BatchNorm has no gradient
+        names = tuple(row.name for row in lost)
+        yield Finding("lost_in_rounding", matrices, names, message, advice)
 
 
 def _lost(rates: Rates) -> Iterator[Finding]:

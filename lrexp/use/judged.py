@@ -88,7 +88,8 @@ def _row(watch: Watch, evidence: Evidence, name: str, tensor: Tensor, same: bool
     planned, trains = watch.plan.get(name), tensor.requires_grad
     by_plan = planned is not None and (planned.frozen or planned.trains_throughout)
     meant = planned is not None and not planned.frozen if by_plan else trains
-    row = TensorRow(name, (), meant, trains, dtype=str(tensor.dtype).removeprefix("torch."))
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    row = TensorRow(name, tuple(tensor.shape), (), meant, trains, dtype=dtype)
     times = ("first", "began") if meant else ("frozen", "first", "began")
     row.moved = evidence.changed(name, *times) if same else None
     whole, skipped, sizes = True, False, []
