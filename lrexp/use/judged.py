@@ -50,6 +50,8 @@ def judged(watch: Watch) -> tuple[list[TensorRow], list[Finding]]:
     }
     every = list(rows.values())
     foreign = sum(stepped.foreign for stepped in watch.stepped)
+    if foreign:
+        _leave_copies(every)
     rates = [stepped.rates() for stepped in watch.stepped]
     found = list(findings_of(every, rates, watch.steps, foreign))
     if watch.steps:
@@ -57,6 +59,21 @@ def judged(watch: Watch) -> tuple[list[TensorRow], list[Finding]]:
             found.append(statistics_moved(names))
         found += _beside_plan(watch, every) if watch.plan else _within_layers(watch, rows)
     return every, sorted(found, key=lambda finding: not finding.fault)
+
+
+def _leave_copies(rows: list[TensorRow]) -> None:
+    """Do not judge what moves in no group where an optimizer has tensors that no model has.
+
+    It then steps copies (of more precision, say), and someone writes them back. Where all are in
+    no group, one that has not moved is no other.
+    """
+    outside = [row for row in rows if row.meant and not row.groups]
+    if all(not row.groups for row in rows) and any(row.moved for row in outside):
+        moved = outside
+    else:
+        moved = [row for row in outside if row.moved]
+    for row in moved:
+        row.not_judged = row.not_judged or "an optimizer steps copies"
 
 
 def check_names(watch: Watch) -> None:
@@ -119,8 +136,6 @@ def _row(watch: Watch, evidence: Evidence, name: str, tensor: Tensor, same: bool
         row.not_judged = "new in the loop" if readable(tensor) else "its values are elsewhere"
     elif not meant and row.trained and not by_plan and not row.shut:
         row.not_judged = "frozen after its last step"
-    elif meant and row.moved and not row.groups and any(s.foreign for s in watch.stepped):
-        row.not_judged = "an optimizer steps copies of its own"
     elif meant and row.trained and not row.moved:
         row.not_judged = _why_still(row, sizes, whole, skipped)
         if row.gradient and not row.not_judged and not _would_move(watch, row, tensor):

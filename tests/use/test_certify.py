@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -124,13 +123,13 @@ def test_a_healthy_loop_with_warmup_and_batchnorm_stays_silent(
 
 
 def test_a_bias_in_front_of_batchnorm_has_no_gradient_worth_a_step() -> None:
-    report = seen(net(), None) if False else None
     model = net()
-    report = seen(model, sgd(model))
+    report = seen(model, sgd(model, lr=1e-3))
     row = next(row for row in report.rows if row.name == "0.bias")
     assert report.findings == []
-    assert row.gradient
-    assert row.not_judged in ("", "steps too small")
+    assert 0 < (row.largest_gradient or 0.0) < 1e-7
+    assert row.moved is False
+    assert row.not_judged == "steps too small"
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "test_convnext"])
@@ -311,7 +310,7 @@ def test_own_rates_of_groups_are_multiplied_by_lr_scale() -> None:
     scheduler: Any = timm.scheduler.CosineLRScheduler(optimizer, t_initial=8)
     report = seen(model, optimizer, before=scheduler.step)
     assert report.findings == []
-    assert {row.planned for row in report.rows} == {pytest.approx(0.005), pytest.approx(0.1)}
+    assert sorted({row.planned or 0 for row in report.rows}) == pytest.approx([0.005, 0.1])
 
 
 def test_a_scheduler_that_overwrites_the_rates_of_groups() -> None:
@@ -417,25 +416,12 @@ def test_steps_lost_in_bfloat16() -> None:
     assert "bfloat16" in finding.message
 
 
-class Leaves(optim.SGD):
-    """Steps all but its last tensor."""
-
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
-        last = self.param_groups[-1]["params"][-1]
-        before = last.detach().clone()
-        super().step(closure)
-        with torch.no_grad():
-            last.copy_(before)
-
-
-def test_an_optimizer_that_leaves_a_tensor_out() -> None:
+def test_a_step_that_leaves_a_tensor_out() -> None:
     model = net()
-    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    optimizer = sgd(model)
     kept = model[3].bias.detach().clone()
-    with certify(model, optimizer, raises=False) as report:
-        optimizer.register_step_post_hook(lambda *_: model[3].bias.data.copy_(kept))
-        train(model, optimizer)
-    finding = only(report, "still")
+    optimizer.register_step_post_hook(lambda *_: model[3].bias.data.copy_(kept) and None)
+    finding = only(seen(model, optimizer), "still")
     assert finding.tensors == ("3.bias",)
     assert "would move it, and the optimizer does not" in finding.message
 
@@ -589,7 +575,6 @@ def test_wrapped_models_are_looked_through() -> None:
     model = net()
     wrapped = nn.DataParallel(model)
     model[0] = torch.compile(model[0], backend="eager")  # type: ignore[assignment]
-    report = Report()
     with certify(wrapped, sgd(wrapped), raises=False) as report:
         pass
     assert [row.name for row in report.rows] == [name for name, _ in net().named_parameters()]
@@ -643,7 +628,10 @@ def test_an_optimizer_that_steps_others_is_one(given: bool, kind: str) -> None:
     else:
         optimizer = timm.optim.Lookahead(sgd(model))
     with certify(model, optimizer if given else None) as report:
-        train(model, optimizer, before=lambda step: None)
+        train(
+            model,
+            optimizer,
+        )
     assert report.steps == 4
     assert report.findings == []
 
@@ -692,7 +680,7 @@ def test_tensors_that_are_stepped_in_one_piece_or_as_copies() -> None:
                 for copy, p in zip(copies, model.parameters(), strict=True):
                     p.copy_(copy)
     assert report.findings == []
-    assert "an optimizer steps copies of its own" in {row.not_judged for row in report.rows}
+    assert {row.not_judged for row in report.rows} == {"an optimizer steps copies"}
 
 
 def test_sparse_gradients_are_seen() -> None:
@@ -761,7 +749,7 @@ def test_an_exception_of_the_loop_is_its_own(error: type[BaseException]) -> None
 
 
 def test_the_report_is_a_table_of_tensors_treated_alike() -> None:
-    model = net()
+    model = net().eval()
     report = seen(model, by_layer(model))
     lines = str(report).splitlines()
     assert lines[0] == "certify: 4 steps of SGD: 1 fault"
@@ -774,7 +762,19 @@ def test_the_report_is_a_table_of_tensors_treated_alike() -> None:
         "gradient",
         "moved",
     ]
-    assert lines[-2].split() == "0.weight and 3 more group 0 0.01 0.1 yes yes yes".split()
+    assert lines[-2].split() == [
+        "0.weight",
+        "and",
+        "3",
+        "more",
+        "group",
+        "0",
+        "0.01",
+        "0.1",
+        "yes",
+        "yes",
+        "yes",
+    ]
     page = report._repr_html_()
     assert "<td>0.weight and 3 more</td>" in page
     assert page.count("<li>") == 1
