@@ -69,7 +69,7 @@ class Rates:
 
 
 def findings_of(
-    rows: Sequence[TensorRow], rates: Sequence[Rates], steps: int, foreign: int
+    rows: Sequence[TensorRow], rates: Sequence[Rates], steps: int, foreign: int | None
 ) -> Iterator[Finding]:
     """What was not meant, and notes, of what was seen.
 
@@ -77,10 +77,11 @@ def findings_of(
         rows: every tensor of the model.
         rates: of every optimizer.
         steps: that were seen.
-        foreign: tensors of the optimizers that the model does not have.
+        foreign: tensors of the optimizers that the model does not have; None without optimizers.
     """
     yield from _unseen(rows, steps)
-    yield from _groups(rows, foreign)
+    if foreign is not None:
+        yield from _groups(rows, foreign)
     if steps:
         yield from _moving(rows)
         yield from _still(rows)
@@ -291,7 +292,8 @@ def _lost(rates: Rates) -> Iterator[Finding]:
 
 def _ratios(rates: Rates, lost: set[str]) -> Iterator[Finding]:
     """Rates that do not relate as is said."""
-    shares = [share for share in rates.shares if share.expected and not lost & {*share.names}]
+    judged = (share for share in rates.shares if share.held and share.expected)  # not rate 0
+    shares = [share for share in judged if not lost & {*share.names}]
     if len(shares) < 2:
         return
     scales = [share.scale for share in shares]

@@ -53,7 +53,8 @@ def judged(watch: Watch) -> tuple[list[TensorRow], list[Finding]]:
     if foreign:
         _leave_copies(every)
     rates = [stepped.rates() for stepped in watch.stepped]
-    found = list(findings_of(every, rates, watch.steps, foreign))
+    known = bool(watch.stepped)
+    found = list(findings_of(every, rates, watch.steps, foreign if known else None))
     if watch.steps:
         if names := _frozen_statistics_that_moved(watch, evidence, rows):
             found.append(statistics_moved(names))
@@ -109,7 +110,8 @@ def _row(watch: Watch, evidence: Evidence, name: str, tensor: Tensor, same: bool
     row = TensorRow(name, tuple(tensor.shape), (), meant, trains, dtype=dtype)
     times = ("first", "began") if meant else ("frozen", "first", "began")
     row.moved = evidence.changed(name, *times) if same else None
-    whole, skipped, sizes = True, False, []
+    row.largest_gradient = evidence.largest(name)
+    whole, skipped = True, False
     for i, stepped in enumerate(watch.stepped):
         if name not in stepped.where:
             continue
@@ -123,13 +125,11 @@ def _row(watch: Watch, evidence: Evidence, name: str, tensor: Tensor, same: bool
         settings = stepped.optimizer.param_groups[stepped.where[name][0]]
         row.weight_decay = settings.get("weight_decay") or 0.0
         row.momentum = momentum_of(stepped.optimizer, stepped.holder[name])
-        sizes += evidence.largest(name, i)
         row.shut = name in stepped.frozen_since
         if row.moved is False and meant:  # steps of a sign may lead back
-            row.moved = evidence.changed_at_a_step(name, i)
+            row.moved = evidence.changed_at_a_step(name)
         whole, skipped = stepped.holder[name] is tensor, evidence.all_skipped(i, stepped.steps)
     row.shut = not trains and (row.shut or not row.trained)
-    row.largest_gradient = max(sizes, default=None)
     if sharded(tensor):
         row.not_judged = "sharded"
     elif row.moved is None:
@@ -137,18 +137,17 @@ def _row(watch: Watch, evidence: Evidence, name: str, tensor: Tensor, same: bool
     elif not meant and row.trained and not by_plan and not row.shut:
         row.not_judged = "frozen after its last step"
     elif meant and row.trained and not row.moved:
-        row.not_judged = _why_still(row, sizes, whole, skipped)
+        row.not_judged = _why_still(row, whole, skipped)
         if row.gradient and not row.not_judged and not _would_move(watch, row, tensor):
             row.not_judged = TOO_SMALL
     return row
 
 
-def _why_still(row: TensorRow, sizes: list[float], whole: bool, skipped: bool) -> str:
+def _why_still(row: TensorRow, whole: bool, skipped: bool) -> str:
     """Why a tensor that has not moved is no fault; empty when it is one.
 
     Args:
         row: of it.
-        sizes: largest gradients of the steps looked at.
         whole: whether it is stepped by itself, not in one piece with others.
         skipped: whether every step was.
     """
@@ -160,10 +159,12 @@ def _why_still(row: TensorRow, sizes: list[float], whole: bool, skipped: bool) -
         return ""
     if row.highest is None:
         return "its optimizer has no rate"
-    if not all(map(math.isfinite, sizes)):
+    if row.largest_gradient is None:
+        return "no gradient was looked at"
+    if not math.isfinite(row.largest_gradient):
         return "gradient not finite"
-    if not any(sizes):
-        return "gradient 0" if sizes else "no gradient was looked at"
+    if row.largest_gradient == 0:
+        return "gradient 0"
     return "" if whole else "stepped in one piece with others"
 
 

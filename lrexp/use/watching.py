@@ -52,8 +52,8 @@ class Stepped:
         self.gradients: set[str] = set()  # names that had one
         self.left_gradients: set[str] = set()  # names that had one while frozen
         self.frozen_since: dict[str, Tensor] = {}  # fingerprints of when it was frozen
-        self.largest: list[dict[str, Tensor]] = []  # largest gradients of a step, by name
-        self.after: list[dict[str, Tensor]] = []  # fingerprints after a step, by name
+        self.largest: dict[str, Tensor] = {}  # largest gradient of the steps looked at
+        self.changed: dict[str, Tensor] = {}  # whether it had other bits after one of them
         self.skipped: Tensor | None = None  # steps in which a scaler found infinities
         self.steps = 0
         self.highest_common = 0.0  # the largest rate of a tensor of scale 1
@@ -138,20 +138,24 @@ class Stepped:
             )
         self.steps += 1
         if self._is_sampled():
-            self.largest.append(
-                {
-                    name: torch.linalg.vector_norm(_values(gradient), float("inf")).float()
-                    for name in self.trained
-                    if flags.get(name) and rates[self.where[name][0]] != 0
-                    and (gradient := self._gradient(name)) is not None
-                    and not sharded(gradient) and gradient.numel()
-                }
-            )  # fmt: skip
+            for name in self.trained & self.where.keys():
+                gradient, rate = self._gradient(name), rates[self.where[name][0]]
+                if flags[name] and gradient is not None and not sharded(gradient) and rate != 0:
+                    size = _largest(gradient)
+                    before = self.largest.get(name, size)
+                    self.largest[name] = torch.maximum(before, size)
 
-    def end_step(self) -> None:
-        """After a step: of some, note what became of the tensors."""
+    def end_step(self, first: Mapping[str, Tensor]) -> None:
+        """After a step: of some, note what became of the tensors.
+
+        Args:
+            first: fingerprints before the first step.
+        """
         if self._is_sampled():
-            self.after.append(prints({n: self._tensors[n] for n in self.where if self._flags[n]}))
+            now = prints({name: self._tensors[name] for name in self.where if self._flags[name]})
+            for name in now.keys() & first.keys():
+                other = now[name] != first[name].to(now[name].device)
+                self.changed[name] = other | self.changed.get(name, other)
 
     def rates(self) -> Rates:
         """Its groups' rates beside what says how they are to relate."""
@@ -177,7 +181,7 @@ class Stepped:
 
     def _rate(self, group: Mapping[str, Any]) -> float | None:
         """Its rate; one that is kept on a GPU is waited for, so only at some steps."""
-        lr, since = group["lr"], self.steps + 1 - self._turned
+        lr, since = group.get("lr"), self.steps + 1 - self._turned
         waits = isinstance(lr, Tensor) and lr.device.type != "cpu"
         return None if waits and since & (since - 1) else rate_of(group)
 
@@ -240,7 +244,7 @@ class Stepped:
         known = [(rate, share) for rate, share in now if rate is not None]
         if not any(rate for rate, _ in known):
             return
-        commons = [rate / share.scale for rate, share in known for _ in share.names]
+        commons = [rate / share.scale for rate, share in known if rate for _ in share.names]
         common = statistics.median_low(commons)
         self.highest_common = max(self.highest_common, common)
         for rate, share in known:
@@ -285,21 +289,20 @@ class Watch:
         self._inside = None
         if _has_closure(args, kwargs):  # its gradients are made within the step
             found.look(self.steps)
-        found.end_step()
+        found.end_step(self.first)
         self.steps += 1
         return True
 
     def evidence(self) -> Evidence:
         """All that was noted on devices, read now."""
-        found: dict[tuple[Any, str], Tensor] = {}
+        found: dict[tuple[str, str], Tensor] = {}
         for when, seen in (("began", self.began), ("first", self.first), ("now", self._prints())):
             found |= {(when, name): value for name, value in seen.items()}
         for i, stepped in enumerate(self.stepped):
             stepped.index()
             found |= {("frozen", name): value for name, value in stepped.frozen_since.items()}
-            for kind, of_steps in (("after", stepped.after), ("largest", stepped.largest)):
-                for j, seen in enumerate(of_steps):
-                    found |= {((kind, i, j), name): value for name, value in seen.items()}
+            found |= {("largest", name): value for name, value in stepped.largest.items()}
+            found |= {("changed", name): value for name, value in stepped.changed.items()}
             if stepped.skipped is not None:
                 found["skipped", str(i)] = stepped.skipped
         return Evidence(read(found))
@@ -326,7 +329,7 @@ class Watch:
 class Evidence:
     """Numbers by when and whose they are: fingerprints, and largest gradients."""
 
-    numbers: Mapping[tuple[Any, str], Any]
+    numbers: Mapping[tuple[str, str], Any]
 
     def changed(self, name: str, *begins: str) -> bool | None:
         """Whether a tensor has other bits now than at the first of these times that is known."""
@@ -334,25 +337,17 @@ class Evidence:
         before, now = next(known, None), self.numbers.get(("now", name))
         return None if before is None or now is None else before != now
 
-    def changed_at_a_step(self, name: str, optimizer: int) -> bool:
+    def changed_at_a_step(self, name: str) -> bool:
         """Whether it had other bits after a step than before the first."""
-        before = self.numbers.get(("first", name))
-        return any(value != before for value in self._of("after", name, optimizer))
+        return bool(self.numbers.get(("changed", name)))
 
-    def largest(self, name: str, optimizer: int) -> list[float]:
-        """Largest gradients, of the steps that were looked at."""
-        return self._of("largest", name, optimizer)
+    def largest(self, name: str) -> float | None:
+        """Its largest gradient of the steps that were looked at; None where none was."""
+        return self.numbers.get(("largest", name))
 
     def all_skipped(self, optimizer: int, steps: int) -> bool:
         """Whether a scaler had every step of an optimizer skipped."""
         return self.numbers.get(("skipped", str(optimizer))) == steps
-
-    def _of(self, kind: str, name: str, optimizer: int) -> list[Any]:
-        return [
-            value
-            for (when, whose), value in self.numbers.items()
-            if whose == name and when[:2] == (kind, optimizer)
-        ]
 
 
 def rate_of(group: Mapping[str, Any], key: str = "lr") -> float | None:
@@ -371,8 +366,12 @@ def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return kwargs.get("closure") is not None or any(callable(arg) for arg in args[1:])
 
 
-def _values(gradient: Tensor) -> Tensor:
-    return gradient.coalesce().values() if gradient.is_sparse else gradient
+def _largest(gradient: Tensor) -> Tensor:
+    """Of its absolute values: () float32, where it is."""
+    values = gradient.coalesce().values() if gradient.is_sparse else gradient
+    if not values.numel():
+        return torch.zeros((), device=values.device)
+    return torch.linalg.vector_norm(values, float("inf")).float()
 
 
 def _equal(rates: Sequence[float]) -> bool:
