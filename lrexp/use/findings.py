@@ -166,15 +166,14 @@ def _groups(rows: Sequence[TensorRow], foreign: int) -> Iterator[Finding]:
                 f"it holds {count(foreign, 'tensor')} that the model does not have: a layer was"
                 " replaced, or the model copied, after it was built"
             )
-        moved = "; something else moved them" if any(row.moved for row in outside) else ""
         what = "meant to train and in no group of the optimizer"
-        yield _fault(
-            "no_group",
-            names,
-            _sentence(names, what, f"{made}{moved}"),
+        advice = (
             "build the optimizer after that, or optimizer.add_param_group({'params': [...]});"
-            " what is not to train: requires_grad_(False); more optimizers: give certify a list",
+            " what is not to train: requires_grad_(False)"
         )
+        if any(row.moved for row in outside):
+            made, advice = "another one moves some", "give certify a list of all optimizers"
+        yield _fault("no_group", names, _sentence(names, what, made), advice)
     if twice := [row for row in rows if len(row.groups) > 1]:
         names = [row.name for row in twice]
         where = " and ".join(twice[0].groups)
@@ -272,7 +271,9 @@ def _lost(rates: Rates) -> Iterator[Finding]:
         if group.scheduled or group.highest is None or group.began is None:
             continue
         others = any(g.changed_step > group.first_step for g in known)
-        said = f"{group.label} was added after the scheduler was built, "
+        said = (
+            f"{group.label} ({few(group.names, NAMED)}) was added after the scheduler was built, "
+        )
         if others and group.changed_step < 0:
             what = f"which has lost it: it held {group.highest:.3g} while the others' rates changed"
         elif group.highest > group.began * (1 + OFF):
@@ -325,6 +326,7 @@ def _ratios(rates: Rates, lost: set[str]) -> Iterator[Finding]:
         ratio = low.held / reference.held if reference.held else 0.0
         wanted = low.scale / reference.scale
         if differ and ratio and abs(ratio / wanted**2 - 1) < OFF:
+            names = [n for share in shares if share.scale < reference.scale for n in share.names]
             why = "lr_scale was multiplied in twice"
             advice = "a scheduler multiplies by it, so give the groups the base rate as lr"
         else:

@@ -222,6 +222,17 @@ def test_a_layer_that_was_replaced_after_the_optimizer_was_built() -> None:
     assert "2 tensors that the model does not have: a layer was replaced" in finding.message
 
 
+def test_an_optimizer_that_certify_was_not_given() -> None:
+    model = net()
+    one, two = optim.SGD(model[:3].parameters(), lr=0.1), optim.SGD(model[3].parameters(), lr=0.1)
+    with certify(model, one, raises=False) as report:
+        for optimizer in (one, two):
+            train(model, optimizer)
+    finding = only(report, "no_group")
+    assert finding.tensors == ("3.weight", "3.bias")
+    assert "list of all optimizers" in finding.advice
+
+
 def test_a_tensor_in_two_groups() -> None:
     model = net()
     optimizer = sgd(model)
@@ -302,6 +313,7 @@ def test_lr_scale_multiplied_once_twice_or_otherwise(
         assert report.findings == []
     else:
         finding = only(report, kind)
+        assert set(finding.tensors) == (BODY if factor[0] == 0.01 else {"3.weight", "3.bias"})
         assert ("multiplied in twice" in finding.message) == (factor[0] == 0.01)
 
 
@@ -579,6 +591,14 @@ def test_sharded_parameters_are_not_judged() -> None:
     report = seen(model, optimizer)
     assert report.findings == []
     assert {r.name: r.not_judged for r in report.rows}["3.weight"] == "sharded"
+
+
+def test_a_group_at_rate_0_is_not_held_to_its_lr_scale() -> None:
+    model = net()
+    optimizer = by_layer(model)
+    optimizer.param_groups[1]["lr"] = 0.0
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 0.1})
+    assert seen(model, optimizer).findings == []
 
 
 # --- Wrappers -------------------------------------------------------------------------------------

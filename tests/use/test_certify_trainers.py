@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm.scheduler
 import torch
+from conftest import ROOT
 from torch import Tensor, nn, optim
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as schedulers
 from torch.utils.data import DataLoader, Dataset
 
-from lrexp.use.certified import Report
+from lrexp.use.certified import NotAsMeantError, Report
 from lrexp.use.certify import certify
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
@@ -363,3 +367,33 @@ def test_ddp_and_sharded_tensors() -> None:
         optimizer.step()
     assert {row.not_judged for row in report.rows} == {"sharded"}
     assert report.steps == 1
+
+
+# --- The page -------------------------------------------------------------------------------------
+
+
+def page_blocks(page: str) -> Iterator[tuple[str, str]]:
+    """Every program of a page and the output printed below it."""
+    for program, shown in re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", page, re.S):
+        yield program, shown.strip()
+
+
+def said_by(program: str, names: dict[str, Any]) -> str:
+    """What a program prints, or the error that ends it."""
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            exec(program, names)
+    except NotAsMeantError as error:
+        return str(error)
+    return printed.getvalue().strip()
+
+
+def test_the_page_shows_what_its_programs_say() -> None:
+    page = (ROOT / "docs" / "certify.md").read_text()
+    names: dict[str, Any] = {}
+    torch.manual_seed(0)
+    blocks = [*page_blocks(page)]
+    assert len(blocks) == 13
+    for program, shown in blocks:
+        assert said_by(program, names) == shown
