@@ -18,7 +18,8 @@ TRAINED = (
     *("train/loss", "train/accuracy", "gap/loss_running"),
     *("perf/examples_per_s", "perf/steps_s"),
 )
-# Where the data or the settings call for them.
+# Where the data or the settings call for them. Metrics of the user's own, trainer.metrics.NAME, are
+# train_eval/NAME and val/NAME besides, and NAME of the test: no dashboard of ours shows them.
 SOMETIMES = (
     "grad_norm",
     "perf/skipped_steps",  # with trainer.precision=fp16

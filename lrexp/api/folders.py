@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lrexp.api.shown import run_shown, sweep_shown
 from lrexp.config.errors import UserError
 from lrexp.config.names import shown_path
+from lrexp.config.parts import given
 from lrexp.folder.layout import POINTS_TABLE
 from lrexp.grid.leaderboard import leaderboard_lines, points_csv
 from lrexp.plan.plan import Plan
@@ -37,9 +38,11 @@ class Run:
 
     Args:
         folder: absolute.
+        parts: target → object of what it was trained with that no name leads to.
     """
 
     folder: Path
+    parts: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def _read(self) -> folders.Run:
@@ -90,7 +93,7 @@ class Run:
         from lrexp.session.guest import as_guest
         from lrexp.use.trained import load_trained
 
-        with as_guest():  # its config is composed anew
+        with as_guest(), given(self.parts):  # its config is composed anew
             return load_trained(self.folder)
 
     @property
@@ -127,9 +130,11 @@ class Sweep:
 
     Args:
         folder: absolute.
+        parts: as of `Run`.
     """
 
     folder: Path
+    parts: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def _read(self) -> Read:
@@ -139,7 +144,7 @@ class Sweep:
     def runs(self) -> tuple[Run, ...]:
         """The runs of the points that have begun, by number."""
         begun = (self.folder / point.folder for point in self._read.tried)
-        return tuple(Run(folder) for folder in begun if folders.is_run(folder))
+        return tuple(Run(folder, self.parts) for folder in begun if folders.is_run(folder))
 
     @cached_property
     def leaderboard(self) -> Mapping[str, Any]:
@@ -175,7 +180,7 @@ class Sweep:
         if not ended:
             raise UserError(f"{shown_path(self.folder)} has no run that finished")
         first = min(ended, key=lambda point: sign * point.best[monitor])
-        return Run(self.folder / first.folder)
+        return Run(self.folder / first.folder, self.parts)
 
     def __repr__(self) -> str:
         return f"<Sweep of {len(self._read.points)} points: {shown_path(self.folder)}>"

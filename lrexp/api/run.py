@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lrexp.api.folders import Run, Sweep
 from lrexp.config.errors import ConfigError, UserError, for_terminal
 from lrexp.config.launched import refuse_ranks
+from lrexp.config.parts import handed_over
 from lrexp.session.parts import given_parts
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def run(
         overrides: as on the command line, words of a list or one text of them.
         config_dir: folder of your own YAML files, as --config-dir.
         quiet: print nothing but warnings.
-        parts: of the experiment, as objects.
+        parts: of your own, as objects: `model` (a class or function), `data` (a function, arrays or
+            a Dataset), `policy`, `scheduler`, `loss` (functions) and `metrics` (functions by name);
+            see docs/own_parts.md.
 
     Returns:
         The run: finished, or diverged, which is a result as well.
@@ -62,7 +65,7 @@ def run(
         config = compose_single(loader, words)
         if config.hydra.mode == RunMode.MULTIRUN:
             raise ConfigError("hydra.mode", "is for a grid of runs", "use lrexp.sweep", "MULTIRUN")
-        return Run(run_single(loader, config, words).folder)
+        return Run(run_single(loader, config, words).folder, handed_over())
 
     return _as_asked(trained, overrides, config_dir, quiet, parts)
 
@@ -82,7 +85,7 @@ def sweep(
         overrides: as on the command line: `["lr_policy=uniform,layerwise_decay", "seed=0,1,2"]`.
         config_dir: folder of your own YAML files, as --config-dir.
         quiet: print nothing but warnings.
-        parts: of every experiment of the grid, as objects.
+        parts: of every experiment of the grid, as of `run`.
 
     Returns:
         The sweep. A point that failed stops no other, and is no error: see its `results`.
@@ -99,7 +102,7 @@ def sweep(
     def trained(loader: CheckedLoader, words: list[str]) -> Sweep:
         from lrexp.session.sweep import run_sweep
 
-        return Sweep(run_sweep(loader, words, say).folder)
+        return Sweep(run_sweep(loader, words, say).folder, handed_over())
 
     return _as_asked(trained, overrides, config_dir, quiet, parts)
 

@@ -165,7 +165,7 @@ def _stated_shape(data: Data) -> list[int] | None:
 def open_source(config: Config) -> Source:
     """The configured data set, images of files not yet decoded."""
     open_it = load(chosen_option("data", config.data).make)
-    common = {f.name for f in fields(Data)}
+    common = {"library", *(f.name for f in fields(Data))}
     wanted = inspect.signature(open_it).parameters  # of the common settings too, such as group_by
     settings = {f.name: getattr(config.data, f.name) for f in fields(config.data)}
     source = open_it(**{k: v for k, v in settings.items() if k not in common or k in wanted})

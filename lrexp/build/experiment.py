@@ -18,6 +18,7 @@ from lrexp.build.computing import build_computing, refuse_what_fails
 from lrexp.build.data import Datasets, build_dataset, stated_data
 from lrexp.build.loss import build_loss, check_monitors
 from lrexp.build.model import build_model
+from lrexp.build.own import build_metrics
 from lrexp.build.ranks import check_for_ranks, notes_of_ranks, shared_by, synchronized
 from lrexp.build.rates import build_rates
 from lrexp.build.schedule import Steps, count_batches, count_steps
@@ -99,6 +100,7 @@ def build(config: Config, datasets: Datasets | None = None, ranks: Ranks = ALONE
         ),
         beside=beside,
         computing=computing,
+        metrics=build_metrics(config, dataset),
         own_network=_is_own(config),
         **vars(rates),
     )

@@ -12,7 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrexp.config.errors import ConfigError
-from lrexp.config.schema import MONITORS, TOP5_CLASSES, Config, chosen_option, load, settings_of
+from lrexp.config.parts import own_monitors
+from lrexp.config.schema import (
+    MONITORS,
+    TOP5_CLASSES,
+    Config,
+    chosen_option,
+    load,
+    option_of,
+    settings_of,
+    several_labels,
+)
 from lrexp.config.schema.training import CsvTable
 from lrexp.data.dataset import Dataset
 from lrexp.train.experiment import Loss
@@ -28,16 +38,18 @@ def build_loss(config: Config, dataset: Dataset, device: torch.device) -> Loss:
         ConfigError: when the loss is not for such labels, or weights do not fit the classes.
     """
     option, data = chosen_option("loss", config.loss), config.data
-    several = dataset.train.labels.ndim == 2
-    if option.several and not several:
+    several, is_for_several = dataset.train.labels.ndim == 2, several_labels(config.loss)
+    own = option_of(vars(config.loss)) == "custom"
+    if is_for_several and not several:
         problem = f"is for any number of labels per image, and data={data.name} has one"
-        hint = "choose loss=cross_entropy"
+        hint = "write loss.several=false" if own else "choose loss=cross_entropy"
         if isinstance(data, CsvTable):
             hint += ", or data.multi_label=true for labels such as cat|dog"
         raise ConfigError("loss", problem, hint, config.loss.name)
-    if several and not option.several:
+    if several and not is_for_several:
         problem = f"is for one label per image, and data={data.name} has several"
-        raise ConfigError("loss", problem, "choose loss=bce", config.loss.name)
+        hint = "write loss.several=true if it is for them" if own else "choose loss=bce"
+        raise ConfigError("loss", problem, hint, config.loss.name)
     return load(option.make)(dataset, device, **settings_of(config.loss))
 
 
@@ -159,14 +171,15 @@ def _weight(values: Any, device: torch.device) -> Tensor:
 def check_monitors(config: Config, classes: int) -> None:
     """Refuse to follow a metric that this data or this loss does not have."""
     absent = {}
-    if chosen_option("loss", config.loss).several:
+    if several_labels(config.loss):
         absent["top5_accuracy"] = "is measured where every image has one label, not with loss=bce"
     else:
         absent["label_accuracy"] = "is measured where images have several labels, with loss=bce"
         if classes < TOP5_CLASSES:
             problem = f"is measured from {TOP5_CLASSES} classes up, and there are {classes}"
             absent["top5_accuracy"] = problem
-    there = [monitor for monitor in MONITORS if monitor.split("/")[1] not in absent]
+    known = (*MONITORS, *own_monitors(config.trainer.metrics))
+    there = [monitor for monitor in known if monitor.split("/")[1] not in absent]
     for group in ("trainer", "scheduler"):
         monitor = getattr(getattr(config, group), "monitor", None)
         if monitor is not None and monitor not in there:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lrexp.commands.answer import parser_of
 from lrexp.config.names import shown_path
-from lrexp.config.schema import MONITORS
+from lrexp.config.schema import MONITORS, direction
 from lrexp.folder.layout import METRICS, PLAN, PREDICTIONS, SUMMARY
 from lrexp.plan.plan import difference_lines
 from lrexp.runs.differences import (
@@ -73,7 +73,8 @@ def comparison(a: SavedRun, b: SavedRun) -> list[str]:
     """Lines of at most 100 columns that say what differs."""
     monitors = {str(_dig(run.config, ("trainer", "monitor"))) for run in (a, b)}
     monitor = monitors.pop() if len(monitors) == 1 else "val/loss"  # where they disagree
-    monitor = monitor if monitor in MONITORS else "val/loss"
+    known = monitor in MONITORS or _dig(a.summary, ("best", monitor)) is not None  # the user's own
+    monitor = monitor if known else "val/loss"
     lines = [
         f"{letter}  {shown_path(run.folder or run.file)}"
         + (f" (seed {run.config['seed']})" if "seed" in run.config else "")
@@ -158,7 +159,7 @@ def _better(a: SavedRun, b: SavedRun, monitor: str) -> list[str]:
         return []
     if was == now:
         return [f"neither: {monitor} is the same"]
-    lower = MONITORS[monitor] == "min"
+    lower = direction(monitor) == "min"
     said = f"{'A' if (was < now) == lower else 'B'} by {monitor}"
     lines = [f"{said} ({'lower' if lower else 'higher'} is better), by {abs(now - was):.4g}"]
     steps = [run.rows[-1].get("step") for run in (a, b) if run.rows]

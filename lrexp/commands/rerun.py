@@ -17,6 +17,7 @@ from lrexp.config.check import check
 from lrexp.config.compose import without_hydra
 from lrexp.config.errors import ConfigError, UserError, for_terminal
 from lrexp.config.names import shown_path
+from lrexp.config.parts import part, targets_in
 from lrexp.config.recompose import SavedLoader
 from lrexp.config.schema import meaning_of
 from lrexp.folder.environment import environment
@@ -81,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
 # what lines begin with that say a part of the environment is another
 HEADINGS = {
-    **dict.fromkeys(("lrexp", "commit", "diff_hash", "code_hash"), "code"),
+    **dict.fromkeys(("lrexp", "commit", "diff_hash", "code_hash", "parts"), "code"),
     **dict.fromkeys(("packages", "python"), "pkg"),
     **dict.fromkeys(("device", "gpu", "gpu_driver", "cuda", "cudnn"), "gpu"),
     **dict.fromkeys(("threads", "cpu", "cpu_capability", "cpu_count", "os"), "cpu"),
@@ -210,11 +211,14 @@ def _environment_lines(
     if was == "cpu" and chosen == "auto" and choose_device("auto").type != "cpu":
         lines.append("device cpu, where the run was; trainer.device=auto was saved")
         config.trainer.device = "cpu"
+    parts = targets_in(check(without_hydra(config))[1])
     try:
         device = choose_device(config.trainer.device)
+        for key, target in parts.items():
+            part(key, target)  # so that its source is known
     except ConfigError as error:
         raise loader.placed(error, overrides) from error
-    now = environment(device, config.trainer.threads or torch.get_num_threads(), {})
+    now = environment(device, config.trainer.threads or torch.get_num_threads(), {}, parts)
     before = {k: v for k, v in saved.environment.items() if k != "fingerprints"}
     changes = environment_changes(before, now)
     for change in changes:

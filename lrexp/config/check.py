@@ -19,7 +19,6 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from lrexp.config.checks import (
-    check_args,
     check_limits,
     check_place,
     check_together,
@@ -27,6 +26,7 @@ from lrexp.config.checks import (
     weights_source,
 )
 from lrexp.config.errors import ConfigError, did_you_mean, unknown_setting, wrong_type
+from lrexp.config.parts import own_monitors
 from lrexp.config.policy_checks import check_policy
 from lrexp.config.schema import (
     GROUPS,
@@ -38,6 +38,7 @@ from lrexp.config.schema import (
     settings_where,
 )
 from lrexp.config.schema.training import BUNDLED
+from lrexp.config.targets import check_args
 
 
 def check(composed: DictConfig, places: bool = True) -> tuple[DictConfig, Config]:
@@ -71,7 +72,7 @@ def check(composed: DictConfig, places: bool = True) -> tuple[DictConfig, Config
             raise wrong_type(str(error.full_key or key), value) from error
     _refuse_missing(typed)
     config = cast(Config, OmegaConf.to_object(typed))
-    check_limits("", config)
+    check_limits("", config, own_monitors(config.trainer.metrics))
     for key, path in _paths(typed, "only", "maybe", "plan").items():
         try:
             Path(path).expanduser()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
+from collections.abc import Collection
 from dataclasses import fields, is_dataclass
 from operator import ge, gt, le, lt
 from pathlib import Path
@@ -15,24 +16,25 @@ from typing import Any
 
 from lrexp.config.errors import ConfigError, did_you_mean, unknown_setting
 from lrexp.config.names import BEST, CHECKPOINTS, PLAN
+from lrexp.config.parts import check_parts
 from lrexp.config.schema import Config, chosen_option, lengths_of, option_of
 from lrexp.config.schema.rates import LibraryOptimizer, MultiStep, Scheduler
 from lrexp.config.schema.training import (
     HUB_NAME,
     LEAST_STD,
     CsvTable,
-    CustomModel,
+    CustomData,
     Data,
     HuggingFace,
     ImageFiles,
     LibraryModel,
     Model,
+    Npz,
     RangeTestTask,
     Synthetic,
     Task,
     TorchvisionSet,
 )
-from lrexp.config.targets import check_target
 
 # What no optimizer takes in optimizer.args, and why.
 REFUSED_ARGS = {
@@ -46,17 +48,23 @@ REFUSED_ARGS = {
 _HOLDS = {"above": gt, "at least": ge, "below": lt, "at most": le}
 
 
-def check_limits(prefix: str, section: Any) -> None:
-    """Raise a ConfigError for the first value of a section that its field does not allow."""
+def check_limits(prefix: str, section: Any, own: Collection[str] = ()) -> None:
+    """Raise a ConfigError for the first value of a section that its field does not allow.
+
+    `own` are metrics of the user's own, which a monitor may be as well.
+    """
     for setting in fields(section):
         key, value = f"{prefix}{setting.name}", getattr(section, setting.name)
         if is_dataclass(value):
-            check_limits(f"{key}.", value)
+            check_limits(f"{key}.", value, own)
         elif isinstance(value, list) and value and is_dataclass(value[0]):
             for i, item in enumerate(value):
                 check_limits(f"{key}[{i}].", item)
-        elif value is not None:
-            _check_value(key, value, setting.metadata)
+        elif value is not None and not (setting.name == "monitor" and value in own):
+            metadata: Any = setting.metadata
+            if own and setting.name == "monitor":
+                metadata = {"allowed": (*metadata["allowed"], *own)}
+            _check_value(key, value, metadata)
 
 
 def _check_value(key: str, value: Any, metadata: Any) -> None:
@@ -108,16 +116,6 @@ def check_regex(key: str, pattern: str | None) -> None:
         raise ConfigError(key, f"is no regular expression: {error}", given=pattern) from error
 
 
-def check_args(key: str, value: Any) -> None:
-    """Refuse what would have arguments of a library import or call something."""
-    for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
-        at = f"{key}.{name}" if isinstance(value, dict) else f"{key}[{name}]"
-        if str(name).startswith("_") and str(name).endswith("_"):
-            raise ConfigError(at, "arguments are plain values", given=inner)
-        if isinstance(inner, dict | list):
-            check_args(at, inner)
-
-
 def check_name(name: object) -> None:
     """Refuse a name of a run that could lead out of its folder."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(name)):
@@ -151,6 +149,7 @@ def check_together(config: Config) -> None:
     _check_model(config.model)
     _check_scheduler(config.scheduler)
     _check_ramp(config.task)
+    check_parts(config)
 
 
 def _check_ramp(task: Task) -> None:
@@ -184,10 +183,11 @@ def _check_data(data: Data) -> None:
             raise ConfigError(key, "must be named with letters, digits, '_' and '-'")
         if name in ("train", "train_eval", "val", "test"):
             raise ConfigError(key, "is the name of a split; choose another", given=path)
-    if data.group_by is not None and not isinstance(data, HuggingFace | CsvTable):
+    with_columns = HuggingFace | CsvTable | CustomData
+    if data.group_by is not None and not isinstance(data, with_columns):
         hint = "data=hf and data=csv have columns"
         raise ConfigError("data.group_by", "this data set has no columns", hint, data.group_by)
-    if isinstance(data, ImageFiles) and data.channels not in (1, 3):
+    if isinstance(data, ImageFiles | CustomData) and data.channels not in (1, 3):
         raise ConfigError("data.channels", "must be 1 (grey) or 3 (RGB)", given=data.channels)
     if isinstance(data, CsvTable):
         for name in data.columns:
@@ -217,10 +217,10 @@ def check_place(data: Data) -> None:
         if not held.is_dir():
             hint = f"put the files of {data.name} there, or allow data.download=true"
             raise ConfigError("data.root", f"there is no folder {held}", hint, data.root)
-    if isinstance(data, ImageFiles):
+    if isinstance(data, ImageFiles | Npz):
         path, wanted = Path(data.path).expanduser(), "folder"
         there = path.is_dir()
-        if isinstance(data, CsvTable):
+        if isinstance(data, CsvTable | Npz):
             there, wanted = path.is_file(), "file"
         if isinstance(data, HuggingFace):
             there, wanted = path.exists(), "file or folder"
@@ -296,8 +296,6 @@ def _check_model(model: Model) -> None:
     if isinstance(model, LibraryModel) and model.pretrained and model.weights:
         hint = "keep one of them"
         raise ConfigError("model.pretrained", "and model.weights are both given", hint, True)
-    if isinstance(model, CustomModel):
-        check_target("model.target", model.target)
 
 
 def weights_source(weights: str) -> str:

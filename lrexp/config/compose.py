@@ -253,7 +253,8 @@ def without_hydra(composed: DictConfig) -> DictConfig:
 
 def open_free_sections(config: DictConfig) -> None:
     """Let sections of any keys (`args`, `eval_sets`) take new ones."""
-    for at in ("data.columns", "data.eval_sets", "data.normalize", *(f"{g}.args" for g in OPTIONS)):
+    free = ("data.columns", "data.eval_sets", "data.normalize", "trainer.metrics")
+    for at in (*free, *(f"{group}.args" for group in OPTIONS)):
         section = OmegaConf.select(config, at)
         if isinstance(section, DictConfig):
             OmegaConf.set_struct(section, False)

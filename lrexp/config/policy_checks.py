@@ -32,7 +32,7 @@ def check_policy_alone(policy: Any, epochs: int) -> None:
     """The same of what needs nothing of the run but how many epochs it trains; 0: not known."""
     if policy.name == "per_layer":
         for i, rule in enumerate(policy.rules):
-            _check_rule(f"lr_policy.rules[{i}]", rule)
+            check_rule(f"lr_policy.rules[{i}]", rule)
     if policy.name == "layerwise_decay":
         _refuse_several(policy, "decay", "stem_scale")
         if policy.decay is None and policy.stem_scale is None:
@@ -80,7 +80,8 @@ def refuse_too_long(key: str, written: Any, amount: float, epochs: int) -> None:
         raise ConfigError(key, problem, hint, written)
 
 
-def _check_rule(key: str, rule: Rule) -> None:
+def check_rule(key: str, rule: Rule) -> None:
+    """Raise a ConfigError for a rule that selects or gives nothing, or too much."""
     if sum(selector is not None for selector in (rule.match, rule.type, rule.layers)) != 1:
         hint = "match: a glob or re:REGEX; type: a module class; layers: head, backbone, 0, 0-2"
         raise ConfigError(key, "needs one of match, type and layers", hint)

@@ -113,6 +113,16 @@ def check_target(key: str, target: str) -> None:
         raise ConfigError(key, "is in a package that is not allowed", hint, target)
 
 
+def check_args(key: str, value: Any) -> None:
+    """Refuse what would have arguments of a library import or call something."""
+    for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        at = f"{key}.{name}" if isinstance(value, dict) else f"{key}[{name}]"
+        if str(name).startswith("_") and str(name).endswith("_"):
+            raise ConfigError(at, "arguments are plain values", given=inner)
+        if isinstance(inner, dict | list):
+            check_args(at, inner)
+
+
 def check_search_path(folders: Any) -> None:
     """Refuse packages in hydra.searchpath that would be imported without being allowed."""
     for i, folder in enumerate(folders if isinstance(folders, Sequence) else []):

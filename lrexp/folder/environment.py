@@ -14,6 +14,7 @@ from typing import Any
 
 import lrexp
 from lrexp.config.launched import world_size
+from lrexp.config.parts import source_hashes
 from lrexp.folder.files import strict_json, write_atomically
 from lrexp.folder.layout import DIFF, ENVIRONMENT
 
@@ -64,8 +65,18 @@ def write_environment(folder: Path, facts: dict[str, Any]) -> None:
         write_atomically(folder / DIFF, kept)
 
 
-def environment(device: Any, threads: int, fingerprints: dict[str, str]) -> dict[str, Any]:
-    """What a rerun would have to match: code, packages, machine, threads, data and weights."""
+def environment(
+    device: Any, threads: int, fingerprints: dict[str, str], parts: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """What a rerun would have to match: code, packages, machine, threads, data and weights.
+
+    Args:
+        device: of the run.
+        threads: of torch.
+        fingerprints: of data and weights.
+        parts: setting → target of functions and classes of the user's own, whose sources' hashes
+            are added.
+    """
     import torch
 
     (commit, diff), cuda, cudnn = _code_version(), device.type == "cuda", torch.backends.cudnn
@@ -81,6 +92,7 @@ def environment(device: Any, threads: int, fingerprints: dict[str, str]) -> dict
     return {
         "fingerprints": fingerprints,
         "code_hash": source_hash(),
+        **({"parts": source_hashes(parts.values())} if parts else {}),
         "commit": commit,
         "diff_hash": hashlib.sha256(diff).hexdigest()[:16] if diff else None,
         "lrexp": lrexp.__version__,

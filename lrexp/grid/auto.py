@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lrexp.config.errors import out_of_memory
+from lrexp.config.parts import handed_over
 from lrexp.grid.executors import (
     CLEARLY,
     Ended,
@@ -63,7 +64,7 @@ def auto(points: Sequence[Point], session: Session) -> Ended:
             point.note = line
         if i < LINES:
             session.say(line)
-    where = places(session.settings, points)[: len(points)]
+    where = places(session.settings, points)[: 1 if handed_over() else len(points)]
     if pool_may_pay(seconds, len(points), len(where)):
         with opened(session, points, where) as workers:
             here, there = pool_rates(workers, len(where), found)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrexp.config.schema import MONITORS
+from lrexp.config.schema import direction
 from lrexp.folder.files import csv_text, strict_json, write_atomically
 from lrexp.folder.layout import LEADERBOARD, LEADERBOARD_TABLE, POINTS_TABLE
 from lrexp.grid.points.point import Point, read_summary
@@ -100,7 +100,7 @@ def leaderboard(
     nothing = no_winner([point for point in known if point.same_as is None])
     return {
         "monitor": monitor,
-        "direction": MONITORS[monitor],
+        "direction": direction(monitor),
         "no_winner": None if nothing is None else f"{nothing[0]}; what may help: {nothing[1]}",
         "keys": [key for key in swept if key not in REPEATED],
         "configurations": [

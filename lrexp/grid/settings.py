@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from lrexp.config.errors import ConfigError, did_you_mean
+from lrexp.config.parts import handed_over
 
 EXECUTORS = ("auto", "serial", "stacked", "pool")
 ONLY = ("failed",)
@@ -49,6 +50,9 @@ def read_settings(launcher: Any) -> LauncherSettings:
     for name, allowed in (("executor", EXECUTORS), ("only", ONLY)):
         if found[name] is not None and found[name] not in allowed:
             refuse(name, "is not one of the choices", did_you_mean(str(found[name]), allowed))
+    if found["executor"] == "pool" and handed_over():
+        problem = "starts programs of its own, which have no parts that were handed over as objects"
+        refuse("executor", problem, "auto, serial and stacked run in this one")
     for name in ("only", "allow_changed_grid"):
         if found[name] and not found["resume"]:
             hint = "hydra.launcher.resume=SWEEP or latest"

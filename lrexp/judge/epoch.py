@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lrexp.config.schema import MONITORS
+from lrexp.config.schema import direction
 from lrexp.judge.evaluate import Evaluation
 
 Row = dict[str, float]
@@ -69,7 +69,7 @@ class Track:
     """What was best so far: by the monitor, and of validation's loss and accuracy.
 
     Args:
-        monitor: the metric that decides, of `MONITORS`.
+        monitor: the metric that decides, of `MONITORS`, or one of the user's own.
     """
 
     def __init__(self, monitor: str):
@@ -107,7 +107,7 @@ class Track:
         losses = [row["val/loss"], row["train_eval/loss"], row.get("train/loss", 0.0)]
         self.diverged = not all(map(math.isfinite, losses))
         value, best = row.get(self.monitor, math.nan), self.best
-        sign = 1 if MONITORS[self.monitor] == "max" else -1
+        sign = 1 if direction(self.monitor) == "max" else -1
         if self.diverged or not math.isfinite(value):
             return
         if not best.known or sign * value > sign * best.value:

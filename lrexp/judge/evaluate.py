@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ class Evaluation:
     found: np.ndarray  # (classes,) int64: images of the class of which it says so
     top5: float | None = None  # share of images whose label is among the five largest logits
     multi_label: bool = False  # any number of labels per image, instead of exactly one
+    own: Mapping[str, float] = field(default_factory=dict)  # by metrics of the user's own
 
     @classmethod
     def of_classes(
@@ -66,7 +67,8 @@ class Evaluation:
             found["label_accuracy"] = 1 - int(self._wrong.sum()) / (images * len(self.actual))
         found["balanced_accuracy"] = self.balanced_accuracy
         found["f1_macro"] = float(np.nanmean(self.f1))
-        return found if self.top5 is None else found | {"top5_accuracy": self.top5}
+        found |= {} if self.top5 is None else {"top5_accuracy": self.top5}
+        return found | dict(self.own)
 
     @property
     def balanced_accuracy(self) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrexp.config.errors import few
-from lrexp.config.schema import GROUPS, MONITORS
+from lrexp.config.schema import GROUPS, direction
 from lrexp.judge.noise import Sample, judged
 
 NOT_FINITE = "the loss is no longer a finite number"
@@ -27,7 +27,7 @@ def capital(words: str) -> str:
 
 def best_is(monitor: str) -> str:
     """Of a metric: `lowest` or `highest`."""
-    return "highest" if MONITORS.get(monitor) == "max" else "lowest"
+    return "highest" if direction(monitor) == "max" else "lowest"
 
 
 def diverged_in_words(epoch: Any) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrexp.config.errors import ConfigError, did_you_mean, first_line, nearest
-from lrexp.config.targets import check_target
+from lrexp.config.errors import ConfigError, first_line, nearest
+from lrexp.config.parts import called, part, taken_of
 
 # Settings of the libraries that have their own place here.
 TAKEN = {
@@ -26,7 +26,6 @@ TAKEN = {
     "cache_dir": "the library has its own place for weights",
     "features_only": "features have no classifier to train",
 }
-OF_DATA = ("image_shape", "in_channels", "num_classes")  # what a network may take of the data
 # Without auxiliary classifiers, which would make the output in training a tuple.
 AUXILIARY = ("googlenet", "inception_v3")
 
@@ -186,32 +185,27 @@ def custom_model(
     target: str,
     args: dict[str, Any],
 ) -> nn.Module:
-    """An instance of the class `target`, called with `args` and what it takes of the data.
+    """What the class or function `target` makes, called with `args` and what it takes of the data.
 
     Args:
         image_shape: (C, H, W), passed on as `image_shape`, and C as `in_channels`, where the
             signature has such a parameter.
         num_classes: passed on as `num_classes` where the signature has it.
         name: what messages call the network.
-        target: dotted name of a subclass of nn.Module.
+        target: dotted name of a subclass of nn.Module, or of a function that makes one.
         args: further arguments, by name.
 
     Raises:
         ConfigError: when the package is not allowed, there is no such class, it cannot be called
             so, or what it makes does not turn one image into `num_classes` numbers.
     """
-    kind, taken = _module_class(target), custom_arguments(target, image_shape, num_classes)
-    for key in args.keys() & OF_DATA:
-        raise ConfigError(f"model.args.{key}", "follows data", "leave it out", args[key])
-    try:
-        model = kind(**taken, **args)
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever a constructor makes of arguments it cannot use
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        given = ", ".join([*taken, *args]) or "no arguments"
-        hint = f"it was called with {given}"
-        raise ConfigError("model.target", f"cannot be built: {said}", hint, target) from error
+    key, made_by = "model.target", part("model.target", target)
+    if inspect.isclass(made_by) and not issubclass(made_by, nn.Module):
+        raise ConfigError(key, "is no subclass of torch.nn.Module", given=target)
+    model = called(key, target, made_by, _of_data(image_shape, num_classes), args)
+    if not isinstance(model, nn.Module):
+        problem = f"gave a {type(model).__name__}, no torch.nn.Module"
+        raise ConfigError(key, problem, given=target)
     if next(model.parameters(), None) is None:
         raise ConfigError("model.target", "has no parameters to train", given=target)
     check_images(model, image_shape, name, key="model.target", num_classes=num_classes)
@@ -219,29 +213,12 @@ def custom_model(
 
 
 def custom_arguments(
-    target: str, image_shape: tuple[int, int, int], num_classes: int
+    target: str, image_shape: tuple[int, int, int], num_classes: int, args: dict[str, Any]
 ) -> dict[str, Any]:
-    """What the class `target` takes of the data. Raises as `custom_model`."""
-    data = dict(zip(OF_DATA, (image_shape, image_shape[0], num_classes), strict=True))
-    taken = inspect.signature(_module_class(target)).parameters
-    return {key: value for key, value in data.items() if key in taken}
+    """What the network `target` is made with. Raises as `custom_model`."""
+    key, offered = "model.target", _of_data(image_shape, num_classes)
+    return {**taken_of(key, target, part(key, target), offered, args), **args}
 
 
-def _module_class(target: str) -> type[nn.Module]:
-    """The class of that name, imported now that its package is known to be allowed."""
-    check_target("model.target", target)
-    path, _, last = target.rpartition(".")
-    try:
-        module = importlib.import_module(path)
-    except Exception as error:  # the user's code runs here
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        hint = "install its package, or put the folder that holds it on PYTHONPATH"
-        raise ConfigError("model.target", f"cannot be imported: {said}", hint, target) from error
-    held = vars(module)
-    networks = [n for n, v in held.items() if inspect.isclass(v) and issubclass(v, nn.Module)]
-    if last not in held:
-        hint = did_you_mean(last, networks)
-        raise ConfigError("model.target", f"{path} has no {last}", hint, target)
-    if last not in networks:
-        raise ConfigError("model.target", "is no subclass of torch.nn.Module", given=target)
-    return held[last]
+def _of_data(image_shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
+    return {"image_shape": image_shape, "in_channels": image_shape[0], "num_classes": num_classes}

@@ -133,8 +133,18 @@ def config_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Chang
 
 # What explains best that numbers differ, the likeliest first; older records have another order.
 CAUSES = (
-    *("fingerprints", "code_hash", "commit", "diff_hash", "lrexp", "device", "gpu", "threads"),
-    *("world_size", "backend"),
+    *(
+        "fingerprints",
+        "parts",
+        "code_hash",
+        "commit",
+        "diff_hash",
+        "lrexp",
+        "device",
+        "gpu",
+        "threads",
+    ),
+    *("threads", "world_size", "backend"),
     *("packages", "cpu", "cpu_capability", "flags", "variables", "gpu_driver", "cuda", "cudnn"),
     *("python", "os", "cpu_count"),
 )

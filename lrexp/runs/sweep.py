@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from lrexp.config.errors import UserError
 from lrexp.config.names import shown_path
-from lrexp.config.schema import MONITORS
+from lrexp.config.schema import direction
 from lrexp.config.targets import check_subdir
 from lrexp.folder.layout import CONFIG, LEADERBOARD, MULTIRUN, POINTS, REPORT, RERUN, SUMMARY
 from lrexp.runs.reading import json_of, leads_out
@@ -105,7 +105,7 @@ class Sweep:
     @property
     def sign(self) -> int:
         """1 where less is better, -1 where more is."""
-        return 1 if MONITORS.get(self.monitor, "min") == "min" else -1
+        return 1 if direction(self.monitor) == "min" else -1
 
     @property
     def tried(self) -> tuple[SweepPoint, ...]:

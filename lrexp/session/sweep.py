@@ -23,7 +23,7 @@ from lrexp.config.errors import OTHERS_SETTING, ConfigError, RunFailedError
 from lrexp.config.names import new_run_id, shown_path
 from lrexp.config.recompose import SavedLoader
 from lrexp.config.redact import redacted
-from lrexp.config.schema import MONITORS, OPTIONS
+from lrexp.config.schema import OPTIONS, direction
 from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import CASES, MULTIRUN, OF_SWEEP, RERUN, WANDB, names_of_run
@@ -185,7 +185,7 @@ def refuse_for_chooser(request: Request) -> None:
     monitor, key = config.trainer.monitor, "hydra.sweeper.direction"
     given = OmegaConf.select(config, key)  # Optuna's and Ax's; a list has one for each of several
     given = getattr(given, "name", given)
-    wanted = f"{MONITORS.get(monitor, 'min')}imize"
+    wanted = f"{direction(monitor)}imize"
     if isinstance(given, str) and given.endswith("imize") and given != wanted:
         problem = f"looks for the worst value of trainer.monitor={monitor}"
         raise ConfigError(key, problem, f"write {key}={wanted}", given)

@@ -64,7 +64,8 @@ def best_tested(
     offered = {"val": data.val, "test": data.test, **data.eval_sets}
     splits = {name: split for name, split in offered.items() if split is not None}
     logits = {name: said(split) for name, split in splits.items()}
-    found = {name: evaluate(logits[name], split.labels) for name, split in splits.items()}
+    own = experiment.metrics
+    found = {name: evaluate(logits[name], split.labels, own) for name, split in splits.items()}
     confusions = {
         name: confusion(split.labels.cpu().numpy(), logits[name].argmax(1).cpu().numpy(), classes)
         for name, split in splits.items()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.errors import for_terminal, out_of_memory
+from lrexp.config.parts import targets_in
 from lrexp.config.schema import Config, option_of
 from lrexp.folder.claim import link_latest
 from lrexp.folder.environment import environment, write_environment
@@ -126,7 +127,8 @@ def climbed(config: Config, launch: Launch) -> Climbed:
 
     built, first = made(config.seed)
     prints = fingerprints(first.experiment)
-    facts = environment(first.experiment.device, torch.get_num_threads(), prints)
+    threads, parts = torch.get_num_threads(), targets_in(config)
+    facts = environment(first.experiment.device, threads, prints, parts)
     started = time.perf_counter()
     together, trainers, ramps = None, [first], blank()
     with datasets.features if launch.datasets is None else nullcontext():

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from lrexp.config.errors import Terminated
-from lrexp.config.schema import MONITORS, Config
+from lrexp.config.parts import targets_in
+from lrexp.config.schema import Config, direction
 from lrexp.config.schema.training import Wandb
 from lrexp.folder.claim import link_latest
 from lrexp.folder.environment import environment, write_environment
@@ -178,7 +179,7 @@ class Training:
     def value(self) -> float:
         """The best of trainer.monitor; the worst there is when the run diverged."""
         if self.trainer.diverged or self.trainer.best.epoch < 0:
-            return math.inf if MONITORS[self._config.trainer.monitor] == "min" else -math.inf
+            return math.inf if direction(self._config.trainer.monitor) == "min" else -math.inf
         return self.trainer.best.value
 
     @property
@@ -221,7 +222,8 @@ class Training:
             restore_best(trainer, folder)
         write_plans(self._resolved, experiment, launch, trainer.step)
         prints = fingerprints(experiment)
-        facts = environment(experiment.device, torch.get_num_threads(), prints)
+        parts = targets_in(self._config)
+        facts = environment(experiment.device, torch.get_num_threads(), prints, parts)
         if launch.stopped and (changes := changed_environment(folder, facts)):
             self._opening += [f"change {line}" for line in changes]
             self._summary["resumed"][-1]["environment"] = changes

@@ -33,6 +33,13 @@ class Loss(Protocol):
         ...
 
 
+# Scores (n, classes) in [0, 1] and labels of a split → how good they are, by a metric of the
+# user's own.
+Metric = Callable[[np.ndarray, np.ndarray], float]
+Metrics = Mapping[str, Metric]  # by name
+NO_METRICS: Metrics = {}
+
+
 @dataclass(frozen=True)
 class Experiment:
     """Everything a run needs, built and placed on its device."""
@@ -54,6 +61,7 @@ class Experiment:
     beside: Mapping[str, frozenset[str]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # what is odd about plan and schedule
     computing: Computing = PLAIN
+    metrics: Metrics = field(default_factory=dict)  # of the user's own
     # Whether the network is the user's own: it may draw from Python's and numpy's generators, and
     # hold tensors that require gradients and are no parameters. No library's network does.
     own_network: bool = True

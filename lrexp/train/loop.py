@@ -309,7 +309,7 @@ class Trainer:
         self.begin_draws("evaluation")
         model = self.fed.part(self.experiment.model)
         how = self.settings.eval_batch_size, self.experiment.computing, self.ranks
-        return evaluate_split(model, split, *how)
+        return evaluate_split(model, split, *how, self.experiment.metrics)
 
     def _judged(self, seen: Row, train_eval: Evaluation, val: Evaluation) -> Row:
         """The epoch's full row: evaluation on the weights to evaluate, the gap, overfitting."""

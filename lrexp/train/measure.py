@@ -19,7 +19,8 @@ from lrexp.data.dataset import Split
 from lrexp.judge.evaluate import Evaluation
 from lrexp.plan.plan import Plan
 from lrexp.train.computing import PLAIN, Computing
-from lrexp.train.experiment import Experiment
+from lrexp.train.experiment import NO_METRICS, Experiment, Metrics
+from lrexp.train.own_metrics import Kept
 from lrexp.train.ranks import ALONE, Ranks
 from lrexp.train.scales import norms_of, ratio, scales_of
 
@@ -56,8 +57,9 @@ def evaluate_split(
     batch_size: int,
     computing: Computing = PLAIN,
     ranks: Ranks = ALONE,
+    metrics: Metrics = NO_METRICS,
 ) -> Evaluation:
-    """How good a model is on a split, in eval mode. No logits are kept.
+    """How good a model is on a split, in eval mode. No logits are kept but for metrics.
 
     Every rank evaluates its share of the images, each once, and has the whole.
     """
@@ -66,10 +68,11 @@ def evaluate_split(
     own = np.array_split(np.arange(len(split)), ranks.world)[ranks.rank]
     parts = draws.cut(own, batch_size) if len(own) else []
     logits = ((forward(images)[None], labels) for images, labels in split.batches(parts))
-    return evaluate_batches(logits, len(own), ranks)[0]
+    kept = Kept(logits, metrics)
+    return kept.measured(evaluate_batches(kept, len(own), ranks), ranks)[0]
 
 
-def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
+def evaluate(logits: Tensor, labels: Tensor, metrics: Metrics = NO_METRICS) -> Evaluation:
     """How good logits (n, classes) are, image by image and class by class.
 
     The loss of an image is its cross-entropy; with several labels the mean over classes of the
@@ -79,7 +82,8 @@ def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
         logits: (n, classes) float.
         labels: (n,) int64 class of each image, or (n, classes) float of 0 and 1.
     """
-    return evaluate_batches([(logits[None], labels)], len(labels))[0]
+    kept = Kept([(logits[None], labels)], metrics)
+    return kept.measured(evaluate_batches(kept, len(labels)))[0]
 
 
 @torch.inference_mode()

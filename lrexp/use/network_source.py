@@ -100,6 +100,6 @@ def _of_torchvision(model: LibraryModel, built: nn.Module, classes: int) -> Iter
 
 def _of_user(model: CustomModel, shape: tuple[int, int, int], classes: int) -> list[str]:
     module, _, name = model.target.rpartition(".")
-    args = {**custom_arguments(model.target, shape, classes), **model.args}
+    args = custom_arguments(model.target, shape, classes, model.args)
     called = f"    return {name}(**{args!r})"
     return ["from torch import nn", "", f"from {module} import {name}", "", FUNCTION + called]

@@ -17,7 +17,7 @@ from lrexp.build.model import build_network
 from lrexp.config.checks import check_device
 from lrexp.config.errors import ConfigError, UserError, first_line, out_of_memory
 from lrexp.config.recompose import whole_config
-from lrexp.config.schema import Config, chosen_option
+from lrexp.config.schema import Config, several_labels
 from lrexp.data.preprocessing import Preprocessing, Transform
 from lrexp.folder.checkpoint import load_checkpoint
 from lrexp.folder.layout import BEST, CHECKPOINTS
@@ -47,7 +47,7 @@ class Trained:
     @property
     def multi_label(self) -> bool:
         """Whether an image may have several labels, or none."""
-        return chosen_option("loss", self.config.loss).several
+        return several_labels(self.config.loss)
 
     @torch.inference_mode()
     def scores(self, images: Tensor) -> Tensor:

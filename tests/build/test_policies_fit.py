@@ -20,7 +20,7 @@ from lrexp.models.layers import LayerMap
 from lrexp.plan.plan import Plan
 
 Compose = Callable[..., Any]
-POLICIES = tuple(OPTIONS["lr_policy"])
+POLICIES = tuple(name for name in OPTIONS["lr_policy"] if name != "custom")  # see test_own_parts
 PER_EPOCH = 7
 # Under these some of the network never trains, whatever the length of training; under freezeout
 # and all others every layer does.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from own_parts_page import script, write_files
 from processes import HUNG_S
 
 from lrexp.__main__ import main
@@ -91,6 +92,22 @@ def test_an_installed_copy_trains_through_its_command(installed: Path, tmp_path:
     run(command, "experiment=smoke", weights, cwd=tmp_path, PYTHONPATH=str(installed))
     (summary,) = tmp_path.glob("outputs/smoke/*/summary.json")
     assert '"status": "finished"' in summary.read_text()
+
+
+@pytest.mark.slow
+def test_own_parts_train_by_an_installed_copy_as_their_page_says(
+    installed: Path, tmp_path: Path
+) -> None:
+    """Every file and command of docs/own_parts.md, in a folder that is not ours."""
+    write_files(tmp_path)
+    program = f'lrexp() {{ python -m lrexp "$@"; }}\npython() {{ "{sys.executable}" "$@"; }}\n'
+    path = f"export PYTHONPATH={installed}:$PYTHONPATH\n"
+    said = run("bash", "-c", program + script().replace("PYTHONPATH=.\n", f"PYTHONPATH=.\n{path}"),
+               cwd=tmp_path, WANDB_MODE="offline")  # fmt: skip
+    summaries = [file.read_text() for file in tmp_path.glob("outputs/**/summary.json")]
+    assert len(summaries) >= 12
+    assert all('"status": "finished"' in summary for summary in summaries)
+    assert "finished 0." in said
 
 
 def test_a_checkout_is_found_from_any_folder(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from own_parts import stripes
 from PIL import Image
 
 from lrexp.config.errors import ConfigError
@@ -40,8 +41,21 @@ OWN_DATA = {  # experiments on the user's own images, and what they are below LR
 }
 
 
+CUSTOM = {  # parts of a user's own
+    "model": ["model.target=lrexp.models.mlp.MLP", "model.args={widths: [4], dropout: 0}"],
+    "data": ["data.target=own_parts.stripes"],
+    "loss": ["loss.target=own_parts.focal"],
+    "lr_policy": ["lr_policy.target=own_parts.slower"],
+    "scheduler": ["scheduler.target=own_parts.halves"],
+}
+
+
 def own_images(group: str, option: str, folder: Path) -> list[str]:
     """Where the images are, for the options that read the user's own."""
+    if (group, option) == ("data", "npz"):
+        images, labels = stripes()
+        np.savez(folder / "own.npz", images=images, labels=labels)
+        return [f"data.path={folder}/own.npz"]
     if group != "data" or option not in ("hf", "imagefolder", "csv"):
         return []
     files = [f"{c}/{i}.png" for c in ("cat", "dog") for i in range(10)]
@@ -83,9 +97,9 @@ def test_every_option_composes_and_builds(
             assert composed.data.name == "mnist"
             pytest.skip("it composes; building needs MNIST: LREXP_TEST_DATA is not set")
         overrides += [f"data.root={data}/mnist", "data.download=false", "data.limit=1000"]
-    if (group, option) == ("model", "custom"):
-        monkeypatch.setenv("LREXP_ALLOW_TARGETS", "lrexp")
-        overrides += ["model.target=lrexp.models.mlp.MLP", "model.args={widths: [4], dropout: 0}"]
+    if option == "custom":
+        monkeypatch.setenv("LREXP_ALLOW_TARGETS", "lrexp,own_parts")
+        overrides += CUSTOM[group]
     if (group, option) in MADE_FOR_224:
         imagenet = StatedData((3, 224, 224), tuple(map(str, range(10))), 1000, exact=True)
         assert build_model(compose(*overrides), imagenet, meta=True)[1].depth >= 10

@@ -29,6 +29,7 @@ SHARED = {
     "train_eval_limit": "20",
     "eval_batch_size": "7",
     "stats_every": "2",
+    "metrics": "{right: own_parts.right}",
 }
 MEMBER = {
     "monitor": ("val/loss", "gap/loss"),
@@ -96,6 +97,11 @@ def test_a_setting_of_single_runs_is_refused_with_its_reason(
     assert refused_setting(settings) is None
     setattr(settings, name, REFUSED[name])
     assert f"trainer.{name} " in (refused_setting(settings) or "")
+
+
+@pytest.fixture(autouse=True)
+def _allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LREXP_ALLOW_TARGETS", "own_parts")
 
 
 def timeless(trainer: Trainer) -> list[dict[str, Any]]:

@@ -60,8 +60,16 @@ class Odd(nn.Module):
 class Empty(nn.Module):
     pass
 
-def function():
-    return Net((1, 8, 8), 10)
+class Plain:
+    pass
+
+number = 3
+
+def function(num_classes):
+    return Net((1, 8, 8), num_classes)
+
+def words():
+    return "Net"
 """
 
 
@@ -115,7 +123,7 @@ def test_order_convention_and_weights_work_for_it_too(
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["Net", "Named"])
+@pytest.mark.parametrize("name", ["Net", "Named", "function"])
 def test_a_plan_of_it_has_no_values_though_it_computes_with_some(
     compose: Any, package: str, name: str
 ) -> None:
@@ -131,11 +139,13 @@ def test_a_plan_of_it_has_no_values_though_it_computes_with_some(
         ("PACKAGE.nets.Nett", {}, r"has no Nett\n.*did you mean 'Net'\?"),
         ("PACKAGE.nothing.Net", {}, r"cannot be imported: ModuleNotFound.*\n.*PYTHONPATH"),
         ("PACKAGE.broken.Net", {}, r"cannot be imported: RuntimeError: no GPU here"),
-        ("PACKAGE.nets.function", {}, "is no subclass of torch.nn.Module"),
+        ("PACKAGE.nets.Plain", {}, "is no subclass of torch.nn.Module"),
+        ("PACKAGE.nets.number", {}, "is a int, no function and no class"),
+        ("PACKAGE.nets.words", {}, "gave a str, no torch.nn.Module"),
         ("PACKAGE.nets.Empty", {}, "has no parameters to train"),
         ("PACKAGE.nets.Fixed", {}, r"gives \(1, 3\) for one image of 1×8×8; \(1, 10\) is wanted"),
-        ("PACKAGE.nets.Net", {"hight": 2}, r"cannot be built: TypeError.*hight.*\n.*called with"),
-        ("PACKAGE.nets.Net", {"num_classes": 2}, r"model\.args\.num_classes=2: follows data"),
+        ("PACKAGE.nets.Net", {"hight": 2}, r"raised TypeError.*hight.*\n.*called with"),
+        ("PACKAGE.nets.Net", {"num_classes": 2}, r"model\.args\.num_classes=2: is given by lrexp"),
     ],
 )
 def test_what_cannot_be_a_network_is_said_in_words(

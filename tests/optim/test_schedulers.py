@@ -34,7 +34,7 @@ from lrexp.optim.schedulers.table import with_warmup
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-OPTIONS = list(schema.OPTIONS["scheduler"])
+OPTIONS = [name for name in schema.OPTIONS["scheduler"] if name != "custom"]  # see test_own_parts
 SCHEDULES = [option for option in OPTIONS if option != "plateau"]  # what that does is the run's
 PER_EPOCH = {"step", "multistep", "exponential"}
 NO_END = PER_EPOCH | {"inverse_sqrt", "torch"}  # floor cuts these off

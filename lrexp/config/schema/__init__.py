@@ -22,6 +22,7 @@ from lrexp.config.schema.rates import Rest, Rule
 from lrexp.config.schema.training import MONITORS as MONITORS
 from lrexp.config.schema.training import TOP5_CLASSES as TOP5_CLASSES
 from lrexp.config.schema.training import Trainer
+from lrexp.config.schema.training import direction as direction
 
 
 @dataclass
@@ -111,11 +112,14 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "hf": Option(training.HuggingFace, f"{_SOURCES}.hf:hf"),
         "imagefolder": Option(training.ImageFiles, f"{_SOURCES}.imagefolder:imagefolder"),
         "csv": Option(training.CsvTable, f"{_SOURCES}.csv_table:csv_table"),
+        "npz": Option(training.Npz, f"{_SOURCES}.npz:npz"),
         "synthetic": Option(training.Synthetic, f"{_SOURCES}.synthetic:synthetic"),
+        "custom": Option(training.CustomData, f"{_SOURCES}.custom:custom_data"),
     },
     "loss": {
         "cross_entropy": Option(training.CrossEntropy, "lrexp.build.loss:cross_entropy"),
         "bce": Option(training.BinaryCrossEntropy, "lrexp.build.loss:bce", several=True),
+        "custom": Option(training.CustomLoss, "lrexp.build.own:custom_loss"),
     },
     "optimizer": {
         "sgd": Option(rates.Sgd, "torch.optim:SGD"),
@@ -178,6 +182,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
             rates.Freezeout, f"{_FREEZING}:freezeout", loaded=True, tried=("t_0", (0.8, 0.5))
         ),
         "bias_norm_only": Option(rates.BiasNormOnly, f"{_FREEZING}:bias_norm_only", loaded=True),
+        "custom": Option(rates.CustomPolicy, "lrexp.plan.policies.custom:custom_policy"),
     },
     "scheduler": {
         "constant": Option(rates.Scheduler, f"{_SCHEDULES}:constant"),
@@ -196,6 +201,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
             rates.ReduceOnPlateau, f"{_SCHEDULES}:constant", follows=f"{_PLATEAU}:Plateau"
         ),
         "torch": Option(rates.TorchScheduler, f"{_ANY}:any_torch", momenta=True),
+        "custom": Option(rates.CustomScheduler, "lrexp.optim.schedulers.custom:custom"),
     },
     "logger": {"wandb": Option(training.Wandb), "none": Option(training.NoLogger)},
     "task": {
@@ -256,6 +262,11 @@ def option_of(section: Mapping[str, Any]) -> str:
 def chosen_option(group: str, section: Any) -> Option:
     """The option that a checked section of a group is of."""
     return OPTIONS[group][option_of(vars(section))]
+
+
+def several_labels(loss: Any) -> bool:
+    """Whether a loss is for images that may have several labels, or none."""
+    return chosen_option("loss", loss).several or getattr(loss, "several", False)
 
 
 def settings_of(option: Any) -> dict[str, Any]:

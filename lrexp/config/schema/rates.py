@@ -213,6 +213,15 @@ class BiasNormOnly(Policy):
 
 
 @dataclass
+class CustomPolicy(Policy):
+    """A function of the user's own; `library` is `custom`, so that `name` can be the function's."""
+
+    library: str = setting()
+    target: str = setting()
+    args: dict[str, Any] = setting()
+
+
+@dataclass
 class Scheduler:
     """What every scheduler option has."""
 
@@ -293,4 +302,13 @@ class ReduceOnPlateau(Scheduler):
 class TorchScheduler(Scheduler):
     library: str = setting()
     interval: str = choice("epoch", "step")
+    args: dict[str, Any] = setting()
+
+
+@dataclass
+class CustomScheduler(Scheduler):
+    """A function of the user's own; `library` is `custom`, so that `name` can be the function's."""
+
+    library: str = setting()
+    target: str = setting()
     args: dict[str, Any] = setting()

@@ -32,6 +32,20 @@ MONITORS = {
     "overfit/accuracy": "min",
 }
 
+# Ends of the names of metrics of the user's own that are better when lower; others when higher.
+LOWER_IS_BETTER = ("_loss", "_error")
+
+
+def direction(monitor: str) -> str:
+    """`min` or `max`: which way a metric of a row gets better, one of the user's own by its name.
+
+    >>> direction("val/loss"), direction("val/kappa"), direction("val/brier_loss")
+    ('min', 'max', 'min')
+    """
+    own = monitor.startswith(("val/", "train_eval/")) and not monitor.endswith(LOWER_IS_BETTER)
+    return MONITORS.get(monitor, "max" if own else "min")
+
+
 STOPS = ("diverged", "collapsed")  # kinds of verdicts that trainer.stop_on may end a run by
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # of a forward pass; weights are float32 in all
@@ -158,6 +172,23 @@ class CsvTable(ImageFiles):
 
 
 @dataclass
+class Npz(Data):
+    """Arrays in a file of numpy's."""
+
+    path: str = location(only=False)
+
+
+@dataclass
+class CustomData(Data):
+    """What a function of the user's own gives; `library` is `custom`, `name` the function's."""
+
+    library: str = setting()
+    target: str = setting()
+    args: dict[str, Any] = setting()
+    channels: int = number(at_least=1, at_most=3)
+
+
+@dataclass
 class Synthetic(Data):
     noise: float = number(at_least=0)
 
@@ -173,6 +204,17 @@ class CrossEntropy:
 class BinaryCrossEntropy:
     name: str = setting()
     pos_weight: str | None = choice("balanced")
+
+
+@dataclass
+class CustomLoss:
+    """A function or class of the user's own; `library` is `custom`, `name` the function's."""
+
+    name: str = setting()
+    library: str = setting()
+    target: str = setting()
+    args: dict[str, Any] = setting()
+    several: bool = setting()  # for images with any number of labels
 
 
 _COUNTS: Any = {"identity": True, "resume": "may", "stack": "shared"}
@@ -196,6 +238,7 @@ class Trainer:
     threads: int | None = number(at_least=1, at_most=1024, decides=False, **_COUNTS)
     deterministic: bool = setting(**_COUNTS)
     monitor: str = choice(*MONITORS, **_COUNTS | _OWN | _STAYS)
+    metrics: dict[str, Any] = setting(neutral={}, **_COUNTS | _STAYS)
     patience: int | None = number(at_least=1, **_COUNTS | _OWN)
     stop_on: list[str] = choice(*STOPS, neutral=[], **_COUNTS | _OWN)
     clip_grad_norm: float | None = number(above=0, **_COUNTS | _OWN)

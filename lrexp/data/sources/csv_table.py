@@ -19,6 +19,8 @@ from lrexp.data.sources.labels import (
     class_labels,
     label_sets,
     refuse_amounts,
+    refuse_boxes,
+    refuse_masks,
 )
 
 log = logging.getLogger(__name__)
@@ -97,6 +99,8 @@ def csv_table(
         if any("|" in name for name in names):
             log.warning("%s: labels contain |; data.multi_label=true reads them as several", file)
     refuse_amounts(names, f"{file}: column {of_label}")
+    refuse_masks(names, f"{file}: column {of_label}")
+    refuse_boxes(header, [row[of_path] for row in rows], str(file))
     codes, groups = (None, ()) if group_by is None else class_labels([r[group_by] for r in rows])
     codes_of = (SPLIT_WORDS[row[of_split].lower()] for row in rows) if of_split else ()
     split = np.fromiter(codes_of, np.int8) if of_split else None

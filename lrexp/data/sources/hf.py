@@ -19,8 +19,8 @@ from lrexp.data.source import TEST, TRAIN, VAL, EncodedImages, Source
 from lrexp.data.sources.hf_tables import Part, folder_inside, from_folder, from_hub, is_imagefolder
 from lrexp.data.sources.imagefolder import imagefolder
 from lrexp.data.sources.labels import (
-    BINS,
     LABEL_COLUMNS,
+    OTHER_TASKS,
     SPLIT_WORDS,
     checked,
     class_labels,
@@ -109,11 +109,37 @@ def hf(
         place, found = str(local), from_folder(local)
     else:
         place, found = path, from_hub(path, subset, revision)
+    return from_parts(place, found, splits, columns, channels, test_only)
+
+
+def from_parts(
+    place: str,
+    found: dict[str, list[Part]],
+    splits: dict[str, str | None],
+    columns: dict[str, str | None],
+    channels: int,
+    test_only: bool = False,
+) -> Source:
+    """The data set that tables by split are.
+
+    Args:
+        place: what messages call it.
+        found: split name → parts.
+        splits: what `hf` takes as train_split, val_split and test_split.
+        columns: likewise image_column, label_column and group_by.
+        channels: as of `hf`.
+        test_only: likewise.
+
+    Raises:
+        UserError: when there are no such columns or splits.
+    """
     chosen = _chosen_splits(place, found, splits, test_only)
     firsts = {code: parts[0] for code, parts in chosen.items()}
     features = _features(next(iter(firsts.values())))
-    columns["image_column"] = image = image_column or _image_column(place, features)
-    columns["label_column"] = label = label_column or _label_column(place, features, image)
+    label_column, group_by = columns["label_column"], columns["group_by"]
+    image = columns["image_column"] or _image_column(place, features)
+    label = label_column or _label_column(place, features, image)
+    columns = columns | {"image_column": image, "label_column": label}
     for code, part in firsts.items():
         _check_columns(part, columns, code, test_only)
     parts = list(itertools.chain.from_iterable(chosen.values()))
@@ -183,6 +209,8 @@ def _image_column(place: str, features: dict[str, Any]) -> str:
     if len(images) != 1:
         which = f"more than one column of images ({', '.join(images)})" if images else "no images"
         hint = f"its columns: {', '.join(features)}; choose with data.image_column=NAME"
+        if any(re.search("mask|annotation|segment", name.lower()) for name in images):
+            hint += f"\n  {OTHER_TASKS['masks']}"
         raise UserError(f"{place} has {which}\n  {hint}")
     return images[0]
 
@@ -201,6 +229,8 @@ def _label_column(place: str, features: dict[str, Any], image: str) -> str:
     if not named:
         which = f"several columns of classes ({', '.join(classes)})" if classes else "no labels"
         hint = f"its columns: {', '.join(features)}; choose with data.label_column=NAME"
+        others = [other_task(name, features[name]) for name in features if name != image]
+        hint = "\n  ".join([hint, *dict.fromkeys(filter(None, others))])
         raise UserError(f"{place} has {which}\n  {hint}")
     return named[0]
 
@@ -208,6 +238,20 @@ def _label_column(place: str, features: dict[str, Any], image: str) -> str:
 def _class_names(feature: Any) -> list[str] | None:
     """Of a column of classes, or of lists of them."""
     return getattr(getattr(feature, "feature", feature), "names", None)
+
+
+def other_task(name: str, feature: Any) -> str:
+    """What a column that holds boxes or masks is for, and what to use instead; empty for others."""
+    from datasets import Image
+
+    inner = getattr(feature, "feature", feature)
+    nested = isinstance(inner, dict) and any("box" in str(key) for key in inner)
+    listed = hasattr(inner, "feature") or (inner is not feature and "float" in _kind(feature))
+    if nested or (listed and "box" in name.lower()):
+        return OTHER_TASKS["boxes"]
+    if isinstance(feature, Image) or (hasattr(feature, "shape") and len(feature.shape) > 1):
+        return OTHER_TASKS["masks"]
+    return ""
 
 
 def _check_columns(part: Part, wanted: dict[str, str | None], code: int, test_only: bool) -> None:
@@ -259,7 +303,9 @@ def _labels(cells: _Cells, column: str, feature: Any) -> tuple[np.ndarray, tuple
         kind = str(getattr(inner, "dtype", inner))
         if not re.fullmatch(r"u?int\d+|bool|(large_)?string(_view)?", kind):
             problem = f"holds {kind}, which are no classes"
-            hint = BINS if "float" in kind or "decimal" in kind else ""
+            hint = other_task(f"{column} box", feature)  # lists of numbers are nothing else here
+            if not several and ("float" in kind or "decimal" in kind):
+                hint = OTHER_TASKS["amounts"]
             raise ConfigError("data.label_column", problem, hint, column)
         texts = itertools.chain.from_iterable(sets) if several else values
         refuse_amounts((v for v in texts if isinstance(v, str)), f"column {column}")

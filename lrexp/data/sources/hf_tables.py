@@ -68,7 +68,7 @@ def from_folder(path: Path) -> dict[str, list[Part]]:
         from datasets import load_from_disk
 
         try:
-            return _parts_of(load_from_disk(str(path)), str(path))
+            return parts_of(load_from_disk(str(path)), str(path))
         except Exception as error:  # FileNotFoundError, ArrowInvalid, JSON errors and others
             raise UserError(f"{path} cannot be read: {first_line(error)}") from error
     by_split: dict[str, list[Path]] = {}
@@ -120,13 +120,18 @@ def _mapped(files: list[Path]) -> pa.Table:
     return read.data.table
 
 
-def _parts_of(loaded: Any, place: str) -> dict[str, list[Part]]:
-    """Of a `Dataset` or `DatasetDict`."""
+def parts_of(loaded: Any, place: str) -> dict[str, list[Part]]:
+    """Of a `Dataset` or `DatasetDict`; of rows that were selected or shuffled those, in order."""
     by_name = loaded if isinstance(loaded, dict) else {"train": loaded}
-    return {
-        name: [Part(dataset.data.table, f"{place} {name}", place)]
-        for name, dataset in by_name.items()
-    }
+    found = {}
+    for name, dataset in by_name.items():
+        if not hasattr(dataset, "data"):
+            kind, hint = type(dataset).__name__, "load it without streaming=True"
+            raise UserError(f"{place} {name} is a {kind}, whose size nobody knows\n  {hint}")
+        with quiet():
+            rows = dataset if dataset._indices is None else dataset.flatten_indices()
+        found[name] = [Part(rows.data.table, f"{place} {name}", place)]
+    return found
 
 
 def from_hub(path: str, subset: str | None, revision: str | None) -> dict[str, list[Part]]:
@@ -156,7 +161,7 @@ def from_hub(path: str, subset: str | None, revision: str | None) -> dict[str, l
     except Exception as error:  # whatever is wrong with the files of others
         problem = f"cannot be loaded from the Hugging Face hub: {first_line(error)}"
         raise ConfigError("data.path", problem, LOCAL, path) from error
-    return _parts_of(loaded, path)
+    return parts_of(loaded, path)
 
 
 @contextlib.contextmanager

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lrexp.config.errors import UserError, few
+from lrexp.data.images import extensions
 from lrexp.data.source import TEST, TRAIN, VAL, Source
 
 log = logging.getLogger(__name__)
@@ -21,10 +24,23 @@ SPLIT_WORDS = {
 }  # fmt: skip
 
 LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "target", "fine_label")
-BINS = (
-    "to predict amounts, write a class for each range of them, say with"
-    " pandas.qcut(amounts, 3, labels=['low', 'middle', 'high'])"
-)
+# What labels that are no classes are for, and what to use instead.
+OTHER_TASKS = {
+    "amounts": (
+        "lrexp tells classes apart. To predict amounts (regression), write a class for each range"
+        " of them, say with pandas.qcut(amounts, 3, labels=['low', 'middle', 'high']), or train"
+        " with Lightning or plain torch and nn.MSELoss"
+    ),
+    "boxes": (
+        "lrexp tells whole images apart. Boxes are for object detection, which torchvision's"
+        " references/detection and ultralytics train; or cut the boxes out, and give each its label"
+    ),
+    "masks": (
+        "lrexp tells whole images apart. Masks are for segmentation, which torchvision's"
+        " references/segmentation and segmentation_models_pytorch train; or give every image a"
+        " label, or several with loss=bce"
+    ),
+}
 
 
 def refuse_amounts(values: Iterable[str], where: str) -> None:
@@ -42,8 +58,34 @@ def refuse_amounts(values: Iterable[str], where: str) -> None:
         if math.isfinite(number) and not number.is_integer():
             fractions.append(value)
     if fractions:
-        shown = few(fractions, 3)
-        raise UserError(f"{where} holds numbers with fractions ({shown}), no classes\n  {BINS}")
+        problem = f"{where} holds numbers with fractions ({few(fractions, 3)}), no classes"
+        raise UserError(f"{problem}\n  {OTHER_TASKS['amounts']}")
+
+
+BOX = re.compile(r"[xy][_ ]?(min|max|[12])|b?box(es)?|bndbox")  # names of columns of boxes
+
+
+def refuse_masks(values: Iterable[str], where: str) -> None:
+    """Refuse labels that are names of images throughout: masks.
+
+    Raises:
+        UserError: which says what to do with them.
+    """
+    endings = {Path(value).suffix.lower() for value in values}
+    if endings and endings <= extensions():
+        raise UserError(f"{where} names images, no classes\n  {OTHER_TASKS['masks']}")
+
+
+def refuse_boxes(columns: Iterable[str], items: Sequence[str], where: str) -> None:
+    """Refuse a table with columns of boxes that lists an image more than once, for each its boxes.
+
+    Raises:
+        UserError: which says what to do with them.
+    """
+    boxes = [name for name in columns if BOX.fullmatch(name.lower())]
+    if boxes and len(set(items)) < len(items):
+        problem = f"{where} lists images several times, with boxes ({few(boxes, 4)})"
+        raise UserError(f"{problem}\n  {OTHER_TASKS['boxes']}")
 
 
 def class_labels(values: Sequence[Any]) -> tuple[np.ndarray, tuple[str, ...]]:

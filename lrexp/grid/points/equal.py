@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from lrexp.config.check import check
 from lrexp.config.compose import without_hydra
 from lrexp.config.errors import ConfigError
-from lrexp.config.schema import OPTIONS, Config, chosen_option, load, meaning_of
+from lrexp.config.schema import OPTIONS, Config, chosen_option, load, meaning_of, option_of
 from lrexp.config.schema.rates import LibraryOptimizer
 from lrexp.grid.points.point import Point
 
@@ -71,7 +71,7 @@ def refuse_moot_rates(points: Sequence[Point]) -> None:
     for point in points:
         rest, prefix = dict(point.settings), "lr_policy."
         policy = {k.removeprefix(prefix): v for k, v in rest.items() if k.startswith(prefix)}
-        all_absolute = OPTIONS["lr_policy"][policy["name"]].absolute
+        all_absolute = OPTIONS["lr_policy"][option_of(policy)].absolute
         if not all_absolute or not load(all_absolute)(policy):
             continue
         given = rest.pop("optimizer.lr")

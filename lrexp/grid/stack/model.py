@@ -13,7 +13,9 @@ from torch.func import functional_call, vmap
 
 from lrexp.data.dataset import Split
 from lrexp.judge.evaluate import Evaluation
+from lrexp.train.experiment import NO_METRICS, Metrics
 from lrexp.train.measure import evaluate_batches
+from lrexp.train.own_metrics import Kept
 
 
 @contextmanager
@@ -75,12 +77,15 @@ class StackedModel:
         weights = {name[cut:]: weight for name, weight in self.weights.items()}
         return vmap(logits, in_dims=(0, 0, dim))(weights, self._buffers, images)
 
-    def evaluate(self, split: Split, batch_size: int) -> list[Evaluation]:
+    def evaluate(
+        self, split: Split, batch_size: int, metrics: Metrics = NO_METRICS
+    ) -> list[Evaluation]:
         """How good each network is on a split, in eval mode."""
         for model in self._models:
             model.eval()
         logits = ((self(images), labels) for images, labels in split.in_order(batch_size))
-        return evaluate_batches(logits, len(split))
+        kept = Kept(logits, metrics)
+        return kept.measured(evaluate_batches(kept, len(split)))
 
 
 def _stack(tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

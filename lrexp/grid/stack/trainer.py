@@ -70,7 +70,7 @@ def shared(trainer: Trainer) -> Hashable:
         ),
         train.augment is None,
         trainer.batch_size,
-        tuple(getattr(settings, name) for name in same),
+        tuple(repr(getattr(settings, name)) for name in same),
         (len(experiment.schedule), experiment.steps_per_epoch),
         (type(experiment.optimizer).__name__, flavour(experiment.optimizer)),
         tuple(sorted(frozen)),
@@ -140,8 +140,9 @@ class StackedTrainer:
                     row["perf/steps_s"] = time.perf_counter() - started
                 settings, fed = self._going[0].settings, self._going[0].fed
                 size = max(1, settings.eval_batch_size // len(going))  # memory of one member
-                train_eval = self._model.evaluate(fed.train_eval, size)
-                val = self._model.evaluate(fed.val, size)
+                how = size, self._going[0].experiment.metrics  # which all have in common
+                train_eval = self._model.evaluate(fed.train_eval, *how)
+                val = self._model.evaluate(fed.val, *how)
                 for i, k in enumerate(going):
                     trainer = self._members[k]
                     end = partial(trainer.end_epoch, seen[i], train_eval[i], val[i])

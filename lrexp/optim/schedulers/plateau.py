@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lrexp.config.schema.training import MONITORS
+from lrexp.config.schema.training import direction
 from lrexp.optim.schedulers.table import unit_optimizer
 
 
@@ -50,7 +50,7 @@ class Plateau:
         self._unit = unit_optimizer()
         self._torch = ReduceLROnPlateau(
             self._unit,
-            mode="max" if MONITORS[monitor] == "max" else "min",
+            mode="max" if direction(monitor) == "max" else "min",
             factor=factor,
             patience=patience,
             threshold=threshold,

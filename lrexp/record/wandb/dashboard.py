@@ -20,7 +20,7 @@ from wandb_workspaces.reports.v2.interface import (
 )
 
 from lrexp.config.errors import UserError
-from lrexp.config.schema import MONITORS
+from lrexp.config.schema import direction
 from lrexp.folder.layout import CONFIG, LEADERBOARD, WANDB_REPORT
 from lrexp.judge.verdicts import counted_kinds
 from lrexp.judge.words import in_short
@@ -71,7 +71,7 @@ def workspace(
         baseline: id of the run that others are compared with.
     """
     best_first = expr.Ordering(
-        expr.Summary(f"best/{monitor}"), ascending=MONITORS[monitor] == "min"
+        expr.Summary(f"best/{monitor}"), ascending=direction(monitor) == "min"
     )
     shown = [
         ws.Section(

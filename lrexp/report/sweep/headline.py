@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from lrexp.config.names import shown_path
-from lrexp.config.schema import MONITORS
+from lrexp.config.schema import direction
 from lrexp.judge.exploring import Standing, needs
 from lrexp.judge.ranking import Configuration
 from lrexp.judge.verdicts import counted_kinds
@@ -215,7 +215,7 @@ def _lost(explored: Exploration) -> list[tuple[str, str, Configuration]]:
     """Measures by which another policy's best does better: label, key, and which does best."""
     best, found = explored.best, []
     for key, label in OTHER_MEASURES.items():
-        sign = 1 if MONITORS.get(key.replace("test/", "val/")) == "min" else -1
+        sign = 1 if direction(key.replace("test/", "val/")) == "min" else -1
         mine = best.over_seeds(key).mean
         if key == explored.sweep.monitor or not math.isfinite(mine):
             continue
