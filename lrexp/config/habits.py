@@ -102,7 +102,10 @@ VALUES: dict[str, dict[str, str]] = {
     "bf16": {_YES: "trainer.precision=bf16", _NO: ""},
     "trainer.patience": {"true": "trainer.patience=5", "false|none": "trainer.patience=null"},
     "trainer.ema": {"true": "trainer.ema=0.999", "false|none": "trainer.ema=null"},
-    "trainer.compile": {"true|inductor": "trainer.compile=default", "false": "trainer.compile=none"},
+    "trainer.compile": {
+        "true|inductor": "trainer.compile=default",
+        "false": "trainer.compile=none",
+    },
     "trainer.monitor": {
         r"(?:val|valid|eval|validation)[_/ ]?(loss|accuracy)": "trainer.monitor=val/{1}",
         r"(?:val|valid|eval|validation)?[_/ ]?acc(?:uracy)?": "trainer.monitor=val/accuracy",

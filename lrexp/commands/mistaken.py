@@ -1,0 +1,85 @@
+"""The right command for a command line that was typed as for another tool."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+
+from lrexp.config.compose import CheckedLoader
+from lrexp.config.errors import UserError
+from lrexp.config.launched import world_size
+from lrexp.config.meant import read_line
+from lrexp.config.recompose import SavedLoader
+from lrexp.runs.differences import read_run
+from lrexp.session.right_words import right_words
+
+COMPOSED = ("run", "rerun", "which")  # verbs that take KEY=VALUE
+PROCESSES = "--nproc="  # what the table writes for several GPUs
+
+
+def in_right_words(error: UserError, verb: str, words: Sequence[str]) -> UserError:
+    """The error, or one that says what is wrong in all of the line and what to write instead."""
+    if verb not in COMPOSED:
+        return error
+    actions = _parser(verb)._actions
+    flags = {flag: one.nargs != 0 for one in actions for flag in one.option_strings}
+    folder, of_run = _config_dir(words), verb == "rerun"
+    line = read_line(words, flags, [Path(folder)] if folder else [], begins_with_run=of_run)
+
+    def loader() -> CheckedLoader:
+        if not of_run:
+            return CheckedLoader(folder)
+        saved = read_run(next((one.typed[0] for one in line if one.kind == "run"), "latest"))
+        return SavedLoader(saved.config, saved.file, folder)
+
+    answer = right_words(line, error, loader)
+    if answer is None:
+        return error
+    said = [answer.lines[0], *(f"  {told.strip()}" for told in answer.lines[1:])]
+    if answer.words is not None:
+        said.append(f"  write: {_command(verb, answer.words)}")
+    return UserError("\n".join(said))
+
+
+def _command(verb: str, words: Sequence[str]) -> str:
+    """The whole command line, to be pasted into a shell."""
+    program = _program()
+    for word in words:
+        if word.startswith(PROCESSES):
+            count = word.removeprefix(PROCESSES)
+            program = ["torchrun", f"--nproc_per_node={count}", "-m", "lrexp"]
+    words = [word for word in words if not word.startswith(PROCESSES)]
+    return shlex.join([*program, *([] if verb == "run" else [verb]), *words])
+
+
+def _program() -> list[str]:
+    """How this program was started."""
+    if (count := world_size()) > 1:
+        return ["torchrun", f"--nproc_per_node={count}", "-m", "lrexp"]
+    for i, pair in enumerate(pairwise(sys.orig_argv)):
+        if pair == ("-m", "lrexp"):
+            return sys.orig_argv[: i + 2]
+    return ["lrexp"]
+
+
+def _parser(verb: str) -> argparse.ArgumentParser:
+    """What reads the words behind a verb."""
+    if verb == "run":
+        from hydra._internal.utils import get_args_parser
+
+        return get_args_parser()
+    return import_module(f"lrexp.commands.{verb}").parser()
+
+
+def _config_dir(words: Sequence[str]) -> str | None:
+    """The user's folder of YAML files, which flags name in several ways."""
+    for word, after in pairwise([*words, ""]):
+        flag, _, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            return value or after or None
+    return None
