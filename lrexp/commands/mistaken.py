@@ -13,13 +13,12 @@ from pathlib import Path
 from lrexp.config.compose import CheckedLoader
 from lrexp.config.errors import UserError
 from lrexp.config.launched import world_size
-from lrexp.config.meant import read_line
+from lrexp.config.meant import PROCESSES, read_line
 from lrexp.config.recompose import SavedLoader
 from lrexp.runs.differences import read_run
 from lrexp.session.right_words import right_words
 
 COMPOSED = ("run", "rerun", "which")  # verbs that take KEY=VALUE
-PROCESSES = "--nproc="  # what the table writes for several GPUs
 
 
 def in_right_words(error: UserError, verb: str, words: Sequence[str]) -> UserError:
@@ -37,7 +36,7 @@ def in_right_words(error: UserError, verb: str, words: Sequence[str]) -> UserErr
         saved = read_run(next((one.typed[0] for one in line if one.kind == "run"), "latest"))
         return SavedLoader(saved.config, saved.file, folder)
 
-    answer = right_words(line, error, loader)
+    answer = right_words(line, error, flags, loader)
     if answer is None:
         return error
     said = [answer.lines[0], *(f"  {told.strip()}" for told in answer.lines[1:])]
@@ -48,19 +47,16 @@ def in_right_words(error: UserError, verb: str, words: Sequence[str]) -> UserErr
 
 def _command(verb: str, words: Sequence[str]) -> str:
     """The whole command line, to be pasted into a shell."""
-    program = _program()
-    for word in words:
-        if word.startswith(PROCESSES):
-            count = word.removeprefix(PROCESSES)
-            program = ["torchrun", f"--nproc_per_node={count}", "-m", "lrexp"]
-    words = [word for word in words if not word.startswith(PROCESSES)]
+    several = [word for word in words if word.startswith(PROCESSES)]
+    program = ["torchrun", several[-1], "-m", "lrexp"] if several else _program()
+    words = [word for word in words if word not in several]
     return shlex.join([*program, *([] if verb == "run" else [verb]), *words])
 
 
 def _program() -> list[str]:
     """How this program was started."""
     if (count := world_size()) > 1:
-        return ["torchrun", f"--nproc_per_node={count}", "-m", "lrexp"]
+        return ["torchrun", f"{PROCESSES}{count}", "-m", "lrexp"]
     for i, pair in enumerate(pairwise(sys.orig_argv)):
         if pair == ("-m", "lrexp"):
             return sys.orig_argv[: i + 2]

@@ -20,6 +20,7 @@ from lrexp.config.schema.rates import LibraryOptimizer, MultiStep, Scheduler
 from lrexp.config.schema.training import (
     HUB_NAME,
     LEAST_STD,
+    NORMALIZATIONS,
     CsvTable,
     CustomModel,
     Data,
@@ -43,6 +44,7 @@ REFUSED_ARGS = {
     "lr": "is optimizer.lr",
     "weight_decay": "is optimizer.weight_decay",
 }
+NUMBERS_OF_ONES_OWN = "or numbers per channel: 'data.normalize={mean: [0.5], std: [0.25]}'"
 _HOLDS = {"above": gt, "at least": ge, "below": lt, "at most": le}
 
 
@@ -169,9 +171,9 @@ def _check_data(data: Data) -> None:
             raise unknown_setting(f"data.normalize.{key}", normalize[key])
         mean, std = normalize.get("mean"), normalize.get("std")
         _check_normalization("data.normalize", mean, std, channels)
-    elif normalize not in ("auto", "dataset", "weights"):
-        hint = did_you_mean(str(normalize), ["auto", "dataset", "weights"])
-        problem = "is neither one of the choices nor {mean: [...], std: [...]}"
+    elif normalize not in NORMALIZATIONS:
+        hint = f"{did_you_mean(str(normalize), NORMALIZATIONS)}, {NUMBERS_OF_ONES_OWN}"
+        problem = "is neither one of the choices nor a mean and a std per channel"
         raise ConfigError("data.normalize", problem, hint, normalize)
     for name, path in data.eval_sets.items():
         key = f"data.eval_sets.{name}"

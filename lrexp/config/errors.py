@@ -173,7 +173,8 @@ def no_option(group: str, option: str, options: Iterable[str]) -> ConfigError:
 
     if not group.startswith("schema/"):
         hint = _options_in_words(group, option, list(options))
-        if library := library_of(group, option):
+        is_ours = plain(option) in map(plain, options)
+        if not is_ours and (library := library_of(group, option)):
             hint = f"write {group}={library[0]} {group}.name={library[1]}; {hint}"
         return ConfigError(group, "there is no such option", hint, option)
     group = group.removeprefix("schema/")

@@ -91,7 +91,7 @@ VALUES: dict[str, dict[str, str]] = {
     "gpus": {
         "0|none": "trainer.device=cpu",
         "1|auto|-1|true": "trainer.device=cuda",
-        r"(\d+)": "--nproc={1}",
+        r"(\d+)": "--nproc_per_node={1}",
     },
     "trainer.precision": {
         "bf16mixed|bf16true|bfloat16|true": "trainer.precision=bf16",

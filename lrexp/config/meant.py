@@ -7,6 +7,7 @@ the line then holds is for whoever prints it to see.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,6 +21,7 @@ from lrexp.config.names import conf_folder
 from lrexp.config.quoting import readable
 from lrexp.config.schema import GROUPS, OPTIONS, TOP
 
+PROCESSES = "--nproc_per_node="  # of torchrun, in which more than one GPU is asked for
 TABLES = (".csv", ".tsv")
 
 
@@ -38,8 +40,10 @@ class Word:
     @property
     def told(self) -> str:
         """What is wrong with it, in a line."""
-        now = " ".join(self.words)
-        return f"{' '.join(self.typed)}: {f'is written {now}' if now else 'is left out here'}"
+        words, now = " ".join(self.typed), shlex.join(self.words)
+        if now.startswith(PROCESSES):
+            now = f"torchrun {now} -m lrexp"
+        return f"{words}: {f'is written {now}' if now else 'is left out here'}"
 
 
 def read_line(
@@ -204,18 +208,16 @@ def option_words(group: str, value: str, folders: tuple[Path, ...] = ()) -> list
     """
     ours = options(group, folders)
     same = {plain(option): option for option in ours}
-    found: list[str] = []
-    for item in value.split(","):
+    items, found = value.split(","), list[str]()
+    for item in items:
         meant = item if item in ours else same.get(plain(item))
         words = [f"{group}={meant}"] if meant else written(group, item)
-        if words is None or (len(words) != 1 and "," in value):
-            break
-        found += words
-    else:
-        prefix = f"{group}="
-        if len(found) == 1 or any(not word.startswith(prefix) for word in found):
-            return found
-        return [prefix + ",".join(word.removeprefix(prefix) for word in found)]
+        if words is not None and len(items) == 1:
+            return words
+        if words is not None and len(words) == 1 and words[0].startswith(f"{group}="):
+            found.append(words[0].removeprefix(f"{group}="))
+    if len(found) == len(items):
+        return [f"{group}={','.join(found)}"]
     if group == "data" and (at := data_at(value)):
         return [f"data={at}", f"data.path={value}"]
     if library := library_of(group, value):
@@ -270,4 +272,5 @@ def _each_choice_once(line: Sequence[Word]) -> list[Word]:
     def stays(one: str, word: Word) -> bool:
         return kept.get(one.partition("=")[0], word) is word
 
-    return [replace(w, words=tuple(one for one in w.words if stays(one, w))) for w in line]
+    left = [replace(w, words=tuple(one for one in w.words if stays(one, w))) for w in line]
+    return [now for now, was in zip(left, line, strict=True) if was.changed or now.words]

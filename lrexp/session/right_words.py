@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -46,21 +47,26 @@ class Answer:
 
 
 def right_words(
-    line: Sequence[Word], error: UserError, loader: Callable[[], CheckedLoader]
+    line: Sequence[Word],
+    error: UserError,
+    flags: Collection[str],
+    loader: Callable[[], CheckedLoader],
 ) -> Answer | None:
     """The line as it is right here, composed and checked; None where it says nothing of the error.
 
     Args:
         line: as `read_line` makes it.
         error: of the line as it was typed.
+        flags: of the verb.
         loader: makes what composes it.
     """
     said = [word.told for word in line if word.changed]
     if not said and not (isinstance(error, ConfigError) and _mended(line, error)):
         return None
-    if unknown := [" ".join(word.typed) for word in line if word.kind == "unknown"]:
-        said += [f"{word}: is neither KEY=VALUE nor a flag of ours" for word in unknown]
-        return Answer(said, None)
+    unknown = [word.typed[0] for word in line if word.kind == "unknown"]
+    unknown += [word for word in arguments(line) if word == "-m" and word not in flags]
+    if unknown:
+        return Answer(said + [_no_word(word, flags) for word in unknown], None)
     if again := next((word for word in line if RERUN in word.words), None):
         if any(word.kind == "run" for word in line):  # behind `rerun RUN`
             line = with_changed(line, again, "--resume")
@@ -83,6 +89,13 @@ def right_words(
     return Answer(said, None)
 
 
+def _no_word(word: str, flags: Collection[str]) -> str:
+    if word == "-m":
+        return "-m: this verb makes grids of its own, of one value for each setting"
+    near = difflib.get_close_matches(word, flags, n=1)
+    return f"{word}: is no word here" + (f"; did you mean {near[0]}?" if near else "")
+
+
 def _mended(line: Sequence[Word], error: ConfigError) -> tuple[list[Word], list[str]] | None:
     """The line without a mistake that composing found, and what is said of it."""
     told = [line.strip() for line in str(error).splitlines()[:2]]
@@ -99,6 +112,7 @@ def _mended(line: Sequence[Word], error: ConfigError) -> tuple[list[Word], list[
     if OTHERS_SETTING in error.problem and group != "task" and not chosen(line, group):
         owner = data_at(value) if key == "data.path" else owners_of(key)[0]
         if owner is not None:
+            told = [f"{key}={value}: {error.hint}"]
             return with_changed(line, word, f"{group}={owner}", *word.words), told
     return None
 
