@@ -341,7 +341,7 @@ def _check_scheduler(scheduler: Scheduler) -> None:
     if isinstance(scheduler, MultiStep):
         milestones = scheduler.milestones
         if not milestones or milestones != sorted(set(milestones)):
-            hint = "epochs in rising order, each once, such as [8, 12]"
+            hint = "epochs in rising order, each once, such as 'scheduler.milestones=[8, 12]'"
             raise ConfigError("scheduler.milestones", "are no milestones", hint, milestones)
 
 

@@ -282,7 +282,7 @@ def explained(loader: CheckedLoader, error: Exception, overrides: list[str]) -> 
         return ConfigError("", problem, place="the command line")
     said = str(error)
     if "Ambiguous value" in said or "requires --multirun" in said:
-        hint = "add -m to run one after the other; a list is written [a,b]"
+        hint = "add -m to run one after the other; a list is written '[a,b]'"
         override = next((o for o in overrides if o in said), "")
         problem = f"{override}: {SEVERAL}"
         return ConfigError("", problem, hint, place="the command line")

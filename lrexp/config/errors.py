@@ -263,15 +263,19 @@ def _type_in_words(key: str) -> str:
     hints = (h[name] for h in map(get_type_hints, schemas_of(section)) if name in h)
     hint = next(hints, str)  # a key that users name themselves holds a path
     if get_origin(hint) is dict:
-        return "settings in braces, such as {eps: 1e-6}"
+        return f"settings in braces, such as '{key}={{eps: 1e-6}}'"
     if get_origin(hint) is not list:  # X, or X | None
         hint = next((kind for kind in get_args(hint) if kind is not type(None)), hint)
     if get_origin(hint) is not list:
-        return _WORDS.get(hint, "settings in braces, such as {scale: 0.1}")
+        return _WORDS.get(hint, f"settings in braces, such as '{key}={{scale: 0.1}}'")
     item = get_args(hint)[0]
     if item is Any:
         return "a list of labels or names"
     if item not in _WORDS:
-        what = "settings in braces" if indexed else "a list of rules"
-        return f"{what}, such as {{match: 'conv.*', scale: 0.1}}"
+        rule = "{match: 'conv.*', scale: 0.1}"
+        return (
+            f"settings in braces, such as {rule}"
+            if indexed
+            else (f'a list of rules, such as "{key}=[{rule}]"')
+        )
     return _WORDS[item] if indexed else f"a list, each item {_WORDS[item]}"

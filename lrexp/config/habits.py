@@ -11,57 +11,58 @@ import shlex
 # Our name ← the names others have for it: timm, Keras, Lightning, Hugging Face, fastai, argparse.
 # Those below "seed" are no names of ours: VALUES says what becomes of them.
 NAMES = {
-    "optimizer.lr": "lr learningrate rate baselr initlr initiallr lr0 maxlr",
-    "optimizer.weight_decay": "wd weightdecay l2 l2reg",
-    "optimizer.betas": "beta beta1 beta2 optbetas",
-    "optimizer.eps": "epsilon adamepsilon opteps",
-    "trainer.epochs": "epoch e nepochs numepochs maxepochs numtrainepochs totalepochs nbepoch",
-    "trainer.max_steps": "steps numsteps maxiter maxiters totalsteps iterations",
+    "optimizer.lr": "lr learning_rate rate base_lr init_lr initial_lr lr0 max_lr",
+    "optimizer.weight_decay": "wd l2 l2_reg",
+    "optimizer.betas": "beta beta1 beta2 opt_betas",
+    "optimizer.eps": "epsilon adam_epsilon opt_eps",
+    "trainer.epochs": "epoch e n_epochs num_epochs max_epochs num_train_epochs nb_epoch",
+    "trainer.max_steps": "steps num_steps max_iter max_iters total_steps iterations",
     "trainer.device": "gpu accelerator cuda",
-    "trainer.precision": "amp mixedprecision dtype",
-    "trainer.patience": "earlystopping earlystoppingpatience earlystop",
-    "trainer.clip_grad_norm": "clipgrad gradclip maxgradnorm gradientclipval clipnorm",
-    "trainer.accumulate": "accumulategradbatches gradientaccumulationsteps gradaccumsteps",
-    "trainer.ema": "modelema modelemadecay emadecay useema",
-    "trainer.compile": "torchcompile torchcompilebackend",
-    "trainer.eval_batch_size": "valbatchsize validationbatchsize perdeviceevalbatchsize",
-    "trainer.monitor": "metricforbestmodel evalmetric",
-    "trainer.sync_batchnorm": "syncbn",
-    "data.batch_size": "bs b batch perdevicetrainbatchsize",
-    "data.workers": "numworkers nworkers j dataloadernumworkers",
-    "data.image_size": "imgsize inputsize size resize imgsz",
-    "data.val_fraction": "valsplit validationsplit valsize validpct valpct valfrac",
-    "data.test_fraction": "testsplit testsize",
-    "data.augment": "augmentation aa autoaugment dataaugmentation",
+    "trainer.precision": "amp mixed_precision dtype",
+    "trainer.patience": "early_stopping early_stopping_patience early_stop",
+    "trainer.clip_grad_norm": "clip_grad grad_clip max_grad_norm gradient_clip_val clipnorm",
+    "trainer.accumulate": "accumulate_grad_batches gradient_accumulation_steps grad_accum_steps",
+    "trainer.ema": "model_ema model_ema_decay ema_decay use_ema",
+    "trainer.compile": "torch_compile torchcompile_backend",
+    "trainer.eval_batch_size": "val_batch_size validation_batch_size per_device_eval_batch_size",
+    "trainer.monitor": "metric_for_best_model eval_metric",
+    "trainer.sync_batchnorm": "sync_bn",
+    "data.batch_size": "bs b batch per_device_train_batch_size",
+    "data.workers": "num_workers n_workers j dataloader_num_workers",
+    "data.image_size": "img_size input_size size resize imgsz",
+    "data.val_fraction": "val_split validation_split val_size valid_pct val_pct val_frac",
+    "data.test_fraction": "test_split test_size",
+    "data.augment": "augmentation aa auto_augment data_augmentation",
     "data.normalize": "normalization",
-    "model.weights": "checkpoint ckpt initialcheckpoint ckptpath pretrainedpath",
-    "loss.label_smoothing": "smoothing labelsmoothingfactor",
-    "loss.class_weights": "classweight",
-    "lr_policy.decay": "layerdecay llrd layerwisedecayrate layerwiselrdecay",
-    "scheduler.warmup": "warmupratio warmupproportion",
-    "logger.project": "wandbproject",
-    "logger.entity": "wandbentity",
-    "logger.mode": "wandbmode",
-    "hydra.run.dir": "outputdir outdir output out savedir logdir defaultrootdir resultsdir workdir",
-    "name": "expname experimentname runname wandbname",
-    "model": "net network arch architecture backbone modelname modelnameorpath a",
-    "data": "dataset datadir datapath dataroot datasetname traindir",
-    "loss": "criterion lossfn lossfunction lossfunc",
-    "optimizer": "opt optim optimname",
-    "lr_policy": "policy freeze frozen freezebackbone freezeencoder linearprobe",
-    "scheduler": "sched lrschedule schedule lrscheduler lrschedulertype",
-    "logger": "log wandb usewandb reportto",
+    "model.weights": "checkpoint ckpt initial_checkpoint ckpt_path pretrained_path",
+    "loss.label_smoothing": "smoothing label_smoothing_factor",
+    "loss.class_weights": "class_weight",
+    "lr_policy.decay": "layer_decay llrd layerwise_decay_rate layerwise_lr_decay",
+    "scheduler.warmup": "warmup_ratio warmup_proportion",
+    "logger.project": "wandb_project",
+    "logger.entity": "wandb_entity",
+    "logger.mode": "wandb_mode",
+    "hydra.run.dir": "output_dir outdir output out save_dir log_dir default_root_dir results_dir"
+    " work_dir",
+    "name": "exp_name experiment_name run_name wandb_name",
+    "model": "net network arch architecture backbone model_name model_name_or_path a",
+    "data": "dataset data_dir data_path data_root dataset_name train_dir",
+    "loss": "criterion loss_fn loss_function loss_func",
+    "optimizer": "opt optim optim_name",
+    "lr_policy": "policy freeze frozen freeze_backbone freeze_encoder linear_probe",
+    "scheduler": "sched lr_schedule schedule lr_scheduler lr_scheduler_type",
+    "logger": "log wandb use_wandb report_to",
     "experiment": "preset",
-    "seed": "randomseed randomstate manualseed seedeverything",
-    "seeds": "nseeds numseeds",
+    "seed": "random_seed random_state manual_seed seed_everything",
+    "seeds": "n_seeds num_seeds",
     "warmup_epochs": "",
-    "warmup_steps": "warmupiters numwarmupsteps",
+    "warmup_steps": "warmup_iters num_warmup_steps",
     "fp16": "half",
     "bf16": "",
-    "gpus": "ngpus numgpus devices nprocpernode",
-    "pretrained": "usepretrained ispretrained",
-    "resume": "resumefromcheckpoint resumetraining",
-    "fast_dev_run": "smoketest debug",
+    "gpus": "n_gpus num_gpus devices nproc_per_node",
+    "pretrained": "use_pretrained is_pretrained",
+    "resume": "resume_from_checkpoint resume_training",
+    "fast_dev_run": "smoke_test debug",
 }
 
 _YES, _NO = "true|yes|on|1", "false|no|off|0|none|null"
@@ -146,7 +147,7 @@ VALUES: dict[str, dict[str, str]] = {
         "linear|fc|perceptron": "model=mlp",
         r"timm[/:](.+)": "model=timm model.name={1}",
         r"hf[-_]hub:timm/(.+)": "model=timm model.name={1}",
-        r"(?:torchvision|torchvision\.models|models)[./:](.+)": (
+        r"(?:torchvision\.models|torchvision|models)[./:](.+)": (
             "model=torchvision model.name={1}"
         ),
     },
@@ -185,6 +186,7 @@ VALUES: dict[str, dict[str, str]] = {
         "reduceonplateau|reducelronplateau": "scheduler=plateau",
         f"{_NO}|fixed|constantlr|flat": "scheduler=constant",
         "steplr|decay": "scheduler=step",
+        "multisteplr": "scheduler=multistep",
         "exponentiallr|exp|exponentialdecay": "scheduler=exponential",
         "poly|polynomiallr|polynomialdecay": "scheduler=polynomial",
         "linearlr|lineardecay": "scheduler=linear",
@@ -214,7 +216,7 @@ def plain(name: str) -> str:
 
 
 # What others call something → our name of it.
-OURS = {other: ours for ours, others in NAMES.items() for other in (plain(ours), *others.split())}
+OURS = {plain(o): ours for ours, others in NAMES.items() for o in (ours, *others.split())}
 
 
 def written(name: str, value: str) -> list[str] | None:
@@ -223,10 +225,10 @@ def written(name: str, value: str) -> list[str] | None:
     >>> written("seed", "1-3"), written("logger", "false"), written("seed", "3")
     (['-m', 'seed=1,2,3'], ['logger=none'], None)
     """
-    forms = (re.sub(r"\s", "", value).casefold(), plain(value))
-    for pattern, words in VALUES.get(name, {}).items():
-        if found := next((m for form in forms if (m := re.fullmatch(pattern, form))), None):
-            return [_filled(word, value, found) for word in shlex.split(words)]
+    for form in (re.sub(r"\s", "", value).casefold(), plain(value)):
+        for pattern, words in VALUES.get(name, {}).items():
+            if found := re.fullmatch(pattern, form):
+                return [_filled(word, value, found) for word in shlex.split(words)]
     return None
 
 

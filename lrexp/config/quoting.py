@@ -18,8 +18,8 @@ def unreadable(override: str) -> str:
     >>> unreadable("model.weights=epoch=3.ckpt").partition("; ")[2]
     'write \\'model.weights="epoch=3.ckpt"\\''
     """
-    if (quoted := readable(override)) != override:
-        return f"Hydra has other uses for a sign in it; write {shlex.quote(quoted)}"
+    if readable(override) != override:
+        return f"Hydra has other uses for a sign in it; write {pasted(override)}"
     return "cannot be read; write KEY=VALUE, and quote what the shell or Hydra would split"
 
 
@@ -35,6 +35,15 @@ def readable(override: str) -> str:
         quoted = f"{key}={','.join(items)}"
         return quoted if is_read(quoted) else override
     return override
+
+
+def pasted(override: str) -> str:
+    """An override as it is typed into a shell.
+
+    >>> pasted("data.path=a(1).csv"), pasted("seed=1")
+    ('\'data.path="a(1).csv"\'', 'seed=1')
+    """
+    return shlex.quote(readable(override))
 
 
 def is_read(override: str) -> bool:

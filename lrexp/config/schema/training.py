@@ -102,7 +102,9 @@ class Data:
     name: str = setting()
     num_classes: int | None = number(at_least=2)  # the three are None where the data says it
     image_shape: list[int] | None = number(
-        at_least=1, count=3, such_as="channels, height and width, such as [1, 28, 28]"
+        at_least=1,
+        count=3,
+        such_as="channels, height and width, such as 'data.image_shape=[1, 28, 28]'",
     )
     train_size: int | None = number(at_least=2)
     batch_size: int = number(at_least=1)
