@@ -10,6 +10,8 @@ from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
+from hydra._internal.utils import get_args_parser
+
 from lrexp.config.compose import CheckedLoader
 from lrexp.config.errors import UserError
 from lrexp.config.launched import world_size
@@ -66,8 +68,6 @@ def _program() -> list[str]:
 def _parser(verb: str) -> argparse.ArgumentParser:
     """What reads the words behind a verb."""
     if verb == "run":
-        from hydra._internal.utils import get_args_parser
-
         return get_args_parser()
     return import_module(f"lrexp.commands.{verb}").parser()
 

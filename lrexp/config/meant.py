@@ -246,8 +246,9 @@ def _of_library(word: Word, line: Sequence[Word]) -> Word:
     group, _, name = (word.words[0] if word.words else "").partition(".name=")
     for one in chosen(line, group) if name and len(word.words) == 1 else ():
         library = one.words[0].removeprefix(f"{group}=")
-        known = names_of(group, library) if (group, library) in SOURCES else {name}
-        if name.split(".")[0] not in known and (found := library_of(group, name)):
+        known = names_of(group, library) if (group, library) in SOURCES else None
+        unknown = known and {item.split(".")[0] for item in name.split(",")} - known
+        if unknown and (found := library_of(group, name)):
             return replace(word, words=(f"{group}={found[0]}", f"{group}.name={found[1]}"))
     return word
 

@@ -246,7 +246,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "half an option's name": (["lr_policy=backbone"], ["did you mean 'freeze_backbone'"]),
     "no folder of images": (["experiment=hymenoptera"], ["data.path", "give data.path="]),
-    "monitor unknown": (["trainer.monitor=val/acc"], ["monitor=val/acc", "'val/accuracy'"]),
+    "monitor unknown": (["trainer.monitor=val/acur"], ["monitor=val/acur", "'val/accuracy'"]),
     "monitor without training": (
         ["trainer.epochs=0", "trainer.monitor=train/loss"],
         ["trainer.monitor=train/loss", "trainer.epochs=0"],

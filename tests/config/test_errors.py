@@ -78,7 +78,7 @@ def test_what_other_tools_call_an_option_is_found(group: str, typed: str, hint: 
 
 
 def test_a_setting_as_other_tools_call_it_is_found() -> None:
-    assert "did you mean trainer.clip_grad_norm?" in unknown_setting("max_grad_norm").hint
+    assert "did you mean trainer.clip_grad_norm?" in unknown_setting("gradient_clip_val").hint
 
 
 def test_an_error_says_what_where_and_what_would_be_right() -> None:
