@@ -166,7 +166,7 @@ def test_a_name_of_a_library_that_is_not_there_is_nobodys(monkeypatch: pytest.Mo
 def test_names_read_off_libraries_are_those_they_list() -> None:
     import timm
     import torchvision
-    from timm.optim import list_optimizers
+    from timm.optim._optim_factory import list_optimizers
 
     assert names_of("model", "timm") == set(timm.list_models())
     models = torchvision.models
