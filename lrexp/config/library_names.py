@@ -18,7 +18,7 @@ SOURCES = {
     ),
     ("model", "timm"): ("timm", "models/*.py", r"^@register_model\ndef (\w+)"),
     ("optimizer", "torch"): ("torch", "optim/*.py", r"^class ([A-Z]\w+)\((?:Optimizer|Adam)\)"),
-    ("optimizer", "timm"): ("timm", "optim/_optim_factory.py", r"\bname='(\w+)'"),
+    ("optimizer", "timm"): ("timm", "optim/_optim_factory.py", r"\bname='(?!fused|bnb)(\w+)'"),
     ("scheduler", "torch"): ("torch", "optim/lr_scheduler.py", r"^class ([A-Z]\w+)\(LRSchedu"),
 }
 

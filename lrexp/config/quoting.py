@@ -40,8 +40,8 @@ def readable(override: str) -> str:
 def pasted(override: str) -> str:
     """An override as it is typed into a shell.
 
-    >>> pasted("data.path=a(1).csv"), pasted("seed=1")
-    ('\'data.path="a(1).csv"\'', 'seed=1')
+    >>> print(pasted("data.path=a(1).csv"), pasted("seed=1"))
+    'data.path="a(1).csv"' seed=1
     """
     return shlex.quote(readable(override))
 
