@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -13,12 +14,12 @@ from pathlib import Path
 from hydra._internal.utils import get_args_parser
 
 from lrexp.config.compose import CheckedLoader
-from lrexp.config.errors import UserError
+from lrexp.config.errors import UserError, misused
 from lrexp.config.launched import world_size
 from lrexp.config.meant import PROCESSES, read_line
 from lrexp.config.recompose import SavedLoader
 from lrexp.runs.differences import read_run
-from lrexp.session.right_words import right_words
+from lrexp.session.right_words import RERUN, right_words
 
 COMPOSED = ("run", "rerun", "which")  # verbs that take KEY=VALUE
 
@@ -27,8 +28,8 @@ def in_right_words(error: UserError, verb: str, words: Sequence[str]) -> UserErr
     """The error, or one that says what is wrong in all of the line and what to write instead."""
     if verb not in COMPOSED:
         return error
-    actions = _parser(verb)._actions
-    flags = {flag: one.nargs != 0 for one in actions for flag in one.option_strings}
+    parser = _parser(verb)
+    flags = {flag: one.nargs != 0 for one in parser._actions for flag in one.option_strings}
     folder, of_run = _config_dir(words), verb == "rerun"
     line = read_line(words, flags, [Path(folder)] if folder else [], begins_with_run=of_run)
 
@@ -43,16 +44,17 @@ def in_right_words(error: UserError, verb: str, words: Sequence[str]) -> UserErr
         return error
     said = [answer.lines[0], *(f"  {told.strip()}" for told in answer.lines[1:])]
     if answer.words is not None:
-        said.append(f"  write: {_command(verb, answer.words)}")
+        several = [word for word in answer.words if word.startswith(PROCESSES)]
+        program = ["torchrun", several[-1], "-m", "lrexp"] if several else _program()
+        right = [word for word in answer.words if word not in several]
+        try:
+            if right[:1] != [RERUN]:
+                parser.parse_intermixed_args(right)
+            verbs = [] if verb == "run" else [verb]
+            said.append(f"  write: {shlex.join([*program, *verbs, *right])}")
+        except UserError as wrong:  # a flag of ours with a value that it does not take
+            said += [f"  {told.strip()}" for told in str(wrong).splitlines()]
     return UserError("\n".join(said))
-
-
-def _command(verb: str, words: Sequence[str]) -> str:
-    """The whole command line, to be pasted into a shell."""
-    several = [word for word in words if word.startswith(PROCESSES)]
-    program = ["torchrun", several[-1], "-m", "lrexp"] if several else _program()
-    words = [word for word in words if word not in several]
-    return shlex.join([*program, *([] if verb == "run" else [verb]), *words])
 
 
 def _program() -> list[str]:
@@ -67,9 +69,11 @@ def _program() -> list[str]:
 
 def _parser(verb: str) -> argparse.ArgumentParser:
     """What reads the words behind a verb."""
-    if verb == "run":
-        return get_args_parser()
-    return import_module(f"lrexp.commands.{verb}").parser()
+    if verb != "run":
+        return import_module(f"lrexp.commands.{verb}").parser()
+    parser = get_args_parser()
+    parser.error = partial(misused, "lrexp")  # type: ignore[method-assign]
+    return parser
 
 
 def _config_dir(words: Sequence[str]) -> str | None:

@@ -198,8 +198,11 @@ class CheckedLoader(ConfigLoaderImpl):
                 name, _, value = override.lstrip("+~").partition("=")
                 section, _, last = name.rpartition(".")
                 if last == "name" and section in OPTIONS and "library" not in config[section]:
-                    words = option_words(section, value) or [f"{section}={value}"]
-                    raise ConfigError(name, BY_OPTION, f"write {' '.join(words)}", value)
+                    words = option_words(section, value)
+                    hint = f"write {' '.join(words)}" if words else f"write {section}=NAME; "
+                    if not words:
+                        hint += no_option(section, value, self.get_group_options(section)).hint
+                    raise ConfigError(name, BY_OPTION, hint, value)
             job = config.hydra.job.name
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", job):
                 raise ConfigError("hydra.job.name", "must be a file name", given=job)

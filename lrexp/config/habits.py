@@ -216,7 +216,11 @@ def plain(name: str) -> str:
 
 
 # What others call something → our name of it.
-OURS = {plain(o): ours for ours, others in NAMES.items() for o in (ours, *others.split())}
+OURS = {
+    plain(name): ours
+    for ours, others in NAMES.items()
+    for name in (ours, ours.rpartition(".")[2], *others.split())
+}
 
 
 def written(name: str, value: str) -> list[str] | None:

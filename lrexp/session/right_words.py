@@ -111,7 +111,7 @@ def _mended(line: Sequence[Word], error: ConfigError) -> tuple[list[Word], list[
         return line, [one.told for one in line if one.typed == word.typed]
     if OTHERS_SETTING in error.problem and group != "task" and not chosen(line, group):
         owner = data_at(value) if key == "data.path" else owners_of(key)[0]
-        if owner is not None:
+        if owner is not None and (group != "data" or key == "data.path"):
             told = [f"{key}={value}: {error.hint}"]
             return with_changed(line, word, f"{group}={owner}", *word.words), told
     return None
