@@ -128,6 +128,7 @@ def _setting(word: str, left: list[str], folders: tuple[Path, ...]) -> Word:
     name, equals, value = word.partition("=")
     if not equals:
         name, _, value = word.partition(":")
+        value = value.strip()
     if name.startswith("~") or (not equals and our_name(name) is None):
         groups = [g for g in OPTIONS if word in options(g, folders)]
         words = f"{groups[0]}={word}" if len(groups) == 1 else word

@@ -72,6 +72,21 @@ def test_a_flag_that_is_nobodys_is_said_beside_the_habits(
     assert answered(capsys, "which", "seed=1-3")[-1].startswith("  -m: this verb makes grids")
 
 
+def test_a_flag_with_a_value_that_it_does_not_take_is_said_as_well(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = answered(capsys, "--cfg", "jobs", "lr=0.1")
+    assert said[0] == "error: lr=0.1: is written optimizer.lr=0.1"
+    assert "'jobs'" in said[1]
+    assert "write:" not in "\n".join(said)
+
+
+def test_a_verb_and_its_run_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    golden = str(ROOT / "tests" / "golden_run")
+    said = answered(capsys, "rerun", golden, "lr=0.1", "--check", "epochs: 2")
+    assert said[-1] == f"  write: lrexp rerun {golden} optimizer.lr=0.1 --check trainer.epochs=2"
+
+
 @pytest.mark.parametrize(
     ("started", "written"),
     [
