@@ -129,11 +129,11 @@ def _setting(word: str, left: list[str], folders: tuple[Path, ...]) -> Word:
     if not equals:
         name, _, value = word.partition(":")
         value = value.strip()
+    groups = [] if equals else [g for g in OPTIONS if word in options(g, folders)]
+    if len(groups) == 1:
+        return Word((word,), (f"{groups[0]}={word}",))
     if name.startswith("~") or (not equals and our_name(name) is None):
-        groups = [g for g in OPTIONS if word in options(g, folders)]
-        words = f"{groups[0]}={word}" if len(groups) == 1 else word
-        is_override = name.startswith("~") or words != word
-        return Word((word,), (words,), "override" if is_override else "unknown")
+        return Word((word,), (word,), "override" if name.startswith("~") else "unknown")
     if not value and left and not _begins(left[0]):
         typed.append(left.pop(0))
         value = typed[-1].removeprefix("=")
@@ -235,7 +235,8 @@ def data_at(path: str) -> str | None:
     at = Path(path).expanduser()
     if path.casefold().endswith(TABLES):
         return "csv"
-    if path.endswith(".parquet") or (at.is_dir() and next(at.rglob("*.parquet"), None)):
+    tables = (found for place in (at, at / "data") for found in place.glob("*.parquet"))
+    if path.endswith(".parquet") or next(tables, None):
         return "hf"
     if at.is_dir() or path.startswith((".", "/", "~")) or path.endswith("/"):
         return "imagefolder"
