@@ -22,6 +22,7 @@ from lrexp.config.schema.rates import LibraryOptimizer, MultiStep, Scheduler
 from lrexp.config.schema.training import (
     HUB_NAME,
     LEAST_STD,
+    NORMALIZATIONS,
     CsvTable,
     CustomData,
     Data,
@@ -45,6 +46,7 @@ REFUSED_ARGS = {
     "lr": "is optimizer.lr",
     "weight_decay": "is optimizer.weight_decay",
 }
+NUMBERS_OF_ONES_OWN = "or numbers per channel: 'data.normalize={mean: [0.5], std: [0.25]}'"
 _HOLDS = {"above": gt, "at least": ge, "below": lt, "at most": le}
 
 
@@ -173,9 +175,9 @@ def _check_data(data: Data) -> None:
             raise unknown_setting(f"data.normalize.{key}", normalize[key])
         mean, std = normalize.get("mean"), normalize.get("std")
         _check_normalization("data.normalize", mean, std, channels)
-    elif normalize not in ("auto", "dataset", "weights"):
-        hint = did_you_mean(str(normalize), ["auto", "dataset", "weights"])
-        problem = "is neither one of the choices nor {mean: [...], std: [...]}"
+    elif normalize not in NORMALIZATIONS:
+        hint = f"{did_you_mean(str(normalize), NORMALIZATIONS)}, {NUMBERS_OF_ONES_OWN}"
+        problem = "is neither one of the choices nor a mean and a std per channel"
         raise ConfigError("data.normalize", problem, hint, normalize)
     for name, path in data.eval_sets.items():
         key = f"data.eval_sets.{name}"
@@ -343,7 +345,7 @@ def _check_scheduler(scheduler: Scheduler) -> None:
     if isinstance(scheduler, MultiStep):
         milestones = scheduler.milestones
         if not milestones or milestones != sorted(set(milestones)):
-            hint = "epochs in rising order, each once, such as [8, 12]"
+            hint = "epochs in rising order, each once, such as 'scheduler.milestones=[8, 12]'"
             raise ConfigError("scheduler.milestones", "are no milestones", hint, milestones)
 
 

@@ -268,7 +268,7 @@ class OneCycle(Scheduler):
         at_least=0,
         below=1,
         count=2,
-        such_as="at both ends and at the peak, such as [0.95, 0.85]; or null",
+        such_as="at both ends and at the peak, such as 'scheduler.momentum=[0.95, 0.85]'; or null",
     )
 
 

@@ -142,7 +142,7 @@ def _no_column(file: Path, rows: Rows, ours: str) -> str:
     lines = [
         f"{file} has no column {ours}",
         f"its columns: {', '.join(rows.header)}; needed: path, label; optional: split",
-        "data.columns={path: NAME, label: NAME} says what they are called",
+        "'data.columns={path: NAME, label: NAME}' says what they are called",
     ]
     if any(map(is_image, rows.header)):
         lines[2] = "its first line lists an image: write a line path,label above it"
