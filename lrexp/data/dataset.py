@@ -30,9 +30,10 @@ from lrexp.data.feeding import (
     shape_of_first,
 )
 from lrexp.data.images import ImageError
-from lrexp.data.leaks import Signatures, find_leaks, pixel_hashes
+from lrexp.data.leaks import find_leaks
 from lrexp.data.leaks_found import Leaks
 from lrexp.data.preprocessing import Preprocessing
+from lrexp.data.signatures import Signatures, pixel_hashes
 from lrexp.data.source import Source
 from lrexp.data.splits import Chosen, refuse_poor, strata, stratified_sample
 from lrexp.data.statistics import channel_statistics, unscaled

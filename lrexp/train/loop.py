@@ -149,13 +149,12 @@ class Trainer:
         `watch` sees the loss () of every step; the epoch ends after the one it says True to.
         """
         experiment, optimizer = self.experiment, self.experiment.optimizer
-        model, computing = experiment.model, experiment.computing
         started = time.perf_counter()
         self.choose_fed()
         with whole():
             epoch = self._begun()
         ready_s = max(0.0, epoch.started - started)  # features, measured scales; 0 if it goes on
-        with quiet_collector() as after_step, computing.compiled(model):
+        with quiet_collector() as after_step, self.fed.compiled(experiment):
             self._steps(epoch, checkpoints, watch, after_step)
         with whole():
             collect(self)
