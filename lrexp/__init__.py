@@ -15,19 +15,31 @@ if TYPE_CHECKING:  # the same names as in `_PUBLIC`, for editors and type checke
     from lrexp.config.errors import ConfigError as ConfigError
     from lrexp.config.errors import RunFailedError as RunFailedError
     from lrexp.config.errors import UserError as UserError
+    from lrexp.optim.groups import set_rates as set_rates
+    from lrexp.use.certified import NotAsMeantError as NotAsMeantError
+    from lrexp.use.certify import certify as certify
+    from lrexp.use.own_loop import param_groups as param_groups
+    from lrexp.use.own_loop import plan_of as plan_of
+    from lrexp.use.own_loop import set_trainable as set_trainable
 
 __version__ = "0.1.0"
 
 # Where each public name is; it is imported when it is first used, for torch takes seconds.
 _PUBLIC: dict[str, str] = {
     "ConfigError": "lrexp.config.errors",
+    "NotAsMeantError": "lrexp.use.certified",
     "Run": "lrexp.api.folders",
     "RunFailedError": "lrexp.config.errors",
     "Sweep": "lrexp.api.folders",
     "UserError": "lrexp.config.errors",
+    "certify": "lrexp.use.certify",
     "load": "lrexp.api.folders",
+    "param_groups": "lrexp.use.own_loop",
+    "plan_of": "lrexp.use.own_loop",
     "results": "lrexp.api.folders",
     "run": "lrexp.api.run",
+    "set_rates": "lrexp.optim.groups",
+    "set_trainable": "lrexp.use.own_loop",
     "sweep": "lrexp.api.run",
 }
 

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from lrexp.commands.answer import VERBS, answer
 from lrexp.commands.ranks import answer_as_one
+from lrexp.config.errors import UserError
 from lrexp.config.launched import world_size
 
 
@@ -20,7 +21,11 @@ def main(argv: list[str] | None = None) -> int:
     verb, words = (words[0], words[1:]) if words and words[0] in VERBS else ("run", words)
 
     def dispatch() -> int:
-        return import_module(f"lrexp.commands.{verb}").main(words)
+        try:
+            return import_module(f"lrexp.commands.{verb}").main(words)
+        except UserError as error:
+            mistaken = import_module("lrexp.commands.mistaken")
+            raise mistaken.in_right_words(error, verb, words) from error
 
     return answer(dispatch) if world_size() == 1 else answer_as_one(verb, dispatch)
 

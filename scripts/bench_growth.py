@@ -164,7 +164,8 @@ def _compose(size: int) -> dict[str, float]:
 def _leaks(size: int) -> dict[str, float]:
     import numpy as np
 
-    from lrexp.data.leaks import Signatures, find_leaks
+    from lrexp.data.leaks import find_leaks
+    from lrexp.data.signatures import Signatures
     from lrexp.data.sources.synthetic import synthetic
 
     source = synthetic([3, 32, 32], 10, size, 0.5)

@@ -30,8 +30,9 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from lrexp.data.leaks import RANK, RATIO, THRESHOLD, Signatures, find_leaks
+from lrexp.data.leaks import RANK, RATIO, THRESHOLD, find_leaks
 from lrexp.data.leaks_found import Leaks
+from lrexp.data.signatures import Signatures
 from lrexp.data.sources.digits import digits
 from lrexp.folder.environment import environment
 

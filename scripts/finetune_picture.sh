@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Draws the README's picture from real runs: best validation loss against the base rate, by policy.
+# Draws the picture of docs/benchmark.md from real runs: best validation loss against the base rate, by policy.
 #   bash scripts/finetune_picture.sh [FILE.png]
 set -euo pipefail
 unset CDPATH

@@ -24,8 +24,9 @@ from torch.distributed import FileStore
 from trainers import Silent
 
 from lrexp.build.experiment import build
+from lrexp.config.errors import UserError
 from lrexp.tasks.joining import join
-from lrexp.train.agreement import Words
+from lrexp.train.agreement import RankFailedError, Words
 from lrexp.train.loop import Trainer
 from lrexp.train.ranks import ALONE, Ranks
 
@@ -51,6 +52,19 @@ class Unused(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(self.hidden(images.flatten(1)).tanh())
+
+
+class Skipping(nn.Module):
+    """A network that skips a layer at some steps, such as the first that is tried."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.hidden, self.odd = nn.Linear(64, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found = self.hidden(images.flatten(1)).tanh()
+        return self.head(found if self.training and torch.rand(()) < 0.5 else self.odd(found))
 
 
 class Normed(nn.Module):
@@ -88,7 +102,10 @@ def drawing(model: nn.Module) -> None:
 
 
 def result_of(job: Job, folder: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
-    """Train a job; its rows without times, weights, and what else tests look at."""
+    """Train a job; its rows without times, weights, and what else tests look at.
+
+    Of one that is refused what is said to it.
+    """
     experiment = build(job.config, None, ranks)
     globals()[job.look](experiment.model)
     size, seed = job.config.data.batch_size, job.config.seed
@@ -98,8 +115,11 @@ def result_of(job: Job, folder: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
     join(trainer, going_on=job.state is not None)
     checkpoints = folder / job.name
     checkpoints.mkdir(exist_ok=True)
-    with ranks.together([]):
-        trainer.run(Silent(), checkpoints / "checkpoints")
+    try:
+        with ranks.together([]):
+            trainer.run(Silent(), checkpoints / "checkpoints")
+    except (UserError, RankFailedError) as error:
+        return {"refused": f"{type(error).__name__}: {error}"}
     rows = [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in trainer.rows]
     return {
         "rows": rows,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lrexp.config.checks import NUMBERS_OF_ONES_OWN
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.schema import Config, chosen_option, load
 from lrexp.config.schema.training import Data, TorchvisionSet
@@ -22,7 +23,7 @@ from lrexp.data.sources.csv_table import csv_table
 from lrexp.data.sources.hf import hf
 from lrexp.data.splits import Chosen, choose, class_positions
 from lrexp.data.transforms import Augment
-from lrexp.models.pretrained import expected_input
+from lrexp.models.pretrained import IMAGENET, expected_input
 from lrexp.train.feature_store import FeatureStore
 
 log = logging.getLogger(__name__)
@@ -236,8 +237,8 @@ def choose_images(config: Config, source: Source) -> Chosen:
 def normalization(config: Config, channels: int) -> tuple[list[float], list[float]] | None:
     """Mean and std per channel that images are normalised with; None: those of the training images.
 
-    Where weights expect another number of channels, grey images get the mean over theirs, and
-    several channels each that of one.
+    Where weights expect another number of channels, or ImageNet has, grey images get the mean over
+    theirs, and several channels each that of one.
 
     Raises:
         ConfigError: when the weights do not say what they expect, or a number is missing.
@@ -249,14 +250,17 @@ def normalization(config: Config, channels: int) -> tuple[list[float], list[floa
             problem = f"has {len(found[0])} numbers for {channels} channels"
             raise ConfigError("data.normalize.mean", problem, given=found[0])
         return found
-    expected = None if data.normalize == "dataset" else expected_input(config.model)
+    stated = data.normalize in ("dataset", "imagenet")
+    expected = None if stated else expected_input(config.model)
+    if data.normalize == "imagenet":
+        expected = IMAGENET
     if expected is not None:
         mean, std = list(expected.mean), list(expected.std)
         if len(mean) == channels:
             return mean, std
         return [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels
     if data.normalize == "weights":
-        hint = "allowed: auto, dataset, or {mean: [...], std: [...]}"
+        hint = f"allowed: auto, dataset, imagenet, {NUMBERS_OF_ONES_OWN}"
         problem = "no weights say how their images were normalised"
         raise ConfigError("data.normalize", problem, hint, "weights")
     return None if data.mean is None or data.std is None else (data.mean, data.std)

@@ -184,7 +184,7 @@ def _input_notes(config: Config, dataset: Dataset) -> Iterator[str]:
         yield (
             "the weights do not say how their images were normalised; these are by the data set's"
             " own mean and std. With ImageNet's weights give what they were trained with:"
-            " data.normalize={mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}"
+            " data.normalize=imagenet"
         )
     if expected is not None and expected.size not in (None, height, width):
         side = expected.size

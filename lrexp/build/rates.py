@@ -27,7 +27,7 @@ from lrexp.config.schema.rates import Optimizer as OptimizerSettings
 from lrexp.config.schema.rates import Policy
 from lrexp.models.layer_map import LayerMap
 from lrexp.optim.groups import has_momentum, param_groups
-from lrexp.optim.optimizers import averages_weights, check_plan, fused_on
+from lrexp.optim.optimizers import averages_weights, check_plan, stepping_on
 from lrexp.optim.schedulers.plateau import Plateau
 from lrexp.plan.plan import Plan
 
@@ -47,20 +47,28 @@ class Rates:
 
 
 def build_plan(config: Config, layers: LayerMap, steps: Steps) -> Plan:
-    """What the configured policy decides for every parameter.
+    """What the configured policy decides for every parameter."""
+    rates = config.optimizer
+    return plan_under(config.lr_policy, layers, rates.lr, rates.weight_decay, steps)
+
+
+def plan_under(
+    policy: Policy, layers: LayerMap, base_lr: float, base_weight_decay: float, steps: Steps
+) -> Plan:
+    """What a policy decides for every parameter.
 
     Its function gets its option's settings, lengths of time in epochs, and where its signature
     names `epochs` those that training lasts.
     """
-    policy, rates = config.lr_policy, config.optimizer
     make = load(chosen_option("lr_policy", policy).make)
     own = settings_of(policy) | lengths_in_epochs(policy, layers.depth, steps)
-    if _spreads_over_all(policy):
+    if spreads_over_all(policy):
         own["epochs"] = steps.total / steps.per_epoch
-    return make(layers, rates.lr, rates.weight_decay, **own)
+    return make(layers, base_lr, base_weight_decay, **own)
 
 
-def _spreads_over_all(policy: Policy) -> bool:
+def spreads_over_all(policy: Policy) -> bool:
+    """Whether a policy's function wants to know how many epochs training lasts."""
     make = load(chosen_option("lr_policy", policy).make)
     return "epochs" in inspect.signature(make).parameters
 
@@ -113,7 +121,7 @@ def refuse_moved_lengths(saved: dict[str, Any], config: Config, depth: int, imag
     after = count_steps(config, images)
     policy = config.lr_policy
     as_it_was = then.get("epochs") == getattr(policy, "epochs", None)
-    if _spreads_over_all(policy) and as_it_was and before != after:
+    if spreads_over_all(policy) and as_it_was and before != after:
         problem = (
             f"spreads over all of training, {before.total} steps when it began, {after.total} now:"
             " the plan would change on the way"
@@ -156,8 +164,9 @@ def build_rates(config: Config, model: nn.Module, layers: LayerMap, steps: Steps
         hint = f"{off}, cycles the rate alone"
         raise ConfigError("scheduler", problem, hint, scheduler.name)
     remarks = [
-        *_remarks_on_plan(plan, layers),
-        *_remarks_on_time(config.lr_policy, plan, layers, steps),
+        *remarks_on_layers(plan, layers),
+        *_remarks_on_frozen(plan),
+        *remarks_on_time(config.lr_policy, plan, layers, steps),
         *late_milestones(scheduler, steps),
         *check_plan(optimizer, config.optimizer.name, plan, len(schedule)),
     ]
@@ -166,13 +175,17 @@ def build_rates(config: Config, model: nn.Module, layers: LayerMap, steps: Steps
     return Rates(plan, optimizer, schedule, momenta, build_plateau(scheduler, steps), remarks)
 
 
-def _remarks_on_plan(plan: Plan, layers: LayerMap) -> Iterator[str]:
+def remarks_on_layers(plan: Plan, layers: LayerMap) -> Iterator[str]:
+    """A sentence where layers decide rates and some parameters have none of their own."""
     if layers.unplaced and len({row.lr_scale for row in plan.rows}) > 1:
         unplaced = layers.unplaced
         yield (
             f"{len(unplaced)} parameters have no layer of their own and learn as the last one does:"
             f" {_listed(unplaced, 8)}. Place them with model.layers."
         )
+
+
+def _remarks_on_frozen(plan: Plan) -> Iterator[str]:
     if random := plan.frozen_random:
         yield (
             f"{len(random)} of {len(plan.frozen_names)} frozen tensors were never loaded from"
@@ -181,7 +194,8 @@ def _remarks_on_plan(plan: Plan, layers: LayerMap) -> Iterator[str]:
         )
 
 
-def _remarks_on_time(policy: Policy, plan: Plan, layers: LayerMap, steps: Steps) -> Iterator[str]:
+def remarks_on_time(policy: Policy, plan: Plan, layers: LayerMap, steps: Steps) -> Iterator[str]:
+    """A sentence per way in which so few epochs leave a policy nothing to do, or too little."""
     lengths = lengths_in_epochs(policy, layers.depth, steps)
     highest = max(row.lr_scale for row in plan.rows)
     at = "" if highest == 1 else f", at {highest:g} × optimizer.lr"
@@ -216,5 +230,5 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module, plan: Plan) -
     del own["weight_decay"]
     wanted = inspect.signature(make).parameters
     own |= {k: v for k, v in offered.items() if k in wanted}
-    own |= fused_on(next(model.parameters()).device, make)
+    own |= stepping_on(next(model.parameters()).device, make)
     return make(param_groups(model, plan, settings.lr), **own)

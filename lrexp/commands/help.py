@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from lrexp.commands.answer import VERBS
 from lrexp.config.errors import UserError, nearest
+from lrexp.config.habits import OURS, plain
 from lrexp.config.names import conf_folder
 
 GROUPS = (
@@ -102,6 +103,9 @@ def refuse_word(word: str, rest: Sequence[str] = ()) -> NoReturn:
     if word in by_option:
         ways = " or ".join(by_option[word])
         raise UserError(f"{word}: is an option, no verb\n  write {ways}")
+    if "." in (setting := OURS.get(plain(word), "")):
+        problem = "is no verb, and a setting is KEY=VALUE"
+        raise UserError(f"{word}: {problem}\n  did you mean {setting}=VALUE?")
     if meant in GROUPS:
         raise UserError(f"{word}: is no verb\n  did you mean {meant}=OPTION?")
     if meant in by_option:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
@@ -17,7 +18,13 @@ from typing import Any, cast, get_args, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from lrexp.config.checks import check_limits, check_together, plan_file, weights_source
+from lrexp.config.checks import (
+    check_limits,
+    check_place,
+    check_together,
+    plan_file,
+    weights_source,
+)
 from lrexp.config.errors import ConfigError, did_you_mean, unknown_setting, wrong_type
 from lrexp.config.parts import own_monitors
 from lrexp.config.policy_checks import check_policy
@@ -34,8 +41,12 @@ from lrexp.config.schema.training import BUNDLED
 from lrexp.config.targets import check_args
 
 
-def check(composed: DictConfig) -> tuple[DictConfig, Config]:
+def check(composed: DictConfig, places: bool = True) -> tuple[DictConfig, Config]:
     """Resolve a composed config and check every value against its schema.
+
+    Args:
+        composed: without a `hydra` section.
+        places: whether the files and folders that settings name must be there.
 
     Returns:
         The same config without interpolations, and as a `Config` of plain dataclasses.
@@ -59,10 +70,7 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
             raise unknown_setting(str(key), value) from error
         except OmegaConfBaseException as error:
             raise wrong_type(str(error.full_key or key), value) from error
-    missing = sorted(map(str, OmegaConf.missing_keys(typed)))
-    if missing:
-        hint = "give it, or begin the file with an option of ours: defaults: [OPTION, _self_]"
-        raise ConfigError(missing[0], "has no value", hint)
+    _refuse_missing(typed)
     config = cast(Config, OmegaConf.to_object(typed))
     check_limits("", config, own_monitors(config.trainer.metrics))
     for key, path in _paths(typed, "only", "maybe", "plan").items():
@@ -71,16 +79,38 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
         except RuntimeError as error:
             raise ConfigError(key, "names the home folder of nobody here", given=path) from error
     check_together(config)
+    if places:
+        check_place(config.data)
     check_policy(config)
     weights, against = config.model.weights, getattr(config.task, "against", None)
-    if weights and not weights.startswith(BUNDLED):
+    if places and weights and not weights.startswith(BUNDLED):
         typed.model.weights = weights_source(weights)
-    if against is not None:
+    if places and against is not None:
         typed.task.against = portable_path(plan_file(against))
     paths = path_settings(typed)
     for key, path in paths.items():
         OmegaConf.update(typed, key, portable_path(path))
     return typed, cast(Config, OmegaConf.to_object(typed)) if paths or against else config
+
+
+def checked_section(group: str, section: Mapping[str, Any]) -> Any:
+    """A group's section of plain values by itself, as its option's plain dataclass.
+
+    Raises:
+        ConfigError: for the first setting that its schema does not have or allow.
+    """
+    typed = _typed_section(group, section)
+    _refuse_missing(typed, f"{group}.")
+    checked = OmegaConf.to_object(typed)
+    check_limits(f"{group}.", checked)
+    return checked
+
+
+def _refuse_missing(typed: DictConfig, prefix: str = "") -> None:
+    missing = sorted(map(str, OmegaConf.missing_keys(typed)))
+    if missing:
+        hint = "give it, or begin the file with an option of ours: defaults: [OPTION, _self_]"
+        raise ConfigError(f"{prefix}{missing[0]}", "has no value", hint)
 
 
 def config_id(config: DictConfig) -> str:

@@ -25,8 +25,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, errors, flag_override
 
 from lrexp.config.check import check, path_settings
-from lrexp.config.errors import ConfigError, no_option, unknown_setting, wrong_type
+from lrexp.config.errors import (
+    BY_OPTION,
+    SEVERAL,
+    ConfigError,
+    no_option,
+    unknown_setting,
+    wrong_type,
+)
 from lrexp.config.grammar import dirname, refuse_oddly_written
+from lrexp.config.meant import option_words
 from lrexp.config.names import CONFIG_NAME as CONFIG_NAME
 from lrexp.config.names import conf_folder, new_run_id, point_name
 from lrexp.config.quoting import unreadable
@@ -190,8 +198,11 @@ class CheckedLoader(ConfigLoaderImpl):
                 name, _, value = override.lstrip("+~").partition("=")
                 section, _, last = name.rpartition(".")
                 if last == "name" and section in OPTIONS and "library" not in config[section]:
-                    hint = f"write {section}={value}"
-                    raise ConfigError(name, "is set by choosing an option", hint, value)
+                    words = option_words(section, value)
+                    hint = f"write {' '.join(words)}" if words else f"write {section}=NAME; "
+                    if not words:
+                        hint += no_option(section, value, self.get_group_options(section)).hint
+                    raise ConfigError(name, BY_OPTION, hint, value)
             job = config.hydra.job.name
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", job):
                 raise ConfigError("hydra.job.name", "must be a file name", given=job)
@@ -275,9 +286,9 @@ def explained(loader: CheckedLoader, error: Exception, overrides: list[str]) -> 
         return ConfigError("", problem, place="the command line")
     said = str(error)
     if "Ambiguous value" in said or "requires --multirun" in said:
-        hint = "add -m to run one after the other; a list is written [a,b]"
+        hint = "add -m to run one after the other; a list is written '[a,b]'"
         override = next((o for o in overrides if o in said), "")
-        problem = f"{override}: several values for one run"
+        problem = f"{override}: {SEVERAL}"
         return ConfigError("", problem, hint, place="the command line")
     inner: BaseException | None = error
     while inner is not None and not isinstance(inner, errors.OmegaConfBaseException):

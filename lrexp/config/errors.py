@@ -10,34 +10,12 @@ from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-# What other tools call our settings, and how people abbreviate them.
-SYNONYMS = {
-    other: ours
-    for ours, others in {
-        "lr": "learningrate rate baselr",
-        "weight_decay": "wd l2",
-        "epochs": "nepochs numepochs maxepochs",
-        "max_steps": "numsteps",
-        "batch_size": "bs batch",
-        "lr_policy": "policy",
-        "freeze_backbone": "freeze frozen",
-        "cifar_resnet": "resnet20 resnet56",
-        "scheduler": "lrschedule schedule lrscheduler",
-        "optimizer": "opt optim",
-        "data": "dataset",
-        "model": "net network",
-        "loss": "criterion",
-        "logger": "log",
-        "seed": "randomseed",
-        "device": "gpu gpus",
-        "patience": "earlystopping",
-        "warmup": "warmupsteps warmupepochs",
-        "betas": "beta beta1 beta2",
-    }.items()
-    for other in others.split()
-}
+from lrexp.config.habits import OURS, plain, written
+from lrexp.config.library_names import library_of
 
 OTHERS_SETTING = "in the option chosen"  # of a setting that other options have
+BY_OPTION = "is set by choosing an option"  # of a name that is no library's
+SEVERAL = "several values for one run"
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 MOST_NAMES = 40  # that are listed whole
 
@@ -120,13 +98,14 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """
     names = list(dict.fromkeys(candidates))
     last = name.rsplit(".", 1)[-1]
-    by_key = {_plain(candidate.rsplit(".", 1)[-1]): candidate for candidate in reversed(names)}
-    by_key |= {_plain(candidate): candidate for candidate in names}
-    for wanted in (name, last, SYNONYMS.get(_plain(last))):
-        if wanted and _plain(wanted) in by_key:
-            return by_key[_plain(wanted)]
+    by_key = {plain(candidate.rsplit(".", 1)[-1]): candidate for candidate in reversed(names)}
+    by_key |= {plain(candidate): candidate for candidate in names}
+    ours = OURS.get(plain(last), "")
+    for wanted in (name, last, ours, ours.rpartition(".")[2]):
+        if wanted and plain(wanted) in by_key:
+            return by_key[plain(wanted)]
     for wanted in (name, last):
-        close = difflib.get_close_matches(_plain(wanted), by_key, n=1, cutoff=0.6)
+        close = difflib.get_close_matches(plain(wanted), by_key, n=1, cutoff=0.6)
         if close:
             return by_key[close[0]]
     return None
@@ -167,10 +146,6 @@ def for_terminal(text: str) -> str:
     return "".join(kept)
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[_\-\s]", "", name).casefold()
-
-
 def in_words(error: BaseException) -> str:
     """An exception as one message; torch's about trainer.deterministic in the user's words."""
     found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
@@ -198,6 +173,9 @@ def no_option(group: str, option: str, options: Iterable[str]) -> ConfigError:
 
     if not group.startswith("schema/"):
         hint = _options_in_words(group, option, list(options))
+        is_ours = plain(option) in map(plain, options)
+        if not is_ours and (library := library_of(group, option)):
+            hint = f"write {group}={library[0]} {group}.name={library[1]}; {hint}"
         return ConfigError(group, "there is no such option", hint, option)
     group = group.removeprefix("schema/")
     hint = (
@@ -210,6 +188,9 @@ def no_option(group: str, option: str, options: Iterable[str]) -> ConfigError:
 
 def _options_in_words(group: str, option: str, options: list[str]) -> str:
     """The option that was meant, and those beside it; of a folder of options, what is in it."""
+    match written(group, option):
+        case [word] if word.startswith(f"{group}="):  # what other tools call one of ours
+            return did_you_mean(word.removeprefix(f"{group}="), options)
     folder, _, last = option.rpartition("/")
     by_name = {name.rpartition("/")[2]: name for name in options}
     inside = [name for name, whole in by_name.items() if whole == f"{folder or option}/{name}"]
@@ -228,15 +209,13 @@ def _options_in_words(group: str, option: str, options: list[str]) -> str:
 
 def unknown_setting(key: str, value: Any = "", schema: type | None = None) -> ConfigError:
     """The error for a key that `schema`, or a whole config, does not have, with what was meant."""
-    from lrexp.config.schema import GROUPS, OPTIONS, TOP, Config
+    from lrexp.config.schema import GROUPS, TOP, Config
 
-    section, _, last = key.rpartition(".")
+    section = key.rpartition(".")[0]
     schema = schema or Config
     own = [f.name for f in fields(schema)] if is_dataclass(schema) else settings_of(section)
     problem = "there is no such setting"
-    options = OPTIONS.get(section, {}).items()
-    owners = [name for name, option in options if last in get_type_hints(option.schema)]
-    if owners:
+    if owners := owners_of(key):
         hint = f"it belongs to {' and '.join(f'{section}={o}' for o in owners)}"
         return ConfigError(key, f"{problem} {OTHERS_SETTING}", hint, value)
     groups = ("trainer", *GROUPS)  # epochs are the trainer's before any policy's
@@ -247,6 +226,15 @@ def unknown_setting(key: str, value: Any = "", schema: type | None = None) -> Co
     allowed = f"{named[0]}: {', '.join(named[1])}"
     hint = f"did you mean {match}? {allowed}" if match else allowed
     return ConfigError(key, problem, hint, value)
+
+
+def owners_of(key: str) -> list[str]:
+    """The options of its group that have a setting."""
+    from lrexp.config.schema import OPTIONS
+
+    section, _, last = key.rpartition(".")
+    options = OPTIONS.get(section, {}).items()
+    return [name for name, option in options if last in get_type_hints(option.schema)]
 
 
 def settings_of(section: str) -> list[str]:
@@ -275,15 +263,19 @@ def _type_in_words(key: str) -> str:
     hints = (h[name] for h in map(get_type_hints, schemas_of(section)) if name in h)
     hint = next(hints, str)  # a key that users name themselves holds a path
     if get_origin(hint) is dict:
-        return "settings in braces, such as {eps: 1e-6}"
+        return f"settings in braces, such as '{key}={{eps: 1e-6}}'"
     if get_origin(hint) is not list:  # X, or X | None
         hint = next((kind for kind in get_args(hint) if kind is not type(None)), hint)
     if get_origin(hint) is not list:
-        return _WORDS.get(hint, "settings in braces, such as {scale: 0.1}")
+        return _WORDS.get(hint, f"settings in braces, such as '{key}={{scale: 0.1}}'")
     item = get_args(hint)[0]
     if item is Any:
         return "a list of labels or names"
     if item not in _WORDS:
-        what = "settings in braces" if indexed else "a list of rules"
-        return f"{what}, such as {{match: 'conv.*', scale: 0.1}}"
+        rule = "{match: 'conv.*', scale: 0.1}"
+        return (
+            f"settings in braces, such as {rule}"
+            if indexed
+            else (f'a list of rules, such as "{key}=[{rule}]"')
+        )
     return _WORDS[item] if indexed else f"a list, each item {_WORDS[item]}"

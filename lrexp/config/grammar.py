@@ -9,7 +9,7 @@ from typing import Any
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.object_type import ObjectType
 
-from lrexp.config.errors import ConfigError, did_you_mean, settings_of
+from lrexp.config.errors import BY_OPTION, ConfigError, did_you_mean, settings_of
 from lrexp.config.schema import GROUPS, OPTIONS, TOP
 
 
@@ -31,7 +31,7 @@ def refuse_oddly_written(overrides: list[str], repository: ConfigRepository) -> 
         elif name.startswith("~") and not chosen and last in (settings_of(section) or TOP):
             problem, hint = "cannot be removed, it has a value always", f"write {group}=VALUE"
         elif last == "library" and section in OPTIONS:
-            problem, hint = "is set by choosing an option", f"write {section}={value}"
+            problem, hint = BY_OPTION, f"write {section}={value}"
         elif group == "experiment" and value in ("", "null"):
             problem, hint = "is not one option", "leave it out, or choose one with experiment=NAME"
         elif chosen and name.startswith("~"):

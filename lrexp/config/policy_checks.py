@@ -14,6 +14,22 @@ from lrexp.config.schema.rates import Rule
 def check_policy(config: Config) -> None:
     """Raise a ConfigError for the first setting of the policy that cannot be used."""
     policy, scheduler, trainer = config.lr_policy, config.scheduler, config.trainer
+    check_policy_alone(policy, trainer.epochs)
+    if policy.name == "lp_ft" and chosen_option("scheduler", scheduler).follows:
+        problem = "does not start anew for the second phase of lr_policy=lp_ft"
+        hint = "write scheduler=constant, or scheduler=cosine"
+        raise ConfigError("scheduler", problem, hint, scheduler.name)
+    if policy.name == "freezeout" and policy.epochs != trainer.epochs:
+        problem = "lr_policy=freezeout spreads over all of training"
+        hint = f"write lr_policy.epochs={trainer.epochs}"
+        raise ConfigError("lr_policy.epochs", problem, hint, policy.epochs)
+    if policy.name == "freezeout" and scheduler.name != "constant":
+        problem = "does not go with lr_policy=freezeout, which moves every layer's rate by itself"
+        raise ConfigError("scheduler", problem, "write scheduler=constant", scheduler.name)
+
+
+def check_policy_alone(policy: Any, epochs: int) -> None:
+    """The same of what needs nothing of the run but how many epochs it trains; 0: not known."""
     if policy.name == "per_layer":
         for i, rule in enumerate(policy.rules):
             check_rule(f"lr_policy.rules[{i}]", rule)
@@ -28,18 +44,7 @@ def check_policy(config: Config) -> None:
     if policy.name == "surgical" and (type(policy.block) not in (int, str) or policy.block == ""):
         hint = "allowed: a layer index such as 0, a range such as 0-2, a module name such as layer1"
         raise ConfigError("lr_policy.block", "selects no layers", hint, policy.block)
-    _check_lengths(policy, trainer.epochs)
-    if policy.name == "lp_ft" and chosen_option("scheduler", scheduler).follows:
-        problem = "does not start anew for the second phase of lr_policy=lp_ft"
-        hint = "write scheduler=constant, or scheduler=cosine"
-        raise ConfigError("scheduler", problem, hint, scheduler.name)
-    if policy.name == "freezeout" and policy.epochs != trainer.epochs:
-        problem = "lr_policy=freezeout spreads over all of training"
-        hint = f"write lr_policy.epochs={trainer.epochs}"
-        raise ConfigError("lr_policy.epochs", problem, hint, policy.epochs)
-    if policy.name == "freezeout" and scheduler.name != "constant":
-        problem = "does not go with lr_policy=freezeout, which moves every layer's rate by itself"
-        raise ConfigError("scheduler", problem, "write scheduler=constant", scheduler.name)
+    _check_lengths(policy, epochs)
 
 
 def _refuse_several(policy: Any, *names: str) -> None:

@@ -18,16 +18,36 @@ def unreadable(override: str) -> str:
     >>> unreadable("model.weights=epoch=3.ckpt").partition("; ")[2]
     'write \\'model.weights="epoch=3.ckpt"\\''
     """
-    key, _, value = override.partition("=")
-    if key.lstrip("+") in PLACES or meaning_of(key.lstrip("+")).path:
-        items = ('"' + item.replace('"', '\\"') + '"' for item in value.split(","))
-        quoted = f"{key}={','.join(items)}"
-        if _is_read(quoted):
-            return f"Hydra has other uses for a sign in it; write {shlex.quote(quoted)}"
+    if readable(override) != override:
+        return f"Hydra has other uses for a sign in it; write {pasted(override)}"
     return "cannot be read; write KEY=VALUE, and quote what the shell or Hydra would split"
 
 
-def _is_read(override: str) -> bool:
+def readable(override: str) -> str:
+    """An override with its path in quotes where Hydra needs them; any other as it is.
+
+    >>> readable("data.path=a(1).csv"), readable("data.path=a.csv")
+    ('data.path="a(1).csv"', 'data.path=a.csv')
+    """
+    key, _, value = override.partition("=")
+    if (key.lstrip("+") in PLACES or meaning_of(key.lstrip("+")).path) and not is_read(override):
+        items = ('"' + item.replace('"', '\\"') + '"' for item in value.split(","))
+        quoted = f"{key}={','.join(items)}"
+        return quoted if is_read(quoted) else override
+    return override
+
+
+def pasted(override: str) -> str:
+    """An override as it is typed into a shell.
+
+    >>> print(pasted("data.path=a(1).csv"), pasted("seed=1"))
+    'data.path="a(1).csv"' seed=1
+    """
+    return shlex.quote(readable(override))
+
+
+def is_read(override: str) -> bool:
+    """Whether Hydra can read a word of the command line."""
     try:
         OverridesParser.create().parse_override(override)
     except HydraException:

@@ -7,6 +7,7 @@ here, and what a file may cost to read is bounded before any of it is turned int
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def refuse_writing(config: Config, typed: Collection[str]) -> None:
     if not isinstance(data, TorchvisionSet) or not data.download or "data.root" in typed:
         return
     if not (Path(data.root).expanduser() / chosen_option("data", data).folder).is_dir():
-        hint = f"give the folder yourself: data.root={data.root}"
+        hint = "give the folder yourself: " + shlex.quote(f"data.root={data.root}")
         problem = f"has no {data.name}, and a saved config may not choose where to download it"
         raise ConfigError("data.root", problem, hint, data.root)
 

@@ -6,90 +6,20 @@ exact copies, near duplicates, groups on both sides; and copies that carry diffe
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from lrexp.data.leak_bounds import RANK, TOGETHER, may_be_near
 from lrexp.data.leaks_found import Conflict, Leaks, SharedGroup, Twins
+from lrexp.data.signatures import Signatures
 
-SIDE = 8  # height and width of a thumbnail
-FLAT = 0.5  # grey levels; a thumbnail with a smaller standard deviation shows nothing to compare
-THRESHOLD, RATIO, RANK = 0.9, 0.25, 8  # of a near duplicate: see find_leaks
-# Of the bounds that spare most images the search: numbers kept of a thumbnail, references from
-# which on it is faster, the largest mean square cut off (noise has more), what rounding may do.
-KEPT, WORTH_IT, CUT_OFF, ROUNDING = 48, 4096, 0.1, 1e-3
-TOGETHER = 32  # references whose maximum is taken first
-AT_ONCE = 512  # queries of a product with TOGETHER² references: 2 MiB, which stay in the cache
-IMAGES_PER_BLOCK, QUERIES_PER_BLOCK, REFERENCES_PER_BLOCK = 1024, 2048, 4096  # 32 MiB of float32
-
-
-@dataclass(frozen=True)
-class Signatures:
-    """What is kept of every image: 16 bytes that change with any pixel, and a small thumbnail."""
-
-    hashes: np.ndarray  # (N,) S16: blake2b of shape and pixels
-    thumbnails: np.ndarray  # (N, C * 64) float16, centred per channel, length 1; 0 where flat
-
-    def __len__(self) -> int:
-        return len(self.hashes)
-
-    @staticmethod
-    def of(images: np.ndarray) -> Signatures:
-        """Signatures of a block of images; an image has the same one in every block.
-
-        Args:
-            images: (n, C, H, W) uint8.
-        """
-        starts = range(0, max(len(images), 1), IMAGES_PER_BLOCK)
-        blocks = [_thumbnails(images[start : start + IMAGES_PER_BLOCK]) for start in starts]
-        return Signatures(pixel_hashes(images), np.concatenate(blocks))
-
-    @staticmethod
-    def concatenate(parts: Iterable[Signatures]) -> Signatures:
-        """One after the other; images may differ in height and width, not in channels."""
-        parts = list(parts)
-        return Signatures(
-            np.concatenate([part.hashes for part in parts]),
-            np.concatenate([part.thumbnails for part in parts]),
-        )
-
-
-def pixel_hashes(images: np.ndarray) -> np.ndarray:
-    """(n, C, H, W) uint8 → (n,) S16: blake2b of shape and pixels."""
-    shape = hashlib.blake2b(str(images.shape[1:]).encode(), digest_size=16)
-    digests = []
-    for image in np.ascontiguousarray(images):
-        digest = shape.copy()
-        digest.update(image)
-        digests.append(digest.digest())
-    return np.array(digests, "S16")
-
-
-def _thumbnails(images: np.ndarray) -> np.ndarray:
-    """Area means on 8×8 cells, centred per channel (a tint is no content) and scaled to length 1.
-
-    Cell i of 8 covers rows floor(i H / 8) to ceil((i + 1) H / 8), so cells overlap where 8 does not
-    divide H, and images below 8×8 repeat pixels. Sums are integers: no rounding, in any block.
-    """
-    n, channels, height, width = images.shape
-    rows = [(i * height // SIDE, -(-(i + 1) * height // SIDE)) for i in range(SIDE)]
-    columns = [(i * width // SIDE, -(-(i + 1) * width // SIDE)) for i in range(SIDE)]
-    bands = np.stack([images[:, :, a:b].sum(2, dtype=np.uint32) for a, b in rows], 2)
-    cells = np.stack([bands[..., a:b].sum(-1, dtype=np.uint32) for a, b in columns], -1)
-    area = np.outer([b - a for a, b in rows], [b - a for a, b in columns])
-    means = (cells / area).reshape(n, channels, SIDE * SIDE)
-    means -= means.mean(2, keepdims=True)
-    centred = means.reshape(n, channels * SIDE * SIDE)  # float64
-    norm = np.sqrt((centred * centred).sum(1, keepdims=True))
-    flat = norm < FLAT * math.sqrt(centred.shape[1])
-    return np.where(flat, 0, centred / np.where(flat, 1, norm)).astype(np.float16)
+THRESHOLD, RATIO = 0.9, 0.25  # of a near duplicate: see find_leaks
+QUERIES_PER_BLOCK, REFERENCES_PER_BLOCK = 2048, 4096  # 32 MiB of float32
 
 
 def find_leaks(
@@ -201,7 +131,7 @@ def _near(
     if not known:
         return []
     references = np.concatenate(known)
-    later = later[_may_be_near(thumbnails[later], thumbnails, references, threshold, ratio)]
+    later = later[may_be_near(thumbnails[later], thumbnails, references, threshold, ratio)]
     found = [_neighbours(thumbnails[later], thumbnails, one) for one in known]
     every = np.sort(np.concatenate([values for values, _ in found], 1), 1)
     limit = ratio * (1 - every[:, -RANK])
@@ -211,66 +141,6 @@ def _near(
         hit = (best >= threshold) & (1 - best <= limit)
         near.append((later[hit], nearest[hit], np.minimum(best[hit], 1)))
     return near
-
-
-def _may_be_near(
-    queries: np.ndarray,
-    thumbnails: np.ndarray,
-    references: np.ndarray,
-    threshold: float,
-    ratio: float,
-) -> np.ndarray:
-    """(q,) bool: False where no reference can be a near duplicate of a query, by bounds on ρ.
-
-    With P the projection on the first principal directions and x' = x − Px, Cauchy and Schwarz say
-    |xᵀy − (Px)ᵀ(Py)| ≤ |x'| |y'|. References that are cut off alike stand together, and the largest
-    (Px)ᵀ(Py) of TOGETHER of them bounds, from above, the nearest, and from below one reference of
-    each: the RANK largest lower bounds are those of so many references. On photographs about 1 in
-    100 images are left, at a quarter of the multiplications; where P cuts off too much, it is the
-    identity: all multiplications, but no search for the RANK largest of a row.
-
-    Args:
-        queries: (q, D) float16.
-        thumbnails: (N, D) float16.
-        references: (r,) positions in `thumbnails`.
-        threshold: of `find_leaks`, as is `ratio`.
-    """
-    if len(references) < WORTH_IT:
-        return np.ones(len(queries), bool)
-    sample = torch.from_numpy(thumbnails[references[:: -(-len(references) // WORTH_IT)]]).double()
-    directions = torch.linalg.eigh(sample.T @ sample).eigenvectors[:, -KEPT:]  # (D, K)
-    cut_off = sample.square().sum(1).mean() - (sample @ directions).square().sum(1).mean()
-    directions = (directions if cut_off <= CUT_OFF else torch.eye(len(directions))).float()
-
-    def projected(rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """(n, K), and the length (n,) of what is cut off."""
-        parts = []
-        for start in range(0, len(rows), REFERENCES_PER_BLOCK):
-            whole = torch.from_numpy(rows[start : start + REFERENCES_PER_BLOCK]).float()
-            kept = whole @ directions
-            rest = ((whole * whole).sum(1) - (kept * kept).sum(1)).clamp_min(0).sqrt() + ROUNDING
-            parts.append((kept, rest))
-        kept, rest = zip(*parts, strict=True)
-        return torch.cat(kept), torch.cat(rest)
-
-    kept, rest = projected(thumbnails[references])
-    order, missing = rest.argsort(), -len(references) % TOGETHER**2
-    rest = pad(rest[order], (0, missing)).view(-1, TOGETHER).amax(1)
-    kept = pad(kept[order], (0, 0, 0, missing))  # with flat images, which change no bound
-    # One of each TOGETHER side by side: their maxima are then taken over whole rows, twice as fast.
-    blocks = kept.view(-1, TOGETHER, TOGETHER, kept.shape[1]).transpose(1, 2).flatten(1, 2)
-    room = torch.empty(AT_ONCE * TOGETHER**2)
-    may = []
-    for start in range(0, len(queries), AT_ONCE):
-        query, cut = projected(queries[start : start + AT_ONCE])
-        out = room[: len(query) * TOGETHER**2].view(len(query), -1)
-        products = (torch.mm(query, block.T, out=out) for block in blocks)
-        best = torch.cat([one.view(-1, TOGETHER, TOGETHER).amax(1) for one in products], 1)
-        apart = cut[:, None] * rest
-        upper = (best + apart).amax(1) + ROUNDING
-        lower = (best - apart).topk(RANK, 1).values[:, -1].clamp_min(0)
-        may.append((upper >= threshold) & (1 - upper <= ratio * (1 - lower) + ROUNDING))
-    return torch.cat(may).numpy() if may else np.ones(0, bool)
 
 
 def _neighbours(

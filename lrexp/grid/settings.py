@@ -18,7 +18,7 @@ MOST_MEMBERS = 64  # their jobs are nested
 class LauncherSettings:
     """How a grid is run."""
 
-    executor: str = "auto"  # of EXECUTORS; auto: whichever is measured to be fastest
+    executor: str = "auto"  # how points are run; auto: whichever is measured to be fastest
     members: int | None = None  # runs that train together at most; as many as fit in memory
     workers: int | None = None  # of the pool on the CPU; one per core
     gpus: list[int] | None = None  # of the pool; all there are

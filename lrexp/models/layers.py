@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from lrexp.config.errors import ConfigError, few
+from lrexp.config.errors import ConfigError, few, nearest
 from lrexp.models.decay import is_named_undecayed, is_timms, is_vector
 from lrexp.models.layer_map import LayerMap, LayerParameter
 
@@ -84,7 +84,9 @@ def layer_map(
     modules, tensors = dict(model.named_modules()), dict(model.named_parameters())
     for name in heads:
         if name not in modules:
-            raise ValueError(f"{type(model).__name__} has no module {name!r}")
+            meant = nearest(name, filter(None, modules))
+            hint = f"did you mean {meant!r}?" if meant else f"modules: {few(filter(None, modules))}"
+            raise ValueError(f"{type(model).__name__} has no module {name!r}: {hint}")
     if not tensors:
         raise ValueError(f"{type(model).__name__} has no parameters")
     note = ""

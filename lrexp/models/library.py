@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lrexp.config.errors import ConfigError, first_line, nearest
-from lrexp.config.parts import called, part
+from lrexp.config.parts import called, part, taken_of
 
 # Settings of the libraries that have their own place here.
 TAKEN = {
@@ -55,8 +55,7 @@ def torchvision_model(
             images it cannot take.
     """
     models = library_with("torchvision", name)
-    if name in AUXILIARY:
-        args = {"aux_logits": False, "init_weights": True, **args}
+    args = torchvision_arguments(name, args)
     model = made(name, args, lambda: models.get_model(name, num_classes=num_classes, **args))
     first_name, first = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
     small = stem == "small"
@@ -77,6 +76,11 @@ def torchvision_model(
         model.add_module("maxpool", nn.Identity())
     check_images(model, image_shape, name)
     return model
+
+
+def torchvision_arguments(name: str, args: dict[str, Any]) -> dict[str, Any]:
+    """What a network of torchvision is called with, beside the number of classes."""
+    return {"aux_logits": False, "init_weights": True, **args} if name in AUXILIARY else args
 
 
 def timm_model(
@@ -198,8 +202,7 @@ def custom_model(
     key, made_by = "model.target", part("model.target", target)
     if inspect.isclass(made_by) and not issubclass(made_by, nn.Module):
         raise ConfigError(key, "is no subclass of torch.nn.Module", given=target)
-    data = {"image_shape": image_shape, "in_channels": image_shape[0], "num_classes": num_classes}
-    model = called(key, target, made_by, data, args)
+    model = called(key, target, made_by, _of_data(image_shape, num_classes), args)
     if not isinstance(model, nn.Module):
         problem = f"gave a {type(model).__name__}, no torch.nn.Module"
         raise ConfigError(key, problem, given=target)
@@ -207,3 +210,15 @@ def custom_model(
         raise ConfigError("model.target", "has no parameters to train", given=target)
     check_images(model, image_shape, name, key="model.target", num_classes=num_classes)
     return model
+
+
+def custom_arguments(
+    target: str, image_shape: tuple[int, int, int], num_classes: int, args: dict[str, Any]
+) -> dict[str, Any]:
+    """What the network `target` is made with. Raises as `custom_model`."""
+    key, offered = "model.target", _of_data(image_shape, num_classes)
+    return {**taken_of(key, target, part(key, target), offered, args), **args}
+
+
+def _of_data(image_shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
+    return {"image_shape": image_shape, "in_channels": image_shape[0], "num_classes": num_classes}

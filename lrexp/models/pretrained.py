@@ -241,6 +241,10 @@ class ExpectedInput:
     size: int | None  # side in pixels, where it is known
 
 
+# of its training images, as the weights of torchvision and most of timm's expect it
+IMAGENET = ExpectedInput((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None)
+
+
 def expected_input(model: Model) -> ExpectedInput | None:
     """The normalisation and size that a model's weights expect; None where nothing says so.
 

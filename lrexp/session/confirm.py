@@ -11,6 +11,7 @@ from typing import Any
 
 from lrexp.config.errors import RunFailedError, UserError
 from lrexp.config.names import shown_path
+from lrexp.config.quoting import pasted
 from lrexp.folder.files import strict_json, write_atomically
 from lrexp.folder.layout import CONFIRM, EXPLORED, OF_COMPARISON, OF_SWEEP, PROTOCOL
 from lrexp.judge.concluding import conclude, metric_of
@@ -205,8 +206,8 @@ def refuse_unended(sweep: Sweep) -> None:
         raise UserError(f"{said}: the same line without task={task} trains")
     undone = [point for point in asked if point.status not in ended]
     if undone:
-        shown = shlex.quote(shown_path(sweep.folder))
-        hint = f"\n  run them with: lrexp -m hydra.launcher.resume={shown}" * sweep.resumable
+        again = pasted(f"hydra.launcher.resume={shown_path(sweep.folder)}")
+        hint = f"\n  run them with: lrexp -m {again}" * sweep.resumable
         raise UserError(
             f"{shown_path(sweep.folder)} has not ended: {len(undone)} of {len(asked)} points have"
             f" no result{hint}"

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader
 from lrexp.config.errors import OTHERS_SETTING, ConfigError, RunFailedError
 from lrexp.config.names import new_run_id, shown_path
+from lrexp.config.quoting import pasted
 from lrexp.config.recompose import SavedLoader
 from lrexp.config.redact import redacted
 from lrexp.config.schema import OPTIONS, direction
@@ -325,7 +326,8 @@ def _closing_lines(board: Leaderboard) -> list[str]:
     undone = [p for p in asked if p.same_as is None and board.status(p.num) in UNDONE]
     if undone and (folder / POINTS).is_file():
         count = f"{len(undone)} of {len(asked)} points have no result"
-        lines.append(f"{count}; run them with: lrexp -m hydra.launcher.resume={typed}")
+        again = pasted(f"hydra.launcher.resume={shown}")
+        lines.append(f"{count}; run them with: lrexp -m {again}")
     kept = ((folder / point.folder / WANDB).glob("offline-run-*") for point in board.points)
     if any(next(found, None) for found in kept):
         lines.append(f"wandb  offline; upload with: lrexp sync {typed}")

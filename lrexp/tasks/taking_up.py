@@ -89,7 +89,7 @@ def _what_helps(trainer: Trainer, ends_by: str) -> str:
     if trainer.diverged:
         return f"nothing goes on from there: start a new run; {HELPS}"
     if trainer.stopped_by == "collapsed":
-        return "it was stopped as it collapsed: trainer.stop_on=[] goes on all the same"
+        return "it was stopped as it collapsed: 'trainer.stop_on=[]' goes on all the same"
     if trainer.step < len(trainer.experiment.schedule):
         kept = f"no better {settings.monitor} for trainer.patience={settings.patience} epochs"
         return f"it was stopped by {kept}: a larger one, or null, goes on"

@@ -45,14 +45,14 @@ class Computing:
     def forward(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         """The network as it is computed: images (B, C, H, W) → logits (B, classes) float32.
 
-        The network itself where nothing is asked for.
+        The network itself where nothing is asked for. Also a part of it, on what it gets of them.
         """
         dtype, nhwc = AUTOCAST.get(self.precision), self.channels_last
         if dtype is None and not nhwc:
             return model
 
         def computed(images: Tensor) -> Tensor:
-            if nhwc:
+            if nhwc and images.ndim == 4:  # what a part gets may have no height and width left
                 images = images.contiguous(memory_format=torch.channels_last)
             if dtype is None:
                 return model(images)

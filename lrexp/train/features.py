@@ -15,6 +15,7 @@ import math
 import os
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,12 @@ from torch import Tensor, nn
 
 from lrexp.data.dataset import Dataset, Split
 from lrexp.data.feeding import Computed
-from lrexp.data.generators import begun_at, moved
-from lrexp.optim.groups import set_trainable, tensor_hash
+from lrexp.optim.groups import quick_hash, set_trainable
 from lrexp.plan.plan import Plan
 from lrexp.train import measure
+from lrexp.train.cutting import AGAIN, reaching, refuse_by_trying, same
+from lrexp.train.experiment import Experiment
 from lrexp.train.feature_store import FeatureStore, NotCachedError, named_here
-from lrexp.train.forward import DRAWN
 from lrexp.train.state import write_put_off
 
 if TYPE_CHECKING:
@@ -38,14 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TRIED = 8  # images at most
-AGAIN = 2  # of those: in a batch of their own, and for every run that takes what another computed
-# trainer settings under which nothing is cached, unless they have one of these values
-PLAIN: dict[str, tuple[Any, ...]] = {
-    "precision": ("fp32", "tf32"),
-    "channels_last": (False,),
-    "compile": ("none",),
-    "cuda_graph": (False,),
-}
 
 
 @dataclass(frozen=True)
@@ -66,6 +59,15 @@ class Fed:
     def part(self, model: nn.Module) -> nn.Module:
         """What of a network makes logits of what the splits hold."""
         return model.get_submodule(self.cut)
+
+    def compiled(self, experiment: Experiment) -> AbstractContextManager[None]:
+        """The network is compiled in it, where that is asked for; a head alone never is.
+
+        Compiling would take longer than the head trains, and there is little in it to fuse.
+        """
+        if self.cut:
+            return nullcontext()
+        return experiment.computing.compiled(experiment.model)
 
 
 def choose_fed(trainer: Trainer) -> None:
@@ -103,7 +105,10 @@ def _chosen(trainer: Trainer, trained: frozenset[str], finished: int) -> Fed | N
     except Exception as error:  # training on images will say what is wrong, if it is wrong there
         log.info("features are not cached: they cannot be computed", exc_info=error)
         return None
-    log.info("features are cached: %s trains on what it gets of every image", frozen.cut)
+    as_it_is = ", and is not compiled" * (experiment.computing.compile != "none")
+    log.info(
+        "features are cached: %s trains on what it gets of every image%s", frozen.cut, as_it_is
+    )
     return Fed(train, train_eval, val, frozen.cut, frozen.key)
 
 
@@ -146,7 +151,7 @@ def key_of(model: nn.Module, cut: str) -> str:
     """16 hex digits that change with every tensor below the cut, and with the network's form."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     below = {name: t for name, t in tensors.items() if not name.startswith(f"{cut}.")}
-    return _digest(cut, model, tensor_hash(below))
+    return _digest(cut, model, quick_hash(below))
 
 
 def _digest(*what: object) -> str:
@@ -155,13 +160,11 @@ def _digest(*what: object) -> str:
 
 def _refuse(trainer: Trainer) -> None:
     """What settings and tensors say against it, before anything is tried."""
-    experiment, settings = trainer.experiment, trainer.settings
+    experiment = trainer.experiment
     if experiment.dataset.train.augment is not None:
         raise NotCachedError("augmentation shows another image at every epoch")
-    for name, plain in PLAIN.items():
-        if getattr(settings, name) not in plain:
-            value = str(getattr(settings, name)).lower()
-            raise NotCachedError(f"trainer.{name}={value} changes how the network is computed")
+    if experiment.computing.cuda_graph:
+        raise NotCachedError("trainer.cuda_graph=true records steps of the whole network")
     if experiment.device.type not in ("cpu", "cuda"):
         raise NotCachedError(f"features are kept on cpu and cuda, not on {experiment.device.type}")
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -205,7 +208,7 @@ class _Frozen:
 
     def __init__(self, trainer: Trainer, store: FeatureStore, cut: str, key: str = ""):
         self._trainer, self._store, self.cut = trainer, store, cut
-        self._model = trainer.experiment.model
+        self._model, self._computing = trainer.experiment.model, trainer.experiment.computing
         self.key = key or key_of(self._model, cut)
 
     def known(self, split: Split, training: bool) -> bool:
@@ -248,9 +251,10 @@ class _Frozen:
         if key not in samples:
             images, _ = next(train.batches([np.arange(min(TRIED, len(train)))]))
             for training in (True, False):
-                _refuse_by_trying(copy.deepcopy(self._model).train(training), self.cut, images)
-            samples[key] = reaching(self._model, self.cut, few)
-        elif not _same(samples[key], reaching(self._model, self.cut, few)):
+                network = copy.deepcopy(self._model).train(training)
+                refuse_by_trying(network, self.cut, images, self._computing)
+            samples[key] = reaching(self._model, self.cut, few, self._computing)
+        elif not same(samples[key], reaching(self._model, self.cut, few, self._computing)):
             raise NotCachedError("another network has the same tensors and makes something else")
 
     def _computed(self, split: Split, training: bool) -> Computed:
@@ -259,7 +263,7 @@ class _Frozen:
         self._model.train(training)
         try:
             for images, _ in split.in_order(self._size(training)):
-                features = reaching(self._model, self.cut, images)
+                features = reaching(self._model, self.cut, images, self._computing)
                 if made is None:
                     shape = (len(split), *features.shape[1:])
                     made = self._store.room(shape, features.dtype, device)
@@ -281,7 +285,7 @@ class _Frozen:
     def _key(self, split: Split, training: bool) -> str:
         """Changes with the frozen part, its mode, and with images, normalisation and batches."""
         data, model = self._trainer.experiment.dataset, self._model
-        settings = self._trainer.settings
+        settings, computing = self._trainer.settings, self._computing
         of_pixels = not data.fingerprint.startswith("labels-")
         pixels = "" if of_pixels else named_here(split.pixels)
         return _digest(
@@ -291,106 +295,10 @@ class _Frozen:
             (data.image_shape, data.mean, data.std),
             hashlib.blake2b(split.ids.tobytes()).hexdigest(),
             self._size(training),
-            (str(self._trainer.experiment.device), settings.precision, settings.deterministic),
+            (str(self._trainer.experiment.device), settings.deterministic),
+            (computing.precision, computing.channels_last),
         )
 
 
 def _as_they_are(features: Tensor) -> Tensor:
     return features
-
-
-class _Reached(BaseException):
-    """The network came as far as the cut."""
-
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]):
-        self.args_there, self.kwargs_there = args, kwargs
-
-
-def reaching(model: nn.Module, cut: str, images: Tensor) -> Tensor:
-    """(B, ...) what a module of the network gets of images; nothing behind is computed.
-
-    As a training step computes it where the network is in training mode, else as an evaluation.
-
-    Raises:
-        NotCachedError: when it is not called, or not with one tensor of as many images.
-    """
-
-    def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        raise _Reached(args, kwargs)
-
-    handle = model.get_submodule(cut).register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        with torch.enable_grad() if model.training else torch.inference_mode():
-            model(images)
-    except _Reached as reached:
-        return _only_tensor(reached.args_there, reached.kwargs_there, len(images))
-    finally:
-        handle.remove()
-    raise NotCachedError(f"{cut} takes no part in what the network computes")
-
-
-def _only_tensor(args: tuple[Any, ...], kwargs: dict[str, Any], images: int) -> Tensor:
-    """What a module was called with, apart from what it may do to it."""
-    (first, *others) = args or (None,)
-    if others or kwargs or not isinstance(first, Tensor) or first.shape[:1] != (images,):
-        raise NotCachedError("the head is given more than one tensor, or not a row of it per image")
-    return first.detach().clone(memory_format=torch.contiguous_format)
-
-
-def _refuse_by_trying(network: nn.Module, cut: str, images: Tensor) -> None:
-    """Raise NotCachedError unless the module `cut` and what it gets say all of the network.
-
-    Args:
-        network: used up by it; its mode is that of what is tried.
-        cut: name of the module.
-        images: (B, C, H, W).
-    """
-    device, part = images.device, network.get_submodule(cut)
-    inputs: list[Tensor] = []
-    outputs: list[tuple[Any, int]] = []  # and how often each had been changed when it came
-    drawn: list[str | None] = []
-    below = {n: b for n, b in network.named_buffers() if not n.startswith(f"{cut}.")}
-    before = {name: buffer.clone() for name, buffer in below.items()}
-
-    def at_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs.append(_only_tensor(args, kwargs, len(images)))
-        drawn.append(moved(DRAWN, device))
-
-    def at_output(_: nn.Module, __: Any, output: Any) -> None:
-        outputs.append((output, getattr(output, "_version", 0)))
-
-    handles = [
-        part.register_forward_pre_hook(at_input, with_kwargs=True),
-        part.register_forward_hook(at_output),
-    ]
-    with begun_at(DRAWN, device):
-        logits: Any = network(images)
-    for handle in handles:
-        handle.remove()
-    if len(inputs) != 1:
-        raise NotCachedError(f"{cut} is called {len(inputs)} times for a batch")
-    if drawn[0] is not None:
-        raise NotCachedError(f"the frozen part draws random numbers (from {drawn[0]})")
-    now = dict(network.named_buffers())
-    if not all(_same(buffer, now[name]) for name, buffer in before.items()):
-        raise NotCachedError("the frozen part moves statistics of its own")
-    (output, version), (features,) = outputs[0], inputs
-    if not isinstance(logits, Tensor) or logits is not output or logits._version != version:
-        raise NotCachedError(f"the network does something with what {cut} makes")
-    with begun_at(DRAWN, device):
-        again = part(features.clone())
-    if not torch.equal(logits, again):
-        raise NotCachedError(f"{cut} makes something else of the same features")
-    if not _same(features, reaching(network, cut, images)):
-        raise NotCachedError("the frozen part makes something else of the same images")
-    alone, together = reaching(network, cut, images[:AGAIN]), features[:AGAIN]
-    largest = float(together.abs().max())
-    if not torch.allclose(alone, together, rtol=1e-3, atol=1e-5 * largest):
-        raise NotCachedError("what the frozen part makes of an image depends on its batch")
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """To the bit; on a GPU, which sums in whatever order, up to that."""
-    if one.device.type == "cpu" or one.shape != other.shape:
-        return torch.equal(one, other)
-    return torch.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True)

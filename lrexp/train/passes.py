@@ -71,7 +71,8 @@ class Passes:
         Of several ranks each has the same gradients, and its share of loss and images.
 
         Raises:
-            UserError: when something of a run's first step is not a finite number.
+            UserError: when something of a run's first step is not a finite number, or when what
+                takes part in a step of several ranks is not what did before.
         """
         trainer, experiment, ranks = self._trainer, self._trainer.experiment, self._trainer.ranks
         losses, seen = ranks.losses_of(experiment, group), []
@@ -80,6 +81,8 @@ class Passes:
             begin_at(seed, experiment.device, torchs_alone=not experiment.own_network)
             with ranks.exchanging(i == len(group) - 1):
                 loss, logits = self._pass(losses[i], images, labels, add=i > 0)
+            if i == len(group) - 1:
+                ranks.refuse_skipping()
             if not trainer.step:
                 self._look_at_first(rows, images, logits, loss)
             right = correct_images(logits, labels)

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lrexp.config.errors import ConfigError, Terminated, UserError
+from lrexp.config.errors import ConfigError, Terminated, UserError, few
 from lrexp.data.generators import begun_at
 from lrexp.train.agreement import Agreement, RankFailedError, Words, gone
 from lrexp.train.experiment import Experiment
@@ -52,6 +52,7 @@ class Ranks:
         self._agreement: Agreement | None = None
         self._wrapped: DistributedDataParallel | None = None
         self._trains: list[str] = []  # what it was wrapped for
+        self._took_part: dict[str, tuple[nn.Parameter, bool]] = {}  # of that, when it was tried
         self._agreed = 0  # values so far
 
     @property
@@ -163,6 +164,7 @@ class Ranks:
         finally:
             self._agreement.close()
             self._agreement = self._wrapped = None
+            self._took_part = {}
         dist.destroy_process_group()
 
     def stops_here(self) -> type[BaseException] | None:
@@ -230,6 +232,8 @@ class Ranks:
             return
         self.same_buffers(model)  # a BatchNorm that is frozen now goes on with what it has
         unused = without_gradient(experiment)
+        found = dict(model.named_parameters())
+        self._took_part = {name: (found[name], name not in unused) for name in trains}
         left_out = {*unused, *dict(model.named_buffers())}
         # DDP calls a parameter of the network itself .NAME in places
         names = [*left_out, *(f".{name}" for name in left_out if "." not in name)]
@@ -237,6 +241,27 @@ class Ranks:
         self._wrapped, self._trains = None, trains  # its hooks go before those of the next come
         if len(trains) > len(unused):  # else there is nothing to exchange
             self._wrapped = DistributedDataParallel(model)
+
+    def refuse_skipping(self) -> None:
+        """Refuse a network of which now this and now that takes part, after a backward of it.
+
+        Nobody exchanges a gradient of what took no part when its phase began, and each rank would
+        train it alone; for one that is missing the others wait.
+
+        Raises:
+            UserError: with the names.
+        """
+        changed = [
+            f"{name} has {'no' if took_part else 'a'} gradient"
+            for name, (parameter, took_part) in self._took_part.items()
+            if (parameter.grad is not None) != took_part
+        ]
+        if changed:
+            raise UserError(
+                f"the network skips layers: unlike when this phase began, {few(changed, 3)}\n"
+                f"  {self.world} ranks exchange the gradients of the same parameters at every step:"
+                " train it in one process, or with every layer taking part in every step"
+            )
 
     def forward_of(self, experiment: Experiment) -> nn.Module:
         """What is called to train: parameters stay the model's own, by their names."""
@@ -269,8 +294,8 @@ class Ranks:
 
     def same_buffers(self, model: nn.Module) -> None:
         """Give every rank the first one's buffers: statistics of BatchNorm are of its images."""
-        buffers = [buffer for buffer in model.buffers() if buffer.numel()]
-        if not self.several or not buffers:
+        buffers = [buffer for buffer in model.buffers() if buffer.numel()] if self.several else []
+        if not buffers:
             return
         with torch.no_grad():  # as bytes: whatever their types are, it is one message
             bits = [buffer.contiguous().view(-1).view(torch.uint8) for buffer in buffers]

@@ -29,7 +29,7 @@ class Finding:
     claim: str
     measured: str
     verdict: Verdict
-    expected: Verdict  # what the table of the README says
+    expected: Verdict  # what the table of docs/lessons.md says
 
     @property
     def surprising(self) -> bool:

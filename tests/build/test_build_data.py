@@ -104,6 +104,12 @@ def test_weights_that_say_how_images_were_normalised_decide_it(
     grey = build_dataset(compose(*of_folder(root, "data.channels=1"), *run), CPU)
     assert grey.mean == pytest.approx([0.5])
     assert grey.std == pytest.approx([0.2])
+    assert silent.notes[-1].endswith(" data.normalize=imagenet")
+    imagenet = build_dataset(compose(*of_folder(root, "data.normalize=imagenet"), *run), CPU)
+    assert (imagenet.mean, imagenet.std) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    settings = ("data.normalize=imagenet", "data.channels=1")
+    grey = build_dataset(compose(*of_folder(root, *settings)), CPU)
+    assert (grey.mean, grey.std) == (pytest.approx([0.449]), pytest.approx([0.226]))
     with pytest.raises(ConfigError, match=r"data\.normalize=weights.*no weights say"):
         build_dataset(compose(*of_folder(root), "data.normalize=weights"), CPU)
 

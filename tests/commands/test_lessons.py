@@ -216,17 +216,17 @@ def test_planted_copies_share_a_track_and_no_track_is_in_both_files(script: Any)
 
 
 @pytest.mark.slow
-def test_lessons_come_out_as_the_readme_says(
+def test_lessons_come_out_as_their_page_says(
     script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lessons = ("param_groups", "scheduler_order", "step_order", "relu_rule")
     asked = [word for name in lessons for word in ("--only", name)]
     assert script("lessons").main([*asked, "--out", str(tmp_path), "--markdown"]) == 0
     said = capsys.readouterr().out
-    readme = (ROOT / "README.md").read_text()
+    page = (ROOT / "docs/lessons.md").read_text()
     claims = [line.split(" | ")[1] for line in said.splitlines()[2:]]
     assert len(claims) == 8
-    assert [claim for claim in claims if claim not in readme] == []
+    assert [claim for claim in claims if claim not in page] == []
 
 
 def test_runs_that_contradict_a_claim_make_it_not_hold(script: Any, tmp_path: Path) -> None:

@@ -23,13 +23,13 @@ def filled(text: str, places: dict[str, str]) -> str:
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "unknown model": (["model=simple_cn"], ["model=simple_cn", "mean 'simple_cnn'", "mlp"]),
     "unknown model, nothing near": (
-        ["model=vit"],
-        ["model=vit", "allowed: cifar_resnet, convnext_tiny"],
+        ["model=xylophone"],
+        ["model=xylophone", "allowed: cifar_resnet, convnext_tiny"],
     ),
     "unknown data": (["data=digit"], ["data=digit", "mean 'digits'", "mnist"]),
-    "unknown loss": (["loss=crossentropy"], ["loss=crossentropy", "mean 'cross_entropy'"]),
+    "unknown loss": (["loss=crossentropi"], ["loss=crossentropi", "mean 'cross_entropy'"]),
     "unknown optimizer": (["optimizer=sdg"], ["optimizer=sdg", "mean 'sgd'", "adamw"]),
-    "unknown lr_policy": (["lr_policy=layerwise"], ["lr_policy=layerwise", "'layerwise_decay'"]),
+    "unknown lr_policy": (["lr_policy=layrwise"], ["lr_policy=layrwise", "'layerwise_decay'"]),
     "unknown scheduler": (["scheduler=cosin"], ["scheduler=cosin", "mean 'cosine'", "step"]),
     "unknown trainer": (["trainer=smok"], ["trainer=smok", "mean 'smoke'", "default"]),
     "unknown logger": (["logger=wand"], ["logger=wand", "mean 'wandb'", "none"]),
@@ -38,8 +38,8 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "unknown launcher": (["-m", "hydra/launcher=basik"], ["hydra/launcher=basik", "'basic'"]),
     "misspelt top key": (["sed=3"], ["sed=3", "did you mean seed?"]),
     "misspelt group": (["traner=smoke"], ["traner=smoke", "did you mean trainer?"]),
-    "misspelt group of a key": (["traner.epochs=3"], ["traner.epochs=3", "did you mean trainer"]),
-    "misspelt key": (["trainer.epoch=3"], ["trainer.epoch=3", "did you mean trainer.epochs?"]),
+    "misspelt group of a key": (["traner.epoch_=3"], ["write: lrexp trainer.epochs=3"]),
+    "misspelt key": (["trainer.epoch=3"], ["trainer.epoch=3", "write: lrexp trainer.epochs=3"]),
     "misspelt key of Hydra": (["hydra.run.dri=x"], ["hydra.run.dri=x", "hydra.run.dir"]),
     "misspelt key in a rule": (
         ["lr_policy=per_layer", "lr_policy.rules=[{mach: 'conv.*', lr: 0.1}]"],
@@ -53,11 +53,17 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["lr_policy=per_layer", "lr_policy.default.scal=2"],
         ["lr_policy.default.scal=2", "did you mean lr_policy.default.scale?"],
     ),
-    "learning_rate": (["optimizer.learning_rate=0.1"], ["learning_rate=0.1", "optimizer.lr?"]),
-    "learningRate": (["optimizer.learningRate=0.1"], ["learningRate=0.1", "optimizer.lr?"]),
-    "rate": (["optimizer.rate=0.1"], ["optimizer.rate=0.1", "did you mean optimizer.lr?"]),
-    "lr without its group": (["lr=0.1"], ["lr=0.1", "did you mean optimizer.lr?"]),
-    "epochs added": (["+epochs=3"], ["epochs=3", "did you mean trainer.epochs?"]),
+    "learning_rate": (
+        ["optimizer.learning_rate=0.1"],
+        ["learning_rate=0.1", "write: lrexp optimizer.lr=0.1"],
+    ),
+    "learningRate": (
+        ["optimizer.learningRate=0.1"],
+        ["learningRate=0.1", "write: lrexp optimizer.lr=0.1"],
+    ),
+    "rate": (["optimizer.rate=0.1"], ["optimizer.rate=0.1", "write: lrexp optimizer.lr=0.1"]),
+    "lr without its group": (["lr=0.1"], ["lr=0.1", "write: lrexp optimizer.lr=0.1"]),
+    "epochs added": (["+epochs=3"], ["+epochs=3", "write: lrexp trainer.epochs=3"]),
     "setting of another option": (
         ["lr_policy.decay=0.8"],
         ["lr_policy.decay=0.8", "lr_policy=layerwise_decay"],
@@ -128,7 +134,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "removed seed": (["~seed"], ["~seed", "cannot be removed", "write seed=VALUE"]),
     "group elsewhere": (["optimizer@foo=adam"], ["optimizer@foo=adam", "write optimizer=adam"]),
     "added elsewhere": (["+optimizer@foo=adam"], ["+optimizer@foo=adam", "write optimizer=adam"]),
-    "None of Python": (["trainer.patience=None"], ["whole number", "write trainer.patience=null"]),
+    "None of Python": (
+        ["trainer.max_steps=None"],
+        ["whole number", "write trainer.max_steps=null"],
+    ),
     "None where none may be": (["trainer.epochs=None"], ["trainer.epochs=None", "a whole number"]),
     "axes below hydra": (
         ["-m", "+hydra.sweeper.params.optimizer.lr='0.1,0.2'"],
@@ -211,11 +220,15 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a shape of two numbers": (
         ["data.image_shape=[1,2]"],
-        ["data.image_shape=[1, 2]", "three numbers", "such as [1, 28, 28]"],
+        ["data.image_shape=[1, 2]", "three numbers", "such as 'data.image_shape=[1, 28, 28]'"],
     ),
     "a momentum of one number": (
         ["scheduler=one_cycle", "scheduler.momentum=[0.9]"],
-        ["scheduler.momentum=[0.9]", "two numbers", "[0.95, 0.85]; or null"],
+        [
+            "scheduler.momentum=[0.9]",
+            "two numbers",
+            "such as 'scheduler.momentum=[0.95, 0.85]'; or null",
+        ],
     ),
     "resume of a run": (
         ["-m", "hydra.launcher.resume={held}"],
@@ -231,9 +244,9 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["-m", "lr_policy=uniform,freezeout", "scheduler=cosine"],
         ["scheduler=cosine: does not go with", "write scheduler=constant; in a grid of", "cases="],
     ),
-    "half an option's name": (["lr_policy=freeze"], ["did you mean 'freeze_backbone'"]),
+    "half an option's name": (["lr_policy=backbone"], ["did you mean 'freeze_backbone'"]),
     "no folder of images": (["experiment=hymenoptera"], ["data.path", "give data.path="]),
-    "monitor unknown": (["trainer.monitor=val/acc"], ["monitor=val/acc", "'val/accuracy'"]),
+    "monitor unknown": (["trainer.monitor=val/acur"], ["monitor=val/acur", "'val/accuracy'"]),
     "monitor without training": (
         ["trainer.epochs=0", "trainer.monitor=train/loss"],
         ["trainer.monitor=train/loss", "trainer.epochs=0"],

@@ -1,43 +1,33 @@
-"""The commands that the README shows: each is understood, each runs (slow), each file is there."""
+"""The commands that README and docs/ show: each is understood, some are run whole (slow)."""
 
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from documents import PAGES, WRITTEN, commands
 from grid_points import composing
 from PIL import Image
 
 from lrexp.__main__ import main
 
-README = (ROOT / "README.md").read_text()
-PROGRAM = re.compile(
-    r"^(?:\$ )?((?:\w+=\S+ )*)(?:lrexp|python -m lrexp|bash scripts/run\.sh)(?: |$)"
-)
+RUN_ELSEWHERE = ("own_parts.md",)  # tests of their own run these pages' blocks, with their files
+TEXT = "\n".join(page.read_text() for page in WRITTEN if page.name not in RUN_ELSEWHERE)
 # Words that stand for something of the reader's own.
 OWN = re.compile(r"\b(FOLDER\w*|RUN\w*|TEAM)\b|labels\.csv|resnet20\.safetensors|mine\b|uoft-cs")
 NETWORK = ("model.pretrained=true", "uoft-cs/cifar10", "data.root=", "data=mnist")
-WRONG = ("optimizer.learning_rate=0.1",)  # shown for the answer that it gets
 OPTION = re.compile(r"`mine/(\S+)\.yaml`.*?```yaml\n(.*?)```", re.DOTALL)  # of the reader's own
-
-
-def shown() -> Iterator[list[str]]:
-    """The words of every command in a block of code, without prompt, variables and comment."""
-    for block in re.findall(r"^```\w*\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            if found := PROGRAM.match(line):
-                words = shlex.split(line[found.end() :], comments=True)
-                yield [word for word in words if word != "..." and not word.startswith("[")]
-
-
-COMMANDS = list(dict.fromkeys(map(tuple, shown())))
 VERB = re.compile(r"[a-z][a-z-]*")
+LESSON = "experiment=lessons/"  # whose commands have tests of their own
+
+SHOWN = list(dict.fromkeys(commands(TEXT)))
+WRONG = [one for one in SHOWN if one.error]  # for the answer that it gets
+COMMANDS = list(dict.fromkeys(one.words for one in SHOWN if not one.error))
 
 
 def is_verb(words: tuple[str, ...]) -> bool:
@@ -48,15 +38,27 @@ def is_a_run(words: tuple[str, ...]) -> bool:
     return not is_verb(words) and not any(w.startswith("--") for w in words)
 
 
-RUNS = [words for words in COMMANDS if is_a_run(words) and words != WRONG]
+RUNS = [words for words in COMMANDS if is_a_run(words)]
 ALONE = [words for words in RUNS if "-m" not in words]
 GRIDS = [words for words in RUNS if "-m" in words and "resume" not in str(words)]
-WHOLE = [w for w in RUNS if not OWN.search(str(w)) and not any(n in str(w) for n in NETWORK)]
-WHOLE = [words for words in WHOLE if "latest" not in str(words)]  # of a run that is not there
-WHOLE = [words for words in WHOLE if "task=layer_test" not in words]  # has a test, and 50 runs
 
 
-def test_the_readme_shows_commands_of_every_kind() -> None:
+def runs_whole(words: tuple[str, ...]) -> bool:
+    """Nothing is missing on any machine: no images, weights, run or network of the reader's."""
+    needs = OWN.search(str(words)) or any(name in str(words) for name in NETWORK)
+    # One is of a run that is not there, one has a test of its own, and 50 runs.
+    return not needs and "latest" not in str(words) and "task=layer_test" not in words
+
+
+WHOLE = [words for words in RUNS if runs_whole(words)]
+
+
+# What a YAML file begins with; grids there are crossed by tests of their own.
+FOUND = {one.words for page in PAGES if page not in WRITTEN for one in commands(page.read_text())}
+IN_REFERENCE = sorted(w for w in FOUND if is_a_run(w) and "-m" not in w and LESSON not in str(w))
+
+
+def test_commands_of_every_kind_are_shown() -> None:
     assert len(ALONE) >= 10
     assert len(GRIDS) >= 2
     assert len(WHOLE) >= 8
@@ -74,18 +76,19 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "resnet20.safetensors").write_bytes(b"")
     (tmp_path / "outputs/latest/checkpoints").mkdir(parents=True)
     (tmp_path / "outputs/latest/checkpoints/best.pt").write_bytes(b"")
+    (tmp_path / "outputs/latest/plan.csv").write_text("")
     return tmp_path
 
 
 @pytest.mark.parametrize("words", ALONE, ids=" ".join)
-def test_a_command_of_the_readme_is_understood(
+def test_a_command_that_is_shown_is_understood(
     words: tuple[str, ...], here: Path, compose: Callable[..., Any]
 ) -> None:
     assert compose(*words).task.name in ("train", "plan", "range_test", "layer_test")
 
 
 @pytest.mark.parametrize("words", GRIDS, ids=" ".join)
-def test_a_grid_of_the_readme_is_understood(words: tuple[str, ...], here: Path) -> None:
+def test_a_grid_that_is_shown_is_understood(words: tuple[str, ...], here: Path) -> None:
     cases = [word.partition("=")[2] for word in words if word.startswith("cases=")]
     assert all((ROOT / "conf/cases" / f"{name}.yaml").is_file() for name in cases)
     # Cases have tests of their own, and a seed is like another.
@@ -95,17 +98,22 @@ def test_a_grid_of_the_readme_is_understood(words: tuple[str, ...], here: Path) 
     assert len(found) > 1 or cases
 
 
-def test_a_mistake_of_the_readme_gets_the_answer_that_it_shows(
-    capsys: pytest.CaptureFixture[str],
+def test_a_mistake_is_shown() -> None:
+    assert len(WRONG) >= 1
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda one: " ".join(one.words))
+def test_a_mistake_gets_the_answer_that_is_shown(
+    wrong: Any, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert WRONG in COMMANDS
-    assert main(list(WRONG)) == 2
+    assert main(list(wrong.words)) == 2
     said = capsys.readouterr().err.splitlines()
-    assert all(f"\n{line}\n" in README for line in said if line.startswith("error: "))
+    assert wrong.error in said
+    assert all(f"\n{line}\n" in TEXT for line in said if line.startswith("error: "))
 
 
 @pytest.mark.parametrize("words", [("--cfg", "job"), ("--help",)], ids=" ".join)
-def test_a_question_of_the_readme_is_answered(words: tuple[str, ...]) -> None:
+def test_a_question_that_is_shown_is_answered(words: tuple[str, ...]) -> None:
     assert words in COMMANDS
     assert main(list(words)) == 0
 
@@ -114,7 +122,8 @@ def test_options_of_the_readers_own_are_found(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LREXP_ALLOW_TARGETS", "mypkg")
-    options = OPTION.findall(README)
+    pages = [(ROOT / f"docs/{name}.md").read_text() for name in ("models", "options")]
+    options = [one for page in pages for one in OPTION.findall(page)]
     assert len(options) >= 2
     for name, text in options:
         file = here / "mine" / f"{name}.yaml"
@@ -127,7 +136,7 @@ def test_options_of_the_readers_own_are_found(
 
 
 @pytest.mark.parametrize("words", [words for words in COMMANDS if is_verb(words)], ids=" ".join)
-def test_a_verb_of_the_readme_knows_its_flags(
+def test_a_verb_that_is_shown_knows_its_flags(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
@@ -140,13 +149,22 @@ def test_a_verb_of_the_readme_knows_its_flags(
         assert not flag.startswith("--") or flag in said
 
 
-def test_the_files_that_the_readme_names_are_there() -> None:
-    named = set(re.findall(r"\bscripts/[\w.]+\.(?:sh|py|png|yaml)|\.ci/run", README))
-    assert len(named) > 5
-    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+@pytest.mark.slow
+@pytest.mark.parametrize("words", IN_REFERENCE, ids=" ".join)
+def test_a_command_of_the_reference_is_understood(
+    words: tuple[str, ...],
+    here: Path,
+    compose: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LREXP_ALLOW_TARGETS", "mypkg")
+    (here / "FILE").write_bytes(b"")
+    for name in ("cifar_noise", "cifar_flipped"):
+        (here / "shifted" / name).mkdir(parents=True)
+    assert compose(*words).task.name in ("train", "plan", "range_test", "layer_test")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", WHOLE, ids=" ".join)
-def test_a_command_of_the_readme_runs(words: tuple[str, ...], here: Path) -> None:
+def test_a_command_that_is_shown_runs(words: tuple[str, ...], here: Path) -> None:
     assert main([*words, "logger=none"] if "-m" in words else list(words)) == 0

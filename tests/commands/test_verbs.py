@@ -48,10 +48,10 @@ def test_help_lists_every_verb_with_a_line() -> None:
     [
         (["rerrun", "latest", "--check"], ["rerrun: there is no such verb", "mean 'rerun'?"]),
         (["rerrun", "--help"], ["mean 'rerun'?"]),
-        (["syncc"], ["mean 'sync'?", "compare, report, sync, dashboard"]),
+        (["syncc"], ["mean 'sync'?", "compare, report, predict, export, sync, dashboard"]),
         (["seed"], ["no such verb", "KEY=VALUE"]),
-        (["freeze_backbone"], ["is an option, no verb", "write lr_policy=freeze_backbone"]),
-        (["seed=1", "adam"], ["write optimizer=adam"]),
+        (["freeze_backbone"], ["freeze_backbone: is written", "write: lrexp lr_policy=freeze_"]),
+        (["seed=1", "adam"], ["write: lrexp seed=1 optimizer=adam"]),
         (["timm"], ["write model=timm or optimizer=timm"]),
         (["freze_backbone"], ["did you mean lr_policy=freeze_backbone?"]),
         (["too_high"], ["is an option, no verb", "write experiment=lessons/too_high"]),
@@ -93,6 +93,7 @@ def test_the_first_word_behind_a_verb_is_the_run_even_with_an_equals_sign(
 
 def test_nothing_names_a_module_as_a_command() -> None:
     files = [*(ROOT / "lrexp").rglob("*.py"), *(ROOT / "scripts").iterdir(), ROOT / "README.md"]
+    files += (ROOT / "docs").rglob("*.md")
     for file in files:
         if file.suffix in (".py", ".sh", ".md", ".yaml"):
             assert "python -m lrexp." not in file.read_text(), file
@@ -141,6 +142,10 @@ OFFERED = {
     "lrexp rerun latest --ch": ["--check", "--changed-data"],
     "lrexp compare latest ": ["latest", *RUNS],
     "lrexp compare latest latest ": [],
+    "lrexp predict ": ["latest", *RUNS],
+    "lrexp predict latest ": [],  # files: the shell knows them
+    "lrexp predict latest photo.jpg --o": ["--out", "--overwrite"],
+    "lrexp export outputs/smoke/2026_run --on": ["--onnx"],
     "lrexp report outputs/smoke/2026_s": ["outputs/smoke/2026_sweep"],
     "lrexp sync --": ["--help", "--dry-run", "--to"],
     "lrexp dashboard --report ": ["latest", *RUNS],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lrexp.config.errors import SYNONYMS, ConfigError, did_you_mean, nearest, no_option
+from lrexp.config.errors import ConfigError, did_you_mean, nearest, no_option, unknown_setting
 
 SETTINGS = ["optimizer.lr", "optimizer.weight_decay", "trainer.epochs", "lr_policy", "data.seed"]
 
@@ -61,18 +61,24 @@ def test_an_option_in_a_folder_is_found(typed: str, hint: str) -> None:
     assert no_option("experiment", typed, options).hint == hint
 
 
-def test_every_synonym_leads_to_a_name_that_exists() -> None:
-    from lrexp.config.errors import settings_of
-    from lrexp.config.schema import GROUPS, OPTIONS
+@pytest.mark.parametrize(
+    ("group", "typed", "hint"),
+    [
+        (
+            "lr_policy",
+            "freeze",
+            "did you mean 'freeze_backbone'? allowed: freeze_backbone, uniform",
+        ),
+        ("optimizer", "ASGD", "write optimizer=torch optimizer.name=ASGD; allowed: "),
+        ("model", "convnext_atto", "write model=timm model.name=convnext_atto; allowed: "),
+    ],
+)
+def test_what_other_tools_call_an_option_is_found(group: str, typed: str, hint: str) -> None:
+    assert hint in no_option(group, typed, ["uniform", "freeze_backbone"]).hint
 
-    options = {option for options in OPTIONS.values() for option in options}
-    names = (
-        options
-        | {*GROUPS, *settings_of("")}
-        | {name for group in GROUPS for name in settings_of(group)}
-    )
-    assert set(SYNONYMS.values()) <= names
-    assert not [word for word in SYNONYMS if word != word.casefold() or not word.isalnum()]
+
+def test_a_setting_as_other_tools_call_it_is_found() -> None:
+    assert "did you mean trainer.clip_grad_norm?" in unknown_setting("gradient_clip_val").hint
 
 
 def test_an_error_says_what_where_and_what_would_be_right() -> None:

@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 import lrexp.data.leaks as leaks_module
+from lrexp.data import leak_bounds
 from lrexp.data.leaks import Signatures, effect, find_leaks
 from lrexp.data.leaks_found import Leaks
 
@@ -153,12 +154,20 @@ def test_near_duplicates_follow_the_rule_computed_in_float64_over_all_pairs(
 
 
 def test_thumbnails_are_torch_s_adaptive_means_for_any_size() -> None:
-    for height, width in ((28, 28), (8, 8), (5, 3), (17, 40), (1, 1), (33, 9)):
+    for height, width in ((28, 28), (8, 8), (5, 3), (17, 40), (1, 1), (33, 9), (32, 32), (16, 56)):
         images = RNG.integers(0, 256, (3, 2, height, width), np.uint8)
         cells = adaptive_avg_pool2d(torch.from_numpy(images).double(), 8).flatten(2)
         cells = (cells - cells.mean(2, keepdim=True)).flatten(1)
         wanted = cells / cells.norm(dim=1, keepdim=True).clamp_min(1e-9)
         np.testing.assert_allclose(Signatures.of(images).thumbnails, wanted, atol=5e-4)
+
+
+def test_a_cell_of_many_white_pixels_is_white() -> None:
+    """A sum of 260 rows is more than 16 bits hold."""
+    images = np.zeros((1, 1, 260 * 8, 16), np.uint8)
+    images[..., :8] = 255
+    (thumbnail,) = Signatures.of(images).thumbnails
+    np.testing.assert_array_equal(thumbnail, ([0.125] * 4 + [-0.125] * 4) * 8)
 
 
 def test_a_single_image_has_the_signature_it_has_in_a_block() -> None:
@@ -378,20 +387,77 @@ def test_bounds_spare_the_search_and_lose_no_finding(
     splits = {"train": np.arange(400), "val": np.arange(400, 700), "test": np.arange(700, 900)}
     signatures = Signatures.of(images)
     found = [find_leaks(signatures, np.zeros(900, np.int64), splits)]
-    spared, bound = [], leaks_module._may_be_near
+    spared, bound = [], leak_bounds.may_be_near
 
     def counted(*arguments: Any) -> np.ndarray:
         may = bound(*arguments)
         spared.append(1 - may.mean())
         return may
 
-    monkeypatch.setattr(leaks_module, "WORTH_IT", 200)
-    monkeypatch.setattr(leaks_module, "AT_ONCE", 70)
-    monkeypatch.setattr(leaks_module, "_may_be_near", counted)
+    monkeypatch.setattr(leak_bounds, "WORTH_IT", 200)
+    monkeypatch.setattr(leak_bounds, "AT_ONCE", 70)
+    monkeypatch.setattr(leaks_module, "may_be_near", counted)
     found.append(find_leaks(signatures, np.zeros(900, np.int64), splits))
     assert pairs(found[0], "near") == pairs(found[1], "near")
     assert len(pairs(found[0], "near")) >= least
     assert min(spared) >= spares
+
+
+def directions(n: int, spread: np.ndarray) -> np.ndarray:
+    """(n, D) of length 1, of a normal distribution with so much spread in each of D directions."""
+    drawn = np.random.default_rng(n).normal(0, spread, (n, len(spread)))
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+SPREADS = {
+    "photographs": 1 / np.arange(1, 97),
+    "noise": np.ones(96),
+    "lines": np.r_[1.0, np.full(95, 1e-3)],
+    "few numbers": np.ones(6),
+}
+
+
+@pytest.mark.parametrize("kept", [(1,), (4, 8), (48, 64, 96, 128)])
+@pytest.mark.parametrize("spread", SPREADS)
+def test_no_bound_spares_a_near_duplicate(
+    spread: str, kept: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those at the threshold, and those that differ in what the bounds do not look at.
+
+    Against the rule over all pairs in float64, when no bound is given up however much it leaves.
+    """
+    monkeypatch.setattr(leak_bounds, "WORTH_IT", 100)
+    monkeypatch.setattr(leak_bounds, "KEPT", kept)
+    monkeypatch.setattr(leak_bounds, "WASTED", 1.0)
+    monkeypatch.setattr(leak_bounds, "MANY", 0.0)
+    monkeypatch.setattr(leak_bounds, "TOGETHER", 8)  # blocks of 64
+    monkeypatch.setattr(leak_bounds, "AT_ONCE", 64)
+    references, size = directions(1100, SPREADS[spread]), len(SPREADS[spread])
+    queries = directions(300, SPREADS[spread])
+    last = np.eye(size)[-1]
+    for i, rho in enumerate(np.linspace(0.88, 1.0, 200)):
+        near = references[5 * i]
+        other = last if i % 2 else queries[i]
+        aside = other - (other @ near) * near
+        queries[i] = rho * near + np.sqrt(1 - rho**2) * aside / np.linalg.norm(aside)
+    thumbnails = np.concatenate([references, queries]).astype(np.float16)
+    rho = thumbnails[1100:].astype(float) @ thumbnails[:1100].astype(float).T
+    every = np.sort(rho, 1)
+    best, eighth = every[:, -1], np.maximum(every[:, -8], 0)
+    is_near = (best >= 0.9) & (1 - best <= 0.25 * (1 - eighth))
+    asked = thumbnails[1100:], thumbnails, np.arange(1100)
+    may = leak_bounds.may_be_near(*asked, 0.9, 0.25)
+    assert may[is_near].all()
+    if spread in ("photographs", "noise"):
+        assert 80 < is_near.sum() < 200
+        assert len(kept) < 3 or may.sum() < 1.5 * is_near.sum()
+
+
+def test_no_query_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leak_bounds, "WORTH_IT", 1)
+    thumbnails = directions(9, np.ones(8)).astype(np.float16)
+    asked = thumbnails[:0], thumbnails, np.arange(9)
+    assert not len(leak_bounds.may_be_near(*asked, 0.9, 0.25))
 
 
 @pytest.mark.parametrize("width", [40, 512, 513, 2048])

@@ -1,4 +1,4 @@
-"""Where our schedules differ from timm's, as the YAML files and the README say."""
+"""Where our schedules differ from timm's, as the YAML files and docs/schedules.md say."""
 
 from __future__ import annotations
 

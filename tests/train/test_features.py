@@ -27,7 +27,7 @@ from lrexp.grid.stack.trainer import StackedTrainer
 from lrexp.judge.epoch import Row
 from lrexp.models.layers import layer_map
 from lrexp.optim.groups import param_groups, tensor_hash
-from lrexp.train import feature_store, features
+from lrexp.train import cutting, feature_store, features
 from lrexp.train.feature_store import FeatureStore
 from lrexp.train.features import around_head, logits_of
 from lrexp.train.loop import Trainer
@@ -88,6 +88,8 @@ def make(compose: Any) -> Make:
         config, experiment = built[overrides]
         torch.manual_seed(0)
         model = network()
+        if experiment.computing.channels_last:  # as it is built
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         layers = layer_map(model, head)
         plan = build_plan(config, layers, count_steps(config, len(experiment.dataset.train)))
         steps = optimizer(param_groups(model, plan, config.optimizer.lr))
@@ -147,6 +149,49 @@ def test_a_cached_run_has_the_bits_of_one_that_computes_all(make: Make, policy: 
         assert torch.equal(said, logits_on_images(plain.experiment.model, split, 512))
 
 
+class Tall(Net):
+    """What the head gets has height and width: it drops, in the order of memory, and pools."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        own = nn.Conv2d(3, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        self.head = nn.Sequential(nn.Dropout(0.2), *own, nn.Linear(5, 10))
+
+    def below(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.drop(self.norm(self.conv(images)).relu())
+        return self.still(self.mid(x)).relu()
+
+
+COMPUTED = {
+    "bf16": ("trainer.precision=bf16",),
+    "fp16": ("trainer.precision=fp16",),
+    "channels_last": ("trainer.channels_last=true",),
+    "both": ("trainer.precision=bf16", "trainer.channels_last=true"),
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "policy", "network"),
+    [
+        *((how, "freeze_backbone", Net) for how in COMPUTED),
+        *(("both", policy, Tall) for policy in ("freeze_backbone", "gradual_unfreeze")),
+        ("channels_last", "lp_ft", Tall),
+    ],
+)
+def test_in_fewer_bits_and_another_layout_a_cached_run_has_the_bits_of_one_that_computes_all(
+    make: Make, how: str, policy: str, network: Callable[[], nn.Module]
+) -> None:
+    settings, expected = POLICIES[policy]
+    chosen = (f"lr_policy={policy}", *settings, *COMPUTED[how])
+    kept, plain = (
+        make(*chosen, store=FeatureStore(), network=network),
+        make(*chosen, network=network),
+    )
+    assert cached(kept) == expected
+    plain.run(Silent())
+    same(kept, plain)
+
+
 class Around(Net):
     """A network that does something else, as `how` says."""
 
@@ -194,12 +239,16 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("how", REFUSED)
+@pytest.mark.parametrize(
+    ("how", "precision"),
+    [*((how, "fp32") for how in REFUSED), ("clamps", "bf16"), ("mixes images", "bf16")],
+)
 def test_a_network_that_is_more_than_its_head_is_computed_at_every_step(
-    make: Make, caplog: pytest.LogCaptureFixture, how: str
+    make: Make, caplog: pytest.LogCaptureFixture, how: str, precision: str
 ) -> None:
     caplog.set_level(logging.INFO)
-    trainer = make("lr_policy=freeze_backbone", store=FeatureStore(), network=lambda: Around(how))
+    chosen = "lr_policy=freeze_backbone", f"trainer.precision={precision}"
+    trainer = make(*chosen, store=FeatureStore(), network=lambda: Around(how))
     trainer.choose_fed()
     assert trainer.cached is None
     said = [r.getMessage() for r in caplog.records if "not cached" in r.getMessage()]
@@ -212,7 +261,6 @@ SETTINGS = {
     "lr_policy.frozen_dropout=true": "draws random numbers",
     "data.augment=basic": "augmentation",
     "trainer.limit_train_batches=1": "would not pay",
-    "trainer.channels_last=true": "trainer.channels_last=true",
     "trainer.cache_features=never": "",
     "lr_policy.train_norm=true": "",
 }
@@ -229,6 +277,48 @@ def test_settings_that_change_what_the_frozen_part_makes(
     assert trainer.cached is None
     assert len(said) == bool(SETTINGS[setting])
     assert all(SETTINGS[setting] in line for line in said)
+
+
+def test_a_head_is_not_compiled_and_a_whole_network_is(
+    make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **_: compiled.append(module))
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
+    chosen = "lr_policy=lp_ft", *POLICIES["lp_ft"][0], "trainer.compile=aot_eager"
+    trainer, so_far = make(*chosen, store=FeatureStore()), []
+    trainer.run(Watch(lambda row: so_far.append(len(compiled))))
+    assert so_far == [0, 0, 1, 2]
+    assert compiled == [trainer.experiment.model] * 2
+    (said,) = (r.getMessage() for r in caplog.records if "are cached" in r.getMessage())
+    assert said == (
+        "features are cached: head trains on what it gets of every image, and is not compiled"
+    )
+
+
+def test_steps_that_are_recorded_are_those_of_the_whole_network(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    trainer = make("lr_policy=freeze_backbone", store=FeatureStore())
+    recorded = replace(trainer.experiment.computing, cuda_graph=True)
+    trainer.experiment = replace(trainer.experiment, computing=recorded)
+    trainer.choose_fed()
+    assert trainer.cached is None
+    assert "trainer.cuda_graph=true records" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_what_a_gpu_sums_in_another_order_is_the_same_and_nothing_else(dtype: torch.dtype) -> None:
+    """To a few of the last bits that there are, of the largest value where values cancel."""
+    values = torch.linspace(-3, 3, 101).to(dtype)
+    bit = torch.finfo(dtype).eps
+    assert cutting.alike(values, values * (1 + bit))
+    assert cutting.alike(values, values + bit)
+    assert not cutting.alike(values, values * 1.1)
+    assert not cutting.alike(values, values.roll(5))
+    assert cutting.alike(values / 0, values / 0)
 
 
 def test_a_head_that_drops_first_is_cut_before_it_drops(make: Make) -> None:
@@ -254,11 +344,15 @@ def test_images_that_are_no_numbers_are_found_by_training_on_them(make: Make) ->
     assert trainer.cached is None
 
 
-@pytest.mark.parametrize("policy", ["freeze_backbone", "lp_ft"])
+@pytest.mark.parametrize(
+    ("policy", "computed"),
+    [("freeze_backbone", ()), ("lp_ft", ()), ("lp_ft", COMPUTED["both"])],
+)
 def test_a_run_goes_on_from_the_middle_of_a_cached_epoch(
-    make: Make, tmp_path: Path, policy: str
+    make: Make, tmp_path: Path, policy: str, computed: tuple[str, ...]
 ) -> None:
     chosen = (f"lr_policy={policy}", *POLICIES[policy][0], "trainer.checkpoint_every_steps=10")
+    chosen += computed
     whole, first, rest = make(*chosen), *(make(*chosen, store=FeatureStore()) for _ in range(2))
     whole.run(Silent())
     (tmp_path / "run").mkdir()
@@ -280,11 +374,14 @@ def evaluated(trainer: Trainer) -> tuple[Row, Any, Any]:
     return trainer.current.seen or {}, *(trainer._evaluated(split) for split in splits)
 
 
-def test_a_batch_of_several_parts_and_an_average_are_trained_on_features(make: Make) -> None:
-    chosen, averaging = (
-        ("lr_policy=freeze_backbone", "trainer.accumulate=2"),
-        {"optimizer": lambda groups: schedulefree.AdamWScheduleFree(groups, lr=0.01)},
-    )
+@pytest.mark.parametrize("computed", [(), ("trainer.ema=0.9", *COMPUTED["both"])])
+def test_a_batch_of_several_parts_and_an_average_are_trained_on_features(
+    make: Make, computed: tuple[str, ...]
+) -> None:
+    """The average is schedule-free's, or that of trainer.ema."""
+    chosen, averaging = ("lr_policy=freeze_backbone", "trainer.accumulate=2", *computed), {}
+    if not computed:
+        averaging = {"optimizer": lambda groups: schedulefree.AdamWScheduleFree(groups, lr=0.01)}
     kept = make(*chosen, store=FeatureStore(), **averaging)
     plain = make(*chosen, **averaging)
     assert all(cached(kept))
@@ -360,6 +457,8 @@ def test_runs_that_share_a_backbone_share_what_it_makes(make: Make) -> None:
     assert computed("data.seed=1") == 3
     assert computed("data.mean=[0.5]") == 3
     assert computed("trainer.eval_batch_size=7") == 2
+    assert computed("trainer.precision=bf16") == 3
+    assert computed("trainer.channels_last=true") == 3
     assert computed() == 0
 
 
@@ -424,7 +523,7 @@ def test_a_signal_stops_the_computing_of_features(make: Make) -> None:
 
     def interrupted(images: torch.Tensor) -> torch.Tensor:
         calls.append(len(images))
-        if len(calls) == 8:  # behind those that try the cut
+        if len(calls) == 10:  # behind those that try the cut
             raise KeyboardInterrupt
         return below(images)
 

@@ -388,6 +388,103 @@ def test_two_ranks_are_one_run(
     assert not {*first["drawn"]} & {*second["drawn"]}
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_ranks_do_not_each_train_a_layer_that_is_skipped_at_times(
+    compose: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LREXP_ALLOW_TARGETS", "ranks_program")
+    own = ("model=custom", "model.target=ranks_program.Skipping", "data.batch_size=16")
+    found = trained_by_ranks(tmp_path, [Job("skipping", compose(*SMALL, *own), 2)])["skipping"]
+    said = [rank.get("refused", "") for rank in found]
+    assert all("odd.weight has a gradient, odd.bias has a gradient" in one for one in said), said
+    assert any(one.startswith("UserError: the network skips layers") for one in said), said
+
+
+class Alone(nn.parallel.DistributedDataParallel):
+    """What wraps a network and exchanges nothing."""
+
+    def __init__(self, model: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self.own = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.own(images)
+
+
+@pytest.fixture
+def phase(compose: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The experiment of a rank whose network has BatchNorm, and what is broadcast to it."""
+    monkeypatch.setenv("LREXP_ALLOW_TARGETS", "ranks_program")
+    monkeypatch.setattr("lrexp.train.ranks.DistributedDataParallel", Alone)
+    normed = ("model=custom", "model.target=ranks_program.Normed", "data.batch_size=16")
+    experiment = build(compose(*SMALL, *normed))
+    sent: list[Tensor] = []
+
+    def broadcast(values: Tensor, source: int) -> None:
+        """What the first rank has: the same of each buffer, one more."""
+        assert source == 0
+        theirs = {"norm.running_mean": 1.5, "odd": True}
+        model, start = experiment.model, 0
+        for name, buffer in model.named_buffers():
+            own = torch.full_like(buffer, theirs.get(name, 7))
+            part = own.view(-1).view(torch.uint8)
+            values[start : start + len(part)] = part
+            start += len(part)
+        assert start == len(values)
+        sent.append(values)
+
+    monkeypatch.setattr(torch.distributed, "broadcast", broadcast)
+    return experiment, sent
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_phase_begins_with_the_first_rank_s_buffers(phase: Any) -> None:
+    """Statistics that are frozen from now on are the same in all, whatever their types are."""
+    (experiment, sent), ranks = phase, Ranks(words_of(2)[1])
+    model = experiment.model
+    weights = {name: p.clone() for name, p in model.named_parameters()}
+    ranks.begin_phase(experiment)
+    assert model.norm.running_mean.tolist() == [1.5] * 4
+    assert model.norm.running_var.tolist() == [7.0] * 4
+    assert (int(model.norm.num_batches_tracked), model.odd.tolist()) == (7, [True] * 4)
+    assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
+    ranks.begin_phase(experiment)
+    assert len(sent) == 1  # the same phase
+    model.conv.requires_grad_(False)
+    model.norm.running_mean.zero_()
+    ranks.begin_phase(experiment)
+    assert model.norm.running_mean.tolist() == [1.5] * 4
+    assert len(sent) == 2
+    ALONE.begin_phase(experiment)
+    assert len(sent) == 2
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_takes_part_in_a_step_took_part_when_its_phase_began(phase: Any) -> None:
+    (experiment, _), ranks = phase, Ranks(words_of(2)[1])
+    model = experiment.model
+    model.spare = nn.Parameter(torch.ones(3))
+    ranks.begin_phase(experiment)
+
+    def step(*more: Tensor) -> None:
+        model.zero_grad()
+        images, _ = next(experiment.dataset.train.batches([np.arange(4)]))
+        sum((tensor.sum() for tensor in more), model(images).sum()).backward()
+        ranks.refuse_skipping()
+
+    step()
+    with pytest.raises(UserError, match=r"skips layers.* began, spare has a gradient\n  2 ranks"):
+        step(model.spare)
+    model.conv.register_forward_hook(lambda _, __, made: made.detach())
+    with pytest.raises(UserError, match=r"conv\.weight has no gradient, conv\.bias has no"):
+        step()
+    model.conv.requires_grad_(False)
+    ranks.begin_phase(experiment)
+    step()
+    ALONE.refuse_skipping()
+
+
 # what ends them, or follows a metric, by name
 ENDINGS = {
     "averaged": ("optimizer=schedulefree_adamw", "optimizer.lr=0.003"),

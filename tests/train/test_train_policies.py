@@ -203,7 +203,7 @@ class Steps:
         self.after.append(floats(self._trainer))
 
     def average(self, decay: float) -> dict[str, torch.Tensor]:
-        """As README says it, written out in float64."""
+        """As docs/training.md says it, written out in float64."""
         found, before = {}, {name: t.double() for name, t in self.before.items()}
         for t, (moving, after) in enumerate(zip(self.moving, self.after, strict=True)):
             d = min(decay, (1 + t) / (10 + t))

@@ -115,20 +115,20 @@ class Policy:
 class Rule:
     """One line of lr_policy.rules: what it selects, and what that gets."""
 
-    match: str | None = None
-    type: str | None = None
-    layers: Any = None
-    lr: float | None = number(above=0, default=None)
-    scale: float | None = number(above=0, default=None)
-    weight_decay: float | None = number(at_least=0, default=None)
-    frozen: bool = False
+    match: str | None = None  # a glob, or re:REGEX, on the names of parameters
+    type: str | None = None  # a module class, such as BatchNorm2d
+    layers: Any = None  # head, backbone, an index such as 0, or a range such as 0-2
+    lr: float | None = number(above=0, default=None)  # absolute rate
+    scale: float | None = number(above=0, default=None)  # instead: a share of optimizer.lr
+    weight_decay: float | None = number(at_least=0, default=None)  # in place of the optimizer's
+    frozen: bool = False  # true: it does not train
 
 
 @dataclass
 class Rest:
     """lr_policy.default: what a parameter gets that no rule selects."""
 
-    scale: float = number(above=0, default=1.0)
+    scale: float = number(above=0, default=1.0)  # share of optimizer.lr
 
 
 @dataclass
@@ -268,7 +268,7 @@ class OneCycle(Scheduler):
         at_least=0,
         below=1,
         count=2,
-        such_as="at both ends and at the peak, such as [0.95, 0.85]; or null",
+        such_as="at both ends and at the peak, such as 'scheduler.momentum=[0.95, 0.85]'; or null",
     )
 
 

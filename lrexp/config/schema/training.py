@@ -53,6 +53,7 @@ COMPILED = ("none", "default", "max-autotune", "aot_eager")  # the last traces a
 
 PREDICTIONS = ("all", "top5", "labels", "none")  # what predictions.parquet says of an image
 
+NORMALIZATIONS = ("auto", "dataset", "weights", "imagenet")  # or a mean and a std per channel
 LEAST_STD = 1e-4  # of pixels in [0, 1], a fortieth of a grey level: less is no contrast
 
 
@@ -115,7 +116,9 @@ class Data:
     name: str = setting()
     num_classes: int | None = number(at_least=2)  # the three are None where the data says it
     image_shape: list[int] | None = number(
-        at_least=1, count=3, such_as="channels, height and width, such as [1, 28, 28]"
+        at_least=1,
+        count=3,
+        such_as="channels, height and width, such as 'data.image_shape=[1, 28, 28]'",
     )
     train_size: int | None = number(at_least=2)
     batch_size: int = number(at_least=1)
@@ -126,7 +129,7 @@ class Data:
     val_fraction: float = number(above=0, below=1, splits=True)
     test_fraction: float = number(at_least=0, below=1, splits=True)
     group_by: str | None = setting(splits=True)
-    normalize: Any = setting()  # auto, dataset, weights, or a Normalization
+    normalize: Any = setting()  # one of NORMALIZATIONS, or {mean: [...], std: [...]}
     mean: list[float] | None = number()
     std: list[float] | None = number(above=0)
     augment: str = choice("none", "basic", "trivial")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
 import sys
 import threading
@@ -112,7 +113,7 @@ class WandbRecorder:
         self._online = not self._run.offline and not self._run.disabled
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
-        self._sync = f"lrexp sync {shown_path(info.folder)}"
+        self._sync = f"lrexp sync {shlex.quote(shown_path(info.folder))}"
         offline = f"offline; upload with: {self._sync}"
         self.where = offline if self._run.offline else self._run.url  # None when disabled
         self._rows = self._there = 0  # given so far; that W&B had before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -324,7 +325,7 @@ def _origin(conclusion: Conclusion) -> Markup:
         parts += [element("p", "To train what came out:"), tags.code_block(conclusion.paste)]
     named = zip(conclusion.rows, names_of(conclusion), strict=True)
     asked = [
-        (cut(name, LONG_NAME), element("code", " ".join(row.overrides)))
+        (cut(name, LONG_NAME), element("code", shlex.join(row.overrides)))
         for row, name in named
         if row.overrides
     ]

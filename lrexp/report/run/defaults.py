@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lrexp.config.names import conf_folder
-from lrexp.runs.reading import leads_out
-from lrexp.runs.run import flat, read_yaml
+from lrexp.runs.options import option_values, read_option
+from lrexp.runs.run import flat
 
 MISSING = object()
 
@@ -39,7 +38,7 @@ def changes(
         options' own.
     """
     places = [*(folders or []), conf_folder()]
-    root = _load(places, "config")
+    root = read_option(places, "config")
     usual: dict[str, Any] = {}
     for entry in root.get("defaults", []):
         usual |= entry if isinstance(entry, dict) else {}
@@ -51,7 +50,7 @@ def changes(
     ]
     settings: list[Change] = []
     for group, option in known.items():
-        section, stated = config.get(group), _option(places, group, str(option))
+        section, stated = config.get(group), option_values(places, group, str(option))
         if not stated or group == "experiment" or not isinstance(section, dict):
             continue
         found = flat(section)
@@ -82,27 +81,3 @@ def _differs(default: Any, value: Any, key: str, section: Mapping[str, Any]) -> 
 
 def _is_reference(value: Any) -> bool:
     return isinstance(value, str) and "${" in value
-
-
-def _option(places: list[Path], group: str, option: str) -> dict[str, Any]:
-    """The values of an option by dotted key: those of the files it builds on, then its own."""
-    found = _load(places, f"{group}/{option}")
-    values: dict[str, Any] = {}
-    order = found.pop("defaults", [])
-    for entry in order if "_self_" in order else [*order, "_self_"]:
-        if entry == "_self_":
-            values |= flat(found)
-        elif isinstance(entry, str) and entry.startswith("/"):
-            other, _, name = entry.lstrip("/").partition("@")[0].rpartition("/")
-            values |= _option(places, other, name)
-        elif isinstance(entry, str):
-            values |= _option(places, group, entry)
-    return values
-
-
-def _load(places: list[Path], name: str) -> dict[str, Any]:
-    if not re.fullmatch(r"[\w-]+(/[\w.-]*[\w-])*", name):  # as an option is called
-        return {}
-    files = [place / f"{name}.yaml" for place in places]
-    found = (read_yaml(file) for file in files if not leads_out(file))
-    return next((one for one in found if isinstance(one, dict)), {})
