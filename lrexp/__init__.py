@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # true to them; importing typing would take most of the time of this file
 if TYPE_CHECKING:  # the same names as in `_PUBLIC`, for editors and type checkers
     from lrexp.api.folders import Run as Run
     from lrexp.api.folders import Sweep as Sweep
@@ -39,12 +39,13 @@ _PUBLIC: dict[str, str] = {
     "sweep": "lrexp.api.run",
 }
 
+if not TYPE_CHECKING:  # which then say when a name is none
 
-def __getattr__(name: str) -> Any:
-    """A public name, from the module that holds it."""
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_PUBLIC[name]), name)
+    def __getattr__(name: str) -> object:
+        """A public name, from the module that holds it."""
+        if name not in _PUBLIC:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -110,8 +110,9 @@ class Run:
 
     def __repr__(self) -> str:
         monitor = (self.config.get("trainer") or {}).get("monitor", "val/loss")
-        best = f", {monitor} {self.best[monitor]:.4g} in epoch {self.best['epoch']}"
-        told = best if monitor in self.best and "epoch" in self.best else ""
+        told = ""
+        if monitor in self.best:
+            told = f", {monitor} {self.best[monitor]:.4g} in epoch {self.best.get('epoch')}"
         return f"<Run {self.status}{told}: {shown_path(self.folder)}>"
 
     def _repr_html_(self) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 import os
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, redirect_stdout
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lrexp.api.folders import Run, Sweep
 from lrexp.config.errors import ConfigError, UserError, for_terminal
 from lrexp.config.launched import refuse_ranks
+from lrexp.session.parts import given_parts
 
 if TYPE_CHECKING:
     from lrexp.config.compose import CheckedLoader
+
+T = TypeVar("T")
 
 
 def run(
@@ -50,7 +53,8 @@ def run(
     ...     done.status, len(done.rows), done.rows[0]["epoch"]
     ('finished', 2, 1)
     """
-    with _asked(overrides, config_dir, quiet, parts) as (loader, words):
+
+    def trained(loader: CheckedLoader, words: list[str]) -> Run:
         from hydra.types import RunMode
 
         from lrexp.session.single import compose_single, run_single
@@ -59,6 +63,8 @@ def run(
         if config.hydra.mode == RunMode.MULTIRUN:
             raise ConfigError("hydra.mode", "is for a grid of runs", "use lrexp.sweep", "MULTIRUN")
         return Run(run_single(loader, config, words).folder)
+
+    return _as_asked(trained, overrides, config_dir, quiet, parts)
 
 
 def sweep(
@@ -90,35 +96,41 @@ def sweep(
     def say(line: str) -> None:
         print(for_terminal(line), flush=True)
 
-    with _asked(overrides, config_dir, quiet, parts) as (loader, words):
+    def trained(loader: CheckedLoader, words: list[str]) -> Sweep:
         from lrexp.session.sweep import run_sweep
 
         return Sweep(run_sweep(loader, words, say).folder)
 
+    return _as_asked(trained, overrides, config_dir, quiet, parts)
 
-@contextmanager
-def _asked(
+
+def _as_asked(
+    trained: Callable[[CheckedLoader, list[str]], T],
     overrides: Sequence[str] | str,
     config_dir: str | os.PathLike[str] | None,
     quiet: bool,
     parts: dict[str, Any],
-) -> Iterator[tuple[CheckedLoader, list[str]]]:
-    """What composes a request, with Hydra set up, and its words; the program is as it was after."""
-    words = _words(overrides)
+) -> T:
+    """What is trained, given what composes it and the words; the program is as it was after."""
     refuse_ranks("lrexp.run and lrexp.sweep are for one process")
-    from lrexp.config.compose import CheckedLoader
-    from lrexp.session.guest import as_guest
-    from lrexp.session.hydra import hydra_of
-    from lrexp.session.parts import given_parts
+    try:
+        words = _words(overrides)
+        from lrexp.config.compose import CheckedLoader
+        from lrexp.session.guest import as_guest
+        from lrexp.session.hydra import hydra_of
 
-    with ExitStack() as stack:
-        stack.enter_context(as_guest())
-        if quiet:
-            stack.enter_context(redirect_stdout(io.StringIO()))
-        chosen = stack.enter_context(given_parts(parts))
-        loader = CheckedLoader(None if config_dir is None else os.fspath(config_dir))
-        stack.enter_context(hydra_of(loader))
-        yield loader, [*chosen, *words]
+        with ExitStack() as stack:
+            stack.enter_context(as_guest())
+            if quiet:
+                stack.enter_context(redirect_stdout(io.StringIO()))
+            chosen = stack.enter_context(given_parts(parts))
+            loader = CheckedLoader(None if config_dir is None else os.fspath(config_dir))
+            stack.enter_context(hydra_of(loader))
+            return trained(loader, [*chosen, *words])
+    except UserError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        raise error.with_traceback(None) from None  # its text says all; pages of frames do not
 
 
 def _words(overrides: Sequence[str] | str) -> list[str]:

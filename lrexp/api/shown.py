@@ -5,8 +5,8 @@ from __future__ import annotations
 from lrexp.judge.ranking import has_rate_axis
 from lrexp.report.html.charts import drawn
 from lrexp.report.html.excerpt import excerpt
-from lrexp.report.html.page import join, without_home
-from lrexp.report.run.page import learning, title_of, top_of
+from lrexp.report.html.page import tags, without_home
+from lrexp.report.run.page import learning, plan_of_layers, title_of, top_of
 from lrexp.report.sweep import page as sweep_page
 from lrexp.report.sweep.exploration import explore
 from lrexp.report.sweep.figures import dot_rows, rate_figures
@@ -15,15 +15,16 @@ from lrexp.runs.sweep import Sweep
 
 
 def run_shown(run: Run) -> str:
-    """Headline, figures and curves of a run, as HTML for a cell."""
-    return without_home(excerpt(title_of(run), top_of(run), learning(run)))
+    """Headline, figures and curves of a run, or what was planned, as HTML for a cell."""
+    part = learning(run) if run.rows else plan_of_layers(run)
+    return without_home(excerpt(title_of(run), top_of(run), part))
 
 
 def sweep_shown(sweep: Sweep) -> str:
     """Headline, rates and leaderboard of a sweep, as HTML for a cell."""
     explored = explore(sweep)
     ranked = explored.ranked
-    rates = join(*map(drawn, rate_figures(sweep, ranked).values()))
+    rates = tags.grid(list(map(drawn, rate_figures(sweep, ranked).values())))
     over = rates if has_rate_axis(ranked) else dot_rows(sweep, ranked)
     board = sweep_page.leaderboard_table(sweep, ranked)
     title = f"sweep {sweep.folder.name}"

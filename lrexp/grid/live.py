@@ -18,7 +18,7 @@ from rich.text import Text
 
 from lrexp.config.errors import for_terminal
 from lrexp.judge.words import brief
-from lrexp.record.console import closing_lines, epoch_line, heading_line
+from lrexp.record.console import closing_lines, epoch_line, heading_line, terminal
 from lrexp.record.recorders import RunInfo
 
 log = logging.getLogger(__name__)
@@ -65,9 +65,7 @@ class GridView:
         console: Console | None = None,
         said: set[str] | None = None,
     ):
-        self._console = console or Console(
-            highlight=False, soft_wrap=True, emoji=False, force_jupyter=False
-        )
+        self._console = console or terminal(Console)
         self._titles, self._total, self._done = titles, len(titles), 0
         self._started, self._trains = time.monotonic(), False  # whether any point has begun to
         self.running: dict[int, _Running] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -73,7 +73,7 @@ class ConsoleRecorder:
         console: Console | None = None,
     ):
         self._info, self._wandb_where = info, wandb_where
-        self._console = console or _Terminal(highlight=False, soft_wrap=True, force_jupyter=False)
+        self._console = console or terminal(_Terminal)
         num = info.folder.name.partition("_")[0]
         self._point = f"[{num if num.isdigit() else info.folder.name}] " if info.sweep else ""
         wide = not self._console.is_terminal
@@ -113,14 +113,24 @@ class ConsoleRecorder:
 
 
 class _Terminal(Console):
-    """Standard output. A reader that goes away is an error like any other, not the end.
-
-    A notebook gets plain lines too (`force_jupyter`): else rich makes a box of every one of them,
-    and wants widgets for its bar.
-    """
+    """Standard output. A reader that goes away is an error like any other, not the end."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError("nobody reads the output any more")
+
+
+C = TypeVar("C", bound=Console)
+
+
+def terminal(kind: type[C]) -> C:
+    """Standard output. In a notebook it is plain lines, as in a pipe.
+
+    Kernels pass for terminals (FORCE_COLOR), but a bar that is drawn over fills their cells, and
+    what rich has for notebooks makes a box of every line.
+    """
+    in_notebook = Console().is_jupyter
+    how = {"force_jupyter": False, "force_terminal": False if in_notebook else None}
+    return kind(highlight=False, soft_wrap=True, emoji=False, **how)  # type: ignore[arg-type]
 
 
 class _StepProgress(Progress):

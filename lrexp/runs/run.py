@@ -71,7 +71,9 @@ def read_run(folder: Path) -> Run:
     run.rows = read_rows(folder, note)
     run.config = content(folder / CONFIG, yaml_object, run.config, note)
     run.plan = content(folder / PLAN, read_plan, run.plan, note)
-    run.environment = content(folder / ENVIRONMENT, json_object, run.environment, note)
+    computes = flat(run.config).get("task.name") != "plan"
+    told = note if computes else []
+    run.environment = content(folder / ENVIRONMENT, json_object, run.environment, told)
     run.overrides = read_overrides(folder)
     return run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -35,6 +36,8 @@ def as_guest() -> Iterator[None]:
             stack.enter_context(kept())
         stack.enter_context(torch.inference_mode(False))  # gradients are on as well
         torch.set_default_dtype(torch.float32)
+        # as lrexp.data.images says when it is imported, which may have been in an earlier run
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
 
 

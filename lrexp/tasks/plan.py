@@ -102,7 +102,9 @@ def _show(shown: Preview, first: str, last: list[str]) -> None:
 def _terminal() -> Console:
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True, emoji=False, force_jupyter=False)
+    from lrexp.record.console import terminal
+
+    console = terminal(Console)
     if not console.is_terminal:
         console.width = preview.WIDTH
     return console

@@ -28,6 +28,8 @@ from lrexp.tasks.opening import Launch, with_normalization
 from lrexp.tasks.summary import blank_summary, failure, write
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lrexp.build.ramp import Built
     from lrexp.train.loop import Trainer
 
@@ -182,16 +184,20 @@ def range_csv(ramps: Sequence[Ramp]) -> str:
 
 
 def _width() -> int:
-    from rich.console import Console
-
-    console = Console(force_jupyter=False)
+    console = _terminal()
     return console.width if console.is_terminal else 100
 
 
 def _show(lines: Sequence[str]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True, emoji=False, force_jupyter=False)
+    console = _terminal()
     for line in lines:
         console.print(for_terminal(line), markup=False)
         log.info(line)
+
+
+def _terminal() -> Console:
+    from rich import console
+
+    from lrexp.record.console import terminal
+
+    return terminal(console.Console)

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,7 +30,18 @@ from unchanged import nothing_changed
 import lrexp
 
 SMOKE = ["experiment=smoke", "data.leak_check=skip"]
-HEAVY = {"torch", "hydra", "omegaconf", "numpy", "pandas", "rich", "jinja2", "yaml", "wandb"}
+HEAVY = {
+    "typing",
+    "torch",
+    "hydra",
+    "omegaconf",
+    "numpy",
+    "pandas",
+    "rich",
+    "jinja2",
+    "yaml",
+    "wandb",
+}
 
 
 # --- The names ----------------------------------------------------------------------------------
@@ -283,6 +295,9 @@ def test_what_a_call_raises(theirs: Theirs) -> None:
     mistake, unbuilt, failed, stopped = (theirs.came_of_it[name] for name in CALLS[1:5])
     assert isinstance(mistake, lrexp.ConfigError)
     assert "did you mean optimizer.lr?" in str(mistake)
+    frames = traceback.format_exception(mistake)
+    assert "/lrexp/config/" not in "".join(frames)  # the program's own lines and two of ours
+    assert mistake.__suppress_context__
     assert isinstance(unbuilt, lrexp.UserError)
     assert isinstance(failed, lrexp.RunFailedError)
     assert "the last straw" in str(failed)
@@ -425,11 +440,22 @@ def test_a_notebook_shows_a_sweeps_leaderboard(theirs: Theirs) -> None:
     assert "<button" not in page
 
 
-def test_a_notebook_gets_plain_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
-    from lrexp.grid.live import GridView
+    from lrexp.record.console import terminal
 
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as kernels do
+    assert terminal(Console).is_terminal
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     assert Console().is_jupyter
-    assert not GridView({})._console.is_jupyter
+    assert (terminal(Console).is_jupyter, terminal(Console).is_terminal) == (False, False)
+
+
+def test_whoever_prints_asks_for_the_same_terminal() -> None:
+    makers = {
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "lrexp").rglob("*.py")
+        if "Console(" in file.read_text().replace("class _Terminal(Console)", "")
+    }
+    assert makers == {"lrexp/record/console.py"}

@@ -10,10 +10,7 @@ from lrexp.report.html.page import join, package_text
 
 HEIGHT = 560  # pixels, where the frame cannot ask how high its content is
 # of a cell: nothing around the content, and headings like those of a notebook
-STYLE = (
-    "body{padding:0 2px 8px}header{padding:4px 0 18px}h1{font-size:1.3rem}"
-    ".grid{--narrowest:290px!important}"
-)
+STYLE = "body{padding:0 2px 8px}header{padding:4px 0 18px}h1{font-size:1.3rem}"
 # how high its content is, it is asked when it has been drawn
 FITTED = "this.style.height=this.contentDocument.documentElement.offsetHeight+'px'"
 

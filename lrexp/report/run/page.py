@@ -82,7 +82,7 @@ def run_page(run: Run) -> str:
         "Verdicts": findings,
         "Learning": learning,
         "Rates and layers": _layers,
-        "Plan": _plan,
+        "Plan": plan_of_layers,
         "Results": _results,
         "Mistakes": mistakes,
         "Epochs": _epochs,
@@ -159,7 +159,8 @@ def _layers(run: Run) -> Markup:
     return join(words, tags.grid(list(map(drawn, figures.values()))))
 
 
-def _plan(run: Run) -> Markup:
+def plan_of_layers(run: Run) -> Markup:
+    """Rates by layer, and all tensors."""
     plan, base = run.plan.rows, settings_of(run, "optimizer").get("lr")
     if not plan or not isinstance(base, int | float):
         return Markup()
