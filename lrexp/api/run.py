@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import os
 import shlex
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lrexp.api.folders import Run, Sweep
-from lrexp.config.errors import ConfigError, UserError, for_terminal
+from lrexp.config.errors import ConfigError, Terminated, UserError, for_terminal
 from lrexp.config.launched import refuse_ranks
 from lrexp.config.parts import handed_over
 from lrexp.session.parts import given_parts
@@ -48,7 +49,8 @@ def run(
     Raises:
         UserError: for a mistake in what was asked for; nothing has been trained.
         RunFailedError: when the run had begun; its folder says as much.
-        KeyboardInterrupt: the run was interrupted; its state is saved.
+        KeyboardInterrupt: the run was interrupted; its state is saved. SIGTERM saves it as well,
+            and then does what it does in the program without a run.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -130,6 +132,9 @@ def _as_asked(
             loader = CheckedLoader(None if config_dir is None else os.fspath(config_dir))
             stack.enter_context(hydra_of(loader))
             return trained(loader, [*chosen, *words])
+    except Terminated:  # the run has saved its state; the rest is the program's own affair
+        signal.raise_signal(signal.SIGTERM)
+        raise
     except UserError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

@@ -6,6 +6,7 @@ the line then holds is for whoever prints it to see.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -232,13 +233,15 @@ def data_at(path: str) -> str | None:
     >>> data_at("./pictures"), data_at("labels.csv"), data_at("owner/pictures"), data_at("nothing")
     ('imagefolder', 'csv', 'hf', None)
     """
-    at = Path(path).expanduser()
+    folder = os.path.expanduser(path)
+    is_folder = os.path.isdir(folder)
     if path.casefold().endswith(TABLES):
         return "csv"
-    tables = (found for place in (at, at / "data") for found in place.glob("*.parquet"))
+    places = (folder, os.path.join(folder, "data")) if is_folder else ()
+    tables = (table for place in places for table in Path(place).glob("*.parquet"))
     if path.endswith(".parquet") or next(tables, None):
         return "hf"
-    if at.is_dir() or path.startswith((".", "/", "~")) or path.endswith("/"):
+    if is_folder or path.startswith((".", "/", "~")) or path.endswith("/"):
         return "imagefolder"
     return "hf" if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", path) else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ def as_guest() -> Iterator[None]:
     import torch  # first: what it sets as it is imported is no change
 
     with _turn, ExitStack() as stack:
-        for kept in (_hydra, _logging, undisturbed, _generators_of_gpus):
+        for kept in (_hydra, _logging, _hooks, undisturbed, _generators_of_gpus):
             stack.enter_context(kept())
         stack.enter_context(torch.inference_mode(False))  # gradients are on as well
         torch.set_default_dtype(torch.float32)
@@ -84,6 +85,16 @@ def _forget_handlers() -> None:
     """Let `logging.config` know of none, so that it closes none."""
     logging._handlers.clear()  # type: ignore[attr-defined]
     logging._handlerList.clear()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _hooks() -> Iterator[None]:
+    """What happens as the program ends; W&B wants to know."""
+    before = sys.excepthook, sys.exit
+    try:
+        yield
+    finally:
+        sys.excepthook, sys.exit = before
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
@@ -98,8 +100,8 @@ class _Certified:
         self.report = Report()
         self._watch, self._steps, self._raises = watch, steps, raises
         self._hooks = (
-            register_optimizer_step_pre_hook(watch.before),
-            register_optimizer_step_post_hook(self._after),
+            register_optimizer_step_pre_hook(_untraced(watch.before)),
+            register_optimizer_step_post_hook(_untraced(self._after)),
         )
 
     def end(self) -> None:
@@ -128,3 +130,8 @@ class _Certified:
     def _after(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._watch.after(optimizer, args, kwargs) and self._watch.steps == self._steps:
             self.end()
+
+
+def _untraced(hook: Any) -> Any:
+    """The hook, that a compiled step calls as it is; where nothing compiles, nothing to do."""
+    return torch.compiler.disable(hook) if "torch._dynamo" in sys.modules else hook

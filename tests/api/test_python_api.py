@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from command_lines import assert_same_run, main_in
 from conftest import ROOT
+from processes import HUNG_S
 from report_runs import write_run
 from unchanged import nothing_changed
 
@@ -101,6 +102,7 @@ class Theirs:
     said: dict[str, str] = field(default_factory=dict)
     composed: Any = None
     logged: str = ""
+    signals: list[str] = field(default_factory=list)  # that their own handler got
 
     def call(self, name: str, function: Any, *arguments: Any, **named: Any) -> None:
         self.before[name] = whole_program()
@@ -248,6 +250,11 @@ def call_everything(made: Theirs, patch: pytest.MonkeyPatch) -> None:
     with patch.context() as stopped:
         stopped.setattr(lrexp.tasks.train.Training, "conclude", interrupt)
         made.call("interrupted", lrexp.run, [*SMOKE, "hydra.run.dir=interrupted"])
+    with patch.context() as stopped:
+        stopped.setattr(lrexp.tasks.train.Training, "conclude", terminate)
+        before = signal.signal(signal.SIGTERM, lambda *_: made.signals.append("theirs"))
+        made.call("terminated", lrexp.run, [*SMOKE, "hydra.run.dir=terminated"], quiet=True)
+        signal.signal(signal.SIGTERM, before)
     words = [*SMOKE, "lr_policy=uniform,layerwise_decay", "hydra.sweep.dir=sweep"]
     words += ["hydra.launcher.executor=serial", "trainer.epochs=1"]
     made.call("sweep", in_thread, words)
@@ -261,7 +268,11 @@ def interrupt(training: Any) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-CALLS = ("run", "mistake", "cannot be built", "failed", "interrupted", "sweep")
+def terminate(training: Any) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+CALLS = ("run", "mistake", "cannot be built", "failed", "interrupted", "terminated", "sweep")
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -303,9 +314,25 @@ def test_what_a_call_raises(theirs: Theirs) -> None:
     assert "the last straw" in str(failed)
     assert isinstance(stopped, KeyboardInterrupt)
     there = {path.name for path in theirs.folder.iterdir()}
-    assert there == {"conf", "their.log", "run", "failed", "interrupted", "sweep"}
+    assert there == {"conf", "their.log", "run", "failed", "interrupted", "terminated", "sweep"}
     assert lrexp.load(theirs.folder / "failed").status == "failed"
     assert lrexp.load(theirs.folder / "interrupted").status == "interrupted"
+
+
+def test_sigterm_saves_the_run_and_is_then_the_programs_own(theirs: Theirs) -> None:
+    assert lrexp.load(theirs.folder / "terminated").status == "interrupted"
+    assert theirs.signals == ["theirs"]
+    assert type(theirs.came_of_it["terminated"]).__name__ == "Terminated"
+
+
+def test_hooks_of_the_programs_end_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lrexp.session.guest import as_guest
+
+    before = sys.excepthook, sys.exit
+    with as_guest():
+        monkeypatch.setattr(sys, "excepthook", print)  # as W&B does
+        monkeypatch.setattr(sys, "exit", print)
+    assert (sys.excepthook, sys.exit) == before
 
 
 def test_a_run_is_the_commands_to_the_bit(theirs: Theirs, tmp_path: Path) -> None:
@@ -346,6 +373,33 @@ def test_a_run_has_its_network(theirs: Theirs) -> None:
     images = done.transform([Image.new("L", (20, 20))] * 3)
     assert done.model(images).shape == (3, 10)
     assert done.class_names == tuple("0123456789")
+
+
+SCRIPT = """
+import lrexp
+print("begun")
+done = lrexp.sweep(
+    "experiment=smoke seed=0,1 data.leak_check=skip hydra.launcher.executor=pool"
+    " hydra.launcher.workers=2 hydra.sweep.dir=sweep"
+)
+print([run.status for run in done.runs])
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_sweeps_in_workers(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=HUNG_S,
+        check=True,
+    )
+    assert done.stdout.splitlines().count("begun") == 1
+    assert done.stdout.splitlines()[-1] == "['finished', 'finished']"
 
 
 # --- What is asked for ----------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from lrexp.use.fingerprints import fingerprint
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BODY = {"0.weight", "0.bias", "1.weight", "1.bias"}
+IN_ONE_PIECE = "stepped in one piece with others"
 Each = Callable[[int], object]
 
 
@@ -167,6 +168,20 @@ def test_what_freezes_in_the_loop_and_then_stays_is_silent() -> None:
             model[3].requires_grad_(False)
 
     assert seen(model, sgd(model, momentum=0.9), before=freeze).findings == []
+
+
+def test_what_freezes_again_after_its_last_step_is_silent() -> None:
+    model = net()
+
+    def turn(step: int) -> None:
+        model[3].requires_grad_(step != 1)
+
+    optimizer = sgd(model)
+    with certify(model, optimizer) as report:
+        train(model, optimizer, before=turn)
+        model[3].requires_grad_(False)
+    assert report.findings == []
+    assert {r.not_judged for r in report.rows if not r.trains} == {"frozen after its last step"}
 
 
 def test_what_trains_in_turns_is_silent() -> None:
@@ -315,6 +330,17 @@ def test_lr_scale_multiplied_once_twice_or_otherwise(
         finding = only(report, kind)
         assert set(finding.tensors) == (BODY if factor[0] == 0.01 else {"3.weight", "3.bias"})
         assert ("multiplied in twice" in finding.message) == (factor[0] == 0.01)
+
+
+def test_rates_that_meet_at_a_floor_are_not_one_rate() -> None:
+    model = net()
+    optimizer = by_layer(model)
+
+    def to_a_floor(step: int) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr_scale"] * 0.1 if step < 5 else 1e-6
+
+    assert seen(model, optimizer, before=to_a_floor, steps=6).findings == []
 
 
 def test_own_rates_of_groups_are_multiplied_by_lr_scale() -> None:
@@ -696,7 +722,10 @@ def test_tensors_that_are_stepped_in_one_piece_or_as_copies() -> None:
         p.data = flat.data[at : at + p.numel()].view_as(p)
         p.grad = flat.grad[at : at + p.numel()].view_as(p)
         at += p.numel()
-    assert seen(model, optim.SGD([flat], lr=0.1), set_to_none=False).findings == []
+    report = seen(model, optim.SGD([flat], lr=0.1), set_to_none=False)
+    assert report.findings == []
+    assert {row.groups for row in report.rows} == {("group 0",)}
+    assert {row.not_judged for row in report.rows if not row.moved} <= {IN_ONE_PIECE}
 
     model = net()
     copies = [nn.Parameter(p.detach().clone()) for p in model.parameters()]

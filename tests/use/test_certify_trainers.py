@@ -322,6 +322,20 @@ def loop(net: nn.Module, optimizer: Any, backward: Callable[[Tensor], object]) -
             optimizer.step()
 
 
+def test_a_compiled_step_is_seen() -> None:
+    net = Net()
+    optimizer = sgd(net)
+    step = torch.compile(lambda: optimizer.step(), backend="aot_eager")
+    images = Images()
+    with certify(net, optimizer) as report:
+        for _ in range(3):
+            optimizer.zero_grad()
+            net(images.images, torch.arange(64) % 4)["loss"].backward()
+            step()
+    assert report.steps == 3
+    assert report.findings == []
+
+
 def test_what_accelerate_prepares() -> None:
     from accelerate import Accelerator
 

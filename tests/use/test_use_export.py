@@ -196,12 +196,24 @@ def test_an_export_replaces_only_an_export(image_run: Path, tmp_path: Path) -> N
     assert {path.name for path in tmp_path.iterdir()} == {"mine"}
 
 
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        ("network = lambda: nn.Linear(1, 1)\n", "simple_cnn cannot be exported: Error.* loading"),
+        (
+            "class Net(SimpleCNN):\n"
+            "    def forward(self, images):\n        return 2 * super().forward(images)\n"
+            "made = network()\nmade.__class__ = Net\nnetwork = lambda: made\n",
+            "simple_cnn cannot be exported: made anew its logits differ by [0-9]",
+        ),
+    ],
+)
 def test_a_network_that_comes_out_otherwise_is_not_exported(
-    image_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spoilt: str, said: str, image_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = "import torch\nfrom torch import nn\ndef network():\n    return nn.Linear(1, 1)\n"
+    text = network_source(load_trained(image_run / "run", "cpu")) + spoilt
     monkeypatch.setattr("lrexp.use.export.network_source", lambda trained: text)
-    with pytest.raises(UserError, match="simple_cnn cannot be exported: "):
+    with pytest.raises(UserError, match=said):
         export(image_run / "run", tmp_path / "out")
     assert [*tmp_path.iterdir()] == []
 
