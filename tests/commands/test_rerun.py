@@ -464,8 +464,7 @@ NEEDS = {
     "model=torchvision": ("model.name=resnet18",),
     "model=timm": ("model.name=resnet18",),
     "model=custom": ("model.target=mypkg.nets.Net",),
-    "data=npz": (f"data.path={os.devnull}",),
-    **{f"{g}=custom": (f"{g}.target=mypkg.own.it",) for g in ("data", "loss", "lr_policy")},
+    **{f"{g}=custom": (f"{g}.target=mypkg.own.it",) for g in ("loss", "lr_policy")},
     "scheduler=custom": ("scheduler.target=mypkg.own.it", "scheduler.args.power=2"),
 }
 
