@@ -335,6 +335,20 @@ def test_hooks_of_the_programs_end_are_put_back(monkeypatch: pytest.MonkeyPatch)
     assert (sys.excepthook, sys.exit) == before
 
 
+def test_their_log_gets_none_of_our_words(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lrexp.session.guest import as_guest
+
+    caplog.set_level(logging.INFO)
+    with as_guest():
+        logging.getLogger("lrexp").info("before Hydra has set up a log")
+        logging.getLogger("lrexp").warning("a warning")
+    logging.getLogger("theirs").info("theirs")
+    assert caplog.messages == ["theirs"]
+    assert capsys.readouterr().err == "a warning\n"
+
+
 def test_a_run_is_the_commands_to_the_bit(theirs: Theirs, tmp_path: Path) -> None:
     command = [*SMOKE, "hydra.run.dir=run", "trainer.deterministic=true"]
     assert main_in(tmp_path, *command) == 0
