@@ -26,7 +26,7 @@ from lrexp.config.checks import (
     weights_source,
 )
 from lrexp.config.errors import ConfigError, did_you_mean, unknown_setting, wrong_type
-from lrexp.config.parts import own_monitors
+from lrexp.config.parts import check_parts, own_monitors
 from lrexp.config.policy_checks import check_policy
 from lrexp.config.schema import (
     GROUPS,
@@ -46,7 +46,8 @@ def check(composed: DictConfig, places: bool = True) -> tuple[DictConfig, Config
 
     Args:
         composed: without a `hydra` section.
-        places: whether the files and folders that settings name must be there.
+        places: whether the files and folders that settings name must be there, and parts of the
+            user's own but the network.
 
     Returns:
         The same config without interpolations, and as a `Config` of plain dataclasses.
@@ -79,6 +80,7 @@ def check(composed: DictConfig, places: bool = True) -> tuple[DictConfig, Config
         except RuntimeError as error:
             raise ConfigError(key, "names the home folder of nobody here", given=path) from error
     check_together(config)
+    check_parts(config, all_of_them=places)
     if places:
         check_place(config.data)
     check_policy(config)

@@ -16,7 +16,6 @@ from typing import Any
 
 from lrexp.config.errors import ConfigError, did_you_mean, unknown_setting
 from lrexp.config.names import BEST, CHECKPOINTS, PLAN
-from lrexp.config.parts import check_parts
 from lrexp.config.schema import Config, chosen_option, lengths_of, option_of
 from lrexp.config.schema.rates import LibraryOptimizer, MultiStep, Scheduler
 from lrexp.config.schema.training import (
@@ -151,7 +150,6 @@ def check_together(config: Config) -> None:
     _check_model(config.model)
     _check_scheduler(config.scheduler)
     _check_ramp(config.task)
-    check_parts(config)
 
 
 def _check_ramp(task: Task) -> None:

@@ -54,10 +54,7 @@ def check_part(key: str, target: str) -> None:
     if target.startswith((f"{IN_MEMORY}.", "__main__.")):
         group = key.partition(".")[0]
         argument = {"lr_policy": "policy", "trainer": "metrics"}.get(group, group)
-        whose = (
-            "a program handed over" if target.startswith(IN_MEMORY) else "the program itself had"
-        )
-        problem = f"is what {whose} when it ran, and nobody else can find it"
+        problem = "is what a program handed over when it ran, and nobody else can find it"
         hint = (
             f"hand it over again: lrexp.run([...], {argument}=...); what an importable module holds"
             " can be named anywhere"
@@ -264,8 +261,13 @@ def own_monitors(metrics: Any) -> list[str]:
     return [f"{split}/{name}" for split in splits for name in (metrics or {})]
 
 
-def check_parts(config: Config) -> None:
-    """Refuse metrics that cannot be recorded, and parts that may not be imported."""
+def check_parts(config: Config, all_of_them: bool = True) -> None:
+    """Refuse metrics that cannot be recorded, and parts that may not be imported.
+
+    Args:
+        config: checked so far.
+        all_of_them: else the network alone must be one that may be imported.
+    """
     for name, metric in config.trainer.metrics.items():
         key = f"trainer.metrics.{name}"
         if name in METRICS:
@@ -275,4 +277,5 @@ def check_parts(config: Config) -> None:
             raise ConfigError(key, problem)
         check_args(f"{key}.args", metric_target(name, metric)[1])
     for key, target in targets_in(config).items():
-        check_part(key, target)
+        if all_of_them or key == "model.target":
+            check_part(key, target)

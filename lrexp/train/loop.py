@@ -32,18 +32,14 @@ from lrexp.optim.optimizers import (
 )
 from lrexp.train.average import Average
 from lrexp.train.computing import quiet_collector
+from lrexp.train.drift import Drift
 from lrexp.train.experiment import Experiment
 from lrexp.train.feature_store import FeatureStore
 from lrexp.train.features import Fed, choose_fed
 from lrexp.train.first_numbers import fault_of_evaluation
 from lrexp.train.learning import LearningProof
 from lrexp.train.loss_scale import loss_scale_of, skipped_row
-from lrexp.train.measure import (
-    Drift,
-    StepStats,
-    evaluate_split,
-    seen_row,
-)
+from lrexp.train.measure import StepStats, evaluate_split, seen_row
 from lrexp.train.passes import Passes
 from lrexp.train.ranks import ALONE, Ranks, agreed_to_go_on, collect, stop_where_all_do
 from lrexp.train.scales import measure_scales, scales_of, set_scales

@@ -182,8 +182,13 @@ def _settings(policy: str, epochs: int, settings: dict[str, Any]) -> Policy:
     whole = OmegaConf.create({"trainer": {"epochs": epochs}, "lr_policy": {}})
     for key, value in stated.items():
         OmegaConf.update(whole, f"lr_policy.{key}", value)
+    if "target" in stated:  # of a function of the user's own, whose name it is as well
+        if "target" not in settings:
+            hint = 'name your function: target="mypkg.rates.slower"'
+            raise ConfigError("target", f"of lr_policy={policy} has no value", hint)
+        whole.lr_policy.target = str(settings["target"])
     plain: Any = OmegaConf.to_container(whole.lr_policy, resolve=True)
-    own = plain.keys() - {"name"}
+    own = plain.keys() - {"name", "library"}
     for key in settings.keys() - own:
         known = [*own, *(inspect.getfullargspec(plan_of).kwonlyargs)]
         problem = f"is no setting of lr_policy={policy}"

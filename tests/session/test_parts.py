@@ -108,6 +108,16 @@ def test_what_was_in_memory_is_asked_for_by_whoever_runs_it_again(
     assert "data=...)" in said
 
 
+def test_a_run_is_loaded_where_its_network_is_though_its_data_is_nowhere(
+    trained: lrexp.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=rf"LREXP_ALLOW_TARGETS={__name__}"):
+        _ = lrexp.load(trained.folder).model
+    monkeypatch.setenv("LREXP_ALLOW_TARGETS", __name__)
+    loaded, images = lrexp.load(trained.folder).model, torch.ones(2, 1, 8, 8)
+    assert torch.equal(loaded(images), trained.model(images))
+
+
 def test_functions_handed_over_give_the_run_that_their_targets_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

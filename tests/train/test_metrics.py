@@ -23,10 +23,10 @@ from lrexp.judge.evaluate import class_rows, worst_classes
 from lrexp.models.layers import layer_map
 from lrexp.optim.groups import param_groups
 from lrexp.plan.policies.scaling import uniform
+from lrexp.train.drift import Drift
 from lrexp.train.experiment import Experiment
 from lrexp.train.loop import Trainer
 from lrexp.train.measure import (
-    Drift,
     RunningTrain,
     StepStats,
     correct_images,

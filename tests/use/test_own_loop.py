@@ -38,7 +38,11 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "surgical": {"block": "hidden"},
     "freezeout": {"how": "linear"},
 }
-SETTINGS = [(policy, {}) for policy in OPTIONS["lr_policy"]] + list(OTHERWISE.items())
+SETTINGS = [(policy, {}) for policy in OPTIONS["lr_policy"] if policy != "custom"]
+SETTINGS += [
+    *OTHERWISE.items(),
+    ("custom", {"target": "own_parts.slower", "args": {"factor": 0.3}}),
+]
 
 
 def small() -> nn.Sequential:
@@ -59,8 +63,9 @@ def written(value: Any) -> str:
 
 @pytest.mark.parametrize(("policy", "settings"), SETTINGS, ids=lambda v: v if v else "")
 def test_plan_and_groups_are_the_programs(
-    policy: str, settings: dict[str, Any], compose: Compose
+    policy: str, settings: dict[str, Any], compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("LREXP_ALLOW_TARGETS", "own_parts")
     more = [f"lr_policy.{key}={written(value)}" for key, value in settings.items()]
     rates = [f"optimizer.lr={LR}", f"optimizer.weight_decay={DECAY}"]
     config = compose(f"lr_policy={policy}", f"trainer.epochs={EPOCHS}", *rates, *more)
