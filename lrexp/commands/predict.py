@@ -70,13 +70,14 @@ def main(argv: list[str]) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from lrexp.record.console import terminal
     from lrexp.use.trained import load_trained
 
     trained, started = load_trained(args.run, args.device), time.monotonic()
     print(for_terminal("\n".join(opening_lines(trained))), flush=True)
     for note in images.notes:
         print(for_terminal(f"note   {note}"), flush=True)
-    console = Console()
+    console = terminal(Console)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("images", total=len(images.files))
         done = predict(trained, images, out, args.batch, lambda count: bar.advance(task, count))

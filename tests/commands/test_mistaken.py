@@ -68,8 +68,11 @@ def test_a_flag_that_is_nobodys_is_said_beside_the_habits(
 ) -> None:
     assert answered(capsys, "which", "lr=0.1", "--budgt", "3") == [
         "error: lr=0.1: is written optimizer.lr=0.1",
-        "  --budgt: is no word here; did you mean --budget?",
+        "  --budgt 3: is written --budget 3",
+        "  write: lrexp which optimizer.lr=0.1 --budget 3",
     ]
+    said = answered(capsys, "which", "lr=0.1", "--gizmo", "3")
+    assert said[1].startswith("  --gizmo: is no word here")
     assert answered(capsys, "which", "seed=1-3")[-1].startswith("  -m: this verb makes grids")
 
 
