@@ -94,7 +94,7 @@ def export(
 
     Args:
         run: as `load_trained` takes it.
-        out: the folder; None: `export` in the run's own.
+        out: the folder; None: `exported` in the run's own.
         onnx: write it as ONNX, too.
         overwrite: replace what an export left there.
 

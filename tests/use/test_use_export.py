@@ -111,7 +111,7 @@ def test_an_export_gives_the_same_scores_without_lrexp(
     run = untrained_run(tmp_path / "run", compose(*NETWORKS[name]), (channels, side, side))
     own = scores_of(run, pictures)
     done = export(run)
-    assert done.folder == run / "export"
+    assert done.folder == run / "exported"
     assert done.apart == 0
     assert torch.allclose(of_example(alone(done.folder), pictures), own, rtol=0, atol=1e-6)
     assert len({tuple(row) for row in own.tolist()}) > 10  # they tell images apart
