@@ -148,6 +148,14 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Make],
     return made
 
 
+@pytest.fixture(scope="session")
+def image_run(made_once: Callable[[str, Make], Path]) -> Path:
+    """A folder with `data`, images of every kind in three folders, and `run`, trained on them."""
+    from image_runs import train_on_pictures
+
+    return made_once("run of images", train_on_pictures)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _options_are_read_once() -> None:
     """Hydra's YAML files and ours are parsed once, whoever composes."""

@@ -40,11 +40,12 @@ LINE = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
 # Packages that take long to import. They are imported at module level where work is done, and
 # inside functions where a command must answer before any work: `NEVER` below says where.
 HEAVY = ("torch", "torchvision", "wandb", "datasets", "matplotlib", "pandas", "timm")
+OPTIONAL = ("timm", "wandb", "schedulefree", "onnx", "onnxruntime", "onnxscript")
 # (files below lrexp/, modules they never import at module level, or anywhere, and why)
 AT_MODULE_LEVEL = (
     (("__main__.py", "commands/**", "session/**", "api/**"), HEAVY, "a verb answers at once"),
     (("config/**", "folder/claim.py", "runs/**"), HEAVY, "what is checked first is cheap"),
-    (("**",), ("timm", "wandb", "schedulefree"), "who does not ask for it need not have it"),
+    (("**",), OPTIONAL, "who does not ask for it need not have it"),
 )
 ANYWHERE = (
     (("judge/**",), ("torch", "hydra", "omegaconf", "wandb"), "numbers in, findings out"),
@@ -220,8 +221,8 @@ def strings(tree: ast.AST) -> Iterator[str]:
 
 # What a function may import for itself so that others start sooner, beside the heavy ones.
 SLOW = {
-    *HEAVY, "hydra", "jinja2", "markupsafe", "numpy", "omegaconf", "PIL", "pyarrow", "rich",
-    "safetensors", "schedulefree", "scipy", "huggingface_hub", "wandb_workspaces",
+    *HEAVY, *OPTIONAL, "hydra", "jinja2", "markupsafe", "numpy", "omegaconf", "PIL", "pyarrow",
+    "rich", "safetensors", "scipy", "huggingface_hub", "wandb_workspaces",
 }  # fmt: skip
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): tree

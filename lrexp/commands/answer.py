@@ -44,6 +44,8 @@ VERBS = {
     "confirm": "train the best of a sweep again on fresh seeds: which is better, and by how much",
     "compare": "what differs between two runs, on one screen",
     "report": "make the report of a run or a sweep anew, from its files",
+    "predict": "what a trained run says of new images, as a table",
+    "export": "a trained network for programs without lrexp: weights, code, card, ONNX",
     "sync": "upload to W&B what was recorded without it",
     "dashboard": "a team's W&B dashboard, or a sweep's report there, as code",
 }

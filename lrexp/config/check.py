@@ -17,7 +17,14 @@ from typing import Any, cast, get_args, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from lrexp.config.checks import check_args, check_limits, check_together, plan_file, weights_source
+from lrexp.config.checks import (
+    check_args,
+    check_limits,
+    check_place,
+    check_together,
+    plan_file,
+    weights_source,
+)
 from lrexp.config.errors import ConfigError, did_you_mean, unknown_setting, wrong_type
 from lrexp.config.policy_checks import check_policy
 from lrexp.config.schema import (
@@ -32,8 +39,12 @@ from lrexp.config.schema import (
 from lrexp.config.schema.training import BUNDLED
 
 
-def check(composed: DictConfig) -> tuple[DictConfig, Config]:
+def check(composed: DictConfig, places: bool = True) -> tuple[DictConfig, Config]:
     """Resolve a composed config and check every value against its schema.
+
+    Args:
+        composed: without a `hydra` section.
+        places: whether the files and folders that settings name must be there.
 
     Returns:
         The same config without interpolations, and as a `Config` of plain dataclasses.
@@ -69,11 +80,13 @@ def check(composed: DictConfig) -> tuple[DictConfig, Config]:
         except RuntimeError as error:
             raise ConfigError(key, "names the home folder of nobody here", given=path) from error
     check_together(config)
+    if places:
+        check_place(config.data)
     check_policy(config)
     weights, against = config.model.weights, getattr(config.task, "against", None)
-    if weights and not weights.startswith(BUNDLED):
+    if places and weights and not weights.startswith(BUNDLED):
         typed.model.weights = weights_source(weights)
-    if against is not None:
+    if places and against is not None:
         typed.task.against = portable_path(plan_file(against))
     paths = path_settings(typed)
     for key, path in paths.items():

@@ -184,37 +184,11 @@ def _check_data(data: Data) -> None:
             raise ConfigError(key, "must be named with letters, digits, '_' and '-'")
         if name in ("train", "train_eval", "val", "test"):
             raise ConfigError(key, "is the name of a split; choose another", given=path)
-        if not Path(path).expanduser().exists():
-            raise ConfigError(key, "there is no such file or folder", given=path)
-    _check_place(data)
-
-
-def _check_place(data: Data) -> None:
-    """Where the data is, as far as that can be seen without opening it."""
     if data.group_by is not None and not isinstance(data, HuggingFace | CsvTable):
         hint = "data=hf and data=csv have columns"
         raise ConfigError("data.group_by", "this data set has no columns", hint, data.group_by)
-    if isinstance(data, TorchvisionSet) and not data.download:
-        held = Path(data.root).expanduser() / chosen_option("data", data).folder
-        if not held.is_dir():
-            hint = f"put the files of {data.name} there, or allow data.download=true"
-            raise ConfigError("data.root", f"there is no folder {held}", hint, data.root)
-    if isinstance(data, ImageFiles):
-        if data.channels not in (1, 3):
-            raise ConfigError("data.channels", "must be 1 (grey) or 3 (RGB)", given=data.channels)
-        path, wanted = Path(data.path).expanduser(), "folder"
-        there = path.is_dir()
-        if isinstance(data, CsvTable):
-            there, wanted = path.is_file(), "file"
-        if isinstance(data, HuggingFace):
-            there, wanted = path.exists(), "file or folder"
-            there = there or re.fullmatch(HUB_NAME, data.path) is not None
-        if not there:
-            raise ConfigError("data.path", f"there is no {wanted} {path}", given=data.path)
-    if isinstance(data, CsvTable) and data.images is not None:
-        folder = Path(data.images).expanduser()
-        if not folder.is_dir():
-            raise ConfigError("data.images", f"there is no folder {folder}", given=data.images)
+    if isinstance(data, ImageFiles) and data.channels not in (1, 3):
+        raise ConfigError("data.channels", "must be 1 (grey) or 3 (RGB)", given=data.channels)
     if isinstance(data, CsvTable):
         for name in data.columns:
             if name not in ("path", "label", "split"):
@@ -230,6 +204,33 @@ def _check_place(data: Data) -> None:
             if getattr(data, key) is None:
                 hint = "data=synthetic makes what it says"
                 raise ConfigError(f"data.{key}", "may not be empty", hint, "null")
+
+
+def check_place(data: Data) -> None:
+    """Raise a ConfigError where the data is not there, as far as looking shows."""
+    for name, path in data.eval_sets.items():
+        if not Path(path).expanduser().exists():
+            problem = "there is no such file or folder"
+            raise ConfigError(f"data.eval_sets.{name}", problem, given=path)
+    if isinstance(data, TorchvisionSet) and not data.download:
+        held = Path(data.root).expanduser() / chosen_option("data", data).folder
+        if not held.is_dir():
+            hint = f"put the files of {data.name} there, or allow data.download=true"
+            raise ConfigError("data.root", f"there is no folder {held}", hint, data.root)
+    if isinstance(data, ImageFiles):
+        path, wanted = Path(data.path).expanduser(), "folder"
+        there = path.is_dir()
+        if isinstance(data, CsvTable):
+            there, wanted = path.is_file(), "file"
+        if isinstance(data, HuggingFace):
+            there, wanted = path.exists(), "file or folder"
+            there = there or re.fullmatch(HUB_NAME, data.path) is not None
+        if not there:
+            raise ConfigError("data.path", f"there is no {wanted} {path}", given=data.path)
+    if isinstance(data, CsvTable) and data.images is not None:
+        folder = Path(data.images).expanduser()
+        if not folder.is_dir():
+            raise ConfigError("data.images", f"there is no folder {folder}", given=data.images)
 
 
 def _check_classes(data: Data) -> None:

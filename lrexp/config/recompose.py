@@ -171,6 +171,8 @@ class SavedLoader(CheckedLoader):
 def whole_config(saved: dict[str, Any], file: Path) -> Config:
     """A saved config, checked; what it knows nothing of has the default of its option.
 
+    What it names, data and weights, need not be there any more.
+
     Args:
         saved: plain values, of `lrexp.config.saved.read_saved_config`.
         file: that they come from, for messages.
@@ -182,7 +184,7 @@ def whole_config(saved: dict[str, Any], file: Path) -> Config:
     config = loader.ground()
     config.run_id = saved.get("run_id")
     with loader.placing_in_file():
-        return check(config)[1]
+        return check(config, places=False)[1]
 
 
 def _at(plain: Any, key: str) -> Any:

@@ -8,10 +8,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lrexp.config.errors import UserError
 from lrexp.config.redact import redacted
@@ -33,6 +33,20 @@ def write_atomically(file: Path, text: str) -> None:
         fresh.write_text(redacted(text), encoding="utf-8")
         fresh.replace(file)
     except OSError:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of another as a whole; nothing is left of it on an error."""
+    fresh = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with fresh.open("wb") as opened:
+            yield opened
+        fresh.replace(file)
+    except BaseException:
         with suppress(OSError):
             fresh.unlink(missing_ok=True)
         raise

@@ -20,6 +20,7 @@ RANGE_PICTURE = "range_test.png"
 LAST, PREVIOUS = "last.pt", "previous.pt"  # in CHECKPOINTS, beside BEST
 PREDICTIONS = "predictions.parquet"
 PER_CLASS = "per_class.csv"
+EXPORT = "exported"  # folder: the network for programs without lrexp
 CONFUSION = "confusion.csv"
 WRONG_IMAGES = "wrong_images.npz"
 DIFF = "code.diff"  # when the checkout has changes that no commit has

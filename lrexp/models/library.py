@@ -26,6 +26,7 @@ TAKEN = {
     "cache_dir": "the library has its own place for weights",
     "features_only": "features have no classifier to train",
 }
+OF_DATA = ("image_shape", "in_channels", "num_classes")  # what a network may take of the data
 # Without auxiliary classifiers, which would make the output in training a tuple.
 AUXILIARY = ("googlenet", "inception_v3")
 
@@ -55,8 +56,7 @@ def torchvision_model(
             images it cannot take.
     """
     models = library_with("torchvision", name)
-    if name in AUXILIARY:
-        args = {"aux_logits": False, "init_weights": True, **args}
+    args = torchvision_arguments(name, args)
     model = made(name, args, lambda: models.get_model(name, num_classes=num_classes, **args))
     first_name, first = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
     small = stem == "small"
@@ -77,6 +77,11 @@ def torchvision_model(
         model.add_module("maxpool", nn.Identity())
     check_images(model, image_shape, name)
     return model
+
+
+def torchvision_arguments(name: str, args: dict[str, Any]) -> dict[str, Any]:
+    """What a network of torchvision is called with, beside the number of classes."""
+    return {"aux_logits": False, "init_weights": True, **args} if name in AUXILIARY else args
 
 
 def timm_model(
@@ -195,11 +200,9 @@ def custom_model(
         ConfigError: when the package is not allowed, there is no such class, it cannot be called
             so, or what it makes does not turn one image into `num_classes` numbers.
     """
-    kind = _module_class(target)
-    data = {"image_shape": image_shape, "in_channels": image_shape[0], "num_classes": num_classes}
-    for key in args.keys() & data.keys():
+    kind, taken = _module_class(target), custom_arguments(target, image_shape, num_classes)
+    for key in args.keys() & OF_DATA:
         raise ConfigError(f"model.args.{key}", "follows data", "leave it out", args[key])
-    taken = {k: v for k, v in data.items() if k in inspect.signature(kind).parameters}
     try:
         model = kind(**taken, **args)
     except ConfigError:
@@ -213,6 +216,15 @@ def custom_model(
         raise ConfigError("model.target", "has no parameters to train", given=target)
     check_images(model, image_shape, name, key="model.target", num_classes=num_classes)
     return model
+
+
+def custom_arguments(
+    target: str, image_shape: tuple[int, int, int], num_classes: int
+) -> dict[str, Any]:
+    """What the class `target` takes of the data. Raises as `custom_model`."""
+    data = dict(zip(OF_DATA, (image_shape, image_shape[0], num_classes), strict=True))
+    taken = inspect.signature(_module_class(target)).parameters
+    return {key: value for key, value in data.items() if key in taken}
 
 
 def _module_class(target: str) -> type[nn.Module]:

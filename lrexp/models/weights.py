@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -37,10 +37,23 @@ class Weights:
     note: str = ""  # what the log says of where they were found
 
 
-def save_weights(state: Mapping[str, Tensor], file: Path, class_names: tuple[str, ...]) -> None:
-    """Write a model's state_dict, and which classes its head knows."""
-    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-    save_file(tensors, file, metadata={"class_names": json.dumps(class_names)})
+def save_weights(
+    state: Mapping[str, Tensor],
+    file: Path,
+    class_names: tuple[str, ...],
+    normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> None:
+    """Write a model's state_dict, which classes its head knows, and perhaps mean and std."""
+    # one of two names of a tensor gets a copy: the format knows no sharing
+    tensors, seen = dict[str, Tensor](), set[int]()
+    for name, tensor in state.items():
+        shared = tensor.untyped_storage().data_ptr() in seen
+        seen.add(tensor.untyped_storage().data_ptr())
+        tensors[name] = tensor.clone() if shared else tensor.contiguous()
+    metadata = {"class_names": json.dumps(class_names)}
+    if normalization:
+        metadata |= dict(zip(("mean", "std"), map(json.dumps, normalization), strict=True))
+    save_file(tensors, file, metadata=metadata)
 
 
 def load_weights(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrexp.data.dataset import Split
-from lrexp.folder.files import csv_text, write_atomically
+from lrexp.folder.files import csv_text, replacing, write_atomically
 from lrexp.runs.predictions import judged
 
 MOST_WRONG = 24  # images that are kept
@@ -75,7 +73,7 @@ def write_predictions(
         columns |= _in_short(labels, logits.values(), form)
     table = pa.table(columns)
     table = table.replace_schema_metadata({"class_names": json.dumps(list(class_names))})
-    with _replacing(file) as fresh:
+    with replacing(file) as fresh:
         pq.write_table(table, fresh)
 
 
@@ -106,20 +104,6 @@ def _in_short(labels: np.ndarray, logits: Iterable[Tensor], form: str) -> dict[s
         else:
             found["predicted"] += scores.argmax(1).tolist()
     return found
-
-
-@contextmanager
-def _replacing(file: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of another as a whole; nothing is left of it on an error."""
-    fresh = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with fresh.open("wb") as opened:
-            yield opened
-        fresh.replace(file)
-    except BaseException:
-        with suppress(OSError):
-            fresh.unlink(missing_ok=True)
-        raise
 
 
 def write_per_class(file: Path, rows: Mapping[str, Sequence[dict[str, Any]]]) -> None:
@@ -193,7 +177,7 @@ def write_wrong_images(
         score, true_score = (scores.gather(1, i[:, None])[:, 0].numpy() for i in (best, labels))
     (images,) = split.pixels.batches([split.rows[chosen]])
     pixels = images.cpu()
-    with _replacing(file) as fresh:
+    with replacing(file) as fresh:
         np.savez_compressed(
             fresh,
             images=_small(pixels, split.normalize.white).permute(0, 2, 3, 1).numpy(),

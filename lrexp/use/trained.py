@@ -77,7 +77,7 @@ def load_trained(folder: str | Path, device: str = "auto") -> Trained:
     run = read_run(str(folder))
     file = best_file(run)
     chosen = choose_device(device, "device")
-    config = _config_of(run)
+    config = whole_config(run.config, run.file)
     best = _read(file)
     try:
         preprocessing = Preprocessing.of_dict(best["preprocessing"])
@@ -134,17 +134,6 @@ def best_file(run: SavedRun) -> Path:
             why = f"the run is {run.status}; {why}"
         raise UserError(f"{folder} has no {CHECKPOINTS}/{BEST}\n  {why}")
     return file
-
-
-def _config_of(run: SavedRun) -> Config:
-    """The checked config of a run; what it began from need not be there any more."""
-    saved, model = run.config, run.config.get("model")
-    given = model.get("weights") if isinstance(model, dict) else None
-    if isinstance(model, dict):
-        saved = {**saved, "model": {**model, "weights": None}}
-    config = whole_config(saved, run.file)
-    config.model.weights = None if given is None else str(given)
-    return config
 
 
 def _read(file: Path) -> dict[str, Any]:

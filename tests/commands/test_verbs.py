@@ -48,7 +48,7 @@ def test_help_lists_every_verb_with_a_line() -> None:
     [
         (["rerrun", "latest", "--check"], ["rerrun: there is no such verb", "mean 'rerun'?"]),
         (["rerrun", "--help"], ["mean 'rerun'?"]),
-        (["syncc"], ["mean 'sync'?", "compare, report, sync, dashboard"]),
+        (["syncc"], ["mean 'sync'?", "compare, report, predict, export, sync, dashboard"]),
         (["seed"], ["no such verb", "KEY=VALUE"]),
         (["freeze_backbone"], ["is an option, no verb", "write lr_policy=freeze_backbone"]),
         (["seed=1", "adam"], ["write optimizer=adam"]),
@@ -141,6 +141,10 @@ OFFERED = {
     "lrexp rerun latest --ch": ["--check", "--changed-data"],
     "lrexp compare latest ": ["latest", *RUNS],
     "lrexp compare latest latest ": [],
+    "lrexp predict ": ["latest", *RUNS],
+    "lrexp predict latest ": [],  # files: the shell knows them
+    "lrexp predict latest photo.jpg --o": ["--out", "--overwrite"],
+    "lrexp export outputs/smoke/2026_run --on": ["--onnx"],
     "lrexp report outputs/smoke/2026_s": ["outputs/smoke/2026_sweep"],
     "lrexp sync --": ["--help", "--dry-run", "--to"],
     "lrexp dashboard --report ": ["latest", *RUNS],

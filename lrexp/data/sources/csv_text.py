@@ -99,19 +99,22 @@ def _decoded(file: Path, encoding: str | None) -> tuple[str, str]:
         raise UserError(f"{said}\n  {hint}") from error
 
 
-def columns_of(file: Path, rows: Rows, given: Mapping[str, str]) -> dict[str, str]:
+def columns_of(
+    file: Path, rows: Rows, given: Mapping[str, str], wanted: Sequence[str] = tuple(KNOWN)
+) -> dict[str, str]:
     """What the columns path, label and, where there is one, split are called in a file.
 
     Args:
         file: what messages call it.
         rows: of it; what was recognised is added to their `how`.
         given: some of the names, by ours.
+        wanted: which of them to look for.
 
     Raises:
         UserError: when there is no such column, or several could be meant.
     """
     columns: dict[str, str] = {}
-    for ours, known in KNOWN.items():
+    for ours, known in ((name, KNOWN[name]) for name in wanted):
         free = [name for name in rows.header if name not in given.values()]
         guesses = [name for name in free if name.lower() in known]
         if ours == "path" and len(guesses) > 1:  # rather files than numbers or titles

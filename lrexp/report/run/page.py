@@ -122,7 +122,7 @@ def top_of(run: Run) -> Markup:
         tags.facts(part("figures", key_figures)) if run.rows else "",
         tags.notes(part("remarks", remarks), "warning"),
         tags.notes(part("remarks", _told_before)),
-        tags.notes(part("copies", _leak_remarks)),
+        tags.notes(part("copies", leak_remarks)),
         tags.notes(run.notes, "warning"),
     ]
     over = [tags.badge(run.status), setting_words(run), run.folder.name]
@@ -134,7 +134,7 @@ def _told_before(run: Run) -> list[str]:
     return [f"{capital(without_home(str(line)).rstrip('.'))}." for line in run.summary["remarks"]]
 
 
-def _leak_remarks(run: Run) -> list[str]:
+def leak_remarks(run: Run) -> list[str]:
     """What images with a twin in the training set do to val accuracy."""
     twins = leak_effect_in_words(run.summary)
     return [f"Copies across splits: {twins}"] if twins else []
