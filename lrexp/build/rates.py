@@ -27,7 +27,7 @@ from lrexp.config.schema.rates import Optimizer as OptimizerSettings
 from lrexp.config.schema.rates import Policy
 from lrexp.models.layer_map import LayerMap
 from lrexp.optim.groups import has_momentum, param_groups
-from lrexp.optim.optimizers import averages_weights, check_plan, fused_on
+from lrexp.optim.optimizers import averages_weights, check_plan, stepping_on
 from lrexp.optim.schedulers.plateau import Plateau
 from lrexp.plan.plan import Plan
 
@@ -216,5 +216,5 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module, plan: Plan) -
     del own["weight_decay"]
     wanted = inspect.signature(make).parameters
     own |= {k: v for k, v in offered.items() if k in wanted}
-    own |= fused_on(next(model.parameters()).device, make)
+    own |= stepping_on(next(model.parameters()).device, make)
     return make(param_groups(model, plan, settings.lr), **own)

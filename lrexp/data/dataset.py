@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import accumulate, chain
 from typing import Any
 
@@ -40,6 +41,7 @@ from lrexp.data.transforms import Augment, Normalize
 log = logging.getLogger(__name__)
 
 READ_TOGETHER = 1024  # images
+NORMALIZED = 2**26  # bytes of a split's images that are kept as floats too
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,14 @@ class Split:
             return
         sizes, order = list(map(len, parts)), np.concatenate(parts)
         chosen = placed(order, self.labels.device).split(sizes)
+        plain, many = self.augment is None or epoch is None, 2 * len(order) >= len(self)
+        if plain and many and self._normalized is not None:
+            for positions in chosen:
+                yield (
+                    self._normalized.index_select(0, positions),
+                    self.labels.index_select(0, positions),
+                )
+            return
         batches = self.pixels.batches([self.rows[part] for part in parts])
         drawn = None
         if self.augment is not None and epoch is not None:
@@ -85,6 +95,14 @@ class Split:
     def in_order(self, most: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All batches in order, of at most so many images, not augmented."""
         return self.batches(cut(np.arange(len(self)), most))
+
+    @cached_property
+    def _normalized(self) -> Tensor | None:
+        """All images in order, of few and small ones that are in memory: as batches need them."""
+        pixels = self.pixels
+        if not isinstance(pixels, InMemory) or 4 * len(self) * math.prod(pixels.shape) > NORMALIZED:
+            return None
+        return self.normalize(next(pixels.batches([self.rows]))) if len(self) else None
 
     @property
     def images(self) -> Tensor:

@@ -34,13 +34,15 @@ def evaluated(
         val_groups: likewise.
     """
     groups = val_groups, train_eval_groups
-    found = {"loss": (val.losses, train_eval.losses)}
-    found["accuracy"] = (1 - val.correct, 1 - train_eval.correct)
+    loss, loss_chance_se = _gap(val.losses, train_eval.losses, train_size, *groups)
+    wrong = 1 - val.correct, 1 - train_eval.correct
+    accuracy, accuracy_chance_se = _gap(*wrong, train_size, *groups)
     return {
         **{f"train_eval/{name}": value for name, value in train_eval.metrics.items()},
         **{f"val/{name}": value for name, value in val.metrics.items()},
-        **_with_errors("gap", *(gap(*both, train_size, *groups) for both in found.values())),
-        **{f"gap/{k}_chance_se": gap(*both, math.inf, *groups)[1] for k, both in found.items()},
+        **_with_errors("gap", loss, accuracy),
+        "gap/loss_chance_se": loss_chance_se,
+        "gap/accuracy_chance_se": accuracy_chance_se,
     }
 
 
@@ -138,11 +140,23 @@ def gap(
         val_groups: (n_val,) codes of groups whose images are alike, if there are any.
         train_eval_groups: (n_te,) likewise.
     """
+    return _gap(val, train_eval, train_size, val_groups, train_eval_groups)[0]
+
+
+def _gap(
+    val: np.ndarray,
+    train_eval: np.ndarray,
+    train_size: float,
+    val_groups: np.ndarray | None,
+    train_eval_groups: np.ndarray | None,
+) -> tuple[tuple[float, float], float]:
+    """The gap with its standard error, and its error against chance: see `gap`."""
     with np.errstate(invalid="ignore"):  # an infinite loss has no variance: NaN
         sampled = 1 - len(train_eval) / train_size
-        variance_train = sampled * variance_of_mean(train_eval, train_eval_groups)
-        variance = variance_of_mean(val, val_groups) + variance_train
-        return float(val.mean() - train_eval.mean()), math.sqrt(variance)
+        of_val = variance_of_mean(val, val_groups)
+        of_train = variance_of_mean(train_eval, train_eval_groups)
+        value = float(val.mean() - train_eval.mean())
+        return (value, math.sqrt(of_val + sampled * of_train)), math.sqrt(of_val + of_train)
 
 
 def paired_difference(

@@ -10,12 +10,14 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Set
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from lrexp.config.checks import REFUSED_ARGS
 from lrexp.config.errors import ConfigError, did_you_mean
@@ -187,7 +189,7 @@ def from_library(library: str, groups: Groups, lr: float, name: str, args: dict)
             raise ConfigError("optimizer.name", problem, hint, name)
     plain = {key: tuple(v) if isinstance(v, list) else v for key, v in args.items()}
     if not {"fused", "foreach", "differentiable"} & args.keys():  # how it steps is the user's say
-        plain |= fused_on(groups[0]["params"][0].device, kind)
+        plain |= stepping_on(groups[0]["params"][0].device, kind)
     try:
         if library == "torch":
             return make(groups, lr=lr, **plain)
@@ -201,13 +203,37 @@ def from_library(library: str, groups: Groups, lr: float, name: str, args: dict)
 FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # that can step in one kernel
 
 
-def fused_on(device: torch.device, kind: object) -> dict[str, bool]:
-    """Arguments that let a step be one kernel on a GPU, where torch's class has such a step.
+def stepping_on(device: torch.device, kind: Any) -> dict[str, bool]:
+    """Arguments that let torch's class step at its best on a device.
 
-    On a GPU torch itself takes its foreach step for the others. On the CPU nothing is chosen: both
-    would move the last bits of every run.
+    On a GPU one kernel, where it has such a step; torch itself takes its foreach step for others.
+    On the CPU the plain loop over tensors: torch takes it too, but asks for the kind of every
+    tensor at every step before, which takes as long as a small layer. Either of the others would
+    move the last bits of every run there.
     """
-    return {"fused": True} if device.type == "cuda" and kind in FUSED else {}
+    if device.type == "cuda":
+        return {"fused": True} if kind in FUSED else {}
+    ours = inspect.isclass(kind) and kind.__module__.startswith("torch.optim.")
+    return {"foreach": False} if ours and "foreach" in inspect.signature(kind).parameters else {}
+
+
+class PlainSteps:
+    """Steps as an optimizer does, but for what torch wraps around its `step`.
+
+    That names it to a profiler and asks for hooks, which takes as long as a small layer. An
+    optimizer with hooks, or a step of its own, is left as it is; so are all while a profiler runs.
+
+    Args:
+        optimizer: that steps.
+    """
+
+    def __init__(self, optimizer: Optimizer):
+        plain = getattr(type(optimizer).step, "__wrapped__", None)
+        hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+        asked_for = hooks or _global_optimizer_pre_hooks or _global_optimizer_post_hooks
+        profiled = torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
+        watched = asked_for or profiled or "step" in vars(optimizer)
+        self.step = optimizer.step if plain is None or watched else MethodType(plain, optimizer)
 
 
 any_torch, any_timm = (partial(from_library, library) for library in ("torch", "timm"))

@@ -215,7 +215,11 @@ class Plan:
 
     def to_csv(self) -> str:
         """A header and a line per parameter; shape as 10x1x5x5, booleans as true and false."""
-        return csv_text(
+        return self._csv
+
+    @cached_property
+    def _csv(self) -> str:
+        return csv_text(  # every state of a run holds it
             [[f.name for f in fields(Row)], *(_cells(row).values() for row in self.rows)]
         )
 
@@ -254,7 +258,7 @@ def difference_lines(differences: list[str], most: int = 4) -> list[str]:
 def _cells(row: Row) -> dict[str, str]:
     """A row as text: shape as 10x1x5x5, booleans as true and false, nothing as an empty cell."""
     words = {True: "true", False: "false", None: ""}
-    plain = asdict(row) | {"shape": "x".join(map(str, row.shape))}
+    plain = vars(row) | {"shape": "x".join(map(str, row.shape))}
     return {
         key: words[value] if value is None or isinstance(value, bool) else str(value)
         for key, value in plain.items()

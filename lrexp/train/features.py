@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lrexp.data.dataset import Dataset, Split
 from lrexp.data.feeding import Computed
-from lrexp.optim.groups import set_trainable, tensor_hash
+from lrexp.optim.groups import quick_hash, set_trainable
 from lrexp.plan.plan import Plan
 from lrexp.train import measure
 from lrexp.train.cutting import AGAIN, reaching, refuse_by_trying, same
@@ -151,7 +151,7 @@ def key_of(model: nn.Module, cut: str) -> str:
     """16 hex digits that change with every tensor below the cut, and with the network's form."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     below = {name: t for name, t in tensors.items() if not name.startswith(f"{cut}.")}
-    return _digest(cut, model, tensor_hash(below))
+    return _digest(cut, model, quick_hash(below))
 
 
 def _digest(*what: object) -> str:

@@ -23,7 +23,7 @@ from lrexp.config.errors import UserError, few, first_line
 from lrexp.data import draws
 from lrexp.data.generators import begun_at
 from lrexp.optim.alone import comes_back, moves
-from lrexp.optim.groups import tensor_hash
+from lrexp.optim.groups import quick_hash
 
 if TYPE_CHECKING:
     from lrexp.train.loop import Trainer
@@ -228,7 +228,7 @@ class LearningProof:
 
 def _hashes(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     tensors = dict(model.named_parameters())
-    return {name: tensor_hash({name: tensors[name]}) for name in names}
+    return {name: quick_hash({name: tensors[name]}) for name in names}
 
 
 def _steps(trainer: Trainer) -> int:

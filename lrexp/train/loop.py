@@ -25,6 +25,7 @@ from lrexp.judge.kinds.stopping import stops, telling
 from lrexp.judge.noise import Sample
 from lrexp.optim.groups import set_momentum, set_rates, set_trainable
 from lrexp.optim.optimizers import (
+    PlainSteps,
     averages_weights,
     use_averaged_weights,
     use_training_weights,
@@ -175,7 +176,7 @@ class Trainer:
     ) -> None:
         """The steps of an epoch, or what is left of them."""
         experiment, settings = self.experiment, self.settings
-        optimizer, passes = self.loss_scale or experiment.optimizer, self._passes
+        optimizer, passes = self.loss_scale or PlainSteps(experiment.optimizer), self._passes
         weights = passes.begin()
         for group, batches in passes.fed(self.groups()[self.step - epoch.first_step :]):
             with whole():
@@ -265,7 +266,7 @@ class Trainer:
         self.epoch += 1
 
     def _into_training_mode(self) -> None:
-        self.experiment.model.train()
+        self.fed.part(self.experiment.model).train()  # what lies below it is not called
         use_training_weights(self.experiment.optimizer)
         if self.average:
             self.average.begin()
@@ -295,7 +296,8 @@ class Trainer:
 
     def begin_draws(self, purpose: str) -> None:
         """Make what the network draws from now on a function of (seed, purpose, epoch)."""
-        begin_at(draws.draw(self.seed, purpose, self.epoch), self.experiment.device)
+        drawn, alone = draws.draw(self.seed, purpose, self.epoch), not self.experiment.own_network
+        begin_at(drawn, self.experiment.device, torchs_alone=alone)
 
     def averaged(self) -> AbstractContextManager[None]:
         """In it the network holds the weights to evaluate: their average, if there is one."""

@@ -23,6 +23,8 @@ from lrexp.train.experiment import Experiment
 from lrexp.train.ranks import ALONE, Ranks
 from lrexp.train.scales import norms_of, ratio, scales_of
 
+LOGITS = 2**20  # that are judged at a time
+
 
 @torch.inference_mode()
 def logits_of(
@@ -140,14 +142,23 @@ def _per_image(logits: Tensor, labels: Tensor) -> list[Tensor]:
     """
     flat = logits.flatten(0, 1)  # (K·B, classes)
     repeated = labels.expand(len(logits), *labels.shape).flatten(0, 1)
-    said = predictions(flat, repeated)
+    rows = max(1, LOGITS // flat.shape[1])  # of many classes: what is made of them stays in a cache
+    each = zip(flat.split(rows), repeated.split(rows), strict=True)
+    parts = [torch.cat(part) for part in zip(*(_each_image(*some) for some in each), strict=True)]
+    shown = [] if labels.is_floating_point() else [labels[None]]
+    return [*shown, *(part.view(len(logits), -1) for part in parts)]
+
+
+def _each_image(logits: Tensor, labels: Tensor) -> list[Tensor]:
+    """As `_per_image`, (n,) each, of logits (n, classes) and without the class itself."""
+    said = predictions(logits, labels)
     if labels.is_floating_point():
-        losses = F.binary_cross_entropy_with_logits(flat, repeated, reduction="none").mean(1)
-        return [part.view(len(logits), -1) for part in (losses, all_right(said, repeated))]
-    found = [F.cross_entropy(flat, repeated, reduction="none"), said]
-    if flat.shape[1] >= TOP5_CLASSES:
-        found.append(_among_largest(flat, repeated, 5))
-    return [labels[None], *(part.view(len(logits), -1) for part in found)]
+        losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
+        return [losses, all_right(said, labels)]
+    found = [F.cross_entropy(logits, labels, reduction="none"), said]
+    if logits.shape[1] >= TOP5_CLASSES:
+        found.append(_among_largest(logits, labels, 5))
+    return found
 
 
 def _among_largest(logits: Tensor, labels: Tensor, k: int) -> Tensor:

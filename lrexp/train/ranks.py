@@ -294,8 +294,8 @@ class Ranks:
 
     def same_buffers(self, model: nn.Module) -> None:
         """Give every rank the first one's buffers: statistics of BatchNorm are of its images."""
-        buffers = [buffer for buffer in model.buffers() if buffer.numel()]
-        if not self.several or not buffers:
+        buffers = [buffer for buffer in model.buffers() if buffer.numel()] if self.several else []
+        if not buffers:
             return
         with torch.no_grad():  # as bytes: whatever their types are, it is one message
             bits = [buffer.contiguous().view(-1).view(torch.uint8) for buffer in buffers]

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.data.dataset import Dataset, make_dataset
+from lrexp.data.draws import cut
 from lrexp.data.source import TEST, TRAIN, Source
 from lrexp.data.sources.digits import digits
 from lrexp.data.splits import choose, grouped_sample, sample_per_class, strata, stratified_sample
+from lrexp.data.transforms import Augment
 
 SOURCE = digits()
 
@@ -104,6 +106,28 @@ def test_normalisation_is_pixel_minus_mean_over_std() -> None:
     shipped = split()
     every = torch.cat([shipped.train.images, shipped.val.images, shipped.test.images])  # type: ignore[union-attr]
     assert abs(every.mean().item()) < 1e-3
+
+
+def test_few_images_are_normalised_once_and_to_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kept as floats or made at every batch: the same images, labels and strides."""
+    once, augmented = split(), split(augment=Augment("basic", 0))
+    assert once.train._normalized is not None
+    assert once.val._normalized is not None
+    monkeypatch.setattr("lrexp.data.dataset.NORMALIZED", 0)
+    every_time = split()
+    parts = cut(np.random.default_rng(0).permutation(len(once.train)), 50)
+    for name, epoch in (("train", 1), ("val", None)):
+        chosen = parts if name == "train" else cut(np.arange(10), 7)
+        both = (getattr(data, name).batches(chosen, epoch) for data in (once, every_time))
+        for (ours, labels), (theirs, wanted) in zip(*both, strict=True):
+            assert torch.equal(ours, theirs)
+            assert ours.stride() == theirs.stride()
+            assert torch.equal(labels, wanted)
+    assert every_time.train._normalized is None
+    (shown, _), (plain, _) = (next(augmented.train.batches(parts, e)) for e in (1, None))
+    assert not torch.equal(shown, plain)  # augmentation is of the pixels
 
 
 def coloured(*constant: int, size: int = 6, count: int = 60) -> Source:

@@ -303,8 +303,8 @@ def test_the_judgment_changes_no_bit_of_the_run(
 
 def test_a_run_of_one_phase_hashes_twice(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[str] = []
-    real = learning.tensor_hash
-    monkeypatch.setattr(learning, "tensor_hash", lambda t: hashed.extend(t) or real(t))
+    real = learning.quick_hash
+    monkeypatch.setattr(learning, "quick_hash", lambda t: hashed.extend(t) or real(t))
     trainer = make()
     trainer.run(Silent())
     assert sorted(hashed) == sorted(2 * [n for n, _ in trainer.experiment.model.named_parameters()])

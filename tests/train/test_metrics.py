@@ -31,6 +31,7 @@ from lrexp.train.measure import (
     StepStats,
     correct_images,
     evaluate,
+    evaluate_batches,
     evaluate_split,
     logits_of,
 )
@@ -604,3 +605,18 @@ def test_groups_of_the_data_widen_the_errors_of_a_row(compose: Any) -> None:
     assert row["gap/loss_se"] == pytest.approx(math.sqrt(variance))
     assert row["gap/loss_se"] > plain["gap/loss_se"]
     assert row["gap/loss"] == plain["gap/loss"]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_many_logits_are_judged_part_by_part_to_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, several: bool
+) -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 9, 12), torch.randint(12, (9,))
+    if several:
+        labels = torch.randint(2, (9, 12)).float()
+    at_once = evaluate_batches([(logits, labels)], 9)
+    monkeypatch.setattr("lrexp.train.measure.LOGITS", 30)  # two rows at a time
+    for ours, wanted in zip(evaluate_batches([(logits, labels)], 9), at_once, strict=True):
+        assert ours.losses.tobytes() == wanted.losses.tobytes()
+        assert ours.metrics == wanted.metrics
