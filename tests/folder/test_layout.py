@@ -29,11 +29,7 @@ def spelled(tree: ast.AST) -> Iterator[str]:
                 yield node.value
 
 
-# a folder of torch's own; a verb
-FOREIGN = {
-    ("models/pretrained.py", "checkpoints"),
-    *((f"commands/{name}.py", "export") for name in ("answer", "export")),
-}
+FOREIGN = {("models/pretrained.py", "checkpoints")}  # a folder of torch's own
 
 
 def test_file_names_are_spelled_in_the_layout_alone() -> None:
