@@ -105,6 +105,7 @@ def export(
     if onnx:
         require_onnx()
     if out is not None:
+        out = Path(os.path.abspath(out))
         _refuse_out(out, overwrite)
     trained = load_trained(run, "cpu")
     folder = trained.folder / EXPORT if out is None else out
