@@ -67,6 +67,7 @@ def main(argv: list[str]) -> int:
     read_run(args.run)  # before torch is imported: people mistype
     images = find_images(args.images)
 
+    import torch
     from rich.console import Console
     from rich.progress import Progress
 
@@ -74,6 +75,8 @@ def main(argv: list[str]) -> int:
     from lrexp.use.trained import load_trained
 
     trained, started = load_trained(args.run, args.device), time.monotonic()
+    if (threads := trained.config.trainer.threads) is not None:  # as many give the same bits
+        torch.set_num_threads(threads)
     print(for_terminal("\n".join(opening_lines(trained))), flush=True)
     for note in images.notes:
         print(for_terminal(f"note   {note}"), flush=True)

@@ -177,7 +177,9 @@ def test_several_labels_are_sigmoids_and_other_channels_are_arrays() -> None:
     assert "read_image(np.load(file), channels, sides)" in example_text(4, multi_label=False)
 
 
-def test_an_export_replaces_only_an_export(image_run: Path, tmp_path: Path) -> None:
+def test_an_export_replaces_only_an_export(
+    image_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "mine"
     (out / "photos").mkdir(parents=True)
     with pytest.raises(UserError, match=r"holds what no export wrote \(photos\): name another"):
@@ -193,6 +195,9 @@ def test_an_export_replaces_only_an_export(image_run: Path, tmp_path: Path) -> N
     assert not (out / "__pycache__").exists()
     with pytest.raises(UserError, match="there is no folder"):
         export(image_run / "run", tmp_path / "no" / "folder")
+    monkeypatch.chdir(out)
+    with pytest.raises(UserError, match="is the folder you are in"):
+        export(image_run / "run", Path("."), overwrite=True)
     assert {path.name for path in tmp_path.iterdir()} == {"mine"}
 
 
