@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.check import config_id
 from lrexp.config.saved import read_saved_config
-from lrexp.config.schema import Config, option_of
+from lrexp.config.schema import Config, option_in_words
 from lrexp.folder.claim import link_latest
 from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import CONFIG, PLAN, RATES, SCHEDULE
@@ -60,7 +60,9 @@ def plan(resolved: DictConfig, config: Config, launch: Launch) -> float:
     write_atomically(folder / PLAN, shown.plan.to_csv())
     write_atomically(folder / SCHEDULE, preview.schedule_csv(shown))
     groups = ("lr_policy", "scheduler", "optimizer")
-    title = ", ".join(f"{group}={option_of(vars(getattr(config, group)))}" for group in groups)
+    title = ", ".join(
+        f"{group}={option_in_words(vars(getattr(config, group)))}" for group in groups
+    )
     draw_rates(shown, folder / RATES, title)
     last: list[str] = []
     if other is not None:

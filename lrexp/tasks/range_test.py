@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrexp.config.errors import for_terminal, out_of_memory
 from lrexp.config.parts import targets_in
-from lrexp.config.schema import Config, option_of
+from lrexp.config.schema import Config, option_in_words
 from lrexp.folder.claim import link_latest
 from lrexp.folder.environment import environment, write_environment
 from lrexp.folder.files import csv_text, write_atomically
@@ -79,7 +79,9 @@ def range_test(resolved: DictConfig, config: Config, launch: Launch) -> float:
     write_range_picture(folder, test)
     write_range_report(folder)
     groups = ("lr_policy", "scheduler", "optimizer")
-    title = ", ".join(f"{group}={option_of(vars(getattr(config, group)))}" for group in groups)
+    title = ", ".join(
+        f"{group}={option_in_words(vars(getattr(config, group)))}" for group in groups
+    )
     lines = [f"model  {config.model.name} on {config.data.name}, {title}", *opening_lines(test)]
     width = _width()
     lines += ["", *curve_plot(test, min(72, max(24, width - 14))), "", *result_lines(test)]

@@ -259,6 +259,12 @@ def option_of(section: Mapping[str, Any]) -> str:
     return str(section.get("library", section.get("name")))
 
 
+def option_in_words(section: Mapping[str, Any]) -> str:
+    """What people call a group's option: one of their own by the name of their function."""
+    option = option_of(section)
+    return str(section["name"]) if option == "custom" else option
+
+
 def chosen_option(group: str, section: Any) -> Option:
     """The option that a checked section of a group is of."""
     return OPTIONS[group][option_of(vars(section))]
