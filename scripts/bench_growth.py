@@ -6,8 +6,8 @@ Sections, with the CPU time that their own sizes take on a Xeon core (~: reckone
 
 - epochs (2 min): 2 steps on 100 digits, W&B offline, over and over.
 - images (~6 min): made-up 32×32 in colour; 20 steps, every split evaluated, the leak check.
-- leaks (~4 min): the leak check by itself, on the same images split as a run splits them. It
-  compares all pairs, and photographs, unlike this noise, are spared most of it.
+- leaks (~4 min): the leak check by itself, on the same images split as a run splits them. What is
+  multiplied grows less than the pairs; of photographs it is less than of this noise.
 - tensors (~2 min): layers of 8 units, a rate for each, so that every row of metrics grows as well.
 - classes (~2 min): 20,000 made-up images of 8×8; what is predicted is written down.
 - points (~5 min): a grid of the smoke experiment, run one after the other.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lrexp.judge.ranking import has_rate_axis
 from lrexp.report.html.charts import drawn
 from lrexp.report.html.excerpt import excerpt
@@ -16,6 +18,7 @@ from lrexp.runs.sweep import Sweep
 
 def run_shown(run: Run) -> str:
     """Headline, figures and curves of a run, or what was planned, as HTML for a cell."""
+    run = replace(run, notes=list(run.notes))  # showing it adds what could not be shown
     part = learning(run) if run.rows else plan_of_layers(run)
     return without_home(excerpt(title_of(run), top_of(run), part))
 

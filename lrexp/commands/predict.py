@@ -67,16 +67,20 @@ def main(argv: list[str]) -> int:
     read_run(args.run)  # before torch is imported: people mistype
     images = find_images(args.images)
 
+    import torch
     from rich.console import Console
     from rich.progress import Progress
 
+    from lrexp.record.console import terminal
     from lrexp.use.trained import load_trained
 
     trained, started = load_trained(args.run, args.device), time.monotonic()
+    if (threads := trained.config.trainer.threads) is not None:  # as many give the same bits
+        torch.set_num_threads(threads)
     print(for_terminal("\n".join(opening_lines(trained))), flush=True)
     for note in images.notes:
         print(for_terminal(f"note   {note}"), flush=True)
-    console = Console()
+    console = terminal(Console)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("images", total=len(images.files))
         done = predict(trained, images, out, args.batch, lambda count: bar.advance(task, count))

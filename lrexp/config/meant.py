@@ -6,6 +6,7 @@ the line then holds is for whoever prints it to see.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shlex
@@ -99,6 +100,10 @@ def _split(
         if name in flags:
             value = [left.pop(0)] if flags[name] and not equals and left else []
             yield Word((word, *value), (word, *value), "flag")
+        elif near := difflib.get_close_matches(name, flags, n=1, cutoff=0.75):  # of ours, misspelt
+            value = [left.pop(0)] if flags[near[0]] and not equals and left else []
+            right = (word.replace(name, near[0], 1), *value)
+            yield Word((word, *value), right, "flag")
         elif re.match(r"-+[A-Za-z]", word):
             yield _flag(word, left, folders)
         elif begins_with_run:

@@ -22,6 +22,7 @@ from lrexp.config.schema.training import METRICS
 from lrexp.config.targets import check_args, check_target
 
 _given: dict[str, Any] = {}  # target → what the program handed over
+LIBRARIES = sys.stdlib_module_names | {"torch", "torchvision", "timm"}
 IN_MEMORY = "in_memory"  # first part of the target of what no name leads to
 _DATA = re.compile(r"in_memory\.(arrays|dataset)_[0-9a-f]{16}")
 
@@ -90,7 +91,24 @@ def part(key: str, target: str) -> Any:
             if callable(value) and getattr(value, "__module__", path) == path
         ]
         raise ConfigError(key, f"{path} has no {last}", did_you_mean(last, made_here), target)
-    return vars(module)[last]
+    found = vars(module)[last]
+    _refuse_of_library(key, target, found)
+    return found
+
+
+def _refuse_of_library(key: str, target: str, found: Any) -> None:
+    """Refuse what Python and torch are made of: some of their functions run what a file says.
+
+    Networks and losses are classes of torch's, which are made and no more.
+    """
+    kinds = inspect.getmro(found) if inspect.isclass(found) else ()
+    if any((k.__module__, k.__name__) == ("torch.nn.modules.module", "Module") for k in kinds):
+        return
+    roots = {target.partition(".")[0], str(getattr(found, "__module__", "")).partition(".")[0]}
+    if theirs := sorted(root for root in roots if root in LIBRARIES):
+        hint = "wrap it in a function of your own package, and name that"
+        problem = f"is of {theirs[0]}, and no subclass of torch.nn.Module"
+        raise ConfigError(key, problem, hint, target)
 
 
 def called(

@@ -61,18 +61,18 @@ def _hydra() -> Iterator[None]:
 @contextmanager
 def _logging() -> Iterator[None]:
     """Logging's handlers and levels; Hydra closes every handler as it sets up its own."""
-    root, named = logging.root, logging.root.manager.loggerDict
-    handlers = root.handlers[:]
-    known = [one for one in list(named.values()) if isinstance(one, logging.Logger)]
+    root, named = logging.root, list(logging.root.manager.loggerDict.values())
+    known = [root, *(one for one in named if isinstance(one, logging.Logger))]
     before = [(one, one.level, one.disabled, one.propagate, one.handlers[:]) for one in known]
     kept = dict(logging._handlers), logging._handlerList[:]  # type: ignore[attr-defined]
     _forget_handlers()
+    root.handlers.clear()  # theirs are not for our words
+    root.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        for handler in [one for one in root.handlers if one not in handlers]:
+        for handler in root.handlers:
             handler.close()  # of the run's lrexp.log
-        root.handlers[:] = handlers
         for one, level, disabled, propagate, own in before:
             one.setLevel(level)
             one.disabled, one.propagate, one.handlers[:] = disabled, propagate, own
@@ -90,11 +90,12 @@ def _forget_handlers() -> None:
 @contextmanager
 def _hooks() -> Iterator[None]:
     """What happens as the program ends; W&B wants to know."""
-    before = sys.excepthook, sys.exit
+    before = {name: getattr(sys, name) for name in ("excepthook", "exit")}
     try:
         yield
     finally:
-        sys.excepthook, sys.exit = before
+        for name, hook in before.items():
+            setattr(sys, name, hook)
 
 
 @contextmanager

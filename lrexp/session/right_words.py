@@ -35,6 +35,7 @@ from lrexp.grid.points.cases import take_cases
 from lrexp.session.hydra import hydra_of
 
 RERUN = "rerun"  # a verb among the words of the table
+SHOWN = ("--cfg", "-c", "--info", "-i")
 MOST_MENDED = 8  # mistakes that composing finds one after the other
 
 
@@ -74,12 +75,16 @@ def right_words(
             line = with_changed(line, again, "trainer.resume=auto")
         else:
             return Answer(said, list(again.words))
+    if "-m" in arguments(line) and _shows(line):
+        return Answer(
+            [*said, "--cfg and --info show one run: give one value of each setting"], None
+        )
     composing = loader()
     for _ in range(MOST_MENDED):
         try:
             with hydra_of(composing):
                 _compose(composing, arguments(line), overrides(line))
-            return Answer(said, arguments(line))
+            return Answer(said, arguments(line)) if said else None
         except UserError as found:
             mended = _mended(line, found) if isinstance(found, ConfigError) else None
             if mended is None:
@@ -87,6 +92,11 @@ def right_words(
             line, told = mended
             said += told
     return Answer(said, None)
+
+
+def _shows(line: Sequence[Word]) -> bool:
+    """Whether Hydra is to show a config, which it does of one run alone."""
+    return any(one.kind == "flag" and one.words[0].partition("=")[0] in SHOWN for one in line)
 
 
 def _no_word(word: str, flags: Collection[str]) -> str:
@@ -99,7 +109,7 @@ def _no_word(word: str, flags: Collection[str]) -> str:
 def _mended(line: Sequence[Word], error: ConfigError) -> tuple[list[Word], list[str]] | None:
     """The line without a mistake that composing found, and what is said of it."""
     told = [line.strip() for line in str(error).splitlines()[:2]]
-    if SEVERAL in error.problem:
+    if SEVERAL in error.problem and "-m" not in arguments(line) and not _shows(line):
         return [Word((), ("-m",)), *line], told
     group, key = error.key.rpartition(".")[0], error.key
     word = next((one for one in line if any(w.startswith(f"{key}=") for w in one.words)), None)

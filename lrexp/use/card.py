@@ -56,7 +56,8 @@ def _origin(trained: Trained, run: Run) -> Iterator[str]:
     if sizes := images_of(run):
         counts = ", ".join(f"{count:,} {split}" for split, count in sizes.items())
         yield f"- images: {counts}"
-    yield f"- began from {_plain(weights_name(config.model) or 'random weights')}"
+    began = weights_name(config.model) or "random weights"
+    yield f"- began from {_plain(began.rpartition('/')[2])}"  # a path is of this machine
     if config.trainer.ema is not None:
         yield f"- the weights are their moving average (trainer.ema={config.trainer.ema:g})"
     if config.trainer.precision != "fp32":

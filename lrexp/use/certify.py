@@ -87,10 +87,7 @@ def certify(
         except Exception as error:
             log.info("certify", exc_info=error)
         raise
-    else:
-        certified.end()
-    finally:
-        certified.let_go()
+    certified.end()
 
 
 class _Certified:
@@ -111,16 +108,12 @@ class _Certified:
             if self._raises and self.report.faults:
                 raise NotAsMeantError(self.report)
 
-    def let_go(self) -> None:
-        """Take the hooks away."""
-        for hook in self._hooks:
-            hook.remove()
-
     def judge(self) -> None:
-        """Fill the report, once."""
+        """Take the hooks away and fill the report, once."""
         if self.report.judged:
             return
-        self.let_go()
+        for hook in self._hooks:
+            hook.remove()
         watch, report = self._watch, self.report
         report.steps = watch.steps
         report.optimizers = [stepped.title for stepped in watch.stepped]

@@ -94,7 +94,7 @@ def export(
 
     Args:
         run: as `load_trained` takes it.
-        out: the folder; None: `export` in the run's own.
+        out: the folder; None: `exported` in the run's own.
         onnx: write it as ONNX, too.
         overwrite: replace what an export left there.
 
@@ -105,6 +105,7 @@ def export(
     if onnx:
         require_onnx()
     if out is not None:
+        out = Path(os.path.abspath(out))
         _refuse_out(out, overwrite)
     trained = load_trained(run, "cpu")
     folder = trained.folder / EXPORT if out is None else out
@@ -126,6 +127,8 @@ def export(
 
 def _refuse_out(folder: Path, overwrite: bool) -> None:
     """Raise a UserError for a folder that is not to be written."""
+    if folder == Path.cwd():  # it would be another one afterwards, under one's feet
+        raise UserError(f"--out {folder} is the folder you are in: name one in it")
     if not folder.parent.is_dir():
         raise UserError(f"--out {folder}: there is no folder {folder.parent}")
     if not os.path.lexists(folder):

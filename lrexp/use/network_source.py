@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ def _of_ours(trained: Trained, shape: tuple[int, ...], classes: int) -> list[str
     if file is None or not Path(file).is_relative_to(Path(lrexp.__file__).parent):
         what = option_of(vars(model))
         raise UserError(f"model={what}: its code is not lrexp's, and no name says where it is")
-    return [standalone(Path(file)), FUNCTION + _returned(kind.__name__, (shape, classes), model)]
+    called = _call(kind.__name__, (shape, classes), network_settings(model))
+    return [standalone(Path(file)), f"{FUNCTION}    return {called}"]
 
 
 def standalone(file: Path) -> str:
@@ -69,15 +70,18 @@ def standalone(file: Path) -> str:
     )
 
 
-def _returned(called: str, given: tuple[Any, ...], model: Any) -> str:
-    settings = [f"{key}={value!r}" for key, value in network_settings(model).items()]
-    return f"    return {called}({', '.join([*map(repr, given), *settings])})"
+def _call(called: str, given: tuple[Any, ...], named: Mapping[str, Any]) -> str:
+    """A call as Python writes it, of plain values under names that configs of others may hold."""
+    if odd := [name for name in named if not name.isidentifier()]:
+        raise UserError(f"{called} cannot be exported: {odd[0]!r} is no name of an argument")
+    arguments = [*map(repr, given), *(f"{name}={value!r}" for name, value in named.items())]
+    return f"{called}({', '.join(arguments)})"
 
 
 def _of_timm(model: LibraryModel, shape: tuple[int, ...], classes: int) -> list[str]:
     args = {"num_classes": classes, "in_chans": shape[0], **network_settings(model)["args"]}
-    returned = f"    return timm.create_model({model.name!r}, **{args!r})"
-    return ["import timm", "from torch import nn", "", FUNCTION + returned]
+    called = _call("timm.create_model", (model.name,), args)
+    return ["import timm", "from torch import nn", "", f"{FUNCTION}    return {called}"]
 
 
 def _of_torchvision(model: LibraryModel, built: nn.Module, classes: int) -> Iterator[str]:
@@ -87,7 +91,7 @@ def _of_torchvision(model: LibraryModel, built: nn.Module, classes: int) -> Iter
         model.name, num_classes=classes, **args
     )
     theirs = {name: repr(module) for name, module in plain.named_modules()}
-    made = f"models.get_model({model.name!r}, **{ {'num_classes': classes, **args}!r})"
+    made = _call("models.get_model", (model.name,), {"num_classes": classes, **args})
     yield from ("from torch import nn", "from torchvision import models", "")
     yield f"{FUNCTION}    model = {made}"
     for name, module in built.named_modules():
@@ -100,6 +104,11 @@ def _of_torchvision(model: LibraryModel, built: nn.Module, classes: int) -> Iter
 
 def _of_user(model: CustomModel, shape: tuple[int, int, int], classes: int) -> list[str]:
     module, _, name = model.target.rpartition(".")
+    if module in ("__main__", "in_memory"):
+        raise UserError(
+            f"{model.target} cannot be exported: it was handed over by a program, and no module"
+            " that others can import holds it\n  move it into one, and train with it again"
+        )
     args = custom_arguments(model.target, shape, classes, model.args)
-    called = f"    return {name}(**{args!r})"
-    return ["from torch import nn", "", f"from {module} import {name}", "", FUNCTION + called]
+    returned = f"{FUNCTION}    return {_call(name, (), args)}"
+    return ["from torch import nn", "", f"from {module} import {name}", "", returned]

@@ -335,6 +335,20 @@ def test_hooks_of_the_programs_end_are_put_back(monkeypatch: pytest.MonkeyPatch)
     assert (sys.excepthook, sys.exit) == before
 
 
+def test_their_log_gets_none_of_our_words(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lrexp.session.guest import as_guest
+
+    caplog.set_level(logging.INFO)
+    with as_guest():
+        logging.getLogger("lrexp").info("before Hydra has set up a log")
+        logging.getLogger("lrexp").warning("a warning")
+    logging.getLogger("theirs").info("theirs")
+    assert caplog.messages == ["theirs"]
+    assert capsys.readouterr().err == "a warning\n"
+
+
 def test_a_run_is_the_commands_to_the_bit(theirs: Theirs, tmp_path: Path) -> None:
     command = [*SMOKE, "hydra.run.dir=run", "trainer.deterministic=true"]
     assert main_in(tmp_path, *command) == 0
@@ -506,10 +520,11 @@ def test_a_notebook_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (terminal(Console).is_jupyter, terminal(Console).is_terminal) == (False, False)
 
 
-def test_whoever_prints_asks_for_the_same_terminal() -> None:
+def test_whatever_prints_in_a_run_asks_for_the_same_terminal() -> None:
     makers = {
         str(file.relative_to(ROOT))
         for file in (ROOT / "lrexp").rglob("*.py")
-        if "Console(" in file.read_text().replace("class _Terminal(Console)", "")
+        if file.parent.name != "commands"  # no notebook is there
+        and "Console(" in file.read_text().replace("class _Terminal(Console)", "")
     }
     assert makers == {"lrexp/record/console.py"}

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_lines import run, user_environment
 from conftest import ROOT
 
 from lrexp.__main__ import main
@@ -67,8 +68,11 @@ def test_a_flag_that_is_nobodys_is_said_beside_the_habits(
 ) -> None:
     assert answered(capsys, "which", "lr=0.1", "--budgt", "3") == [
         "error: lr=0.1: is written optimizer.lr=0.1",
-        "  --budgt: is no word here; did you mean --budget?",
+        "  --budgt 3: is written --budget 3",
+        "  write: lrexp which optimizer.lr=0.1 --budget 3",
     ]
+    said = answered(capsys, "which", "lr=0.1", "--gizmo", "3")
+    assert said[1].startswith("  --gizmo: is no word here")
     assert answered(capsys, "which", "seed=1-3")[-1].startswith("  -m: this verb makes grids")
 
 
@@ -79,6 +83,14 @@ def test_a_flag_with_a_value_that_it_does_not_take_is_said_as_well(
     assert said[0] == "error: lr=0.1: is written optimizer.lr=0.1"
     assert "'jobs'" in said[1]
     assert "write:" not in "\n".join(said)
+
+
+def test_what_is_shown_is_one_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert answered(capsys, "--cfg", "job", "seeds=2")[1:] == [
+        "  --cfg and --info show one run: give one value of each setting"
+    ]
+    said = answered(capsys, "-m", "--cfg", "job", "seed=0,1")
+    assert said[0] == "error: seed=0,1: several values for one run"
 
 
 def test_a_verb_and_its_run_stay(capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,6 +123,25 @@ def test_several_gpus_are_asked_of_torchrun_and_a_stopped_run_of_rerun(
     written = "torchrun --nproc_per_node=4 -m lrexp optimizer.lr=1"
     assert answered(capsys, "gpus=4", "lr=1")[-1] == f"  write: {written}"
     assert answered(capsys, "model=mlp", "--resume")[-1] == "  write: lrexp rerun latest --resume"
+
+
+@pytest.mark.slow
+def test_what_is_printed_runs_when_it_is_pasted_into_bash(tmp_path: Path) -> None:
+    code, said = run(tmp_path, "--cfg", "job", "lr=slice(1e-5, 1e-3)", "warmup_epochs=1")
+    assert code == 2
+    pasted = said.partition("  write: ")[2].strip()
+    environment = user_environment(tmp_path)
+    done = subprocess.run(
+        ["bash", "-c", pasted],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for line in ("lr: 0.001", "lr_low: 1.0e-05", "warmup: 1 epochs"):
+        assert line in done.stdout, pasted
 
 
 # --- What messages tell people to paste -----------------------------------------------------------

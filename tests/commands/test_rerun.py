@@ -516,7 +516,7 @@ def test_a_saved_section_without_an_option_is_not_told_to_compose(section: Any, 
 
 
 WRONG = {
-    "optimizer.learning_rate=0.1": "did you mean optimizer.lr?",
+    "optimizer.learning_rate=0.1": "is written optimizer.lr=0.1",
     "trainer.epochs=many": "must be a whole number",
     "trainer.epochs=-1": "must be at least 0",
     "lr_policy=freze_backbone": "did you mean 'freeze_backbone'?",

@@ -64,7 +64,7 @@ def test_interrupted_it_says_what_is_known_and_goes_on_to_a_conclusion(tmp_path:
         (["--margin", "2"], "0.02 is 2 points"),
         (["--resume", "--margin", "0.01"], "--margin: --resume goes on as it was begun"),
         (["--resume", "nowhere"], "nowhere"),
-        (["--policy", "lp_ft"], "did you mean --policies?"),
+        (["--policy", "lp_ft"], "write: lrexp which --policies lp_ft"),
     ],
 )
 def test_words_that_mean_nothing_are_refused(

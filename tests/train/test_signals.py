@@ -34,3 +34,13 @@ def test_a_terminal_that_closes_stops_like_sigterm_unless_that_is_ignored() -> N
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_handler_that_is_not_pythons_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`signal.signal` calls it None, and does not take that back."""
+    put: list[object] = []
+    monkeypatch.setattr(signal, "signal", lambda number, handler: put.append(handler))
+    with signals_stop():
+        pass
+    assert put
+    assert None not in put

@@ -551,9 +551,13 @@ def test_rows_that_train_later_or_whose_rate_is_their_own_are_not_held_to_it() -
     def later(row: Row) -> Row:
         return replace(row, trainable_from=1, g=rise(1, 1.0)) if row.name in BODY else row
 
+    changing = Plan(tuple(map(later, plan.rows)))
+    optimizer.param_groups[0]["lr"] = 1e-3
+    assert only(seen(model, optimizer, plan=plan), "rates").fault
+    assert seen(model, optimizer, plan=changing).findings == []
     model[:3].requires_grad_(False)
     model[:3].eval()
-    assert seen(model, optimizer, plan=Plan(tuple(map(later, plan.rows)))).findings == []
+    assert seen(model, optimizer, plan=changing).findings == []
 
 
 def test_another_weight_decay_than_planned_is_a_note() -> None:
@@ -604,6 +608,56 @@ def test_steps_that_a_scaler_skips_are_not_judged(fused: bool) -> None:
             scaler.update()
     assert report.faults == []
     assert not any(row.moved for row in report.rows)
+    if fused:  # the optimizer is called, and told to do nothing
+        assert {row.not_judged for row in report.rows} == {"every step was skipped"}
+    else:
+        assert report.steps == 0
+
+
+class Careful(optim.SGD):
+    """Does nothing where a gradient is not finite."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        if all(bool(p.grad.isfinite().all()) for p in self.param_groups[0]["params"]):
+            super().step(closure)
+
+
+def test_gradients_that_are_not_finite_are_not_judged() -> None:
+    layer = nn.Linear(2, 2)
+    optimizer = Careful(layer.parameters(), lr=0.1)
+    with certify(layer, optimizer) as report:
+        (layer(torch.ones(1, 2)) * float("inf")).sum().backward()
+        optimizer.step()
+    assert {row.not_judged for row in report.rows} == {"gradient not finite"}
+
+
+def test_steps_that_lead_back_are_steps() -> None:
+    layer = nn.Linear(2, 2)
+    nn.init.zeros_(layer.bias)
+    optimizer = optim.SGD([layer.bias], lr=0.5)
+    layer.weight.requires_grad_(False)
+    with certify(layer, optimizer) as report:
+        for sign in (1, -1):
+            optimizer.zero_grad()
+            (sign * layer(torch.ones(1, 2))).sum().backward()
+            optimizer.step()
+    assert not layer.bias.any()
+    assert [row.moved for row in report.rows] == [False, True]
+
+
+def test_a_tensor_that_is_new_in_the_loop_is_judged_by_its_group_alone() -> None:
+    model = net()
+    optimizer = sgd(model)
+
+    def replaced(step: int) -> None:
+        if step == 2:
+            model[3].bias = nn.Parameter(torch.ones(4))
+            optimizer.param_groups[0]["params"][-1:] = []
+            optimizer.add_param_group({"params": [model[3].bias]})
+
+    report = seen(model, optimizer, before=replaced)
+    assert report.findings == []
+    assert {row.name: row.not_judged for row in report.rows}["3.bias"] == "new in the loop"
 
 
 def test_sharded_parameters_are_not_judged() -> None:

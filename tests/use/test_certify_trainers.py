@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm.scheduler
+import timm.optim
 import torch
 from conftest import ROOT
 from torch import Tensor, nn, optim
@@ -159,9 +159,10 @@ def fit(build: Build, tmp_path: Path, callbacks: Any = (), **trainer: Any) -> Re
 
 
 LIGHTNINGS = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers", "ignore:The number of training batches",
-    "ignore:.*LeafSpec", "ignore:Detected call of `lr_scheduler",
-)  # fmt: skip
+    "ignore:.*does not have many workers",
+    "ignore:The number of training batches",
+    "ignore:.*LeafSpec",  # of torch, which Lightning asks for
+)
 
 
 @LIGHTNINGS

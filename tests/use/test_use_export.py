@@ -111,7 +111,7 @@ def test_an_export_gives_the_same_scores_without_lrexp(
     run = untrained_run(tmp_path / "run", compose(*NETWORKS[name]), (channels, side, side))
     own = scores_of(run, pictures)
     done = export(run)
-    assert done.folder == run / "export"
+    assert done.folder == run / "exported"
     assert done.apart == 0
     assert torch.allclose(of_example(alone(done.folder), pictures), own, rtol=0, atol=1e-6)
     assert len({tuple(row) for row in own.tolist()}) > 10  # they tell images apart
@@ -177,7 +177,9 @@ def test_several_labels_are_sigmoids_and_other_channels_are_arrays() -> None:
     assert "read_image(np.load(file), channels, sides)" in example_text(4, multi_label=False)
 
 
-def test_an_export_replaces_only_an_export(image_run: Path, tmp_path: Path) -> None:
+def test_an_export_replaces_only_an_export(
+    image_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "mine"
     (out / "photos").mkdir(parents=True)
     with pytest.raises(UserError, match=r"holds what no export wrote \(photos\): name another"):
@@ -193,6 +195,9 @@ def test_an_export_replaces_only_an_export(image_run: Path, tmp_path: Path) -> N
     assert not (out / "__pycache__").exists()
     with pytest.raises(UserError, match="there is no folder"):
         export(image_run / "run", tmp_path / "no" / "folder")
+    monkeypatch.chdir(out)
+    with pytest.raises(UserError, match="is the folder you are in"):
+        export(image_run / "run", Path("."), overwrite=True)
     assert {path.name for path in tmp_path.iterdir()} == {"mine"}
 
 
