@@ -36,7 +36,10 @@ def in_right_words(error: UserError, verb: str, words: Sequence[str]) -> UserErr
     def loader() -> CheckedLoader:
         if not of_run:
             return CheckedLoader(folder)
-        saved = read_run(next((one.typed[0] for one in line if one.kind == "run"), "latest"))
+        try:
+            saved = read_run(next((one.typed[0] for one in line if one.kind == "run"), "latest"))
+        except UserError:  # without the run nothing can be said of the other words
+            raise error from None
         return SavedLoader(saved.config, saved.file, folder)
 
     answer = right_words(line, error, flags, loader)

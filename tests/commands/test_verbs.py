@@ -60,7 +60,7 @@ def test_help_lists_every_verb_with_a_line() -> None:
         (["-m", "rerun"], ["a verb comes first", "write lrexp rerun"]),
         (["rerun"], ["lrexp rerun --help"]),
         (["latest", "report"], ["a verb comes first", "write lrexp report latest"]),
-        (["--cofig-dir", "own", "seed=1"], ["--cofig-dir", "did you mean --config-dir?"]),
+        (["--cofig-dir", "own", "seed=1"], ["--cofig-dir", "is written --config-dir own"]),
         (["rerun", "latest", "--chek"], ["--chek", "did you mean --check?"]),
         (["compare", "latest"], ["RUN_B", "lrexp compare --help"]),
         (["report", "nowhere"], ["there is no folder nowhere", "`latest`"]),
