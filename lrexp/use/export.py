@@ -112,6 +112,11 @@ def export(
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         fresh.mkdir()
+    except OSError as error:
+        why = error.strerror or first_line(error)
+        problem = f"{folder.parent} cannot be written to: {why}"
+        raise UserError(f"{problem}\n  --out DIR writes elsewhere") from error
+    try:
         apart = _write(trained, fresh)
         onnx_apart = write_onnx(trained, fresh / ONNX) if onnx else None
         _write_card(trained, fresh)

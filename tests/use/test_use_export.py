@@ -193,6 +193,8 @@ def test_an_export_replaces_only_an_export(image_run: Path, tmp_path: Path) -> N
     assert not (out / "__pycache__").exists()
     with pytest.raises(UserError, match="there is no folder"):
         export(image_run / "run", tmp_path / "no" / "folder")
+    with pytest.raises(UserError, match="/proc cannot be written to"):
+        export(image_run / "run", Path("/proc/mine"))
     assert {path.name for path in tmp_path.iterdir()} == {"mine"}
 
 
