@@ -9,7 +9,7 @@ install() {
   fi
   stamp=".venv/.installed${extra:+-$extra}"
   if ! cmp -s pyproject.toml "$stamp"; then
-    echo "installing lrexp (the first time takes a minute or two)"
+    echo "installing lrexp (6 GB with torch; the first time takes 2 to 10 minutes)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check \
       --editable ".${extra:+[$extra]}"
     cp pyproject.toml "$stamp"

@@ -42,7 +42,7 @@ class Run:
     """
 
     folder: Path
-    parts: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @cached_property
     def _read(self) -> folders.Run:
@@ -134,7 +134,7 @@ class Sweep:
     """
 
     folder: Path
-    parts: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @cached_property
     def _read(self) -> Read:

@@ -19,6 +19,7 @@ from lrexp.session.parts import given_parts
 if TYPE_CHECKING:
     from lrexp.config.compose import CheckedLoader
 
+ADD_M = "add -m to run one after the other"  # what composing says on a command line
 T = TypeVar("T")
 
 
@@ -136,6 +137,10 @@ def _as_asked(
         signal.raise_signal(signal.SIGTERM)
         raise
     except UserError as error:
+        if ADD_M in str(error):
+            error = UserError(
+                str(error).replace(ADD_M, "lrexp.sweep runs them one after the other")
+            )
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         raise error.with_traceback(None) from None  # its text says all; pages of frames do not

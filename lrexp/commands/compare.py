@@ -106,7 +106,9 @@ def _lacking(of_a: Any, of_b: Any, what: str) -> list[str]:
     """A line that says who does not have it; none when both do."""
     if of_a and of_b:
         return []
-    return [f"{'neither run' if not of_a and not of_b else 'B' if of_a else 'A'} has no {what}"]
+    if not of_a and not of_b:
+        return [f"neither run has a {what}"]
+    return [f"{'B' if of_a else 'A'} has no {what}"]
 
 
 def _part(title: str, lines: Sequence[str]) -> list[str]:

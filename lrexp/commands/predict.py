@@ -120,7 +120,7 @@ def closing_lines(done: Predicted, took_s: float) -> list[str]:
     lines.append(f"table  {done.out}: {done.images:,} image{'s' * (done.images != 1)}{rate}")
     if done.skipped:
         lines.append(f"left out {len(done.skipped):,} that cannot be read:")
-        lines += [f"  {name}: {why}" for name, why in done.skipped.items()]
+        lines += [f"  {name}: {why}" for name, why in done.skipped]
     return lines
 
 

@@ -28,7 +28,9 @@ def as_guest() -> Iterator[None]:
     """Run what is in it as if the program were ours, and leave the program as it was.
 
     Hydra, logging, torch's settings, random generators, environment, warnings and working folder
-    are as before afterwards, however it ends. Threads take turns; one may be within another.
+    are as before afterwards, however it ends. What the program does with torch at the call (no
+    gradients, autocast, a default type or device) holds for none of it. Threads take turns; one may
+    be within another.
     """
     import torch  # first: what it sets as it is imported is no change
 
@@ -37,6 +39,11 @@ def as_guest() -> Iterator[None]:
             stack.enter_context(kept())
         stack.enter_context(torch.inference_mode(False))  # gradients are on as well
         torch.set_default_dtype(torch.float32)
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":  # else for nothing: every call would pay
+            stack.enter_context(torch.device("cpu"))
         # as lrexp.data.images says when it is imported, which may have been in an earlier run
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield

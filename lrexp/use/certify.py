@@ -17,7 +17,7 @@ from torch.optim.optimizer import (
 
 from lrexp.config.errors import UserError
 from lrexp.plan.plan import Plan
-from lrexp.use.certified import NotAsMeantError, Report
+from lrexp.use.certified import Finding, NotAsMeantError, Report
 from lrexp.use.judged import check_names, judged
 from lrexp.use.watching import Watch
 
@@ -76,6 +76,10 @@ def certify(
             raise UserError(
                 f"certify: {type(one).__name__} is no torch optimizer: it has no param_groups"
             )
+    if plan is not None and not isinstance(plan, Plan):
+        raise UserError(f"certify: {plan!r} is no plan; lrexp.plan_of makes one")
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
+        raise UserError(f"certify: steps={steps!r} is no number of steps from 1 on")
     watch = Watch(model, optimizers, plan)
     check_names(watch)
     certified = _Certified(watch, steps, raises)
@@ -117,8 +121,12 @@ class _Certified:
         watch, report = self._watch, self.report
         report.steps = watch.steps
         report.optimizers = [stepped.title for stepped in watch.stepped]
-        rows, findings = judged(watch)
-        report.rows, report.findings, report.judged = rows, findings, True
+        report.rows, report.findings = judged(watch)
+        if self._steps is not None and watch.steps < self._steps:
+            said = f"{watch.steps} of the {self._steps} steps to be watched were made"
+            advice = "train as many within the block"
+            report.findings.append(Finding("fewer_steps", False, (), said, advice))
+        report.judged = True
 
     def _after(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._watch.after(optimizer, args, kwargs) and self._watch.steps == self._steps:

@@ -71,7 +71,7 @@ def scores(file: str) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    for file in sys.argv[1:]:
+    for file in sys.argv[1:] or sys.exit("python example.py IMAGE ..."):
         print(file, *(f"{{n}}={{s:.6f}}" for n, s in zip(names, scores(file).tolist())))
 '''
 
@@ -113,6 +113,11 @@ def export(
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         fresh.mkdir()
+    except OSError as error:
+        why = error.strerror or first_line(error)
+        problem = f"{folder.parent} cannot be written to: {why}"
+        raise UserError(f"{problem}\n  --out DIR writes elsewhere") from error
+    try:
         apart = _write(trained, fresh)
         onnx_apart = write_onnx(trained, fresh / ONNX) if onnx else None
         _write_card(trained, fresh)

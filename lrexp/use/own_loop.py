@@ -24,6 +24,7 @@ from lrexp.config.names import conf_folder
 from lrexp.config.policy_checks import check_policy_alone
 from lrexp.config.schema import lengths_of
 from lrexp.config.schema.rates import Optimizer, Policy
+from lrexp.config.schema.training import CONVENTIONS
 from lrexp.models.layers import layer_map, unwrapped
 from lrexp.optim import groups
 from lrexp.plan.plan import Plan
@@ -82,7 +83,10 @@ def plan_of(
         raise ConfigError("epochs", problem, "give epochs=N, those that your loop trains")
     heads = head if head is None or isinstance(head, str) else tuple(head)
     by_hand = None if layers is None else list(layers)
-    found = layer_map(unwrapped(model), heads, convention=convention, layers=by_hand)
+    if convention not in CONVENTIONS:
+        hint = did_you_mean(convention, CONVENTIONS)
+        raise ConfigError("convention", "is not one of them", hint, convention)
+    found = layer_map(_network(model), heads, convention=convention, layers=by_hand)
     steps = Steps(1, epochs or 0)
     plan = plan_under(asked, found, lr, weight_decay, steps)
     for remark in (*remarks_on_layers(plan, found), *remarks_on_time(asked, plan, found, steps)):
@@ -170,7 +174,10 @@ def set_trainable(model: nn.Module, plan: Plan, finished_epochs: int) -> None:
     True
     True
     """
-    groups.set_trainable(unwrapped(model), plan, finished_epochs)
+    if not isinstance(plan, Plan):
+        hint = 'plan = lrexp.plan_of(model, "gradual_unfreeze", epochs=10)'
+        raise ConfigError("plan", "is no plan", hint, plan)
+    groups.set_trainable(_network(model), plan, finished_epochs)
 
 
 def _settings(policy: str, epochs: int, settings: dict[str, Any]) -> Policy:
@@ -219,3 +226,11 @@ def _duties(plan: Plan) -> Iterator[str]:
         yield "at every step lrexp.set_rates, with the factors of plan.factors"
     if first := plan.schedule_restart:
         yield f"your schedule starts anew after {first} epoch{'s' * (first > 1)}"
+
+
+def _network(model: object) -> nn.Module:
+    """The network itself, or a ConfigError for what is none."""
+    if not isinstance(model, nn.Module):
+        problem = "is no torch.nn.Module"
+        raise ConfigError("model", problem, "give the network, not its parameters", type(model))
+    return unwrapped(model)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from lrexp.config.errors import UserError, few, first_line, nearest, out_of_memory
 from lrexp.data.images import ImageError
 from lrexp.data.sources.csv_text import columns_of, read_rows
-from lrexp.data.sources.folders import PassedOver, files_below
+from lrexp.data.sources.folders import PassedOver, files_below, in_utf8
 from lrexp.folder.files import guarded_cell, replacing
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Predicted:
     images: int = 0
     said: Counter[str] = field(default_factory=Counter)  # class → images of that label
     sample: list[tuple[str, str, float]] = field(default_factory=list)  # name, label, score
-    skipped: dict[str, str] = field(default_factory=dict)  # name → why it cannot be read
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # name, why it cannot be read
     converted: Counter[str] = field(default_factory=Counter)  # what to RGB or grey → images
 
 
@@ -116,6 +117,11 @@ def refuse_out(out: Path, overwrite: bool) -> None:
         raise UserError(f"--out {out} is a folder")
     if out.exists() and not overwrite:
         raise UserError(f"{out} is there already\n  --overwrite replaces it, --out names another")
+    try:
+        TemporaryFile(dir=out.parent).close()  # now, not when everything is computed
+    except OSError as error:
+        why = error.strerror or first_line(error)
+        raise UserError(f"--out {out}: {out.parent} cannot be written to: {why}") from error
 
 
 def refuse_channels(preprocessing: Preprocessing) -> None:
@@ -164,7 +170,7 @@ def predict(
                 raise UserError(f"memory ran out with {size} images at a time\n  {hint}") from error
             table.write_table(_rows(trained, [one.name for one in part], found, done))
         if not done.images:
-            reasons = [f"{name}: {why}" for name, why in done.skipped.items()]
+            reasons = [f"{name}: {why}" for name, why in done.skipped]
             said = "\n  ".join(few(reasons, 4, "\n").splitlines())
             raise UserError(f"none of {len(images.files)} images can be read\n  {said}")
     return done
@@ -186,7 +192,7 @@ def _batches(
     part: list[_Read] = []
     for name, found in _decoded(trained, images, size):
         if isinstance(found, ImageError):
-            done.skipped[name] = str(found)
+            done.skipped.append((name, str(found)))
         else:
             pixels, words = found
             done.converted.update(words)
@@ -256,7 +262,8 @@ def _rows(trained: Trained, names: list[str], scores: np.ndarray, done: Predicte
     room = SAMPLE - len(done.sample)
     done.sample += list(zip(names, labels, best.tolist(), strict=True))[:room]
     done.images += len(names)
-    text = [[guarded_cell(cell) for cell in column] for column in (names, labels)]
+    guarded = guarded_cell if done.out.suffix.lower() == ".csv" else str
+    text = [[guarded(in_utf8(cell)) for cell in column] for column in (names, labels)]
     columns = [*(pa.array(column, pa.string()) for column in text), pa.array(best)]
     columns += [pa.array(column) for column in np.ascontiguousarray(scores.T)]
     return pa.Table.from_arrays(columns, schema=_schema(classes))

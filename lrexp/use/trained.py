@@ -162,7 +162,8 @@ def _computed_as_it_was(config: Config, device: torch.device) -> Iterator[Comput
             computing = build_computing(trainer, device)
         except ConfigError:
             computing = build_computing(replace(trainer, precision="fp32"), device)
-        yield computing
+        with torch.autocast(device.type, enabled=False):  # whatever the program does meanwhile
+            yield computing
     finally:
         torch.set_float32_matmul_precision(rounding)
         torch.backends.cudnn.allow_tf32 = tf32

@@ -283,6 +283,29 @@ def test_a_program_is_afterwards_as_it_was(call: str, theirs: Theirs) -> None:
     assert (before["dtype"], before["grad"]) != (after["tf32"], after["cwd"])
 
 
+def test_runs_and_sweeps_of_a_folder_are_equal_and_can_be_keys(tmp_path: Path) -> None:
+    for kind in (lrexp.Run, lrexp.Sweep):
+        one, again, other = kind(tmp_path, {"t": []}), kind(tmp_path), kind(tmp_path / "other")
+        assert {one: 1}[again] == 1
+        assert one != other
+
+
+def test_what_the_program_does_with_torch_holds_for_none_of_a_run() -> None:
+    import torch
+
+    from lrexp.session.guest import as_guest
+
+    def product() -> tuple[torch.dtype, str]:
+        ones = torch.ones(2, 2)
+        return (ones @ ones).dtype, ones.device.type
+
+    with torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+        with as_guest():
+            assert product() == (torch.float32, "cpu")
+        assert torch.ones(1).device.type == "meta"
+        assert torch.is_autocast_enabled("cpu")
+
+
 def test_their_hydra_and_their_log_go_on(theirs: Theirs) -> None:
     assert theirs.composed == {"of_theirs": "their now"}
     assert theirs.logged == "still there\n"

@@ -16,7 +16,7 @@ from source_files import pixel, put, table, written
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.data.feeding import shape_of_first
 from lrexp.data.images import ImageError
-from lrexp.data.source import TEST, TRAIN, VAL
+from lrexp.data.source import TEST, TRAIN, VAL, EncodedImages
 from lrexp.data.sources.imagefolder import imagefolder
 
 
@@ -91,6 +91,20 @@ def test_loops_of_links_are_not_followed_and_named_like_links_that_lead_nowhere(
         "1 as links that lead nowhere: train/gone",
         "3 as folders that are read already, where a link leads back to them:"
         " train/all, train/a/x/back, train/a/y",
+    ]
+
+
+def test_pipes_are_passed_over_and_names_that_are_no_utf8_can_be_written(tmp_path: Path) -> None:
+    put(tmp_path, "a/\udcff.png", "\udcfe/0.png")
+    os.mkfifo(tmp_path / "a/pipe.png")
+    source = imagefolder(str(tmp_path), 3)
+    assert source.class_names == ("a", r"\xfe")
+    images = source.images
+    assert isinstance(images, EncodedImages)
+    assert images.name(0) == rf"{tmp_path}/a/\xff.png"
+    assert [os.path.isfile(str(images.encoded(i))) for i in range(2)] == [True, True]
+    assert [note.partition(": ")[2] for note in source.notes] == [
+        "passed over 1 as pipes or devices: a/pipe.png"
     ]
 
 

@@ -915,3 +915,18 @@ def test_fingerprints_of_large_tensors_know_every_block(monkeypatch: pytest.Monk
         found.add(int(fingerprint(other)))
     found.add(int(fingerprint(torch.cat([tensor[4:8], tensor[:4], tensor[8:]]))))
     assert len(found) == 32
+
+
+def test_what_cannot_be_watched_is_said_at_once_and_what_was_not_at_the_end() -> None:
+    net = nn.Linear(2, 1)
+    sgd = optim.SGD(net.parameters(), 0.1)
+    wrong: list[dict[str, Any]] = [{"plan": "uniform"}, {"steps": "4"}, {"steps": 0}]
+    for given in wrong:
+        with pytest.raises(UserError, match="certify: "), lrexp.certify(net, sgd, **given):
+            pass
+    with lrexp.certify(net, sgd, steps=3) as report:
+        net(torch.ones(1, 2)).sum().backward()
+        sgd.step()
+    said = [finding.message for finding in report.findings]
+    assert said == ["1 of the 3 steps to be watched were made"]
+    assert not report.faults

@@ -268,3 +268,16 @@ def test_an_installer_may_have_made_links_of_our_files(
     for module in ("lrexp.use.own_loop", "lrexp.runs.options"):
         monkeypatch.setattr(f"{module}.conf_folder", lambda: tmp_path)
     assert {row.lr_scale for row in plan_of(small(), "uniform").rows} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda net: param_groups(net.parameters(), "uniform", lr=0.1), "give the network"),
+        (lambda net: plan_of(net, "uniform", convention="bert"), "did you mean 'beit'"),
+        (lambda net: set_trainable(net, "gradual_unfreeze", 0), "lrexp.plan_of"),
+    ],
+)
+def test_what_is_no_network_no_convention_and_no_plan_is_said(wrong: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        wrong(nn.Linear(2, 2))

@@ -195,6 +195,8 @@ def test_an_export_replaces_only_an_export(
     assert not (out / "__pycache__").exists()
     with pytest.raises(UserError, match="there is no folder"):
         export(image_run / "run", tmp_path / "no" / "folder")
+    with pytest.raises(UserError, match="/proc cannot be written to"):
+        export(image_run / "run", Path("/proc/mine"))
     monkeypatch.chdir(out)
     with pytest.raises(UserError, match="is the folder you are in"):
         export(image_run / "run", Path("."), overwrite=True)

@@ -149,6 +149,8 @@ def test_a_table_is_written_where_it_can_be(out: str, said: str, here: Path) -> 
     (here / "there.csv").touch()
     with pytest.raises(UserError, match=said):
         refuse_out(Path(out), overwrite=False)
+    with pytest.raises(UserError, match="cannot be written to"):
+        refuse_out(Path("/proc/a.csv"), overwrite=False)
     refuse_out(Path("there.csv"), overwrite=True)
     refuse_out(Path("new.csv"), overwrite=False)
 
@@ -162,6 +164,7 @@ def test_of_several_labels_those_above_a_half_are_said(here: Path, image_run: Pa
     """Sigmoids, and cells that no spreadsheet takes for a formula."""
     write_pictures(here / "new", each=1)
     (here / "new/ash/0.png").rename(here / "=1+1.png")
+    (here / "new/cedar/0.png").rename(here / "new/cedar/\udcff.png")
     answers = torch.tensor([[0.9, 0.2, 0.6], [0.1, 0.2, 0.3], [0.51, 0.5, 0.49]])
     preprocessing = Preprocessing((3, 4, 4), (0.5,) * 3, (0.2,) * 3)
     settings = SimpleNamespace(eval_batch_size=8)
@@ -176,6 +179,9 @@ def test_of_several_labels_those_above_a_half_are_said(here: Path, image_run: Pa
     done = predict(run, find_images(["=1+1.png", "new"]), here / "out.csv")
     found = read(here / "out.csv")
     assert found["file"].tolist()[0] == "'=1+1.png"
+    predict(run, find_images(["=1+1.png"]), here / "out.parquet")
+    assert read(here / "out.parquet")["file"].tolist() == ["=1+1.png"]  # no spreadsheet reads it
+    assert found["file"].tolist()[2] == r"new/cedar/\xff.png"
     assert found.label.fillna("").tolist() == ["a|c", "", "a"]
     assert np.array_equal(scores_in(found), answers.numpy())
     assert found.score.astype(np.float32).tolist() == answers.max(1).values.tolist()

@@ -71,6 +71,8 @@ def test_scores_of_the_test_images_are_those_of_the_run_to_the_last_digit(
     own = np.stack(rows.scores)
     images = trained.transform(Image.open(item) for item in rows["item"])
     assert np.array_equal(trained.scores(images).numpy(), own)
+    with torch.autocast("cpu", torch.bfloat16):  # of the program that asks
+        assert np.array_equal(trained.scores(images).numpy(), own)
     assert torch.equal(trained.transform(rows["item"]), images)
     plain = [torchvision_like(item) for item in rows["item"]]
     other = trained.scores(trained.transform.of_pixels(plain)).numpy()

@@ -20,6 +20,7 @@ METRICS = {
     "label_accuracy": "max",
 }
 TOP5_CLASSES = 10  # top5_accuracy is for data of at least so many classes
+CONVENTIONS = ("timm", "beit", "block", "strict")  # where layers begin and end
 # What may decide best.pt. Test metrics are never among them.
 MONITORS = {
     **{f"{split}/{name}": METRICS[name] for split in ("val", "train_eval") for name in METRICS},
@@ -65,7 +66,7 @@ class Model:
     weights: str | None = location(only=False)  # a file, a run folder, or BUNDLED and a name
     strict: bool = setting()
     layers: list[str] | None = setting()  # globs or re:REGEX, from the input up
-    convention: str = choice("timm", "beit", "block", "strict")
+    convention: str = choice(*CONVENTIONS)
 
 
 @dataclass

@@ -32,6 +32,7 @@ UNREAD = {
 }  # fmt: skip
 HIDDEN = "hidden or left by the system"
 BROKEN = "links that lead nowhere"
+ENDLESS = "pipes or devices"  # opening one waits for whoever writes into it
 AGAIN = "folders that are read already, where a link leads back to them"
 BESIDE = "images in no folder of a class"
 NO_IMAGES = "no images"
@@ -152,6 +153,8 @@ def _listed(folder: str, passed: PassedOver) -> tuple[list[str], list[str]]:
             passed.add(HIDDEN, entry.path)
         elif entry.is_symlink() and not os.path.exists(entry.path):
             passed.add(BROKEN, entry.path)
+        elif not (entry.is_dir() or entry.is_file()):
+            passed.add(ENDLESS, entry.path)
         else:
             (folders if entry.is_dir() else files).append(entry.name)
     return files, folders
@@ -166,3 +169,12 @@ def _above(folder: str) -> set[Identity]:
 def _identity(folder: str) -> Identity:
     found = os.stat(folder)
     return found.st_dev, found.st_ino
+
+
+def in_utf8(path: str) -> str:
+    r"""A path as tables and JSON can hold it: bytes of it that are no UTF-8 become `\xff`.
+
+    >>> print(in_utf8("ü.png"), in_utf8("\udcfc.png"))
+    ü.png \xfc.png
+    """
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

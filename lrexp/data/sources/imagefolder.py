@@ -9,7 +9,7 @@ import numpy as np
 from lrexp.config.errors import ConfigError, UserError, few
 from lrexp.data.images import extensions
 from lrexp.data.source import TRAIN, EncodedImages, Source
-from lrexp.data.sources.folders import BESIDE, PassedOver, files_below, folders_in
+from lrexp.data.sources.folders import BESIDE, PassedOver, files_below, folders_in, in_utf8
 from lrexp.data.sources.labels import SPLIT_WORDS, checked
 
 LAYOUT = "layout: FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE with val and test beside train"
@@ -62,9 +62,9 @@ def imagefolder(path: str, channels: int, test_only: bool = False) -> Source:
     if len(set(labels)) == 1 and not test_only:
         _refuse_wrapper(root, [part / names[labels[0]] for part, *_ in parts])
     source = Source(
-        EncodedImages(files.__getitem__, files.__getitem__, channels, None),
+        EncodedImages(files.__getitem__, lambda i: in_utf8(files[i]), channels, None),
         np.array(labels, np.int64),
-        tuple(names),
+        tuple(map(in_utf8, names)),
         np.array(codes, np.int8) if has_splits else None,
         notes=tuple(f"{root}: {line}" for line in passed.lines()),
     )
