@@ -174,7 +174,7 @@ def _groups(rows: Sequence[TensorRow], foreign: int) -> Iterator[Finding]:
         if any(row.moved for row in outside):
             made, advice = "another one moves some", "give certify a list of all optimizers"
         yield _fault("no_group", names, _sentence(names, what, made), advice)
-    if twice := [row for row in rows if len(row.groups) > 1]:
+    if twice := [row for row in rows if row.twice]:
         names = [row.name for row in twice]
         where = " and ".join(twice[0].groups)
         message = _sentence(names, "in more than one group", f"{where}, and all of them step it")

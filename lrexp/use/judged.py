@@ -111,12 +111,14 @@ def _row(watch: Watch, evidence: Evidence, name: str, tensor: Tensor, same: bool
     times = ("first", "began") if meant else ("frozen", "first", "began")
     row.moved = evidence.changed(name, *times) if same else None
     row.largest_gradient = evidence.largest(name)
-    whole, skipped = True, False
+    whole, skipped, until = True, False, -2  # an optimizer that never stepped has -1
     for i, stepped in enumerate(watch.stepped):
         if name not in stepped.where:
             continue
         groups = [stepped.groups[at] for at in stepped.where[name]]
         row.groups += tuple(group.label for group in groups)
+        row.twice |= len(groups) > 1 or stepped.first_step <= until
+        until = max(until, stepped.last_step)
         row.trained |= name in stepped.trained
         row.gradient |= name in stepped.gradients
         row.left_gradient |= name in stepped.left_gradients
@@ -130,7 +132,9 @@ def _row(watch: Watch, evidence: Evidence, name: str, tensor: Tensor, same: bool
             row.moved = evidence.changed_at_a_step(name)
         whole, skipped = stepped.holder[name] is tensor, evidence.all_skipped(i, stepped.steps)
     row.shut = not trains and (row.shut or not row.trained)
-    if sharded(tensor):
+    if not tensor.numel() and readable(tensor):
+        row.not_judged = "no values"
+    elif sharded(tensor):
         row.not_judged = "sharded"
     elif row.moved is None:
         row.not_judged = "new in the loop" if readable(tensor) else "its values are elsewhere"

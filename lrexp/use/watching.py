@@ -56,6 +56,7 @@ class Stepped:
         self.changed: dict[str, Tensor] = {}  # whether it had other bits after one of them
         self.skipped: Tensor | None = None  # steps in which a scaler found infinities
         self.steps = 0
+        self.first_step = self.last_step = -1  # of all optimizers' steps
         self.highest_common = 0.0  # the largest rate of a tensor of scale 1
         self._shares: dict[tuple[int, float], Share] = {}
         self._now: list[tuple[int, Share]] = []  # shares that train now, with their group's index
@@ -80,6 +81,7 @@ class Stepped:
         self._tensors = named_parameters(self._model)
         groups = self.optimizer.param_groups
         self._signature = [(id(group["params"]), len(group["params"])) for group in groups]
+        del self.groups[len(groups) :]  # where a loop took some away
         for i, group in enumerate(groups[len(self.groups) :], len(self.groups)):
             rate, base = rate_of(group), rate_of(group, "initial_lr")
             label = str(group.get("name") or f"group {i}")
@@ -115,10 +117,11 @@ class Stepped:
         """
         groups = self.optimizer.param_groups
         signature = [(id(group["params"]), len(group["params"])) for group in groups]
-        if signature != self._signature:
+        regrouped = signature != self._signature
+        if regrouped:
             self.index()
         flags = {name: self._tensors[name].requires_grad for name in self.where}
-        if flags != self._flags or signature != self._signature:
+        if flags != self._flags or regrouped:
             self._turn(flags)
         rates = [self._rate(group) for group in groups]
         for group, rate in zip(self.groups, rates, strict=True):
@@ -136,6 +139,7 @@ class Stepped:
             self.skipped = (infinite > 0).long().sum() + (
                 0 if self.skipped is None else self.skipped
             )
+        self.first_step, self.last_step = (self.first_step if self.steps else step), step
         self.steps += 1
         if self._is_sampled():
             for name in self.trained & self.where.keys():

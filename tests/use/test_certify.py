@@ -199,6 +199,44 @@ def test_what_trains_in_turns_is_silent() -> None:
     assert {row.groups for row in report.rows} == {("SGD group 0",)}
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_one_optimizer_after_another_is_silent(given: bool) -> None:
+    model = net()
+    model[1].eval()
+    one, two = optim.SGD(model[3].parameters(), lr=0.1), optim.SGD(model.parameters(), lr=0.01)
+    with certify(model, [one, two] if given else None) as report:
+        train(model, one)
+        train(model, two)
+    assert not report.faults, str(report)
+
+
+def test_by_turns_two_optimizers_of_a_tensor_are_a_fault() -> None:
+    model = net()
+    one, two = sgd(model), optim.SGD(model[3].parameters(), lr=0.01)
+    with certify(model, [one, two], raises=False) as report:
+        for optimizer in (one, two, one):
+            train(model, optimizer, steps=1)
+    assert only(report, "two_groups").tensors == ("3.weight", "3.bias")
+
+
+def test_groups_that_are_made_anew_in_the_loop_are_seen() -> None:
+    model = net()
+    optimizer = by_layer(model)
+    with certify(model, optimizer, raises=False) as report:
+        train(model, optimizer)
+        optimizer.param_groups.clear()
+        optimizer.add_param_group({"params": [*model.parameters()]})
+        train(model, optimizer)
+    assert report.steps == 8
+    assert {row.groups for row in report.rows} == {("group 0",)}
+
+
+def test_a_tensor_without_values_has_nothing_to_move() -> None:
+    model = net()
+    model.register_parameter("empty", nn.Parameter(torch.zeros(0)))
+    assert not seen(model, sgd(model)).findings
+
+
 def test_groups_that_come_in_the_loop_are_seen() -> None:
     model = net()
     model[:3].requires_grad_(False)
