@@ -495,6 +495,14 @@ def test_steps_lost_in_bfloat16() -> None:
     assert "bfloat16" in finding.message
 
 
+def test_rates_at_which_nothing_moves_are_a_note() -> None:
+    model = net()
+    finding = only(seen(model, sgd(model, lr=1e-12)), "too_small")
+    assert not finding.fault
+    assert "no step changes a float32" in finding.message
+    assert "at rate 1e-12" in finding.message
+
+
 def test_a_step_that_leaves_a_tensor_out() -> None:
     model = net()
     optimizer = sgd(model)
