@@ -8,6 +8,7 @@ for once, when all is read.
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -278,6 +279,8 @@ class Watch:
 
     def before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook before the step of any optimizer in the program."""
+        if self._inside not in (None, optimizer) and not _is_stepping(self._inside):
+            self._inside = None  # its step raised, and the loop went on
         if self._inside not in (None, optimizer) or (found := self._find(optimizer)) is None:
             return
         self._inside = found.optimizer = optimizer
@@ -364,6 +367,16 @@ def momentum_of(optimizer: Any, tensor: Tensor) -> bool:
     """Whether an optimizer keeps tensors of the size of one of its own, such as momentum."""
     state: Mapping[Hashable, Any] = optimizer.state.get(tensor, {})
     return any(isinstance(v, Tensor) and v.shape == tensor.shape for v in state.values())
+
+
+def _is_stepping(optimizer: Any) -> bool:
+    """Whether a call of a method of an optimizer's is under way."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_locals.get("self") is optimizer:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

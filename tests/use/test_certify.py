@@ -199,12 +199,13 @@ def test_what_trains_in_turns_is_silent() -> None:
     assert {row.groups for row in report.rows} == {("SGD group 0",)}
 
 
-@pytest.mark.parametrize("given", [True, False])
-def test_one_optimizer_after_another_is_silent(given: bool) -> None:
+@pytest.mark.parametrize("given", [[0, 1], [1, 0], None])
+def test_one_optimizer_after_another_is_silent(given: list[int] | None) -> None:
     model = net()
     model[1].eval()
     one, two = optim.SGD(model[3].parameters(), lr=0.1), optim.SGD(model.parameters(), lr=0.01)
-    with certify(model, [one, two] if given else None) as report:
+    known = None if given is None else [(one, two)[i] for i in given]
+    with certify(model, known) as report:
         train(model, one)
         train(model, two)
     assert not report.faults, str(report)
@@ -229,6 +230,15 @@ def test_groups_that_are_made_anew_in_the_loop_are_seen() -> None:
         train(model, optimizer)
     assert report.steps == 8
     assert {row.groups for row in report.rows} == {("group 0",)}
+
+
+def test_a_step_that_raised_hides_no_other_optimizer() -> None:
+    model = net()
+    with certify(model, None) as report:
+        with pytest.raises(RuntimeError, match="SparseAdam"):
+            train(model, optim.SparseAdam(model.parameters(), lr=0.1))
+        train(model, sgd(model))
+    assert report.steps == 4
 
 
 def test_a_tensor_without_values_has_nothing_to_move() -> None:
