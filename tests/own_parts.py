@@ -66,6 +66,10 @@ def mean_of_focal(logits: Tensor, labels: Tensor) -> Tensor:
     return focal(logits, labels).mean()
 
 
+def sum_of_focal(logits: Tensor, labels: Tensor) -> Tensor:
+    return focal(logits, labels).sum()
+
+
 def of_values(logits: Tensor, labels: Tensor) -> Tensor:
     """What no stack can do: it looks at a value."""
     return focal(logits, labels, gamma=2.0 if float(logits.detach().sum()) > 0 else 1.0)

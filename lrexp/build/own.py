@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -111,10 +113,25 @@ def _try(key: str, target: str, loss: OwnLoss, dataset: Dataset, device: torch.d
         problem = f"gave {what} for {len(labels)} images"
         hint = f"it gives a loss per image, ({len(labels)},), or their mean, ()"
         raise ConfigError(key, problem, hint, target)
+    if not given.ndim and _doubles(loss, logits, labels, given):
+        problem = "gives the sum over images, which goes with the batch size"
+        hint = "give their mean, or a loss per image (of torch's with reduction='none')"
+        raise ConfigError(key, problem, hint, target)
     if not given.requires_grad:
         raise ConfigError(
             key, "does not depend on the logits: nothing would be learned", "", target
         )
+
+
+def _doubles(loss: OwnLoss, logits: Tensor, labels: Tensor, given: Tensor) -> bool:
+    """Whether a loss that is one number is twice as much when every image is there twice."""
+    value: float = float(given.detach().real)
+    twice: Any = None
+    with warnings.catch_warnings(), torch.no_grad(), suppress(Exception):
+        warnings.simplefilter("ignore")
+        twice = loss.function(torch.cat([logits, logits]), torch.cat([labels, labels]))
+    known = isinstance(twice, Tensor) and value != 0 and math.isfinite(value)
+    return known and math.isclose(float(twice.real), 2 * value, rel_tol=1e-3)
 
 
 def build_metrics(config: Config, dataset: Dataset) -> Metrics:
@@ -146,7 +163,7 @@ def _measured(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a class that no image is of, epoch after epoch
-            value = function(scores, labels)
+            value = function(scores.copy(), labels.copy())  # it may write to them
     except Exception as error:  # the user's code runs here
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         shapes = (f"{'×'.join(map(str, array.shape))}" for array in (scores, labels))

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import CellType, CodeType
 from typing import Any
 
 from lrexp.config.errors import ConfigError, UserError, did_you_mean, few
@@ -211,35 +212,81 @@ def target_of(function: Callable[..., Any]) -> str:
     """The target that a function or class has by where it is written.
 
     What is made within a function, by `partial` or by a class is told from others by its code and
-    its plain values: it is known to the program alone that hands it over.
+    its values: it is known to the program alone that hands it over.
 
     >>> target_of(target_of)
     'lrexp.config.parts.target_of'
     """
-    inner = getattr(function, "func", function)  # of a partial
-    named = inner if hasattr(inner, "__qualname__") else type(inner)
-    if named is function and "<" not in named.__qualname__:
+    named = function if hasattr(function, "__qualname__") else type(_inner(function))
+    if named is function and _is_found_by_name(function):
         return f"{named.__module__}.{named.__qualname__}"
-    code = getattr(inner, "__code__", None)
-    cells = [cell.cell_contents for cell in getattr(inner, "__closure__", None) or ()]
-    held = [cells, getattr(inner, "__defaults__", ()), vars(function)]
-    held += [getattr(function, "args", ()), getattr(function, "keywords", {})]
-    told = (code.co_code, repr(code.co_consts)) if code else ""
-    made_of = (named.__module__, named.__qualname__, told, [*_plain(held)])
-    digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:8]
+    named = _inner(function) if hasattr(_inner(function), "__qualname__") else named
+    digest = hashlib.sha256(repr([*_made_of(function, frozenset())]).encode()).hexdigest()[:8]
     last = named.__qualname__.rpartition(".")[2].strip("<>")
     return f"{IN_MEMORY}.{last}_{digest}"
 
 
-def _plain(held: Any) -> Iterator[Any]:
-    """Numbers and texts in what is nested, with what they are called."""
-    if isinstance(held, Mapping):
-        held = [part for pair in held.items() for part in pair]
-    if isinstance(held, list | tuple):
-        for inner in held:
-            yield from _plain(inner)
-    elif isinstance(held, int | float | str | bool | None):
+def _inner(function: Any) -> Any:
+    return getattr(function, "func", function)  # of a partial
+
+
+def _is_found_by_name(held: Any) -> bool:
+    """Whether a module has it under its own name."""
+    module = vars(sys.modules.get(str(held.__module__), object))
+    return module.get(held.__qualname__) is held
+
+
+def _made_of(held: Any, within: frozenset[int]) -> Iterator[Any]:
+    """What tells a function, or an object and what is nested in it, from others: plain values.
+
+    Alike in every program; of objects in objects their class alone.
+
+    Args:
+        held: the object.
+        within: ids of what it is nested in.
+    """
+    if id(held) in within:
+        return
+    inside = within | {id(held)}
+    parts: Iterable[Any] = ()
+    if isinstance(held, int | float | complex | str | bytes | None):
         yield held
+    elif isinstance(held, Mapping):
+        parts = (part for pair in held.items() for part in pair)
+    elif isinstance(held, list | tuple):
+        yield len(held)
+        parts = held
+    elif isinstance(held, set | frozenset):
+        yield sorted(repr([*_made_of(part, inside)]) for part in held)
+    elif isinstance(held, CodeType):
+        yield held.co_code, held.co_names, held.co_varnames
+        parts = held.co_consts
+    elif hasattr(held, "shape") and hasattr(held, "dtype"):  # arrays and tensors
+        yield str(held.dtype), tuple(held.shape), hashlib.sha256(_bytes(held)).hexdigest()
+    elif hasattr(held, "__qualname__") and (inspect.isclass(held) or _is_found_by_name(held)):
+        yield held.__module__, held.__qualname__
+    else:
+        named = held if hasattr(held, "__qualname__") else type(held)
+        yield named.__module__, named.__qualname__, getattr(held, "_fingerprint", None)
+        fields = "__code__", "__defaults__", "__kwdefaults__", "func", "args", "keywords"
+        parts = [getattr(held, field, None) for field in fields]
+        cells = getattr(held, "__closure__", None) or ()
+        parts += [cell.cell_contents for cell in cells if cell != CellType()]
+        if inspect.ismethod(held):
+            parts += [type(held.__self__), getattr(held.__self__, "__dict__", {})]
+        if not within or hasattr(held, "_buffers"):  # a loss of torch's has others in it
+            parts.append(getattr(held, "__dict__", {}))
+    for part in parts:
+        yield from _made_of(part, inside)
+
+
+def _bytes(array: Any) -> bytes:
+    """Of a numpy array, or of a torch tensor anywhere."""
+    if not hasattr(array, "detach"):
+        return array.tobytes()
+    import torch
+
+    return array.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def targets_in(config: Config) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from lrexp.config.errors import ConfigError, first_line, nearest
 from lrexp.config.parts import called, part, taken_of
@@ -208,6 +209,9 @@ def custom_model(
         raise ConfigError(key, problem, given=target)
     if next(model.parameters(), None) is None:
         raise ConfigError("model.target", "has no parameters to train", given=target)
+    if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
+        hint = "give its layers their sizes: image_shape and in_channels can be asked for by name"
+        raise ConfigError(key, "has lazy layers, whose shapes nothing here knows", hint, target)
     check_images(model, image_shape, name, key="model.target", num_classes=num_classes)
     return model
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from lrexp.config.errors import UserError, did_you_mean
 from lrexp.config.parts import IN_MEMORY, given, target_of
+from lrexp.data.sources.arrays import on_cpu
 
 # argument → config group
 GROUPS = {
@@ -38,9 +39,12 @@ def given_parts(parts: Mapping[str, Any]) -> Iterator[list[str]]:
     chosen, held = list[str](), dict[str, Any]()
     for name, value in parts.items():
         if name == "metrics":
-            metrics = _metrics(value)
-            chosen += [f"trainer.metrics.{key}={target_of(one)}" for key, one in metrics.items()]
-            held |= {target_of(one): one for one in metrics.values()}
+            for key, one in _metrics(value).items():
+                target = target_of(one)
+                if held.get(target, one) is not one:  # told apart by what no digest sees
+                    target += f"_{key}"
+                chosen.append(f"trainer.metrics.{key}={target}")
+                held[target] = one
         elif name in GROUPS:
             group, (target, part, called) = GROUPS[name], _part(name, value)
             chosen += [f"{group}=custom", f"{group}.target={target}", f"{group}.name={called}"]
@@ -98,7 +102,7 @@ def _add(digest: Any, value: Any) -> None:
             _add(digest, inner)
     else:
         try:
-            array = np.asarray(value)
+            array = np.asarray(on_cpu(value))
         except ValueError:  # the data room says what is wrong with it
             array = np.empty(0)
         array = array.astype(str) if array.dtype == object else array

@@ -46,6 +46,7 @@ class TensorRow:
     weight_decay: float = 0.0
     momentum: bool = False  # its optimizer keeps state of it
     dtype: str = ""
+    twice: bool = False  # groups stepped it by turns, not one optimizer after another
     not_judged: str = ""  # why nothing is said of its moving
 
 

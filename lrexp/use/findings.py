@@ -174,7 +174,7 @@ def _groups(rows: Sequence[TensorRow], foreign: int) -> Iterator[Finding]:
         if any(row.moved for row in outside):
             made, advice = "another one moves some", "give certify a list of all optimizers"
         yield _fault("no_group", names, _sentence(names, what, made), advice)
-    if twice := [row for row in rows if len(row.groups) > 1]:
+    if twice := [row for row in rows if row.twice]:
         names = [row.name for row in twice]
         where = " and ".join(twice[0].groups)
         message = _sentence(names, "in more than one group", f"{where}, and all of them step it")
@@ -251,17 +251,24 @@ def _still(rows: Sequence[TensorRow]) -> Iterator[Finding]:
             _sentence([row.name for row in left], STILL, f"{why}, and the optimizer does not"),
             "does its step leave them out, or does something put the old values back?",
         )
-    if lost := [r for r in trained if r.not_judged == TOO_SMALL and r.dtype in LOW_PRECISION]:
+    lost = [r for r in trained if r.not_judged == TOO_SMALL and r.dtype in LOW_PRECISION]
+    matrices = [r for r in trained if len(r.shape) > 1]  # a bias of 0 moves at any rate
+    if matrices and not lost and all(r.not_judged == TOO_SMALL for r in matrices):
+        first = matrices[0]
+        why = f"no step changes a {first.dtype}: the first has gradient"
+        why += f" {first.largest_gradient:.3g} at rate {first.highest:.3g}"
+        names = tuple(row.name for row in matrices)
+        advice = "is the rate meant? After a warmup's first steps it should be far higher"
+        yield Finding("too_small", False, names, _sentence(names, STILL, why), advice)
+    if lost:
         of = f"the first has gradient {lost[0].largest_gradient:.3g} at rate {lost[0].highest:.3g}"
         message = _sentence(
             [r.name for r in lost], STILL, f"steps are lost in {lost[0].dtype}; {of}"
         )
         advice = "keep the weights in float32 and compute in less: autocast"
-        matrices = any(
-            len(row.shape) > 1 for row in lost
-        )  # a bias before BatchNorm has no gradient
+        wide = any(len(row.shape) > 1 for row in lost)  # a bias before BatchNorm has no gradient
         names = tuple(row.name for row in lost)
-        yield Finding("lost_in_rounding", matrices, names, message, advice)
+        yield Finding("lost_in_rounding", wide, names, message, advice)
 
 
 def _lost(rates: Rates) -> Iterator[Finding]:

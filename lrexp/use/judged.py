@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -111,12 +112,14 @@ def _row(watch: Watch, evidence: Evidence, name: str, tensor: Tensor, same: bool
     times = ("first", "began") if meant else ("frozen", "first", "began")
     row.moved = evidence.changed(name, *times) if same else None
     row.largest_gradient = evidence.largest(name)
-    whole, skipped = True, False
+    whole, skipped, spans = True, False, list[tuple[int, int]]()
     for i, stepped in enumerate(watch.stepped):
         if name not in stepped.where:
             continue
         groups = [stepped.groups[at] for at in stepped.where[name]]
         row.groups += tuple(group.label for group in groups)
+        row.twice |= len(groups) > 1
+        spans.append((stepped.first_step, stepped.last_step))
         row.trained |= name in stepped.trained
         row.gradient |= name in stepped.gradients
         row.left_gradient |= name in stepped.left_gradients
@@ -129,8 +132,11 @@ def _row(watch: Watch, evidence: Evidence, name: str, tensor: Tensor, same: bool
         if row.moved is False and meant:  # steps of a sign may lead back
             row.moved = evidence.changed_at_a_step(name)
         whole, skipped = stepped.holder[name] is tensor, evidence.all_skipped(i, stepped.steps)
+    row.twice |= any(later[0] < one[1] for one, later in pairwise(sorted(spans)))
     row.shut = not trains and (row.shut or not row.trained)
-    if sharded(tensor):
+    if not tensor.numel() and readable(tensor):
+        row.not_judged = "no values"
+    elif sharded(tensor):
         row.not_judged = "sharded"
     elif row.moved is None:
         row.not_judged = "new in the loop" if readable(tensor) else "its values are elsewhere"

@@ -8,6 +8,7 @@ for once, when all is read.
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,7 @@ class Stepped:
         self.changed: dict[str, Tensor] = {}  # whether it had other bits after one of them
         self.skipped: Tensor | None = None  # steps in which a scaler found infinities
         self.steps = 0
+        self.first_step = self.last_step = -1  # of all optimizers' steps
         self.highest_common = 0.0  # the largest rate of a tensor of scale 1
         self._shares: dict[tuple[int, float], Share] = {}
         self._now: list[tuple[int, Share]] = []  # shares that train now, with their group's index
@@ -80,6 +82,7 @@ class Stepped:
         self._tensors = named_parameters(self._model)
         groups = self.optimizer.param_groups
         self._signature = [(id(group["params"]), len(group["params"])) for group in groups]
+        del self.groups[len(groups) :]  # where a loop took some away
         for i, group in enumerate(groups[len(self.groups) :], len(self.groups)):
             rate, base = rate_of(group), rate_of(group, "initial_lr")
             label = str(group.get("name") or f"group {i}")
@@ -115,10 +118,11 @@ class Stepped:
         """
         groups = self.optimizer.param_groups
         signature = [(id(group["params"]), len(group["params"])) for group in groups]
-        if signature != self._signature:
+        regrouped = signature != self._signature
+        if regrouped:
             self.index()
         flags = {name: self._tensors[name].requires_grad for name in self.where}
-        if flags != self._flags or signature != self._signature:
+        if flags != self._flags or regrouped:
             self._turn(flags)
         rates = [self._rate(group) for group in groups]
         for group, rate in zip(self.groups, rates, strict=True):
@@ -136,6 +140,7 @@ class Stepped:
             self.skipped = (infinite > 0).long().sum() + (
                 0 if self.skipped is None else self.skipped
             )
+        self.first_step, self.last_step = (self.first_step if self.steps else step), step
         self.steps += 1
         if self._is_sampled():
             for name in self.trained & self.where.keys():
@@ -274,6 +279,8 @@ class Watch:
 
     def before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook before the step of any optimizer in the program."""
+        if self._inside not in (None, optimizer) and not _is_stepping(self._inside):
+            self._inside = None  # its step raised, and the loop went on
         if self._inside not in (None, optimizer) or (found := self._find(optimizer)) is None:
             return
         self._inside = found.optimizer = optimizer
@@ -360,6 +367,16 @@ def momentum_of(optimizer: Any, tensor: Tensor) -> bool:
     """Whether an optimizer keeps tensors of the size of one of its own, such as momentum."""
     state: Mapping[Hashable, Any] = optimizer.state.get(tensor, {})
     return any(isinstance(v, Tensor) and v.shape == tensor.shape for v in state.values())
+
+
+def _is_stepping(optimizer: Any) -> bool:
+    """Whether a call of a method of an optimizer's is under way."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_locals.get("self") is optimizer:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

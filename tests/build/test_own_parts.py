@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import own_parts
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch import nn
 from trainers import Silent, trainer_of
 
 from lrexp.build.experiment import build
@@ -144,6 +146,7 @@ def test_a_class_of_losses_is_made_with_its_arguments(compose: Compose) -> None:
         ("own_parts.NUMBER", "is a int, no function and no class"),
         ("own_parts.brier", r"raised .*\n.*called with logits 8×10 and labels 8 of int64"),
         ("torch.nn.MSELoss", r"raised RuntimeError: The size of tensor"),
+        ("own_parts.sum_of_focal", "gives the sum over images"),
         ("own_parts.by_class", r"gave a tensor \(8, 10\) for 8 images"),
     ],
 )
@@ -260,6 +263,40 @@ def test_functions_without_a_name_are_told_apart_by_code_and_values() -> None:
     assert targets[0] == targets[2]
     assert len(set(targets)) == len(targets) - 1
     assert {target.partition(".")[0] for target in targets} == {"in_memory"}
+
+
+def test_functions_are_told_apart_by_what_they_call_and_by_arrays_they_hold() -> None:
+    ones, twos = torch.ones(2), torch.full((2,), 2.0)
+    holders = [SimpleNamespace(value=1.0), SimpleNamespace(value=2.0)]
+    made: list[Any] = [lambda scores, labels: math.sin(1), lambda scores, labels: math.cos(1)]
+    made += [lambda step: 1.0, lambda total_steps: 1.0, partial(max, ones), partial(max, twos)]
+    made += [partial(max, np.ones(2)), partial(max, np.zeros(2))]
+    made += [nn.CrossEntropyLoss(weight=ones), nn.CrossEntropyLoss(weight=twos)]
+    made += [MethodType(lambda self: self.value, holder) for holder in holders]
+    made += [(lambda within: lambda step: within(step))(one) for one in (math.sin, math.cos)]
+    assert len(set(map(target_of, made))) == len(made)
+
+
+def test_what_a_function_is_called_does_not_depend_on_the_program() -> None:
+    made = [eval("lambda x: [i for i in x if i in {'a', 'b', 'c'}]") for _ in range(2)]
+    assert target_of(made[0]) == target_of(made[1])
+
+
+def test_a_metric_that_writes_to_its_scores_changes_no_other(compose: Compose) -> None:
+    words = [f"trainer.metrics.{name}=__main__.{name}" for name in ("first", "second")]
+
+    def first(scores: np.ndarray, labels: np.ndarray) -> float:
+        scores.fill(0)
+        labels.fill(0)
+        return 0.0
+
+    def second(scores: np.ndarray, labels: np.ndarray) -> float:
+        return scores.sum() + labels.max()
+
+    with given({"__main__.first": first, "__main__.second": second}):
+        metrics = build(compose(*SHORT, *words)).metrics
+    scores, labels = np.ones((3, 2)), np.array([0, 1, 1])
+    assert [measure(scores, labels) for measure in metrics.values()] == [0.0, 7.0]
 
 
 def test_a_part_that_was_handed_over_is_known_to_that_call_alone(compose: Compose) -> None:

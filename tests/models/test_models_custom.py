@@ -70,6 +70,9 @@ def function(num_classes):
 
 def words():
     return "Net"
+
+def lazy(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
 """
 
 
@@ -137,6 +140,7 @@ def test_a_plan_of_it_has_no_values_though_it_computes_with_some(
     ("target", "args", "message"),
     [
         ("PACKAGE.nets.Nett", {}, r"has no Nett\n.*did you mean 'Net'\?"),
+        ("PACKAGE.nets.lazy", {}, "has lazy layers"),
         ("PACKAGE.nothing.Net", {}, r"cannot be imported: ModuleNotFound.*\n.*PYTHONPATH"),
         ("PACKAGE.broken.Net", {}, r"cannot be imported: RuntimeError: no GPU here"),
         ("PACKAGE.nets.Plain", {}, "is no subclass of torch.nn.Module"),

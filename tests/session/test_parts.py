@@ -17,6 +17,7 @@ import lrexp
 from lrexp.__main__ import main
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.parts import handed_over
+from lrexp.data.sources.arrays import from_arrays
 from lrexp.session.parts import given_parts
 
 SMOKE = ["experiment=smoke", "data.leak_check=skip"]
@@ -55,6 +56,32 @@ def test_data_in_memory_goes_by_its_content() -> None:
     assert targets[0].startswith("data.target=in_memory.arrays_")
     others = [(other, labels), (images, labels[::-1]), {"train": (images, labels)}]
     assert len({targets[0], *(words(data=data)[1] for data in others)}) == 4
+
+
+class Says:
+    """A metric whose answer no digest of its values sees."""
+
+    def __init__(self, value: float):
+        self.hidden = {"in": type("Holder", (), {"value": value})()}
+
+    def __call__(self, scores: np.ndarray, labels: np.ndarray) -> float:
+        return self.hidden["in"].value
+
+
+def test_every_metric_is_its_own_function() -> None:
+    metrics = {"one": Says(1.0), "two": Says(2.0)}
+    with given_parts({"metrics": metrics}) as chosen:
+        found = [handed_over()[word.partition("=")[2]] for word in chosen]
+    assert found == [*metrics.values()]
+
+
+def test_tensors_are_read_wherever_their_gradients_go() -> None:
+    labels = torch.arange(4) % 2
+    for images in (torch.rand(4, 1, 8, 8, requires_grad=True), torch.rand(4, 1, 8, 8).bfloat16()):
+        plain = images.detach().float().numpy()
+        found, expected = (from_arrays("x", (one, labels), 1) for one in (images, plain))
+        assert np.array_equal(found.images, expected.images)
+        assert words(data=(images, labels)) == words(data=(plain, labels))
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,54 @@ def test_what_trains_in_turns_is_silent() -> None:
     assert {row.groups for row in report.rows} == {("SGD group 0",)}
 
 
+@pytest.mark.parametrize("given", [[0, 1], [1, 0], None])
+def test_one_optimizer_after_another_is_silent(given: list[int] | None) -> None:
+    model = net()
+    model[1].eval()
+    one, two = optim.SGD(model[3].parameters(), lr=0.1), optim.SGD(model.parameters(), lr=0.01)
+    known = None if given is None else [(one, two)[i] for i in given]
+    with certify(model, known) as report:
+        train(model, one)
+        train(model, two)
+    assert not report.faults, str(report)
+
+
+def test_by_turns_two_optimizers_of_a_tensor_are_a_fault() -> None:
+    model = net()
+    one, two = sgd(model), optim.SGD(model[3].parameters(), lr=0.01)
+    with certify(model, [one, two], raises=False) as report:
+        for optimizer in (one, two, one):
+            train(model, optimizer, steps=1)
+    assert only(report, "two_groups").tensors == ("3.weight", "3.bias")
+
+
+def test_groups_that_are_made_anew_in_the_loop_are_seen() -> None:
+    model = net()
+    optimizer = by_layer(model)
+    with certify(model, optimizer, raises=False) as report:
+        train(model, optimizer)
+        optimizer.param_groups.clear()
+        optimizer.add_param_group({"params": [*model.parameters()]})
+        train(model, optimizer)
+    assert report.steps == 8
+    assert {row.groups for row in report.rows} == {("group 0",)}
+
+
+def test_a_step_that_raised_hides_no_other_optimizer() -> None:
+    model = net()
+    with certify(model, None) as report:
+        with pytest.raises(RuntimeError, match="SparseAdam"):
+            train(model, optim.SparseAdam(model.parameters(), lr=0.1))
+        train(model, sgd(model))
+    assert report.steps == 4
+
+
+def test_a_tensor_without_values_has_nothing_to_move() -> None:
+    model = net()
+    model.register_parameter("empty", nn.Parameter(torch.zeros(0)))
+    assert not seen(model, sgd(model)).findings
+
+
 def test_groups_that_come_in_the_loop_are_seen() -> None:
     model = net()
     model[:3].requires_grad_(False)
@@ -455,6 +503,14 @@ def test_steps_lost_in_bfloat16() -> None:
     assert finding.fault
     assert "3.weight" in finding.tensors
     assert "bfloat16" in finding.message
+
+
+def test_rates_at_which_nothing_moves_are_a_note() -> None:
+    model = net()
+    finding = only(seen(model, sgd(model, lr=1e-12)), "too_small")
+    assert not finding.fault
+    assert "no step changes a float32" in finding.message
+    assert "at rate 1e-12" in finding.message
 
 
 def test_a_step_that_leaves_a_tensor_out() -> None:

@@ -89,7 +89,7 @@ def _end_to_end(place: str, parts: Mapping[str, dict[str, Any]]) -> dict[str, An
         if name == "class_names":
             fields[name] = next(iter(parts.values()))[name]
             continue
-        values = [part[name] for part in parts.values()]
+        values = [on_cpu(part[name]) for part in parts.values()]
         if all(isinstance(value, list) for value in values):
             fields[name] = [item for value in values for item in value]
             continue
@@ -102,8 +102,19 @@ def _end_to_end(place: str, parts: Mapping[str, dict[str, Any]]) -> dict[str, An
     return fields
 
 
+def on_cpu(given: Any) -> Any:
+    """A tensor of torch as one that numpy can read: without a gradient, in a type it has."""
+    if isinstance(given, list | tuple):
+        return [on_cpu(one) for one in given] if given and hasattr(given[0], "detach") else given
+    if not hasattr(given, "detach"):
+        return given
+    plain = given.detach().cpu()
+    return plain.float() if plain.is_floating_point() else plain
+
+
 def _images(place: str, given: Any, channels: int) -> tuple[np.ndarray | EncodedImages, list[str]]:
     """(N, C, H, W) uint8, or files; and how they were read."""
+    given = on_cpu(given)
     paths = isinstance(given, list | tuple) and all(isinstance(g, str | PurePath) for g in given)
     if paths or (isinstance(given, np.ndarray) and given.dtype.kind == "U"):
         files = [os.path.abspath(os.path.expanduser(str(name))) for name in given]
@@ -183,7 +194,7 @@ def _labels(
 ) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
     """(N,) int64 or (N, classes) float32, the class names, and how they were read."""
     try:
-        values = np.asarray(given)
+        values = np.asarray(on_cpu(given))
     except ValueError:  # lists of several lengths
         raise UserError(f"{where} are lists of several lengths\n  {SEVERAL}") from None
     names = None if class_names is None else tuple(map(str, class_names))
