@@ -109,12 +109,14 @@ def test_an_export_gives_the_same_scores_without_lrexp(
     monkeypatch.setenv("LREXP_ALLOW_TARGETS", "their_net")
     side = 80 if name == "inception" else 32
     run = untrained_run(tmp_path / "run", compose(*NETWORKS[name]), (channels, side, side))
-    own = scores_of(run, pictures)
+    trained = load_trained(run, "cpu")
+    images = trained.transform(pictures)
+    own, logits = trained.scores(images), trained.model(images)
+    assert len({tuple(row) for row in logits.tolist()}) > 10  # they tell images apart
     done = export(run)
     assert done.folder == run / "exported"
     assert done.apart == 0
     assert torch.allclose(of_example(alone(done.folder), pictures), own, rtol=0, atol=1e-6)
-    assert len({tuple(row) for row in own.tolist()}) > 10  # they tell images apart
 
 
 def test_a_trained_run_is_exported_with_all_that_is_known_of_it(
