@@ -61,8 +61,9 @@ def imagefolder(path: str, channels: int, test_only: bool = False) -> Source:
     files, labels, codes = zip(*found, strict=True)
     if len(set(labels)) == 1 and not test_only:
         _refuse_wrapper(root, [part / names[labels[0]] for part, *_ in parts])
+    shown = tuple(map(in_utf8, files))  # held, as what is handed to a worker can be
     source = Source(
-        EncodedImages(files.__getitem__, lambda i: in_utf8(files[i]), channels, None),
+        EncodedImages(files.__getitem__, shown.__getitem__, channels, None),
         np.array(labels, np.int64),
         tuple(map(in_utf8, names)),
         np.array(codes, np.int8) if has_splits else None,
