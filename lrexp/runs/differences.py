@@ -142,7 +142,6 @@ CAUSES = (
         "lrexp",
         "device",
         "gpu",
-        "threads",
     ),
     *("threads", "world_size", "backend"),
     *("packages", "cpu", "cpu_capability", "flags", "variables", "gpu_driver", "cuda", "cudnn"),

@@ -469,6 +469,7 @@ def test_an_argument_that_is_no_part_is_refused() -> None:
         lrexp.run(SMOKE, epochs=3)
 
 
+@pytest.mark.slow
 def test_own_options_are_found(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(

@@ -383,6 +383,7 @@ print("not by a worker", not {one for one, _ in found} & {one for _, one in foun
 """
 
 
+@pytest.mark.slow
 def test_the_server_imports_once_for_all_and_ends_with_the_program(
     program: Program, tmp_path: Path
 ) -> None:

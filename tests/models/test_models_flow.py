@@ -97,10 +97,17 @@ FAMILIES: list[tuple[Callable[..., nn.Module], str, dict[str, Any], int, set[str
 ]
 
 
+HEAVY = ("vgg11", "googlenet", "densenet121", "swin_t", "maxvit_t")
+
+
 @pytest.mark.parametrize(
     ("make", "name", "settings", "side", "expected"),
-    FAMILIES,
-    ids=[f"{make.__name__}-{name}" for make, name, *_ in FAMILIES],
+    [
+        pytest.param(
+            *row, marks=[pytest.mark.slow] * (row[1] in HEAVY), id=f"{row[0].__name__}-{row[1]}"
+        )
+        for row in FAMILIES
+    ],
 )
 def test_dropout_in_front_of_the_head_trains_with_it_and_no_other_does(
     make: Callable[..., nn.Module], name: str, settings: dict[str, Any], side: int, expected: set

@@ -135,6 +135,7 @@ def test_what_was_in_memory_is_asked_for_by_whoever_runs_it_again(
     assert "data=...)" in said
 
 
+@pytest.mark.slow
 def test_a_run_is_loaded_where_its_network_is_though_its_data_is_nowhere(
     trained: lrexp.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +146,7 @@ def test_a_run_is_loaded_where_its_network_is_though_its_data_is_nowhere(
     assert torch.equal(loaded(images), trained.model(images))
 
 
+@pytest.mark.slow
 def test_functions_handed_over_give_the_run_that_their_targets_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

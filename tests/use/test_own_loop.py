@@ -175,7 +175,13 @@ def test_a_plan_that_moves_is_followed_epoch_by_epoch() -> None:
     assert seen[3] == (True, True, 0.05, 0.05)
 
 
-@pytest.mark.parametrize("policy", ["gradual_unfreeze", "lp_ft", "freezeout"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "lp_ft",
+        *(pytest.param(p, marks=pytest.mark.slow) for p in ("gradual_unfreeze", "freezeout")),
+    ],
+)
 def test_a_moving_policy_ends_with_the_programs_weights_to_the_bit(
     policy: str, prepare: Callable[..., Any], one_thread: None
 ) -> None:
