@@ -88,8 +88,12 @@ def test_channels_last_reaches_the_convolutions_and_changes_no_value() -> None:
         ("cpu", "precision=tf32", "on cpu it changes nothing"),
         ("cpu", "cuda_graph=true", "trainer.device is cpu"),
         ("mps", "cuda_graph=true", "trainer.device is mps"),
-        *(("mps", f"precision={p}", "has not been tried") for p in ("tf32", "bf16", "fp16")),
-        *(("mps", f"compile={c}", "has not been tried") for c in ("default", "aot_eager")),
+        ("mps", "precision=bf16", "has not been tried"),
+        *(
+            pytest.param("mps", setting, "has not been tried", marks=pytest.mark.slow)
+            for setting in ("precision=tf32", "precision=fp16", "compile=default")
+        ),
+        ("mps", "compile=aot_eager", "has not been tried"),
     ],
 )
 def test_what_a_device_cannot_is_refused_with_its_key(

@@ -101,7 +101,9 @@ def test_epochs_and_seeds_augment_differently(augmented: dict[str, Dataset]) -> 
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than there are cores
-@pytest.mark.parametrize(("workers", "prefetched"), [(1, 1), (3, 4)])
+@pytest.mark.parametrize(
+    ("workers", "prefetched"), [pytest.param(1, 1, marks=pytest.mark.slow), (3, 4)]
+)
 def test_batches_depend_neither_on_the_count_of_workers_nor_on_prefetching(
     augmented: dict[str, Dataset],
     workers: int,
