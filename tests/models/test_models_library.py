@@ -251,8 +251,8 @@ def test_timm_is_imported_only_when_asked_for(compose: Any) -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["model.name=mlp"], ["model.name", "choosing an option", "write model=mlp"]),
-        ([*SMALL, "model.library=timm"], ["model.library", "write model=timm"]),
+        (["model.name=mlp"], ["model.name=mlp: is written model=mlp"]),
+        ([*SMALL, "model.library=timm"], ["model.library=timm: is written model=timm"]),
         ([*SMALL, "model.args._target_=os.system"], ["model.args._target_", "plain values"]),
         ([*SMALL, "model.args.a=[{_target_:x}]"], ["model.args.a[0]._target_"]),
         ([*SMALL, "model.hidden=3"], ["model.hidden", "there is no such setting"]),
