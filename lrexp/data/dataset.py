@@ -42,7 +42,7 @@ from lrexp.data.transforms import Augment, Normalize
 log = logging.getLogger(__name__)
 
 READ_TOGETHER = 1024  # images
-NORMALIZED = 2**26  # bytes of a split's images that are kept as floats too
+NORMALIZED = 2**22  # bytes of a split's images that are kept as floats too: more leave the caches
 
 
 @dataclass(frozen=True)
