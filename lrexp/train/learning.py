@@ -34,6 +34,7 @@ MOVED, STILL, UNUSED, NOT_JUDGED = "moved", "still", "unused", "not judged"
 PASSED_BY = "passed by"  # becomes an error
 # Where a tensor has not moved, so few steps, each so much smaller, must move it to make it a fault.
 TRIED_STEPS, MARGIN = 3, 16
+DIGITS = 32  # of `quick_hash`; those of former versions had fewer
 
 
 @dataclass
@@ -161,6 +162,12 @@ class LearningProof:
             self._phase = state["phase"] and Phase(**state["phase"])
             self._moved = dict.fromkeys(state["moved"], True)
             self._others, self._left_out = state["others"], state["left_out"]
+            taken = self._phase.hashes if self._phase else {}
+            if self._phase and any(len(one) != DIGITS for one in taken.values()):
+                self._phase.hashes = {}  # none that today's could be compared with
+                self._left_out[self._phase.turn] = (
+                    f"from epoch {self._phase.since + 1}: its state is of a former version"
+                )
         elif trainer.epoch:
             turn = trainer.experiment.plan.turns(trainer.epoch)[-1]
             self._phase = Phase(turn, turn, trainer.step, {})

@@ -564,3 +564,18 @@ def test_networks_of_timm_are_healthy_after_few_steps(
             name for name, _ in trainer.experiment.model.named_parameters()
         }
         assert {*found["tensors"].values()} <= {"moved", "still"}
+
+
+def test_hashes_of_a_former_version_are_not_taken_for_those_of_weights_that_moved(
+    compose: Any,
+) -> None:
+    trainer = trainer_of(compose("trainer.epochs=2", "trainer.limit_train_batches=1"))
+    trainer.train_epoch()
+    state = trainer.learning.state()
+    hashes = state["phase"]["hashes"]
+    assert {len(one) for one in hashes.values()} == {learning.DIGITS}
+    state["phase"]["hashes"] = {name: one[:16] for name, one in hashes.items()}
+    trainer.learning.load_state(state, trainer)
+    found = trainer.learning.as_dict()
+    assert found["tensors"] == {}
+    assert found["not_judged"] == ["from epoch 1: its state is of a former version"]
