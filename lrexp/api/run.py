@@ -11,7 +11,7 @@ from contextlib import ExitStack, redirect_stdout
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lrexp.api.folders import Run, Sweep
-from lrexp.config.errors import ConfigError, Terminated, UserError, for_terminal
+from lrexp.config.errors import ADD_M, ConfigError, Terminated, UserError, for_terminal
 from lrexp.config.launched import refuse_ranks
 from lrexp.config.parts import handed_over
 from lrexp.session.parts import given_parts
@@ -19,7 +19,6 @@ from lrexp.session.parts import given_parts
 if TYPE_CHECKING:
     from lrexp.config.compose import CheckedLoader
 
-ADD_M = "add -m to run one after the other"  # what composing says on a command line
 T = TypeVar("T")
 
 

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf, errors, flag_override
 
 from lrexp.config.check import check, path_settings
 from lrexp.config.errors import (
+    ADD_M,
     BY_OPTION,
     SEVERAL,
     ConfigError,
@@ -286,7 +287,7 @@ def explained(loader: CheckedLoader, error: Exception, overrides: list[str]) -> 
         return ConfigError("", problem, place="the command line")
     said = str(error)
     if "Ambiguous value" in said or "requires --multirun" in said:
-        hint = "add -m to run one after the other; a list is written '[a,b]'"
+        hint = f"{ADD_M}; a list is written '[a,b]'"
         override = next((o for o in overrides if o in said), "")
         problem = f"{override}: {SEVERAL}"
         return ConfigError("", problem, hint, place="the command line")

@@ -15,6 +15,7 @@ from lrexp.config.library_names import library_of
 
 OTHERS_SETTING = "in the option chosen"  # of a setting that other options have
 BY_OPTION = "is set by choosing an option"  # of a name that is no library's
+ADD_M = "add -m to run one after the other"  # of a command line; in Python it is lrexp.sweep
 SEVERAL = "several values for one run"
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 MOST_NAMES = 40  # that are listed whole

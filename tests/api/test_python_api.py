@@ -449,7 +449,7 @@ def test_a_script_without_a_guard_sweeps_in_workers(tmp_path: Path) -> None:
         (["--config-dir", "here"], "config_dir"),
         (["rerun"], "no override"),
         ([{"seed": 1}], "no override"),
-        (["seed=1,2"], "several values for one run"),
+        (["seed=1,2"], "several values for one run\n  lrexp.sweep runs them one after the other"),
         (["hydra.mode=MULTIRUN"], "use lrexp.sweep"),
         (["task=layer_test"], "trains runs of its own"),
     ],
