@@ -1,4 +1,4 @@
-"""`hydra/launcher=lrexp`: all points of a grid in one session."""
+"""Our launcher: all points of a grid in one session, here or as jobs of an engine."""
 
 # Hydra runs this file while it is not in sys.modules, where dataclasses would look up annotations
 # that are text: no `from __future__ import annotations` here.
@@ -12,19 +12,47 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from lrexp.grid.settings import LauncherSettings
+from lrexp.grid.settings import (
+    KINDS,
+    JoblibSettings,
+    LauncherSettings,
+    LocalJobSettings,
+    RaySettings,
+    SlurmSettings,
+)
+
+TARGET = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
 
 
 @dataclass
-class LrexpLauncherConf(LauncherSettings):
-    """Settings under `hydra.launcher`."""
-
-    _target_: str = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
+class LauncherConf(LauncherSettings):
+    _target_: str = TARGET
 
 
-ConfigStore.instance().store(
-    group="hydra/launcher", name="lrexp", node=LrexpLauncherConf, provider="lrexp"
-)
+@dataclass
+class JoblibConf(JoblibSettings):
+    _target_: str = TARGET
+
+
+@dataclass
+class LocalJobConf(LocalJobSettings):
+    _target_: str = TARGET
+
+
+@dataclass
+class SlurmConf(SlurmSettings):
+    _target_: str = TARGET
+
+
+@dataclass
+class RayConf(RaySettings):
+    _target_: str = TARGET
+
+
+CONFS = (LauncherConf, JoblibConf, LocalJobConf, SlurmConf, RayConf)
+for name, conf in zip(KINDS, CONFS, strict=True):
+    group = "hydra/launcher" if name == "lrexp" else "schema/launcher"
+    ConfigStore.instance().store(group=group, name=name, node=conf, provider="lrexp")
 
 
 class LrexpLauncher(Launcher):
@@ -32,7 +60,7 @@ class LrexpLauncher(Launcher):
 
     def __init__(self, **settings: Any):
         super().__init__()
-        self.settings = LauncherSettings(**settings)
+        self.settings = KINDS[settings.get("engine") or "lrexp"](**settings)
         self.board = None  # lrexp.grid.leaderboard.Leaderboard of the points so far
 
     def setup(

@@ -38,6 +38,7 @@ LEADERBOARD, LEADERBOARD_TABLE = "leaderboard.json", "leaderboard.csv"
 CASES = "cases.yaml"
 RERUN = "rerun.yaml"  # the saved config that a grid was made around
 MULTIRUN = "multirun.yaml"
+JOBS = "jobs"  # folder: what an engine keeps of its jobs, and what they say
 EARLIER = "earlier"  # folder that keeps what former attempts at a point left
 WANDB_REPORT = "wandb_report.json"  # which report at W&B is the sweep's own
 
@@ -76,7 +77,7 @@ OF_RUN = (
 )
 OF_SWEEP = (
     *(POINTS, POINTS_TABLE, LEADERBOARD, LEADERBOARD_TABLE),
-    *(CASES, RERUN, MULTIRUN, WANDB_REPORT, REPORT),
+    *(CASES, RERUN, MULTIRUN, WANDB_REPORT, REPORT, JOBS),
 )
 OF_LAYER_TEST = (PROTOCOL, LAYER_TEST, LAYER_TABLE, LAYER_POLICY, REPORT)
 FOLDERS_OF_LAYER_TEST = (LAYER_POLICY.partition("/")[0], LAYER_RUNS, LAYER_CHECK, PLOTS)

@@ -41,6 +41,11 @@ def stacked(points: Sequence[Point], session: Session) -> Ended:
 
     Packs are as large as memory allows, at most `hydra.launcher.members`.
     """
+    return in_turn(stacks(points, session), session)
+
+
+def stacks(points: Sequence[Point], session: Session) -> list[list[Point]]:
+    """Points in packs that can train together."""
     packs: list[list[Point]] = []
     for points_alike in kinds(points):
         kind = Kind(points_alike)
@@ -52,7 +57,7 @@ def stacked(points: Sequence[Point], session: Session) -> Ended:
             for point in points_alike:
                 point.note = kind.reason
         packs += kind.packs()
-    return in_turn(packs, session)
+    return packs
 
 
 def in_turn(packs: Sequence[Sequence[Point]], session: Session) -> Ended:

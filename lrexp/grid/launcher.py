@@ -15,6 +15,7 @@ from lrexp.config.errors import ConfigError, UserError, disk_full
 from lrexp.folder.claim import refuse_others
 from lrexp.folder.layout import names_of_run
 from lrexp.grid.auto import auto
+from lrexp.grid.engines.jobs import on_engine
 from lrexp.grid.executors import serial, stacked
 from lrexp.grid.isolation import keep_freed_memory, small_collections
 from lrexp.grid.jobs import Session
@@ -48,7 +49,8 @@ def run_points(
     if own and all(point.settings["task.name"] == "train" for point in points):
         from lrexp.grid.live import GridView
 
-        keys, executor = swept_keys(board.points), EXECUTORS[session.settings.executor]
+        keys, how = swept_keys(board.points), session.settings
+        executor = on_engine if how.engine else EXECUTORS[how.executor]
         titles = {p.num: title(p, keys) or p.folder for p in points}
         view = task.view = GridView(titles, said=task.said)
     shown = view.shown() if view else nullcontext()

@@ -69,6 +69,12 @@ class Points:
         points.executor, points.datasets = "pool", self.datasets.in_memory()
         return points
 
+    def for_job(self, engine: str) -> Points:
+        """The same for a program on another machine, which reads the data itself."""
+        points = Points()
+        points.executor = engine
+        return points
+
     @cached_property
     def datasets(self) -> Datasets:
         """The data of the points so far."""

@@ -28,6 +28,7 @@ from lrexp.config.schema import OPTIONS, direction
 from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import CASES, MULTIRUN, OF_SWEEP, RERUN, WANDB, names_of_run
+from lrexp.grid.engines.jobs import check_engine
 from lrexp.grid.jobs import Session
 from lrexp.grid.launcher import run_points
 from lrexp.grid.leaderboard import WIDTH, Leaderboard, leaderboard_lines
@@ -200,6 +201,7 @@ def find_equal_points(loader: CheckedLoader, request: Request, points: Sequence[
     """
     if not request.ours or not _all_train(points):
         return
+    check_engine(request.settings)
     check_gpus(request.settings, points)
 
     def placed(point: Point, error: ConfigError) -> ConfigError:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any, Protocol
 
 from hydra.core.utils import JobReturn, JobStatus
 
@@ -21,7 +22,7 @@ from lrexp.grid.jobs import Session, failed_as, halves
 from lrexp.grid.points.point import Point, read_summary
 from lrexp.grid.points.resume import set_aside
 from lrexp.grid.pool.in_worker import Place, start_points
-from lrexp.grid.pool.workers import Workers
+from lrexp.grid.pool.workers import Event, Workers
 from lrexp.grid.settings import LauncherSettings
 
 # What workers import before they start. None of it starts a thread (pyarrow does) or uses a GPU.
@@ -109,7 +110,19 @@ def opened(session: Session, points: Sequence[Point], where: Sequence[Place]) ->
         yield running
 
 
-def run_packs(packs: Sequence[list[Point]], running: Workers, session: Session) -> Ended:
+class Runs(Protocol):
+    """What runs packs in other programs."""
+
+    def put(self, piece: Any) -> None:
+        """Let `piece` be done, after those put before."""
+        ...
+
+    def events(self) -> Iterator[Event]:
+        """What happens, until every piece that was put has come to its end."""
+        ...
+
+
+def run_packs(packs: Sequence[list[Point]], running: Runs, session: Session) -> Ended:
     """Run packs in workers; a point whose worker dies or has no memory left is tried again."""
     tries: Counter[int] = Counter()
     for points in packs:

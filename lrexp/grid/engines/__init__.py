@@ -1,0 +1,1 @@
+"""Other programs' ways to run jobs: joblib, submitit (SLURM), Ray."""

@@ -1,0 +1,49 @@
+"""`hydra/launcher=joblib`: programs that joblib's loky keeps, one job after the other in each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
+
+from lrexp.grid.engines.job import Job
+from lrexp.grid.engines.jobs import LostError
+from lrexp.grid.pool.pool import cores
+from lrexp.grid.settings import JoblibSettings
+
+
+class Joblib:
+    """Jobs as futures. Where one program dies, all that were running are lost with it."""
+
+    at_once: int | None = None
+
+    def __init__(self, settings: JoblibSettings):
+        count = settings.n_jobs
+        self._programs = cores() + 1 + count if count < 0 else count  # as joblib counts
+        self._threads = max(1, cores() // self._programs)
+
+    def submit(self, jobs: Sequence[Job]) -> list[Future[Any]]:
+        """Hand out jobs; to new programs where the last ones have died."""
+        return [self._executor().submit(job) for job in jobs]
+
+    def ended(
+        self, known: Sequence[Future[Any]], wait_s: float
+    ) -> Iterator[tuple[Future[Any], Any]]:
+        """See `Engine`."""
+        from joblib.externals.loky.process_executor import BrokenProcessPool
+
+        for one in wait(known, wait_s, FIRST_COMPLETED).done:
+            error = one.exception()
+            if isinstance(error, BrokenProcessPool):
+                error = LostError(str(error))
+            yield one, one.result() if error is None else error
+
+    def stop(self, known: Sequence[Future[Any]]) -> None:
+        """See `Engine`: they are killed."""
+        self._executor().shutdown(kill_workers=bool(known))
+
+    def _executor(self) -> Any:
+        from joblib.externals.loky import get_reusable_executor
+
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self._threads))
+        return get_reusable_executor(self._programs, env=threads)

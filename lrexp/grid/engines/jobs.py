@@ -1,0 +1,186 @@
+"""Points as jobs of an engine: handed out, listened to, collected; a lost job is tried again."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from lrexp.config.errors import ConfigError, UserError, first_line
+from lrexp.config.names import new_run_id
+from lrexp.folder.layout import JOBS
+from lrexp.grid.engines.job import Job, Told
+from lrexp.grid.executors import Ended, stacks
+from lrexp.grid.jobs import Session
+from lrexp.grid.points.point import Point, read_summary
+from lrexp.grid.pool.pool import run_packs
+from lrexp.grid.pool.workers import Event
+from lrexp.grid.settings import LauncherSettings
+from lrexp.runs.sweep import MISSING, RUNNING
+
+POLL_S = 1.0  # between two looks at jobs
+SHOWN_S = 90.0  # that a file system may take to show what another machine wrote
+PACKAGES = {"joblib": "joblib", "submitit_local": "submitit", "slurm": "submitit", "ray": "ray"}
+EXTRAS = {"submitit_local": "slurm"}  # where an engine has none of its own name
+
+
+class LostError(Exception):
+    """A job has ended without a result: its program was killed, or its machine has gone."""
+
+
+class Engine(Protocol):
+    """Runs jobs in other programs."""
+
+    at_once: int | None  # jobs that it is given at a time; None: all, it has a queue of its own
+
+    def submit(self, jobs: Sequence[Job]) -> list[Any]:
+        """Hand out jobs; what each is known by. A UserError says why none can be."""
+        ...
+
+    def ended(self, known: Sequence[Any], wait_s: float) -> Iterator[tuple[Any, Any]]:
+        """Those that have ended by now or within so long: each with its result, an exception of
+        the job's own, or `LostError`."""
+        ...
+
+    def stop(self, known: Sequence[Any]) -> None:
+        """Stop those that have not ended, and whatever the engine keeps running."""
+        ...
+
+
+def check_engine(settings: LauncherSettings) -> None:
+    """Raise a ConfigError for an engine that is not to be had here."""
+    if settings.engine is None:
+        return
+    package = PACKAGES[settings.engine]
+    extra = EXTRAS.get(settings.engine, settings.engine)
+    if find_spec(package) is None:
+        hint = f"pip install 'lrexp[{extra}]'"
+        raise ConfigError("hydra/launcher", f"needs {package}, which is not installed", hint)
+    if settings.engine == "slurm":
+        from shutil import which
+
+        if which("sbatch") is None:
+            hint = "start the sweep on a node that submits jobs; submitit_local runs them here"
+            raise ConfigError("hydra/launcher", "needs SLURM: there is no sbatch here", hint)
+
+
+def engine_of(settings: Any, folder: Path) -> Engine:
+    """The engine that settings choose. `folder` takes its own files."""
+    if settings.engine == "joblib":
+        from lrexp.grid.engines.joblib_jobs import Joblib
+
+        return Joblib(settings)
+    if settings.engine == "ray":
+        from lrexp.grid.engines.ray_tasks import Ray
+
+        return Ray(settings)
+    from lrexp.grid.engines.submitit_jobs import Submitit
+
+    return Submitit(settings, folder)
+
+
+def on_engine(points: Sequence[Point], session: Session) -> Ended:
+    """Each point as a job of its own, or with `hydra.launcher.members` as many as that together."""
+    settings, folder = session.settings, session.folder / JOBS
+    together = (settings.members or 1) > 1
+    packs = stacks(points, session) if together else [[point] for point in points]
+    with Jobs(session, engine_of(settings, folder), folder) as jobs:
+        for point, returned in run_packs(packs, jobs, session):
+            wait_for(session.folder / point.folder)
+            yield point, returned
+
+
+def wait_for(folder: Path, at_most_s: float = SHOWN_S) -> None:
+    """Wait until a file system shows the end of a point that has come to its end elsewhere."""
+    until = time.monotonic() + at_most_s
+    while time.monotonic() < until:
+        if read_summary(folder)["status"] not in (MISSING, RUNNING):
+            return
+        with suppress(OSError):  # reading a folder has a network's file system look anew
+            os.listdir(folder)
+        time.sleep(POLL_S / 4)
+
+
+@dataclass
+class _Running:
+    piece: Any
+    told: Told
+
+
+class Jobs:
+    """Packs in, events out, as `lrexp.grid.pool.workers.Workers` has them; a context manager."""
+
+    def __init__(self, session: Session, engine: Engine, folder: Path):
+        self._session, self._engine, self._folder = session, engine, folder
+        self._waiting: list[Any] = []
+        self._running: dict[Any, _Running] = {}
+
+    def __enter__(self) -> Jobs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.stop(list(self._running))
+
+    def put(self, piece: Any) -> None:
+        """Let a job do `piece`, after those put before."""
+        self._waiting.append(piece)
+
+    def events(self) -> Iterator[Event]:
+        """What happens, until every piece that was put has come to its end."""
+        while self._waiting or self._running:
+            self._submit()
+            for known, result in self._engine.ended(list(self._running), POLL_S):
+                job = self._running.pop(known)
+                yield from _heard(job)
+                job.told.remove()
+                if isinstance(result, LostError):
+                    yield Event(job.piece, "died", f"is gone: {first_line(result)}")
+                elif isinstance(result, BaseException):
+                    yield Event(job.piece, "raised", result)
+                else:
+                    yield Event(job.piece, "returned", result)
+            for job in self._running.values():
+                yield from _heard(job)
+
+    def _submit(self) -> None:
+        """Hand out what waits, as far as there is room for it."""
+        room = self._engine.at_once
+        free = len(self._waiting) if room is None else max(0, room - len(self._running))
+        pieces, self._waiting = self._waiting[:free], self._waiting[free:]
+        if not pieces:
+            return
+        said = [self._folder / f"{new_run_id()}.jsonl" for _ in pieces]
+        jobs = [
+            Job(self._task, piece[1], file, self._path)
+            for piece, file in zip(pieces, said, strict=True)
+        ]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            known = self._engine.submit(jobs)
+        except UserError:
+            raise
+        except Exception as error:
+            name = self._session.settings.engine
+            raise UserError(f"{name} takes no jobs: {first_line(error)}") from error
+        for one, piece, file in zip(known, pieces, said, strict=True):
+            self._running[one] = _Running(piece, Told(file))
+
+    @cached_property
+    def _task(self) -> Any:
+        return self._session.task.for_job(self._session.settings.engine)
+
+    @cached_property
+    def _path(self) -> list[str]:
+        return [folder or os.getcwd() for folder in sys.path]
+
+
+def _heard(job: _Running) -> Iterator[Event]:
+    for message in job.told.news():
+        yield Event(job.piece, "said", message)
