@@ -1,6 +1,7 @@
 """Stop runs at random moments, let them go on, and compare with a run that nobody stopped.
 
     python scripts/fault_drill.py --runs 100
+    python scripts/fault_drill.py --points 1000    # a sweep instead: see fault_drill_sweep.py
 
 A run has survived when the same command with `trainer.resume=auto`, given as often as it was
 stopped and once more, ends with the same metrics, the same weights, the same best weights and the
@@ -29,6 +30,8 @@ os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 import numpy as np
 import torch
+from fault_drill_sweep import WAYS
+from fault_drill_sweep import drill as drill_sweep
 
 import lrexp.build.experiment
 import lrexp.config.compose
@@ -245,10 +248,14 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0, help="of what is stopped when")
     parser.add_argument("--keep", type=Path, help="a folder for the runs that were lost")
+    parser.add_argument("--points", type=int, help="of a sweep, whose programs are killed")
+    parser.add_argument("--ways", nargs="+", default=["serial", "pool"], choices=WAYS)
+    parser.add_argument("--kills", type=int, default=30, help="of each of these ways")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    if asked.keep:
-        asked.keep.mkdir(parents=True, exist_ok=True)
-        sys.exit(drill(asked.runs, asked.seed, asked.keep.resolve()) > 0)
     with tempfile.TemporaryDirectory(prefix="fault_drill_") as name:
-        sys.exit(drill(asked.runs, asked.seed, Path(name)) > 0)
+        base = (asked.keep or Path(name)).resolve()
+        base.mkdir(parents=True, exist_ok=True)
+        if asked.points:
+            sys.exit(drill_sweep(asked.points, asked.ways, asked.kills, asked.seed, base) > 0)
+        sys.exit(drill(asked.runs, asked.seed, base) > 0)
