@@ -26,6 +26,7 @@ class LauncherSettings:
     retries: int = 1  # of a point whose worker was killed or ran out of memory
     resume: str | None = None  # a sweep's folder, or latest: run what it has not finished
     only: str | None = None  # failed: of a resumed sweep run the failed points alone
+    restart: bool = False  # of a resumed sweep run stopped points anew, not from their last epoch
     allow_changed_grid: bool = False  # resume although the grid is not the one that was started
 
 
@@ -53,7 +54,7 @@ def read_settings(launcher: Any) -> LauncherSettings:
     if found["executor"] == "pool" and handed_over():
         problem = "starts programs of its own, which have no parts that were handed over as objects"
         refuse("executor", problem, "auto, serial and stacked run in this one")
-    for name in ("only", "allow_changed_grid"):
+    for name in ("only", "restart", "allow_changed_grid"):
         if found[name] and not found["resume"]:
             hint = "hydra.launcher.resume=SWEEP or latest"
             refuse(name, "is for a sweep that is resumed", hint)
