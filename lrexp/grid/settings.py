@@ -26,6 +26,7 @@ class LauncherSettings:
     retries: int = 1  # of a point whose worker was killed or ran out of memory
     resume: str | None = None  # a sweep's folder, or latest: run what it has not finished
     only: str | None = None  # failed: of a resumed sweep run the failed points alone
+    restart: bool = False  # of a resumed sweep run stopped points anew, not from their last epoch
     allow_changed_grid: bool = False  # resume although the grid is not the one that was started
     engine: str | None = None  # what runs points in programs of its own; chosen by hydra/launcher
 
@@ -85,7 +86,7 @@ KINDS = {
 }  # by the name of hydra/launcher
 
 # What a resumed sweep does not keep: where it goes, and what would start programs.
-_TYPED_ANEW = ("resume", "only", "allow_changed_grid", "engine", "address", "setup")
+_TYPED_ANEW = ("resume", "only", "restart", "allow_changed_grid", "engine", "address", "setup")
 _KEPT = dict.fromkeys(
     f.name for kind in KINDS.values() for f in fields(kind) if f.name not in _TYPED_ANEW
 )
@@ -137,7 +138,7 @@ def read_settings(launcher: Any) -> LauncherSettings:
     if engine and handed_over():
         problem = "runs points in other programs, which have no parts that were handed over"
         refuse("engine", problem, "hydra/launcher=lrexp runs them in this one")
-    for name in ("only", "allow_changed_grid"):
+    for name in ("only", "restart", "allow_changed_grid"):
         if found[name] and not found["resume"]:
             hint = "hydra.launcher.resume=SWEEP or latest"
             refuse(name, "is for a sweep that is resumed", hint)

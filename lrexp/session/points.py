@@ -40,14 +40,19 @@ class Points:
         self.planned: set[str] = set()  # see Launch
         self.board: Leaderboard | None = None  # of a sweep whose sweeper chooses points as it goes
 
-    def __call__(self, composed: DictConfig) -> float:
-        return job(composed, self)
+    def __call__(self, composed: DictConfig, stopped: Stopped | None = None) -> float:
+        return job(composed, self, stopped)
 
-    def open(self, composed: DictConfig, asked: list[type[BaseException]]) -> Training:
+    def open(
+        self,
+        composed: DictConfig,
+        asked: list[type[BaseException]],
+        stopped: Stopped | None = None,
+    ) -> Training:
         """A point's run, built but not trained; see `lrexp.tasks.train.open_training`."""
         from lrexp.tasks.train import open_training
 
-        return open_training(*_checked(composed, self), asked)
+        return open_training(*_checked(composed, self, stopped), asked)
 
     def trainer(self, composed: DictConfig) -> Trainer:
         """What would train a point, outside of any run."""

@@ -42,7 +42,7 @@ from lrexp.grid.points.point import (
     refuse_shared_folders,
     title,
 )
-from lrexp.grid.points.resume import UNDONE, numbered_as, set_aside
+from lrexp.grid.points.resume import UNDONE, from_last_epoch, make_ready, numbered_as
 from lrexp.grid.pool.pool import check_gpus
 from lrexp.grid.settings import LauncherSettings
 from lrexp.record.wandb.agent import tell_agent
@@ -289,9 +289,11 @@ def _todo(
     if request.started:
         for point, why in board.damaged(todo):
             say(f"note   {point.folder}: {why}; the point runs anew")
-        for point in todo:
-            set_aside(board.folder, point)
-        say(f"resume {len(points) - len(todo) - len(equal)} points are done, {len(todo)} to run")
+        going_on = make_ready(board.folder, todo, board.status, request.settings.restart)
+        counts = [f"{len(points) - len(todo) - len(equal)} points are done"]
+        if going_on:
+            counts.append(f"{going_on} {from_last_epoch(going_on)}")
+        say(f"resume {', '.join(counts)}, {len(todo) - going_on} to run")
     return todo
 
 
