@@ -95,7 +95,7 @@ class Claim:
         self.take()
 
     def _held(self, resumed: bool) -> Hold:
-        """The folder, held against other hosts too; raises a UserError where it is not to be had."""
+        """The folder, held against other hosts too; a UserError where it is not to be had."""
         try:
             if not resumed and self._holds_run() and look(self.folder / OWNER).alive is None:
                 raise UserError(self._run_there())  # whether its owner lives or not: no waiting

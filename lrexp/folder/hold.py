@@ -47,6 +47,7 @@ from lrexp.folder.owner import (
 log = logging.getLogger(__name__)
 
 RENEW_S = 10.0
+JOIN_S = 5.0  # a file server that hangs shall not keep a program from ending
 AGAIN_S = (0.01, 0.05, 0.2, 0.5)  # between looks at what cannot be read for a moment
 
 # called by the thread that renews, once a folder is lost
@@ -85,9 +86,10 @@ class Hold:
 
     def renew(self) -> None:
         """Count on, so that others see that this program lives; an OSError where that fails."""
-        assert self._file is not None
-        self.owner = replace(self.owner, counter=self.owner.counter + 1)
-        _write(self._file, self.owner)
+        with _turn:  # nobody closes the file meanwhile
+            if self._file is not None:
+                self.owner = replace(self.owner, counter=self.owner.counter + 1)
+                _write(self._file, self.owner)
 
     def refuse_late(self) -> None:
         """Raise TakenOver when the folder is no longer held; an OSError as `loss` does."""
@@ -129,13 +131,15 @@ class Hold:
             ours = not self.loss()
             if ours:
                 (self.folder / OWNER).unlink(missing_ok=True)
-        os.close(self._file)
-        self._file = None
         with _turn:
+            os.close(self._file)
+            self._file = None
             if not self.lost and _held.get(_key(self.folder)) is self:
                 del _held[_key(self.folder)]
-            if _renewing and not any(held.renewed_here for held in _held.values()):
-                _renewing[1].set()
+            over = not any(held.renewed_here for held in _held.values())
+        if over and _renewing and _renewing[0].is_alive():
+            _renewing[1].set()
+            _renewing[0].join(JOIN_S)
         return ours
 
 
@@ -167,6 +171,8 @@ def hold(folder: Path) -> Hold:
         if looks == 2:  # not for what is there in a moment
             _say_waits(folder, sight)
         time.sleep(RENEW_S / 50)
+    with suppress(OSError):  # of one who died taking over; one who lives would be too late
+        (folder / NEXT_OWNER).unlink()
     held = Hold(folder, me, file)
     with _turn:
         _held[_key(folder)] = held
