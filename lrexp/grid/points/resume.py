@@ -15,7 +15,7 @@ from lrexp.config.compose import without_hydra
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.names import new_run_id
 from lrexp.config.schema import says_nothing
-from lrexp.folder.layout import CHECKPOINTS, EARLIER, LAST, PREVIOUS, SUMMARY
+from lrexp.folder.layout import CHECKPOINTS, EARLIER, LAST, OF_CLAIM, PREVIOUS, SUMMARY
 from lrexp.grid.points.point import Point, Started, title
 from lrexp.runs.resume import DONE, Stopped, changes_since, stopped_run
 from lrexp.runs.run import named_path, read_rows
@@ -176,14 +176,24 @@ def begin_anew(folder: Path, point: Point) -> None:
 
 
 def set_aside(folder: Path, point: Point) -> None:
-    """Move what an earlier attempt at a point left out of its way."""
+    """Move what an earlier attempt at a point left out of its way; who holds it now goes on so."""
     left = folder / point.folder
     if not left.exists():
+        return
+    inside = [path for path in left.iterdir() if path.name not in OF_CLAIM]
+    claimed = len(inside) < len(os.listdir(left))
+    if claimed and not inside:
         return
     kept = folder / EARLIER / point.folder
     kept.parent.mkdir(parents=True, exist_ok=True)  # hydra.sweep.subdir may have several levels
     attempts = (kept.with_name(f"{kept.name}.{number}") for number in itertools.count(1))
-    left.rename(next(attempt for attempt in attempts if not attempt.exists()))
+    place = next(attempt for attempt in attempts if not attempt.exists())
+    if not claimed:
+        left.rename(place)
+        return
+    place.mkdir()
+    for path in inside:
+        path.rename(place / path.name)
 
 
 def _identity(point: Point) -> str:
