@@ -24,26 +24,39 @@ from lrexp.grid.jobs import Session
 from lrexp.grid.launcher import run_points
 from lrexp.grid.leaderboard import Leaderboard
 from lrexp.grid.points.point import Point
+from lrexp.grid.points.resume import UNDONE, make_ready
 from lrexp.grid.settings import LauncherSettings
+from lrexp.runs.resume import Stopped
 from lrexp.session.points import Points
 
 FAST = ("experiment=smoke", "trainer.device=cpu", "data.leak_check=skip")
 
 
 class Dying(Points):
-    """Whoever trains the point with seed 1 for the first time gets a signal in its first epoch."""
+    """Whoever trains the point with seed 1 for the first time gets a signal in its first epoch.
 
-    def __init__(self, number: int, marker: Path):
+    Its state is saved by then, unless there is to be none.
+    """
+
+    def __init__(self, number: int, marker: Path, saved: bool = True):
         super().__init__()
-        self.number, self.marker = number, marker
+        self.number, self.marker, self.saved = number, marker, saved
 
-    def __call__(self, composed: DictConfig) -> float:
+    def __call__(self, composed: DictConfig, *stopped: Stopped) -> float:
         if composed.seed == 1 and not self.marker.exists():
             from lrexp.tasks.train import Training
+            from lrexp.train.loop import Trainer
 
             self.marker.touch()
-            Training.row = lambda *_: os.kill(os.getpid(), self.number)  # type: ignore[assignment]
-        return super().__call__(composed)
+
+            def die(*_: Any) -> None:
+                os.kill(os.getpid(), self.number)
+
+            if self.saved:
+                Training.row = die  # type: ignore[method-assign]
+            else:
+                Trainer.run = die  # type: ignore[method-assign]
+        return super().__call__(composed, *stopped)
 
     def for_worker(self) -> Points:
         own = copy.copy(self)
@@ -107,6 +120,19 @@ def running(folder: Path, say: Callable[[], str]) -> Iterator[Callable[..., Ran]
         ended = run_points(_once(composed), Session(context, task, chosen, sweep), board)
         return Ran(composed, ended, sweep, say())
 
+    def go_on(executor: str, stopped: Path, *overrides: str, restart: bool = False) -> Ran:
+        composed = [_placed(point, stopped) for point in _composed(*overrides)]
+        board = Leaderboard(stopped)
+        board.points = composed
+        board.look_up(composed)
+        todo = [point for point in _once(composed) if board.status(point.num) in UNDONE]
+        make_ready(stopped, todo, board.status, restart)
+        context = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
+        chosen = LauncherSettings(executor=executor)
+        ended = run_points(todo, Session(context, Points(), chosen, stopped), board)
+        return Ran(composed, ended, stopped, say())
+
+    run.go_on = go_on  # type: ignore[attr-defined]
     yield run
     for handler in logging.root.handlers:
         if isinstance(handler, logging.FileHandler):

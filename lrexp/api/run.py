@@ -11,7 +11,15 @@ from contextlib import ExitStack, redirect_stdout
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lrexp.api.folders import Run, Sweep
-from lrexp.config.errors import ADD_M, ConfigError, Terminated, UserError, for_terminal
+from lrexp.config.errors import (
+    ADD_M,
+    ConfigError,
+    RunFailedError,
+    TakenOver,
+    Terminated,
+    UserError,
+    for_terminal,
+)
 from lrexp.config.launched import refuse_ranks
 from lrexp.config.parts import handed_over
 from lrexp.session.parts import given_parts
@@ -132,6 +140,8 @@ def _as_asked(
             loader = CheckedLoader(None if config_dir is None else os.fspath(config_dir))
             stack.enter_context(hydra_of(loader))
             return trained(loader, [*chosen, *words])
+    except TakenOver as error:
+        raise RunFailedError(UserError(str(error))) from None
     except Terminated:  # the run has saved its state; the rest is the program's own affair
         signal.raise_signal(signal.SIGTERM)
         raise

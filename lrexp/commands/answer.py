@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from lrexp.config.errors import (
     RunFailedError,
+    TakenOver,
     Terminated,
     UserError,
     for_terminal,
@@ -88,7 +89,9 @@ def _stop_among(error: BaseException | None) -> BaseException | None:
 
 def _report(error: BaseException) -> None:
     """Say what went wrong on the terminal."""
-    if isinstance(error, KeyboardInterrupt | Terminated):
+    if isinstance(error, TakenOver):
+        print(f"interrupted: {for_terminal(str(error))}", file=sys.stderr)
+    elif isinstance(error, KeyboardInterrupt | Terminated):
         print("interrupted", file=sys.stderr)
     elif os.environ.get("HYDRA_FULL_ERROR") == "1":
         print(redacted("".join(traceback.format_exception(error))), file=sys.stderr, end="")

@@ -33,6 +33,14 @@ class Terminated(BaseException):
     """SIGTERM or SIGHUP came. Like KeyboardInterrupt no Exception, so that nothing swallows it."""
 
 
+class CannotGoOnError(UserError):
+    """A point of a sweep was stopped, and what is left of it cannot be gone on with."""
+
+
+class TakenOver(Terminated):
+    """Another program has gone on in a folder of this one; the text says who."""
+
+
 class OutOfMemoryError(UserError):
     """Memory ran out; its text says in which step and what to set."""
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lrexp.config.errors import UserError, out_of_memory
+from lrexp.folder.hold import refuse_late
 from lrexp.folder.layout import CHECKPOINTS, LAST, PREVIOUS
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ def save_checkpoint(file: Path, state: dict[str, Any], synced: bool = False) -> 
 
     Raises:
         OSError: when it cannot be written, with its name; what was there before is there still.
+        TakenOver: another program holds a folder around it that this one did.
     """
     fresh = file.with_suffix(f".{os.getpid()}.tmp")
     try:
@@ -41,6 +43,7 @@ def save_checkpoint(file: Path, state: dict[str, Any], synced: bool = False) -> 
             if synced:
                 stream.flush()
                 os.fsync(stream.fileno())
+        refuse_late(file)
         if file.name == LAST and file.exists():
             file.replace(file.with_name(PREVIOUS))
         fresh.replace(file)

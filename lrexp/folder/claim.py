@@ -1,4 +1,4 @@
-"""Where things are: conf/, and run folders with their names, their lock and the newest one."""
+"""Run folders: who may write there, what is in the way, what was left behind, the newest one."""
 
 from __future__ import annotations
 
@@ -6,36 +6,46 @@ import fcntl
 import os
 import shlex
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lrexp.config.errors import UserError
 from lrexp.config.names import new_run_id, shown_path
+from lrexp.folder.hold import HeldError, Hold, hold
 from lrexp.folder.layout import (
     LEADERBOARD,
     LEADERBOARD_TABLE,
     LOCK,
     METRICS,
     MULTIRUN,
+    OF_CLAIM,
     OF_RUN,
+    OWNER,
     SUMMARY,
 )
+from lrexp.folder.owner import FORGOTTEN_S, Owner, is_foreign, lock, look
 
 ELSEWHERE = "choose another folder with hydra.run.dir=FOLDER (hydra.sweep.dir=FOLDER with -m)"
 OURS = "held by lrexp\n"  # in a lock: whatever of `names` is beside it came after the claim
 
 
+class InUseError(UserError):
+    """A folder that another program holds."""
+
+
 class Claim:
     """An exclusive hold on a folder, from its creation to the end of the process.
 
-    A second process gets an error instead of a share in the folder. The lock is the kernel's
-    (`flock`), so a killed process holds none; its file stays, and says that what lies beside it was
-    written by lrexp.
+    A second process gets an error instead of a share in the folder. Between programs of one kernel
+    its lock decides (`flock`), so a killed process holds none; its file stays, and says that what
+    lies beside it was written by lrexp. Between hosts the claim file does (`lrexp.folder.hold`),
+    and a process that was taken for dead gets an error when it goes on writing.
     """
 
     def __init__(self, folder: Path, resumed: bool = False, names: Sequence[str] = OF_RUN):
-        """Create and lock the folder.
+        """Create and lock the folder; this waits while it is not known whether its owner lives.
 
         Args:
             folder: to hold.
@@ -43,17 +53,20 @@ class Claim:
             names: of what is going to be written there.
 
         Raises:
-            UserError: when it cannot be written, is in use, or already holds a run or files of
-                these names that lrexp did not write.
+            InUseError: when it is in use.
+            UserError: when it cannot be written, or already holds a run or files of these names
+                that lrexp did not write.
         """
         self.folder, self._names = folder, names
         self._lock, self._created = -1, list[Path]()
+        self._hold: Hold | None = None
         try:
             self._created += [p for p in (folder, *folder.parents) if not p.exists()]  # inner first
             folder.mkdir(parents=True, exist_ok=True)
-            self._before = {path.name for path in folder.iterdir()} - {LOCK}
+            self._before = {path.name for path in folder.iterdir()} - {*OF_CLAIM}
             self._lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock(self._lock, fcntl.LOCK_EX) is False:
+                raise BlockingIOError
             if not os.path.samefile(self._lock, folder / LOCK):
                 raise BlockingIOError
         except OSError as error:
@@ -61,29 +74,53 @@ class Claim:
                 os.close(self._lock)
             gone = isinstance(error, FileNotFoundError) and self._lock >= 0  # with its last owner
             if isinstance(error, BlockingIOError) or gone:
-                raise UserError(_in_use(folder, resumed)) from None
+                raise _in_use(folder, resumed, _owner_of(folder)) from None
             self._remove_created()
-            raise UserError(f"cannot write to {folder}: {error.strerror}\n  {ELSEWHERE}") from error
+            raise _unwritable(folder, error) from error
         left = os.pread(self._lock, len(OURS) + 1, 0).decode(errors="replace")
         self._was_held = left == OURS  # by a process that was killed
         if left and not self._was_held:
             os.close(self._lock)
             raise UserError(_taken(folder, [LOCK]))
+        try:
+            self._hold = self._held(resumed)
+        except BaseException:
+            if not left:  # nobody has marked it, so it is new
+                (folder / LOCK).unlink(missing_ok=True)
+            os.close(self._lock)
+            self._remove_created()
+            raise
         if not resumed:
             self.refuse_taken()
         self.take()
 
+    def _held(self, resumed: bool) -> Hold:
+        """The folder, held against other hosts too; a UserError where it is not to be had."""
+        try:
+            if not resumed and self._holds_run() and look(self.folder / OWNER).alive is None:
+                raise UserError(self._run_there())  # whether its owner lives or not: no waiting
+            return hold(self.folder)
+        except HeldError as error:
+            if error.owner is None:
+                raise UserError(_taken(self.folder, [OWNER])) from None
+            raise _in_use(self.folder, resumed, error.owner) from None
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+
+    def _holds_run(self) -> bool:
+        return bool(self._before & {SUMMARY, MULTIRUN, LEADERBOARD})
+
+    def _run_there(self) -> str:
+        return (
+            f"{self.folder} already holds a run; nothing was changed\n"
+            f"  {ELSEWHERE}, or move that one away"
+        )
+
     def refuse_taken(self) -> None:
         """Give the folder free and raise a UserError when it holds a run, or others' files."""
-        said = ""
-        if self._before & {SUMMARY, MULTIRUN, LEADERBOARD}:
-            said = (
-                f"{self.folder} already holds a run; nothing was changed\n"
-                f"  {ELSEWHERE}, or move that one away"
-            )
         try:
-            if said:
-                raise UserError(said)
+            if self._holds_run():
+                raise UserError(self._run_there())
             if not self._was_held:
                 refuse_others(self.folder, self._names)
         except UserError:
@@ -99,19 +136,28 @@ class Claim:
             half_written.unlink(missing_ok=True)
 
     def release(self) -> None:
-        """Give the folder free and remove the lock file."""
+        """Give the folder free and remove the files that claimed it, unless they are another's."""
         with suppress(OSError):  # the folder may have become unwritable meanwhile
-            (self.folder / LOCK).unlink(missing_ok=True)
+            if self._hold is None or self._hold.release():
+                (self.folder / LOCK).unlink(missing_ok=True)
         os.close(self._lock)
 
     def undo(self) -> None:
         """Remove what came into the folder since the claim, for a command that never began.
 
-        From a folder that was there before, only what we may have written.
+        From a folder that was there before, only what we may have written; from one that another
+        program has taken over, nothing.
         """
+        with suppress(OSError):
+            if self._hold is not None and not self._hold.loss():
+                self._remove_since_claim()
+        self.release()
+        self._remove_created()
+
+    def _remove_since_claim(self) -> None:
         ours = {name.partition("/")[0] for name in self._names}
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
-            if path.name in self._before or path.name == LOCK:
+            if path.name in self._before or path.name in OF_CLAIM:
                 continue
             if self.folder not in self._created and path.name not in ours:
                 continue
@@ -119,8 +165,6 @@ class Claim:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-        self.release()
-        self._remove_created()
 
     def _remove_created(self) -> None:
         with suppress(OSError):  # not empty: another run lives there
@@ -173,14 +217,29 @@ def _runs(process: int) -> bool:
     return process != os.getpid()
 
 
-def _in_use(folder: Path, resumed: bool) -> str:
+def _owner_of(folder: Path) -> Owner | None:
+    """Who holds a folder whose lock is held, if that can be read."""
+    for again_s in (0.02, 0.1, 0.0):  # it may have got the lock this moment
+        with suppress(OSError):
+            if owner := look(folder / OWNER, lock_too=False).owner:
+                return owner
+        time.sleep(again_s)
+    return None
+
+
+def _in_use(folder: Path, resumed: bool, owner: Owner | None) -> InUseError:
+    who = f"{folder} is in use by another lrexp process" + (f" ({owner})" if owner else "")
     if not resumed:
-        return f"{folder} is in use by another lrexp process\n  wait for it, or {ELSEWHERE}"
+        return InUseError(f"{who}\n  wait for it, or {ELSEWHERE}")
     what, told = ("sweep", LEADERBOARD_TABLE) if (folder / MULTIRUN).exists() else ("run", METRICS)
-    return (
-        f"{folder} is in use by another lrexp process, which is at this {what} already\n"
+    return InUseError(
+        f"{who}, which is at this {what} already\n"
         f"  there is nothing to do but to wait; {told} there says how far it is"
     )
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write to {folder}: {error.strerror}\n  {ELSEWHERE}")
 
 
 def _taken(folder: Path, names: Sequence[str]) -> str:
@@ -191,20 +250,56 @@ def _taken(folder: Path, names: Sequence[str]) -> str:
     )
 
 
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Hold the folder of a point while it is run by another program than its sweep's.
+
+    It is created if need be. What a killed process had begun to write there is removed.
+
+    Raises:
+        InUseError: when somebody who lives holds it.
+        UserError: when it cannot be written.
+        TakenOver: at writing, once another program has taken this one for dead.
+    """
+    claim = Claim(folder, resumed=True)
+    try:
+        yield
+    finally:
+        claim.release()
+
+
 def in_use(folder: Path) -> bool:
-    """Whether a program holds the folder of a run, or that of the grid around it, now."""
-    for place in (folder, folder.parent):
-        try:
-            lock = os.open(place / LOCK, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe
-        except OSError:
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(lock)
-    return False
+    """Whether a program holds the folder of a run, or that of the grid around it, now.
+
+    Of one on another host this is said for ten minutes after its last sign of life: a reader does
+    not wait for the next one. `lrexp.folder.owner.Watched` tells sooner.
+    """
+    return any(_is_locked(place) or _is_claimed(place) for place in (folder, folder.parent))
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        file = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe
+    except OSError:
+        return False
+    try:
+        return lock(file, fcntl.LOCK_SH) is False
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+
+
+def _is_claimed(folder: Path) -> bool:
+    try:
+        sight = look(folder / OWNER)
+    except OSError:
+        return False
+    if sight.text is not None and is_foreign(sight.text):
+        return False
+    if sight.alive is None:
+        return time.time() - sight.written < FORGOTTEN_S
+    return sight.alive
 
 
 def link_latest(folder: Path) -> None:

@@ -13,8 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lrexp.config.errors import UserError
+from lrexp.config.errors import TakenOver, UserError
 from lrexp.config.redact import redacted
+from lrexp.folder.hold import refuse_late
 from lrexp.folder.layout import SUMMARY
 
 
@@ -27,12 +28,17 @@ def write_atomically(file: Path, text: str) -> None:
     """Replace a file's content as a whole: a reader sees the old text or the new one.
 
     Secrets of the environment that the text holds are left out.
+
+    Raises:
+        TakenOver: another program holds a folder around it that this one did.
+        OSError: when it cannot be written; what was there before is there still.
     """
     fresh = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         fresh.write_text(redacted(text), encoding="utf-8")
+        refuse_late(file)
         fresh.replace(file)
-    except OSError:
+    except (OSError, TakenOver):
         with suppress(OSError):
             fresh.unlink(missing_ok=True)
         raise
@@ -40,11 +46,15 @@ def write_atomically(file: Path, text: str) -> None:
 
 @contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of another as a whole; nothing is left of it on an error."""
+    """A new file that takes the place of another as a whole; nothing is left of it on an error.
+
+    Raises as `write_atomically` does.
+    """
     fresh = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         with fresh.open("wb") as opened:
             yield opened
+        refuse_late(file)
         fresh.replace(file)
     except BaseException:
         with suppress(OSError):

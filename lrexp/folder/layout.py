@@ -65,6 +65,8 @@ LAYER_RUNS, LAYER_CHECK = "one_by_one", "combined"  # sweeps: layer by layer; al
 REPORT = "report.html"
 PLOTS = "plots"
 LOCK = ".lock"
+OWNER, NEXT_OWNER = ".owner", ".owner.next"  # who holds it, and who is about to instead
+OF_CLAIM = (LOCK, OWNER, NEXT_OWNER)
 
 # What a run writes into its folder, a sweep into its own. A folder on the list is the run's as a
 # whole.

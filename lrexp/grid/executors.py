@@ -71,10 +71,14 @@ def in_turn(packs: Sequence[Sequence[Point]], session: Session) -> Ended:
 
 
 def kinds(points: Sequence[Point]) -> list[list[Point]]:
-    """The points by what those that may train together have in common, in order."""
+    """The points by what those that may train together have in common, in order.
+
+    Those that go on have it with others that are as far.
+    """
     alike: dict[Any, list[Point]] = {}
     for point in points:
-        alike.setdefault(point.alike or ("alone", point.num), []).append(point)
+        key = (point.alike, point.reached) if point.alike else ("alone", point.num)
+        alike.setdefault(key, []).append(point)
     return list(alike.values())
 
 

@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,13 @@ from typing import Any, TypeVar
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, flag_override
 
-from lrexp.config.errors import out_of_memory
+from lrexp.config.errors import CannotGoOnError, out_of_memory
 from lrexp.grid.points.point import Point
+from lrexp.grid.points.resume import begin_anew, stopped_in
 from lrexp.grid.settings import LauncherSettings
+from lrexp.runs.resume import Stopped
 from lrexp.train.signals import signals_stop
 
 log = logging.getLogger(__name__)
@@ -60,8 +62,9 @@ class Session:
     def _together(self, points: Sequence[Point]) -> list[tuple[Point, JobReturn]]:
         """Run points that train together where their networks allow it, the rest one by one.
 
-        Their jobs are nested, the last one outermost: all are open while they train, each has its
-        own Hydra files, log and records, and they are concluded in turn, the first one first.
+        Their jobs are nested, the last one outermost: all are open while they train, and each has
+        its own Hydra files, log and records. Those are concluded as soon as the point has come to
+        its end, whatever the others do; the job is over for Hydra when all are.
         """
         members: list[_Member] = []
         ended: list[tuple[Point, JobReturn]] = []
@@ -73,11 +76,12 @@ class Session:
             *rest, point = following
             opened = False
 
-            def task(config: DictConfig) -> float:
+            def task(config: DictConfig, *stopped: Stopped) -> float:
                 nonlocal opened
-                run = self.task.open(config, asked)
-                with run.recorded():
-                    member = _Member(run)
+                run = self.task.open(config, asked, *stopped)
+                with ExitStack() as records:
+                    records.enter_context(run.recorded())
+                    member = _Member(run, records, partial(self._over, point.num))
                     members.append(member)
                     opened = True
                     try:
@@ -99,9 +103,38 @@ class Session:
                 handler.close()
         return ended
 
-    def _run(self, point: Point, task: Callable[[DictConfig], Any]) -> JobReturn:
+    def _over(self, num: int) -> None:
+        """Tell of a point that is concluded while its job, or its pack, goes on."""
+        if self.view:
+            self.view.over(num)
+
+    def _run(self, point: Point, task: Callable[..., Any]) -> JobReturn:
+        """Run a point in its folder; what was stopped there goes on if the point says so."""
         if self.view:
             self.view.begin(point.num)
+        if point.reached is None:
+            return self._job(point, task, point.config)
+        config = point.config
+        folder, why = Path(str(config.hydra.sweep.dir)), "what was stopped cannot go on"
+        if stopped := stopped_in(folder, point):
+            with flag_override(config, ["struct", "readonly"], False):
+                config.run_id = stopped.run_id
+                config.hydra.output_subdir = None  # .hydra/ stays as the run's start wrote it
+            returned = self._job(point, task, config, stopped)
+            error = returned._return_value
+            if not isinstance(error, CannotGoOnError):
+                return returned
+            why = (str(error).splitlines() or [why])[0]
+        begin_anew(folder, point)
+        point.note = f"{why}; the point runs anew"
+        if self.view:
+            self.view.say(f"note   point {point.num}: {point.note}")
+        return self._job(point, task, point.config)
+
+    def _job(
+        self, point: Point, task: Callable[..., Any], config: DictConfig, *stopped: Stopped
+    ) -> JobReturn:
+        """A point's job, as Hydra runs it; the task is also given the run that goes on, if any."""
 
         def guarded(config: DictConfig) -> Any:
             if self.view:
@@ -113,14 +146,14 @@ class Session:
             if point.note:
                 log.info(point.note)
             try:
-                return task(config)
+                return task(config, *stopped)
             except SystemExit as error:
                 raise RuntimeError(f"something in it called exit({error.code})") from error
 
         try:
             return run_job(
                 task_function=guarded,
-                config=point.config,
+                config=config,
                 job_dir_key="hydra.sweep.dir",
                 job_subdir_key="hydra.sweep.subdir",
                 hydra_context=self.context,
@@ -148,6 +181,7 @@ class Session:
             run = member.run
             run.trained_by(run.executor, 1)
             member.failure = failure_of(partial(run.trainer.run, member, run.checkpoints))
+            member.conclude()
             return
         executor = "stacked" if self.task.executor == "serial" else self.task.executor
         for member in group:
@@ -155,9 +189,14 @@ class Session:
             with member.own_log():
                 log.info("trains together with %d other runs", len(group) - 1)
         failures: list[Exception | None] = [None] * len(group)
+
+        def conclude(k: int) -> None:
+            group[k].failure = failures[k]
+            group[k].conclude()
+
         try:
             stack = StackedTrainer([member.run.trainer for member in group])
-            stack.run(group, [member.run.checkpoints for member in group], failures)
+            stack.run(group, [member.run.checkpoints for member in group], failures, conclude)
         except Exception as error:
             reason = "there was not enough memory" if out_of_memory(error) else in_our_words(error)
             parts = halves(group) if out_of_memory(error) else [[member] for member in group]
@@ -166,19 +205,29 @@ class Session:
         else:
             parts = []
         for member, failure in zip(group, failures, strict=True):
-            member.failure = failure
-            if parts and failure is None:  # built anew, as far as its last recorded epoch
-                member.failure = failure_of(member.run.renew)
+            if member.concluded:
+                continue
+            # built anew, as far as its last recorded epoch
+            member.failure = failure or failure_of(member.run.renew)
+            if member.failure is not None:
+                member.conclude()
         for part in parts:  # those that have come to their end are no longer like the others
-            self._train([member for member in part if member.failure is None])
+            self._train([member for member in part if not member.concluded])
 
 
 class _Member:
-    """One of several runs whose jobs are open at a time. Its rows go into its own log."""
+    """One of several runs whose jobs are open at a time. Its rows go into its own log.
 
-    def __init__(self, run: Any):
-        self.run = run
+    Args:
+        run: whose records are open.
+        records: closes them.
+        over: is called once that is done.
+    """
+
+    def __init__(self, run: Any, records: ExitStack, over: Callable[[], object]):
+        self.run, self._records, self._over = run, records, over
         self.failure: Exception | None = None
+        self.concluded = False
         self.handlers = logging.root.handlers[:]
         self._hydra = HydraConfig.instance().cfg
 
@@ -186,6 +235,16 @@ class _Member:
         """Record one epoch."""
         with self.own_log():
             self.run.row(row)
+
+    def conclude(self) -> None:
+        """Test it and close its records, now that it has come to its end or failed."""
+        self.concluded, failure = True, self.failure
+        try:
+            with self.own_log():
+                self._records.__exit__(type(failure) if failure else None, failure, None)
+        except Exception as error:
+            self.failure = error
+        self._over()
 
     @contextmanager
     def own_log(self) -> Iterator[None]:

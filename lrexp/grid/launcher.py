@@ -24,6 +24,7 @@ from lrexp.grid.points.equal import find_equal
 from lrexp.grid.points.point import Point, make_point, read_summary, title
 from lrexp.grid.pool.pool import pool
 from lrexp.grid.settings import read_settings
+from lrexp.runs.resume import DONE
 from lrexp.runs.sweep import DAMAGED, FAILED, MISSING, swept_keys
 
 LEAST_ROOM = 65536  # bytes on a disk: with less no run can be recorded
@@ -43,8 +44,18 @@ def run_points(
         UserError: when a disk has no room left; what is running is stopped.
     """
     keep_freed_memory()
-    task, ended = session.task, dict[int, JobReturn]()
+    task, ended, told = session.task, dict[int, JobReturn](), set[int]()
     own, view = _is_ours(task), None
+    by_num = {point.num: point for point in points}
+
+    def over(num: int) -> None:
+        """Show and count a point that has a result, though its pack goes on."""
+        summary = _taken(by_num[num], None, board)
+        if view and summary["status"] in DONE:  # what failed may be tried again
+            told.add(num)
+            view.end(num, summary)
+            board.write_if_due()
+
     executor = serial
     if own and all(point.settings["task.name"] == "train" for point in points):
         from lrexp.grid.live import GridView
@@ -53,6 +64,7 @@ def run_points(
         executor = on_engine if how.engine else EXECUTORS[how.executor]
         titles = {p.num: title(p, keys) or p.folder for p in points}
         view = task.view = GridView(titles, said=task.said)
+        view.over = over
     shown = view.shown() if view else nullcontext()
     try:
         with small_collections(), shown, closing(executor(points, session)) as ends:
@@ -62,7 +74,7 @@ def run_points(
                     continue
                 returned.cfg = returned.hydra_cfg = None  # a large grid would fill memory
                 summary = _taken(point, returned, board)
-                if view:
+                if view and point.num not in told:
                     if point.num not in view.running:  # no worker could begin with it
                         view.begin(point.num)
                     view.end(point.num, summary)

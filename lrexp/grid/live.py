@@ -70,6 +70,8 @@ class GridView:
         self._started, self._trains = time.monotonic(), False  # whether any point has begun to
         self.running: dict[int, _Running] = {}
         self._said, self._all = set[str]() if said is None else said, said is None
+        # is told the number of a point that is concluded, though what it runs with may go on
+        self.over: Callable[[int], object] = lambda num: None
 
     def shown(self) -> AbstractContextManager[object]:
         """Keeps the live part on the terminal meanwhile."""

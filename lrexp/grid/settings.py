@@ -26,6 +26,7 @@ class LauncherSettings:
     retries: int = 1  # of a point whose worker was killed or ran out of memory
     resume: str | None = None  # a sweep's folder, or latest: run what it has not finished
     only: str | None = None  # failed: of a resumed sweep run the failed points alone
+    restart: bool = False  # of a resumed sweep run stopped points anew, not from their last epoch
     allow_changed_grid: bool = False  # resume although the grid is not the one that was started
     engine: str | None = None  # what runs points in programs of its own; chosen by hydra/launcher
 
@@ -45,7 +46,7 @@ class LocalJobSettings(LauncherSettings):
     engine: str | None = "submitit_local"
     timeout_min: int = 60  # that a job may take
     signal_delay_s: int = 90  # that a job has to save its state, of these minutes
-    max_num_timeout: int = 100  # a job that ran out of time goes on in another, so often
+    gpus_per_node: int | None = None  # that each job has
 
 
 @dataclass
@@ -53,13 +54,13 @@ class SlurmSettings(LocalJobSettings):
     """`hydra/launcher=slurm`: an array of jobs; null leaves a thing to the cluster's defaults."""
 
     engine: str | None = "slurm"
+    max_num_timeout: int = 100  # a job that ran out of time goes on in another, so often
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
     exclude: str | None = None
     cpus_per_task: int | None = None
-    gpus_per_node: int | None = None
     mem_gb: float | None = None
     array_parallelism: int = 256  # jobs of an array that may run at a time
     setup: list[str] | None = None  # shell commands before a job
@@ -85,7 +86,7 @@ KINDS = {
 }  # by the name of hydra/launcher
 
 # What a resumed sweep does not keep: where it goes, and what would start programs.
-_TYPED_ANEW = ("resume", "only", "allow_changed_grid", "engine", "address", "setup")
+_TYPED_ANEW = ("resume", "only", "restart", "allow_changed_grid", "engine", "address", "setup")
 _KEPT = dict.fromkeys(
     f.name for kind in KINDS.values() for f in fields(kind) if f.name not in _TYPED_ANEW
 )
@@ -137,7 +138,7 @@ def read_settings(launcher: Any) -> LauncherSettings:
     if engine and handed_over():
         problem = "runs points in other programs, which have no parts that were handed over"
         refuse("engine", problem, "hydra/launcher=lrexp runs them in this one")
-    for name in ("only", "allow_changed_grid"):
+    for name in ("only", "restart", "allow_changed_grid"):
         if found[name] and not found["resume"]:
             hint = "hydra.launcher.resume=SWEEP or latest"
             refuse(name, "is for a sweep that is resumed", hint)
@@ -146,6 +147,10 @@ def read_settings(launcher: Any) -> LauncherSettings:
             refuse(name, "is too small", f"at least {least}")
     if found["members"] is not None and found["members"] > MOST_MEMBERS:
         refuse("members", "is too large", f"at most {MOST_MEMBERS}")
+    delay_s, minutes = found.get("signal_delay_s", 0), found.get("timeout_min", 1)
+    if delay_s >= 60 * minutes:
+        problem = f"leaves no time to train of timeout_min={minutes}"
+        refuse("signal_delay_s", problem, f"less than {60 * minutes}")
     if found["gpus"] is not None:
         found["gpus"] = gpus = list(found["gpus"])
         if not gpus or min(gpus) < 0 or len(set(gpus)) < len(gpus):

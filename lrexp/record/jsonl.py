@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lrexp.folder.files import strict_json, write_atomically
+from lrexp.folder.hold import refuse_late
 from lrexp.folder.layout import METRICS
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,9 @@ SYNC_ROWS = 8  # rows at most that a power loss takes: waiting for the disk at e
 class JsonlRecorder:
     """Appends each row as a line of strict JSON and flushes it at once.
 
-    What cannot be written, on a full disk, is tried again with every row that follows.
+    What cannot be written, on a full disk, is tried again with every row that follows. The file is
+    made anew, with the rows before in it: what a late owner of the folder appends to the former one
+    is read by nobody.
 
     Args:
         folder: of the run.
@@ -31,7 +34,7 @@ class JsonlRecorder:
     def __init__(
         self, folder: Path, earlier: Sequence[dict[str, float]] = (), synced: bool = False
     ):
-        path = folder / METRICS
+        self._path = path = folder / METRICS
         text = "".join(f"{strict_json(row)}\n" for row in earlier)
         write_atomically(path, text)
         self._file = path.open("r+b", buffering=0)
@@ -42,7 +45,7 @@ class JsonlRecorder:
         self._keep()
 
     def row(self, row: dict[str, float]) -> None:
-        """Append one epoch."""
+        """Append one epoch; a TakenOver when the run is another program's by now."""
         self._waiting += f"{strict_json(row)}\n".encode()
         self._rows += 1
         self._write()
@@ -70,6 +73,7 @@ class JsonlRecorder:
     def _write(self) -> None:
         first = len(self._waiting.splitlines()) == 1
         try:
+            refuse_late(self._path)
             self._file.seek(self._length)
             left = self._waiting
             while left:  # a disk that fills up takes a part first

@@ -57,7 +57,13 @@ class SavedRun:
     @property
     def stacked(self) -> bool:
         """Whether it was trained together with other runs, which rounds otherwise."""
-        return self.summary.get("executor") == "stacked" or number(self.summary.get("members")) > 1
+        summary, went_on = self.summary, self.summary.get("resumed")
+        before = went_on if isinstance(went_on, list) else []  # in an earlier part of it
+        return (
+            summary.get("executor") == "stacked"
+            or number(summary.get("members")) > 1
+            or any(isinstance(part, dict) and part.get("stacked") is True for part in before)
+        )
 
     @property
     def status(self) -> str:

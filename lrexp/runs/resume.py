@@ -16,7 +16,15 @@ from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.schema import meaning_of, says_nothing
 from lrexp.folder.claim import resume_command
 from lrexp.folder.layout import CHECKPOINTS, CONFIG, MULTIRUN, SUMMARY
-from lrexp.runs.differences import ABSENT, WHOLE, Change, change_lines, config_changes, shown
+from lrexp.runs.differences import (
+    ABSENT,
+    WHOLE,
+    Change,
+    change_lines,
+    config_changes,
+    number,
+    shown,
+)
 from lrexp.runs.reading import refuse_links
 from lrexp.runs.run import content, json_object, read_summary, yaml_object
 
@@ -32,6 +40,7 @@ class Stopped:
     changes: list[str] = field(default_factory=list)  # settings, a line each
     changed_data: bool = False  # go on although data or first weights are others than then
     resumed: list[dict[str, Any]] = field(default_factory=list)  # when it went on before
+    stacked: bool = False  # it was trained together with other runs, which rounds otherwise
 
 
 def stopped_run(folder: Path, changed_data: bool = False) -> Stopped | None:
@@ -50,9 +59,10 @@ def stopped_run(folder: Path, changed_data: bool = False) -> Stopped | None:
         summary = content(folder / SUMMARY, json_object, dict[str, Any]())
         run_id, status = str(summary["run_id"]), str(summary["status"])
         resumed = list(summary.get("resumed", []))
+        stacked = number(summary.get("members")) > 1
     except (TypeError, KeyError) as error:
         raise UserError(f"{folder / SUMMARY} cannot be read: {error}") from None
-    return Stopped(run_id, status, changed_data=changed_data, resumed=resumed)
+    return Stopped(run_id, status, changed_data=changed_data, resumed=resumed, stacked=stacked)
 
 
 def began(folder: Path) -> bool:

@@ -16,6 +16,8 @@ from lrexp.config.check import check
 from lrexp.config.compose import without_hydra
 from lrexp.config.errors import out_of_memory
 from lrexp.config.schema import Config, chosen_option, load
+from lrexp.folder.hold import heed, owners
+from lrexp.folder.owner import Owner
 from lrexp.runs.resume import Stopped
 from lrexp.session.ranks import ranks_here
 from lrexp.tasks.opening import Launch
@@ -39,15 +41,21 @@ class Points:
         self.asked: list[type[BaseException]] = []  # signals that want the sweep to stop
         self.planned: set[str] = set()  # see Launch
         self.board: Leaderboard | None = None  # of a sweep whose sweeper chooses points as it goes
+        self.owners: dict[str, Owner] = {}  # of the folders around, where another program has them
 
-    def __call__(self, composed: DictConfig) -> float:
-        return job(composed, self)
+    def __call__(self, composed: DictConfig, stopped: Stopped | None = None) -> float:
+        return job(composed, self, stopped)
 
-    def open(self, composed: DictConfig, asked: list[type[BaseException]]) -> Training:
+    def open(
+        self,
+        composed: DictConfig,
+        asked: list[type[BaseException]],
+        stopped: Stopped | None = None,
+    ) -> Training:
         """A point's run, built but not trained; see `lrexp.tasks.train.open_training`."""
         from lrexp.tasks.train import open_training
 
-        return open_training(*_checked(composed, self), asked)
+        return open_training(*_checked(composed, self, stopped), asked)
 
     def trainer(self, composed: DictConfig) -> Trainer:
         """What would train a point, outside of any run."""
@@ -67,6 +75,7 @@ class Points:
         """The same for a worker program, with the data that lie in memory."""
         points = Points()
         points.executor, points.datasets = "pool", self.datasets.in_memory()
+        points.owners = owners()
         return points
 
     def for_job(self, engine: str) -> Points:
@@ -118,6 +127,8 @@ def _checked(
     until: int | None = None,
 ) -> tuple[DictConfig, Config, Launch]:
     """A config as it is saved and as it is read, and where it runs."""
+    if points:
+        heed(points.owners)
     hydra: Any = HydraConfig.get()
     in_sweep = hydra.mode == RunMode.MULTIRUN
     terminal = None

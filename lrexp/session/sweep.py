@@ -19,7 +19,7 @@ from hydra.types import HydraContext
 from omegaconf import OmegaConf
 
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader
-from lrexp.config.errors import OTHERS_SETTING, ConfigError, RunFailedError
+from lrexp.config.errors import OTHERS_SETTING, ConfigError, RunFailedError, UserError
 from lrexp.config.names import new_run_id, shown_path
 from lrexp.config.quoting import pasted
 from lrexp.config.recompose import SavedLoader
@@ -27,7 +27,8 @@ from lrexp.config.redact import redacted
 from lrexp.config.schema import OPTIONS, direction
 from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import write_atomically
-from lrexp.folder.layout import CASES, MULTIRUN, OF_SWEEP, RERUN, WANDB, names_of_run
+from lrexp.folder.layout import CASES, MULTIRUN, OF_SWEEP, OWNER, RERUN, WANDB, names_of_run
+from lrexp.folder.owner import Watched, look
 from lrexp.grid.engines.jobs import check_engine
 from lrexp.grid.jobs import Session
 from lrexp.grid.launcher import run_points
@@ -42,7 +43,7 @@ from lrexp.grid.points.point import (
     refuse_shared_folders,
     title,
 )
-from lrexp.grid.points.resume import UNDONE, numbered_as, set_aside
+from lrexp.grid.points.resume import UNDONE, from_last_epoch, make_ready, numbered_as
 from lrexp.grid.pool.pool import check_gpus
 from lrexp.grid.settings import LauncherSettings
 from lrexp.record.wandb.agent import tell_agent
@@ -289,10 +290,35 @@ def _todo(
     if request.started:
         for point, why in board.damaged(todo):
             say(f"note   {point.folder}: {why}; the point runs anew")
-        for point in todo:
-            set_aside(board.folder, point)
-        say(f"resume {len(points) - len(todo) - len(equal)} points are done, {len(todo)} to run")
+        free = _free(todo, board.folder, engine=request.settings.engine)
+        going_on = make_ready(board.folder, free, board.status, request.settings.restart)
+        counts = [f"{len(points) - len(todo) - len(equal)} points are done"]
+        if going_on:
+            counts.append(f"{going_on} {from_last_epoch(going_on)}")
+        say(f"resume {', '.join(counts)}, {len(todo) - going_on} to run")
     return todo
+
+
+def _free(points: Sequence[Point], folder: Path, engine: str | None) -> list[Point]:
+    """The points that no other program runs; an engine waits for those that one does.
+
+    Raises:
+        UserError: when there is one, and no engine.
+    """
+    watched, held = Watched(), []
+    for point in points:
+        place = folder / point.folder
+        while (alive := watched.alive(place)) is None and not engine:
+            time.sleep(1)
+        if alive is not False:
+            held.append(point)
+    if held and not engine:
+        raise UserError(
+            f"{len(held)} points of this sweep are run by other programs, such as"
+            f" {look(folder / held[0].folder / OWNER).owner}\n"
+            "  wait until they have ended, or go on with the hydra/launcher that started them"
+        )
+    return [point for point in points if point not in held]
 
 
 def _write_command(folder: Path, request: Request) -> None:

@@ -136,26 +136,35 @@ def rate_jump(trainer: Trainer) -> list[str]:
 
 def restore_best(trainer: Trainer, folder: Path) -> None:
     """Make best.pt what the state says it is; without it the best epoch is one to come."""
-    from lrexp.folder.checkpoint import load_checkpoint
     from lrexp.train.state import save_best
 
-    checkpoints = folder / CHECKPOINTS
+    save_best(trainer, folder / CHECKPOINTS)
+    if lost := _lost_best(trainer, folder):
+        log.warning("%s: the best epoch will be one of those to come", lost)
+        trainer.track.forget_best()
+
+
+def refuse_lost_best(trainer: Trainer, folder: Path) -> None:
+    """Raise a UserError where best.pt is not what the state says, and is not saved anew."""
+    if trainer.best.epoch != trainer.epoch and (lost := _lost_best(trainer, folder)):
+        raise UserError(lost)
+
+
+def _lost_best(trainer: Trainer, folder: Path) -> str:
+    """What is wrong with best.pt, if the trainer has had a best epoch."""
+    from lrexp.folder.checkpoint import load_checkpoint
+
     if not trainer.best.known:
-        return
-    save_best(trainer, checkpoints)
+        return ""
     try:
-        found = load_checkpoint(checkpoints / BEST)["epoch"]
+        found = load_checkpoint(folder / CHECKPOINTS / BEST)["epoch"]
     except Exception as error:  # whatever a reader makes of bytes that nobody wrote
         log.info(BEST, exc_info=error)
         found = None
-    if found != trainer.best.epoch:
-        holds = f"of epoch {found}" if found is not None else "damaged or gone"
-        log.warning(
-            "checkpoints/best.pt is %s, not of epoch %d: the best epoch will be one of those to"
-            " come",
-            *(holds, trainer.best.epoch),
-        )
-        trainer.track.forget_best()
+    if found == trainer.best.epoch:
+        return ""
+    holds = f"of epoch {found}" if found is not None else "damaged or gone"
+    return f"checkpoints/best.pt is {holds}, not of epoch {trainer.best.epoch}"
 
 
 def changed_environment(folder: Path, facts: dict[str, Any]) -> list[str]:

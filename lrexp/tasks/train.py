@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from lrexp.config.errors import Terminated
+from lrexp.config.errors import CannotGoOnError, Terminated, UserError
 from lrexp.config.parts import targets_in
 from lrexp.config.schema import Config, direction
 from lrexp.config.schema.training import Wandb
@@ -26,12 +26,13 @@ from lrexp.tasks.concluding import best_tested, write_report
 from lrexp.tasks.joining import join
 from lrexp.tasks.opening import Launch, known_at_start, run_info, with_normalization, write_plans
 from lrexp.tasks.summary import as_people_read_it, blank_summary, failure, results, write
-from lrexp.tasks.taking_up import changed_environment, restore_best, take_up
+from lrexp.tasks.taking_up import changed_environment, refuse_lost_best, restore_best, take_up
 from lrexp.train.signals import answered, signals_stop, whole
 
 if TYPE_CHECKING:
     from lrexp.build.data import Datasets
     from lrexp.record.recorders import RunInfo
+    from lrexp.runs.resume import Stopped
     from lrexp.train.feature_store import FeatureStore
     from lrexp.train.loop import Trainer
     from lrexp.train.ranks import Ranks
@@ -72,8 +73,8 @@ def open_training(
         asked: of `signals_stop`.
 
     Raises:
-        UserError: when the experiment cannot be built, or cannot go on from the state that it was
-            stopped in; of a point the summary says so.
+        UserError: when the experiment cannot be built, of a point the summary says so; when it
+            cannot go on from the state that it was stopped in, of a point a CannotGoOnError.
     """
     from lrexp.train.feature_store import FeatureStore
 
@@ -131,7 +132,7 @@ class Training:
     ):
         self._resolved, self._config, self._launch = resolved, config, launch
         self.trainer, self._folder = trainer, launch.folder
-        trainer.synced = not launch.sweep  # a stopped point is run anew
+        trainer.synced = not launch.sweep  # a point may go on from an older state, or begin anew
         trainer.puts_off = bool(launch.sweep)
         self.checkpoints = launch.folder / CHECKPOINTS
         self._started, self._train_started = started, time.perf_counter()
@@ -143,13 +144,26 @@ class Training:
         self._test_s = 0.0
         self._opening: list[str] = []  # what it goes on from
         if stopped := launch.stopped:
-            self._opening = take_up(trainer, config, self._folder, stopped)
+            self._opening = self._taken_up(stopped)
             self._earlier_s = _seconds(trainer.rows, "epoch_s") + _seconds(trainer.rows, "save_s")
             if trainer.current:
                 self._within_s = time.perf_counter() - trainer.current.started
             self._earlier_s += self._within_s
             point = {"epoch": trainer.epoch, "step": trainer.step, "changes": stopped.changes}
+            point |= {"stacked": True} if stopped.stacked else {}  # up to there
             self._summary["resumed"] = [*stopped.resumed, point]
+
+    def _taken_up(self, stopped: Stopped) -> list[str]:
+        """Lines on what it goes on from. A point does only where it comes to the same as ever."""
+        try:
+            opening = take_up(self.trainer, self._config, self._folder, stopped)
+            if self._launch.sweep:
+                refuse_lost_best(self.trainer, self._folder)
+        except UserError as error:
+            if self._launch.sweep:
+                raise CannotGoOnError(str(error)) from error
+            raise
+        return opening
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -299,11 +313,10 @@ class Training:
 
         Args:
             outcome: status and error.
-            asked: a signal asked for this end. The state within an epoch is kept; a sweep runs its
-                points anew.
+            asked: a signal asked for this end. The state within an epoch is kept.
         """
         with whole():
-            self._keep_state(asked and self.trainer.current is not None and not self._launch.sweep)
+            self._keep_state(asked and self.trainer.current is not None)
             now = time.perf_counter()
             rows, trainer = self.trainer.rows, self.trainer
             timings = {

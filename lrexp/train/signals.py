@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import math
 import signal
 import time
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from lrexp.config.errors import Terminated
+from lrexp.folder.hold import on_loss
 
 ONCE_S = 1.0  # a signal repeated so soon is the same wish: a wrapper passed it on as well
 
@@ -27,7 +29,7 @@ def signals_stop() -> Iterator[list[type[BaseException]]]:
 
     Python drops an exception that a signal happens to raise inside a destructor; whoever looks at
     the list now and then stops all the same. What comes while another of these is open inside is
-    in the lists of both.
+    in the lists of both. A folder that another program has taken over stops what is under way too.
     """
     global _raised_at
     asked: list[type[BaseException]] = []
@@ -55,9 +57,11 @@ def signals_stop() -> Iterator[list[type[BaseException]]]:
         yield asked
         return
     _heard.append(asked)
+    on_loss.append(_stop_main)
     try:
         yield asked
     finally:
+        on_loss.remove(_stop_main)
         _heard.pop()
         for number, handler in before.items():
             if handler is not None:  # one that is not Python's can be read by nobody
@@ -81,6 +85,11 @@ class whole:  # noqa: N801  read as a statement; a contextmanager costs a micros
 def answered() -> None:
     """Forget the signals that wait: what was done meanwhile is what they asked for."""
     _waiting.clear()
+
+
+def _stop_main() -> None:
+    """From another thread, as if SIGTERM had come."""
+    _thread.interrupt_main(signal.SIGTERM)
 
 
 def _raise_first() -> NoReturn:

@@ -10,7 +10,11 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 
+from lrexp.config.errors import TakenOver
 from lrexp.folder.checkpoint import load_checkpoint, save_checkpoint
+from lrexp.folder.claim import owned
+from lrexp.folder.layout import LOCK, OWNER
+from lrexp.folder.owner import Owner
 
 
 class Planted:
@@ -46,6 +50,18 @@ def test_a_failing_write_keeps_the_old_file_and_leaves_nothing_behind(
         save_checkpoint(file, {"epoch": 2})
     assert file.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_of_a_folder_that_was_taken_over_no_checkpoint_is_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "last.pt"
+    with owned(tmp_path):
+        save_checkpoint(file, {"epoch": 1})
+        whole = file.read_bytes()
+        (tmp_path / OWNER).write_text(Owner("a1", "node7", "another-kernel", 1).text())
+        with pytest.raises(TakenOver, match="node7"):
+            save_checkpoint(file, {"epoch": 2})
+    assert file.read_bytes() == whole
+    assert sorted(os.listdir(tmp_path)) == [LOCK, OWNER, "last.pt"]
 
 
 def test_the_file_is_in_its_place_only_when_it_is_whole(

@@ -76,8 +76,23 @@ def test_points_in_a_pool_have_the_bits_of_single_runs(swept: tuple[Ran, Ran]) -
     assert [row["status"]["finished"] for row in board["configurations"]] == [3]
 
 
-def test_a_point_whose_worker_was_killed_is_run_anew(swept: tuple[Ran, Ran]) -> None:
+def test_a_point_whose_worker_was_killed_goes_on_in_another(swept: tuple[Ran, Ran]) -> None:
     pool, _ = swept
+    assert statuses(pool.folder) == ["finished"] * 3
+    assert not (pool.folder / "earlier").exists()
+    found = pool.summary(1)
+    assert [(at["epoch"], at["changes"]) for at in found["resumed"]] == [(1, [])]
+    assert found["run_id"] == pool.points[1].config.run_id
+    assert found["error"] is None
+    assert "resume from epoch 1" in pool.log(1)
+
+
+@pytest.mark.slow
+def test_a_point_whose_worker_was_killed_before_any_state_is_run_anew(
+    run: Callable[..., Ran], tmp_path: Path
+) -> None:
+    task = Dying(signal.SIGKILL, tmp_path / "was_killed", saved=False)
+    pool = run("pool", "seed=0,1,2", settings=TWO, task=task)
     assert statuses(pool.folder) == ["finished"] * 3
     (earlier,) = (pool.folder / "earlier").glob("*")
     assert earlier.name == "1_seed_1.1"
@@ -85,6 +100,7 @@ def test_a_point_whose_worker_was_killed_is_run_anew(swept: tuple[Ran, Ran]) -> 
     killed = "RuntimeError: worker killed by signal 9 (SIGKILL)"
     assert summary_of(earlier)["error"] == killed
     assert [row["epoch"] for row in pool.rows(1)] == [1, 2]
+    assert "resumed" not in pool.summary(1)
 
 
 @pytest.mark.slow
@@ -97,7 +113,7 @@ def test_a_killed_worker_fails_its_own_point_alone(
     assert statuses(ran.folder) == ["finished", "finished" if retries else "failed", "finished"]
     killed = f"worker {'killed by signal 9 (SIGKILL)' if sent == 9 else 'stopped from outside'}"
     if retries:
-        assert f"retry  point 1: {killed}" in ran.said
+        assert f"retry  point 1: {killed}, goes on from its last epoch" in ran.said
     else:
         assert ran.summary(1)["error"] == f"RuntimeError: {killed}"
         assert f"failed  RuntimeError: {killed}" in ran.said

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
 
 from lrexp.config.errors import Terminated
+from lrexp.folder.claim import InUseError, owned
 from lrexp.folder.files import strict_json
-from lrexp.grid.pool.in_worker import Place, start_points
+from lrexp.folder.layout import OF_CLAIM
+from lrexp.grid.points.point import Point, read_summary
+from lrexp.grid.points.resume import go_on
+from lrexp.grid.pool.in_worker import Place, Work, start_points
+from lrexp.runs.resume import DONE
 from lrexp.train.signals import signals_stop
-
-if TYPE_CHECKING:
-    from hydra.core.utils import JobReturn
-
-    from lrexp.grid.points.point import Point
 
 TELLS = ("begin", "describe", "row", "say", "warn")  # methods of a view that a job may call
 
@@ -39,65 +39,53 @@ class Job:
         said: a file that takes a line of JSON for everything that people should see: the method of
             the session's view and its arguments.
         path: where Python looks for modules in the session's program.
+        folder: the sweep's.
     """
 
     task: Any
     points: Sequence[Point]
     said: Path
     path: Sequence[str]
+    folder: Path
 
-    def __call__(self) -> dict[int, JobReturn]:
-        """What came of each point, by number.
+    def __call__(self) -> dict[int, JobReturn] | None:
+        """What came of each point, by number; None where another job that lives runs one of them.
+
+        What has a result already is not run again, and what was stopped goes on.
 
         Raises:
             StoppedError: when SIGTERM ended it.
         """
         sys.path += [folder for folder in self.path if folder not in sys.path]
         self.said.parent.mkdir(parents=True, exist_ok=True)
-        with self.said.open("a", encoding="utf-8", buffering=1) as file, _time_is_up() as requeue:
+        with self.said.open("a", encoding="utf-8", buffering=1) as file:
 
             def say(message: Sequence[Any]) -> None:
                 file.write(strict_json(message) + "\n")
 
             try:
-                with signals_stop():
-                    return start_points(self.task, Place(), say)(("run", list(self.points)))
+                with signals_stop(), ExitStack() as held:
+                    work = start_points(self.task, Place(), say)
+                    for point in self.points:
+                        held.enter_context(owned(self.folder / point.folder))
+                    return self._run(work)
+            except InUseError:
+                return None
             except (Terminated, KeyboardInterrupt):
-                requeue()
                 raise StoppedError("it was asked to stop") from None
 
-    def checkpoint(self) -> Any:
-        """For submitit, when a job's time is up: the same job goes on in another."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
-
-
-@contextmanager
-def _time_is_up() -> Iterator[Callable[[], None]]:
-    """Let SIGUSR2, where submitit listens to it, stop the runs as SIGTERM does.
-
-    What is yielded asks submitit for another job, once the runs have saved their state; it does
-    nothing when it was another signal.
-    """
-    before, came = signal.getsignal(signal.SIGUSR2), list[int]()
-    if not callable(before):
-        yield lambda: None
-        return
-
-    def stop(number: int, _: Any) -> None:
-        came.append(number)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    def requeue() -> None:
-        if came:
-            before(came[0], None)
-
-    signal.signal(signal.SIGUSR2, stop)
-    try:
-        yield requeue
-    finally:
-        signal.signal(signal.SIGUSR2, before)
+    def _run(self, work: Work) -> dict[int, JobReturn]:
+        """Run what has no result, in folders that nobody else writes to."""
+        ended, todo = dict[int, JobReturn](), list[Point]()
+        for point in self.points:
+            place = self.folder / point.folder
+            if read_summary(place)["status"] in DONE:
+                ended[point.num] = JobReturn(point.overrides, status=JobStatus.COMPLETED)
+                continue
+            if any(path.name not in OF_CLAIM for path in place.iterdir()):
+                go_on(self.folder, point)
+            todo.append(point)
+        return ended | (work(("run", todo)) if todo else {})
 
 
 class Told:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from lrexp.config.errors import ConfigError, UserError, first_line
 from lrexp.config.names import new_run_id
 from lrexp.folder.layout import JOBS
+from lrexp.folder.owner import Watched
 from lrexp.grid.engines.job import Job, Told
 from lrexp.grid.executors import Ended, stacks
 from lrexp.grid.jobs import Session
@@ -23,6 +24,7 @@ from lrexp.grid.points.point import Point, read_summary
 from lrexp.grid.pool.pool import run_packs
 from lrexp.grid.pool.workers import Event
 from lrexp.grid.settings import LauncherSettings
+from lrexp.runs.resume import DONE
 from lrexp.runs.sweep import MISSING, RUNNING
 
 POLL_S = 1.0  # between two looks at jobs
@@ -121,6 +123,9 @@ class Jobs:
         self._session, self._engine, self._folder = session, engine, folder
         self._waiting: list[Any] = []
         self._running: dict[Any, _Running] = {}
+        self._elsewhere: list[Any] = []  # that a job of a former launcher may be at
+        self._watched, self._waits = Watched(), False
+        self._handed = False  # whether the engine has taken a job
 
     def __enter__(self) -> Jobs:
         return self
@@ -129,13 +134,13 @@ class Jobs:
         self._engine.stop(list(self._running))
 
     def put(self, piece: Any) -> None:
-        """Let a job do `piece`, after those put before."""
-        self._waiting.append(piece)
+        """Let a job do `piece`, after those put before, and after whoever else may be at it."""
+        (self._elsewhere if self._is_held(piece) else self._waiting).append(piece)
 
     def events(self) -> Iterator[Event]:
         """What happens, until every piece that was put has come to its end."""
-        while self._waiting or self._running:
-            self._submit()
+        while self._waiting or self._running or self._elsewhere:
+            yield from self._submit()
             for known, result in self._engine.ended(list(self._running), POLL_S):
                 job = self._running.pop(known)
                 yield from _heard(job)
@@ -144,32 +149,63 @@ class Jobs:
                     yield Event(job.piece, "died", f"is gone: {first_line(result)}")
                 elif isinstance(result, BaseException):
                     yield Event(job.piece, "raised", result)
+                elif result is None:
+                    self._elsewhere.append(job.piece)
                 else:
                     yield Event(job.piece, "returned", result)
             for job in self._running.values():
                 yield from _heard(job)
+            yield from self._look_elsewhere()
 
-    def _submit(self) -> None:
-        """Hand out what waits, as far as there is room for it."""
+    def _is_held(self, piece: Any) -> bool:
+        """Whether another program may be at one of the points; it takes a while to be sure not."""
+        places = [self._session.folder / point.folder for point in piece[1]]
+        held = [self._watched.alive(place) is not False for place in places]
+        return any(held)
+
+    def _look_elsewhere(self) -> Iterator[Event]:
+        """Take what other programs have come to the end of; what they have left undone is put."""
+        if self._elsewhere and not self._waits:
+            nums = sorted(point.num for piece in self._elsewhere for point in piece[1])
+            self._session.say(f"wait   {numbered(nums)} may run in another job: waiting for it")
+        self._waits = bool(self._elsewhere)
+        for piece in [one for one in self._elsewhere if not self._is_held(one)]:
+            self._elsewhere.remove(piece)
+            places = [self._session.folder / point.folder for point in piece[1]]
+            if all(read_summary(place)["status"] in DONE for place in places):
+                yield Event(piece, "died", "has ended")  # with results
+            else:
+                self._waiting.append(piece)
+
+    def _submit(self) -> Iterator[Event]:
+        """Hand out what waits, as far as there is room for it.
+
+        Raises:
+            UserError: when none is taken, and none was before.
+        """
         room = self._engine.at_once
         free = len(self._waiting) if room is None else max(0, room - len(self._running))
         pieces, self._waiting = self._waiting[:free], self._waiting[free:]
         if not pieces:
             return
-        said = [self._folder / f"{new_run_id()}.jsonl" for _ in pieces]
+        said_to = [self._folder / f"{new_run_id()}.jsonl" for _ in pieces]
         jobs = [
-            Job(self._task, piece[1], file, self._path)
-            for piece, file in zip(pieces, said, strict=True)
+            Job(self._task, piece[1], file, self._path, self._session.folder)
+            for piece, file in zip(pieces, said_to, strict=True)
         ]
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             known = self._engine.submit(jobs)
-        except UserError:
-            raise
         except Exception as error:
             name = self._session.settings.engine
-            raise UserError(f"{name} takes no jobs: {first_line(error)}") from error
-        for one, piece, file in zip(known, pieces, said, strict=True):
+            said = UserError(f"{name} takes no jobs: {first_line(error)}")
+            refused = error if isinstance(error, UserError) else said
+            if not self._handed:
+                raise refused from error
+            yield from (Event(piece, "raised", refused) for piece in pieces)
+            return
+        self._handed = True
+        for one, piece, file in zip(known, pieces, said_to, strict=True):
             self._running[one] = _Running(piece, Told(file))
 
     @cached_property
@@ -179,6 +215,17 @@ class Jobs:
     @cached_property
     def _path(self) -> list[str]:
         return [folder or os.getcwd() for folder in sys.path]
+
+
+def numbered(nums: Sequence[int]) -> str:
+    """Points by their numbers.
+
+    >>> numbered([3]), numbered([0, 1]), numbered([0, 1, 2, 5, 7])
+    ('point 3', 'points 0, 1', 'points 0, 1, 2 and 2 more')
+    """
+    first = ", ".join(map(str, nums[: 3 if len(nums) > 4 else 4]))
+    more = f" and {len(nums) - 3} more" if len(nums) > 4 else ""
+    return f"point{'s' * (len(nums) > 1)} {first}{more}"
 
 
 def _heard(job: _Running) -> Iterator[Event]:

@@ -1,22 +1,30 @@
-"""Going on with a sweep that was stopped, in its folder and with its numbers."""
+"""Going on with a sweep that was stopped, in its folder, with its numbers and stopped points."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lrexp.config.check import check
+from lrexp.config.compose import without_hydra
 from lrexp.config.errors import ConfigError, UserError
+from lrexp.config.names import new_run_id
 from lrexp.config.schema import says_nothing
-from lrexp.folder.layout import EARLIER, SUMMARY
+from lrexp.folder.layout import CHECKPOINTS, EARLIER, LAST, OF_CLAIM, PREVIOUS, SUMMARY
 from lrexp.grid.points.point import Point, Started, title
-from lrexp.runs.run import named_path
+from lrexp.runs.resume import DONE, Stopped, changes_since, stopped_run
+from lrexp.runs.run import named_path, read_rows
 from lrexp.runs.sweep import DAMAGED, FAILED, INTERRUPTED, MISSING, RUNNING, swept_keys
 
-UNDONE = (MISSING, DAMAGED, FAILED, INTERRUPTED, RUNNING)  # a running one has been killed
+log = logging.getLogger(__name__)
+
+STOPPED = (INTERRUPTED, RUNNING)  # a running one has been killed
+UNDONE = (MISSING, DAMAGED, FAILED, *STOPPED)
 
 
 def sweep_folder(name: str) -> Path:
@@ -97,15 +105,95 @@ def _changes(
     return lines
 
 
+def stopped_in(folder: Path, point: Point) -> Stopped | None:
+    """The run in a point's folder where it can go on, as far as is seen without its state.
+
+    It is the point's own, by its settings, has not come to its end and has saved a state.
+    """
+    place = folder / point.folder
+    saved = any((place / CHECKPOINTS / name).is_file() for name in (LAST, PREVIOUS))
+    if not saved or point.monitor is None:
+        return None
+    try:
+        stopped = stopped_run(place)
+        if stopped is None or stopped.status in DONE:
+            return None
+        changes = changes_since(place, check(without_hydra(point.config))[0])
+    except UserError as error:
+        log.info("%s cannot go on: %s", place, error)
+        return None
+    if changes:
+        log.info("%s is a run of other settings: %s", place, changes)
+    return None if changes else stopped
+
+
+def make_ready(
+    folder: Path, points: Sequence[Point], status: Callable[[int], str], restart: bool = False
+) -> int:
+    """Let those points of a resumed sweep go on that were stopped and can; the rest begins anew.
+
+    Args:
+        folder: the sweep's.
+        points: to be run.
+        status: what came of a point, by number.
+        restart: begin all of them anew.
+
+    Returns:
+        How many go on.
+    """
+    going_on = 0
+    for point in points:
+        if not restart and status(point.num) in STOPPED:
+            going_on += go_on(folder, point)
+        else:
+            begin_anew(folder, point)
+    return going_on
+
+
+def go_on(folder: Path, point: Point) -> bool:
+    """Let a point go on with the run in its folder if it can, otherwise begin anew; whether it can.
+
+    Sets how many epochs it has had.
+    """
+    if stopped_in(folder, point) is None:
+        begin_anew(folder, point)
+        return False
+    point.reached = len(read_rows(folder / point.folder, []))
+    return True
+
+
+def from_last_epoch(count: int) -> str:
+    """What so many stopped points do."""
+    return "goes on from its last epoch" if count == 1 else "go on from their last epoch"
+
+
+def begin_anew(folder: Path, point: Point) -> None:
+    """Make a point another run than any before, with nothing in its way."""
+    set_aside(folder, point)
+    point.reached = None
+    with point.changed() as composed:
+        composed.run_id = new_run_id()
+
+
 def set_aside(folder: Path, point: Point) -> None:
-    """Move what an earlier attempt at a point left out of its way."""
+    """Move what an earlier attempt at a point left out of its way; who holds it now goes on so."""
     left = folder / point.folder
     if not left.exists():
+        return
+    inside = [path for path in left.iterdir() if path.name not in OF_CLAIM]
+    claimed = len(inside) < len(os.listdir(left))
+    if claimed and not inside:
         return
     kept = folder / EARLIER / point.folder
     kept.parent.mkdir(parents=True, exist_ok=True)  # hydra.sweep.subdir may have several levels
     attempts = (kept.with_name(f"{kept.name}.{number}") for number in itertools.count(1))
-    left.rename(next(attempt for attempt in attempts if not attempt.exists()))
+    place = next(attempt for attempt in attempts if not attempt.exists())
+    if not claimed:
+        left.rename(place)
+        return
+    place.mkdir()
+    for path in inside:
+        path.rename(place / path.name)
 
 
 def _identity(point: Point) -> str:

@@ -13,14 +13,13 @@ from typing import Any, Protocol
 from hydra.core.utils import JobReturn, JobStatus
 
 from lrexp.config.errors import ConfigError, out_of_memory
-from lrexp.config.names import new_run_id
 from lrexp.config.schema import meaning_of
 from lrexp.folder.files import write_summary
 from lrexp.folder.layout import SUMMARY
 from lrexp.grid.executors import Ended, aside
 from lrexp.grid.jobs import Session, failed_as, halves
 from lrexp.grid.points.point import Point, read_summary
-from lrexp.grid.points.resume import set_aside
+from lrexp.grid.points.resume import begin_anew, from_last_epoch, go_on
 from lrexp.grid.pool.in_worker import Place, start_points
 from lrexp.grid.pool.workers import Event, Workers
 from lrexp.grid.settings import LauncherSettings
@@ -123,7 +122,10 @@ class Runs(Protocol):
 
 
 def run_packs(packs: Sequence[list[Point]], running: Runs, session: Session) -> Ended:
-    """Run packs in workers; a point whose worker dies or has no memory left is tried again."""
+    """Run packs in workers; a point whose worker dies or has no memory left is tried again.
+
+    The first goes on from its last state, if it has one; the second begins anew.
+    """
     tries: Counter[int] = Counter()
     for points in packs:
         running.put(("run", points))
@@ -151,12 +153,17 @@ def run_packs(packs: Sequence[list[Point]], running: Runs, session: Session) -> 
         tries.update(nums)
         if again:
             why = f"worker {event.content}" if died else "there was not enough memory"
-            session.say(f"retry  point{'s' * (len(nums) > 1)} {', '.join(map(str, nums))}: {why}")
+            going_on = 0
+            for point in again:
+                if died:
+                    going_on += go_on(session.folder, point)
+                else:
+                    begin_anew(session.folder, point)
+            them = "" if len(nums) == 1 else f"{going_on} of them "
+            said = f", {them}{from_last_epoch(going_on)}" if going_on else ""
+            named = f"point{'s' * (len(nums) > 1)} {', '.join(map(str, nums))}"
+            session.say(f"retry  {named}: {why}{said}")
             for part in halves(again) if len(again) > 1 else [again]:
-                for point in part:  # it is another run
-                    set_aside(session.folder, point)
-                    with point.changed() as composed:
-                        composed.run_id = new_run_id()
                 running.put(("run", list(part)))
         yield from ((p, end) for p, end in zip(points, ended, strict=True) if p.num not in nums)
 

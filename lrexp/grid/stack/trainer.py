@@ -77,6 +77,7 @@ def shared(trainer: Trainer) -> Hashable:
         float(experiment.loss(logits.to(experiment.device), labels)),
         str(experiment.device),
         (trainer.epoch, trainer.step),
+        trainer.current and id(trainer),  # in the middle of an epoch it trains alone
     )
 
 
@@ -107,6 +108,7 @@ class StackedTrainer:
         records: Sequence[TakesRows],
         checkpoints: Sequence[Path | None],
         failures: list[Exception | None],
+        conclude: Callable[[int], object] = lambda k: None,
     ) -> None:
         """Train every member to its end, as `Trainer.run` does.
 
@@ -115,18 +117,24 @@ class StackedTrainer:
             checkpoints: folder for last.pt and best.pt of each member.
             failures: None for each member; becomes what made it fail outside the common steps
                 (a full disk). The others go on.
+            conclude: is given each member's place as soon as it has come to its end or failed, and
+                owns its memory; the others go on afterwards.
 
         Raises:
             Exception: what made a common step fail, such as torch.OutOfMemoryError, or that memory
                 ran out while one member was judged. Every member that has not failed is then as far
                 as its last recorded epoch says, and no further to be used.
         """
+        left = list(range(len(self._members)))  # those that are not concluded
         try:
-            while going := [
-                k
-                for k, trainer in enumerate(self._members)
-                if trainer.goes_on and failures[k] is None
-            ]:
+            while left:
+                going = [k for k in left if self._members[k].goes_on and failures[k] is None]
+                if over := [k for k in left if k not in going]:
+                    self._stack([self._members[k] for k in going] if len(going) > 1 else [])
+                    left = going
+                    for k in over:
+                        conclude(k)
+                    continue
                 if len(going) == 1:  # a stack of one would only be slower
                     (k,) = going
                     self._stack([])
