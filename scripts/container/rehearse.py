@@ -1,0 +1,285 @@
+"""Rehearse the image where there is no container engine: the Dockerfile's steps in a plain folder.
+
+    python scripts/container/rehearse.py [--build-arg TORCH=cpu]      (2 to 5 minutes, 6 GB)
+
+This is no container: the base image is this machine's Python of the same version, and a path of
+the image lies below the folder. Then the commands of docs/container.md are run; as root, each as
+the user it would have in the image, who may write nothing but home and volume. Fails when a step or
+a command does, or when a command left a file anywhere else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pwd
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.request import urlopen
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/container.md"
+PYPI = "https://pypi.org/simple"
+MACHINE = re.compile(r"PIP_|SSL_|REQUESTS_|.*_proxy$", re.IGNORECASE)  # how PyPI is reached here
+OUTSIDE = ("/proc", "/sys")
+
+
+class Step(NamedTuple):
+    """An instruction of a Dockerfile and what follows it, on one line."""
+
+    name: str
+    words: str
+
+
+def steps(text: str) -> list[Step]:
+    """The instructions of a Dockerfile in their order, without comments."""
+    kept = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    whole = re.sub(r"\\\n\s*", "", kept).splitlines()
+    return [Step(*line.split(maxsplit=1)) for line in whole if line.strip()]
+
+
+def commands(page: str) -> list[str]:
+    """The lines of a page's blocks of bash."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line]
+
+
+class Image:
+    """What the steps made: a folder, and what a container of it would begin with."""
+
+    def __init__(self, folder: Path, given: dict[str, str]) -> None:
+        self.folder, self.given = folder, given
+        self.arguments: dict[str, str] = {}
+        self.environment: dict[str, str] = {}
+        self.entrypoint: list[str] = []
+        self.place, self.user, self.volume = Path("/"), "0:0", Path("/")
+
+    def path(self, inside: str | Path) -> Path:
+        """Where a path of the image lies here."""
+        return self.folder / str(inside).lstrip("/")
+
+    def variables(self) -> dict[str, str]:
+        """PATH and what ENV set, paths of the image as they lie here."""
+        path = f"{self.path('/usr/local/bin')}:/usr/local/bin:/usr/bin:/bin"
+        inside = {k: str(self.path(v)) if v[:1] == "/" else v for k, v in self.environment.items()}
+        return {"PATH": path, "LANG": "C.UTF-8", **inside}
+
+    def take(self, step: Step) -> None:
+        """Do what an instruction says.
+
+        Raises:
+            SystemExit: when it is none of those that are known here.
+            subprocess.CalledProcessError: when it fails.
+        """
+        words = shlex.split(step.words) if step.name != "RUN" else []
+        if step.name == "FROM":
+            version = re.match(r"python:(\d+\.\d+)-slim$", step.words)
+            assert version, step
+            run([python(version[1]), "-m", "venv", self.path("/usr/local")])
+        elif step.name == "ARG":
+            name, _, default = step.words.partition("=")
+            self.arguments[name] = self.given.get(name, default)
+        elif step.name == "ENV":
+            self.environment |= dict(word.split("=", 1) for word in words)
+        elif step.name == "WORKDIR":
+            self.place = Path(step.words)
+            self.path(self.place).mkdir(parents=True, exist_ok=True)
+        elif step.name == "COPY":
+            *sources, target = words
+            for source in sources:
+                copy(ROOT / source, self.path(target), folder=target.endswith("/"))
+        elif step.name == "RUN":
+            line = re.sub(r"^(--mount=\S+\s+)+", "", step.words)
+            here = {k: v for k, v in os.environ.items() if MACHINE.match(k) or k == "HOME"}
+            build = here | self.arguments | self.variables()
+            run(["/bin/sh", "-c", line], cwd=self.path(self.place), env=build)
+        elif step.name == "VOLUME":
+            self.volume = Path(step.words)
+        elif step.name == "USER":
+            self.user = step.words
+        elif step.name == "ENTRYPOINT":
+            self.entrypoint = json.loads(step.words)
+        elif step.name != "LABEL":
+            raise SystemExit(f"the Dockerfile has an instruction that is not known here: {step}")
+
+
+def run(command: list[str | Path], **how: object) -> None:
+    subprocess.run([str(word) for word in command], check=True, **how)  # type: ignore[call-overload]
+
+
+def copy(source: Path, target: Path, folder: bool) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        target = target / source.name if folder else target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+
+
+def python(version: str) -> str:
+    """This machine's Python of that version which users without rights can run too."""
+    for folder in ("/usr/local/bin", "/usr/bin", *os.environ["PATH"].split(":")):
+        program = Path(folder, f"python{version}")
+        if program.exists() and succeeds([str(program), "-c", "import ensurepip, venv"]):
+            return str(program)
+    raise SystemExit(f"no python{version} with venv that users without rights can run")
+
+
+def succeeds(command: list[str]) -> bool:
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, **as_user("65534:65534"))
+    except OSError:  # it cannot even be looked at
+        return False
+    return done.returncode == 0
+
+
+def as_user(user: str) -> dict[str, object]:
+    """How subprocess starts a program as that user, where one may."""
+    number, group = (int(word) for word in user.split(":"))
+    root = os.geteuid() == 0
+    return {"user": number, "group": group, "extra_groups": []} if root else {}
+
+
+class Docker:
+    """Runs lines that begin with `docker run`, as the folder of an image allows."""
+
+    def __init__(self, image: Image, folder: Path) -> None:
+        self.image, self.folder = image, folder
+        self.host, self.volumes = folder / "host", folder / "volumes"
+        self.caller = f"{free_number()}:{free_number()}"
+        for place in (self.host, self.volumes):
+            place.mkdir()
+        if os.geteuid() == 0:
+            os.chown(self.host, *(int(word) for word in self.caller.split(":")))
+
+    def type(self, line: str) -> None:
+        """Run a line of the page as the user who would type it.
+
+        Raises:
+            subprocess.CalledProcessError: when it fails.
+        """
+        print(f"\n$ {line}", flush=True)
+        if line.startswith("docker run"):
+            number, group = self.caller.split(":")
+            line = line.replace("$(id -u)", number).replace("$(id -g)", group)
+            self.run(shlex.split(line.replace("$PWD", str(self.host)), comments=True)[2:])
+        elif line.startswith("docker"):
+            print("(the steps above)")
+        else:
+            run(["bash", "-c", line], cwd=self.host, **as_user(self.caller))
+
+    def run(self, words: list[str]) -> None:
+        parser = argparse.ArgumentParser(prog="docker run")
+        parser.add_argument("--rm", action="store_true")
+        parser.add_argument("--user", default=self.image.user)
+        parser.add_argument("--gpus")
+        parser.add_argument("-v", default="")
+        parser.add_argument("image", choices=["lrexp"])
+        parser.add_argument("rest", nargs=argparse.REMAINDER)
+        asked = parser.parse_args(words)
+        if asked.gpus and not shutil.which("nvidia-smi"):
+            print("(not rehearsed: there is no GPU)")
+            return
+        source, _, target = asked.v.partition(":")
+        assert target in ("", str(self.image.volume)), asked.v
+        self.mount(Path(source) if source[:1] == "/" else self.volumes / (source or "anonymous"))
+        entry = [str(self.image.path("/usr/local/bin") / self.image.entrypoint[0])]
+        run(
+            [*entry, *self.image.entrypoint[1:], *asked.rest],
+            cwd=self.image.path(self.image.place),
+            env=self.image.variables(),
+            **as_user(asked.user),
+        )
+
+    def mount(self, volume: Path) -> None:
+        """A link in place of the volume; a new one gets the rights of the image's folder."""
+        if not volume.exists():
+            volume.mkdir()
+            if volume.is_relative_to(self.volumes):
+                volume.chmod(0o1777)
+        place = self.image.path(self.image.volume)
+        place.unlink() if place.is_symlink() else place.rmdir()
+        place.symlink_to(volume)
+
+    def elsewhere(self, since: float) -> list[str]:
+        """Files outside home and volumes that the users of the image wrote or left."""
+        root = os.geteuid() == 0
+        allowed = [self.image.path(self.image.environment["HOME"]), self.volumes, self.host]
+        where = ["/", "/dev/shm"] if root else [str(self.image.folder)]
+        skip = [word for p in (*allowed, *OUTSIDE) for word in ("-path", str(p), "-prune", "-o")]
+        numbers = {user.split(":")[0] for user in (self.caller, self.image.user)} if root else set()
+        whose = [word for number in sorted(numbers) for word in ("-o", "-uid", number)][1:]
+        which = ["(", *whose, ")"] if root else ["!", "-type", "l"]
+        found = subprocess.run(
+            ["find", *where, "-xdev", *skip, *which, "-newerct", f"@{since}", "-print"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return found.stdout.splitlines()
+
+
+def free_number() -> int:
+    """A user's number that nobody has here."""
+    taken = {entry.pw_uid for entry in pwd.getpwall()}
+    return next(number for number in range(20_000, 60_000) if number not in taken)
+
+
+def given(words: list[str]) -> Iterator[tuple[str, str]]:
+    for word in words:
+        name, _, value = word.partition("=")
+        yield name, value
+
+
+def reachable(address: str) -> bool:
+    try:
+        with urlopen(f"{address}/torch/", timeout=20):
+            return True
+    except OSError:
+        return False
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
+    asked = dict(given(parser.parse_args().build_arg))
+    written = steps((ROOT / "Dockerfile").read_text())
+    print("This is no container: the Dockerfile's steps in a plain folder of this machine.")
+    if os.geteuid() != 0:
+        print("Not root: all is done as one user, so nobody is kept from writing anywhere.")
+    index = next(s.words for s in written if s.words.startswith("CPU_INDEX=")).partition("=")[2]
+    if asked.get("TORCH") == "cpu" and not reachable(asked.setdefault("CPU_INDEX", index)):
+        print(f"{index} cannot be reached: PyPI's torch, with CUDA, takes its place.")
+        asked["CPU_INDEX"] = PYPI
+    with tempfile.TemporaryDirectory(prefix="lrexp-image-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        os.umask(0o022)
+        image = Image(folder / "image", asked)
+        for step in written:
+            print(f"\n{step.name} {step.words}", flush=True)
+            image.take(step)
+        began = time.time()
+        docker = Docker(image, folder)
+        for line in commands(PAGE.read_text()):
+            docker.type(line)
+        print("\nwritten:")
+        for place in (docker.host, docker.volumes, image.path(image.environment["HOME"])):
+            files = [path for path in place.rglob("*") if path.is_file()]
+            print(f"  {len(files):4d} files in {place.relative_to(folder)}")
+        if left := docker.elsewhere(began):
+            sys.exit("and outside of volume and home, where it must not be:\n" + "\n".join(left))
+        print("     0 outside of volume and home")
+
+
+if __name__ == "__main__":
+    main()
