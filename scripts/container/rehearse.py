@@ -1,6 +1,7 @@
 """Rehearse the image where there is no container engine: the Dockerfile's steps in a plain folder.
 
-    python scripts/container/rehearse.py [--build-arg TORCH=cpu]      (2 to 5 minutes, 6 GB)
+    python scripts/container/rehearse.py [--build-arg TORCH=cpu]    (2 to 5 minutes, 6 GB)
+    python scripts/container/rehearse.py --packages-of .venv        (a minute, with what it has)
 
 This is no container: the base image is this machine's Python of the same version, and a path of
 the image lies below the folder. Then the commands of docs/container.md are run; as root, each as
@@ -17,13 +18,15 @@ import pwd
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.request import urlopen
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +34,7 @@ PAGE = ROOT / "docs/container.md"
 PYPI = "https://pypi.org/simple"
 MACHINE = re.compile(r"PIP_|SSL_|REQUESTS_|.*_proxy$", re.IGNORECASE)  # how PyPI is reached here
 OUTSIDE = ("/proc", "/sys")
+NOBODY = "65534:65534"
 
 
 class Step(NamedTuple):
@@ -56,12 +60,13 @@ def commands(page: str) -> list[str]:
 class Image:
     """What the steps made: a folder, and what a container of it would begin with."""
 
-    def __init__(self, folder: Path, given: dict[str, str]) -> None:
-        self.folder, self.given = folder, given
+    def __init__(self, folder: Path, given: dict[str, str], packages_of: Path | None) -> None:
+        self.folder, self.given, self.packages_of = folder, given, packages_of
         self.arguments: dict[str, str] = {}
         self.environment: dict[str, str] = {}
         self.entrypoint: list[str] = []
         self.place, self.user, self.volume = Path("/"), "0:0", Path("/")
+        self.switches = False  # starts programs as other users
 
     def path(self, inside: str | Path) -> Path:
         """Where a path of the image lies here."""
@@ -72,6 +77,10 @@ class Image:
         path = f"{self.path('/usr/local/bin')}:/usr/local/bin:/usr/bin:/bin"
         inside = {k: str(self.path(v)) if v[:1] == "/" else v for k, v in self.environment.items()}
         return {"PATH": path, "LANG": "C.UTF-8", **inside}
+
+    def as_user(self, user: str) -> dict[str, Any]:
+        """How subprocess starts a program as that user, where one may."""
+        return of_user(user) if self.switches else {}
 
     def take(self, step: Step) -> None:
         """Do what an instruction says.
@@ -84,7 +93,14 @@ class Image:
         if step.name == "FROM":
             version = re.match(r"python:(\d+\.\d+)-slim$", step.words)
             assert version, step
-            run([python(version[1]), "-m", "venv", self.path("/usr/local")])
+            program, self.switches = python(version[1])
+            if not self.switches:
+                print("All is done as one user, so nobody is kept from writing anywhere.")
+            run([program, "-m", "venv", self.path("/usr/local")])
+            if self.packages_of:
+                site = f"lib/python{version[1]}/site-packages"
+                others = (self.packages_of / site).resolve(strict=True)
+                (self.path("/usr/local") / site / "others.pth").write_text(f"{others}\n")
         elif step.name == "ARG":
             name, _, default = step.words.partition("=")
             self.arguments[name] = self.given.get(name, default)
@@ -100,7 +116,7 @@ class Image:
         elif step.name == "RUN":
             line = re.sub(r"^(--mount=\S+\s+)+", "", step.words)
             here = {k: v for k, v in os.environ.items() if MACHINE.match(k) or k == "HOME"}
-            build = here | self.arguments | self.variables()
+            build = {"PIP_QUIET": "1"} | here | self.arguments | self.variables()
             run(["/bin/sh", "-c", line], cwd=self.path(self.place), env=build)
         elif step.name == "VOLUME":
             self.volume = Path(step.words)
@@ -112,8 +128,8 @@ class Image:
             raise SystemExit(f"the Dockerfile has an instruction that is not known here: {step}")
 
 
-def run(command: list[str | Path], **how: object) -> None:
-    subprocess.run([str(word) for word in command], check=True, **how)  # type: ignore[call-overload]
+def run(command: list[str | Path], **how: Any) -> None:
+    subprocess.run([str(word) for word in command], check=True, **how)
 
 
 def copy(source: Path, target: Path, folder: bool) -> None:
@@ -125,28 +141,34 @@ def copy(source: Path, target: Path, folder: bool) -> None:
         shutil.copy(source, target)
 
 
-def python(version: str) -> str:
-    """This machine's Python of that version which users without rights can run too."""
-    for folder in ("/usr/local/bin", "/usr/bin", *os.environ["PATH"].split(":")):
-        program = Path(folder, f"python{version}")
-        if program.exists() and succeeds([str(program), "-c", "import ensurepip, venv"]):
-            return str(program)
-    raise SystemExit(f"no python{version} with venv that users without rights can run")
+def python(version: str) -> tuple[str, bool]:
+    """This machine's Python of that version, and whether programs of others can be started with it.
+
+    Raises:
+        SystemExit: when there is none.
+    """
+    folders = ("/usr/local/bin", "/usr/bin", *os.environ["PATH"].split(":"))
+    found = [p for folder in folders if os.path.exists(p := f"{folder}/python{version}")]
+    check = ("-c", "import ensurepip, venv")
+    for user in [NOBODY, None] if os.geteuid() == 0 else [None]:
+        for program in found:
+            if succeeds([program, *check], user):
+                return program, user is not None
+    raise SystemExit(f"there is no python{version} with venv")
 
 
-def succeeds(command: list[str]) -> bool:
+def succeeds(command: list[str], user: str | None) -> bool:
+    how = of_user(user) if user else {}
     try:
-        done = subprocess.run(command, capture_output=True, check=False, **as_user("65534:65534"))
+        return subprocess.run(command, capture_output=True, check=False, **how).returncode == 0
     except OSError:  # it cannot even be looked at
         return False
-    return done.returncode == 0
 
 
-def as_user(user: str) -> dict[str, object]:
-    """How subprocess starts a program as that user, where one may."""
+def of_user(user: str) -> dict[str, Any]:
+    """How subprocess starts a program as that user."""
     number, group = (int(word) for word in user.split(":"))
-    root = os.geteuid() == 0
-    return {"user": number, "group": group, "extra_groups": []} if root else {}
+    return {"user": number, "group": group, "extra_groups": []}
 
 
 class Docker:
@@ -154,11 +176,11 @@ class Docker:
 
     def __init__(self, image: Image, folder: Path) -> None:
         self.image, self.folder = image, folder
-        self.host, self.volumes = folder / "host", folder / "volumes"
+        self.host, self.volumes, self.homes = (folder / n for n in ("host", "volumes", "homes"))
         self.caller = f"{free_number()}:{free_number()}"
-        for place in (self.host, self.volumes):
+        for place in (self.host, self.volumes, self.homes):
             place.mkdir()
-        if os.geteuid() == 0:
+        if image.switches:
             os.chown(self.host, *(int(word) for word in self.caller.split(":")))
 
     def type(self, line: str) -> None:
@@ -175,7 +197,7 @@ class Docker:
         elif line.startswith("docker"):
             print("(the steps above)")
         else:
-            run(["bash", "-c", line], cwd=self.host, **as_user(self.caller))
+            run(["bash", "-c", line], cwd=self.host, **self.image.as_user(self.caller))
 
     def run(self, words: list[str]) -> None:
         parser = argparse.ArgumentParser(prog="docker run")
@@ -191,36 +213,47 @@ class Docker:
             return
         source, _, target = asked.v.partition(":")
         assert target in ("", str(self.image.volume)), asked.v
-        self.mount(Path(source) if source[:1] == "/" else self.volumes / (source or "anonymous"))
-        entry = [str(self.image.path("/usr/local/bin") / self.image.entrypoint[0])]
-        run(
-            [*entry, *self.image.entrypoint[1:], *asked.rest],
-            cwd=self.image.path(self.image.place),
-            env=self.image.variables(),
-            **as_user(asked.user),
-        )
+        mounted = Path(source) if source[:1] == "/" else self.volumes / (source or "anonymous")
+        entry = str(self.image.path("/usr/local/bin") / self.image.entrypoint[0])
+        home = Path(tempfile.mkdtemp(dir=self.homes)) / "home"  # a container begins with its own
+        at_home = self.image.path(self.image.environment["HOME"])
+        with self.mounted(home, at_home), self.mounted(mounted, self.image.path(self.image.volume)):
+            run(
+                [entry, *self.image.entrypoint[1:], *asked.rest],
+                cwd=self.image.path(self.image.place),
+                env=self.image.variables(),
+                **self.image.as_user(asked.user),
+            )
 
-    def mount(self, volume: Path) -> None:
-        """A link in place of the volume; a new one gets the rights of the image's folder."""
+    @contextmanager
+    def mounted(self, volume: Path, place: Path) -> Iterator[None]:
+        """A folder of the host or a volume, new where it is not there, in its place in the image.
+
+        A link would not do: the program would see where it leads.
+        """
         if not volume.exists():
-            volume.mkdir()
-            if volume.is_relative_to(self.volumes):
-                volume.chmod(0o1777)
-        place = self.image.path(self.image.volume)
-        place.unlink() if place.is_symlink() else place.rmdir()
-        place.symlink_to(volume)
+            volume.mkdir()  # of root where it is the host's, as Docker makes it
+            if not volume.is_relative_to(self.host):
+                shutil.copymode(place, volume)
+        empty = place.with_name("empty")
+        place.rename(empty)
+        volume.rename(place)
+        try:
+            yield
+        finally:
+            place.rename(volume)
+            empty.rename(place)
 
     def elsewhere(self, since: float) -> list[str]:
         """Files outside home and volumes that the users of the image wrote or left."""
-        root = os.geteuid() == 0
-        allowed = [self.image.path(self.image.environment["HOME"]), self.volumes, self.host]
-        where = ["/", "/dev/shm"] if root else [str(self.image.folder)]
+        several = self.image.switches
+        allowed = (self.host, self.volumes, self.homes)
+        where = ["/", "/dev/shm"] if several else [str(self.image.folder)]
         skip = [word for p in (*allowed, *OUTSIDE) for word in ("-path", str(p), "-prune", "-o")]
-        numbers = {user.split(":")[0] for user in (self.caller, self.image.user)} if root else set()
-        whose = [word for number in sorted(numbers) for word in ("-o", "-uid", number)][1:]
-        which = ["(", *whose, ")"] if root else ["!", "-type", "l"]
+        one, other = (user.split(":")[0] for user in (self.caller, self.image.user))
+        whose = ["(", "-uid", one, "-o", "-uid", other, ")"] if several else ["-type", "f"]
         found = subprocess.run(
-            ["find", *where, "-xdev", *skip, *which, "-newerct", f"@{since}", "-print"],
+            ["find", *where, "-xdev", *skip, *whose, "-newerct", f"@{since}", "-print"],
             capture_output=True,
             text=True,
             check=False,
@@ -251,11 +284,17 @@ def reachable(address: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
-    asked = dict(given(parser.parse_args().build_arg))
+    parser.add_argument(
+        "--packages-of",
+        type=Path,
+        metavar="VENV",
+        help="its packages count as those of the base image: what is missing there is installed",
+    )
+    options = parser.parse_args()
+    asked = dict(given(options.build_arg))
     written = steps((ROOT / "Dockerfile").read_text())
     print("This is no container: the Dockerfile's steps in a plain folder of this machine.")
-    if os.geteuid() != 0:
-        print("Not root: all is done as one user, so nobody is kept from writing anywhere.")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the folder goes
     index = next(s.words for s in written if s.words.startswith("CPU_INDEX=")).partition("=")[2]
     if asked.get("TORCH") == "cpu" and not reachable(asked.setdefault("CPU_INDEX", index)):
         print(f"{index} cannot be reached: PyPI's torch, with CUDA, takes its place.")
@@ -264,7 +303,7 @@ def main() -> None:
         folder = Path(name)
         folder.chmod(0o755)
         os.umask(0o022)
-        image = Image(folder / "image", asked)
+        image = Image(folder / "image", asked, options.packages_of)
         for step in written:
             print(f"\n{step.name} {step.words}", flush=True)
             image.take(step)
@@ -273,7 +312,7 @@ def main() -> None:
         for line in commands(PAGE.read_text()):
             docker.type(line)
         print("\nwritten:")
-        for place in (docker.host, docker.volumes, image.path(image.environment["HOME"])):
+        for place in (docker.host, docker.volumes, docker.homes):
             files = [path for path in place.rglob("*") if path.is_file()]
             print(f"  {len(files):4d} files in {place.relative_to(folder)}")
         if left := docker.elsewhere(began):
@@ -282,4 +321,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"error: it ended with {error.returncode}: {shlex.join(error.cmd)}")
