@@ -82,7 +82,8 @@ def rates_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
     if any(one.worth.n and not one.whole for one in ranked):
         parts.append("Pale lines lead to means of fewer seeds.")
     names = line_names(sweep, ranked)
-    if len({(names[one.rank], one.variant) for one in ranked}) > len(set(names.values())):
+    variants = {(names[one.rank], one.variant) for one in ranked}
+    if len(sweep.tried) <= MANY and len(variants) > len(set(names.values())):
         parts.append("Pale, too, are other numbers tried under the same name.")
     if any(one.own_rate for one in ranked):
         parts.append("Whoever sets rates of its own stands at its highest.")
