@@ -140,7 +140,7 @@ def _checked(
     launch = Launch(
         folder=Path(hydra.runtime.output_dir),
         overrides=list(OmegaConf.to_container(hydra.overrides.task)),  # type: ignore[arg-type]
-        title=_title(hydra) if in_sweep else "",
+        title=point_title(hydra) if in_sweep else "",
         sweep=Path(hydra.sweep.dir).name if in_sweep else None,
         datasets=points and points.datasets,
         executor=points.executor if points else "serial",
@@ -171,8 +171,12 @@ def _stacked(trainers: Sequence[Trainer]) -> TrainsEpochs | None:
         raise
 
 
-def _title(hydra: Any) -> str:
-    """What tells a point from the others: its folder's name, and what that leaves out."""
+def point_title(hydra: Any) -> str:
+    """What tells a point from the others: its folder's name, and what that leaves out.
+
+    Args:
+        hydra: that section of its config.
+    """
     how = hydra.job.config.override_dirname
     left_out = [o for o in hydra.overrides.task if str(o).partition("=")[0] in how.exclude_keys]
     return " ".join([*str(hydra.job.override_dirname).split(how.item_sep), *left_out]).strip()

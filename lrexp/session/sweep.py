@@ -49,6 +49,7 @@ from lrexp.grid.settings import LauncherSettings
 from lrexp.record.wandb.agent import tell_agent
 from lrexp.report.sweep.exploration import explore
 from lrexp.runs.sweep import FAILED, read_sweep, swept_keys
+from lrexp.session.best_runs import record_best
 from lrexp.session.budget import budget_lines, noise_for
 from lrexp.session.points import Points
 from lrexp.session.request import Request, read_request
@@ -131,6 +132,7 @@ def run_request(request: Request, around: Around) -> Leaderboard:
                 how = request.settings if request.ours else LauncherSettings("serial")
                 session = replace(session, settings=how)
                 say("\n".join(budget_lines(points, session, noise, composing_s)))
+            record_best(board, say)
             if any(point.settings.get("logger.name") == "wandb" for point in board.points):
                 tell_agent(folder, board.board())
     except Exception as error:

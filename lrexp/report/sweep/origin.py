@@ -38,6 +38,9 @@ from lrexp.runs.sweep import (
     swept_keys,
 )
 
+MOST_NAMED = 40  # points in a sentence
+MOST_LINKED = 200  # points in a cell
+
 
 def unfinished(sweep: Sweep) -> Markup:
     """The points without a result and why, and those that run as others."""
@@ -55,14 +58,14 @@ def unfinished(sweep: Sweep) -> Markup:
         (Column("why"), lambda p: Cell(element("span", p.why or "–", "why"), p.why)),
     ]
     how = {"search": len(bad) > 12, "caption": "points that did not finish"}
-    parts = [table_of(columns, bad, **how)] if bad else []
+    parts = [table_of(columns, bad, link(POINTS_TABLE, POINTS_TABLE), **how)] if bad else []
     for status, said in ((MISSING, "never started"), (EQUAL, "equal to another point, not run")):
         these = [p for p in sweep.points if p.status == status]
         shown = "; ".join(
             f"{p.num} {named(p)}" + (f" (as {p.same_as})" if p.same_as is not None else "")
-            for p in these[:40]
+            for p in these[:MOST_NAMED]
         )
-        more = f" and {len(these) - 40} more" if len(these) > 40 else ""
+        more = f" and {len(these) - MOST_NAMED} more" if len(these) > MOST_NAMED else ""
         if these:
             what = element("b", f"{len(these)} {said}: ")
             parts.append(element("p", join(what, f"{shown}{more}.")))
@@ -71,19 +74,26 @@ def unfinished(sweep: Sweep) -> Markup:
 
 def remarks(sweep: Sweep) -> Markup:
     """Every remark once, with the points that it was made on."""
-    made = dict.fromkeys(remark for point in sweep.tried for remark in point.remarks)
-    on = {remark: [point for point in sweep.tried if remark in point.remarks] for remark in made}
+    tried = sweep.tried
+    on: dict[str, list[SweepPoint]] = {}
+    for point in tried:
+        for remark in dict.fromkeys(point.remarks):
+            on.setdefault(remark, []).append(point)
 
     def named(remark: str) -> Cell:
-        if len(on[remark]) == len(sweep.tried):
+        these = on[remark]
+        if len(these) == len(tried):
             return Cell("all", -1)
-        return Cell(Markup(" ").join(map(link_to, on[remark])), on[remark][0].num)
+        links = Markup(" ").join(map(link_to, these[:MOST_LINKED]))
+        more = f" and {len(these) - MOST_LINKED} more" if len(these) > MOST_LINKED else ""
+        return Cell(links + more, these[0].num)
 
     columns = [
         (Column("remark"), lambda remark: Cell(element("span", remark, "why"), remark)),
         (Column("points"), named),
     ]
-    return table_of(columns, list(made), caption="remarks") if made else Markup()
+    how = {"caption": "remarks"}
+    return table_of(columns, list(on), "summary.json of the points", **how) if on else Markup()
 
 
 def origin(sweep: Sweep) -> Markup:

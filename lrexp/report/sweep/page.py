@@ -14,7 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lrexp.folder.files import refuse_foreign, write_atomically
-from lrexp.folder.layout import REPORT
+from lrexp.folder.layout import LEADERBOARD_TABLE, REPORT
 from lrexp.judge.exploring import Standing
 from lrexp.judge.ranking import Configuration, Group, compared_by, has_rate_axis
 from lrexp.judge.verdicts import counted_kinds
@@ -29,6 +29,7 @@ from lrexp.report.html.page import (
     duration,
     element,
     join,
+    link,
     number,
     page,
     plus_minus,
@@ -240,7 +241,8 @@ def _group_table(explored: Exploration, word: str) -> Markup:
         ),
         unfinished and (Column("not finished"), lambda g: _ends(g.counts)),
     ]
-    return table_of(columns, found, caption=caption, tall=True)
+    board = link(LEADERBOARD_TABLE, LEADERBOARD_TABLE)
+    return table_of(columns, found, board, caption=caption, tall=True)
 
 
 def _measures(measured: Any) -> list[Any]:
@@ -367,7 +369,8 @@ def leaderboard_table(sweep: Sweep, ranked: Sequence[Configuration]) -> Markup:
             lambda one: Cell(Markup(" ").join(map(link_to, one.points)), one.points[0].num),
         ),
     ]
-    return table_of(columns, ranked, search=len(ranked) > 12, caption="leaderboard")
+    how = {"search": len(ranked) > 12, "caption": "leaderboard"}
+    return table_of(columns, ranked, link(LEADERBOARD_TABLE, LEADERBOARD_TABLE), **how)
 
 
 def _setting_column(
