@@ -12,8 +12,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lrexp.config.check import check
-from lrexp.config.compose import without_hydra
+from lrexp.config.check import check_values
+from lrexp.config.compose import hydra_aside
 from lrexp.config.errors import ConfigError
 from lrexp.config.schema import OPTIONS, Config, chosen_option, load, meaning_of, option_of
 from lrexp.config.schema.rates import LibraryOptimizer
@@ -99,7 +99,8 @@ def _compared(point: Point, shared: dict[str, Any]) -> tuple[str, str, float]:
     """Digests of all that a point's training depends on and of what it shares with a stack; its
     work."""
     composed = point.config
-    _, config = check(without_hydra(composed))
+    with hydra_aside(composed):
+        config = check_values(composed)
     settings = asdict(config)
     del settings["run_id"], settings["name"]
     try:
