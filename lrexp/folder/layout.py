@@ -36,6 +36,7 @@ OF_HYDRA = (CONFIG, OVERRIDES, HYDRA_CONFIG)
 POINTS, POINTS_TABLE = "points.json", "points.csv"
 LEADERBOARD, LEADERBOARD_TABLE = "leaderboard.json", "leaderboard.csv"
 CASES = "cases.yaml"
+SOURCES = "sources.txt"  # what its points were composed from, as digests
 RERUN = "rerun.yaml"  # the saved config that a grid was made around
 MULTIRUN = "multirun.yaml"
 EARLIER = "earlier"  # folder that keeps what former attempts at a point left
@@ -76,7 +77,7 @@ OF_RUN = (
 )
 OF_SWEEP = (
     *(POINTS, POINTS_TABLE, LEADERBOARD, LEADERBOARD_TABLE),
-    *(CASES, RERUN, MULTIRUN, WANDB_REPORT, REPORT),
+    *(CASES, SOURCES, RERUN, MULTIRUN, WANDB_REPORT, REPORT),
 )
 OF_LAYER_TEST = (PROTOCOL, LAYER_TEST, LAYER_TABLE, LAYER_POLICY, REPORT)
 FOLDERS_OF_LAYER_TEST = (LAYER_POLICY.partition("/")[0], LAYER_RUNS, LAYER_CHECK, PLOTS)

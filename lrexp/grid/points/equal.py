@@ -27,6 +27,7 @@ MAX_STEPS = 100_000  # a longer schedule is compared by its settings: its table 
 def find_equal(
     points: Sequence[Point],
     placed: Callable[[Point, ConfigError], ConfigError] = lambda point, error: error,
+    count: Callable[[], object] = lambda: None,
 ) -> dict[int, int]:
     """Number of a point → number of the first point that trains alike.
 
@@ -36,7 +37,7 @@ def find_equal(
     network without values. What cannot be built so is compared setting by setting.
 
     Every point also learns what points that may train together have in common (`Point.alike`),
-    and how long it takes beside others (`Point.work`).
+    and how long it takes beside others (`Point.work`). `count` is called after each of them.
 
     Raises:
         ConfigError: for a point whose network, plan or schedule cannot be built; `placed` puts it.
@@ -54,6 +55,7 @@ def find_equal(
                 raise placed(point, error) from error
             if first.setdefault(training, point.num) != point.num:
                 equal[point.num] = first[training]
+            count()
     finally:
         logging.disable(before)
     return equal
