@@ -44,7 +44,7 @@ def counting(
         def count() -> None:
             nonlocal done, due
             done += 1
-            if clock() < due:
+            if clock() < due or done == total:
                 return
             if console.is_terminal:
                 due = clock() + FRAME_S
