@@ -310,8 +310,12 @@ class Leaderboard:
     def look_up(self, points: Sequence[Point]) -> None:
         """Take what the folders of points say, and write the files."""
         for point in points:
-            self.take(point.num, read_summary(self.folder / point.folder), point.monitor)
+            self.read(point)
         self.write()
+
+    def read(self, point: Point) -> None:
+        """Take what the folder of a point says."""
+        self.take(point.num, read_summary(self.folder / point.folder), point.monitor)
 
     def status(self, num: int) -> str:
         """Of a point."""

@@ -17,7 +17,16 @@ from lrexp.config.errors import UserError
 from lrexp.config.names import shown_path
 from lrexp.config.schema import direction
 from lrexp.config.targets import check_subdir
-from lrexp.folder.layout import CONFIG, LEADERBOARD, MULTIRUN, POINTS, REPORT, RERUN, SUMMARY
+from lrexp.folder.layout import (
+    CONFIG,
+    LEADERBOARD,
+    MULTIRUN,
+    POINTS,
+    REPORT,
+    RERUN,
+    SOURCES,
+    SUMMARY,
+)
 from lrexp.runs.reading import json_of, leads_out
 from lrexp.runs.run import (
     content,
@@ -218,6 +227,11 @@ def read_grid(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[Swe
     nums = {point.num for point in points if point.same_as is None}
     lone = [p if p.same_as in nums else replace(p, same_as=None) for p in points]
     return tuple(command), lone
+
+
+def read_sources(folder: Path) -> str:
+    """What sources.txt of a sweep says; nothing where it cannot be read."""
+    return content(folder / SOURCES, str, "")
 
 
 def _planned(row: Mapping[str, Any], first: Mapping[str, Any]) -> SweepPoint:

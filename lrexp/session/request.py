@@ -33,6 +33,7 @@ class Request:
     overrides: list[str]  # without cases
     cases: Cases | None
     started: Started | None = None  # the sweep that is to go on
+    sources: str = ""  # what points are composed from: see `sources_text`
 
     @property
     def ours(self) -> bool:
@@ -65,6 +66,11 @@ class Request:
     def command(self) -> list[str]:
         """Overrides that ask for the same grid."""
         return [*([f"{GROUP}={self.cases.name}"] if self.cases else []), *self.axes]
+
+    @property
+    def texts(self) -> list[str]:
+        """What becomes part of the points' configs."""
+        return [*self.command, *([self.cases.text] if self.cases else [])]
 
 
 def read_request(loader: CheckedLoader, overrides: Sequence[str]) -> Request:

@@ -25,9 +25,19 @@ from lrexp.config.quoting import pasted
 from lrexp.config.recompose import SavedLoader
 from lrexp.config.redact import redacted
 from lrexp.config.schema import OPTIONS, direction
+from lrexp.config.sources import sources_text
 from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import write_atomically
-from lrexp.folder.layout import CASES, MULTIRUN, OF_SWEEP, OWNER, RERUN, WANDB, names_of_run
+from lrexp.folder.layout import (
+    CASES,
+    MULTIRUN,
+    OF_SWEEP,
+    OWNER,
+    RERUN,
+    SOURCES,
+    WANDB,
+    names_of_run,
+)
 from lrexp.folder.owner import Watched, look
 from lrexp.grid.engines.jobs import check_engine
 from lrexp.grid.jobs import Session
@@ -43,12 +53,20 @@ from lrexp.grid.points.point import (
     refuse_shared_folders,
     title,
 )
-from lrexp.grid.points.resume import UNDONE, from_last_epoch, make_ready, numbered_as
+from lrexp.grid.points.resume import (
+    UNDONE,
+    Settled,
+    from_last_epoch,
+    make_ready,
+    numbered_as,
+    settled,
+)
 from lrexp.grid.pool.pool import check_gpus
 from lrexp.grid.settings import LauncherSettings
+from lrexp.record.counted import counting
 from lrexp.record.wandb.agent import tell_agent
 from lrexp.report.sweep.exploration import explore
-from lrexp.runs.sweep import FAILED, read_sweep, swept_keys
+from lrexp.runs.sweep import FAILED, read_sources, read_sweep, swept_keys
 from lrexp.session.best_runs import record_best
 from lrexp.session.budget import budget_lines, noise_for
 from lrexp.session.points import Points
@@ -104,7 +122,8 @@ def run_request(request: Request, around: Around) -> Leaderboard:
     )
     names: Sequence[str] = OF_SWEEP
     if _makes_grids(sweeper):
-        points = compose_points(loader, request)
+        request.sources = sources_text(loader, config, request.texts)
+        points = compose_points(loader, request, _settled(request))
         asked = [config.trainer.resume, *(p.settings.get("trainer.resume") for p in points)]
         if "auto" in asked and not resumed:  # points never go on by themselves
             hint = "hydra.launcher.resume=SWEEP, or latest, goes on with a grid"
@@ -153,30 +172,58 @@ def _makes_grids(sweeper: Any) -> bool:
     return ("hydra._internal.core_plugins.basic_sweeper", "BasicSweeper") in made_of
 
 
-def compose_points(loader: CheckedLoader, request: Request) -> list[Point]:
+def _settled(request: Request) -> Settled:
+    """Points of a sweep that goes on which need not be composed again."""
+    started = request.started
+    if started is None or not request.sources or read_sources(started.folder) != request.sources:
+        return {}
+    board = Leaderboard(started.folder)
+    with counting("looking for results", len(started.points)) as count:
+        for point in started.points:
+            board.read(point)
+            count()
+    return settled(started, board.status)
+
+
+def compose_points(
+    loader: CheckedLoader, request: Request, known: Settled | None = None
+) -> list[Point]:
     """Every point, composed once and checked; in a resumed sweep under its old number.
+
+    Those that are known are as they were, without a composed config.
 
     Raises:
         UserError: for the first point that cannot be used, and for a grid that has changed.
     """
     config = request.config
     points: list[Point] = []
-    for case, overrides in cross(request.cases, request.axes, loader):
-        try:
-            composed = loader.load_sweep_config(config, overrides)
-        except ConfigError as error:
-            raise _in_grid(error, case, request) from error
-        if trains_a_grid(composed):
-            hint = "leave out -m, and give a single value of each setting"
-            raise ConfigError("task", "trains a grid of its own", hint, composed.task.name)
-        points.append(make_point(len(points), overrides, composed, case))
-    refuse_shared_folders(points)
+    crossed, known = cross(request.cases, request.axes, loader), dict(known or {})
+    with counting("composing points", len(crossed)) as count:
+        for case, overrides in crossed:
+            point = known.pop((case, tuple(overrides)), None)
+            points.append(point or _composed(loader, request, len(points), case, overrides))
+            count()
+    refuse_shared_folders([point for point in points if point.composed])
     if request.cases is None:
         refuse_moot_rates(points)
     if request.started:
         allowed = config.hydra.launcher.allow_changed_grid
         points = numbered_as(request.started, points, allowed)
     return points
+
+
+def _composed(
+    loader: CheckedLoader, request: Request, num: int, case: str, overrides: list[str]
+) -> Point:
+    """A point, composed and checked."""
+    try:
+        composed = loader.load_sweep_config(request.config, overrides)
+    except ConfigError as error:
+        raise _in_grid(error, case, request) from error
+    if trains_a_grid(composed):
+        hint = "leave out -m, and give a single value of each setting"
+        raise ConfigError("task", "trains a grid of its own", hint, composed.task.name)
+    return make_point(num, overrides, composed, case)
 
 
 def refuse_for_chooser(request: Request) -> None:
@@ -210,8 +257,10 @@ def find_equal_points(loader: CheckedLoader, request: Request, points: Sequence[
     def placed(point: Point, error: ConfigError) -> ConfigError:
         return _in_grid(loader.placed(error, point.overrides), point.case, request)
 
-    equal = find_equal(points, placed)
-    for point in points:
+    composed = [point for point in points if point.composed]
+    with counting("comparing points", len(composed)) as count:
+        equal = find_equal(composed, placed, count)
+    for point in composed:
         point.same_as = equal.get(point.num)
 
 
@@ -260,6 +309,8 @@ def _run(
     _write_grid(board.folder, board.points, request)
     if request.ours:
         board.look_up(board.points)
+        if any(not p.composed and board.status(p.num) in UNDONE for p in points):
+            raise UserError("results went away meanwhile; resume the sweep once more")
         todo = _todo(request, points, board, say)
         run_points(todo, replace(session, settings=request.settings), board)
         return
@@ -338,6 +389,8 @@ def _write_grid(folder: Path, points: Sequence[Point], request: Request) -> None
     if request.cases:
         write_atomically(folder / CASES, request.cases.text)
     write_atomically(folder / POINTS, points_text(points, [*request.how, *request.command]))
+    # which points train alike is known of our launcher's alone
+    write_atomically(folder / SOURCES, request.sources if request.ours else "")
 
 
 def _closing_lines(board: Leaderboard) -> list[str]:

@@ -38,7 +38,7 @@ class Point:
     overrides: list[str]  # all of them, those common to every point too
     settings: dict[str, Any]  # dotted key → resolved value, without run_id
     folder: str  # its name below the sweep's
-    composed: bytes  # the pickled config with its hydra section
+    composed: bytes  # the pickled config with its hydra section; b"" of one that is not run
     case: str = ""
     same_as: int | None = None  # number of an earlier point that trains alike: runs in its place
     former: bool = False  # a changed grid went on without it
