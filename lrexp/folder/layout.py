@@ -36,6 +36,7 @@ OF_HYDRA = (CONFIG, OVERRIDES, HYDRA_CONFIG)
 POINTS, POINTS_TABLE = "points.json", "points.csv"
 LEADERBOARD, LEADERBOARD_TABLE = "leaderboard.json", "leaderboard.csv"
 CASES = "cases.yaml"
+STUDY = "study.db"  # of Optuna, where its trials are kept in the sweep's folder
 RERUN = "rerun.yaml"  # the saved config that a grid was made around
 MULTIRUN = "multirun.yaml"
 EARLIER = "earlier"  # folder that keeps what former attempts at a point left

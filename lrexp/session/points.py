@@ -23,6 +23,7 @@ from lrexp.tasks.opening import Launch
 if TYPE_CHECKING:
     from lrexp.build.data import Datasets
     from lrexp.grid.leaderboard import Leaderboard
+    from lrexp.grid.search.search import Search
     from lrexp.tasks.train import Training
     from lrexp.train.loop import Trainer
     from lrexp.train.ramp import TrainsEpochs
@@ -39,6 +40,7 @@ class Points:
         self.asked: list[type[BaseException]] = []  # signals that want the sweep to stop
         self.planned: set[str] = set()  # see Launch
         self.board: Leaderboard | None = None  # of a sweep whose sweeper chooses points as it goes
+        self.search: Search | None = None  # what our own of these carries out
 
     def __call__(self, composed: DictConfig) -> float:
         return job(composed, self)

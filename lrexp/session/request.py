@@ -18,10 +18,12 @@ from lrexp.folder.layout import CASES, MULTIRUN, RERUN
 from lrexp.grid.points.cases import GROUP, Cases, read_cases, take_cases
 from lrexp.grid.points.point import Started, read_points
 from lrexp.grid.points.resume import sweep_folder
+from lrexp.grid.search.settings import OF_SEARCH
 from lrexp.grid.settings import OF_LAUNCHER, LauncherSettings, read_settings
 from lrexp.runs.run import own_folders
 
 LAUNCHER = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
+SEARCHER = "hydra_plugins.hydra_lrexp_optuna.lrexp_optuna.LrexpOptunaSweeper"
 
 
 @dataclass
@@ -38,6 +40,11 @@ class Request:
     def ours(self) -> bool:
         """Whether our launcher runs it."""
         return self.config.hydra.launcher._target_ == LAUNCHER
+
+    @property
+    def searches(self) -> bool:
+        """Whether our sweeper chooses its points as it goes."""
+        return self.config.hydra.sweeper._target_ == SEARCHER
 
     @property
     def settings(self) -> LauncherSettings:
@@ -58,8 +65,9 @@ class Request:
 
     @property
     def how(self) -> list[str]:
-        """Overrides that say how the points are run."""
-        return [override for override in self.overrides if OF_LAUNCHER.fullmatch(override)]
+        """Overrides that say how the points are chosen and run."""
+        own = (OF_LAUNCHER, OF_SEARCH)
+        return [o for o in self.overrides if any(some.fullmatch(o) for some in own)]
 
     @property
     def command(self) -> list[str]:
