@@ -19,6 +19,7 @@ class LrexpOptunaConf(OptunaSettings):
     """Settings under `hydra.sweeper`."""
 
     _target_: str = "hydra_plugins.hydra_lrexp_optuna.lrexp_optuna.LrexpOptunaSweeper"
+    _recursive_: bool = False  # what is below is data
 
 
 ConfigStore.instance().store(

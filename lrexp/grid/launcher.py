@@ -50,7 +50,7 @@ def run_points(
 
         keys, executor = swept_keys(board.points), EXECUTORS[session.settings.executor]
         titles = {p.num: title(p, keys) or p.folder for p in points}
-        view = task.view = GridView(titles, said=task.said)
+        view = task.view = GridView(titles, said=task.said, told=task.told)
     shown = view.shown() if view else nullcontext()
     try:
         with small_collections(), shown, closing(executor(points, session)) as ends:

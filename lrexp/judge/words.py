@@ -168,11 +168,11 @@ def in_short(chosen: Mapping[str, str | None]) -> str:
 def importance_words(found: Mapping[str, Any]) -> str:
     """What told good trials of a search from others, in a sentence.
 
-    >>> importance_words({"trials": 30, "settings": {"lr": 0.8, "wd": 0.2}})
-    'mattered: lr 80 %, wd 20 % (PED-ANOVA of 30 trials: what sets the best tenth apart)'
+    >>> importance_words({"trials": 30, "best": 5, "settings": {"lr": 0.8, "wd": 0.2}})
+    'mattered: lr 80 %, wd 20 % (PED-ANOVA: what sets the best 5 of 30 trials apart)'
     """
     shares = ", ".join(f"{key} {100 * share:.0f} %" for key, share in found["settings"].items())
-    how = f"PED-ANOVA of {found['trials']} trials: what sets the best tenth apart"
+    how = f"PED-ANOVA: what sets the best {found['best']} of {found['trials']} trials apart"
     return f"mattered: {shares} ({how})"
 
 

@@ -36,6 +36,7 @@ class Points:
         self.folder = folder  # of the sweep
         self.view: Any = None  # lrexp.grid.live.GridView, while our launcher runs
         self.said: set[str] | None = None  # see `lrexp.session.sweep.Around`
+        self.told: set[str] = set()  # of the points so far, where they come in batches
         self.executor = "serial"  # of lrexp.grid.executors
         self.asked: list[type[BaseException]] = []  # signals that want the sweep to stop
         self.planned: set[str] = set()  # see Launch

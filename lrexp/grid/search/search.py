@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from lrexp.config.errors import ConfigError, UserError
-from lrexp.config.schema import OPTIONS, direction, meaning_of, says_nothing
+from lrexp.config.schema import direction, meaning_of, says_nothing
 from lrexp.folder.claim import in_use
 from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import POINTS
@@ -267,19 +267,18 @@ def prepare_search(
 
 
 def _looked_at(config: DictConfig, loader: Any, space: Space) -> Point:
-    """A run of the search, composed; and one with every other option that it may choose.
+    """A run of the search, composed; and others with both ends of every interval, and every choice.
 
     Raises:
         UserError: for the first that cannot be used.
     """
-    chosen = [one.first for one in space.searched]
-    many = [
-        [*chosen[:at], one.override(choice), *chosen[at + 1 :]]
-        for at, one in enumerate(space.searched)
-        for choice in (one.choices[1:] if one.key in OPTIONS else ())
+    ends = [one.ends for one in space.searched]
+    first = [some[0] for some in ends]
+    others = [
+        [*first[:at], end, *first[at + 1 :]] for at, some in enumerate(ends) for end in some[1:]
     ]
-    first, *_ = (
+    found = [
         make_point(0, overrides, loader.load_sweep_config(config, overrides))
-        for overrides in ([*space.fixed, *some, *space.repeated[0]] for some in (chosen, *many))
-    )
-    return first
+        for overrides in ([*space.fixed, *some, *space.repeated[0]] for some in (first, *others))
+    ]
+    return found[0]

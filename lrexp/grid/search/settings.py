@@ -67,7 +67,7 @@ def read_search_settings(config: DictConfig) -> OptunaSettings:
             problem = f"is no direction; trainer.monitor={monitor} is best where it is"
             problem += " lowest" if wanted == "minimize" else " highest"
         raise ConfigError(key, problem, f"write {key}={wanted}, or leave it out", found.direction)
-    name = str(found.sampler.get("name"))
+    name = str(found.sampler.get("name", ""))
     if name not in SAMPLERS:
         key = "hydra/sweeper/sampler"
         raise ConfigError(key, "is no sampler that is known", did_you_mean(name, SAMPLERS), name)

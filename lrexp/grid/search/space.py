@@ -46,9 +46,10 @@ class Open:
         return isinstance(value, int | float) and self.low <= value <= self.high
 
     @property
-    def first(self) -> str:
-        """One of its overrides, for a look at whether such a run can be composed."""
-        return self.override(self.choices[0] if self.choices else _typed(self.low, self.whole))
+    def ends(self) -> list[str]:
+        """Overrides for a look at whether such runs can be composed: all choices, or both ends."""
+        numbers = [_typed(end, self.whole) for end in (self.low, self.high)]
+        return [self.override(value) for value in self.choices or numbers]
 
     @property
     def values(self) -> list[Any]:

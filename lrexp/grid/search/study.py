@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrexp.config.errors import ConfigError, UserError, did_you_mean, first_line
 from lrexp.config.names import shown_path
+from lrexp.config.redact import redacted
 from lrexp.folder.layout import STUDY
 from lrexp.grid.search.settings import SAMPLERS, SECTION, OptunaSettings
 from lrexp.grid.search.space import Open, Space
@@ -31,7 +33,7 @@ SQLITE = (".db", ".sqlite", ".sqlite3")
 JOURNAL = (".journal", ".log")
 NAME = "lrexp"  # of a study that was given none
 SAME = ("qmc", "grid")  # samplers that count their draws, whose seed stays the same
-ENOUGH = 10  # trials, for importances
+ENOUGH, BEST = 15, 5  # trials for importances, and those that count as good ones at least
 ASKED = "lrexp"  # attribute of a study: what was asked for
 FOLDER, GIVEN_UP = "folder", "given_up"  # of a trial: its sweep's; without a run
 
@@ -51,10 +53,12 @@ class Importance:
 
     shares: Mapping[str, float]  # by key, the largest first; they sum to 1
     trials: int
+    best: int  # of them
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a file."""
-        return {"evaluator": "PED-ANOVA", "trials": self.trials, "settings": dict(self.shares)}
+        counts = {"trials": self.trials, "best": self.best}
+        return {"evaluator": "PED-ANOVA", **counts, "settings": dict(self.shares)}
 
 
 @contextmanager
@@ -159,8 +163,9 @@ def _opening(settings: OptunaSettings) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of SQLAlchemy and its drivers, of the operating system
-        key, problem = f"{SECTION}.storage", f"cannot be opened: {first_line(error)}"
-        raise ConfigError(key, problem, given=settings.storage or STUDY) from error
+        key, given = f"{SECTION}.storage", redacted(settings.storage or STUDY)
+        said = redacted(first_line(error))
+        raise ConfigError(key, f"cannot be opened: {said}", given=given) from error
 
 
 def counted(study: Study) -> int:
@@ -216,11 +221,11 @@ def give_up(study: Study, number: int) -> None:
 
 
 def importance(study: Study) -> Importance | None:
-    """What settings matter, by PED-ANOVA; None with one setting or fewer than ten trials.
+    """What settings matter, by PED-ANOVA; None with one setting or fewer than fifteen trials.
 
-    How far the best tenth of trials lies from all, setting by setting, as shares of the sum
-    (Watanabe et al. 2023, https://arxiv.org/abs/2304.10255). It needs no scikit-learn, as fANOVA
-    does.
+    How far the best tenth of trials, but five at least, lies from all, setting by setting, as
+    shares of the sum (Watanabe et al. 2023, https://arxiv.org/abs/2304.10255). It needs no
+    scikit-learn, as fANOVA does.
     """
     import optuna
 
@@ -229,12 +234,14 @@ def importance(study: Study) -> Importance | None:
         return None
     try:
         with quiet():
-            shares = optuna.importance.get_param_importances(
-                study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
+            best = max(BEST, math.ceil(len(done) / 10))
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator(
+                target_quantile=best / len(done)
             )
+            shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
     except (ValueError, RuntimeError):  # of trials that tell nothing
         return None
-    return Importance({key: float(share) for key, share in shares.items()}, len(done))
+    return Importance({key: float(share) for key, share in shares.items()}, len(done), best)
 
 
 def refuse_other_search(study: Study, asked: Mapping[str, Any], folder: Path) -> None:
