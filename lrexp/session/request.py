@@ -35,6 +35,7 @@ class Request:
     overrides: list[str]  # without cases
     cases: Cases | None
     started: Started | None = None  # the sweep that is to go on
+    typed: Sequence[str] = ()  # overrides, without those that such a sweep had
 
     @property
     def ours(self) -> bool:
@@ -89,9 +90,12 @@ def read_request(loader: CheckedLoader, overrides: Sequence[str]) -> Request:
         return loader.load_configuration(CONFIG_NAME, asked, RunMode.MULTIRUN)
 
     rest, name = take_cases(overrides)
+    resumes = any(override.startswith("hydra.launcher.resume=") for override in rest)
+    if resumes and any(map(OF_SEARCH.fullmatch, rest)):  # what is changed of a search
+        rest = list(dict.fromkeys(["hydra/sweeper=optuna", *rest]))
     if "hydra.mode=RUN" in rest:
         raise ConfigError("hydra.mode", "is one run, and -m asks for several", given="RUN")
-    request = Request(loader, compose(rest), rest, None)
+    request = Request(loader, compose(rest), rest, None, typed=rest)
     if request.ours and (resumed := request.settings.resume):
         request.started = read_points(sweep_folder(resumed))
         request.loader = loader = loader_of(request.started.folder, loader)

@@ -45,7 +45,7 @@ from lrexp.grid.points.point import (
 )
 from lrexp.grid.points.resume import UNDONE, numbered_as, set_aside
 from lrexp.grid.pool.pool import check_gpus
-from lrexp.grid.search.search import Search, prepare_search
+from lrexp.grid.search.search import Search, prepare_search, refuse_pickled
 from lrexp.grid.settings import LauncherSettings
 from lrexp.record.wandb.agent import tell_agent
 from lrexp.report.sweep.exploration import explore
@@ -194,9 +194,11 @@ def prepared(request: Request, folder: Path, say: Say) -> Search:
     if started is None and any((folder / name).is_file() for name in (POINTS, STUDY)):
         started = read_points(folder) if (folder / POINTS).is_file() else Started(folder, [], [])
     command = [*request.how, *request.command]
-    return prepare_search(
+    search = prepare_search(
         request.config, request.loader, request.axes, command, started, folder, say
     )
+    refuse_pickled(search, folder, request.typed)
+    return search
 
 
 def refuse_for_chooser(request: Request) -> None:

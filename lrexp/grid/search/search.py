@@ -266,6 +266,18 @@ def prepare_search(
     return Search(settings, space, config, loader, command, asked, say, started)
 
 
+def refuse_pickled(search: Search, folder: Path, typed: Sequence[str]) -> None:
+    """Raise ConfigError where a study's pickles would be read and nobody typed that they may be."""
+    key, name = "hydra/sweeper/sampler", "cmaes"
+    if search.settings.sampler["name"] != name or f"{key}={name}" in typed:
+        return
+    with quiet():
+        if is_begun(search.settings, folder):
+            problem = "goes on from a state that is pickled in the study, and could run any program"
+            hint = f"where the study is your own, type {key}={name} with the command"
+            raise ConfigError(key, problem, hint, name)
+
+
 def _looked_at(config: DictConfig, loader: Any, space: Space) -> Point:
     """A run of the search, composed; and others with both ends of every interval, and every choice.
 

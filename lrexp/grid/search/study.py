@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.study import Study
 
+URL = "sqlite:///"
 SQLITE = (".db", ".sqlite", ".sqlite3")
 JOURNAL = (".journal", ".log")
 NAME = "lrexp"  # of a study that was given none
@@ -99,13 +100,11 @@ def storage_place(settings: OptunaSettings, folder: Path) -> Path | None:
     given = settings.storage
     if given is None:
         return folder / STUDY
-    if given.startswith("sqlite:///"):
-        return Path(given.removeprefix("sqlite:///")).expanduser().resolve()
-    if "://" in given:
+    if "://" in given and not given.startswith(URL):
         return None
-    path = Path(given).expanduser().resolve()
+    path = Path(given.removeprefix(URL)).expanduser().resolve()
     if path.suffix not in (*SQLITE, *JOURNAL):
-        hint = f"a file that ends in {SQLITE[0]} (SQLite) or {JOURNAL[0]}, or sqlite:///FILE"
+        hint = f"a file that ends in {SQLITE[0]} (SQLite) or {JOURNAL[0]}, or a URL"
         raise ConfigError(f"{SECTION}.storage", "is no storage that is known", hint, given)
     return path
 
@@ -155,7 +154,7 @@ def _storage(settings: OptunaSettings, folder: Path) -> BaseStorage:
     if place and place.suffix in JOURNAL:
         journals = optuna.storages.journal
         return optuna.storages.JournalStorage(journals.JournalFileBackend(str(place)))
-    return optuna.storages.RDBStorage(f"sqlite:///{place}" if place else str(settings.storage))
+    return optuna.storages.RDBStorage(f"{URL}{place}" if place else str(settings.storage))
 
 
 @contextmanager
