@@ -40,7 +40,7 @@ LINE = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
 # Packages that take long to import. They are imported at module level where work is done, and
 # inside functions where a command must answer before any work: `NEVER` below says where.
 HEAVY = ("torch", "torchvision", "wandb", "datasets", "matplotlib", "pandas", "timm")
-OPTIONAL = ("timm", "wandb", "schedulefree", "onnx", "onnxruntime", "onnxscript")
+OPTIONAL = ("timm", "wandb", "schedulefree", "onnx", "onnxruntime", "onnxscript", "optuna")
 # (files below lrexp/, modules they never import at module level, or anywhere, and why)
 AT_MODULE_LEVEL = (
     (("__main__.py", "commands/**", "session/**", "api/**"), HEAVY, "a verb answers at once"),

@@ -45,6 +45,8 @@ from lrexp.config.targets import (
     values_below,
 )
 
+SAMPLER = "hydra.sweeper.sampler"  # any argument of a sampler; the search says what it takes
+
 # At import, so that they are there too in the worker processes of other launchers.
 store_schemas()
 OmegaConf.register_new_resolver("lrexp.point_name", point_name, replace=True)
@@ -278,7 +280,7 @@ def hydra_aside(composed: DictConfig) -> Iterator[None]:
 
 def open_free_sections(config: DictConfig) -> None:
     """Let sections of any keys (`args`, `eval_sets`) take new ones."""
-    free = ("data.columns", "data.eval_sets", "data.normalize", "trainer.metrics")
+    free = ("data.columns", "data.eval_sets", "data.normalize", "trainer.metrics", SAMPLER)
     for at in (*free, *(f"{group}.args" for group in OPTIONS)):
         section = OmegaConf.select(config, at)
         if isinstance(section, DictConfig):

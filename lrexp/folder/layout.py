@@ -37,6 +37,7 @@ POINTS, POINTS_TABLE = "points.json", "points.csv"
 LEADERBOARD, LEADERBOARD_TABLE = "leaderboard.json", "leaderboard.csv"
 CASES = "cases.yaml"
 SOURCES = "sources.txt"  # what its points were composed from, as digests
+STUDY = "study.db"  # of Optuna, where its trials are kept in the sweep's folder
 RERUN = "rerun.yaml"  # the saved config that a grid was made around
 MULTIRUN = "multirun.yaml"
 JOBS = "jobs"  # folder: what an engine keeps of its jobs, and what they say

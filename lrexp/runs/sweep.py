@@ -64,6 +64,7 @@ class SweepPoint:
     case: str = ""
     same_as: int | None = None  # number of an earlier point that trains alike: runs in its place
     former: bool = False  # a changed grid went on without it
+    trial: int | None = None  # of a search: the number of the trial that it is a run of
     status: str = MISSING
     why: str = ""  # what went wrong, one line
     best: Mapping[str, float] = field(default_factory=dict)  # the row of the best epoch
@@ -249,6 +250,7 @@ def _planned(row: Mapping[str, Any], first: Mapping[str, Any]) -> SweepPoint:
         case=str(row["case"]),
         same_as=None if row["same_as"] is None else int(row["same_as"]),
         former=bool(row.get("former")),  # not there in a sweep that is older than former points
+        trial=None if row.get("trial") is None else int(row["trial"]),
     )
 
 

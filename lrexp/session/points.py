@@ -25,6 +25,7 @@ from lrexp.tasks.opening import Launch
 if TYPE_CHECKING:
     from lrexp.build.data import Datasets
     from lrexp.grid.leaderboard import Leaderboard
+    from lrexp.grid.search.search import Search
     from lrexp.tasks.train import Training
     from lrexp.train.loop import Trainer
     from lrexp.train.ramp import TrainsEpochs
@@ -37,11 +38,13 @@ class Points:
         self.folder = folder  # of the sweep
         self.view: Any = None  # lrexp.grid.live.GridView, while our launcher runs
         self.said: set[str] | None = None  # see `lrexp.session.sweep.Around`
+        self.told: set[str] = set()  # of the points so far, where they come in batches
         self.executor = "serial"  # of lrexp.grid.executors
         self.asked: list[type[BaseException]] = []  # signals that want the sweep to stop
         self.planned: set[str] = set()  # see Launch
         self.board: Leaderboard | None = None  # of a sweep whose sweeper chooses points as it goes
         self.owners: dict[str, Owner] = {}  # of the folders around, where another program has them
+        self.search: Search | None = None  # what our own of these carries out
 
     def __call__(self, composed: DictConfig, stopped: Stopped | None = None) -> float:
         return job(composed, self, stopped)

@@ -35,6 +35,7 @@ from lrexp.folder.layout import (
     OWNER,
     RERUN,
     SOURCES,
+    STUDY,
     WANDB,
     names_of_run,
 )
@@ -48,8 +49,10 @@ from lrexp.grid.points.equal import find_equal, refuse_moot_rates
 from lrexp.grid.points.point import (
     POINTS,
     Point,
+    Started,
     make_point,
     points_text,
+    read_points,
     refuse_shared_folders,
     title,
 )
@@ -62,6 +65,7 @@ from lrexp.grid.points.resume import (
     settled,
 )
 from lrexp.grid.pool.pool import check_gpus
+from lrexp.grid.search.search import Search, prepare_search, refuse_pickled
 from lrexp.grid.settings import LauncherSettings
 from lrexp.record.counted import counting
 from lrexp.record.wandb.agent import tell_agent
@@ -77,6 +81,7 @@ from lrexp.train.signals import signals_stop
 log = logging.getLogger(__name__)
 
 SWEEP_DIR = "hydra.sweep.dir"
+AS_IT_GOES = "is for a grid, and this sweeper chooses points as it goes"
 Say = Callable[[str], object]  # takes a line for whoever waits for the sweep
 
 
@@ -133,6 +138,9 @@ def run_request(request: Request, around: Around) -> Leaderboard:
         Claim(folder, resumed, names).undo()  # before torch is imported
         find_equal_points(loader, request, points)
         around.check(points)
+    elif request.searches:
+        search = task.search = prepared(request, folder, say)
+        resumed, names = search.started is not None, [*OF_SWEEP, STUDY]
     else:
         refuse_for_chooser(request)
     noise, composing_s = None, time.perf_counter() - began
@@ -226,12 +234,31 @@ def _composed(
     return make_point(num, overrides, composed, case)
 
 
+def prepared(request: Request, folder: Path, say: Say) -> Search:
+    """The search that is asked for, or that goes on in its folder, checked.
+
+    Raises:
+        UserError: for what it cannot use.
+    """
+    if request.cases:
+        raise ConfigError(GROUP, AS_IT_GOES, "leave out hydra/sweeper")
+    started = request.started
+    if started is None and any((folder / name).is_file() for name in (POINTS, STUDY)):
+        started = read_points(folder) if (folder / POINTS).is_file() else Started(folder, [], [])
+    command = [*request.how, *request.command]
+    search = prepare_search(
+        request.config, request.loader, request.axes, command, started, folder, say
+    )
+    refuse_pickled(search, folder, request.typed)
+    return search
+
+
 def refuse_for_chooser(request: Request) -> None:
     """Raise a ConfigError for what does not go with a sweeper that chooses points as it goes."""
-    config, problem = request.config, "is for a grid, and this sweeper chooses points as it goes"
+    config, problem = request.config, AS_IT_GOES
     if request.cases:
         raise ConfigError(GROUP, problem, "leave out hydra/sweeper")
-    hint = "Optuna goes on by itself, with hydra.sweeper.storage and hydra.sweeper.study_name"
+    hint = "it may go on by itself; hydra/sweeper=optuna goes on with this"
     if resume := config.hydra.launcher.get("resume"):
         raise ConfigError("hydra.launcher.resume", problem, hint, resume)
     monitor, key = config.trainer.monitor, "hydra.sweeper.direction"
@@ -298,6 +325,8 @@ def _run(
     setup_globals()
     if not _makes_grids(sweeper):
         _write_command(board.folder, request)
+        if session.task.search:
+            session.task.search.board = board
         session.task.board = board  # who launches them finds it there: where a sweeper keeps its
         sweeper.sweep(arguments=request.task)  # launcher is its own affair
         return

@@ -6,6 +6,7 @@ import shlex
 
 from markupsafe import Markup
 
+from lrexp.config.errors import UserError
 from lrexp.config.names import shown_path
 from lrexp.folder.layout import (
     LEADERBOARD,
@@ -35,6 +36,7 @@ from lrexp.runs.sweep import (
     STATUSES,
     Sweep,
     SweepPoint,
+    read_leaderboard,
     swept_keys,
 )
 
@@ -70,6 +72,21 @@ def unfinished(sweep: Sweep) -> Markup:
             what = element("b", f"{len(these)} {said}: ")
             parts.append(element("p", join(what, f"{shown}{more}.")))
     return join(*parts)
+
+
+def mattered(sweep: Sweep) -> Markup:
+    """How much each setting of a search set good trials apart; nothing for other sweeps."""
+    try:
+        found = (read_leaderboard(sweep.folder) or {}).get("importance")
+        shares = {str(key): float(share) for key, share in found["settings"].items()}
+        said = f"PED-ANOVA: what sets the best {found['best']} of {found['trials']} trials apart."
+    except (UserError, TypeError, KeyError, ValueError, AttributeError):
+        return Markup()
+    columns = [
+        (Column("setting"), lambda key: key),
+        (Column("share", number=True), lambda key: Cell(f"{100 * shares[key]:.0f} %", shares[key])),
+    ]
+    return table_of(columns, list(shares), caption=said)
 
 
 def remarks(sweep: Sweep) -> Markup:

@@ -48,7 +48,7 @@ from lrexp.report.sweep.figures import (
 )
 from lrexp.report.sweep.headline import headline, interval_text
 from lrexp.report.sweep.maps import heat_figures, heat_lead, rate_map
-from lrexp.report.sweep.origin import origin, points_have, remarks, unfinished
+from lrexp.report.sweep.origin import mattered, origin, points_have, remarks, unfinished
 from lrexp.report.sweep.parallel import parallel_figure, parallel_lead
 from lrexp.report.sweep.words import counted, link_to, plural, value_text, worth_text
 from lrexp.runs.sweep import (
@@ -102,6 +102,7 @@ def sweep_page(explored: Exploration) -> str:
         Section("Leaderboard", leaderboard_table(sweep, ranked), _board_lead(sweep, ranked)),
         Section("Two settings", tags.grid(settings, 380), heat_lead(sweep)),
         Section("All settings", join(*together), parallel_lead(sweep)),
+        Section("What mattered", mattered(sweep)),
         Section("Curves", tags.grid(curves, 270), curves_lead(sweep, ranked)),
         Section("Not finished" if sweep.unfinished else "Equal points", unfinished(sweep)),
         Section("Remarks", remarks(sweep), "What points were told before their first step."),
