@@ -117,13 +117,13 @@ def open_study(settings: OptunaSettings, folder: Path) -> Study:
     """
     import optuna
 
-    name = settings.study_name or NAME
+    name, direction = settings.study_name or NAME, str(settings.direction)
     with _opening(settings):
         study = optuna.create_study(
             storage=_storage(settings, folder),
             study_name=name,
             load_if_exists=True,
-            direction=settings.direction,
+            direction=direction,
         )
     if study.direction.name.lower() != settings.direction:
         problem = f"holds a study that is to {study.direction.name.lower()}"
@@ -149,11 +149,11 @@ def is_begun(settings: OptunaSettings, folder: Path) -> bool:
 
 def _storage(settings: OptunaSettings, folder: Path) -> BaseStorage:
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
     place = storage_place(settings, folder)
     if place and place.suffix in JOURNAL:
-        journals = optuna.storages.journal
-        return optuna.storages.JournalStorage(journals.JournalFileBackend(str(place)))
+        return optuna.storages.JournalStorage(JournalFileBackend(str(place)))
     return optuna.storages.RDBStorage(f"{URL}{place}" if place else str(settings.storage))
 
 
