@@ -117,7 +117,8 @@ def open_study(settings: OptunaSettings, folder: Path) -> Study:
     """
     import optuna
 
-    name, direction = settings.study_name or NAME, str(settings.direction)
+    name: str = settings.study_name or NAME
+    direction: Any = settings.direction
     with _opening(settings):
         study = optuna.create_study(
             storage=_storage(settings, folder),
