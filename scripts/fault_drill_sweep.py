@@ -3,7 +3,7 @@
     python scripts/fault_drill.py --points 1000 --ways serial pool ray
 
 A sweep of smoke runs is started as a user would; its launcher, its workers or, of a Ray cluster of
-two nodes on this machine, one node are killed (SIGKILL) again and again, and it is resumed each time.
+two nodes on this machine, one node are killed (SIGKILL) again and again, and it is resumed.
 What comes out is held against a sweep that nobody disturbed: every point has its rows once, the
 same rows to the bit, and the leaderboard is the same text. Prints the counts; exit code 1 if
 anything differs. Needs Linux, whose /proc names the children of a program.

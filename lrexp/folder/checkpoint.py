@@ -75,10 +75,15 @@ def _alone(value: Any) -> Any:
     return value
 
 
-def load_checkpoint(file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The state in a file, its tensors on `device`; only tensors and plain values are accepted."""
+def load_checkpoint(
+    file: Path, device: torch.device | str = "cpu", mapped: bool = False
+) -> dict[str, Any]:
+    """The state in a file, its tensors on `device`; only tensors and plain values are accepted.
+
+    Tensors that are `mapped`, on the CPU, are read once somebody looks at them.
+    """
     refuse_packed(file)
-    state = torch.load(file, map_location=device, weights_only=True)
+    state = torch.load(file, map_location=device, weights_only=True, mmap=mapped)
     refuse_expanded(state)
     return state
 
@@ -101,6 +106,19 @@ def refuse_expanded(value: Any) -> None:
     elif isinstance(value, dict | list | tuple):
         for inner in value.values() if isinstance(value, dict) else value:
             refuse_expanded(inner)
+
+
+def saved_step(folder: Path) -> int:
+    """The step of the newest state in a run's folder of checkpoints; 0 where none can be read.
+
+    That its tensors are whole is not looked at.
+    """
+    for file in (folder / LAST, folder / PREVIOUS):
+        try:
+            return int(load_checkpoint(file, mapped=True)["step"])
+        except Exception as error:  # whatever a reader makes of bytes that nobody wrote
+            log.info("%s", file, exc_info=error)
+    return 0
 
 
 def load_last(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:

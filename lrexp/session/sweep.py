@@ -25,7 +25,7 @@ from lrexp.config.quoting import pasted
 from lrexp.config.recompose import SavedLoader
 from lrexp.config.redact import redacted
 from lrexp.config.schema import OPTIONS, direction
-from lrexp.folder.claim import Claim, link_latest
+from lrexp.folder.claim import Claim, link_latest, wait_until_left
 from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import CASES, MULTIRUN, OF_SWEEP, OWNER, RERUN, WANDB, names_of_run
 from lrexp.folder.owner import Watched, look
@@ -58,6 +58,7 @@ from lrexp.train.signals import signals_stop
 log = logging.getLogger(__name__)
 
 SWEEP_DIR = "hydra.sweep.dir"
+ENDING_S = 60.0  # that workers of a killed sweep may take to save what they run
 Say = Callable[[str], object]  # takes a line for whoever waits for the sweep
 
 
@@ -257,6 +258,10 @@ def _run(
     board.points.sort(key=lambda point: point.num)
     _write_grid(board.folder, board.points, request)
     if request.ours:
+        if request.started and not wait_until_left(board.folder, ENDING_S):
+            raise UserError(
+                f"{board.folder}: workers of the sweep that was stopped are still at it; end them"
+            )
         board.look_up(board.points)
         todo = _todo(request, points, board, say)
         run_points(todo, replace(session, settings=request.settings), board)

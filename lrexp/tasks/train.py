@@ -204,6 +204,8 @@ class Training:
     def trained_by(self, executor: str, members: int) -> None:
         """Note what trains it, and how many runs train together."""
         self._summary |= {"executor": executor, "members": members}
+        if members > 1:  # a run that is killed shall say so
+            write(self._folder, self._summary)
 
     def renew(self) -> None:
         """Build the trainer anew, as far as its last recorded epoch."""

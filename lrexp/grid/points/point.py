@@ -45,7 +45,7 @@ class Point:
     alike: str | None = None  # points with the same text may train together; None: not known
     work: float = 0.0  # images × parameters that it trains, where that is known
     note: str = ""  # for its log: why it is run as it is
-    # epochs of the stopped run in its folder, which goes on; None: it begins
+    # steps of the stopped run in its folder, which goes on; None: it begins
     reached: int | None = None
 
     @property

@@ -18,7 +18,7 @@ from lrexp.config.schema import says_nothing
 from lrexp.folder.layout import CHECKPOINTS, EARLIER, LAST, OF_CLAIM, PREVIOUS, SUMMARY
 from lrexp.grid.points.point import Point, Started, title
 from lrexp.runs.resume import DONE, Stopped, changes_since, stopped_run
-from lrexp.runs.run import named_path, read_rows
+from lrexp.runs.run import named_path
 from lrexp.runs.sweep import DAMAGED, FAILED, INTERRUPTED, MISSING, RUNNING, swept_keys
 
 log = logging.getLogger(__name__)
@@ -153,12 +153,14 @@ def make_ready(
 def go_on(folder: Path, point: Point) -> bool:
     """Let a point go on with the run in its folder if it can, otherwise begin anew; whether it can.
 
-    Sets how many epochs it has had.
+    Sets the step that it goes on from. A state that proves to be damaged is found out by its job.
     """
+    from lrexp.folder.checkpoint import saved_step
+
     if stopped_in(folder, point) is None:
         begin_anew(folder, point)
         return False
-    point.reached = len(read_rows(folder / point.folder, []))
+    point.reached = saved_step(folder / point.folder / CHECKPOINTS)
     return True
 
 
