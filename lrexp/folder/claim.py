@@ -302,6 +302,31 @@ def _is_claimed(folder: Path) -> bool:
     return sight.alive
 
 
+def work_in(folder: Path) -> None:
+    """Show as long as this process lives that it writes below a folder which another one holds."""
+    with suppress(OSError):  # a file system without locks on folders
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)  # and is never closed
+
+
+def wait_until_left(folder: Path, patience_s: float) -> bool:
+    """Wait until no process works in a folder any more; whether that came to be."""
+    opened, until = os.open(folder, os.O_RDONLY), time.monotonic() + patience_s
+    try:
+        while True:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    return False
+                time.sleep(0.05)
+            except OSError:
+                return True
+            else:
+                return True
+    finally:
+        os.close(opened)
+
+
 def link_latest(folder: Path) -> None:
     """Point outputs/latest at a run or sweep folder that lies under outputs/."""
     outputs = next((p for p in folder.parents if p.name == "outputs"), None)

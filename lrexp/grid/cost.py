@@ -20,6 +20,7 @@ from lrexp.grid.isolation import undisturbed
 from lrexp.grid.jobs import Session
 from lrexp.grid.points.point import Point
 from lrexp.grid.pool.pool import opened, places
+from lrexp.grid.settings import LauncherSettings
 from lrexp.tasks.opening import Launch
 
 if TYPE_CHECKING:
@@ -89,7 +90,16 @@ def cost_line(found: Cost, counted: str = "runs") -> str:
 
 
 def _cost(points: Sequence[Point], session: Session, folder: Path) -> Cost:
-    executor = session.settings.executor
+    settings = session.settings
+    if settings.engine:  # what its machines are and how many, nobody knows here
+        here = "stacked" if (settings.members or 1) > 1 else "serial"
+        alone = LauncherSettings(here, members=settings.members)
+        found = _cost(points, replace(session, settings=alone), folder)
+        way = (
+            f"{found.way}, if it ran here; {settings.engine} runs jobs elsewhere, several at a time"
+        )
+        return replace(found, way=way)
+    executor = settings.executor
     found = _found(points, session) if len(points) > 1 else [Kind(list(points))]
     beside: dict[str, _Beside] = {}
     every, latest = -(-len(found) // KINDS), (0.0, 0.0)

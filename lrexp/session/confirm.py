@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +37,7 @@ class Asked:
     baseline: str | None = None
     margin: float | None = None
     metric: str | None = None
+    how: tuple[str, ...] = ()  # overrides of the launcher; none: those of the sweep
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,10 @@ def confirm(name: str, asked: Asked, say: Say) -> Confirmed:
             contradict those it was begun with; for runs that cannot be compared.
         RunFailedError: when runs failed, or could not be trained at all.
     """
+    for override in asked.how:
+        if not re.match(r"hydra(/launcher=|\.launcher\.(?!resume|only|allow))", override):
+            said = "is not for lrexp confirm, which trains what the sweep has; hydra/launcher=NAME"
+            raise UserError(f"{override}: {said} and hydra.launcher.KEY=VALUE say where")
     where = sweep_of(name)
     folder, sweep = where.with_name(f"{where.name}{CONFIRM}"), read_sweep(where)
     refuse_leading_out(folder, (PROTOCOL, *OF_COMPARISON, *OF_SWEEP))
@@ -142,7 +148,7 @@ def confirm(name: str, asked: Asked, say: Say) -> Confirmed:
             folder,
             {one.name: one.asked for one in plan.contenders},
             dict.fromkeys(names, plan.seeds),
-            launched_with(sweep),
+            asked.how or launched_with(sweep),
             {one.name: one.ran_with for one in plan.contenders if one.ran_with},
         )
 

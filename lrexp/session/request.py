@@ -22,6 +22,7 @@ from lrexp.grid.search.settings import OF_SEARCH
 from lrexp.grid.settings import OF_LAUNCHER, LauncherSettings, read_settings
 from lrexp.runs.run import own_folders
 
+LAUNCHER_GROUP, SETTING, RESUME = "hydra/launcher", "hydra.launcher.", "hydra.launcher.resume="
 LAUNCHER = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
 SEARCHER = "hydra_plugins.hydra_lrexp_optuna.lrexp_optuna.LrexpOptunaSweeper"
 
@@ -96,27 +97,34 @@ def read_request(loader: CheckedLoader, overrides: Sequence[str]) -> Request:
         return loader.load_configuration(CONFIG_NAME, asked, RunMode.MULTIRUN)
 
     rest, name = take_cases(overrides)
-    resumes = any(override.startswith("hydra.launcher.resume=") for override in rest)
-    if resumes and any(map(OF_SEARCH.fullmatch, rest)):  # what is changed of a search
+    resume = [override for override in rest if override.startswith(RESUME)]
+    if resume and any(map(OF_SEARCH.fullmatch, rest)):  # what is changed of a search
         rest = list(dict.fromkeys(["hydra/sweeper=optuna", *rest]))
     if "hydra.mode=RUN" in rest:
         raise ConfigError("hydra.mode", "is one run, and -m asks for several", given="RUN")
-    request = Request(loader, compose(rest), rest, None, typed=rest)
+    # what else is typed of a launcher may be for the one that the sweep was started with
+    first = [o for o in rest if o in resume or not o.startswith(SETTING)] if resume else rest
+    request = Request(loader, compose(first), rest, None, typed=rest)
     if request.ours and (resumed := request.settings.resume):
         request.started = read_points(sweep_folder(resumed))
         request.loader = loader = loader_of(request.started.folder, loader)
-        request.config = compose(rest)
+        request.config = compose(first)
     started = request.started
     if started and not request.axes and not name:
         command, name = take_cases(started.command)
         typed = {override.partition("=")[0] for override in rest}
+        if LAUNCHER_GROUP in typed:  # settings of another are none of this one's
+            command = [override for override in command if not override.startswith(SETTING)]
         kept = [override for override in command if override.partition("=")[0] not in typed]
         request.overrides = [*rest, *kept]
         request.config = compose(request.overrides)
         if name:  # the file as it was then
             copy = read_cases(str(started.folder / CASES), loader.folders)
             request.cases = replace(copy, name=name)
-    elif name:
+        return request
+    if first != rest:
+        request.config = compose(rest)
+    if name:
         request.cases = read_cases(name, loader.folders)
     return request
 

@@ -26,7 +26,7 @@ from lrexp.config.recompose import SavedLoader
 from lrexp.config.redact import redacted
 from lrexp.config.schema import OPTIONS, direction
 from lrexp.config.sources import sources_text
-from lrexp.folder.claim import Claim, link_latest
+from lrexp.folder.claim import Claim, link_latest, wait_until_left
 from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import (
     CASES,
@@ -82,6 +82,7 @@ log = logging.getLogger(__name__)
 
 SWEEP_DIR = "hydra.sweep.dir"
 AS_IT_GOES = "is for a grid, and this sweeper chooses points as it goes"
+ENDING_S = 60.0  # that workers of a killed sweep may take to save what they run
 Say = Callable[[str], object]  # takes a line for whoever waits for the sweep
 
 
@@ -337,6 +338,10 @@ def _run(
     board.points.sort(key=lambda point: point.num)
     _write_grid(board.folder, board.points, request)
     if request.ours:
+        if request.started and not wait_until_left(board.folder, ENDING_S):
+            raise UserError(
+                f"{board.folder}: workers of the sweep that was stopped are still at it; end them"
+            )
         board.look_up(board.points)
         if any(not p.composed and board.status(p.num) in UNDONE for p in points):
             raise UserError("results went away meanwhile; resume the sweep once more")

@@ -18,6 +18,7 @@ from lrexp.folder.claim import Claim, link_latest
 from lrexp.folder.files import strict_json, write_atomically
 from lrexp.folder.layout import CONFIRMED, EXPLORED, OF_WHICH, PROTOCOL, STEPS, WANDB
 from lrexp.grid.points.point import Point
+from lrexp.grid.settings import EXECUTORS
 from lrexp.judge.comparison import Images, Scores
 from lrexp.judge.concluding import conclude, metric_of, scores_of
 from lrexp.judge.conclusion import Conclusion
@@ -290,7 +291,7 @@ class _Folders:
             for one in ran
             if one.get("executor")
         }
-        if len(chosen) == 1:
+        if len(chosen) == 1 and chosen <= {*EXECUTORS}:  # not the name of an engine
             how.append(f"hydra.launcher.executor={chosen.pop()}")
         return how
 

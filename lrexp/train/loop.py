@@ -45,6 +45,7 @@ from lrexp.train.ranks import ALONE, Ranks, agreed_to_go_on, collect, stop_where
 from lrexp.train.scales import measure_scales, scales_of, set_scales
 from lrexp.train.signals import whole
 from lrexp.train.state import (
+    PUT_OFF_S,
     Epoch,
     FrozenProof,
     load_into,
@@ -100,8 +101,9 @@ class Trainer:
         self.best = self.track.best  # by trainer.monitor so far
         self.saved_s = 0.0  # since the last row, in saving and recording
         self.synced = False  # whether last.pt is to outlive a power loss
-        self.puts_off = False  # whether nobody goes on from its files before training ends
+        self.puts_off = False  # whether files of little training may wait; see `state._save`
         self.put_off: dict[Path, dict[str, Any]] = {}  # files that are not written yet
+        self.write_at = time.perf_counter() + PUT_OFF_S  # from when on they are
         self.current: Epoch | None = None  # that has begun and is not recorded yet
         self.stats = StepStats(experiment.model, experiment.plan)
         self.average = Average(experiment.model, settings.ema) if settings.ema else None

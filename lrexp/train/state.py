@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PUT_OFF_S = 10.0  # that files wait at least, and training that a kill may take
+WAITS = 20  # times as long as writing them took, likewise
+
 
 @dataclass
 class Epoch:
@@ -266,6 +269,12 @@ def save_best(trainer: Trainer, checkpoints: Path) -> None:
             weights["class_names"] = list(data.class_names)
             weights["preprocessing"] = data.preprocessing.as_dict()  # for whoever loads it
             _save(trainer, checkpoints / BEST, weights)
+    if trainer.put_off and time.perf_counter() >= trainer.write_at:
+        started = time.perf_counter()
+        with saving(trainer):
+            write_put_off(trainer)
+        now = time.perf_counter()
+        trainer.write_at = now + max(PUT_OFF_S, WAITS * (now - started))
 
 
 @contextmanager
@@ -286,11 +295,12 @@ def _save(trainer: Trainer, file: Path, state: dict[str, Any]) -> None:
     """Write a state, or keep it until `write_put_off`.
 
     An epoch of a head on features takes less time than to write the backbone, which is the same
-    after every one. Where nobody goes on from the file before training ends, it waits: of its
-    tensors those that train are copied.
+    after every one. Where a kill may take some of those epochs the file waits, `PUT_OFF_S` or until
+    training ends: of its tensors those that train are copied.
     """
     if not (trainer.puts_off and trainer.cached):
         trainer.put_off.pop(file, None)
+        write_put_off(trainer)  # the best weights from before, which this state refers to
         save_checkpoint(file, state, trainer.synced if file.name == LAST else False)
         return
     within, model = f"{trainer.cached.cut}.", state["model"]

@@ -55,7 +55,7 @@ SlurmctldHost=$name(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket=$base/munge/socket
+AuthInfo=socket=$base/munge/socket,cred_expire=5  # also what a requeued job waits
 CryptoType=crypto/munge
 StateSaveLocation=$base/state
 SlurmdSpoolDir=$base/spool
@@ -77,7 +77,7 @@ SlurmctldTimeout=60
 SlurmdTimeout=60
 MinJobAge=30
 KillWait=30
-NodeName=$name NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=4000 State=UNKNOWN
+NodeName=$name NodeAddr=127.0.0.1 CPUs=$(getconf _NPROCESSORS_ONLN) RealMemory=4000 State=UNKNOWN
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
     runuser -u munge -- munged --socket="$base/munge/socket" --pid-file="$base/munge/munged.pid" \

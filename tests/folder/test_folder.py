@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import HUNG_S
 
 from lrexp.config.errors import UserError
 from lrexp.config.names import conf_folder, new_run_id, point_name
-from lrexp.folder.claim import Claim, in_the_way, link_latest
+from lrexp.folder.claim import Claim, in_the_way, link_latest, wait_until_left
 from lrexp.folder.layout import LOCK, OF_RUN, OF_SWEEP, SUMMARY
 
 
@@ -212,6 +213,21 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     assert killed.returncode == -9
     assert (tmp_path / "run" / LOCK).exists()
     Claim(tmp_path / "run").release()
+
+
+def test_who_works_in_a_folder_is_waited_for_until_its_process_ends(tmp_path: Path) -> None:
+    assert wait_until_left(tmp_path, 0.0)
+    code = (
+        "import pathlib, sys; from lrexp.folder.claim import work_in;"
+        "work_in(pathlib.Path(sys.argv[1])); print(flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as worker:  # type: ignore[call-overload]
+        worker.stdout.readline()
+        assert not wait_until_left(tmp_path, 0.1)
+        worker.kill()
+        assert wait_until_left(tmp_path, HUNG_S)
 
 
 @pytest.mark.parametrize("mark", [SUMMARY, "multirun.yaml"])

@@ -96,6 +96,7 @@ def assert_goes_on(run: Run, executor: str, left: list[Path], whole: Ran, epochs
         assert f"resume from epoch {epoch + 1}" in ran.log(num)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_at_any_epoch_comes_to_the_same_bits(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,7 +311,6 @@ def test_what_cannot_go_on_runs_anew_and_what_was_there_is_kept(
     assert (f"{said}" in ran.said and "the point runs anew" in ran.said) == bool(said)
 
 
-@pytest.mark.slow
 def test_a_damaged_state_is_passed_over_for_the_one_before(
     stopped: tuple[Ran, Path], run: Run
 ) -> None:

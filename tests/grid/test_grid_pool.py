@@ -152,15 +152,25 @@ def test_a_stopped_sweep_saves_what_runs_and_is_finished_later(
     sweep.send_signal(sent)
     said = sweep.communicate(timeout=HUNG_S)[0]
     assert sweep.returncode == (143 if sent == signal.SIGTERM else -9), said
-    # Workers of a killed program save what they run before they end, too.
-    alone = executor == "stacked" and sent == signal.SIGKILL
-    saved = "running" if alone else "interrupted"
-    wait_for(lambda: summary_of(folder / "1_seed_1")["status"] == saved)
+    before = {point.name: summary_of(point)["run_id"] for point in folder.glob("?_seed_?")}
+    # Workers of a killed program save what they run before they end, too: it waits for them.
     returned, said = command(tmp_path, "-m", "hydra.launcher.resume=stopped", *launcher)
     assert returned == 0, said
-    found = sorted(folder.glob("?_seed_?"))
+    assert "resume 0 points are done, " in said
+    assert "from their last epoch" in said or "from its last epoch" in said
+    returned, said = command(tmp_path, *grid, "hydra.sweep.dir=whole")
+    assert returned == 0, said
     assert statuses(folder) == ["finished"] * 3
-    assert [len(rows_but_times(point)) for point in found] == [60] * 3
+    for point in sorted(folder.glob("?_seed_?")):
+        summary, whole = summary_of(point), tmp_path / "whole" / point.name
+        assert before.get(point.name, summary["run_id"]) == summary["run_id"] or executor != "pool"
+        if executor == "pool":
+            assert_same_run(point, whole)
+            assert summary["test"] == summary_of(whole)["test"]
+        else:
+            for row, other in zip(rows_but_times(point), rows_but_times(whole), strict=True):
+                assert row == pytest.approx(other, rel=1e-3, abs=1e-4)
+    assert any("resumed" in summary_of(point) for point in folder.glob("?_seed_?"))
 
 
 @pytest.mark.slow

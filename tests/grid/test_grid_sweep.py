@@ -197,8 +197,15 @@ def test_a_stopped_sweep_is_finished_as_if_it_never_stopped(
     if not killed:
         assert "lrexp -m hydra.launcher.resume=stopped" in said
         assert "Traceback" not in said
+    before = {name: found["run_id"] for name, found in summaries(stopped).items()}
     assert main_in(tmp_path, "-m", "hydra.launcher.resume=stopped") == 0
-    assert "1 points are done, 2 to run" in capsys.readouterr().out
+    counts = "resume 1 points are done, 1 goes on from its last epoch, 1 to run"
+    assert counts in capsys.readouterr().out
+    after = summaries(stopped)
+    assert before.items() <= {name: found["run_id"] for name, found in after.items()}.items()
+    (part,) = after["1_seed_1"]["resumed"]
+    assert 1 <= part["epoch"] < 120
+    assert not (stopped / "earlier").exists()
     for name in ("0_seed_0", "1_seed_1", "2_seed_2"):
         assert_same_run(stopped / name, uninterrupted / name)
     boards = [folder / "leaderboard.csv" for folder in (stopped, uninterrupted)]

@@ -32,7 +32,7 @@ from lrexp.train.feature_store import FeatureStore
 from lrexp.train.features import around_head, logits_of
 from lrexp.train.loop import Trainer
 from lrexp.train.measure import logits_of as logits_on_images
-from lrexp.train.state import write_put_off
+from lrexp.train.state import PUT_OFF_S, write_put_off
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -561,6 +561,25 @@ def test_files_that_nobody_goes_on_from_are_written_when_training_ends(
 
 
 NAMES = ("last.pt", "best.pt")
+
+
+def test_what_is_put_off_is_written_now_and_then(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill takes a few seconds of training, not all of it."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    trainer = make("lr_policy=freeze_backbone", "trainer.epochs=5", store=FeatureStore())
+    trainer.puts_off = True
+    there: list[int] = []
+
+    def look(row: Any) -> None:
+        file = tmp_path / "last.pt"
+        there.append(load_checkpoint(file)["epoch"] if file.exists() else 0)
+        clock[0] += 0.6 * PUT_OFF_S
+
+    trainer.run(Watch(look), tmp_path)
+    assert there == [0, 0, 3, 3, 5]
 
 
 def test_what_is_put_off_stays_as_it_was(make: Make, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ class Job:
 
             try:
                 with signals_stop(), ExitStack() as held:
-                    work = start_points(self.task, Place(), say)
+                    # a copy: the job itself may be sent to another program once it is stopped
+                    work = start_points(copy(self.task), Place(), say)
                     for point in self.points:
                         held.enter_context(owned(self.folder / point.folder))
                     return self._run(work)

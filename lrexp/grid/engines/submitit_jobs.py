@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -139,6 +140,7 @@ class Resubmitted:
 
     def __call__(self) -> Any:
         """See `Job`; one that is stopped leaves no result, so that only the queue tells its end."""
+        logging.getLogger("submitit").propagate = False  # what it says is in the job's own log
         with _time_is_up() as requeue:
             try:
                 return self.job()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrexp.config.errors import Terminated, in_words
 from lrexp.config.names import point_name
+from lrexp.folder.claim import work_in
 from lrexp.grid.isolation import keep_freed_memory, undisturbed
 from lrexp.train.signals import signals_stop, whole
 
@@ -166,7 +167,9 @@ class PointsHere:
         from lrexp.grid.jobs import Session
 
         if self._context is None:
-            callbacks = Callbacks(points[0].config)
+            config = points[0].config
+            work_in(Path(str(config.hydra.sweep.dir)))
+            callbacks = Callbacks(config)
             self._context = HydraContext(None, callbacks)  # type: ignore[arg-type]
         with undisturbed():
             ended = Session(self._context, self._task).run(points)
