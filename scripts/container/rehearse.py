@@ -73,10 +73,11 @@ class Image:
         return self.folder / str(inside).lstrip("/")
 
     def variables(self) -> dict[str, str]:
-        """PATH and what ENV set, paths of the image as they lie here."""
+        """PATH, how many threads where that is said here, and what ENV set, with paths of here."""
         path = f"{self.path('/usr/local/bin')}:/usr/local/bin:/usr/bin:/bin"
         inside = {k: str(self.path(v)) if v[:1] == "/" else v for k, v in self.environment.items()}
-        return {"PATH": path, "LANG": "C.UTF-8", **inside}
+        threads = {k: v for k, v in os.environ.items() if k == "OMP_NUM_THREADS"}
+        return {"PATH": path, "LANG": "C.UTF-8", **threads, **inside}
 
     def as_user(self, user: str) -> dict[str, Any]:
         """How subprocess starts a program as that user, where one may."""
