@@ -232,8 +232,11 @@ def _identity(point: Point) -> str:
 
 
 def _said(point: Point) -> dict[str, Any]:
-    """Settings but for those that say nothing, which points of older sweeps may lack."""
-    return {key: value for key, value in point.settings.items() if not says_nothing(key, value)}
+    """Settings but for those that say nothing, which points of older sweeps may lack, and for what
+    is decided once the grid has ended."""
+    said = {key: value for key, value in point.settings.items() if not says_nothing(key, value)}
+    said.pop("logger.points", None)
+    return said
 
 
 def _renumber(point: Point, num: int, folder: str | None) -> None:

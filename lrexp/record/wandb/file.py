@@ -70,7 +70,7 @@ def epochs(file: Path) -> set[int]:
     }
 
 
-def is_closed(file: Path) -> bool:
+def has_ended(file: Path) -> bool:
     """Whether the run was brought to its end, with its summary and how it ended."""
     return any(record.WhichOneof("record_type") == "exit" for record in records(file))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lrexp.config.schema.training import Wandb
 from lrexp.record.recorders import Recorders, RunInfo
-from lrexp.record.wandb.file import is_closed, runs_below
+from lrexp.record.wandb.file import has_ended, runs_below
 from lrexp.record.wandb.recorder import WandbRecorder
 from lrexp.runs.run import Run, read_run
 
@@ -45,7 +45,7 @@ def saved_info(run: Run, sweep: str | None, title: str = "") -> RunInfo:
 
 def has_run(folder: Path) -> bool:
     """Whether a run folder holds a W&B run that was brought to its end."""
-    return any(map(is_closed, runs_below(folder)))
+    return any(map(has_ended, runs_below(folder)))
 
 
 def record_saved(folder: Path, sweep: str, title: str) -> None:
