@@ -243,6 +243,9 @@ def prepared(request: Request, folder: Path, say: Say) -> Search:
     """
     if request.cases:
         raise ConfigError(GROUP, AS_IT_GOES, "leave out hydra/sweeper")
+    for key in ("only", "allow_changed_grid") if request.ours else ():
+        if given := getattr(request.settings, key):
+            raise ConfigError(f"hydra.launcher.{key}", AS_IT_GOES, "leave it out", given)
     started = request.started
     if started is None and any((folder / name).is_file() for name in (POINTS, STUDY)):
         started = read_points(folder) if (folder / POINTS).is_file() else Started(folder, [], [])

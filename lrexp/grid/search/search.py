@@ -36,6 +36,7 @@ from lrexp.grid.search.study import (
     storage_place,
     tell,
 )
+from lrexp.grid.settings import EXECUTORS
 from lrexp.runs.sweep import (
     DIVERGED,
     FINISHED,
@@ -185,6 +186,17 @@ class Search:
             launcher.launch([p.overrides for p in part], initial_job_idx=part[0].num)
             if any(self.board.status(point.num) == MISSING for point in part):
                 self.board.look_up(part)  # of a launcher that is not ours
+            self._settle(launcher, part)
+
+    def _settle(self, launcher: Any, ran: Sequence[Point]) -> None:
+        """Once auto has chosen one executor for a batch, later ones are not timed again."""
+        settings: Any = getattr(launcher, "settings", None)  # of our launcher
+        ends = [read_summary(self.board.folder / point.folder) for point in ran]
+        chosen = {(end.get("executor"), end.get("members", 1) > 1) for end in ends}
+        if settings and settings.executor == "auto" and len(chosen) == 1 and len(ran) > 1:
+            executor, together = chosen.pop()
+            if executor in EXECUTORS and (executor, together) != ("pool", True):
+                settings.executor = executor
 
     def _tell(self, study: Study, batch: Mapping[int, Sequence[Point]]) -> None:
         """Tell a batch of trials; the mean over its repetitions is the value of a trial.

@@ -72,10 +72,10 @@ def quiet() -> Iterator[None]:
     try:
         import optuna
     except ImportError as error:
-        said = "hydra/sweeper=optuna: Optuna is not installed: pip install 'lrexp[optuna]'"
+        said = "a search needs Optuna, which is not installed: pip install 'lrexp[optuna]'"
         raise UserError(said) from error
     if int(optuna.__version__.partition(".")[0]) < 4:
-        said = f"hydra/sweeper=optuna: Optuna {optuna.__version__} is too old"
+        said = f"a search needs Optuna 4, and {optuna.__version__} is installed"
         raise UserError(f"{said}: pip install -U 'lrexp[optuna]'")
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
@@ -130,6 +130,13 @@ def open_study(settings: OptunaSettings, folder: Path) -> Study:
         problem = f"holds a study that is to {study.direction.name.lower()}"
         raise ConfigError(f"{SECTION}.study_name", problem, "choose another name", name)
     return study
+
+
+def fresh_study(settings: OptunaSettings) -> Study:
+    """A study that is kept nowhere."""
+    import optuna
+
+    return optuna.create_study(direction=settings.direction)
 
 
 def is_begun(settings: OptunaSettings, folder: Path) -> bool:
