@@ -32,7 +32,7 @@ from lrexp.train.feature_store import FeatureStore
 from lrexp.train.features import around_head, logits_of
 from lrexp.train.loop import Trainer
 from lrexp.train.measure import logits_of as logits_on_images
-from lrexp.train.state import PUT_OFF_S, write_put_off
+from lrexp.train.state import PUT_OFF_S, save_last, write_put_off
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -580,6 +580,19 @@ def test_what_is_put_off_is_written_now_and_then(
 
     trainer.run(Watch(look), tmp_path)
     assert there == [0, 0, 3, 3, 5]
+
+
+def test_a_state_that_is_written_brings_the_best_weights_that_it_refers_to(
+    make: Make, tmp_path: Path
+) -> None:
+    trainer = make("lr_policy=freeze_backbone", store=FeatureStore())
+    trainer.puts_off = True
+    trainer.train_epoch()
+    trainer.end_epoch(*evaluated(trainer), 0.0, Silent(), tmp_path)
+    assert not list(tmp_path.iterdir())
+    trainer.cached = None  # as where the backbone trains from now on
+    save_last(trainer, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["best.pt", "last.pt"]
 
 
 def test_what_is_put_off_stays_as_it_was(make: Make, tmp_path: Path) -> None:
