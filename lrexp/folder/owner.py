@@ -66,7 +66,7 @@ class Owner:
     counter: int = 0
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+        return f"PID {self.pid} on {self.host}"
 
     def text(self) -> str:
         """The claim file."""

@@ -79,7 +79,7 @@ def test_a_run_that_was_stopped_and_taken_over_ends_and_its_rows_are_the_others(
     said = third.communicate(timeout=HUNG_S)[1]
     if other.poll() is None:
         assert third.returncode == 2
-        assert f"is in use by another lrexp process (process {other.pid} on " in said
+        assert f"is in use by another lrexp process (PID {other.pid} on " in said
     late.send_signal(signal.SIGCONT)
     said = late.communicate(timeout=HUNG_S)[1]
     assert late.returncode == 143
@@ -88,7 +88,7 @@ def test_a_run_that_was_stopped_and_taken_over_ends_and_its_rows_are_the_others(
     assert "Traceback" not in said
     said = other.communicate(timeout=HUNG_S)[1]
     assert other.returncode == 0, said
-    assert f"is held by another lrexp process (process {late.pid} on " in said
+    assert f"is held by another lrexp process (PID {late.pid} on " in said
     assert [row["epoch"] for row in rows_of(tmp_path / "run")] == [*range(1, 41)]
     assert json.loads((tmp_path / "run" / SUMMARY).read_text())["status"] == "finished"
     assert not {OWNER, NEXT_OWNER} & {*os.listdir(tmp_path / "run")}
@@ -123,5 +123,5 @@ def test_the_workers_of_a_sweep_that_was_taken_over_write_no_more(
     late.send_signal(signal.SIGCONT)
     said = late.communicate(timeout=HUNG_S)[1]
     assert late.returncode == 143
-    assert "sweep was taken over by another lrexp process (process 7 on node7)" in said
+    assert "sweep was taken over by another lrexp process (PID 7 on node7)" in said
     assert {file: file.read_bytes() for file in left} == left

@@ -161,7 +161,7 @@ def test_a_second_launcher_on_this_host_is_told_who_is_there(tmp_path: Path) -> 
         assert first.hear() == "holds"
         with pytest.raises(InUseError) as refused:
             Claim(tmp_path, resumed=True)
-        assert f"lrexp process (process {first.process.pid} on {HOST}), which" in str(refused.value)
+        assert f"lrexp process (PID {first.process.pid} on {HOST}), which" in str(refused.value)
         first.stop()  # the lock decides here, however long it stands still
         with pytest.raises(InUseError):
             Claim(tmp_path, resumed=True)
@@ -188,7 +188,7 @@ def test_a_second_launcher_on_another_host_is_told_once_the_first_counts(
         assert not refused
         first.process.send_signal(signal.SIGCONT)
         thread.join(HUNG_S)
-        who = f"process {first.process.pid} on {HOST}"
+        who = f"PID {first.process.pid} on {HOST}"
         assert f"in use by another lrexp process ({who})" in str(refused[0])
         (waited,) = caplog.messages
         assert f"{tmp_path} is held by another lrexp process ({who}), last heard of 20" in waited
@@ -247,7 +247,7 @@ def test_a_stopped_process_that_comes_back_writes_nothing_into_what_was_taken_ov
         late.process.send_signal(signal.SIGCONT)
         assert late.hear() == "noticed"
         said = late.ask("file")
-        assert f"taken over by another lrexp process (process {os.getpid()} on {HOST})" in said
+        assert f"taken over by another lrexp process (PID {os.getpid()} on {HOST})" in said
         assert late.ask("row") == said
         assert late.ask("row in the window") == "done"
         assert late.ask("undo") == "done"
@@ -309,7 +309,7 @@ def test_of_many_programs_that_take_over_one_wins(tmp_path: Path) -> None:
         takers = [started.enter_context(program(tmp_path, f"kernel{i}", "none")) for i in range(4)]
         said = [taker.hear() for taker in takers]
     assert said.count("holds") == 1
-    assert sum("is in use by another lrexp process (process" in line for line in said) == 3
+    assert sum("is in use by another lrexp process (PID" in line for line in said) == 3
 
 
 def test_who_judged_an_owner_gone_does_not_replace_the_one_after_it(tmp_path: Path) -> None:
@@ -356,9 +356,7 @@ def test_what_is_written_after_a_loss_is_refused_below_the_folder_and_nowhere_el
         }
         taken_by(tmp_path / "run")
         before[tmp_path / "run" / OWNER] = ELSEWHERE.text().encode()
-        with pytest.raises(
-            TakenOver, match=r"\(process 4242 on node7\) while this one gave no sign"
-        ):
+        with pytest.raises(TakenOver, match=r"\(PID 4242 on node7\) while this one gave no sign"):
             write()
         elsewhere()
     after = {
