@@ -251,10 +251,18 @@ class Docker:
         allowed = (self.host, self.volumes, self.homes)
         where = ["/", "/dev/shm"] if several else [str(self.image.folder)]
         skip = [word for p in (*allowed, *OUTSIDE) for word in ("-path", str(p), "-prune", "-o")]
-        one, other = (user.split(":")[0] for user in (self.caller, self.image.user))
-        whose = ["(", "-uid", one, "-o", "-uid", other, ")"] if several else ["-type", "f"]
+        caller, other = (user.split(":")[0] for user in (self.caller, self.image.user))
+        new = ["-newerct", f"@{since}"]  # the image's number may be somebody's here
+        whose = ["(", "-uid", caller, "-o", "-uid", other, *new, ")"]
         found = subprocess.run(
-            ["find", *where, "-xdev", *skip, *whose, "-newerct", f"@{since}", "-print"],
+            [
+                "find",
+                *where,
+                "-xdev",
+                *skip,
+                *(whose if several else ["-type", "f", *new]),
+                "-print",
+            ],
             capture_output=True,
             text=True,
             check=False,
