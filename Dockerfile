@@ -28,7 +28,8 @@ COPY conf /src/conf
 RUN pip install --root-user-action ignore --no-cache-dir --no-deps . && pip check && rm -r ./*
 
 # Any user may be chosen (--user): the home is everybody's, and a name is there for who has none.
-ENV HOME=/home/lrexp USER=lrexp PYTHONUNBUFFERED=1 NVIDIA_DRIVER_CAPABILITIES=compute,utility
+ENV HOME=/home/lrexp USER=lrexp PYTHONUNBUFFERED=1 NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    TORCHINDUCTOR_CACHE_DIR=/home/lrexp/.cache/torchinductor
 WORKDIR /runs
 RUN mkdir -p -m 1777 outputs "$HOME"
 VOLUME /runs/outputs

@@ -94,14 +94,16 @@ class Image:
         if step.name == "FROM":
             version = re.match(r"python:(\d+\.\d+)-slim$", step.words)
             assert version, step
-            program, self.switches = python(version[1])
+            site = f"lib/python{version[1]}/site-packages"
+            others = [(self.packages_of / site).resolve()] if self.packages_of else []
+            if others and not others[0].is_dir():
+                raise SystemExit(f"there are no packages of the image's Python in {others[0]}")
+            program, self.switches = python(version[1], [self.folder.parent, *others])
             if not self.switches:
                 print("All is done as one user, so nobody is kept from writing anywhere.")
             run([program, "-m", "venv", self.path("/usr/local")])
-            if self.packages_of:
-                site = f"lib/python{version[1]}/site-packages"
-                others = (self.packages_of / site).resolve(strict=True)
-                (self.path("/usr/local") / site / "others.pth").write_text(f"{others}\n")
+            pth = self.path("/usr/local") / site / "others.pth"
+            pth.write_text("".join(f"{other}\n" for other in others))
         elif step.name == "ARG":
             name, _, default = step.words.partition("=")
             self.arguments[name] = self.given.get(name, default)
@@ -142,15 +144,16 @@ def copy(source: Path, target: Path, folder: bool) -> None:
         shutil.copy(source, target)
 
 
-def python(version: str) -> tuple[str, bool]:
-    """This machine's Python of that version, and whether programs of others can be started with it.
+def python(version: str, places: list[Path]) -> tuple[str, bool]:
+    """This machine's Python of that version, and whether other users can run it and see the places.
 
     Raises:
         SystemExit: when there is none.
     """
     folders = ("/usr/local/bin", "/usr/bin", *os.environ["PATH"].split(":"))
     found = [p for folder in folders if os.path.exists(p := f"{folder}/python{version}")]
-    check = ("-c", "import ensurepip, venv")
+    listed = [str(place) for place in places]
+    check = ("-c", f"import ensurepip, os, venv; [os.listdir(place) for place in {listed}]")
     for user in [NOBODY, None] if os.geteuid() == 0 else [None]:
         for program in found:
             if succeeds([program, *check], user):
@@ -251,10 +254,18 @@ class Docker:
         allowed = (self.host, self.volumes, self.homes)
         where = ["/", "/dev/shm"] if several else [str(self.image.folder)]
         skip = [word for p in (*allowed, *OUTSIDE) for word in ("-path", str(p), "-prune", "-o")]
-        one, other = (user.split(":")[0] for user in (self.caller, self.image.user))
-        whose = ["(", "-uid", one, "-o", "-uid", other, ")"] if several else ["-type", "f"]
+        caller, other = (user.split(":")[0] for user in (self.caller, self.image.user))
+        new = ["-newerct", f"@{since}"]  # the image's number may be somebody's here
+        whose = ["(", "-uid", caller, "-o", "-uid", other, *new, ")"]
         found = subprocess.run(
-            ["find", *where, "-xdev", *skip, *whose, "-newerct", f"@{since}", "-print"],
+            [
+                "find",
+                *where,
+                "-xdev",
+                *skip,
+                *(whose if several else ["-type", "f", *new]),
+                "-print",
+            ],
             capture_output=True,
             text=True,
             check=False,
