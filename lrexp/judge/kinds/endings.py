@@ -111,7 +111,11 @@ def _dead(facts: Facts) -> Verdict:
     """Never better than a guess beyond noise; a single epoch is too few to call it dead."""
     last, alone = facts.last, len(facts.rows) == 1
     why, way = _where_to(facts)
-    began = "learned nothing in its one epoch" if alone else f"dead, learned nothing by epoch {last['epoch']}"
+    began = (
+        "learned nothing in its one epoch"
+        if alone
+        else f"dead, learned nothing by epoch {last['epoch']}"
+    )
     message = f"{began}: {_no_better(facts, last)}{why}"
     longer = "train more epochs; if it stays so, " if alone else ""
     advice = f"{longer}{way}; if nothing learns, check the labels"
