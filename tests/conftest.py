@@ -20,6 +20,10 @@ from unchanged import nothing_changed
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks: a second thread only waits
+# Compiled files are kept whatever the machine's custom is: every worker and every program that a
+# test starts would compile all modules anew, half of what collecting costs.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 processes.watch()
 
 Make = Callable[[Path], object]

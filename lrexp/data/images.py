@@ -76,6 +76,9 @@ def read_image(
         return np.stack(fitted), ()
     if not len(encoded):
         raise ImageError("is empty (0 bytes)")
+    there = isinstance(encoded, str) and os.path.exists(encoded)
+    if there and not (os.path.isfile(encoded) or os.path.isdir(encoded)):
+        raise ImageError("is a pipe or a device")  # reading one may wait for ever
     source = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
     try:
         with Image.open(source, formats=formats()) as image:

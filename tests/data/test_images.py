@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 import zlib
@@ -266,6 +267,13 @@ def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # the limit is twice that
     with pytest.raises(ImageError, match="decompression bomb"):
         read(encoded)
+
+
+def test_a_pipe_or_a_device_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    for path in (Path(os.devnull), tmp_path / "a.png"):  # a pipe would be waited for
+        with pytest.raises(ImageError, match="is a pipe or a device"):
+            read_image(str(path), 3, None)
 
 
 def test_threads_decode_as_one_does() -> None:

@@ -25,6 +25,7 @@ from lrexp.train.loop import Trainer
 pytestmark = pytest.mark.usefixtures("one_thread")
 Prepare = Callable[..., Trainer]
 CPU = torch.device("cpu")
+SLOW = pytest.mark.slow
 SMALL = ("data.limit=120", "trainer.max_steps=3", "data.batch_size=16")
 
 LOSSES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -56,7 +57,13 @@ def changed(
     return Trainer(experiment, trainer_settings, trainer.batch_size, trainer.seed)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(loss, marks=() if loss in ("plain", "both", "weighted bce") else SLOW)
+        for loss in LOSSES
+    ],
+)
 def test_every_loss_is_stacked_with_labels_of_all_or_of_each_augmented_and_clipped(
     prepare: Prepare, loss: str
 ) -> None:

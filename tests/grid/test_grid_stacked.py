@@ -191,7 +191,14 @@ PACKS: dict[str, tuple[tuple[str, ...], list[tuple[str, ...]]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("pack", PACKS)
+# What other files hold of every setting, optimizer and loss, each with one member's own.
+ELSEWHERE = ("clip", "freeze_backbone", "biases alone", "adamw, unfreezing", "rmsprop", "nesterov")
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [pytest.param(p, marks=pytest.mark.slow if p in ELSEWHERE else ()) for p in PACKS],
+)
 def test_every_member_ends_where_its_own_run_ends(make: Make, pack: str) -> None:
     common, members = PACKS[pack]
     stacked, alone = ([make(*common, *own) for own in members] for _ in range(2))
@@ -492,7 +499,7 @@ def test_a_probe_leaves_the_trainer_as_it_was(make: Make, net: Any, policy: str)
         "simple_cnn",
         "mlp",
         "cifar_resnet model.depth=20",
-        "torchvision model.name=shufflenet_v2_x0_5",
+        pytest.param("torchvision model.name=shufflenet_v2_x0_5", marks=pytest.mark.slow),
     ],
 )
 def test_our_networks_can_be_stacked(prepare: Make, model: str) -> None:

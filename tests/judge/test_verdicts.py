@@ -58,6 +58,10 @@ def test_one_that_was_never_better_is_dead() -> None:
     long = history([2.3] * 3, guessing=[True] * 3)
     assert one(facts(long), "dead")["severity"] == "error"
     assert kinds(facts(rows[:1])) == ["dead"]
+    begun = one(facts(rows[:1]), "dead")
+    assert begun["message"].startswith("learned nothing in its one epoch: ")
+    assert begun["advice"].startswith("train more epochs; if it stays so, ")
+    assert one(facts(rows), "dead")["message"].startswith("dead, learned nothing by epoch 2: ")
     assert verdicts(facts([rows[0] | {"epoch": 0}])) == []  # nothing was trained
 
 

@@ -117,6 +117,7 @@ class After:
         self._look(row)
 
 
+QUICK = ("auto_rgn", "freezeout", "gradual_unfreeze", "lp_ft")  # what moves changes, or rates
 NAMED = [name for name in OPTIONS["lr_policy"] if name != "custom"]  # see test_own_parts
 
 
@@ -128,7 +129,13 @@ def options_of(policy: str) -> tuple[str, ...]:
     return (f"lr_policy={policy}", "optimizer=adamw", *EDGES.get(policy, ()))
 
 
-@pytest.mark.parametrize("policy", NAMED)
+@pytest.mark.parametrize(
+    "policy",
+    [  # a plan that stays as it is goes on alike whatever is in it
+        pytest.param(name, marks=() if name in (*QUICK, "layerwise_decay") else pytest.mark.slow)
+        for name in NAMED
+    ],
+)
 def test_continuing_after_any_epoch_equals_the_uninterrupted_run_bit_for_bit(
     make: Make, policy: str, tmp_path: Path
 ) -> None:
@@ -157,7 +164,6 @@ def test_continuing_after_any_epoch_equals_the_uninterrupted_run_bit_for_bit(
         assert rest.frozen.as_dict()["identical"]
 
 
-QUICK = ("auto_rgn", "freezeout", "gradual_unfreeze", "lp_ft")  # what moves changes, or rates
 MATRIX = [
     pytest.param(policy, marks=() if policy in QUICK else pytest.mark.slow) for policy in NAMED
 ]

@@ -108,11 +108,17 @@ def _majority(facts: Facts) -> Verdict | None:
 
 
 def _dead(facts: Facts) -> Verdict:
-    """Never better than a guess beyond noise."""
-    last = facts.last
+    """Never better than a guess beyond noise; a single epoch is too few to call it dead."""
+    last, alone = facts.last, len(facts.rows) == 1
     why, way = _where_to(facts)
-    message = f"dead, learned nothing by epoch {last['epoch']}: {_no_better(facts, last)}{why}"
-    advice = f"{way}; if nothing learns, check the labels"
+    began = (
+        "learned nothing in its one epoch"
+        if alone
+        else f"dead, learned nothing by epoch {last['epoch']}"
+    )
+    message = f"{began}: {_no_better(facts, last)}{why}"
+    longer = "train more epochs; if it stays so, " if alone else ""
+    advice = f"{longer}{way}; if nothing learns, check the labels"
     evidence = _evidence(facts, last)
     evidence["values"]["largest_drift"] = None if math.isnan(facts.drift) else facts.drift
     severity = ERROR if len(facts.rows) >= SURE else WARNING
