@@ -124,7 +124,7 @@ def confirm(name: str, asked: Asked, say: Say) -> Confirmed:
         RunFailedError: when runs failed, or could not be trained at all.
     """
     where = sweep_of(name)
-    folder, sweep = where.with_name(f"{where.name}{CONFIRM}"), read_sweep(where)
+    folder, sweep = where.with_name(f"{where.name}{CONFIRM}"), read_sweep(where, say)
     refuse_leading_out(folder, (PROTOCOL, *OF_COMPARISON, *OF_SWEEP))
     begun = read_protocol(folder)
     if begun is None:
