@@ -308,10 +308,10 @@ class Leaderboard:
         return kept
 
     def look_up(self, points: Sequence[Point]) -> None:
-        """Take what the folders of points say, and write the files."""
+        """Take what the folders of points say, and write the files if that is due."""
         for point in points:
             self.take(point.num, read_summary(self.folder / point.folder), point.monitor)
-        self.write()
+        self.write_if_due()
 
     def status(self, num: int) -> str:
         """Of a point."""
