@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from lrexp.commands.answer import parser_of
@@ -22,10 +22,11 @@ from lrexp.report.range_test.found import read_range_test
 from lrexp.report.range_test.page import write_range_picture, write_range_report
 from lrexp.report.run.figures import write_run_plots
 from lrexp.report.run.page import write_run_report
-from lrexp.report.sweep.figures import write_sweep_plots
-from lrexp.report.sweep.page import write_sweep_report
+from lrexp.report.sweep.exploration import explore
+from lrexp.report.sweep.figures import draw_sweep
+from lrexp.report.sweep.page import write_explored
 from lrexp.runs.run import is_run, is_sweep, named_folder
-from lrexp.runs.sweep import read_grid
+from lrexp.runs.sweep import read_grid, read_sweep
 
 DESCRIPTION = """\
 Make the report of a run or a sweep anew, from its files alone: report.html, and figures in plots/.
@@ -78,7 +79,8 @@ def main(argv: list[str]) -> int:
     failed = sum(not _write_run(run, not asked.no_plots) for run in runs)
     made: list[tuple[Callable[[Path], Sequence[Path]], Callable[[Path], Path]]] = []
     if sweep and trained and not compared:  # last, so that it links to reports that are there
-        made.append((write_sweep_plots, write_sweep_report))
+        read = cache(lambda: read_sweep(folder, lambda line: print(for_terminal(line), flush=True)))
+        made.append((lambda _: draw_sweep(read()), lambda _: write_explored(explore(read()))))
     if compared:
         found = read_conclusion(folder)
         made.append((partial(write_conclusion_plots, conclusion=found),

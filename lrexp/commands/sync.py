@@ -24,6 +24,7 @@ EXAMPLES = """\
   lrexp sync                     everything below outputs/
   lrexp sync latest --dry-run    what would be sent of the newest run or sweep
 """
+MOST_LISTED = 100  # runs
 CODES = "0 nothing is left to upload, 1 runs are left, 2 a mistake in the request"
 
 
@@ -61,18 +62,25 @@ def main(argv: list[str]) -> int:
     if not uploads:
         print(f"nothing to upload below {shown_path(folder)}")
         return 0
-    for upload in good:
-        word = "would upload" if dry_run else "upload"
-        print(f"{word} {shown_path(upload.file.parent)} to {upload.to}")
+    word = "would upload" if dry_run else "upload"
+    _list([f"{word} {shown_path(one.file.parent)} to {one.to}" for one in good])
     left = [] if dry_run or not good else send(good)
-    for upload in [*bad, *left]:
-        print(f"left   {printable(shown_path(upload.file.parent))}: {printable(upload.problem)}")
+    shown = [(printable(shown_path(u.file.parent)), printable(u.problem)) for u in [*bad, *left]]
+    _list([f"left   {name}: {problem}" for name, problem in shown])
     if dry_run:
         print(f"{len(good)} to upload, {len(bad)} would be left; nothing was sent")
     else:
         done = len(good) - len(left)
         print(f"{done} uploaded, {len(uploads) - done} left")
     return 1 if bad or left else 0
+
+
+def _list(lines: list[str]) -> None:
+    """Print them, of very many the first ones."""
+    for line in lines[:MOST_LISTED]:
+        print(line, flush=True)
+    if len(lines) > MOST_LISTED:
+        print(f"       and {len(lines) - MOST_LISTED:,} more")
 
 
 def _asked_for(uploads: list[Upload], folder: Path, to: list[str]) -> list[Upload]:

@@ -311,10 +311,10 @@ class Leaderboard:
         return kept
 
     def look_up(self, points: Sequence[Point]) -> None:
-        """Take what the folders of points say, and write the files."""
+        """Take what the folders of points say, and write the files if that is due."""
         for point in points:
             self.read(point)
-        self.write()
+        self.write_if_due()
 
     def read(self, point: Point) -> None:
         """Take what the folder of a point says."""

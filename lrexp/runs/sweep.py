@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +50,7 @@ INTERRUPTED, RUNNING = "interrupted", "running"
 MISSING = "missing"  # has never started
 DAMAGED = "damaged"  # has run, and left no result that can be read
 EQUAL = "equal"  # trains like an earlier point and runs there alone
+SLOW = 2000  # points that take seconds to read
 STATUSES = (FINISHED, DIVERGED, FAILED, INTERRUPTED, RUNNING, DAMAGED, MISSING)
 
 
@@ -128,15 +129,18 @@ class Sweep:
         return tuple(point for point in self.tried if point.status != FINISHED)
 
 
-def read_sweep(folder: Path) -> Sweep:
+def read_sweep(folder: Path, say: Callable[[str], object] = lambda line: None) -> Sweep:
     """Everything a sweep report shows, from the files of a sweep's folder.
 
-    The grid is taken from points.json; without one, from the run folders found.
+    The grid is taken from points.json; without one, from the run folders found. `say` is told of so
+    many points that they take a while.
     """
     notes: list[str] = []
     command, planned = read_grid(folder, notes)
     resumable = bool(planned)
     planned = planned or _found_runs(folder)
+    if len(planned) > SLOW:
+        say(f"read   {len(planned):,} points of {shown_path(folder)}")
     command = command or _multirun_command(folder)
     monitor, several = common_monitor([point.settings for point in planned])
     if several:

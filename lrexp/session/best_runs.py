@@ -34,7 +34,7 @@ def record_best(board: Leaderboard, say: Callable[[str], object]) -> None:
 def best_points(board: Leaderboard) -> list[Point]:
     """By the leaderboard the best configuration of each policy: its points that finished.
 
-    Those alone whose own settings ask for it.
+    Of cases each has its own best. Points alone whose own settings ask for it.
     """
     asked = {
         point.num: point
@@ -43,12 +43,12 @@ def best_points(board: Leaderboard) -> list[Point]:
     }
     if not asked:
         return []
-    found: dict[str, list[Point]] = {}
+    found: dict[tuple[str, str], list[Point]] = {}
     for row in board.board()["configurations"]:  # best first
         ended = [num for num in row["points"] if board.status(num) == FINISHED]
         points = [asked[num] for num in ended if num in asked]
         if points:
-            found.setdefault(points[0].settings["lr_policy.name"], points)
+            found.setdefault((row["case"], points[0].settings["lr_policy.name"]), points)
     return [point for points in found.values() for point in points]
 
 

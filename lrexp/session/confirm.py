@@ -130,7 +130,7 @@ def confirm(name: str, asked: Asked, say: Say) -> Confirmed:
             said = "is not for lrexp confirm, which trains what the sweep has; hydra/launcher=NAME"
             raise UserError(f"{override}: {said} and hydra.launcher.KEY=VALUE say where")
     where = sweep_of(name)
-    folder, sweep = where.with_name(f"{where.name}{CONFIRM}"), read_sweep(where)
+    folder, sweep = where.with_name(f"{where.name}{CONFIRM}"), read_sweep(where, say)
     refuse_leading_out(folder, (PROTOCOL, *OF_COMPARISON, *OF_SWEEP))
     begun = read_protocol(folder)
     if begun is None:

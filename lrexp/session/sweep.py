@@ -332,7 +332,10 @@ def _run(
         if session.task.search:
             session.task.search.board = board
         session.task.board = board  # who launches them finds it there: where a sweeper keeps its
-        sweeper.sweep(arguments=request.task)  # launcher is its own affair
+        try:
+            sweeper.sweep(arguments=request.task)  # launcher is its own affair
+        finally:
+            board.write()
         return
     launcher: Any = sweeper.launcher
     nums = {point.num for point in points}
@@ -354,16 +357,19 @@ def _run(
     size = sweeper.max_batch_size or len(points)
     if size < 1:
         raise ConfigError("hydra.sweeper.max_batch_size", "is too small", "at least 1", size)
-    for first in range(0, len(points), size):
-        batch = points[first : first + size]
-        try:
-            ended = launcher.launch([p.overrides for p in batch], initial_job_idx=first)
-        finally:  # exceptions are in their summaries
-            board.look_up(batch)
-        for returned in ended:
-            if returned.status != JobStatus.COMPLETED:
-                failed = f"failed  {' '.join(returned.overrides)}: {returned._return_value}"
-                say(redacted(failed))
+    try:
+        for first in range(0, len(points), size):
+            batch = points[first : first + size]
+            try:
+                ended = launcher.launch([p.overrides for p in batch], initial_job_idx=first)
+            finally:  # exceptions are in their summaries
+                board.look_up(batch)
+            for returned in ended:
+                if returned.status != JobStatus.COMPLETED:
+                    failed = f"failed  {' '.join(returned.overrides)}: {returned._return_value}"
+                    say(redacted(failed))
+    finally:
+        board.write()
 
 
 def _todo(

@@ -236,6 +236,26 @@ def test_a_point_whose_summary_is_odd_is_undone_and_stops_no_other(
     assert "1 damaged" in "\n".join(leaderboard_lines(board.board()))
 
 
+def test_the_files_are_not_written_anew_for_every_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, written = [0.0], []
+    monkeypatch.setattr("lrexp.grid.leaderboard.time.perf_counter", lambda: now[0])
+
+    def writing(path: Path, text: str) -> None:
+        now[0] += 1.0  # second
+        written.append(path.name)
+
+    monkeypatch.setattr("lrexp.grid.leaderboard.write_atomically", writing)
+    board = Leaderboard(tmp_path)
+    board.points = GRID
+    for one in GRID:
+        board.look_up([one])
+        now[0] += 20.0
+    assert written.count("points.csv") == 2  # it takes 3 s, and is due again after 60 more
+    assert board.status(5) == "missing"
+
+
 def test_a_plan_has_no_number_to_finish_with(tmp_path: Path) -> None:
     board = Leaderboard(tmp_path)
     board.take(0, {"status": "finished", "best": {}}, monitor=None)

@@ -50,6 +50,10 @@ def test_the_best_are_every_finished_seed_of_each_policys_first_on_the_leaderboa
     }  # fmt: skip
     chosen = [point.num for point in best_points(board_of(tmp_path, losses))]
     assert sorted(chosen) == [0, 1, 6, 7, 8]
+    two_cases = board_of(tmp_path, losses)
+    for point in two_cases.points[4:6]:  # the worse lp_ft, by itself
+        point.case = "short"
+    assert sorted(point.num for point in best_points(two_cases)) == [0, 1, 4, 5, 6, 7, 8]
     for other in ({"logger.points": "all"}, {"logger.points": "none"}, {"task.name": "plan"}):
         assert best_points(board_of(tmp_path, losses, **other)) == []
 

@@ -20,7 +20,7 @@ from synthetic_sweep import POLICIES, add_predictions, large_sweep, outcome, wen
 from lrexp.__main__ import main
 from lrexp.report.figure import policy_place
 from lrexp.report.sweep.exploration import explore
-from lrexp.report.sweep.figures import write_sweep_plots
+from lrexp.report.sweep.figures import rate_figures, write_sweep_plots
 from lrexp.report.sweep.headline import headline
 from lrexp.report.sweep.page import write_sweep_report
 from lrexp.runs.sweep import read_sweep
@@ -461,6 +461,38 @@ def test_a_thousand_points_fit_a_page_and_take_seconds_of_the_cpu(tmp_path: Path
     text = text_of(file.read_text("utf-8"))
     assert "of 1000 points finished" in text
     assert "at most 36 points of each are drawn" in text
+
+
+@pytest.mark.slow
+def test_of_thousands_of_points_the_best_at_each_rate_are_drawn_and_tables_name_the_rest(
+    tmp_path: Path,
+) -> None:
+    rates = [round(10 ** (-3 + i / 60), 8) for i in range(150)]  # more than a line has places
+
+    def result(chosen: dict[str, Any]) -> dict[str, Any]:
+        at = abs(chosen["optimizer.lr"] - rates[77]) + chosen["optimizer.weight_decay"]
+        return outcome(0.2 + at + POLICIES.index(chosen["lr_policy"]) / 50)
+
+    axes = {
+        "lr_policy": POLICIES[:4],
+        "optimizer.lr": rates,
+        "optimizer.weight_decay": (0.01, 0.0, 0.02, 0.03),
+    }
+    write_sweep(tmp_path, axes, result, epochs=2)
+    page = write_sweep_report(tmp_path).read_text("utf-8")
+    assert len(page) < 2_000_000
+    text = text_of(page)
+    assert "The first 500 rows; 1,900 more are left out. All are in leaderboard.csv" in text
+    assert "the best of each name at each rate is drawn" in text
+    sweep, names = read_sweep(tmp_path), POLICIES[:4]
+    chart = rate_figures(sweep, explore(sweep).ranked)["monitor"]
+    for name in names:
+        named = [one for one in chart.series if one.name == name]
+        (dots,) = [one for one in named if one.kind == "dots" and not one.shape]
+        assert len(dots.x) == 61  # parts of the axis, and its end
+        assert min(dots.y) == pytest.approx(0.2 + names.index(name) / 50)
+        assert rates[77] in dots.x
+        assert [one.kind for one in named].count("line") == 1  # not one for every weight decay
 
 
 def test_fifty_points_cost_a_sweep_less_than_a_second_of_the_cpu(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from lrexp.runs.sweep import (
     DIVERGED,
     FAILED,
     INTERRUPTED,
+    read_grid,
     read_leaderboard,
     read_sweep,
     swept_keys,
@@ -331,12 +332,12 @@ def _groups_of(sweep: Path) -> list[str]:
     Runs of a sweep that went on may be in another group than the first ones.
     """
     told = [run_record(files[-1]).run_group for p in _points(sweep) if (files := runs_below(p))]
-    named = [str(config.get("logger.group") or sweep.name) for config in _configs(sweep)]
-    return list(dict.fromkeys(filter(None, told or named))) or [sweep.name]
+    named = told or [str(config.get("logger.group") or sweep.name) for config in _configs(sweep)]
+    return list(dict.fromkeys(filter(None, named))) or [sweep.name]
 
 
 def _runs_by_policy(sweep: Path) -> dict[str, list[str]]:
-    """Ids of a sweep's runs by the name of their policy."""
+    """Ids of a sweep's runs by the name of their policy; of few that have runs, theirs alone."""
     found: dict[str, list[str]] = {}
     for config in _configs(sweep):
         policy, run_id = config.get("lr_policy.name"), config.get("run_id")
@@ -346,8 +347,21 @@ def _runs_by_policy(sweep: Path) -> dict[str, list[str]]:
 
 
 def _configs(sweep: Path) -> list[dict[str, Any]]:
-    """The settings of every point that can be read: a damaged one is not in the picture."""
-    return [flat(read_yaml(folder / CONFIG)) for folder in _points(sweep)]
+    """The settings of the points that have runs at W&B, or of all where no folder says.
+
+    One that is damaged is not in the picture.
+    """
+    points = _points(sweep)
+    files = {folder: runs for folder in points if (runs := runs_below(folder))}
+    settings = {point.folder: point.settings for point in read_grid(sweep, [])[1]}
+    found = []
+    for folder in files or points:
+        if files and folder.name in settings:  # much faster than thousands of YAML files
+            run_id = files[folder][-1].stem.removeprefix("run-")
+            found.append({**settings[folder.name], "run_id": run_id})
+        else:
+            found.append(flat(read_yaml(folder / CONFIG)))
+    return found
 
 
 def _points(sweep: Path) -> list[Path]:

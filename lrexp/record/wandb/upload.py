@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from lrexp.record.wandb.saved import saved_info, saved_settings
 from lrexp.runs.reading import refuse_links
 from lrexp.runs.run import is_sweep, read_run
 
+AT_ONCE = 200  # files that one client is given: their names have to fit into a command line
 QUIET_S = 600  # an upload that marks no run as done for so long is given up
 
 
@@ -158,11 +159,18 @@ def send(uploads: list[Upload]) -> list[Upload]:
         raise UserError(f"nothing was uploaded: {why}")
     left: list[Upload] = []
     columns = (TextColumn("uploads"), BarColumn(), MofNCompleteColumn())
-    whole = [upload for upload in uploads if not upload.begun]
+    by_base: dict[Path, list[Upload]] = {}
+    for upload in uploads:
+        if not upload.begun:
+            by_base.setdefault(upload.base, []).append(upload)
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("", total=len(uploads))
-        for base in dict.fromkeys(upload.base for upload in whole):
-            here = [upload for upload in whole if upload.base == base]
+        parts = [
+            (base, some[first : first + AT_ONCE])
+            for base, some in by_base.items()
+            for first in range(0, len(some), AT_ONCE)
+        ]
+        for base, here in parts:
             for upload in here:
                 synced(upload.file).unlink(missing_ok=True)
                 uploading(upload.file).touch()
@@ -217,7 +225,7 @@ def _mark_sent(file: Path) -> None:
     uploading(file).unlink(missing_ok=True)
 
 
-def _client(uploads: list[Upload], base: Path, advance: Callable[[int], None]) -> str:
+def _client(uploads: Sequence[Upload], base: Path, advance: Callable[[int], None]) -> str:
     """Run `wandb sync` for files of one working directory; returns its last words."""
     files = [upload.file for upload in uploads]
     # -P: nothing is imported from its working directory
@@ -231,14 +239,14 @@ def _client(uploads: list[Upload], base: Path, advance: Callable[[int], None]) -
             stdout=output,
             stderr=output,
         )
-        done, changed = 0, time.monotonic()
+        waited, changed = files, time.monotonic()
         try:
             while client.poll() is None and time.monotonic() - changed < QUIET_S:
                 time.sleep(0.1)
-                now = sum(synced(file).exists() for file in files)
-                if now != done:
-                    advance(now - done)
-                    done, changed = now, time.monotonic()
+                left = [file for file in waited if not synced(file).exists()]
+                if len(left) < len(waited):
+                    advance(len(waited) - len(left))
+                    waited, changed = left, time.monotonic()
         finally:
             client.terminate()
             client.wait(30)

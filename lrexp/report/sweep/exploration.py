@@ -80,6 +80,7 @@ def explore(sweep: Sweep) -> Exploration:
 
 
 Image = tuple[int, str]
+Values = tuple[list[Image], np.ndarray]  # images, (n,)
 
 
 def _images(
@@ -93,25 +94,37 @@ def _images(
     if max(len(one.by_repetition) for one in some) < 2:
         return {}, None
     groups: dict[Image, int] = {}
-    read = {one.rank: _read(sweep, one, groups) for one in some}
-    known = {rank: runs for rank, runs in read.items() if runs}
-    keys = {image for runs in known.values() for of_run in runs for image in of_run}
+    known: dict[int, list[Values]] = {}
+    last, read = list[Image](), 0
+    for one in some:
+        runs = _read(sweep, one, groups, last)
+        if runs:
+            known[one.rank], last = runs, runs[-1][0]
+            read += sum(len(values) for _, values in runs)
+        if read > MOST_VALUES:
+            return {}, None
+    splits = {id(images): images for runs in known.values() for images, _ in runs}
+    keys = set().union(*splits.values())
     many = len(keys) * sum(map(len, known.values())) > MOST_VALUES
     if len(known) < 2 or many or (groups and not keys <= groups.keys()):
         return {}, None
     place = {image: i for i, image in enumerate(sorted(keys))}
+    places = {key: [place[image] for image in images] for key, images in splits.items()}
     found = {}
     for rank, runs in known.items():
         found[rank] = np.full((len(runs), len(place)), np.nan)
-        for row, of_run in zip(found[rank], runs, strict=True):
-            row[[place[image] for image in of_run]] = list(of_run.values())
+        for row, (images, values) in zip(found[rank], runs, strict=True):
+            row[places[id(images)]] = values
     return found, np.array([groups[image] for image in place]) if groups else None
 
 
-def _read(sweep: Sweep, one: Configuration, groups: dict[Image, int]) -> list[dict[Image, float]]:
-    """Of every repetition the values by image; empty where one is not known.
+def _read(
+    sweep: Sweep, one: Configuration, groups: dict[Image, int], last: list[Image]
+) -> list[Values]:
+    """Of every repetition its images and their values; empty where one is not known.
 
     Adds the groups of its images. Where another run has an image in another group, it is not known.
+    Images that are those of the run before (`last`) are the same list: nearly all runs have them.
     """
     found = []
     for point in one.repeated.values():
@@ -123,7 +136,8 @@ def _read(sweep: Sweep, one: Configuration, groups: dict[Image, int]) -> list[di
             of_images = dict(zip(predictions.images, predictions.groups.tolist(), strict=True))
             if any(groups.setdefault(image, code) != code for image, code in of_images.items()):
                 return []
-        found.append(dict(zip(predictions.images, values.tolist(), strict=True)))
+        last = last if last == predictions.images else predictions.images
+        found.append((last, values))
     return found
 
 

@@ -59,7 +59,11 @@ def write_sweep_plots(folder: Path) -> list[Path]:
     Returns:
         The files; none when no point has a result.
     """
-    sweep = read_sweep(folder)
+    return draw_sweep(read_sweep(folder))
+
+
+def draw_sweep(sweep: Sweep) -> list[Path]:
+    """The same of a sweep that has been read."""
     ranked = configurations(sweep)
     best = list(dict.fromkeys(one.group for one in ranked if one.worth.n))[:MOST_GROUPS]
     shown = [one for one in ranked if one.group in best]
@@ -71,7 +75,7 @@ def write_sweep_plots(folder: Path) -> list[Path]:
     for one in heat_figures(sweep, shown):
         tables.setdefault((one.x_label, one.y_label), []).append(one)
     pictures |= {f"heat_map_{place}": maps for place, maps in enumerate(tables.values(), 1)}
-    return write_plots(folder, {name: some for name, some in pictures.items() if some}, PAGE)
+    return write_plots(sweep.folder, {name: some for name, some in pictures.items() if some}, PAGE)
 
 
 def rates_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
