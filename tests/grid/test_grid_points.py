@@ -111,8 +111,7 @@ def slowly(loader: Any, master: Any, overrides: list[str]) -> Any:
 
 def quickly(loader: Any, master: Any, overrides: list[str]) -> Any:
     """The same as a grid does it."""
-    from lrexp.config.check import check_values
-    from lrexp.config.compose import hydra_aside
+    from lrexp.config.check import check_values, hydra_aside
 
     try:
         composed = loader.load_sweep_config(master, overrides)
