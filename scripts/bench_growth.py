@@ -13,8 +13,10 @@ Sections, with the CPU time that their own sizes take on a Xeon core (~: reckone
   written down, as `trainer.predictions=auto` does above 1,000 classes, at every size: the costs of
   two ways to write would not compare.
 - scores (~1 min): the same with the scores of all classes, as `auto` does up to 1,000.
-- points (~5 min): a grid of the smoke experiment, run one after the other.
-- compose (~2 min): a grid of that before anything trains: composed, checked, searched for equals.
+- points (~20 min): a grid of the smoke experiment, run one after the other.
+- compose (~1 min): policies × rates × seeds of the default experiment before anything trains:
+  composed and checked, searched for equals, its folder claimed, the first leaderboard; and what of
+  that is left when it goes on with every point done. Milliseconds of CPU time a point.
 
 Every size runs in a process of its own. CPU seconds are those of the whole process, of which the
 smallest size shows the start; a busy machine stretches wall seconds alone. `x` is the ratio to the
@@ -159,19 +161,49 @@ def leaks(size: int) -> Cost:
 
 
 def _compose(size: int) -> dict[str, float]:
+    import torch  # not a part of any point
+
     from lrexp.config.compose import CheckedLoader
+    from lrexp.folder.claim import Claim
+    from lrexp.folder.files import write_atomically
+    from lrexp.folder.layout import OF_SWEEP, POINTS, names_of_run
+    from lrexp.grid.leaderboard import Leaderboard
+    from lrexp.grid.points.point import points_text, read_points
+    from lrexp.grid.points.resume import settled
     from lrexp.session.hydra import hydra_of
     from lrexp.session.request import read_request
     from lrexp.session.sweep import compose_points, find_equal_points
 
-    loader, rates = CheckedLoader(), ",".join(f"{1e-4 * (1 + i):.6g}" for i in range(size))
+    del torch
+    loader, folder = CheckedLoader(), Path("sweep")
+    rates = ",".join(f"{1e-4 * (1 + i):.6g}" for i in range(5))
+    seeds = ",".join(map(str, range(size // 10)))
+    axes = ["lr_policy=uniform,layerwise_decay", f"optimizer.lr={rates}", f"seed={seeds}"]
     with hydra_of(loader):
-        request = read_request(loader, ["experiment=smoke", f"optimizer.lr={rates}"])
-        clock = Clock()
+        request = read_request(loader, axes)
+        request.config.hydra.sweep.dir = str(folder)
+        clock, parts = Clock(), dict[str, float]()
         composed = compose_points(loader, request)
-        composing = clock.cpu_s
+        parts["compose"] = clock.cpu_s
         find_equal_points(loader, request, composed)
-        return clock.facts | {"composing_s": composing}
+        parts["compare"] = clock.cpu_s
+        of_point = names_of_run(request.config.hydra)
+        names = [*OF_SWEEP, *(f"{p.folder}/{name}" for p in composed for name in of_point)]
+        claim = Claim(folder, names=names)
+        parts["claim"] = clock.cpu_s
+        write_atomically(folder / POINTS, points_text(composed, request.command))
+        board = Leaderboard(folder)
+        board.points = composed
+        board.look_up(composed)
+        parts["board"] = clock.cpu_s
+        facts = clock.facts
+        request.started = read_points(folder)
+        compose_points(loader, request, settled(request.started, lambda num: "finished"))
+        parts["resume"] = clock.cpu_s
+        claim.release()
+        before = [0.0, *parts.values()]
+        of_part = zip(parts, parts.values(), before, strict=False)
+        return facts | {f"{name} ms": 1000 * (to - at) / len(composed) for name, to, at in of_part}
 
 
 def _leaks(size: int) -> dict[str, float]:
@@ -214,8 +246,8 @@ SECTIONS: dict[str, tuple[Callable[[int], Cost], tuple[int, ...]]] = {
     "tensors": (tensors, (10, 200, 400, 800)),
     "classes": (classes, (10, 1_000, 5_000, 10_000)),
     "scores": (scores, (10, 250, 500, 1_000)),
-    "points": (points, (1, 50, 100, 200)),
-    "compose": (compose, (1, 250, 500, 1000)),
+    "points": (points, (1, 250, 500, 1000)),
+    "compose": (compose, (10, 250, 500, 1000)),
 }
 INSIDE = {"compose": _compose, "leaks": _leaks}
 

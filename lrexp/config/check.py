@@ -11,7 +11,8 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -118,6 +119,17 @@ def _checked(composed: DictConfig, places: bool) -> tuple[Config, dict[str, Any]
         else:
             setattr(getattr(config, section), name, moved[key])
     return config, {key: one.typed for key, one in known.items()}, moved
+
+
+@contextmanager
+def hydra_aside(composed: DictConfig) -> Iterator[None]:
+    """Hydra's own section is not there meanwhile, for interpolations too: a copy costs more."""
+    content = vars(composed)["_content"]
+    vars(composed)["_content"] = {k: node for k, node in content.items() if k != "hydra"}
+    try:
+        yield
+    finally:
+        vars(composed)["_content"] = content
 
 
 def checked_section(group: str, section: Mapping[str, Any]) -> Any:

@@ -24,7 +24,7 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, errors, flag_override
 
-from lrexp.config.check import check_values, path_settings
+from lrexp.config.check import check_values, hydra_aside, path_settings
 from lrexp.config.errors import (
     BY_OPTION,
     ConfigError,
@@ -70,6 +70,7 @@ class CheckedLoader(ConfigLoaderImpl):
         self._bases: dict[tuple[str, ...], bytes] = {}
         self._commons: dict[tuple[str, ...], set[str]] = {}
         self._overrides: dict[str, Override] = {}  # parsed
+        self._is_group: dict[str, bool] = {}  # by what stands before the = of an override
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, *a: Any, **more: Any
@@ -147,8 +148,9 @@ class CheckedLoader(ConfigLoaderImpl):
             named = re.match(r"([A-Za-z_][\w.]*)=", override)
             if not named or named[1].startswith("hydra."):  # added, removed, moved: Hydra's own way
                 return super().load_sweep_config(master_config, overrides)
-            is_choice = self.repository.group_exists(named[1])
-            (choices if is_choice else settings).append(override)
+            if named[1] not in self._is_group:
+                self._is_group[named[1]] = self.repository.group_exists(named[1])
+            (choices if self._is_group[named[1]] else settings).append(override)
         refuse_oddly_written(overrides, self.repository)
         if tuple(choices) not in self._bases:
             base = super().load_sweep_config(master_config, choices)
@@ -265,17 +267,6 @@ def without_hydra(composed: DictConfig) -> DictConfig:
     """A composed config without Hydra's own section; the one given keeps it."""
     with hydra_aside(composed):
         return copy.copy(composed)
-
-
-@contextmanager
-def hydra_aside(composed: DictConfig) -> Iterator[None]:
-    """Hydra's own section is not there meanwhile, for interpolations too: a copy costs more."""
-    content = vars(composed)["_content"]
-    vars(composed)["_content"] = {k: node for k, node in content.items() if k != "hydra"}
-    try:
-        yield
-    finally:
-        vars(composed)["_content"] = content
 
 
 def open_free_sections(config: DictConfig) -> None:

@@ -15,8 +15,8 @@ from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf, flag_override
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lrexp.config.check import check, check_values, schema_of
-from lrexp.config.compose import CONFIG_NAME, CheckedLoader, hydra_aside, open_free_sections
+from lrexp.config.check import check, check_values, hydra_aside, schema_of
+from lrexp.config.compose import CONFIG_NAME, CheckedLoader, open_free_sections
 from lrexp.config.errors import ConfigError, unknown_setting, wrong_type
 from lrexp.config.names import RERUN_PROVIDER, shown_path
 from lrexp.config.saved import refuse_writing

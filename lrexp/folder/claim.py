@@ -192,9 +192,12 @@ def in_the_way(folder: Path, names: Iterable[str]) -> list[str]:
         path = os.path.join(folder, name)
         if is_folder[parent] is False:
             found.append(parent)
-        elif is_folder[parent] and os.path.lexists(path):
-            if not os.path.isdir(path) or os.listdir(path):
-                found.append(name)
+        elif (
+            is_folder[parent]
+            and os.path.lexists(path)
+            and (not os.path.isdir(path) or os.listdir(path))
+        ):
+            found.append(name)
     return list(dict.fromkeys(found))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from lrexp.grid.points.point import (
     POINTS,
     flat,
     in_short,
+    make_point,
     points_text,
     read_points,
     read_summary,
@@ -61,6 +64,103 @@ def test_a_point_is_composed_to_what_hydra_composes(overrides: list[str]) -> Non
         assert OmegaConf.to_container(ours) == OmegaConf.to_container(hydras)
         assert OmegaConf.get_cache(ours) == OmegaConf.get_cache(master)
         assert OmegaConf.is_struct(ours) is OmegaConf.is_struct(hydras) is True
+
+
+CHOICES = {
+    "lr_policy": ["uniform", "layerwise_decay", "discriminative", "ulmfit", "per_layer"],
+    "scheduler": ["constant", "cosine", "step", "one_cycle", "plateau"],
+    "optimizer": ["sgd", "adam", "muon"],
+    "model": ["simple_cnn", "mlp", "cifar_resnet"],
+    "data": ["digits", "synthetic"],
+    "experiment": ["smoke", "finetune_digits"],
+    "logger": ["none", "wandb"],
+}
+SETTINGS = {
+    "seed": ["0", "7", "x", "-1"],
+    "name": ["a", "'${lr_policy.name}'", "'${hydra.job.num}'", "a/b"],
+    "optimizer.lr": ["1e-3", "0.5", "-1", "a", "inf"],
+    "optimizer.weight_decay": ["0", "1e-4", "'${optimizer.lr}'"],
+    "trainer.epochs": ["1", "2", "-2"],
+    "trainer.monitor": ["val/loss", "val/accuracy", "val/los"],
+    "model.weights": ["null", "/nowhere.pt", "~nobody_here/a"],
+    "data.eval_sets": ["{}", "{a: .}", "{a: /nowhere}"],
+    "data.limit": ["null", "100"],
+    "lr_policy.decay": ["0.5", "null", "2"],
+    "trainer.device": ["cpu", "gpu"],
+    "optimizer.lrr": ["1"],
+}
+
+
+def slowly(loader: Any, master: Any, overrides: list[str]) -> Any:
+    """A point as Hydra composes it, checked whole with nothing kept of others, or what is wrong."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    from lrexp.config import check
+
+    check._KNOWN.clear()
+    try:
+        composed = ConfigLoaderImpl.load_sweep_config(loader, master, overrides)
+        plain = copy.deepcopy(composed)
+        OmegaConf.set_struct(plain, False)
+        OmegaConf.set_readonly(plain, False)
+        del plain["hydra"]
+        return composed, *check.check(plain)
+    except ConfigError as error:
+        return str(loader.placed(error, overrides))
+
+
+def quickly(loader: Any, master: Any, overrides: list[str]) -> Any:
+    """The same as a grid does it."""
+    from lrexp.config.check import check_values, hydra_aside
+
+    try:
+        composed = loader.load_sweep_config(master, overrides)
+    except ConfigError as error:
+        return str(error)
+    composed.run_id = None
+    with hydra_aside(composed):
+        read = check_values(composed)
+    return composed, read, make_point(3, overrides, composed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drawn", range(4))
+def test_points_of_random_grids_are_those_of_the_slow_way(
+    drawn: int, points: Callable[..., Any]
+) -> None:
+    from hydra.types import RunMode
+
+    from lrexp.config.check import path_settings
+    from lrexp.config.compose import CONFIG_NAME, CheckedLoader
+
+    del points  # Hydra, set up for it
+    draw, loader, right = random.Random(drawn), CheckedLoader(), 0
+    asked = ["seed=1,2", "hydra.mode=MULTIRUN", "hydra.sweep.dir=sweep"]
+    master = loader.load_configuration(CONFIG_NAME, asked, RunMode.MULTIRUN)
+    for _ in range(80):
+        keys = draw.sample(list(CHOICES), draw.randint(0, 2))
+        values = {key: draw.choice(CHOICES[key]) for key in keys}
+        first = draw.random() < 0.5  # of a setting's values, which all can be used
+        for key in draw.sample(list(SETTINGS), draw.randint(1, 4)):
+            values[key] = SETTINGS[key][0] if first else draw.choice(SETTINGS[key])
+        overrides = [f"{key}={value}" for key, value in values.items()]
+        expected, found = (way(loader, master, overrides) for way in (slowly, quickly))
+        if isinstance(expected, str) or isinstance(found, str):
+            assert found == expected, overrides
+            continue
+        right += 1
+        (theirs, resolved, read), (ours, ours_read, point) = expected, found
+        assert ours_read == read == OmegaConf.to_object(resolved)
+        for key, path in path_settings(read).items():  # made absolute at the check
+            OmegaConf.update(theirs, key, path)
+        job = theirs.hydra.job
+        job.num = job.id = 3
+        job.override_dirname = ours.hydra.job._get_node("override_dirname")._value()
+        assert flat(OmegaConf.to_container(point.config)) == flat(OmegaConf.to_container(theirs))
+        del theirs.__dict__["_content"]["hydra"], theirs.__dict__["_content"]["run_id"]
+        assert point.settings == flat(OmegaConf.to_container(theirs, resolve=True))
+        assert list(point.settings) == list(flat(OmegaConf.to_container(theirs)))
+    assert 15 < right < 70
 
 
 def test_every_point_has_its_own_run_id_and_number(points: Callable[..., Any]) -> None:

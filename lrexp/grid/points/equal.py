@@ -12,8 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lrexp.config.check import check_values
-from lrexp.config.compose import hydra_aside
+from lrexp.config.check import check_values, hydra_aside
 from lrexp.config.errors import ConfigError
 from lrexp.config.schema import OPTIONS, Config, chosen_option, load, meaning_of, option_of
 from lrexp.config.schema.rates import LibraryOptimizer

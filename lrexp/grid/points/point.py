@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, flag_override
 
+from lrexp.config.check import hydra_aside
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.variables import check_read
 from lrexp.folder.layout import EARLIER, LEADERBOARD, POINTS, SUMMARY
@@ -84,12 +85,10 @@ def make_point(num: int, overrides: Sequence[str], composed: DictConfig, case: s
     with flag_override(composed, ["struct", "readonly"], False):
         composed.hydra.job.num = composed.hydra.job.id = num
     settings: dict[str, Any] = {}
-    for key in composed if "run_id" in composed else ():
-        if key not in ("hydra", "run_id"):
-            value = composed[key]
-            is_section = OmegaConf.is_config(value)
-            plain = OmegaConf.to_container(value, resolve=True) if is_section else value
-            settings |= flat({str(key): plain})
+    if "run_id" in composed:
+        with hydra_aside(composed):
+            settings = flat(OmegaConf.to_container(composed, resolve=True))
+        del settings["run_id"]
     folder = str(composed.hydra.sweep.subdir)
     return Point(num, list(overrides), settings, folder, pickle.dumps(composed), case)
 
