@@ -123,7 +123,7 @@ def open_study(settings: OptunaSettings, folder: Path) -> Study:
             storage=_storage(settings, folder),
             study_name=name,
             load_if_exists=True,
-            direction=settings.direction,
+            direction=optuna.study.StudyDirection[str(settings.direction).upper()],
         )
     if study.direction.name.lower() != settings.direction:
         problem = f"holds a study that is to {study.direction.name.lower()}"
@@ -135,7 +135,8 @@ def fresh_study(settings: OptunaSettings) -> Study:
     """A study that is kept nowhere."""
     import optuna
 
-    return optuna.create_study(direction=settings.direction)
+    way = optuna.study.StudyDirection[str(settings.direction).upper()]
+    return optuna.create_study(direction=way)
 
 
 def is_begun(settings: OptunaSettings, folder: Path) -> bool:
@@ -156,11 +157,11 @@ def is_begun(settings: OptunaSettings, folder: Path) -> bool:
 
 def _storage(settings: OptunaSettings, folder: Path) -> BaseStorage:
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
     place = storage_place(settings, folder)
     if place and place.suffix in JOURNAL:
-        journals = optuna.storages.journal
-        return optuna.storages.JournalStorage(journals.JournalFileBackend(str(place)))
+        return optuna.storages.JournalStorage(JournalFileBackend(str(place)))
     return optuna.storages.RDBStorage(f"{URL}{place}" if place else str(settings.storage))
 
 
