@@ -149,7 +149,7 @@ def _best(plan: Procedure, tries: Mapping[str, Sequence[Try]], sweep: Sweep) -> 
         best.append(
             replace(one, name=name, tries=count, edge="inside", lacks="", add="", ladder=ladder)
         )
-    return best
+    return sorted(best, key=lambda one: list(tries).index(one.name))
 
 
 def _without_decay(rung: Rung) -> Rung:
