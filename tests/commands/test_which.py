@@ -59,8 +59,8 @@ def test_interrupted_it_says_what_is_known_and_goes_on_to_a_conclusion(tmp_path:
 @pytest.mark.slow
 def test_a_search_that_was_killed_goes_on_to_the_same(tmp_path: Path) -> None:
     optuna = pytest.importorskip("optuna", reason="needs Optuna")
-    if int(optuna.__version__.partition(".")[0]) < 4:
-        pytest.skip("needs Optuna 4")
+    if int(optuna.__version__.partition(".")[0]) < 5:
+        pytest.skip("needs Optuna 5")
     asked = [*SMALL[:-2], "logger=none", "--search", "optuna", "--tries", "6", "--budget", "34"]
     process = start(tmp_path, *asked, "hydra.run.dir=whole")
     said = process.communicate(timeout=HUNG_S)[0]

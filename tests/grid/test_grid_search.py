@@ -106,8 +106,8 @@ def test_a_folder_goes_on_with_plain_settings_of_its_sweeper_alone(tmp_path: Pat
 @pytest.fixture
 def optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     found = pytest.importorskip("optuna", reason="needs Optuna")
-    if int(found.__version__.partition(".")[0]) < 4:
-        pytest.skip("needs Optuna 4")
+    if int(found.__version__.partition(".")[0]) < 5:
+        pytest.skip("needs Optuna 5")
     monkeypatch.chdir(tmp_path)
     return found
 

@@ -16,8 +16,8 @@ from lrexp.session.procedure import Procedure
 from lrexp.session.which_search import DECAY, search, space_of
 
 optuna = pytest.importorskip("optuna", reason="needs Optuna")
-if int(optuna.__version__.partition(".")[0]) < 4:
-    pytest.skip("needs Optuna 4", allow_module_level=True)
+if int(optuna.__version__.partition(".")[0]) < 5:
+    pytest.skip("needs Optuna 5", allow_module_level=True)
 
 TRIES = 12
 LADDERS = (

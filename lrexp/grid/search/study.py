@@ -74,8 +74,8 @@ def quiet() -> Iterator[None]:
     except ImportError as error:
         said = "a search needs Optuna, which is not installed: pip install 'lrexp[optuna]'"
         raise UserError(said) from error
-    if int(optuna.__version__.partition(".")[0]) < 4:
-        said = f"a search needs Optuna 4, and {optuna.__version__} is installed"
+    if int(optuna.__version__.partition(".")[0]) < 5:
+        said = f"a search needs Optuna 5, and {optuna.__version__} is installed"
         raise UserError(f"{said}: pip install -U 'lrexp[optuna]'")
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
