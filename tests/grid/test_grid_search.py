@@ -20,7 +20,7 @@ SETTINGS = OptunaSettings(
     direction="minimize",
     storage="kept.journal",
     n_trials=8,
-    sampler={"name": "tpe", "seed": 0, "n_startup_trials": 2, "constant_liar": True},
+    sampler={"name": "tpe", "seed": 0, "n_startup_trials": 4, "constant_liar": True},
 )
 
 

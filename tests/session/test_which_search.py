@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -92,11 +93,15 @@ def test_every_policy_has_as_many_tries_and_runs(whole: tuple[Bench, list[Conten
 def test_the_best_of_those_that_went_furthest_is_taken(
     whole: tuple[Bench, list[Contender]],
 ) -> None:
-    bench, (uniform, *_) = whole
+    bench, (uniform, layerwise, _) = whole
     there = [p for p in bench.points.values() if p.case.startswith("uniform") and p.best]
     best = min(there, key=lambda p: p.best["val/loss"])
     assert uniform.rate == best.settings["optimizer.lr"]
     assert (uniform.edge, uniform.lacks) == ("inside", "")
+    for one in (uniform, layerwise):
+        rungs = [r for r in one.ladder if r.rate == one.rate]
+        assert [r.worth.n for r in rungs if one.settings.endswith(r.variant)] == [3]
+    assert re.fullmatch(r"lr [\d.]+ weight_decay=[\d.]+ decay=0\.75", layerwise.settings)
     assert len(uniform.ladder) == 12, "all tries are shown"
     went_on = {c for c, s in bench.points if s == "1" and c.startswith("uniform")}
     last = {c: p.best.get("val/loss", math.inf) for (c, s), p in bench.points.items() if s == "0"}
