@@ -92,7 +92,7 @@ def contenders(sweep: Sweep) -> tuple[list[Contender], list[str]]:
         found.append(
             Contender(
                 name=group.name,
-                settings=_in_short(best),
+                settings=settings_of(best),
                 overrides=tuple(own),
                 asked=tuple(asked),
                 tries=group.tries,
@@ -161,7 +161,8 @@ def _first_number(one: Configuration) -> int:
     return min(point.num for point in one.points)
 
 
-def _in_short(one: Configuration) -> str:
+def settings_of(one: Configuration) -> str:
+    """What was chosen for it, in short: `lr 0.1 decay=0.5`."""
     rate = "" if one.rate is None else f"lr {one.rate:.4g}"
     return " ".join(filter(None, (rate, one.variant)))
 

@@ -185,4 +185,6 @@ def fitted(ladders: Sequence[Ladder], budget: float | None) -> Size:
         f" {least.needed}, of which {least.climbing} choose rates ({short[0].tries} each,"
         f" one seed) and {least.needed - least.climbing} compare"
         f" ({least.looks[0]} fresh seeds each)\n  fewer --policies take fewer"
+        + ", and so do fewer --tries"
+        * any(one.drawn for one in ladders)
     )

@@ -86,10 +86,6 @@ def plan_which(loader: CheckedLoader, asked: Asked, pace: Callable[[Procedure], 
         decay = float(OmegaConf.select(config, DECAY) or 0.0)
         decay = 0.0 if any(_key(one) == DECAY for one in task) else decay
         ladders = [replace(one, drawn=asked.tries, decay=decay) for one in ladders]
-        notes.append(
-            f"Settings were searched: {asked.tries} configurations of each policy were drawn by"
-            f" Optuna (seed {seed}), and the better half went on to each further seed."
-        )
     if config.trainer.threads is None:  # many small runs side by side: more get in each other's way
         task = [*task, ONE_THREAD]
     plan = Procedure(
@@ -113,8 +109,8 @@ def plan_which(loader: CheckedLoader, asked: Asked, pace: Callable[[Procedure], 
     if asked.minutes is not None:
         plan = replace(plan, budget=float(int(60 * asked.minutes / pace(whole))))
     size = fitted(ladders, plan.budget)
-    saved = _saved(size, whole)
-    plan = replace(plan, notes=(*plan.notes, *saved))
+    said = [*_searched(asked, seed, size), *_saved(size, whole)]
+    plan = replace(plan, notes=(*plan.notes, *said))
     return Planned(_sized(plan, size, seed), folder)
 
 
@@ -127,6 +123,15 @@ def _sized(plan: Procedure, size: Size, seed: int) -> Procedure:
         fresh=tuple(range(first, first + size.looks[-1])),
         looks=size.looks,
     )
+
+
+def _searched(asked: Asked, seed: int, size: Size) -> list[str]:
+    """How settings are searched, in a sentence; nothing of ladders."""
+    if asked.tries is None:
+        return []
+    halved = ", and the better half went on to each further seed" * (size.seeds > 1)
+    drawn = f"{asked.tries} configurations of each policy were drawn by Optuna (seed {seed})"
+    return [f"Settings were searched: {drawn}{halved}."]
 
 
 def _saved(size: Size, whole: Procedure) -> list[str]:

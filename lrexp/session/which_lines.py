@@ -38,7 +38,7 @@ def size_lines(plan: Procedure) -> list[str]:
     tried = sum(one.tries for one in plan.ladders)
     more = f"at most {size.extending} more where a best rate is at an edge"
     if plan.drawn is not None:
-        more = "the better half of a policy's goes on to each further seed"
+        more = "drawn by Optuna; the better half goes on to each further seed"
     lines = [
         f"       {count} policies ({named}); {plan.baseline} is the baseline",
         f"rates  {tried} configurations on {seeds}: {size.climbing} runs, {more}",

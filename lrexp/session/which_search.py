@@ -13,9 +13,10 @@ from lrexp.grid.search.settings import OptunaSettings
 from lrexp.grid.search.space import Open, Space
 from lrexp.grid.search.study import ask, fresh_study, quiet, tell
 from lrexp.judge.conclusion import Rung
-from lrexp.judge.contenders import Contender, contenders
+from lrexp.judge.contenders import Contender, contenders, settings_of
 from lrexp.judge.ladders import Ladder, kept_on
-from lrexp.runs.sweep import FINISHED, Sweep, SweepPoint
+from lrexp.judge.ranking import configurations
+from lrexp.runs.sweep import FINISHED, REPEATED, Sweep, SweepPoint
 from lrexp.session.procedure import Procedure, asked_policy
 
 BATCH = 5  # tries of a policy that are asked for at a time, each from what came of those before
@@ -140,16 +141,22 @@ def _best(plan: Procedure, tries: Mapping[str, Sequence[Try]], sweep: Sweep) -> 
         chosen = contenders(replace(sweep, points=tuple(last)))[0]
     except UserError as error:
         raise RunFailedError(error) from error
+    among_all = {
+        tuple(o for o in one.points[0].overrides if o.partition("=")[0] not in REPEATED): one
+        for one in configurations(replace(sweep, points=tuple(asked)))
+    }
     rungs = {one.name: one.ladder for one in contenders(replace(sweep, points=tuple(asked)))[0]}
     best = []
     for one in chosen:
         name = asked_policy(one)
+        own = tuple(o for o in one.asked if o.partition("=")[0] not in REPEATED)
+        one = replace(one, settings=settings_of(among_all[own]))  # told from all tries
         ladder = tuple(map(_without_decay, rungs[one.name]))
         count = len(tries[name])
         best.append(
             replace(one, name=name, tries=count, edge="inside", lacks="", add="", ladder=ladder)
         )
-    return best
+    return sorted(best, key=lambda one: list(tries).index(one.name))
 
 
 def _without_decay(rung: Rung) -> Rung:

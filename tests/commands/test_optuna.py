@@ -17,8 +17,8 @@ from command_lines import SMOKE, run, start, summary_of
 from lrexp.__main__ import main
 
 optuna: Any = pytest.importorskip("optuna", reason="needs Optuna")
-if int(optuna.__version__.partition(".")[0]) < 4:
-    pytest.skip("needs Optuna 4", allow_module_level=True)
+if int(optuna.__version__.partition(".")[0]) < 5:
+    pytest.skip("needs Optuna 5", allow_module_level=True)
 
 RATE = "optimizer.lr=tag(log, interval(1e-3, 1))"
 DECAY = "optimizer.weight_decay=interval(0, 0.01)"

@@ -56,6 +56,33 @@ def test_interrupted_it_says_what_is_known_and_goes_on_to_a_conclusion(tmp_path:
     assert sum(s["runs"] for s in json.loads((folder / "steps.json").read_text())) <= 16
 
 
+@pytest.mark.slow
+def test_a_search_that_was_killed_goes_on_to_the_same(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna", reason="needs Optuna")
+    if int(optuna.__version__.partition(".")[0]) < 5:
+        pytest.skip("needs Optuna 5")
+    asked = [*SMALL[:-2], "logger=none", "--search", "optuna", "--tries", "6", "--budget", "34"]
+    process = start(tmp_path, *asked, "hydra.run.dir=whole")
+    said = process.communicate(timeout=HUNG_S)[0]
+    assert process.returncode == 0, said
+    process = start(tmp_path, *asked, "hydra.run.dir=killed")
+    killed = tmp_path / "killed"
+    wait_for(lambda: len([*killed.glob("explored/*/summary.json")]) > 4, process)
+    process.kill()
+    process.communicate()
+    process = start(tmp_path, "which", "--resume", "killed")
+    said = process.communicate(timeout=HUNG_S)[0]
+    assert process.returncode == 0, said
+    asked_for, found = [], []
+    for folder in (tmp_path / "whole", killed):
+        points = json.loads((folder / "explored" / "points.json").read_text())["points"]
+        asked_for.append(sorted((p["case"], p["overrides"]) for p in points if not p["former"]))
+        found.append(json.loads((folder / "comparison.json").read_text())["sentence"])
+    assert asked_for[0] == asked_for[1]
+    assert len(asked_for[0]) == 2 * (6 + 3)
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -64,6 +91,8 @@ def test_interrupted_it_says_what_is_known_and_goes_on_to_a_conclusion(tmp_path:
         (["--margin", "2"], "0.02 is 2 points"),
         (["--resume", "--margin", "0.01"], "--margin: --resume goes on as it was begun"),
         (["--resume", "nowhere"], "nowhere"),
+        (["--tries", "8"], "--search optuna draws so many"),
+        (["--search", "optuna", "--tries", "1"], "a number from 2 to 1000"),
         (["--policy", "lp_ft"], "write: lrexp which --policies lp_ft"),
     ],
 )

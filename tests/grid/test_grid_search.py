@@ -20,7 +20,7 @@ SETTINGS = OptunaSettings(
     direction="minimize",
     storage="kept.journal",
     n_trials=8,
-    sampler={"name": "tpe", "seed": 0, "n_startup_trials": 2, "constant_liar": True},
+    sampler={"name": "tpe", "seed": 0, "n_startup_trials": 4, "constant_liar": True},
 )
 
 
@@ -106,8 +106,8 @@ def test_a_folder_goes_on_with_plain_settings_of_its_sweeper_alone(tmp_path: Pat
 @pytest.fixture
 def optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     found = pytest.importorskip("optuna", reason="needs Optuna")
-    if int(found.__version__.partition(".")[0]) < 4:
-        pytest.skip("needs Optuna 4")
+    if int(found.__version__.partition(".")[0]) < 5:
+        pytest.skip("needs Optuna 5")
     monkeypatch.chdir(tmp_path)
     return found
 

@@ -11,7 +11,7 @@ from lrexp.config.compose import CheckedLoader
 from lrexp.config.errors import UserError
 from lrexp.config.schema import OPTIONS, Option, schemas_of
 from lrexp.session.hydra import hydra_of
-from lrexp.session.procedure import Procedure
+from lrexp.session.procedure import Procedure, _procedure_of
 from lrexp.session.which_asked import Asked, plan_which
 
 LOADED = ("experiment=finetune_digits",)
@@ -149,3 +149,15 @@ def test_what_options_say_is_tried_of_them_are_settings_that_they_have() -> None
                 assert len(set(values)) > 1, name
     assert schemas_of("lr_policy")
     assert Option(dict).tried is None
+
+
+def test_a_search_draws_as_many_of_every_policy(loader: CheckedLoader) -> None:
+    plan = planned(loader, Asked(policies=("uniform", "layerwise_decay"), tries=8))
+    assert [(one.drawn, one.decay) for one in plan.ladders] == [(8, 0.0)] * 2
+    assert (plan.drawn, plan.size.climbing) == (0, 2 * (8 + 4 + 2))
+    assert "the better half went on to each further seed" in plan.notes[-1]
+    assert _procedure_of(plan.text()) == plan
+    small = planned(loader, Asked(policies=("uniform", "layerwise_decay"), tries=8, budget=26))
+    assert (small.seeds, small.size.climbing) == ((0,), 16)
+    with pytest.raises(UserError, match="and so do fewer --tries"):
+        planned(loader, Asked(policies=("uniform", "layerwise_decay"), tries=8, budget=20))

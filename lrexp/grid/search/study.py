@@ -74,8 +74,8 @@ def quiet() -> Iterator[None]:
     except ImportError as error:
         said = "a search needs Optuna, which is not installed: pip install 'lrexp[optuna]'"
         raise UserError(said) from error
-    if int(optuna.__version__.partition(".")[0]) < 4:
-        said = f"a search needs Optuna 4, and {optuna.__version__} is installed"
+    if int(optuna.__version__.partition(".")[0]) < 5:
+        said = f"a search needs Optuna 5, and {optuna.__version__} is installed"
         raise UserError(f"{said}: pip install -U 'lrexp[optuna]'")
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
@@ -118,13 +118,12 @@ def open_study(settings: OptunaSettings, folder: Path) -> Study:
     import optuna
 
     name: str = settings.study_name or NAME
-    direction: Any = settings.direction
     with _opening(settings):
         study = optuna.create_study(
             storage=_storage(settings, folder),
             study_name=name,
             load_if_exists=True,
-            direction=direction,
+            direction=optuna.study.StudyDirection[str(settings.direction).upper()],
         )
     if study.direction.name.lower() != settings.direction:
         problem = f"holds a study that is to {study.direction.name.lower()}"
@@ -136,7 +135,8 @@ def fresh_study(settings: OptunaSettings) -> Study:
     """A study that is kept nowhere."""
     import optuna
 
-    return optuna.create_study(direction=settings.direction)
+    way = optuna.study.StudyDirection[str(settings.direction).upper()]
+    return optuna.create_study(direction=way)
 
 
 def is_begun(settings: OptunaSettings, folder: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
 
 from markupsafe import Markup
 
@@ -78,7 +77,7 @@ def unfinished(sweep: Sweep) -> Markup:
 def mattered(sweep: Sweep) -> Markup:
     """How much each setting of a search set good trials apart; nothing for other sweeps."""
     try:
-        found: Any = (read_leaderboard(sweep.folder) or {}).get("importance")
+        found = (read_leaderboard(sweep.folder) or {})["importance"]
         shares = {str(key): float(share) for key, share in found["settings"].items()}
         said = f"PED-ANOVA: what sets the best {found['best']} of {found['trials']} trials apart."
     except (UserError, TypeError, KeyError, ValueError, AttributeError):
