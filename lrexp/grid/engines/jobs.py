@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +31,7 @@ from lrexp.runs.resume import DONE
 from lrexp.runs.sweep import MISSING, RUNNING
 
 POLL_S = 1.0  # between two looks at jobs
+CONNECT_S = 10.0  # that another machine may take to answer
 SHOWN_S = 90.0  # that a file system may take to show what another machine wrote
 PACKAGES = {"joblib": "joblib", "submitit_local": "submitit", "slurm": "submitit", "ray": "ray"}
 EXTRAS = {"submitit_local": "slurm"}  # where an engine has none of its own name
@@ -69,6 +72,22 @@ def check_engine(settings: LauncherSettings) -> None:
     if settings.engine == "slurm" and shutil.which("sbatch") is None:
         hint = "start the sweep on a node that submits jobs; submitit_local runs them here"
         raise ConfigError("hydra/launcher", "needs SLURM: there is no sbatch here", hint)
+    if settings.engine == "ray":
+        _check_address(getattr(settings, "address", None) or os.environ.get("RAY_ADDRESS") or "")
+
+
+def _check_address(address: str) -> None:
+    """Raise a ConfigError when nobody listens at HOST:PORT, which Ray would try for minutes."""
+    named = re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", address)
+    try:
+        if named:
+            socket.create_connection((named[1], int(named[2])), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        hint = (
+            "`ray start --head` begins a cluster; without an address the sweep has one of its own"
+        )
+        problem = f"is no Ray cluster that answers ({error})"
+        raise ConfigError("hydra.launcher.address", problem, hint, address) from error
 
 
 def engine_of(settings: Any, folder: Path) -> Engine:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from lrexp.config.errors import UserError, first_line
 from lrexp.grid.engines.job import Job
 from lrexp.grid.engines.jobs import LostError
 from lrexp.grid.settings import RaySettings
+
+# Of the session's environment: what tasks need to find modules, data and W&B. Ray shows whoever may
+# see its dashboard what tasks are given, so that keys are left out: a node has its own login.
+SENT = ("PYTHONPATH", "LREXP_ALLOW_TARGETS", "WANDB_MODE", "WANDB_DIR", "WANDB_ENTITY")
+SAVED_S = 30.0  # that tasks which are stopped may take to save their state
 
 
 class Ray:
@@ -22,14 +30,16 @@ class Ray:
 
         self._ours = not ray.is_initialized()
         if self._ours:
+            sent = {name: os.environ[name] for name in SENT if name in os.environ}
+            at = settings.address or os.environ.get("RAY_ADDRESS")
+            how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+            if at in (None, "local"):
+                how["include_dashboard"] = False
             try:
-                ray.init(
-                    address=settings.address, log_to_driver=False, configure_logging=False,
-                    runtime_env={"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}},
-                )  # fmt: skip
+                ray.init(address=at, runtime_env={"env_vars": sent}, **how)
             except Exception as error:
-                at = settings.address or os.environ.get("RAY_ADDRESS") or "this machine"
-                raise UserError(f"no Ray cluster at {at}: {first_line(error)}") from error
+                said = f"hydra.launcher.address={at or 'null'}: no Ray cluster is to be had there"
+                raise UserError(f"{said}: {first_line(error)}") from error
         needs: Any = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus}
         self._remote = ray.remote(max_retries=0, **needs)(_called)
 
@@ -42,6 +52,9 @@ class Ray:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
+        if not known:
+            time.sleep(wait_s)
+            return
         for one in ray.wait(list(known), num_returns=len(known), timeout=wait_s)[0]:
             try:
                 yield one, ray.get(one)
@@ -51,11 +64,14 @@ class Ray:
                 yield one, LostError(first_line(error))
 
     def stop(self, known: Sequence[Any]) -> None:
-        """See `Engine`."""
+        """See `Engine`: tasks that run get a KeyboardInterrupt, and save their state."""
         import ray
 
-        for one in known:
-            ray.cancel(one)
+        with suppress(Exception):  # the cluster may be gone
+            for one in known:
+                ray.cancel(one)
+            if known:
+                ray.wait(list(known), num_returns=len(known), timeout=SAVED_S)
         if self._ours:
             ray.shutdown()
 
