@@ -168,7 +168,8 @@ class PointsHere:
 
         if self._context is None:
             config = points[0].config
-            work_in(Path(str(config.hydra.sweep.dir)))
+            if self._task.executor == "pool":  # jobs of engines own the folders of their points
+                work_in(Path(str(config.hydra.sweep.dir)))
             callbacks = Callbacks(config)
             self._context = HydraContext(None, callbacks)  # type: ignore[arg-type]
         with undisturbed():
