@@ -319,7 +319,7 @@ def _free(points: Sequence[Point], folder: Path, engine: str | None) -> list[Poi
             held.append(point)
     if held and not engine:
         raise UserError(
-            f"{len(held)} points of this sweep are run by other programs, such as"
+            f"{len(held)} of the points to run are being run by other programs, such as"
             f" {look(folder / held[0].folder / OWNER).owner}\n"
             "  wait until they have ended, or go on with the hydra/launcher that started them"
         )

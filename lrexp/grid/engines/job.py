@@ -87,7 +87,7 @@ class Job:
             if any(path.name not in OF_CLAIM for path in place.iterdir()):
                 go_on(self.folder, point)
             todo.append(point)
-        return ended | (work(("run", todo)) if todo else {})
+        return ended | (work(("run_stacked" if len(todo) > 1 else "run", todo)) if todo else {})
 
 
 class Told:
