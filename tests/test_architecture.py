@@ -223,6 +223,7 @@ def strings(tree: ast.AST) -> Iterator[str]:
 SLOW = {
     *HEAVY, *OPTIONAL, "hydra", "jinja2", "markupsafe", "numpy", "omegaconf", "PIL", "pyarrow",
     "rich", "safetensors", "scipy", "huggingface_hub", "wandb_workspaces",
+    "joblib", "ray", "submitit",
 }  # fmt: skip
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): tree

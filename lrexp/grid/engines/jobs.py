@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -65,12 +66,9 @@ def check_engine(settings: LauncherSettings) -> None:
     if find_spec(package) is None:
         hint = f"pip install 'lrexp[{extra}]'"
         raise ConfigError("hydra/launcher", f"needs {package}, which is not installed", hint)
-    if settings.engine == "slurm":
-        from shutil import which
-
-        if which("sbatch") is None:
-            hint = "start the sweep on a node that submits jobs; submitit_local runs them here"
-            raise ConfigError("hydra/launcher", "needs SLURM: there is no sbatch here", hint)
+    if settings.engine == "slurm" and shutil.which("sbatch") is None:
+        hint = "start the sweep on a node that submits jobs; submitit_local runs them here"
+        raise ConfigError("hydra/launcher", "needs SLURM: there is no sbatch here", hint)
 
 
 def engine_of(settings: Any, folder: Path) -> Engine:
