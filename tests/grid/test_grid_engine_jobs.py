@@ -86,6 +86,8 @@ def kinds(found: Sequence[Event]) -> dict[int, str]:
 
 def test_jobs_come_to_what_the_engine_says_of_them(tmp_path: Path) -> None:
     came: dict[int, Any] = {0: {0: "done"}, 1: LostError("killed"), 2: ValueError("no such module")}
+    (tmp_path / "0").mkdir()
+    write_summary(tmp_path / "0", {"status": "finished"})
     engine = Engine(lambda job: came[job.points[0].num])
     found = events(engine, tmp_path, 0, 1, 2)
     assert kinds(found) == {0: "returned", 1: "died", 2: "raised"}

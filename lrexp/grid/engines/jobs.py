@@ -93,9 +93,7 @@ def on_engine(points: Sequence[Point], session: Session) -> Ended:
     alike = (Kind(points, largest=settings.members or 1) for points in kinds(points))
     packs = [pack for kind in alike for pack in kind.packs()]
     with Jobs(session, engine_of(settings, folder), folder) as jobs:
-        for point, returned in run_packs(packs, jobs, session):
-            wait_for(session.folder / point.folder)
-            yield point, returned
+        yield from run_packs(packs, jobs, session)
 
 
 def wait_for(folder: Path, at_most_s: float = SHOWN_S) -> None:
@@ -151,6 +149,9 @@ class Jobs:
                 elif result is None:
                     self._elsewhere.append(job.piece)
                 else:
+                    for point in job.piece[1]:
+                        if point.num in result:
+                            wait_for(self._session.folder / point.folder)
                     yield Event(job.piece, "returned", result)
             for job in self._running.values():
                 yield from _heard(job)
