@@ -126,7 +126,7 @@ def running(folder: Path, say: Callable[[], str]) -> Iterator[Callable[..., Ran]
         board.points = composed
         board.look_up(composed)
         todo = [point for point in _once(composed) if board.status(point.num) in UNDONE]
-        make_ready(stopped, todo, board.status, restart)
+        make_ready(stopped, todo, board.status, print, restart)
         context = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
         chosen = LauncherSettings(executor=executor)
         ended = run_points(todo, Session(context, Points(), chosen, stopped), board)

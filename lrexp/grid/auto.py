@@ -191,7 +191,8 @@ def _timed(kind: Kind, session: Session) -> Kind:
     assert kind.trainer is not None
     trainer, seed = kind.trainer, int(kind.points[0].settings["seed"])
     serial = steps_per_s(clones(trainer, [seed]), LEAST_S)
-    kind = replace(kind, steps=len(trainer.experiment.schedule), serial=serial)
+    steps = max(1, len(trainer.experiment.schedule) - (kind.points[0].reached or 0))
+    kind = replace(kind, steps=steps, serial=serial)
     if _worth_a_look(kind):
         at_least_s = min(max(TIMED * kind.seconds, LEAST_S), MOST_S)
         kind = _stacked(try_stacking(kind, session), at_least_s)

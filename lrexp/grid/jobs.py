@@ -115,8 +115,12 @@ class Session:
         if point.reached is None:
             return self._job(point, task, point.config)
         config = point.config
-        folder, why = Path(str(config.hydra.sweep.dir)), "what was stopped cannot go on"
-        if stopped := stopped_in(folder, point):
+        folder, why, stopped = Path(str(config.hydra.sweep.dir)), "", None
+        try:
+            stopped = stopped_in(folder, point)
+        except CannotGoOnError as error:
+            why = str(error)
+        if stopped:
             with flag_override(config, ["struct", "readonly"], False):
                 config.run_id = stopped.run_id
                 config.hydra.output_subdir = None  # .hydra/ stays as the run's start wrote it
@@ -124,11 +128,11 @@ class Session:
             error = returned._return_value
             if not isinstance(error, CannotGoOnError):
                 return returned
-            why = (str(error).splitlines() or [why])[0]
+            why = (str(error).splitlines() or [""])[0].rstrip(":")
         begin_anew(folder, point)
-        point.note = f"{why}; the point runs anew"
+        point.note = f"{why or 'nothing is left to go on with'}; the point runs anew"
         if self.view:
-            self.view.say(f"note   point {point.num}: {point.note}")
+            self.view.say(f"note   {point.folder}: {point.note}")
         return self._job(point, task, point.config)
 
     def _job(

@@ -66,11 +66,11 @@ def refuse_links(folder: Path, around: Path | None = None, but: str = "") -> Non
         but: name of a folder in it that is not looked into.
     """
     for at, folders, files in os.walk(folder):
-        if at == str(folder):
-            folders[:] = [name for name in folders if name != but]
         for path in (Path(at, name) for name in ("", *folders, *files)):
             if path.is_symlink() and leads_out(path, around or folder):
                 raise UserError(f"{path} is a link that leads out of the folder")
+        if at == str(folder):
+            folders[:] = [name for name in folders if name != but]
 
 
 def text_of(file: Path, errors: str = "strict") -> str:

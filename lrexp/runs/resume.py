@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.schema import meaning_of, says_nothing
 from lrexp.folder.claim import resume_command
-from lrexp.folder.layout import CHECKPOINTS, CONFIG, MULTIRUN, SUMMARY
+from lrexp.folder.layout import CHECKPOINTS, CONFIG, MULTIRUN, SUMMARY, WANDB
 from lrexp.runs.differences import (
     ABSENT,
     WHOLE,
@@ -51,7 +51,7 @@ def stopped_run(folder: Path, changed_data: bool = False) -> Stopped | None:
     """
     if (folder / MULTIRUN).exists():
         raise UserError(f"{folder} holds a sweep, not a run\n  hydra.launcher.resume goes on there")
-    refuse_links(folder)
+    refuse_links(folder, but=WANDB)  # where the client of a killed run left a link to its log
     began = (folder / CONFIG).exists() or (folder / CHECKPOINTS).exists()
     if not began or not (folder / SUMMARY).exists():  # stopped before it had written anything
         return None

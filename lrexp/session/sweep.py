@@ -296,7 +296,7 @@ def _todo(
         for point, why in board.damaged(todo):
             say(f"note   {point.folder}: {why}; the point runs anew")
         free = _free(todo, board.folder, engine=request.settings.engine)
-        going_on = make_ready(board.folder, free, board.status, request.settings.restart)
+        going_on = make_ready(board.folder, free, board.status, say, request.settings.restart)
         counts = [f"{len(points) - len(todo) - len(equal)} points are done"]
         if going_on:
             counts.append(f"{going_on} {from_last_epoch(going_on)}")

@@ -291,7 +291,7 @@ def nothing(point: Path) -> None:
         (lose_states, ""),
         (lose_rows, "metrics.jsonl lacks"),
         (lose_best, "best.pt is of epoch 2, not of epoch 1"),
-        (change_setting, ""),
+        (change_setting, "has other settings: optimizer.weight_decay: 0.001 → 0.0005"),
         (fail, ""),
         (nothing, ""),  # and restart=true
     ],

@@ -28,6 +28,7 @@ from lrexp.grid.stack.trainer import StackedTrainer, shared
 from lrexp.judge.epoch import Row
 from lrexp.models.layers import layer_map
 from lrexp.train.loop import Trainer
+from lrexp.train.state import Epoch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -384,6 +385,14 @@ def test_members_that_differ_in_what_they_must_share_are_refused(make: Make, wha
     assert shared(one) != shared(other)
     with pytest.raises(ValueError, match="must share"):
         StackedTrainer([one, other])
+
+
+def test_members_in_the_middle_of_an_epoch_train_alone(make: Make) -> None:
+    trainers = [make(), make()]
+    assert shared(trainers[0]) == shared(trainers[1])
+    for trainer in trainers:
+        trainer.current = Epoch(0)
+    assert shared(trainers[0]) != shared(trainers[1])
 
 
 def test_what_may_differ_leaves_the_key_as_it_is(make: Make) -> None:

@@ -16,6 +16,8 @@ import pytest
 from command_lines import assert_same_run, main_in, run, start
 from processes import HUNG_S, wait_for
 
+from lrexp.record.wandb.file import epochs, runs_below
+
 SMOKE = ["experiment=smoke", "trainer.device=cpu"]
 GRID = ["model=mlp", "model.dropout=0.2", "data.augment=basic", "optimizer.lr=0.05,0.1"]
 SERIAL = "hydra.launcher.executor=serial"
@@ -307,3 +309,21 @@ def test_a_sweep_of_cases_says_so_in_its_files_and_equal_points_run_once(tmp_pat
     returned, said = run(tmp_path, "-m", "hydra.launcher.resume=sweep")
     assert returned == 0, said
     assert "3 points are done, 0 to run" in said
+
+
+@pytest.mark.slow
+def test_the_wandb_run_of_a_killed_point_goes_on(tmp_path: Path) -> None:
+    grid = ["-m", *SMOKE, "logger=wandb", SERIAL, "seed=0,1", "trainer.epochs=60"]
+    sweep = start(tmp_path, *grid, "hydra.sweep.dir=sweep")
+    point = tmp_path / "sweep" / "0_seed_0"
+    wait_for((point / "checkpoints" / "previous.pt").exists, sweep)
+    sweep.kill()
+    sweep.communicate(timeout=HUNG_S)
+    run_id = json.loads((point / "summary.json").read_text())["run_id"]
+    returned, said = run(tmp_path, "-m", "hydra.launcher.resume=sweep")
+    assert returned == 0, said
+    assert "0 points are done, 1 goes on from its last epoch, 1 to run" in said
+    files = runs_below(point)
+    assert len(files) == 2
+    assert {file.name for file in files} == {f"run-{run_id}.wandb"}
+    assert sorted(epoch for file in files for epoch in epochs(file)) == list(range(1, 61))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import lrexp
 from lrexp.config.errors import UserError
 from lrexp.folder.layout import METRICS, POINTS, SUMMARY
 from lrexp.runs.differences import read_run as read_saved
+from lrexp.runs.resume import stopped_run
 from lrexp.runs.run import content, flat, json_object, named_path, read_rows, read_run, read_summary
 from lrexp.runs.sweep import read_grid
 
@@ -124,3 +126,20 @@ def test_latest_is_a_way_to_what_is_in_it(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "outputs/latest/0_seed_0/config.yaml").touch()
     with pytest.raises(UserError, match=r"give one of them: 0_seed_0\n  such as latest/0_seed_0"):
         read_saved("latest")
+
+
+def test_a_run_goes_on_beside_the_link_that_a_killed_client_of_wandb_leaves(tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    logs = run / "wandb" / "offline-run-1" / "logs"
+    logs.mkdir(parents=True)
+    elsewhere.mkdir()
+    (logs / "debug-core.log").symlink_to(elsewhere / "core.log")
+    (run / "config.yaml").write_text("seed: 0\n")
+    (run / "summary.json").write_text('{"run_id": "abcdefgh", "status": "running"}')
+    stopped = stopped_run(run)
+    assert stopped is not None
+    assert stopped.run_id == "abcdefgh"
+    shutil.rmtree(run / "wandb")
+    (run / "wandb").symlink_to(elsewhere)
+    with pytest.raises(UserError, match=r"wandb is a link that leads out of the folder"):
+        stopped_run(run)

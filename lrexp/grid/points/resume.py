@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,16 +11,15 @@ from typing import Any
 
 from lrexp.config.check import check
 from lrexp.config.compose import without_hydra
-from lrexp.config.errors import ConfigError, UserError
+from lrexp.config.errors import CannotGoOnError, ConfigError, UserError
 from lrexp.config.names import new_run_id
 from lrexp.config.schema import says_nothing
 from lrexp.folder.layout import CHECKPOINTS, EARLIER, LAST, OF_CLAIM, PREVIOUS, SUMMARY
 from lrexp.grid.points.point import Point, Started, title
+from lrexp.runs.differences import change_lines
 from lrexp.runs.resume import DONE, Stopped, changes_since, stopped_run
 from lrexp.runs.run import named_path
 from lrexp.runs.sweep import DAMAGED, FAILED, INTERRUPTED, MISSING, RUNNING, swept_keys
-
-log = logging.getLogger(__name__)
 
 STOPPED = (INTERRUPTED, RUNNING)  # a running one has been killed
 UNDONE = (MISSING, DAMAGED, FAILED, *STOPPED)
@@ -106,9 +104,12 @@ def _changes(
 
 
 def stopped_in(folder: Path, point: Point) -> Stopped | None:
-    """The run in a point's folder where it can go on, as far as is seen without its state.
+    """The run in a point's folder that can go on, as far as is seen without its state.
 
-    It is the point's own, by its settings, has not come to its end and has saved a state.
+    None where there is none, or it has come to its end, or has saved no state.
+
+    Raises:
+        CannotGoOnError: when it cannot go on as the point; its text says why.
     """
     place = folder / point.folder
     saved = any((place / CHECKPOINTS / name).is_file() for name in (LAST, PREVIOUS))
@@ -120,15 +121,19 @@ def stopped_in(folder: Path, point: Point) -> Stopped | None:
             return None
         changes = changes_since(place, check(without_hydra(point.config))[0])
     except UserError as error:
-        log.info("%s cannot go on: %s", place, error)
-        return None
+        raise CannotGoOnError(str(error)) from error
     if changes:
-        log.info("%s is a run of other settings: %s", place, changes)
-    return None if changes else stopped
+        said = "; ".join(change_lines(changes))
+        raise CannotGoOnError(f"what was stopped there has other settings: {said}")
+    return stopped
 
 
 def make_ready(
-    folder: Path, points: Sequence[Point], status: Callable[[int], str], restart: bool = False
+    folder: Path,
+    points: Sequence[Point],
+    status: Callable[[int], str],
+    say: Callable[[str], object],
+    restart: bool = False,
 ) -> int:
     """Let those points of a resumed sweep go on that were stopped and can; the rest begins anew.
 
@@ -136,6 +141,7 @@ def make_ready(
         folder: the sweep's.
         points: to be run.
         status: what came of a point, by number.
+        say: is told why one that was stopped cannot go on.
         restart: begin all of them anew.
 
     Returns:
@@ -144,20 +150,25 @@ def make_ready(
     going_on = 0
     for point in points:
         if not restart and status(point.num) in STOPPED:
-            going_on += go_on(folder, point)
+            going_on += go_on(folder, point, say)
         else:
             begin_anew(folder, point)
     return going_on
 
 
-def go_on(folder: Path, point: Point) -> bool:
+def go_on(folder: Path, point: Point, say: Callable[[str], object]) -> bool:
     """Let a point go on with the run in its folder if it can, otherwise begin anew; whether it can.
 
     Sets the step that it goes on from. A state that proves to be damaged is found out by its job.
     """
     from lrexp.folder.checkpoint import saved_step
 
-    if stopped_in(folder, point) is None:
+    stopped = None
+    try:
+        stopped = stopped_in(folder, point)
+    except CannotGoOnError as error:
+        say(f"note   {point.folder}: {error}; the point runs anew")
+    if stopped is None:
         begin_anew(folder, point)
         return False
     point.reached = saved_step(folder / point.folder / CHECKPOINTS)

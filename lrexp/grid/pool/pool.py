@@ -156,7 +156,7 @@ def run_packs(packs: Sequence[list[Point]], running: Runs, session: Session) -> 
             going_on = 0
             for point in again:
                 if died:
-                    going_on += go_on(session.folder, point)
+                    going_on += go_on(session.folder, point, session.say)
                 else:
                     begin_anew(session.folder, point)
             them = "" if len(nums) == 1 else f"{going_on} of them "
