@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -397,9 +398,10 @@ def test_a_claim_file_that_cannot_be_read_for_a_moment_is_looked_at_again(
 
 def test_a_folder_that_was_removed_is_said_by_the_write_itself(tmp_path: Path) -> None:
     claim = Claim(tmp_path / "run")
-    for name in (LOCK, OWNER):
-        (tmp_path / "run" / name).unlink()
-    (tmp_path / "run").rmdir()
+    recorder = JsonlRecorder(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    recorder.row({"epoch": 1.0})  # a checkpoint comes first, and fails
+    recorder.finish({})
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "run" / SUMMARY, "{}")
     claim.release()

@@ -162,6 +162,7 @@ def test_what_cannot_be_read_for_a_moment_is_no_sign_of_life(
 
     for name in ("open", "read"):
         monkeypatch.setattr(os, name, stale)
+        assert look(tmp_path / OWNER).text == "", "neither what it holds nor that there is none"
         assert watched.alive(tmp_path) is None
         monkeypatch.setattr(os, "read", read)
         monkeypatch.setattr(os, "open", opened)
