@@ -118,8 +118,8 @@ def test_jobs_that_others_kill_go_on_to_the_same_bits(tmp_path: Path, undisturbe
 
 
 def test_a_job_whose_time_is_up_goes_on_in_another(tmp_path: Path) -> None:
-    grid = [word.replace("epochs=120", "epochs=500") for word in GRID]
-    limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=40")
+    grid = [word.replace("epochs=120", "epochs=600") for word in GRID]
+    limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=15")
     code, said = run(tmp_path, *grid, SLURM, *limits)
     assert code == 0, said
     other = tmp_path / "other"
