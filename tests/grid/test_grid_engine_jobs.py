@@ -36,10 +36,11 @@ from lrexp.session.points import Points
 Scripted = Callable[[Job], Any]
 
 
-class Thing(SimpleNamespace):
+class Thing:
     """Equal to itself alone, as a job of submitit."""
 
-    __hash__, __eq__ = object.__hash__, object.__eq__
+    def __init__(self, **attributes: Any):
+        vars(self).update(attributes)
 
 
 class Engine:
@@ -74,7 +75,8 @@ def point(num: int) -> Point:
 
 
 def events(engine: Any, folder: Path, *nums: int, session: Any = None) -> list[Event]:
-    with Jobs(session or Session(folder), engine, folder / "jobs") as running:
+    here: Any = session or Session(folder)
+    with Jobs(here, engine, folder / "jobs") as running:
         for num in nums:
             running.put(("run", [point(num)]))
         return list(running.events())
