@@ -139,13 +139,22 @@ def test_what_a_killed_launcher_left_running_is_waited_for(
     program.kill()
     program.communicate(timeout=HUNG_S)
     before = {point.name: summary_of(point)["run_id"] for point in points(sweep)}
-    resume = "hydra.launcher.resume=sweep"
-    code, said = run(tmp_path, "-m", resume, "hydra/launcher=lrexp")
-    assert code != 0
-    assert "being run by other programs" in said
-    code, said = run(tmp_path, "-m", resume, SLURM, "hydra.launcher.retries=0")
-    assert code == 0, said
-    assert "wait   points 0, 1" in said
+    resume, processes = "hydra.launcher.resume=sweep", [pid_at(point) for point in points(sweep)]
+    for one in processes:  # so that they do not end meanwhile
+        os.kill(one, signal.SIGSTOP)
+    try:
+        code, said = run(tmp_path, "-m", resume, "hydra/launcher=lrexp")
+        assert code != 0
+        assert "being run by other programs" in said
+        again = start(tmp_path, "-m", resume, SLURM, "hydra.launcher.retries=0")
+        assert again.stdout
+        waits = next((line for line in again.stdout if line.startswith("wait")), "")
+    finally:
+        for one in processes:
+            os.kill(one, signal.SIGCONT)
+    said = again.communicate(timeout=HUNG_S)[0]
+    assert again.returncode == 0, said
+    assert waits.startswith("wait   points 0, 1")
     assert_same(sweep, undisturbed)
     for point in points(sweep):
         assert summary_of(point)["run_id"] == before[point.name]
