@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -59,6 +60,7 @@ JOBS = {
         *("data.train_size=3340", "data.batch_size=64", "trainer.epochs=1"),
     ],
 }
+ROWS = ("run", "training", "saving")
 Side = Callable[[Trainer], object]  # what is timed of a freshly built trainer
 Spent = np.ndarray  # (2,) seconds of wall and of CPU time
 DATA = Datasets()
@@ -207,12 +209,22 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     return float(np.median(values)), float(low), float(high)
 
 
+def is_override(word: str) -> bool:
+    """Whether a word of the command line is Hydra's, wherever it stands.
+
+    >>> [is_override(word) for word in ("trainer.epochs=1", "~logger", "--rows", "--pairs=2")]
+    [True, True, False, False]
+    """
+    return word[:1] in ("~", "+") or ("=" in word and not word.startswith("-"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--only", nargs="+", choices=JOBS, default=list(JOBS))
-    parser.add_argument("--rows", nargs="+", default=["run", "training", "saving"])
-    args, overrides = parser.parse_known_args()
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    overrides = [word for word in sys.argv[1:] if is_override(word)]
+    args = parser.parse_args([word for word in sys.argv[1:] if not is_override(word)])
     device = trainer(*JOBS["mlp"], *overrides).experiment.device
     facts = environment(device, torch.get_num_threads(), {})
     print(

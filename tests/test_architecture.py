@@ -40,7 +40,8 @@ LINE = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
 # Packages that take long to import. They are imported at module level where work is done, and
 # inside functions where a command must answer before any work: `NEVER` below says where.
 HEAVY = ("torch", "torchvision", "wandb", "datasets", "matplotlib", "pandas", "timm")
-OPTIONAL = ("timm", "wandb", "schedulefree", "onnx", "onnxruntime", "onnxscript")
+OPTIONAL = ("timm", "wandb", "schedulefree", "onnx", "onnxruntime", "onnxscript", "optuna",
+            "joblib", "ray", "submitit")  # fmt: skip
 # (files below lrexp/, modules they never import at module level, or anywhere, and why)
 AT_MODULE_LEVEL = (
     (("__main__.py", "commands/**", "session/**", "api/**"), HEAVY, "a verb answers at once"),
@@ -222,8 +223,7 @@ def strings(tree: ast.AST) -> Iterator[str]:
 # What a function may import for itself so that others start sooner, beside the heavy ones.
 SLOW = {
     *HEAVY, *OPTIONAL, "hydra", "jinja2", "markupsafe", "numpy", "omegaconf", "PIL", "pyarrow",
-    "rich", "safetensors", "scipy", "huggingface_hub", "wandb_workspaces",
-    "joblib", "ray", "submitit",
+    "rich", "safetensors", "scipy", "huggingface_hub", "wandb_workspaces", "joblib",
 }  # fmt: skip
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): tree

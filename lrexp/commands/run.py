@@ -81,7 +81,7 @@ def _show(
     hydra: Hydra, loader: CheckedLoader, parser: argparse.ArgumentParser, args: argparse.Namespace
 ) -> None:
     """What Hydra shows of a command line, which it composes by itself."""
-    from lrexp.config.compose import explained
+    from lrexp.config.origins import explained
     from lrexp.grid.points.cases import refuse_cases, take_cases
 
     overrides, _ = take_cases(args.overrides)

@@ -21,7 +21,8 @@ Find out which learning-rate policy to use: tune each, train the best of each ag
 and compare them with the baseline on the test images.
 
 Every policy gets a ladder of base rates around optimizer.lr, half a decade apart, and two values of
-its main setting where it has one; ladders whose best lies at an edge are extended. The best of each
+its main setting where it has one; ladders whose best lies at an edge are extended. With --search
+optuna as many tries of each are drawn instead, from what came of earlier ones. The best of each
 is then compared on 5, 10 and 20 fresh seeds: what is decided stops. What is going to be done is
 written to protocol.json before anything is trained. OVERRIDES are settings that all runs have.
 """
@@ -31,6 +32,8 @@ EXAMPLES = """\
   lrexp which --resume                            go on with the newest that was stopped
 """
 CODES = "0 concluded, 1 a run failed, 2 a mistake in the request"
+TRIES = 16  # of every policy in a search: 28 runs on three seeds, about as many as a ladder's
+MOST_TRIES = 1000
 MINUTES = {"s": 1 / 60, "m": 1.0, "min": 1.0, "minutes": 1.0, "h": 60.0}
 
 
@@ -43,6 +46,12 @@ def parser() -> argparse.ArgumentParser:
     )
     words.add_argument(
         "--budget", type=_budget, metavar="RUNS", help="at most so many runs, or a time: 90m, 2h"
+    )
+    words.add_argument(
+        "--search", choices=("optuna",), help="draw what is tried instead of ladders of rates"
+    )
+    words.add_argument(
+        "--tries", type=_tries, metavar="N", help=f"of every policy, with --search ({TRIES})"
     )
     compared_words(words)
     words.add_argument(
@@ -68,6 +77,8 @@ def main(argv: list[str]) -> int:
     if args.resume is not None:
         _refuse_beside_resume(args)
         return _told(resume_which(args.resume, _say, _keep))
+    if args.tries and not args.search:
+        raise UserError("--tries: ladders have tries of their own; --search optuna draws so many")
     runs, minutes = args.budget or (None, None)
     asked = Asked(
         tuple(args.overrides),
@@ -78,6 +89,7 @@ def main(argv: list[str]) -> int:
         runs,
         minutes,
         args.config_dir,
+        (args.tries or TRIES) if args.search else None,
     )
     loader = CheckedLoader(args.config_dir)
     with hydra_of(loader):
@@ -120,7 +132,8 @@ def _refuse_beside_resume(args: argparse.Namespace) -> None:
     """Raise a UserError for words that a procedure cannot take once it was begun."""
     if args.overrides:
         raise UserError(f"{args.overrides[0]}: --resume goes on as it was begun: leave it out")
-    for name in ("policies", "baseline", "budget", "margin", "metric", "dry_run", "config_dir"):
+    own = ("policies", "baseline", "budget", "search", "tries", "margin", "metric", "dry_run")
+    for name in (*own, "config_dir"):
         if getattr(args, name):
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag}: --resume goes on as it was begun: leave it out")
@@ -131,6 +144,12 @@ def _policies(text: str) -> tuple[str, ...]:
     if not names:
         raise argparse.ArgumentTypeError("names such as uniform,layerwise_decay")
     return names
+
+
+def _tries(text: str) -> int:
+    if not text.isdecimal() or not 2 <= int(text) <= MOST_TRIES:
+        raise argparse.ArgumentTypeError(f"a number from 2 to {MOST_TRIES}")
+    return int(text)
 
 
 def _budget(text: str) -> tuple[float | None, float | None]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import re
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -55,6 +57,22 @@ def check(composed: DictConfig, places: bool = True) -> tuple[DictConfig, Config
     Raises:
         ConfigError: for the first setting that cannot be used.
     """
+    config, checked, moved = _checked(composed, places)
+    typed = OmegaConf.structured(Config)
+    for key, value in checked.items():
+        typed[key] = value
+    for key, path in moved.items():
+        OmegaConf.update(typed, key, path)
+    return typed, config
+
+
+def check_values(composed: DictConfig) -> Config:
+    """What `check` returns second, in a fraction of its time: what a grid asks of every point."""
+    return _checked(composed, places=True)[0]
+
+
+def _checked(composed: DictConfig, places: bool) -> tuple[Config, dict[str, Any], dict[str, str]]:
+    """See `check`: the `Config`, what a typed config is made of, and the paths in it to change."""
     try:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
@@ -63,18 +81,19 @@ def check(composed: DictConfig, places: bool = True) -> tuple[DictConfig, Config
         key = str(error.full_key or "")
         raise ConfigError(key, f"cannot be resolved: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
-    typed = OmegaConf.structured(Config)
+    known: dict[str, _Known] = {}
     for key, value in plain.items():
         try:
-            typed[key] = _typed_section(str(key), value) if key in GROUPS else value
+            known[str(key)] = _known(str(key), value)
         except ConfigKeyError as error:
             raise unknown_setting(str(key), value) from error
         except OmegaConfBaseException as error:
             raise wrong_type(str(error.full_key or key), value) from error
-    _refuse_missing(typed)
-    config = cast(Config, OmegaConf.to_object(typed))
+    absent = [f.name for f in fields(Config) if f.name not in known]
+    _refuse_missing([*absent, *(name for one in known.values() for name in one.missing)])
+    config = Config(**{key: pickle.loads(one.plain) for key, one in known.items()})
     check_limits("", config, own_monitors(config.trainer.metrics))
-    for key, path in _paths(typed, "only", "maybe", "plan").items():
+    for key, path in _paths(config, "only", "maybe", "plan").items():
         try:
             Path(path).expanduser()
         except RuntimeError as error:
@@ -85,14 +104,20 @@ def check(composed: DictConfig, places: bool = True) -> tuple[DictConfig, Config
         check_place(config.data)
     check_policy(config)
     weights, against = config.model.weights, getattr(config.task, "against", None)
+    moved: dict[str, str] = {}
     if places and weights and not weights.startswith(BUNDLED):
-        typed.model.weights = weights_source(weights)
+        moved["model.weights"] = config.model.weights = weights_source(weights)
     if places and against is not None:
-        typed.task.against = portable_path(plan_file(against))
-    paths = path_settings(typed)
-    for key, path in paths.items():
-        OmegaConf.update(typed, key, portable_path(path))
-    return typed, cast(Config, OmegaConf.to_object(typed)) if paths or against else config
+        moved["task.against"] = config.task.against = portable_path(plan_file(against))
+    for key, path in path_settings(config).items():
+        moved[key] = portable_path(path)
+        section, _, name = key.partition(".")
+        inside, _, of_set = name.partition(".")
+        if of_set:
+            getattr(getattr(config, section), inside)[of_set] = moved[key]
+        else:
+            setattr(getattr(config, section), name, moved[key])
+    return config, {key: one.typed for key, one in known.items()}, moved
 
 
 def checked_section(group: str, section: Mapping[str, Any]) -> Any:
@@ -101,18 +126,17 @@ def checked_section(group: str, section: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: for the first setting that its schema does not have or allow.
     """
-    typed = _typed_section(group, section)
-    _refuse_missing(typed, f"{group}.")
-    checked = OmegaConf.to_object(typed)
+    known = _known(group, section)
+    _refuse_missing(known.missing)
+    checked = pickle.loads(known.plain)
     check_limits(f"{group}.", checked)
     return checked
 
 
-def _refuse_missing(typed: DictConfig, prefix: str = "") -> None:
-    missing = sorted(map(str, OmegaConf.missing_keys(typed)))
-    if missing:
+def _refuse_missing(names: Iterable[str]) -> None:
+    if missing := min(names, default=""):
         hint = "give it, or begin the file with an option of ours: defaults: [OPTION, _self_]"
-        raise ConfigError(f"{prefix}{missing[0]}", "has no value", hint)
+        raise ConfigError(missing, "has no value", hint)
 
 
 def config_id(config: DictConfig) -> str:
@@ -142,7 +166,7 @@ def _counting(prefix: str, section: dict[Any, Any]) -> dict[Any, Any]:
     return kept
 
 
-def path_settings(config: DictConfig) -> dict[str, str]:
+def path_settings(config: Config) -> dict[str, str]:
     """The settings that name a file or folder, by their dotted key.
 
     Those that may be other names as well count when there is such a file.
@@ -152,16 +176,22 @@ def path_settings(config: DictConfig) -> dict[str, str]:
     return _paths(config, "only") | there
 
 
-def _paths(config: DictConfig, *kinds: str) -> dict[str, str]:
+def _paths(config: Config, *kinds: str) -> dict[str, str]:
     """Settings whose schema says that they are paths of such kinds, each of an eval set's too."""
     found: dict[str, str] = {}
-    for key in (key for kind in kinds for key in settings_where(path=kind)):
-        value = OmegaConf.select(config, key)
-        if isinstance(value, DictConfig):
-            found |= {f"{key}.{name}": str(path) for name, path in value.items()}
+    for key in (key for kind in kinds for key in _keys_of_paths(kind)):
+        section, _, name = key.partition(".")
+        value = getattr(getattr(config, section), name, None)
+        if isinstance(value, dict):
+            found |= {f"{key}.{name}": path for name, path in value.items()}
         elif value:
             found[key] = value
     return found
+
+
+@cache
+def _keys_of_paths(kind: str) -> list[str]:
+    return settings_where(path=kind)
 
 
 def portable_path(path: str) -> str:
@@ -171,17 +201,38 @@ def portable_path(path: str) -> str:
     return f"~/{absolute.relative_to(home)}" if absolute.is_relative_to(home) else str(absolute)
 
 
-_TYPED: dict[tuple[str, str], DictConfig] = {}  # points of a grid share most sections
+@dataclass(frozen=True)
+class _Known:
+    """A value of the top or a whole section, checked against its schema by itself."""
+
+    typed: Any  # a DictConfig of a section; a config takes a copy of it
+    missing: list[str]  # dotted keys
+    plain: bytes  # the pickled dataclass of a section, which its owner may change
 
 
-def _typed_section(group: str, section: Any) -> DictConfig:
-    """A checked section; the caller's config takes a copy of it."""
-    known = (group, repr(section))
-    if known not in _TYPED:
-        if len(_TYPED) >= 1000:
-            _TYPED.clear()
-        _TYPED[known] = _typed(group, section, schema_of(group, section))
-    return _TYPED[known]
+_KNOWN: dict[tuple[str, str], _Known] = {}  # points of a grid share most sections
+
+
+def _known(key: str, value: Any) -> _Known:
+    """Checked, or as it was the last time."""
+    of = (key, repr(value))
+    if of not in _KNOWN:
+        if len(_KNOWN) >= 1000:
+            _KNOWN.clear()
+        _KNOWN[of] = _look_at(key, value)
+    return _KNOWN[of]
+
+
+def _look_at(key: str, value: Any) -> _Known:
+    if key not in GROUPS:
+        top = OmegaConf.structured(Config)
+        top[key] = value
+        typed = top._get_node(key)._value()
+        return _Known(typed, [key] if typed == MISSING else [], pickle.dumps(typed))
+    typed = _typed(key, value, schema_of(key, value))
+    missing = [f"{key}.{name}" for name in OmegaConf.missing_keys(typed)]
+    plain = b"" if missing else pickle.dumps(OmegaConf.to_object(typed))
+    return _Known(typed, missing, plain)
 
 
 def schema_of(group: str, section: Any) -> type:

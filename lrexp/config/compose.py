@@ -10,44 +10,42 @@ import os
 import pickle
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.default_element import ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, errors, flag_override
 
-from lrexp.config.check import check, path_settings
+from lrexp.config.check import check_values, path_settings
 from lrexp.config.errors import (
-    ADD_M,
     BY_OPTION,
-    SEVERAL,
     ConfigError,
     no_option,
-    unknown_setting,
-    wrong_type,
 )
 from lrexp.config.grammar import dirname, refuse_oddly_written
 from lrexp.config.meant import option_words
 from lrexp.config.names import CONFIG_NAME as CONFIG_NAME
 from lrexp.config.names import conf_folder, new_run_id, point_name
-from lrexp.config.quoting import unreadable
+from lrexp.config.origins import explained, name_of, origin
 from lrexp.config.redact import secret_in
 from lrexp.config.repository import BoundedRepository
-from lrexp.config.schema import GROUPS, OPTIONS, Rule, store_schemas
+from lrexp.config.schema import GROUPS, OPTIONS, store_schemas
 from lrexp.config.targets import (
     check_folder_of_point,
     check_hydra_section,
     check_search_path,
     values_below,
 )
+
+SAMPLER = "hydra.sweeper.sampler"  # any argument of a sampler; the search says what it takes
 
 # At import, so that they are there too in the worker processes of other launchers.
 store_schemas()
@@ -71,6 +69,7 @@ class CheckedLoader(ConfigLoaderImpl):
         self._points: dict[tuple[str, ...], bytes] = {}  # pickled
         self._bases: dict[tuple[str, ...], bytes] = {}
         self._commons: dict[tuple[str, ...], set[str]] = {}
+        self._overrides: dict[str, Override] = {}  # parsed
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, *a: Any, **more: Any
@@ -86,12 +85,11 @@ class CheckedLoader(ConfigLoaderImpl):
         section: Any = OmegaConf.to_container(config.hydra, resolve=False)
         with self.placing(overrides):
             check_hydra_section(section, [o.lstrip("+~").partition("=")[0] for o in overrides])
-        self._refuse_secrets(config)
+        self._refuse_secrets(OmegaConf.to_container(config, resolve=False))
         return config
 
-    def _refuse_secrets(self, config: DictConfig) -> None:
+    def _refuse_secrets(self, plain: Any) -> None:
         """Refuse a config that holds what it must not be saved with. The value is not shown."""
-        plain = OmegaConf.to_container(config, resolve=False)
         values = [(key, str(v)) for key, v in values_below("", plain) if isinstance(v, str)]
         if secret_in("\n".join(value for _, value in values)):
             for key, value in values:
@@ -128,7 +126,8 @@ class CheckedLoader(ConfigLoaderImpl):
             with self.placing(sweep_overrides):
                 check_folder_of_point(point.hydra)
             self._points[key] = pickle.dumps(point)
-        point = pickle.loads(self._points[key])  # several times faster than a deep copy
+        else:
+            point = pickle.loads(self._points[key])  # several times faster than a deep copy
         point.run_id = new_run_id()
         return point
 
@@ -156,13 +155,19 @@ class CheckedLoader(ConfigLoaderImpl):
             self._bases[tuple(choices)] = pickle.dumps(base)
         point: DictConfig = pickle.loads(self._bases[tuple(choices)])
         try:
-            parsed = OverridesParser.create().parse_overrides(settings)
+            parsed = [self._parsed(setting) for setting in settings]
             self.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
             self._apply_overrides_to_config(parsed, point)
         except Exception as error:
             raise explained(self, error, overrides) from error
         point.hydra.overrides.task = overrides
         return point
+
+    def _parsed(self, override: str) -> Override:
+        """One that Hydra has parsed: points of a grid share most of theirs."""
+        if override not in self._overrides:
+            (self._overrides[override],) = OverridesParser.create().parse_overrides([override])
+        return self._overrides[override]
 
     def _compose_config_from_defaults_list(self, *arguments: Any, **named: Any) -> DictConfig:
         """Composed, with sections of any keys (`args`, `eval_sets`) free to take new ones."""
@@ -207,8 +212,9 @@ class CheckedLoader(ConfigLoaderImpl):
             job = config.hydra.job.name
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", job):
                 raise ConfigError("hydra.job.name", "must be a file name", given=job)
-            checked, _ = check(without_hydra(config))
-        self._refuse_secrets(checked)
+            with hydra_aside(config):
+                checked = check_values(config)
+        self._refuse_secrets(asdict(checked))
         for key, path in path_settings(checked).items():  # absolute, wherever the job runs
             OmegaConf.update(config, key, path)
 
@@ -247,7 +253,7 @@ class CheckedLoader(ConfigLoaderImpl):
         for preset in (o for o in overrides if o.startswith("experiment=")):
             if error.problem == "has no value":  # left to whoever chooses the preset
                 error.hint += f" beside {preset}, whose file begins with the whole command"
-                error.place = _name_of(self, preset.replace("=", "/"))
+                error.place = name_of(self, preset.replace("=", "/"))
         return error
 
     def origin(self, key: str, overrides: list[str], file: str = "") -> tuple[str, object] | None:
@@ -257,140 +263,25 @@ class CheckedLoader(ConfigLoaderImpl):
 
 def without_hydra(composed: DictConfig) -> DictConfig:
     """A composed config without Hydra's own section; the one given keeps it."""
-    plain = copy.copy(composed)
-    with flag_override(plain, ["struct", "readonly"], False):
-        del plain["hydra"]
-    return plain
+    with hydra_aside(composed):
+        return copy.copy(composed)
+
+
+@contextmanager
+def hydra_aside(composed: DictConfig) -> Iterator[None]:
+    """Hydra's own section is not there meanwhile, for interpolations too: a copy costs more."""
+    content = vars(composed)["_content"]
+    vars(composed)["_content"] = {k: node for k, node in content.items() if k != "hydra"}
+    try:
+        yield
+    finally:
+        vars(composed)["_content"] = content
 
 
 def open_free_sections(config: DictConfig) -> None:
     """Let sections of any keys (`args`, `eval_sets`) take new ones."""
-    free = ("data.columns", "data.eval_sets", "data.normalize", "trainer.metrics")
+    free = ("data.columns", "data.eval_sets", "data.normalize", "trainer.metrics", SAMPLER)
     for at in (*free, *(f"{group}.args" for group in OPTIONS)):
         section = OmegaConf.select(config, at)
         if isinstance(section, DictConfig):
             OmegaConf.set_struct(section, False)
-
-
-def explained(loader: CheckedLoader, error: Exception, overrides: list[str]) -> ConfigError:
-    """Hydra's and OmegaConf's exceptions as one message of ours."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        options = error.options or []
-        if (ours := group.partition("/")[0]) in GROUPS:  # its folders hold options of it as well
-            group, option = ours, f"{group}/{option}".removeprefix(f"{ours}/")
-            options = loader.get_group_options(group)
-        problem = no_option(group, option, options)
-        return loader.placed(problem, overrides, _chooser(loader, group, option, overrides))
-    if isinstance(error, OverrideParseException):
-        problem = f"{error.override}: {unreadable(error.override)}"
-        return ConfigError("", problem, place="the command line")
-    said = str(error)
-    if "Ambiguous value" in said or "requires --multirun" in said:
-        hint = f"{ADD_M}; a list is written '[a,b]'"
-        override = next((o for o in overrides if o in said), "")
-        problem = f"{override}: {SEVERAL}"
-        return ConfigError("", problem, hint, place="the command line")
-    inner: BaseException | None = error
-    while inner is not None and not isinstance(inner, errors.OmegaConfBaseException):
-        inner = inner.__cause__ or inner.__context__
-    key = str((inner.full_key or inner.key or "") if inner else "")
-    if not key and (named := re.search(r"Could not override '([^'@]+)", said)):
-        key = named[1]
-    if "Unexpected type for root" in said:
-        override = next((o for o in overrides if o.startswith("hydra.")), "")
-        problem = "lies below an empty setting; put a + in front to add it"
-        name, _, value = override.partition("=")
-        return ConfigError(name, problem, given=value, place=f"the command line: {override}")
-    if not key:
-        return ConfigError("", " ".join(said.split()), place=f"the command line: {overrides}")
-    named = re.match(r"In '([^']+)'", said)
-    file = named[1] if named else ""
-    if isinstance(inner, errors.InterpolationKeyError | errors.InterpolationResolutionError):
-        return loader.placed(ConfigError(key, str(inner).splitlines()[0]), overrides)
-    schema = getattr(inner, "object_type", None)
-    if schema is Rule and "." not in key:
-        key = f"lr_policy.rules[].{key}"
-    if isinstance(inner, errors.ConfigKeyError | errors.ConfigAttributeError) or inner is None:
-        return loader.placed(unknown_setting(key, schema=schema), overrides, file)
-    if key.startswith("hydra."):
-        return loader.placed(ConfigError(key, str(inner).splitlines()[0]), overrides, file)
-    _, given = loader.origin(key, overrides, file) or ("", "")
-    return loader.placed(wrong_type(key, given), overrides, file)
-
-
-def origin(
-    loader: CheckedLoader, key: str, overrides: list[str], file: str = ""
-) -> tuple[str, object] | None:
-    """Where a setting got its value, the last word first, and what was written there."""
-    for override in () if file else reversed(overrides):
-        name, _, value = override.lstrip("+~").partition("=")
-        if name in GROUPS and name != key and not value.startswith("{"):
-            continue  # chose a file, which is named below
-        name = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", name)
-        if name == key:
-            return f"the command line: {override}", value
-        if key.startswith((f"{name}.", f"{name}[")) or name.startswith(f"{key}."):
-            return f"the command line: {override}", ""
-    chosen = None
-    files = _files(loader, overrides)
-    if file and not any(default.config_path == file for default in files):
-        return _name_of(loader, file), ""
-    for default in reversed(files):
-        path = default.config_path or ""
-        if path.startswith(("hydra/", "schema/")) or (file and path != file):
-            continue
-        loaded = loader.repository.load_config(path)
-        assert loaded is not None
-        assert isinstance(loaded.config, DictConfig)
-        package = f"{default.package}." if default.package else ""
-        if not key.startswith(package):
-            continue
-        value = _written_at(loaded.config, key.removeprefix(package))
-        if value is not None or path == file:
-            given = "" if value is None or isinstance(value, DictConfig) else value
-            return _name_of(loader, path), given
-        if package and chosen is None:
-            chosen = _name_of(loader, path)
-    return (chosen, "") if chosen else None
-
-
-def _chooser(loader: CheckedLoader, group: str, option: str, overrides: list[str]) -> str:
-    """The config path of a file among the overrides whose defaults choose an option."""
-    for override in overrides:
-        name, _, value = override.partition("=")
-        loaded = loader.repository.load_config(f"{name}/{value}") if name in GROUPS else None
-        for default in (loaded.defaults_list or []) if loaded else []:
-            chosen = getattr(default, "group", ""), getattr(default, "value", "")
-            if chosen[0].strip("/") == group and chosen[1] == option:
-                return f"{name}/{value}"
-    return ""
-
-
-def _name_of(loader: CheckedLoader, path: str) -> str:
-    """The YAML file of a config path, relative to here."""
-    loaded = loader.repository.load_config(path)
-    assert loaded is not None
-    return os.path.relpath(os.path.join(loaded.path.removeprefix("file://"), f"{path}.yaml"))
-
-
-def _files(loader: CheckedLoader, overrides: list[str]) -> list[ResultDefault]:
-    """The YAML files of a composition; those of the default run when a choice is wrong."""
-    choices = [o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] in GROUPS]
-    for chosen in (choices, []):
-        with suppress(Exception):  # a wrong choice, already on its way to the user
-            return loader.compute_defaults_list(CONFIG_NAME, chosen, RunMode.RUN).defaults
-    return []
-
-
-def _written_at(content: DictConfig, key: str) -> Any:
-    """The value under a dotted key as the file has it, a list for one of its items, or None."""
-    with flag_override(content, "struct", False):
-        node: Any = content
-        for part in key.replace("[", ".[").split("."):
-            if part.startswith("["):
-                return node
-            if not isinstance(node, DictConfig) or part not in node:
-                return None
-            node = node._get_node(part)
-        return node if isinstance(node, DictConfig) else getattr(node, "_value", lambda: node)()

@@ -15,8 +15,8 @@ from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf, flag_override
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lrexp.config.check import check, schema_of
-from lrexp.config.compose import CONFIG_NAME, CheckedLoader, open_free_sections, without_hydra
+from lrexp.config.check import check, check_values, schema_of
+from lrexp.config.compose import CONFIG_NAME, CheckedLoader, hydra_aside, open_free_sections
 from lrexp.config.errors import ConfigError, unknown_setting, wrong_type
 from lrexp.config.names import RERUN_PROVIDER, shown_path
 from lrexp.config.saved import refuse_writing
@@ -66,8 +66,8 @@ class SavedLoader(CheckedLoader):
         typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
         if "data" in self._chosen:  # then its root is that of a file in conf/
             typed.add("data.root")
-        with self.placing(overrides):
-            refuse_writing(check(without_hydra(config))[1], typed)
+        with self.placing(overrides), hydra_aside(config):
+            refuse_writing(check_values(config), typed)
 
     def _groups_chosen(self, overrides: list[str], run_mode: RunMode) -> set[str]:
         """Groups that the overrides, or a file that they choose, take an option of."""

@@ -33,4 +33,7 @@ class BoundedRepository(ConfigRepository):
                 if isinstance(node, yaml.SequenceNode):
                     raise ConfigError("", f"{file}: holds a list where settings belong")
                 refuse_reading(node, file)
-        return super().load_config(config_path)
+        found = super().load_config(config_path)
+        if found and source and source.path.removeprefix("file://") == str(conf_folder()):
+            found.is_schema_source = True  # no plugin's of the same name is merged into ours
+        return found

@@ -10,6 +10,7 @@ import functools
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -205,12 +206,35 @@ def placed(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device."""
+    """Memory that is free on a device, within the limits of a container or a batch system."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            facts = dict(line.split(":", 1) for line in file)
-        return int(facts["MemAvailable"].split()[0]) * 1024
+        facts = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(facts["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return min([free, *left_by_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
+def left_by_limits(own: Path, groups: Path) -> list[int]:
+    """Bytes that each memory limit leaves which holds for this process (control groups, version 2).
+
+    Args:
+        own: says which group this process is in; the limits of those above hold as well.
+        groups: where the groups are.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:  # another system
+        return []
+    inner = [groups / line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
+    left = []
+    for group in inner + [above for one in inner for above in one.parents]:
+        with suppress(OSError, KeyError, ValueError):  # none of the groups, or no limit: "max"
+            limit = int((group / "memory.max").read_text())
+            used = int((group / "memory.current").read_text())
+            facts = dict(x.split() for x in (group / "memory.stat").read_text().splitlines())
+            cached = int(facts["inactive_file"])  # counts as used until somebody needs it
+            left.append(max(0, limit - used + cached))
+    return left

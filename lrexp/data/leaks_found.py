@@ -10,6 +10,7 @@ import numpy as np
 
 from lrexp.config.errors import few
 
+NEAREST_IMAGES = 16_384  # that an image is compared with when there are too many: leak_bounds
 LISTED, SHOWN = 20, 3  # items of each kind in summary.json, and in a line of the console
 
 
@@ -56,13 +57,17 @@ class Leaks:
     sizes: dict[str, int]
     flat: int  # images without contrast, left out of the search for near duplicates
     rule: dict[str, float]  # threshold, ratio and rank of near duplicates
+    cut_short: dict[str, int]  # split → its images that not all within reach were compared with
     names: Sequence[str] | None = None  # of every position: ids or file names
 
     def __bool__(self) -> bool:
         return bool(self.exact or self.near or self.conflicts or self.groups)
 
     def lines(self) -> list[str]:
-        """A line for each kind: how many in which splits, and the first few items."""
+        """A line for each kind: how many in which splits, and the first few items.
+
+        One more where the search for near duplicates was cut short, also when nothing was found.
+        """
         lines = []
         if self.exact:
             pairs = (f"{a} = {b}" for t in self.exact for a, b, _ in self._pairs(t))
@@ -89,10 +94,21 @@ class Leaks:
             sides = f"{others:,} {other} and {items:,} {split} items"
             first = _first(g.group for g in shared)
             lines.append(f"{n:,} {what} in both {other} and {split} ({sides}): {first}")
+        if self.cut_short:
+            shares = ", ".join(
+                f"{n:,} of {self.sizes[split]:,} {split}" for split, n in self.cut_short.items()
+            )
+            lines.append(
+                f"near duplicates of {shares} images were looked for among the"
+                f" {NEAREST_IMAGES:,} earlier images that lie nearest, not among all"
+            )
         return lines
 
     def as_dict(self) -> dict[str, object]:
-        """Counts, the rule, and the first 20 items of each kind, as strict JSON can hold them."""
+        """Counts, the rule, and the first 20 items of each kind, as strict JSON can hold them.
+
+        `cut_short` is there where the search was: see the field.
+        """
         items: dict[str, list[object]] = {"exact": [], "near": [], "conflict": [], "group": []}
         for item in self.items():
             items[str(item["kind"])].append(item)
@@ -111,6 +127,7 @@ class Leaks:
                 "flat": self.flat,
             },
             "near_rule": self.rule,
+            **({"cut_short": self.cut_short} if self.cut_short else {}),
             "items": {kind: found[:LISTED] for kind, found in items.items()},
         }
 

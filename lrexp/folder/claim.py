@@ -183,27 +183,37 @@ def in_the_way(folder: Path, names: Iterable[str]) -> list[str]:
 
     An empty folder is in nobody's way, a file in the place of a folder is.
     """
-    found = list[str]()
-    for name in names:
-        path = folder / name
-        if os.path.lexists(path.parent) and not path.parent.is_dir():
-            found.append(os.path.dirname(name))
-        elif os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
-            found.append(name)
+    found, is_folder = list[str](), dict[str, bool | None]()  # None: it is not there
+    for name in names:  # of a thousand points, whose folders are not there: asked once each
+        parent = os.path.dirname(name)
+        if parent not in is_folder:
+            at = folder / parent
+            is_folder[parent] = at.is_dir() if os.path.lexists(at) else None
+        path = os.path.join(folder, name)
+        if is_folder[parent] is False:
+            found.append(parent)
+        elif is_folder[parent] and os.path.lexists(path):
+            if not os.path.isdir(path) or os.listdir(path):
+                found.append(name)
     return list(dict.fromkeys(found))
 
 
 def leftovers(folder: Path, names: Iterable[str]) -> Iterator[Path]:
     """Files that processes which are gone had begun to write, to be renamed to one of these."""
-    begun: dict[Path, set[str]] = {}
-    for file in (folder / name for name in names):
-        stem = file.stem if file.suffix == ".pt" else ""
-        begun.setdefault(file.parent, set()).update((f".{file.name}", stem))
+    begun: dict[str, set[str]] = {}
+    for name in names:
+        place, file = os.path.split(name)
+        stem, kind = os.path.splitext(file)
+        begun.setdefault(place, set()).update((f".{file}", stem if kind == ".pt" else ""))
     for place, wanted in begun.items():
-        for found in place.glob("*.tmp"):
-            of, _, process = found.stem.rpartition(".")
+        try:
+            there = os.listdir(folder / place)
+        except OSError:  # not begun
+            continue
+        for file in (file for file in there if file.endswith(".tmp")):
+            of, _, process = file.removesuffix(".tmp").rpartition(".")
             if of in wanted and process.isdecimal() and not _runs(int(process)):
-                yield found
+                yield folder / place / file
 
 
 def _runs(process: int) -> bool:

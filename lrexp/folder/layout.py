@@ -36,6 +36,8 @@ OF_HYDRA = (CONFIG, OVERRIDES, HYDRA_CONFIG)
 POINTS, POINTS_TABLE = "points.json", "points.csv"
 LEADERBOARD, LEADERBOARD_TABLE = "leaderboard.json", "leaderboard.csv"
 CASES = "cases.yaml"
+SOURCES = "sources.txt"  # what its points were composed from, as digests
+STUDY = "study.db"  # of Optuna, where its trials are kept in the sweep's folder
 RERUN = "rerun.yaml"  # the saved config that a grid was made around
 MULTIRUN = "multirun.yaml"
 JOBS = "jobs"  # folder: what an engine keeps of its jobs, and what they say
@@ -79,7 +81,7 @@ OF_RUN = (
 )
 OF_SWEEP = (
     *(POINTS, POINTS_TABLE, LEADERBOARD, LEADERBOARD_TABLE),
-    *(CASES, RERUN, MULTIRUN, WANDB_REPORT, REPORT, JOBS),
+    *(CASES, SOURCES, RERUN, MULTIRUN, WANDB_REPORT, REPORT, JOBS),
 )
 OF_LAYER_TEST = (PROTOCOL, LAYER_TEST, LAYER_TABLE, LAYER_POLICY, REPORT)
 FOLDERS_OF_LAYER_TEST = (LAYER_POLICY.partition("/")[0], LAYER_RUNS, LAYER_CHECK, PLOTS)

@@ -63,7 +63,7 @@ def run_points(
         keys, how = swept_keys(board.points), session.settings
         executor = on_engine if how.engine else EXECUTORS[how.executor]
         titles = {p.num: title(p, keys) or p.folder for p in points}
-        view = task.view = GridView(titles, said=task.said)
+        view = task.view = GridView(titles, said=task.said, told=task.told)
         view.over = over
     shown = view.shown() if view else nullcontext()
     try:
@@ -140,8 +140,10 @@ def launch(
         launcher.board = getattr(launcher.task_function, "board", None) or Leaderboard(folder)
     context, settings = launcher.hydra_context, read_settings(launcher.settings)
     check_engine(settings)
+    known = {point.num: point for point in launcher.board.points}  # of a sweeper of ours
     points = [
-        make_point(
+        known.get(num)
+        or make_point(
             num,
             overrides,
             context.config_loader.load_sweep_config(launcher.config, list(overrides)),
@@ -151,7 +153,7 @@ def launch(
     if _is_ours(launcher.task_function):  # others' write over their last results, as under Hydra's
         for point in points:
             refuse_others(folder / point.folder, names_of_run(hydra))
-    launcher.board.points += points
+    launcher.board.points += [point for point in points if point.num not in known]
     if all(point.settings.get("task.name") == "train" for point in points):
         with suppress(ConfigError):  # its run will say so
             find_equal(points)  # which of them may train together

@@ -17,7 +17,7 @@ from lrexp.judge.exploring import student
 from lrexp.judge.ranking import Configuration, Spread, configurations
 from lrexp.judge.verdicts import TALLIED, counted_kinds
 from lrexp.judge.winner import no_winner
-from lrexp.judge.words import in_short
+from lrexp.judge.words import importance_words, in_short
 from lrexp.runs.run import numbers
 from lrexp.runs.sweep import (
     DAMAGED,
@@ -249,6 +249,8 @@ def leaderboard_lines(board: Mapping[str, Any], at_most: int = 20, width: int = 
         lines.append(f"     and {left_out} more configurations: see leaderboard.csv")
     if board["no_winner"]:
         lines.append(f"no winner: {board['no_winner']}")
+    if found := board.get("importance"):
+        lines.append(importance_words(found))
     return lines
 
 
@@ -291,6 +293,7 @@ class Leaderboard:
         self.folder = folder
         self._summaries: dict[int, dict[str, Any]] = {}
         self.points: list[Point] = []
+        self.importance: dict[str, Any] | None = None  # of the settings of a search
         self._due = 0.0  # when it may be written again
 
     def take(
@@ -310,12 +313,20 @@ class Leaderboard:
     def look_up(self, points: Sequence[Point]) -> None:
         """Take what the folders of points say, and write the files."""
         for point in points:
-            self.take(point.num, read_summary(self.folder / point.folder), point.monitor)
+            self.read(point)
         self.write()
+
+    def read(self, point: Point) -> None:
+        """Take what the folder of a point says."""
+        self.take(point.num, read_summary(self.folder / point.folder), point.monitor)
 
     def status(self, num: int) -> str:
         """Of a point."""
         return self._summaries.get(num, {}).get("status") or MISSING
+
+    def summary(self, num: int) -> Mapping[str, Any]:
+        """What `take` kept of a point; its status alone where it has not run."""
+        return self._summaries.get(num, {"status": MISSING})
 
     def damaged(self, points: Sequence[Point]) -> list[tuple[Point, str]]:
         """Those of some points that left no result that can be read, each with why."""
@@ -330,7 +341,8 @@ class Leaderboard:
 
     def board(self) -> dict[str, Any]:
         """See `leaderboard`."""
-        return leaderboard(self.points, self._summaries)
+        found = leaderboard(self.points, self._summaries)
+        return found | ({"importance": self.importance} if self.importance else {})
 
     def write_if_due(self) -> None:
         """`write`, unless a good part of the time since the last time went into that.

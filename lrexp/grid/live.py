@@ -56,7 +56,8 @@ class GridView:
     Titles are by number, of all points to run.
 
     Of a part of something larger, with what that has `said` so far, only points that failed have
-    a line when they end; where the output is piped, each quarter has one.
+    a line when they end; where the output is piped, each quarter has one. What was `told` of
+    earlier batches of one sweep is not told again.
     """
 
     def __init__(
@@ -64,12 +65,14 @@ class GridView:
         titles: Mapping[int, str],
         console: Console | None = None,
         said: set[str] | None = None,
+        told: set[str] | None = None,
     ):
         self._console = console or terminal(Console)
         self._titles, self._total, self._done = titles, len(titles), 0
         self._started, self._trains = time.monotonic(), False  # whether any point has begun to
         self.running: dict[int, _Running] = {}
-        self._said, self._all = set[str]() if said is None else said, said is None
+        former = told if said is None else said
+        self._said, self._all = set[str]() if former is None else former, said is None
         # is told the number of a point that is concluded, though what it runs with may go on
         self.over: Callable[[int], object] = lambda num: None
 

@@ -9,6 +9,8 @@ from itertools import combinations
 from lrexp.judge.ranking import Configuration, are_numbers
 from lrexp.runs.sweep import RATE, REPEATED, Sweep, finite, swept_keys
 
+MOST_CELLS = 40_000
+
 
 @dataclass(frozen=True)
 class CrossTable:
@@ -27,7 +29,8 @@ def cross_tables(sweep: Sweep, ranked: Sequence[Configuration], most: int = 8) -
     """One per group over two swept numbers, where the group has at least two values of both.
 
     The pair is the rate (or the first number) with each other number in turn; groups come best
-    first, and there are at most `most` tables.
+    first, and there are at most `most` tables. Numbers that were drawn at random make none, where
+    it would be of more than MOST_CELLS cells, nearly all of them empty.
     """
     points = sweep.tried
     axes = [key for key in swept_keys(points) if key not in REPEATED and are_numbers(points, key)]
@@ -52,7 +55,7 @@ def _cross_table(
             several |= (x, y) in cells
             cells.setdefault((x, y), one)  # the best comes first
     xs, ys = (tuple(sorted({place[i] for place in cells})) for i in (0, 1))
-    if len(xs) < 2 or len(ys) < 2:
+    if len(xs) < 2 or len(ys) < 2 or len(xs) * len(ys) > MOST_CELLS:
         return None
     table = tuple(tuple(cells.get((x, y)) for x in xs) for y in ys)
     return CrossTable(group, x_key, y_key, xs, ys, table, several)

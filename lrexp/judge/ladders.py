@@ -29,6 +29,8 @@ class Ladder:
     least: float = 0.0  # no rate lies below
     setting: str = ""  # key of its main setting
     values: tuple[Any, ...] = ()
+    drawn: int = 0  # configurations that a search draws instead, of rates as far as these reach
+    decay: float = 0.0  # weight decay that it draws around; 0: none is drawn
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -46,6 +48,8 @@ class Ladder:
     @property
     def tries(self) -> int:
         """Configurations."""
+        if self.drawn:
+            return self.drawn if self.key else 1
         return max(1, len(self.rates)) * max(1, len(self.values))
 
     @property
@@ -100,6 +104,15 @@ def tries_words(ladders: Sequence[Ladder]) -> list[str]:
     return [f"Configurations tried: {', '.join(parts)}; more tries are more chances to be best."]
 
 
+def kept_on(tries: int, seeds: int) -> int:
+    """Of so many tries of a search, how many are trained on that many seeds: half of those before.
+
+    >>> [kept_on(16, seeds) for seeds in (1, 2, 3)], kept_on(1, 3)
+    ([16, 8, 4], 1)
+    """
+    return max(1, math.ceil(tries / 2 ** (seeds - 1)))
+
+
 @dataclass(frozen=True)
 class Size:
     """How much is tried, and how often it is looked."""
@@ -111,12 +124,19 @@ class Size:
     @property
     def climbing(self) -> int:
         """Runs of the ladders, without extensions."""
-        return self.seeds * sum(one.tries for one in self.ladders)
+        searched = (
+            kept_on(one.tries, seeds)
+            for one in self.ladders
+            for seeds in range(1, self.seeds + 1)
+            if one.drawn
+        )
+        return sum(searched) + self.seeds * sum(o.tries for o in self.ladders if not o.drawn)
 
     @property
     def extending(self) -> int:
         """Runs of extensions, at most."""
-        per_rate = (one.tries // len(one.rates) for one in self.ladders if len(one.rates) > 1)
+        long = (one for one in self.ladders if len(one.rates) > 1 and not one.drawn)
+        per_rate = (one.tries // len(one.rates) for one in long)
         return EXTENSIONS * self.seeds * sum(per_rate)
 
     @property
@@ -145,8 +165,8 @@ def fitted(ladders: Sequence[Ladder], budget: float | None) -> Size:
         UserError: when the smallest is too much.
     """
     whole = tuple(ladders)
-    plain = tuple(replace(one, setting="", values=()) for one in whole)
-    short = tuple(replace(one, each_side=1) for one in plain)
+    plain = tuple(one if one.drawn else replace(one, setting="", values=()) for one in whole)
+    short = tuple(one if one.drawn else replace(one, each_side=1) for one in plain)
     sizes = [
         Size(whole, SEEDS, LOOKS),
         Size(whole, SEEDS, LOOKS[:2]),
@@ -162,7 +182,7 @@ def fitted(ladders: Sequence[Ladder], budget: float | None) -> Size:
     least = sizes[-1]
     raise UserError(
         f"--budget: {budget:.0f} runs are too few for {len(ladders)} policies: at least"
-        f" {least.needed}, of which {least.climbing} choose rates ({len(short[0].rates) or 1} each,"
+        f" {least.needed}, of which {least.climbing} choose rates ({short[0].tries} each,"
         f" one seed) and {least.needed - least.climbing} compare"
         f" ({least.looks[0]} fresh seeds each)\n  fewer --policies take fewer"
     )

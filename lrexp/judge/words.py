@@ -165,6 +165,17 @@ def in_short(chosen: Mapping[str, str | None]) -> str:
     return " ".join(words)
 
 
+def importance_words(found: Mapping[str, Any]) -> str:
+    """What told good trials of a search from others, in a sentence.
+
+    >>> importance_words({"trials": 30, "best": 5, "settings": {"lr": 0.8, "wd": 0.2}})
+    'mattered: lr 80 %, wd 20 % (PED-ANOVA: what sets the best 5 of 30 trials apart)'
+    """
+    shares = ", ".join(f"{key} {100 * share:.0f} %" for key, share in found["settings"].items())
+    how = f"PED-ANOVA: what sets the best {found['best']} of {found['trials']} trials apart"
+    return f"mattered: {shares} ({how})"
+
+
 def value_in_short(text: str) -> str:
     """`1e+06` for `1000000.0`: a number with a point in fewer characters, where it stays the same.
 

@@ -17,7 +17,16 @@ from lrexp.config.errors import UserError
 from lrexp.config.names import shown_path
 from lrexp.config.schema import direction
 from lrexp.config.targets import check_subdir
-from lrexp.folder.layout import CONFIG, LEADERBOARD, MULTIRUN, POINTS, REPORT, RERUN, SUMMARY
+from lrexp.folder.layout import (
+    CONFIG,
+    LEADERBOARD,
+    MULTIRUN,
+    POINTS,
+    REPORT,
+    RERUN,
+    SOURCES,
+    SUMMARY,
+)
 from lrexp.runs.reading import json_of, leads_out
 from lrexp.runs.run import (
     content,
@@ -55,6 +64,7 @@ class SweepPoint:
     case: str = ""
     same_as: int | None = None  # number of an earlier point that trains alike: runs in its place
     former: bool = False  # a changed grid went on without it
+    trial: int | None = None  # of a search: the number of the trial that it is a run of
     status: str = MISSING
     why: str = ""  # what went wrong, one line
     best: Mapping[str, float] = field(default_factory=dict)  # the row of the best epoch
@@ -220,6 +230,11 @@ def read_grid(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[Swe
     return tuple(command), lone
 
 
+def read_sources(folder: Path) -> str:
+    """What sources.txt of a sweep says; nothing where it cannot be read."""
+    return content(folder / SOURCES, str, "")
+
+
 def _planned(row: Mapping[str, Any], first: Mapping[str, Any]) -> SweepPoint:
     """A point as its line has it: against the settings of the first one."""
     if type(row["num"]) is not int or not isinstance(row["folder"], str):
@@ -235,6 +250,7 @@ def _planned(row: Mapping[str, Any], first: Mapping[str, Any]) -> SweepPoint:
         case=str(row["case"]),
         same_as=None if row["same_as"] is None else int(row["same_as"]),
         former=bool(row.get("former")),  # not there in a sweep that is older than former points
+        trial=None if row.get("trial") is None else int(row["trial"]),
     )
 
 

@@ -80,10 +80,11 @@ def refuse_leading_out(folder: Path, names: Iterable[str], itself: bool = True) 
 def refuse_downloads(points: Iterable[Point]) -> None:
     """Raise a ConfigError when a point would download data where the user did not say.
 
-    What asks for it comes from files; data that are there are used.
+    What asks for it comes from files; data that are there are used. A point that is not run again
+    downloads nothing.
     """
     seen = set[tuple[Any, Any]]()
-    for point in points:
+    for point in (point for point in points if point.composed):
         place = point.settings.get("data.name"), point.settings.get("data.root")
         if point.settings.get("data.download") and place not in seen:
             seen.add(place)

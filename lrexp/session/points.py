@@ -25,6 +25,7 @@ from lrexp.tasks.opening import Launch
 if TYPE_CHECKING:
     from lrexp.build.data import Datasets
     from lrexp.grid.leaderboard import Leaderboard
+    from lrexp.grid.search.search import Search
     from lrexp.tasks.train import Training
     from lrexp.train.loop import Trainer
     from lrexp.train.ramp import TrainsEpochs
@@ -37,11 +38,13 @@ class Points:
         self.folder = folder  # of the sweep
         self.view: Any = None  # lrexp.grid.live.GridView, while our launcher runs
         self.said: set[str] | None = None  # see `lrexp.session.sweep.Around`
+        self.told: set[str] = set()  # of the points so far, where they come in batches
         self.executor = "serial"  # of lrexp.grid.executors
         self.asked: list[type[BaseException]] = []  # signals that want the sweep to stop
         self.planned: set[str] = set()  # see Launch
         self.board: Leaderboard | None = None  # of a sweep whose sweeper chooses points as it goes
         self.owners: dict[str, Owner] = {}  # of the folders around, where another program has them
+        self.search: Search | None = None  # what our own of these carries out
 
     def __call__(self, composed: DictConfig, stopped: Stopped | None = None) -> float:
         return job(composed, self, stopped)
@@ -140,7 +143,7 @@ def _checked(
     launch = Launch(
         folder=Path(hydra.runtime.output_dir),
         overrides=list(OmegaConf.to_container(hydra.overrides.task)),  # type: ignore[arg-type]
-        title=_title(hydra) if in_sweep else "",
+        title=point_title(hydra) if in_sweep else "",
         sweep=Path(hydra.sweep.dir).name if in_sweep else None,
         datasets=points and points.datasets,
         executor=points.executor if points else "serial",
@@ -171,8 +174,12 @@ def _stacked(trainers: Sequence[Trainer]) -> TrainsEpochs | None:
         raise
 
 
-def _title(hydra: Any) -> str:
-    """What tells a point from the others: its folder's name, and what that leaves out."""
+def point_title(hydra: Any) -> str:
+    """What tells a point from the others: its folder's name, and what that leaves out.
+
+    Args:
+        hydra: that section of its config.
+    """
     how = hydra.job.config.override_dirname
     left_out = [o for o in hydra.overrides.task if str(o).partition("=")[0] in how.exclude_keys]
     return " ".join([*str(hydra.job.override_dirname).split(how.item_sep), *left_out]).strip()

@@ -39,6 +39,7 @@ class Procedure:
     minutes: float | None = None  # that the budget was given in
     notes: tuple[str, ...] = ()  # what belongs beside a conclusion
     config_dir: str | None = None
+    drawn: int | None = None  # seed of a search, which takes the place of ladders
 
     @property
     def size(self) -> Size:
@@ -197,11 +198,11 @@ def on_ladders(found: Sequence[Contender], ladders: Sequence[Ladder]) -> list[Co
     A policy of the user's own file may be called otherwise than the option that it sets.
     """
     of_policy = {one.policy: one for one in ladders}
-    named = [replace(one, name=_asked_policy(one)) for one in found]
+    named = [replace(one, name=asked_policy(one)) for one in found]
     return [tuned(one, of_policy[one.name]) for one in named]
 
 
-def _asked_policy(one: Contender) -> str:
+def asked_policy(one: Contender) -> str:
     """The policy among a contender's overrides, as every ladder has one."""
     pairs = (override.partition("=") for override in one.asked)
     return next(value for key, _, value in pairs if key == POLICY)

@@ -18,11 +18,13 @@ from lrexp.folder.layout import CASES, MULTIRUN, RERUN
 from lrexp.grid.points.cases import GROUP, Cases, read_cases, take_cases
 from lrexp.grid.points.point import Started, read_points
 from lrexp.grid.points.resume import sweep_folder
+from lrexp.grid.search.settings import OF_SEARCH
 from lrexp.grid.settings import OF_LAUNCHER, LauncherSettings, read_settings
 from lrexp.runs.run import own_folders
 
 LAUNCHER_GROUP, SETTING, RESUME = "hydra/launcher", "hydra.launcher.", "hydra.launcher.resume="
 LAUNCHER = "hydra_plugins.hydra_lrexp_launcher.lrexp_launcher.LrexpLauncher"
+SEARCHER = "hydra_plugins.hydra_lrexp_optuna.lrexp_optuna.LrexpOptunaSweeper"
 
 
 @dataclass
@@ -34,11 +36,18 @@ class Request:
     overrides: list[str]  # without cases
     cases: Cases | None
     started: Started | None = None  # the sweep that is to go on
+    sources: str = ""  # what points are composed from: see `sources_text`
+    typed: Sequence[str] = ()  # overrides, without those that such a sweep had
 
     @property
     def ours(self) -> bool:
         """Whether our launcher runs it."""
         return self.config.hydra.launcher._target_ == LAUNCHER
+
+    @property
+    def searches(self) -> bool:
+        """Whether our sweeper chooses its points as it goes."""
+        return self.config.hydra.sweeper._target_ == SEARCHER
 
     @property
     def settings(self) -> LauncherSettings:
@@ -59,13 +68,19 @@ class Request:
 
     @property
     def how(self) -> list[str]:
-        """Overrides that say how the points are run."""
-        return [override for override in self.overrides if OF_LAUNCHER.fullmatch(override)]
+        """Overrides that say how the points are chosen and run."""
+        own = (OF_LAUNCHER, OF_SEARCH)
+        return [o for o in self.overrides if any(some.fullmatch(o) for some in own)]
 
     @property
     def command(self) -> list[str]:
         """Overrides that ask for the same grid."""
         return [*([f"{GROUP}={self.cases.name}"] if self.cases else []), *self.axes]
+
+    @property
+    def texts(self) -> list[str]:
+        """What becomes part of the points' configs."""
+        return [*self.command, *([self.cases.text] if self.cases else [])]
 
 
 def read_request(loader: CheckedLoader, overrides: Sequence[str]) -> Request:
@@ -82,12 +97,14 @@ def read_request(loader: CheckedLoader, overrides: Sequence[str]) -> Request:
         return loader.load_configuration(CONFIG_NAME, asked, RunMode.MULTIRUN)
 
     rest, name = take_cases(overrides)
+    resume = [override for override in rest if override.startswith(RESUME)]
+    if resume and any(map(OF_SEARCH.fullmatch, rest)):  # what is changed of a search
+        rest = list(dict.fromkeys(["hydra/sweeper=optuna", *rest]))
     if "hydra.mode=RUN" in rest:
         raise ConfigError("hydra.mode", "is one run, and -m asks for several", given="RUN")
-    resume = [override for override in rest if override.startswith(RESUME)]
     # what else is typed of a launcher may be for the one that the sweep was started with
     first = [o for o in rest if o in resume or not o.startswith(SETTING)] if resume else rest
-    request = Request(loader, compose(first), rest, None)
+    request = Request(loader, compose(first), rest, None, typed=rest)
     if request.ours and (resumed := request.settings.resume):
         request.started = read_points(sweep_folder(resumed))
         request.loader = loader = loader_of(request.started.folder, loader)

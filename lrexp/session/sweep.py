@@ -25,9 +25,20 @@ from lrexp.config.quoting import pasted
 from lrexp.config.recompose import SavedLoader
 from lrexp.config.redact import redacted
 from lrexp.config.schema import OPTIONS, direction
+from lrexp.config.sources import sources_text
 from lrexp.folder.claim import Claim, link_latest, wait_until_left
 from lrexp.folder.files import write_atomically
-from lrexp.folder.layout import CASES, MULTIRUN, OF_SWEEP, OWNER, RERUN, WANDB, names_of_run
+from lrexp.folder.layout import (
+    CASES,
+    MULTIRUN,
+    OF_SWEEP,
+    OWNER,
+    RERUN,
+    SOURCES,
+    STUDY,
+    WANDB,
+    names_of_run,
+)
 from lrexp.folder.owner import Watched, look
 from lrexp.grid.engines.jobs import check_engine
 from lrexp.grid.jobs import Session
@@ -38,17 +49,29 @@ from lrexp.grid.points.equal import find_equal, refuse_moot_rates
 from lrexp.grid.points.point import (
     POINTS,
     Point,
+    Started,
     make_point,
     points_text,
+    read_points,
     refuse_shared_folders,
     title,
 )
-from lrexp.grid.points.resume import UNDONE, from_last_epoch, make_ready, numbered_as
+from lrexp.grid.points.resume import (
+    UNDONE,
+    Settled,
+    from_last_epoch,
+    make_ready,
+    numbered_as,
+    settled,
+)
 from lrexp.grid.pool.pool import check_gpus
+from lrexp.grid.search.search import Search, prepare_search, refuse_pickled
 from lrexp.grid.settings import LauncherSettings
+from lrexp.record.counted import counting
 from lrexp.record.wandb.agent import tell_agent
 from lrexp.report.sweep.exploration import explore
-from lrexp.runs.sweep import FAILED, read_sweep, swept_keys
+from lrexp.runs.sweep import FAILED, read_sources, read_sweep, swept_keys
+from lrexp.session.best_runs import record_best
 from lrexp.session.budget import budget_lines, noise_for
 from lrexp.session.points import Points
 from lrexp.session.request import Request, read_request
@@ -58,6 +81,7 @@ from lrexp.train.signals import signals_stop
 log = logging.getLogger(__name__)
 
 SWEEP_DIR = "hydra.sweep.dir"
+AS_IT_GOES = "is for a grid, and this sweeper chooses points as it goes"
 ENDING_S = 60.0  # that workers of a killed sweep may take to save what they run
 Say = Callable[[str], object]  # takes a line for whoever waits for the sweep
 
@@ -104,7 +128,8 @@ def run_request(request: Request, around: Around) -> Leaderboard:
     )
     names: Sequence[str] = OF_SWEEP
     if _makes_grids(sweeper):
-        points = compose_points(loader, request)
+        request.sources = sources_text(loader, config, request.texts)
+        points = compose_points(loader, request, _settled(request))
         asked = [config.trainer.resume, *(p.settings.get("trainer.resume") for p in points)]
         if "auto" in asked and not resumed:  # points never go on by themselves
             hint = "hydra.launcher.resume=SWEEP, or latest, goes on with a grid"
@@ -114,6 +139,9 @@ def run_request(request: Request, around: Around) -> Leaderboard:
         Claim(folder, resumed, names).undo()  # before torch is imported
         find_equal_points(loader, request, points)
         around.check(points)
+    elif request.searches:
+        search = task.search = prepared(request, folder, say)
+        resumed, names = search.started is not None, [*OF_SWEEP, STUDY]
     else:
         refuse_for_chooser(request)
     noise, composing_s = None, time.perf_counter() - began
@@ -132,6 +160,7 @@ def run_request(request: Request, around: Around) -> Leaderboard:
                 how = request.settings if request.ours else LauncherSettings("serial")
                 session = replace(session, settings=how)
                 say("\n".join(budget_lines(points, session, noise, composing_s)))
+            record_best(board, say)
             if any(point.settings.get("logger.name") == "wandb" for point in board.points):
                 tell_agent(folder, board.board())
     except Exception as error:
@@ -152,24 +181,38 @@ def _makes_grids(sweeper: Any) -> bool:
     return ("hydra._internal.core_plugins.basic_sweeper", "BasicSweeper") in made_of
 
 
-def compose_points(loader: CheckedLoader, request: Request) -> list[Point]:
+def _settled(request: Request) -> Settled:
+    """Points of a sweep that goes on which need not be composed again."""
+    started = request.started
+    if started is None or not request.sources or read_sources(started.folder) != request.sources:
+        return {}
+    board = Leaderboard(started.folder)
+    with counting("looking for results", len(started.points)) as count:
+        for point in started.points:
+            board.read(point)
+            count()
+    return settled(started, board.status)
+
+
+def compose_points(
+    loader: CheckedLoader, request: Request, known: Settled | None = None
+) -> list[Point]:
     """Every point, composed once and checked; in a resumed sweep under its old number.
+
+    Those that are known are as they were, without a composed config.
 
     Raises:
         UserError: for the first point that cannot be used, and for a grid that has changed.
     """
     config = request.config
     points: list[Point] = []
-    for case, overrides in cross(request.cases, request.axes, loader):
-        try:
-            composed = loader.load_sweep_config(config, overrides)
-        except ConfigError as error:
-            raise _in_grid(error, case, request) from error
-        if trains_a_grid(composed):
-            hint = "leave out -m, and give a single value of each setting"
-            raise ConfigError("task", "trains a grid of its own", hint, composed.task.name)
-        points.append(make_point(len(points), overrides, composed, case))
-    refuse_shared_folders(points)
+    crossed, known = cross(request.cases, request.axes, loader), dict(known or {})
+    with counting("composing points", len(crossed)) as count:
+        for case, overrides in crossed:
+            point = known.pop((case, tuple(overrides)), None)
+            points.append(point or _composed(loader, request, len(points), case, overrides))
+            count()
+    refuse_shared_folders([point for point in points if point.composed])
     if request.cases is None:
         refuse_moot_rates(points)
     if request.started:
@@ -178,12 +221,48 @@ def compose_points(loader: CheckedLoader, request: Request) -> list[Point]:
     return points
 
 
+def _composed(
+    loader: CheckedLoader, request: Request, num: int, case: str, overrides: list[str]
+) -> Point:
+    """A point, composed and checked."""
+    try:
+        composed = loader.load_sweep_config(request.config, overrides)
+    except ConfigError as error:
+        raise _in_grid(error, case, request) from error
+    if trains_a_grid(composed):
+        hint = "leave out -m, and give a single value of each setting"
+        raise ConfigError("task", "trains a grid of its own", hint, composed.task.name)
+    return make_point(num, overrides, composed, case)
+
+
+def prepared(request: Request, folder: Path, say: Say) -> Search:
+    """The search that is asked for, or that goes on in its folder, checked.
+
+    Raises:
+        UserError: for what it cannot use.
+    """
+    if request.cases:
+        raise ConfigError(GROUP, AS_IT_GOES, "leave out hydra/sweeper")
+    for key in ("only", "allow_changed_grid") if request.ours else ():
+        if given := getattr(request.settings, key):
+            raise ConfigError(f"hydra.launcher.{key}", AS_IT_GOES, "leave it out", given)
+    started = request.started
+    if started is None and any((folder / name).is_file() for name in (POINTS, STUDY)):
+        started = read_points(folder) if (folder / POINTS).is_file() else Started(folder, [], [])
+    command = [*request.how, *request.command]
+    search = prepare_search(
+        request.config, request.loader, request.axes, command, started, folder, say
+    )
+    refuse_pickled(search, folder, request.typed)
+    return search
+
+
 def refuse_for_chooser(request: Request) -> None:
     """Raise a ConfigError for what does not go with a sweeper that chooses points as it goes."""
-    config, problem = request.config, "is for a grid, and this sweeper chooses points as it goes"
+    config, problem = request.config, AS_IT_GOES
     if request.cases:
         raise ConfigError(GROUP, problem, "leave out hydra/sweeper")
-    hint = "Optuna goes on by itself, with hydra.sweeper.storage and hydra.sweeper.study_name"
+    hint = "it may go on by itself; hydra/sweeper=optuna goes on with this"
     if resume := config.hydra.launcher.get("resume"):
         raise ConfigError("hydra.launcher.resume", problem, hint, resume)
     monitor, key = config.trainer.monitor, "hydra.sweeper.direction"
@@ -209,8 +288,10 @@ def find_equal_points(loader: CheckedLoader, request: Request, points: Sequence[
     def placed(point: Point, error: ConfigError) -> ConfigError:
         return _in_grid(loader.placed(error, point.overrides), point.case, request)
 
-    equal = find_equal(points, placed)
-    for point in points:
+    composed = [point for point in points if point.composed]
+    with counting("comparing points", len(composed)) as count:
+        equal = find_equal(composed, placed, count)
+    for point in composed:
         point.same_as = equal.get(point.num)
 
 
@@ -248,6 +329,8 @@ def _run(
     setup_globals()
     if not _makes_grids(sweeper):
         _write_command(board.folder, request)
+        if session.task.search:
+            session.task.search.board = board
         session.task.board = board  # who launches them finds it there: where a sweeper keeps its
         sweeper.sweep(arguments=request.task)  # launcher is its own affair
         return
@@ -263,6 +346,8 @@ def _run(
                 f"{board.folder}: workers of the sweep that was stopped are still at it; end them"
             )
         board.look_up(board.points)
+        if any(not p.composed and board.status(p.num) in UNDONE for p in points):
+            raise UserError("results went away meanwhile; resume the sweep once more")
         todo = _todo(request, points, board, say)
         run_points(todo, replace(session, settings=request.settings), board)
         return
@@ -341,6 +426,8 @@ def _write_grid(folder: Path, points: Sequence[Point], request: Request) -> None
     if request.cases:
         write_atomically(folder / CASES, request.cases.text)
     write_atomically(folder / POINTS, points_text(points, [*request.how, *request.command]))
+    # which points train alike is known of our launcher's alone
+    write_atomically(folder / SOURCES, request.sources if request.ours else "")
 
 
 def _closing_lines(board: Leaderboard) -> list[str]:

@@ -26,7 +26,7 @@ from lrexp.judge.contenders import Contender, contenders
 from lrexp.judge.ladders import Ladder, tries_words
 from lrexp.runs.run import content, is_sweep, named_folder, read_summary
 from lrexp.runs.scores import Tried, read_tried
-from lrexp.runs.sweep import FAILED, read_grid, read_sweep
+from lrexp.runs.sweep import FAILED, SweepPoint, read_grid, read_sweep
 from lrexp.session.others import refuse_downloads, refuse_other_tries, refuse_others
 from lrexp.session.procedure import (
     Procedure,
@@ -38,7 +38,14 @@ from lrexp.session.procedure import (
 )
 from lrexp.session.sweep import Around, Say
 from lrexp.session.trials import Trials, failures, problems_only, train_cases, train_trials
-from lrexp.session.which_folder import ENDED, has_runs, of_ladders, runs_ended, steps_of
+from lrexp.session.which_folder import (
+    ENDED,
+    has_runs,
+    of_cases,
+    of_ladders,
+    runs_ended,
+    steps_of,
+)
 from lrexp.session.which_lines import (
     climbed_lines,
     looked_lines,
@@ -46,6 +53,7 @@ from lrexp.session.which_lines import (
     progress_line,
     shown_time,
 )
+from lrexp.session.which_search import search
 
 
 @dataclass(frozen=True)
@@ -160,23 +168,35 @@ class _Folders:
 
     def climb(self, ladders: Sequence[Ladder]) -> Sequence[Contender]:
         """See `Bench`."""
+        if self.plan.drawn is not None:
+            return search(self.plan, lambda: read_sweep(self.folder / EXPLORED), self._train)
         folder, plan = self.folder / EXPLORED, self.plan
         found = of_ladders(folder, ladders)
         count = len(plan.seeds) * sum(one.tries for one in ladders)
         if len(found) < count or any(point.status not in ENDED for point in found):
-            axes = ladder_axes(replace(plan, ladders=tuple(ladders)))
-            around = Around(
-                problems_only(self.say), self._refuse_tried, self.begin, failures, self.said
-            )
-            common = [*self._how(), *plan.overrides]
-            with self._timed("rates", folder):
-                train_cases(self.loader, folder, axes, common, around)
+            self._train_tries(ladder_axes(replace(plan, ladders=tuple(ladders))))
             found = of_ladders(folder, ladders)
         try:
             best = contenders(replace(read_sweep(folder), points=tuple(found)))[0]
         except UserError as error:  # too few have a run that finished
             raise RunFailedError(error) from error
         return on_ladders(best, ladders)
+
+    def _train(self, axes: Mapping[str, Sequence[str]]) -> Sequence[SweepPoint]:
+        """The runs of cases, of which those that are not there yet are trained."""
+        found = of_cases(self.folder / EXPLORED, axes)
+        if found is None:
+            self._train_tries(axes)
+            found = of_cases(self.folder / EXPLORED, axes, whole=False)
+        return found or []
+
+    def _train_tries(self, axes: Mapping[str, Sequence[str]]) -> None:
+        folder, common = self.folder / EXPLORED, [*self._how(), *self.plan.overrides]
+        around = Around(
+            problems_only(self.say), self._refuse_tried, self.begin, failures, self.said
+        )
+        with self._timed("rates", folder):
+            train_cases(self.loader, folder, axes, common, around)
 
     def _refuse_tried(self, points: Sequence[Point]) -> None:
         """Raise UserError when a ladder would not go on with the settings that it was begun with,

@@ -22,6 +22,7 @@ from lrexp.judge.ranking import HIGHEST
 from lrexp.runs.sweep import RATE
 from lrexp.session.procedure import FIRST_FRESH, Procedure
 from lrexp.session.request import read_request
+from lrexp.session.which_search import DECAY
 
 BASELINE = "uniform"
 MARGIN = 0.02
@@ -42,6 +43,7 @@ class Asked:
     budget: float | None = None  # runs
     minutes: float | None = None  # or so many minutes
     config_dir: str | None = None
+    tries: int | None = None  # of every policy, drawn by a search; None: ladders
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,14 @@ def plan_which(loader: CheckedLoader, asked: Asked, pace: Callable[[Procedure], 
         raise UserError(f"--policies {policies[0]}: there is nothing to compare it with")
     ladders = [_ladder(policy, config, task, loader) for policy in policies]
     seed = int(config.seed)
+    if asked.tries is not None:
+        decay = float(OmegaConf.select(config, DECAY) or 0.0)
+        decay = 0.0 if any(_key(one) == DECAY for one in task) else decay
+        ladders = [replace(one, drawn=asked.tries, decay=decay) for one in ladders]
+        notes.append(
+            f"Settings were searched: {asked.tries} configurations of each policy were drawn by"
+            f" Optuna (seed {seed}), and the better half went on to each further seed."
+        )
     if config.trainer.threads is None:  # many small runs side by side: more get in each other's way
         task = [*task, ONE_THREAD]
     plan = Procedure(
@@ -97,6 +107,7 @@ def plan_which(loader: CheckedLoader, asked: Asked, pace: Callable[[Procedure], 
         minutes=asked.minutes,
         notes=tuple(notes),
         config_dir=asked.config_dir,
+        drawn=None if asked.tries is None else seed,
     )
     whole = _sized(plan, fitted(ladders, None), seed)
     if asked.minutes is not None:

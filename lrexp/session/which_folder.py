@@ -12,7 +12,7 @@ from lrexp.judge.ladders import Ladder
 from lrexp.runs.reading import json_of
 from lrexp.runs.run import is_sweep
 from lrexp.runs.scores import read_tried
-from lrexp.runs.sweep import DIVERGED, FAILED, FINISHED, SweepPoint, read_sweep
+from lrexp.runs.sweep import DIVERGED, FAILED, FINISHED, SEED, SweepPoint, read_sweep
 
 ENDED = (FINISHED, DIVERGED, FAILED)
 
@@ -48,6 +48,26 @@ def of_ladders(folder: Path, ladders: Sequence[Ladder]) -> list[SweepPoint]:
         if asked and (not key or point.chosen.get(key) in rates):
             found.append(point)
     return list(as_themselves(found))
+
+
+def of_cases(
+    folder: Path, axes: Mapping[str, Sequence[str]], whole: bool = True
+) -> list[SweepPoint] | None:
+    """The points of cases that a sweep has, of the seeds that their axes end with.
+
+    None where one has not ended, if they are to be there as a `whole`.
+    """
+    if not is_sweep(folder):
+        return None
+    seeds = {case: some[-1].partition("=")[2].split(",") for case, some in axes.items()}
+    found = [
+        point
+        for point in read_sweep(folder).points
+        if not point.former and point.chosen.get(SEED) in seeds.get(point.case, ())
+    ]
+    found = list(as_themselves(found))
+    done = sum(point.status in ENDED for point in found)
+    return None if whole and done < sum(map(len, seeds.values())) else found
 
 
 def has_runs(folder: Path, seeds: Mapping[str, Sequence[int]]) -> bool:

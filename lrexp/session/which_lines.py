@@ -35,10 +35,13 @@ def size_lines(plan: Procedure) -> list[str]:
     looks = ", ".join(map(str, size.looks[:-1])) + " and " * (len(size.looks) > 1)
     looks += str(size.looks[-1])
     named = few([one.policy for one in plan.ladders])
+    tried = sum(one.tries for one in plan.ladders)
+    more = f"at most {size.extending} more where a best rate is at an edge"
+    if plan.drawn is not None:
+        more = "the better half of a policy's goes on to each further seed"
     lines = [
         f"       {count} policies ({named}); {plan.baseline} is the baseline",
-        f"rates  {sum(one.tries for one in plan.ladders)} configurations on {seeds}:"
-        f" {size.climbing} runs, at most {size.extending} more where a best rate is at an edge",
+        f"rates  {tried} configurations on {seeds}: {size.climbing} runs, {more}",
         f"looks  each policy's best on {looks} fresh seeds: {count * size.looks[0]} runs, at most"
         f" {count * size.looks[-1]}; what is decided stops",
         f"       in all {size.least} to {_most(plan)} runs; verdict on test"

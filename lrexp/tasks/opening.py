@@ -144,7 +144,7 @@ def run_info(
     told = [f"note   {note}" for note in [*notes, experiment.layers.note] if note]
     if (ranks := trainer.ranks).several:
         told.append(f"ranks  {ranks.world} processes train it together ({ranks.backend})")
-    told += [f"leaks  {line}" for line in (data.leaks.lines() if data.leaks else [])]
+    told += [f"leaks  {line}" for line in (data.leaks.lines() if data.leaks is not None else [])]
     opening = opening_lines(
         config.model.name,
         weights_name(config.model),

@@ -266,8 +266,10 @@ class Training:
         def wandb() -> WandbRecorder:
             return WandbRecorder(settings, self._config.task.name, info)
 
-        if isinstance(settings, Wandb) and (started := add("W&B", wandb)) and not launch.sweep:
-            where = started.where  # a sweep says it once
+        if isinstance(settings, Wandb) and (settings.points == "all" or not launch.sweep):
+            started = add("W&B", wandb)
+            if started and not launch.sweep:
+                where = started.where  # a sweep says it once
         terminal = launch.terminal or (lambda info, steps: ConsoleRecorder(info, steps, where))
         add("terminal", lambda: terminal(info, lambda: self.trainer.step))
 

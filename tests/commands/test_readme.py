@@ -15,6 +15,7 @@ from grid_points import composing
 from PIL import Image
 
 from lrexp.__main__ import main
+from lrexp.grid.search.space import read_space
 
 RUN_ELSEWHERE = ("own_parts.md",)  # tests of their own run these pages' blocks, with their files
 TEXT = "\n".join(page.read_text() for page in WRITTEN if page.name not in RUN_ELSEWHERE)
@@ -38,7 +39,9 @@ def is_a_run(words: tuple[str, ...]) -> bool:
     return not is_verb(words) and not any(w.startswith("--") for w in words)
 
 
-RUNS = [words for words in COMMANDS if is_a_run(words)]
+SEARCH = "hydra/sweeper=optuna"
+SEARCHES = [words for words in COMMANDS if SEARCH in words]
+RUNS = [words for words in COMMANDS if is_a_run(words) and SEARCH not in words]
 ALONE = [words for words in RUNS if "-m" not in words]
 GRIDS = [words for words in RUNS if "-m" in words and "resume" not in str(words)]
 
@@ -96,6 +99,15 @@ def test_a_grid_that_is_shown_is_understood(words: tuple[str, ...], here: Path) 
     with composing() as points:
         found = points(*[re.sub(r"^(seed=\d+),.*", r"\1", word) for word in rest])
     assert len(found) > 1 or cases
+
+
+@pytest.mark.parametrize("words", SEARCHES, ids=" ".join)
+def test_a_search_that_is_shown_is_understood(words: tuple[str, ...], here: Path) -> None:
+    axes = [word for word in words if "=" in word and not word.startswith("hydra")]
+    with composing() as points:
+        for one in (space := read_space(axes, None)).searched:
+            (end, *_) = one.ends
+            assert points(*space.fixed, end)
 
 
 def test_a_mistake_is_shown() -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.data.dataset import Dataset
 from lrexp.data.draws import cut
+from lrexp.data.feeding import free_bytes, left_by_limits
 from lrexp.data.source import Source
 from lrexp.data.transforms import Augment
 
@@ -334,3 +335,32 @@ def test_a_streamed_run_records_the_same_numbers_as_one_in_memory(
             in_memory == "false"
         )
     assert rows["true"] == rows["false"]
+
+
+def test_memory_is_free_within_the_limits_of_a_container(tmp_path: Path) -> None:
+    def group(name: str, limit: str, current: int, cached: int) -> None:
+        folder = tmp_path / "groups" / name
+        folder.mkdir(parents=True)
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{current}\n")
+        (folder / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\n")
+
+    group("job", "1000", 300, 100)
+    group("job/step", "max", 200, 0)
+    group("job/step/task", "250", 260, 0)
+    group("job/other", "1", 1, 0)
+    own = tmp_path / "own"
+    own.write_text("4:memory:/job/other\n0::/job/step/task\n")
+    assert left_by_limits(own, tmp_path / "groups") == [0, 800]
+    own.write_text("0::/job/step\n")
+    assert left_by_limits(own, tmp_path / "groups") == [800]
+    own.write_text("0::/\n")
+    assert left_by_limits(own, tmp_path / "groups" / "job") == [800]  # as a container sees it
+    assert left_by_limits(tmp_path / "none", tmp_path) == []
+
+
+def test_free_memory_heeds_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrexp.data.feeding.left_by_limits", lambda *files: [7, 9])
+    assert free_bytes(torch.device("cpu")) == 7
+    monkeypatch.setattr("lrexp.data.feeding.left_by_limits", lambda *files: [])
+    assert free_bytes(torch.device("cpu")) > 2**20

@@ -390,10 +390,10 @@ def test_bounds_spare_the_search_and_lose_no_finding(
     found = [find_leaks(signatures, np.zeros(900, np.int64), splits)]
     spared, bound = [], leak_bounds.may_be_near
 
-    def counted(*arguments: Any) -> np.ndarray:
-        may = bound(*arguments)
+    def counted(*arguments: Any) -> tuple[np.ndarray, np.ndarray]:
+        may, cut_short = bound(*arguments)
         spared.append(1 - may.mean())
-        return may
+        return may, cut_short
 
     monkeypatch.setattr(leak_bounds, "WORTH_IT", 200)
     monkeypatch.setattr(leak_bounds, "AT_ONCE", 70)
@@ -433,6 +433,7 @@ def test_no_bound_spares_a_near_duplicate(
     monkeypatch.setattr(leak_bounds, "KEPT", kept)
     monkeypatch.setattr(leak_bounds, "WASTED", 1.0)
     monkeypatch.setattr(leak_bounds, "MANY", 0.0)
+    monkeypatch.setattr(leak_bounds, "FIRST", 1)
     monkeypatch.setattr(leak_bounds, "TOGETHER", 8)  # blocks of 64
     monkeypatch.setattr(leak_bounds, "AT_ONCE", 64)
     references, size = directions(1100, SPREADS[spread]), len(SPREADS[spread])
@@ -449,18 +450,85 @@ def test_no_bound_spares_a_near_duplicate(
     best, eighth = every[:, -1], np.maximum(every[:, -8], 0)
     is_near = (best >= 0.9) & (1 - best <= ratio * (1 - eighth))
     asked = thumbnails[1100:], thumbnails, np.arange(1100)
-    may = leak_bounds.may_be_near(*asked, 0.9, ratio)
+    may, cut_short = leak_bounds.may_be_near(*asked, 0.9, ratio)
     assert may[is_near].all()
+    assert not cut_short.any()
     if spread in ("photographs", "noise") and ratio < 1:
         assert 80 < is_near.sum() < 200
         assert len(kept) < 3 or may.sum() < 1.5 * is_near.sum()
+
+
+def many(n: int) -> tuple[Signatures, dict[str, np.ndarray]]:
+    """Noise, a fifth of it in val; the first ten of val are near copies of some in train."""
+    drawn = directions(n, np.ones(32))
+    train, val = np.arange(n // 5, n), np.arange(n // 5)
+    drawn[:10] = 0.99 * drawn[train[:10]] + 0.14 * drawn[:10]
+    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    hashes = np.arange(n).astype("S16")
+    return Signatures(hashes, drawn.astype(np.float16)), {"train": train, "val": val}
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 16, of which an image is compared with all up to 12, with the nearest 4 of more."""
+    for name, value in {"WORTH_IT": 100, "TOGETHER": 4, "FIRST": 2, "ALL": 12}.items():
+        monkeypatch.setattr(leak_bounds, name, value)
+    monkeypatch.setattr(leak_bounds, "NEAREST_IMAGES", 64)
+
+
+def multiplied(n: int, monkeypatch: pytest.MonkeyPatch) -> tuple[float, Leaks]:
+    """Blocks that each image of val was multiplied with by a bound, and what was found."""
+    blocks, multiply = 0, leak_bounds._Bound._multiply
+
+    def counted(self: Any, query: Any, block: Any, within: torch.Tensor, best: Any) -> None:
+        nonlocal blocks
+        blocks += int(within.sum())
+        multiply(self, query, block, within, best)
+
+    signatures, splits = many(n)
+    with monkeypatch.context() as patched:
+        patched.setattr(leak_bounds._Bound, "_multiply", counted)
+        found = find_leaks(signatures, np.zeros(n, np.int64), splits)
+    return blocks / len(splits["val"]), found
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_what_an_image_costs_has_an_end_and_a_search_cut_short_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (all_, few), (before, some), (after, more) = (
+        multiplied(n, monkeypatch) for n in (200, 1000, 4000)
+    )
+    assert not few.cut_short
+    assert all_ > 4 < len(few.near[0].positions)
+    assert "cut_short" not in few.as_dict()
+    assert 0 < after <= before
+    for n, found in ((1000, some), (4000, more)):
+        assert n // 10 < found.cut_short["val"] <= n // 5
+        assert found.as_dict()["cut_short"] == found.cut_short
+        assert found.lines()[-1] == (
+            f"near duplicates of {found.cut_short['val']:,} of {n // 5:,} val images were looked"
+            " for among the 16,384 earlier images that lie nearest, not among all"
+        )
+        assert len(found.near[0].positions) >= 8
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_search_is_not_cut_short_where_what_is_left_out_lies_too_far() -> None:
+    """Sixteen heaps of forty, each far from the others."""
+    axes = np.concatenate([np.eye(8), -np.eye(8)]).repeat(40, 0)
+    drawn = axes + np.random.default_rng(0).normal(0, 0.05, axes.shape)
+    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    signatures = Signatures(np.arange(640).astype("S16"), drawn.astype(np.float16))
+    splits = {"train": np.flatnonzero(np.arange(640) % 40), "val": np.arange(0, 640, 40)}
+    assert not find_leaks(signatures, np.zeros(640, np.int64), splits).cut_short
 
 
 def test_no_query_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leak_bounds, "WORTH_IT", 1)
     thumbnails = directions(9, np.ones(8)).astype(np.float16)
     asked = thumbnails[:0], thumbnails, np.arange(9)
-    assert not len(leak_bounds.may_be_near(*asked, 0.9, 0.25))
+    assert [len(found) for found in leak_bounds.may_be_near(*asked, 0.9, 0.25)] == [0, 0]
 
 
 @pytest.mark.parametrize("width", [40, 512, 513, 2048])

@@ -12,7 +12,7 @@ from grid_points import composing
 from lrexp.config.compose import CheckedLoader
 from lrexp.config.errors import UserError
 from lrexp.grid.points.point import POINTS, Point, points_text, read_points
-from lrexp.grid.points.resume import numbered_as, set_aside
+from lrexp.grid.points.resume import numbered_as, set_aside, settled
 from lrexp.session.request import read_request
 
 
@@ -67,6 +67,31 @@ def test_a_sweep_older_than_a_setting_goes_on_where_it_says_nothing(
     assert [p.num for p in numbered_as(started, points("seed=0,1"), False)] == [0, 1]
     with pytest.raises(UserError, match=r'stop_on was null and is \["collapsed"\]'):
         numbered_as(started, points("seed=0,1", "trainer.stop_on=[collapsed]"), False)
+
+
+def test_points_with_a_result_stay_as_they_are(points: Callable[..., Any], tmp_path: Path) -> None:
+    found = points("lr_policy=uniform,layerwise_decay", "seed=0,1,2")
+    text = points_text(found, ["seed=0,1,2"])
+    (tmp_path / POINTS).write_text(text)
+    started = read_points(tmp_path)
+    ended = {0: "finished", 4: "diverged", 5: "failed"}
+    known = settled(started, lambda num: ended.get(num, "missing"))
+    assert [point.num for point in known.values()] == [0, 4]
+    mixed = [known.get((p.case, tuple(p.overrides)), p) for p in found]
+    again = numbered_as(started, mixed, False)
+    assert [point.num for point in again if not point.composed] == [0, 4]
+    assert again[4] is started.points[4]
+    assert points_text(again, started.command) == text
+
+
+def test_points_that_others_may_train_as_are_composed_again(
+    points: Callable[..., Any], tmp_path: Path
+) -> None:
+    found = points("seed=0,1,2,3")
+    found[1].same_as, found[2].former = 0, True
+    (tmp_path / POINTS).write_text(points_text(found, []))
+    known = settled(read_points(tmp_path), lambda num: "finished")
+    assert [point.num for point in known.values()] == [3]
 
 
 def request(*overrides: str) -> Any:

@@ -113,6 +113,40 @@ def test_what_failed_alone_is_run_again(whole: tuple[Path, str], tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_what_has_a_result_is_composed_again_only_where_files_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lrexp.config.compose import CheckedLoader
+
+    composed, original = list[list[str]](), CheckedLoader.load_sweep_config
+
+    def load_sweep_config(self: CheckedLoader, master: Any, overrides: list[str]) -> Any:
+        composed.append(overrides)
+        return original(self, master, overrides)
+
+    monkeypatch.setattr(CheckedLoader, "load_sweep_config", load_sweep_config)
+    own = tmp_path / "own" / "optimizer" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("defaults: [sgd, _self_]\nmomentum: 0.5\n")
+    grid = [*SMOKE, "optimizer=mine", "seed=0,1,2", "trainer.epochs=0", SERIAL]
+    words = ["--config-dir", "own", "-m", *grid, "hydra.sweep.dir=sweep"]
+    assert main_in(tmp_path, *words) == 0
+    assert len(composed) == 3
+    before = (tmp_path / "sweep" / "points.json").read_text()
+    (tmp_path / "sweep" / "1_seed_1" / "summary.json").unlink()
+    composed.clear()
+    again = ["-m", "hydra.launcher.resume=sweep"]
+    assert main_in(tmp_path, *again) == 0
+    assert [one[-2] for one in composed] == ["seed=1"]
+    assert "2 points are done, 1 to run" in capsys.readouterr().out
+    assert (tmp_path / "sweep" / "points.json").read_text() == before
+    assert {found["status"] for found in summaries(tmp_path / "sweep").values()} == {"finished"}
+    own.write_text("defaults: [sgd, _self_]\nmomentum: 0.6\n")
+    assert main_in(tmp_path, *again) == 2
+    assert "optimizer.momentum was 0.5 and is 0.6" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_another_grid_is_refused_unless_allowed(whole: tuple[Path, str], tmp_path: Path) -> None:
     sweep, _ = whole
     grid = ["-m", *SMOKE, "seed=1,0,2", *GRID, f"hydra.launcher.resume={sweep}"]

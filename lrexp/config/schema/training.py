@@ -290,6 +290,7 @@ class Wandb:
     mode: str = choice("auto", "online", "offline", "disabled")
     artifacts: str = choice("auto", "best", "last", "none")
     details: str = choice("auto", "all", "none")
+    points: str = choice("all", "best", "none", neutral="all")
 
 
 @dataclass

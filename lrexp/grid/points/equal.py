@@ -12,8 +12,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lrexp.config.check import check
-from lrexp.config.compose import without_hydra
+from lrexp.config.check import check_values
+from lrexp.config.compose import hydra_aside
 from lrexp.config.errors import ConfigError
 from lrexp.config.schema import OPTIONS, Config, chosen_option, load, meaning_of, option_of
 from lrexp.config.schema.rates import LibraryOptimizer
@@ -27,6 +27,7 @@ MAX_STEPS = 100_000  # a longer schedule is compared by its settings: its table 
 def find_equal(
     points: Sequence[Point],
     placed: Callable[[Point, ConfigError], ConfigError] = lambda point, error: error,
+    count: Callable[[], object] = lambda: None,
 ) -> dict[int, int]:
     """Number of a point → number of the first point that trains alike.
 
@@ -36,7 +37,7 @@ def find_equal(
     network without values. What cannot be built so is compared setting by setting.
 
     Every point also learns what points that may train together have in common (`Point.alike`),
-    and how long it takes beside others (`Point.work`).
+    and how long it takes beside others (`Point.work`). `count` is called after each of them.
 
     Raises:
         ConfigError: for a point whose network, plan or schedule cannot be built; `placed` puts it.
@@ -54,6 +55,7 @@ def find_equal(
                 raise placed(point, error) from error
             if first.setdefault(training, point.num) != point.num:
                 equal[point.num] = first[training]
+            count()
     finally:
         logging.disable(before)
     return equal
@@ -99,7 +101,8 @@ def _compared(point: Point, shared: dict[str, Any]) -> tuple[str, str, float]:
     """Digests of all that a point's training depends on and of what it shares with a stack; its
     work."""
     composed = point.config
-    _, config = check(without_hydra(composed))
+    with hydra_aside(composed):
+        config = check_values(composed)
     settings = asdict(config)
     del settings["run_id"], settings["name"]
     try:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.variables import check_read
 from lrexp.folder.layout import EARLIER, LEADERBOARD, POINTS, SUMMARY
+from lrexp.grid.search.settings import OF_SEARCH
 from lrexp.grid.settings import OF_LAUNCHER
 from lrexp.judge.words import in_short
 from lrexp.runs import run as run_folder
@@ -25,8 +26,8 @@ from lrexp.runs.run import flat
 from lrexp.runs.sweep import DAMAGED, MISSING, read_grid
 
 CHOSEN = (
-    "its points were chosen as it went: its sweeper may go on by itself, as Optuna does with"
-    " hydra.sweeper.storage and hydra.sweeper.study_name"
+    "its points were chosen as it went, and its sweeper may go on by itself; hydra/sweeper=optuna"
+    " goes on with this"
 )
 
 
@@ -38,7 +39,7 @@ class Point:
     overrides: list[str]  # all of them, those common to every point too
     settings: dict[str, Any]  # dotted key → resolved value, without run_id
     folder: str  # its name below the sweep's
-    composed: bytes  # the pickled config with its hydra section
+    composed: bytes  # the pickled config with its hydra section; b"" of one that is not run
     case: str = ""
     same_as: int | None = None  # number of an earlier point that trains alike: runs in its place
     former: bool = False  # a changed grid went on without it
@@ -47,6 +48,7 @@ class Point:
     note: str = ""  # for its log: why it is run as it is
     # steps of the stopped run in its folder, which goes on; None: it begins
     reached: int | None = None
+    trial: int | None = None  # of a search: the number of the trial that it is a run of
 
     @property
     def config(self) -> DictConfig:
@@ -123,6 +125,7 @@ def points_text(points: Sequence[Point], command: Sequence[str]) -> str:
             "overrides": p.overrides,
             "differs": {k: v for k, v in p.settings.items() if k not in base or base[k] != v},
             "lacks": [key for key in base if key not in p.settings],
+            **({} if p.trial is None else {"trial": p.trial}),
         }
         for p in points
     ]
@@ -158,7 +161,15 @@ def read_points(folder: Path) -> Started:
         raise UserError(f"{file} cannot be read: {said}")
     points = [
         Point(
-            p.num, list(p.overrides), dict(p.settings), p.folder, b"", p.case, p.same_as, p.former
+            p.num,
+            list(p.overrides),
+            dict(p.settings),
+            p.folder,
+            b"",
+            p.case,
+            p.same_as,
+            p.former,
+            trial=p.trial,
         )
         for p in listed
     ]
@@ -166,7 +177,9 @@ def read_points(folder: Path) -> Started:
         if leads_out(folder / place, folder):
             raise UserError(f"{folder / place} is a link that leads out of the sweep's folder")
     for override in command:
-        if re.match(r"[+~]*hydra[./@=]", override) and not OF_LAUNCHER.fullmatch(override):
+        if re.match(r"[+~]*hydra[./@=]", override) and not (
+            OF_LAUNCHER.fullmatch(override) or OF_SEARCH.fullmatch(override)
+        ):
             raise UserError(f"{file}: {override} is no setting of an experiment")
         try:
             check_read(*override.partition("=")[::2])

@@ -41,20 +41,49 @@ def sweep_folder(name: str) -> Path:
     return path.resolve()
 
 
+Settled = dict[tuple[str, tuple[str, ...]], Point]  # by case and overrides
+
+
+def settled(started: Started, status: Callable[[int], str]) -> Settled:
+    """The points of a sweep that have a result and need not be composed again.
+
+    Only where everything that is composed from is as it was: then the same overrides come to the
+    settings that points.json has. A point that others train alike, or that trains as another does,
+    is not among them: whether they do is found out anew, by what builds plans today.
+
+    Args:
+        started: the sweep.
+        status: of a point, by its number.
+    """
+    alike = {point.same_as for point in started.points}
+    return {
+        (point.case, tuple(point.overrides)): point
+        for point in started.points
+        if not point.former
+        and point.same_as is None
+        and point.num not in alike
+        and point.settings.get("task.name") == "train"
+        and status(point.num) not in UNDONE
+    }
+
+
 def numbered_as(started: Started, points: Sequence[Point], allow_changed: bool) -> list[Point]:
     """The points with the numbers and folders that they had when the sweep was started.
 
-    New points come after all others. Those of the start that are no longer asked for become former
+    New points come after all others; those that are settled are the start's own, and stay as they
+    are. Those of the start that are no longer asked for become former
     ones, which are not missed when the sweep is resumed again.
 
     Raises:
         UserError: when the grid has changed and may not; it names what has.
     """
+    kept = {id(point) for point in points}
     old: dict[str, list[Point]] = {}
     for point in started.points:
-        old.setdefault(_identity(point), []).append(point)
-    new = []
-    for point in points:
+        if id(point) not in kept:
+            old.setdefault(_identity(point), []).append(point)
+    kept, new = {id(point) for point in started.points}, []
+    for point in (point for point in points if id(point) not in kept):
         same = old.get(_identity(point))
         if same:
             first = same.pop(0)
@@ -214,8 +243,11 @@ def _identity(point: Point) -> str:
 
 
 def _said(point: Point) -> dict[str, Any]:
-    """Settings but for those that say nothing, which points of older sweeps may lack."""
-    return {key: value for key, value in point.settings.items() if not says_nothing(key, value)}
+    """Settings but for those that say nothing, which points of older sweeps may lack, and for what
+    is decided once the grid has ended."""
+    said = {key: value for key, value in point.settings.items() if not says_nothing(key, value)}
+    said.pop("logger.points", None)
+    return said
 
 
 def _renumber(point: Point, num: int, folder: str | None) -> None:

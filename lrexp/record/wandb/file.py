@@ -70,6 +70,11 @@ def epochs(file: Path) -> set[int]:
     }
 
 
+def has_ended(file: Path) -> bool:
+    """Whether the run was brought to its end, with its summary and how it ended."""
+    return any(record.WhichOneof("record_type") == "exit" for record in records(file))
+
+
 def run_record(file: Path) -> Any:
     """What a file says of its run: id, project, entity, group, names, tags; empty if it does not.
 

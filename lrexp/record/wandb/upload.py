@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrexp.config.errors import UserError
-from lrexp.config.schema.training import Wandb
 from lrexp.folder.claim import in_use
 from lrexp.folder.layout import WANDB
-from lrexp.record.recorders import RunInfo
 from lrexp.record.wandb.allowed import MOST_BYTES, destinations, neutral_folder, why_not
 from lrexp.record.wandb.client import not_arrived, taken, why_offline
 from lrexp.record.wandb.file import (
@@ -34,8 +32,9 @@ from lrexp.record.wandb.file import (
     uploading,
 )
 from lrexp.record.wandb.recorder import WandbRecorder
+from lrexp.record.wandb.saved import saved_info, saved_settings
 from lrexp.runs.reading import refuse_links
-from lrexp.runs.run import Run, is_sweep, read_run
+from lrexp.runs.run import is_sweep, read_run
 
 QUIET_S = 600  # an upload that marks no run as done for so long is given up
 
@@ -200,11 +199,10 @@ def _lacks(file: Path) -> str:
 def _send_folder(file: Path) -> str:
     """Send what W&B lacks of a run from its folder; returns what it lacks then."""
     run = read_run(_run_folder(file))
-    fields = ("name", "project", "entity", "group", "tags", "notes", "mode", "artifacts", "details")
-    defaults = {"details": "auto"}  # of runs that were recorded before there was the setting
-    settings = Wandb(**{name: (defaults | run.config["logger"])[name] for name in fields})
+    sweep = run.folder.parent.name if is_sweep(run.folder.parent) else None
     try:
-        recorder = WandbRecorder(settings, "train", _info(run), again=file)
+        info = saved_info(run, sweep)
+        recorder = WandbRecorder(saved_settings(run), "train", info, again=file)
         recorder.finish(run.summary)
     except Exception as error:  # whatever the client says
         return str(error).splitlines()[0]
@@ -212,22 +210,6 @@ def _send_folder(file: Path) -> str:
         for one in runs_below(run.folder, run_record(file).run_id):
             _mark_sent(one)
     return recorder.lacks
-
-
-def _info(run: Run) -> RunInfo:
-    """What a recorder is told of a run that is over."""
-    return RunInfo(
-        folder=run.folder,
-        run_id=str(run.summary.get("run_id")),
-        title="",
-        sweep=run.folder.parent.name if is_sweep(run.folder.parent) else None,
-        config=run.config,
-        config_id=str(run.summary.get("config_id")),
-        steps=0,
-        monitor=run.config["trainer"]["monitor"],
-        opening=[],
-        earlier=run.rows,
-    )
 
 
 def _mark_sent(file: Path) -> None:

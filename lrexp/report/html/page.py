@@ -38,6 +38,7 @@ tags: Any = (
 T = TypeVar("T")
 
 MARK = "<code>lrexp report FOLDER</code>"  # in every page: what has it may be written anew
+MOST_ROWS = 500  # of a table of items: more take long to lay out, and nobody reads them here
 # Of tables on paper: the width of a page and sizes of letters in points, the widths of a letter and
 # of what is free beside a column in sizes of letters, and letters of a word that may be broken.
 PAPER_WIDTH, PAPER_POINTS, LEAST_POINTS, LETTER, BETWEEN, LONGEST = 480, 8, 5, 0.62, 1.15, 40
@@ -179,7 +180,7 @@ def table(columns: Sequence[Column | str], rows: Sequence[Sequence[Any]], **how:
             is missing comes last either way.
         how: sortable (True): headings are buttons; search (False): a field above shows only the
             rows that contain what is typed; caption (""): above the table; tall (False): keep all
-            rows in sight instead of scrolling inside a box when there are many.
+            rows in sight instead of scrolling inside a box when there are many; under (""): below.
     """
     heads = [column if isinstance(column, Column) else Column(column) for column in columns]
     cells = [list(map(_cell, row)) for row in rows]
@@ -202,16 +203,21 @@ def _points_on_paper(heads: Sequence[Column], rows: Sequence[Sequence[Cell]]) ->
 def table_of(
     columns: Iterable[tuple[Column, Callable[[T], Any]] | Literal[False]],
     items: Sequence[T],
+    all_in: str | Markup = "",
     **how: Any,
 ) -> Markup:
     """A table with a row per item: of every column its heading and what makes its cells.
 
-    A column that is False is left out.
+    A column that is False is left out. Where `all_in` names what has all items, no more than
+    MOST_ROWS are shown, and a line below says so.
     """
     kept = [column for column in columns if column]
-    return table(
-        [head for head, _ in kept], [[cell(one) for _, cell in kept] for one in items], **how
-    )
+    shown = items[:MOST_ROWS] if all_in else items
+    if left := len(items) - len(shown):
+        said = f"The first {len(shown):,} rows; {left:,} more are left out. All are in "
+        how["under"] = join(said, all_in, ".")
+    rows = [[cell(one) for _, cell in kept] for one in shown]
+    return table([head for head, _ in kept], rows, **how)
 
 
 def _cell(value: Any) -> Cell:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -38,6 +39,11 @@ class Exploration:
     def best(self) -> Configuration:
         """The first."""
         return self.ranked[0]
+
+    @cached_property
+    def rates_differ(self) -> bool:
+        """Whether there is more than one rate among all configurations."""
+        return len({one.rate for one in self.ranked}) > 1
 
 
 def explore(sweep: Sweep) -> Exploration:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from lrexp.report.figure import Axis, Chart, Figure, HeatMap, Series, evenly
 from lrexp.report.html.page import tags
 from lrexp.report.plots import PAGE, write_plots
 from lrexp.report.sweep.maps import heat_figures
-from lrexp.report.sweep.styles import line_names, line_styles
+from lrexp.report.sweep.styles import MANY, Style, line_names, line_styles
 from lrexp.report.sweep.words import (
     counted,
     href_of,
@@ -43,6 +44,9 @@ MOST_CHARTS = 24  # small ones
 MOST_EPOCHS = 60  # of one curve in a small chart
 MOST_ROWS = 60  # of dots
 MOST_GROUPS = 8  # on paper: lines that can be told apart
+MOST_DOTS = 2000  # of one figure
+MOST_LINES = 40  # over the rate, of more than MANY points
+MOST_PLACES = 60  # of a line over the rate, of more than MANY points
 SHAPES = {"cross": "diverged", "arrow": "beyond the axis"}
 
 
@@ -78,7 +82,8 @@ def rates_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
     if any(one.worth.n and not one.whole for one in ranked):
         parts.append("Pale lines lead to means of fewer seeds.")
     names = line_names(sweep, ranked)
-    if len({(names[one.rank], one.variant) for one in ranked}) > len(set(names.values())):
+    variants = {(names[one.rank], one.variant) for one in ranked}
+    if len(sweep.tried) <= MANY and len(variants) > len(set(names.values())):
         parts.append("Pale, too, are other numbers tried under the same name.")
     if any(one.own_rate for one in ranked):
         parts.append("Whoever sets rates of its own stands at its highest.")
@@ -86,13 +91,20 @@ def rates_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
 
 
 def rate_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> dict[str, Chart]:
-    """`monitor` and `gap` over the rate: means as lines, seeds as dots, the best ringed."""
+    """`monitor` and `gap` over the rate: means as lines, seeds as dots, the best ringed.
+
+    Of more than MANY points see `envelope`.
+    """
+    names, styles = line_names(sweep, ranked), line_styles(sweep, ranked)
+    large, unplaced = len(sweep.tried) > MANY, sum(one.rate is None for one in ranked)
+    several = len({names[one.rank] for one in ranked}) > MOST_SHOWN
+    ranked = envelope(ranked, names) if large else ranked
     rates = sorted({one.rate for one in ranked if one.rate is not None})
-    unplaced = sum(one.rate is None for one in ranked)
     notes = [
         f"The best {MOST_SHOWN} are drawn; a click on another name draws that one too."
-        if len(set(line_names(sweep, ranked).values())) > MOST_SHOWN
+        if several
         else "",
+        "Of so many points the best of each name at each rate is drawn." if large else "",
         f"{unplaced} configurations have no rate to stand at." if unplaced else "",
     ]
     gap_note = (
@@ -114,7 +126,7 @@ def rate_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> dict[str, Cha
                 between = (low * (low / high) ** 0.06, high * (high / low) ** 0.06)
         made["monitor" if is_monitor else "gap"] = Chart(
             f"Learning rate against {name}",
-            _rate_series(sweep, ranked, key, (low, high)),
+            _rate_series(sweep, ranked, key, (low, high), names, styles),
             Axis("learning rate", log=True, ticks=rates if len(rates) <= 14 else ()),
             Axis(
                 key,
@@ -132,18 +144,41 @@ def rate_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> dict[str, Cha
     return made
 
 
+def envelope(ranked: Sequence[Configuration], names: Mapping[int, str]) -> list[Configuration]:
+    """Of each of the best MOST_LINES lines the best configuration at each rate, as one line.
+
+    Of more rates than MOST_PLACES the best in each part of the axis, which is divided evenly by
+    the logarithm; the best of a line is always among them.
+    """
+    shown = set(list(dict.fromkeys(names[one.rank] for one in ranked))[:MOST_LINES])
+    rates = sorted({one.rate for one in ranked if one.rate})
+    parts: dict[float | None, float | None] = {rate: rate for rate in rates}
+    if len(rates) > MOST_PLACES:
+        span = math.log(rates[-1] / rates[0])
+        parts = {rate: int(MOST_PLACES * math.log(rate / rates[0]) / span) for rate in rates}
+    kept: dict[tuple[str, float | None], Configuration] = {}
+    for one in ranked:  # the best comes first
+        if names[one.rank] in shown and one.rate:
+            kept.setdefault((names[one.rank], parts[one.rate]), replace(one, variant=""))
+    return list(kept.values())
+
+
 def _rate_series(
-    sweep: Sweep, ranked: Sequence[Configuration], key: str, between: tuple[float, float]
+    sweep: Sweep,
+    ranked: Sequence[Configuration],
+    key: str,
+    between: tuple[float, float],
+    names: Mapping[int, str],
+    styles: Mapping[str, Style],
 ) -> list[Series]:
     """Mean lines, seeds as dots, what went over the edge, and a ring at the best of each group."""
     worst = "bottom" if sweep.sign == -1 and key == sweep.monitor else "top"
-    names, styles = line_names(sweep, ranked), line_styles(sweep, ranked)
     shown = list(dict.fromkeys(names[one.rank] for one in ranked))  # best first
     drawn = sorted(lines(ranked).values(), key=lambda some: shown.index(names[some[0].rank]))
     won = no_winner(sweep.tried) is None
     made: list[Series] = []
     rings: list[Series] = []
-    last = None
+    last, most = None, _most_dots(ranked)
     for some in drawn:
         name = names[some[0].rank]
         leads, last, late = name != last, name, shown.index(name) >= MOST_SHOWN
@@ -152,7 +187,7 @@ def _rate_series(
         placed = [(c.rate, c) for c in some if c.rate is not None]
         known = [(rate, c) for rate, c in placed if c.over_seeds(key).n]
         made += _mean_lines(known, key, style | {"dash": dash}, leads)
-        made += _seed_dots(placed, key, between, worst, style | {"faint": not leads})
+        made += _seed_dots(placed, key, between, worst, most, style | {"faint": not leads})
         if leads and known and not late and won:
             rate, best = min(known, key=lambda pair: pair[1].rank)
             mean = best.over_seeds(key).mean
@@ -191,12 +226,15 @@ def _seed_dots(
     key: str,
     between: tuple[float, float],
     worst: str,
+    most: int,
     style: dict[str, Any],
 ) -> list[Series]:
-    """Every seed: in its place, as an arrow beyond the axis, or as a cross where it diverged."""
+    """Every seed, or `most` of each: in its place, as an arrow beyond the axis, or as a cross where
+    it diverged."""
     low, high = between
-    found = [(rate, c, p, p.best[key]) for rate, c in placed for p in c.finished(key)]
-    diverged = [(r, c, p, None) for r, c in placed for p in c.points if p.status == DIVERGED]
+    found = [(r, c, p, p.best[key]) for r, c in placed for p in evenly(c.finished(key), most)]
+    failed = [(c, [p for p in c.points if p.status == DIVERGED]) for _, c in placed]
+    diverged = [(c.rate, c, p, None) for c, some in failed for p in evenly(some, most)]
     sets: list[tuple[list[Any], dict[str, Any]]] = [
         ([one for one in found if low <= one[3] <= high], {}),
         ([one for one in found if one[3] > high], {"edge": "top", "shape": "arrow"}),
@@ -216,6 +254,12 @@ def _seed_dots(
         for some, how in sets
         if some
     ]
+
+
+def _most_dots(drawn: Sequence[Configuration]) -> int:
+    """Of each configuration, that a figure has no more than MOST_DOTS where there are more."""
+    total = sum(len(one.points) for one in drawn)
+    return total if total <= MOST_DOTS else max(2, MOST_DOTS // len(drawn))
 
 
 def curves_lead(sweep: Sweep, ranked: Sequence[Configuration]) -> str:
@@ -312,7 +356,7 @@ def dot_rows(sweep: Sweep, ranked: Sequence[Configuration]) -> Markup:
         return Markup()
     low, high = min(values), max(values)
     room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
-    share = is_share(monitor)
+    share, most = is_share(monitor), _most_dots(drawn)
     names, styles = line_names(sweep, ranked), line_styles(sweep, ranked)
 
     def at(value: float) -> str:
@@ -322,7 +366,7 @@ def dot_rows(sweep: Sweep, ranked: Sequence[Configuration]) -> Markup:
     for one in drawn:
         places = [
             (at(value), href_of(p), f"{point_label(one, p)}: {value_text(value, share, 4)}")
-            for p in one.finished(monitor)
+            for p in evenly(one.finished(monitor), most)
             for value in [p.best[monitor]]
         ]
         if one.worth.n > 1:  # the mean, which leads nowhere

@@ -292,7 +292,7 @@ def _named(explored: Exploration, one: Configuration) -> str:
     A rate that all have goes without saying.
     """
     name = " ".join(filter(None, (one.group, one.variant)))
-    if one.rate is None or len({each.rate for each in explored.ranked}) < 2:
+    if one.rate is None or not explored.rates_differ:
         return name
     own = f" (its own rates, up to {one.rate:.4g})"
     return f"{name}{own}" if one.own_rate else f"{name} at lr {one.rate:.4g}"

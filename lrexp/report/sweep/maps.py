@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from lrexp.judge.cross_tables import CrossTable, cross_tables
 from lrexp.judge.ranking import Configuration
 from lrexp.judge.words import best_is, is_share
 from lrexp.report.figure import HeatMap
-from lrexp.report.sweep.styles import line_names
+from lrexp.report.sweep.styles import MANY, line_names
 from lrexp.report.sweep.words import counted, mean_label
 from lrexp.runs.sweep import RATE, Sweep
 
 MOST_RATES = 30  # columns that can be read
+MOST_LINES = 200  # rows
+MOST_CELLS = 12_000  # of all maps over two settings, of more than MANY points
 BEST_OF_THOSE = "Each cell is the best of those at its rate."
 HATCHED = "Hatched: no point finished or none was tried."
 
@@ -23,8 +26,14 @@ def heat_lead(sweep: Sweep) -> str:
 
 
 def heat_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> list[HeatMap]:
-    """A map per group over two swept numbers, all on one scale of colours."""
+    """A map per group over two swept numbers, all on one scale of colours.
+
+    Of more than MANY points as many maps as have MOST_CELLS in all.
+    """
     tables = cross_tables(sweep, ranked)
+    if len(sweep.tried) > MANY:
+        sizes = accumulate(len(one.xs) * len(one.ys) for one in tables)
+        tables = [one for one, size in zip(tables, sizes, strict=True) if size <= MOST_CELLS]
     values = [c.worth.mean for t in tables for row in t.cells for c in row if c and c.worth.n]
     if not values:
         return []
@@ -34,10 +43,11 @@ def heat_figures(sweep: Sweep, ranked: Sequence[Configuration]) -> list[HeatMap]
 def rate_map(sweep: Sweep, ranked: Sequence[Configuration]) -> HeatMap | None:
     """Every line of the figure over the rate as a row: the best that it was at each rate.
 
-    None where there is one line or one rate, and where there are too many rates to read.
+    The best MOST_LINES lines; None where there is one line or one rate, and where there are too
+    many rates to read.
     """
     names = line_names(sweep, ranked)
-    rows = list(dict.fromkeys(names[one.rank] for one in ranked))
+    rows = list(dict.fromkeys(names[one.rank] for one in ranked))[:MOST_LINES]
     rates = sorted({one.rate for one in ranked if one.rate is not None})
     if len(rows) < 2 or not 1 < len(rates) <= MOST_RATES:
         return None

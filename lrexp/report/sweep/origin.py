@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 from markupsafe import Markup
 
+from lrexp.config.errors import UserError
 from lrexp.config.names import shown_path
 from lrexp.folder.layout import (
     LEADERBOARD,
@@ -35,8 +37,12 @@ from lrexp.runs.sweep import (
     STATUSES,
     Sweep,
     SweepPoint,
+    read_leaderboard,
     swept_keys,
 )
+
+MOST_NAMED = 40  # points in a sentence
+MOST_LINKED = 200  # points in a cell
 
 
 def unfinished(sweep: Sweep) -> Markup:
@@ -55,35 +61,57 @@ def unfinished(sweep: Sweep) -> Markup:
         (Column("why"), lambda p: Cell(element("span", p.why or "–", "why"), p.why)),
     ]
     how = {"search": len(bad) > 12, "caption": "points that did not finish"}
-    parts = [table_of(columns, bad, **how)] if bad else []
+    parts = [table_of(columns, bad, link(POINTS_TABLE, POINTS_TABLE), **how)] if bad else []
     for status, said in ((MISSING, "never started"), (EQUAL, "equal to another point, not run")):
         these = [p for p in sweep.points if p.status == status]
         shown = "; ".join(
             f"{p.num} {named(p)}" + (f" (as {p.same_as})" if p.same_as is not None else "")
-            for p in these[:40]
+            for p in these[:MOST_NAMED]
         )
-        more = f" and {len(these) - 40} more" if len(these) > 40 else ""
+        more = f" and {len(these) - MOST_NAMED} more" if len(these) > MOST_NAMED else ""
         if these:
             what = element("b", f"{len(these)} {said}: ")
             parts.append(element("p", join(what, f"{shown}{more}.")))
     return join(*parts)
 
 
+def mattered(sweep: Sweep) -> Markup:
+    """How much each setting of a search set good trials apart; nothing for other sweeps."""
+    try:
+        found: Any = (read_leaderboard(sweep.folder) or {}).get("importance")
+        shares = {str(key): float(share) for key, share in found["settings"].items()}
+        said = f"PED-ANOVA: what sets the best {found['best']} of {found['trials']} trials apart."
+    except (UserError, TypeError, KeyError, ValueError, AttributeError):
+        return Markup()
+    columns = [
+        (Column("setting"), lambda key: key),
+        (Column("share", number=True), lambda key: Cell(f"{100 * shares[key]:.0f} %", shares[key])),
+    ]
+    return table_of(columns, list(shares), caption=said)
+
+
 def remarks(sweep: Sweep) -> Markup:
     """Every remark once, with the points that it was made on."""
-    made = dict.fromkeys(remark for point in sweep.tried for remark in point.remarks)
-    on = {remark: [point for point in sweep.tried if remark in point.remarks] for remark in made}
+    tried = sweep.tried
+    on: dict[str, list[SweepPoint]] = {}
+    for point in tried:
+        for remark in dict.fromkeys(point.remarks):
+            on.setdefault(remark, []).append(point)
 
     def named(remark: str) -> Cell:
-        if len(on[remark]) == len(sweep.tried):
+        these = on[remark]
+        if len(these) == len(tried):
             return Cell("all", -1)
-        return Cell(Markup(" ").join(map(link_to, on[remark])), on[remark][0].num)
+        links = Markup(" ").join(map(link_to, these[:MOST_LINKED]))
+        more = f" and {len(these) - MOST_LINKED} more" if len(these) > MOST_LINKED else ""
+        return Cell(links + more, these[0].num)
 
     columns = [
         (Column("remark"), lambda remark: Cell(element("span", remark, "why"), remark)),
         (Column("points"), named),
     ]
-    return table_of(columns, list(made), caption="remarks") if made else Markup()
+    how = {"caption": "remarks"}
+    return table_of(columns, list(on), "summary.json of the points", **how) if on else Markup()
 
 
 def origin(sweep: Sweep) -> Markup:

@@ -14,7 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lrexp.folder.files import refuse_foreign, write_atomically
-from lrexp.folder.layout import REPORT
+from lrexp.folder.layout import LEADERBOARD_TABLE, REPORT
 from lrexp.judge.exploring import Standing
 from lrexp.judge.ranking import Configuration, Group, compared_by, has_rate_axis
 from lrexp.judge.verdicts import counted_kinds
@@ -29,6 +29,7 @@ from lrexp.report.html.page import (
     duration,
     element,
     join,
+    link,
     number,
     page,
     plus_minus,
@@ -47,7 +48,7 @@ from lrexp.report.sweep.figures import (
 )
 from lrexp.report.sweep.headline import headline, interval_text
 from lrexp.report.sweep.maps import heat_figures, heat_lead, rate_map
-from lrexp.report.sweep.origin import origin, points_have, remarks, unfinished
+from lrexp.report.sweep.origin import mattered, origin, points_have, remarks, unfinished
 from lrexp.report.sweep.parallel import parallel_figure, parallel_lead
 from lrexp.report.sweep.words import counted, link_to, plural, value_text, worth_text
 from lrexp.runs.sweep import (
@@ -101,6 +102,7 @@ def sweep_page(explored: Exploration) -> str:
         Section("Leaderboard", leaderboard_table(sweep, ranked), _board_lead(sweep, ranked)),
         Section("Two settings", tags.grid(settings, 380), heat_lead(sweep)),
         Section("All settings", join(*together), parallel_lead(sweep)),
+        Section("What mattered", mattered(sweep)),
         Section("Curves", tags.grid(curves, 270), curves_lead(sweep, ranked)),
         Section("Not finished" if sweep.unfinished else "Equal points", unfinished(sweep)),
         Section("Remarks", remarks(sweep), "What points were told before their first step."),
@@ -240,7 +242,8 @@ def _group_table(explored: Exploration, word: str) -> Markup:
         ),
         unfinished and (Column("not finished"), lambda g: _ends(g.counts)),
     ]
-    return table_of(columns, found, caption=caption, tall=True)
+    board = link(LEADERBOARD_TABLE, LEADERBOARD_TABLE)
+    return table_of(columns, found, board, caption=caption, tall=True)
 
 
 def _measures(measured: Any) -> list[Any]:
@@ -367,7 +370,8 @@ def leaderboard_table(sweep: Sweep, ranked: Sequence[Configuration]) -> Markup:
             lambda one: Cell(Markup(" ").join(map(link_to, one.points)), one.points[0].num),
         ),
     ]
-    return table_of(columns, ranked, search=len(ranked) > 12, caption="leaderboard")
+    how = {"search": len(ranked) > 12, "caption": "leaderboard"}
+    return table_of(columns, ranked, link(LEADERBOARD_TABLE, LEADERBOARD_TABLE), **how)
 
 
 def _setting_column(

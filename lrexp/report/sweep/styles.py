@@ -10,6 +10,7 @@ from lrexp.judge.words import in_short
 from lrexp.report.figure import COLOURS, policy_place
 from lrexp.runs.sweep import POLICY, RATE, REPEATED, Sweep, SweepPoint, swept_keys
 
+MANY = 1000  # points; of more not every one is drawn
 Style = tuple[int, int, int]  # colour, dash, marker
 
 
