@@ -15,7 +15,7 @@ from lrexp.config.errors import ConfigError, UserError, disk_full
 from lrexp.folder.claim import refuse_others
 from lrexp.folder.layout import names_of_run
 from lrexp.grid.auto import auto
-from lrexp.grid.engines.jobs import on_engine
+from lrexp.grid.engines.jobs import check_engine, on_engine
 from lrexp.grid.executors import serial, stacked
 from lrexp.grid.isolation import keep_freed_memory, small_collections
 from lrexp.grid.jobs import Session
@@ -142,6 +142,7 @@ def launch(
     if launcher.board is None:
         launcher.board = getattr(launcher.task_function, "board", None) or Leaderboard(folder)
     context, settings = launcher.hydra_context, read_settings(launcher.settings)
+    check_engine(settings)
     known = {point.num: point for point in launcher.board.points}  # of a sweeper of ours
     points = [
         known.get(num)

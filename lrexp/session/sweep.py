@@ -32,14 +32,12 @@ from lrexp.folder.layout import (
     CASES,
     MULTIRUN,
     OF_SWEEP,
-    OWNER,
     RERUN,
     SOURCES,
     STUDY,
     WANDB,
     names_of_run,
 )
-from lrexp.folder.owner import Watched, look
 from lrexp.grid.engines.jobs import check_engine
 from lrexp.grid.jobs import Session
 from lrexp.grid.launcher import run_points
@@ -59,6 +57,7 @@ from lrexp.grid.points.point import (
 from lrexp.grid.points.resume import (
     UNDONE,
     Settled,
+    free_to_run,
     from_last_epoch,
     make_ready,
     numbered_as,
@@ -386,35 +385,13 @@ def _todo(
     if request.started:
         for point, why in board.damaged(todo):
             say(f"note   {point.folder}: {why}; the point runs anew")
-        free = _free(todo, board.folder, engine=request.settings.engine)
+        free = free_to_run(todo, board.folder, request.settings.engine)
         going_on = make_ready(board.folder, free, board.status, say, request.settings.restart)
         counts = [f"{len(points) - len(todo) - len(equal)} points are done"]
         if going_on:
             counts.append(f"{going_on} {from_last_epoch(going_on)}")
         say(f"resume {', '.join(counts)}, {len(todo) - going_on} to run")
     return todo
-
-
-def _free(points: Sequence[Point], folder: Path, engine: str | None) -> list[Point]:
-    """The points that no other program runs; an engine waits for those that one does.
-
-    Raises:
-        UserError: when there is one, and no engine.
-    """
-    watched, held = Watched(), []
-    for point in points:
-        place = folder / point.folder
-        while (alive := watched.alive(place)) is None and not engine:
-            time.sleep(1)
-        if alive is not False:
-            held.append(point)
-    if held and not engine:
-        raise UserError(
-            f"{len(held)} points of this sweep are run by other programs, such as"
-            f" {look(folder / held[0].folder / OWNER).owner}\n"
-            "  wait until they have ended, or go on with the hydra/launcher that started them"
-        )
-    return [point for point in points if point not in held]
 
 
 def _write_command(folder: Path, request: Request) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from command_lines import assert_same_run, run, start, summary_of
 from processes import HUNG_S, is_alive, wait_for
+from wandb_log import read_run
 
 from lrexp.folder.layout import OWNER
 from lrexp.folder.owner import look
@@ -117,8 +118,8 @@ def test_jobs_that_others_kill_go_on_to_the_same_bits(tmp_path: Path, undisturbe
 
 
 def test_a_job_whose_time_is_up_goes_on_in_another(tmp_path: Path) -> None:
-    grid = [word.replace("epochs=120", "epochs=500") for word in GRID]
-    limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=40")
+    grid = [word.replace("epochs=120", "epochs=600") for word in GRID]
+    limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=15")
     code, said = run(tmp_path, *grid, SLURM, *limits)
     assert code == 0, said
     other = tmp_path / "other"
@@ -138,13 +139,22 @@ def test_what_a_killed_launcher_left_running_is_waited_for(
     program.kill()
     program.communicate(timeout=HUNG_S)
     before = {point.name: summary_of(point)["run_id"] for point in points(sweep)}
-    resume = "hydra.launcher.resume=sweep"
-    code, said = run(tmp_path, "-m", resume, "hydra/launcher=lrexp")
-    assert code != 0
-    assert "are run by other programs" in said
-    code, said = run(tmp_path, "-m", resume, "hydra.launcher.retries=0")  # SLURM is kept
-    assert code == 0, said
-    assert "wait   points 0, 1" in said
+    resume, processes = "hydra.launcher.resume=sweep", [pid_at(point) for point in points(sweep)]
+    for one in processes:  # so that they do not end meanwhile
+        os.kill(one, signal.SIGSTOP)
+    try:
+        code, said = run(tmp_path, "-m", resume, "hydra/launcher=lrexp")
+        assert code != 0
+        assert "being run by other programs" in said
+        again = start(tmp_path, "-m", resume, SLURM, "hydra.launcher.retries=0")
+        assert again.stdout
+        waits = next((line for line in again.stdout if line.startswith("wait")), "")
+    finally:
+        for one in processes:
+            os.kill(one, signal.SIGCONT)
+    said = again.communicate(timeout=HUNG_S)[0]
+    assert again.returncode == 0, said
+    assert waits.startswith("wait   points 0, 1")
     assert_same(sweep, undisturbed)
     for point in points(sweep):
         assert summary_of(point)["run_id"] == before[point.name]
@@ -190,21 +200,39 @@ def test_what_sbatch_refuses_is_said_and_can_be_gone_on_with(tmp_path: Path) -> 
 
 def test_a_job_that_dies_at_once_names_its_log(tmp_path: Path) -> None:
     code, said = run(
-        tmp_path, *GRID, SLURM, "hydra.launcher.setup=[echo no such module >&2,exit 3]"
+        tmp_path, *GRID, SLURM, "hydra.launcher.setup=['echo no such module >&2','exit 3']"
     )
     assert code == 1
     assert "no such module" in said
     assert "_log.err" in said
 
 
-def test_which_and_confirm_run_through_slurm_as_one_group(tmp_path: Path) -> None:
+def test_which_runs_through_slurm_as_one_group(tmp_path: Path) -> None:
     few = [word for word in POINT if "epochs" not in word]
+    wandb = ("trainer.epochs=2", "logger=wandb", "logger.group=study")
     words = ("--policies", "uniform,layerwise_decay", "--budget", "20")
-    code, said = run(
-        tmp_path, "which", *few, "trainer.epochs=2", "logger=wandb", SLURM, *words
-    )  # fmt: skip
+    code, said = run(tmp_path, "which", *few, *wandb, SLURM, *words)
     assert code == 0, said
-    (folder,) = tmp_path.glob("outputs/smoke/*")
-    runs = [summary_of(file.parent) for file in folder.glob("*/*/summary.json")]
-    assert runs
-    assert {one["executor"] for one in runs} == {"slurm"}
+    (folder,) = tmp_path.glob("outputs/smoke/*-*")
+    points = [file.parent for file in folder.glob("*/*/summary.json")]
+    assert {point.parent.name for point in points} == {"explored", "confirmed"}
+    assert {summary_of(point)["executor"] for point in points} == {"slurm"}
+    assert {read_run(point).run["run_group"] for point in points} == {"study"}
+
+
+def test_confirm_trains_where_it_is_told(tmp_path: Path) -> None:
+    few = (
+        "trainer.epochs=2",
+        "seed=0,1,2",
+        "optimizer.lr=0.1",
+        "lr_policy=uniform,layerwise_decay",
+    )
+    code, said = run(tmp_path, *GRID, *few, "hydra.launcher.executor=serial")
+    assert code == 0, said
+    code, said = run(
+        tmp_path, "confirm", "sweep", "--seeds", "3", SLURM, "hydra.launcher.partition=debug"
+    )
+    assert code == 0, said
+    points = list(tmp_path.glob("sweep-confirm/[0-9]*"))
+    assert len(points) == 6
+    assert {summary_of(point)["executor"] for point in points} == {"slurm"}

@@ -106,6 +106,7 @@ HYDRA_SECTIONS = {
     "a section as a sweeper's part": "{sweeper: {sampler: '${optimizer.args.x}'}}",
     "a command line out of pieces": "{sweeper: {params: {logger.notes: '${name}{oc.env:HOME}'}}}",
     "a program of a cluster's jobs": "{launcher: {setup: [touch pwned]}}",
+    "flags of a cluster's jobs": "{launcher: {additional_parameters: {wrap: touch pwned}}}",
     "a log elsewhere by interpolation": (
         "{job_logging: {handlers: {file: {filename:"
         " '${hydra.runtime.output_dir}/${now:..}/${now:..}/x.log'}}}}"
@@ -684,6 +685,10 @@ def test_the_users_own_callback_runs_where_its_package_is_allowed(
         ({"command": ["hydra.callbacks.x._target_=os.system"]}, "no setting"),
         ({"command": ["+hydra.job.env_set.A=b"]}, "no setting"),
         ({"command": ["hydra/launcher=evil"]}, "no setting"),
+        ({"command": ["hydra.launcher.setup=[touch pwned]"]}, "no setting"),
+        ({"command": ["hydra.launcher.additional_parameters={wrap: x}"]}, "no setting"),
+        ({"command": ["hydra.launcher.address=evil"]}, "no setting"),
+        ({"command": ["hydra.launcher.partition=a\n#SBATCH --wrap=x"]}, "no setting"),
         ({"command": ["logger.notes=${oc.env:MY_DATABASE}"]}, "reads the variable"),
         ({"command": "seed=1"}, "cannot be read"),
         ({"command": [1]}, "cannot be read"),

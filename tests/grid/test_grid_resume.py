@@ -113,6 +113,21 @@ def test_a_sweep_goes_on_with_its_executor_unless_another_is_asked_for(
     assert (other.executor, other.members) == ("serial", 2)
 
 
+def test_a_sweep_goes_on_with_its_engine_and_another_ones_settings_are_left_behind(
+    points: Callable[..., Any], tmp_path: Path
+) -> None:
+    typed = ("hydra/launcher=slurm", "hydra.launcher.partition=gpu", "seed=0,1")
+    command = [*typed, "hydra.launcher.setup=[module load x]"]
+    begun = request(*command, "hydra.sweep.dir=sweep")
+    assert begun.how == list(typed[:2])  # what starts programs is not kept
+    (tmp_path / POINTS).write_text(points_text(points("seed=0,1"), [*begun.how, *begun.command]))
+    resume = f"hydra.launcher.resume={tmp_path}"
+    again = request(resume, "hydra.launcher.partition=cpu").settings
+    assert (again.engine, again.partition, again.setup) == ("slurm", "cpu", None)
+    other = request(resume, "hydra/launcher=joblib").settings
+    assert (other.engine, hasattr(other, "partition")) == ("joblib", False)
+
+
 @pytest.mark.parametrize(
     "override",
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from copy import copy
 from dataclasses import dataclass
@@ -70,13 +70,13 @@ class Job:
                     work = start_points(copy(self.task), Place(), say)
                     for point in self.points:
                         held.enter_context(owned(self.folder / point.folder))
-                    return self._run(work)
+                    return self._run(work, lambda line: say(("say", line)))
             except InUseError:
                 return None
             except (Terminated, KeyboardInterrupt):
                 raise StoppedError("it was asked to stop") from None
 
-    def _run(self, work: Work) -> dict[int, JobReturn]:
+    def _run(self, work: Work, say: Callable[[str], object]) -> dict[int, JobReturn]:
         """Run what has no result, in folders that nobody else writes to."""
         ended, todo = dict[int, JobReturn](), list[Point]()
         for point in self.points:
@@ -85,9 +85,9 @@ class Job:
                 ended[point.num] = JobReturn(point.overrides, status=JobStatus.COMPLETED)
                 continue
             if any(path.name not in OF_CLAIM for path in place.iterdir()):
-                go_on(self.folder, point)
+                go_on(self.folder, point, say)
             todo.append(point)
-        return ended | (work(("run", todo)) if todo else {})
+        return ended | (work(("run_stacked" if len(todo) > 1 else "run", todo)) if todo else {})
 
 
 class Told:

@@ -21,7 +21,7 @@ from lrexp.config.names import new_run_id
 from lrexp.folder.layout import JOBS
 from lrexp.folder.owner import Watched
 from lrexp.grid.engines.job import Job, Told
-from lrexp.grid.executors import Ended, stacks
+from lrexp.grid.executors import Ended, Kind, kinds
 from lrexp.grid.jobs import Session
 from lrexp.grid.points.point import Point, read_summary
 from lrexp.grid.pool.pool import run_packs
@@ -108,12 +108,11 @@ def engine_of(settings: Any, folder: Path) -> Engine:
 def on_engine(points: Sequence[Point], session: Session) -> Ended:
     """Each point as a job of its own, or with `hydra.launcher.members` as many as that together."""
     settings, folder = session.settings, session.folder / JOBS
-    together = (settings.members or 1) > 1
-    packs = stacks(points, session) if together else [[point] for point in points]
+    # whether they can train together is seen where they do: this machine may have no GPU
+    alike = (Kind(points, largest=settings.members or 1) for points in kinds(points))
+    packs = [pack for kind in alike for pack in kind.packs()]
     with Jobs(session, engine_of(settings, folder), folder) as jobs:
-        for point, returned in run_packs(packs, jobs, session):
-            wait_for(session.folder / point.folder)
-            yield point, returned
+        yield from run_packs(packs, jobs, session)
 
 
 def wait_for(folder: Path, at_most_s: float = SHOWN_S) -> None:
@@ -169,6 +168,9 @@ class Jobs:
                 elif result is None:
                     self._elsewhere.append(job.piece)
                 else:
+                    for point in job.piece[1]:
+                        if point.num in result:
+                            wait_for(self._session.folder / point.folder)
                     yield Event(job.piece, "returned", result)
             for job in self._running.values():
                 yield from _heard(job)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from lrexp.config.compose import without_hydra
 from lrexp.config.errors import CannotGoOnError, ConfigError, UserError
 from lrexp.config.names import new_run_id
 from lrexp.config.schema import says_nothing
-from lrexp.folder.layout import CHECKPOINTS, EARLIER, LAST, OF_CLAIM, PREVIOUS, SUMMARY
+from lrexp.folder.layout import CHECKPOINTS, EARLIER, LAST, OF_CLAIM, OWNER, PREVIOUS, SUMMARY
+from lrexp.folder.owner import Watched, look
 from lrexp.grid.points.point import Point, Started, title
 from lrexp.runs.differences import change_lines
 from lrexp.runs.resume import DONE, Stopped, changes_since, stopped_run
@@ -155,6 +157,28 @@ def stopped_in(folder: Path, point: Point) -> Stopped | None:
         said = "; ".join(change_lines(changes))
         raise CannotGoOnError(f"what was stopped there has other settings: {said}")
     return stopped
+
+
+def free_to_run(points: Sequence[Point], folder: Path, engine: str | None) -> list[Point]:
+    """The points that no other program runs; an engine waits for those that one does.
+
+    Raises:
+        UserError: when there is one, and no engine.
+    """
+    watched, held = Watched(), []
+    for point in points:
+        place = folder / point.folder
+        while (alive := watched.alive(place)) is None and not engine:
+            time.sleep(1)
+        if alive is not False:
+            held.append(point)
+    if held and not engine:
+        raise UserError(
+            f"{len(held)} of the points to run are being run by other programs, such as"
+            f" {look(folder / held[0].folder / OWNER).owner}\n"
+            "  wait until they have ended, or go on with the hydra/launcher that started them"
+        )
+    return [point for point in points if point not in held]
 
 
 def make_ready(

@@ -158,26 +158,39 @@ class PointsHere:
         self._task = task
         self._context: Any = None  # Hydra's; its callbacks come with the first point's config
 
+    def _hydra(self, point: Point) -> Any:
+        if self._context is None:
+            from hydra._internal.callbacks import Callbacks
+            from hydra.types import HydraContext
+
+            config = point.config
+            if self._task.executor == "pool":  # jobs of engines own the folders of their points
+                work_in(Path(str(config.hydra.sweep.dir)))
+            self._context = HydraContext(None, Callbacks(config))  # type: ignore[arg-type]
+        return self._context
+
     def run(self, points: Sequence[Point]) -> dict[int, JobReturn]:
         """Train points together, or one by itself; what came of each, by number."""
-        from hydra._internal.callbacks import Callbacks
         from hydra.core.utils import JobStatus
-        from hydra.types import HydraContext
 
         from lrexp.grid.jobs import Session
 
-        if self._context is None:
-            config = points[0].config
-            work_in(Path(str(config.hydra.sweep.dir)))
-            callbacks = Callbacks(config)
-            self._context = HydraContext(None, callbacks)  # type: ignore[arg-type]
+        context = self._hydra(points[0])
         with undisturbed():
-            ended = Session(self._context, self._task).run(points)
+            ended = Session(context, self._task).run(points)
         for _, returned in ended:
             returned.cfg = returned.hydra_cfg = None
             if returned.status == JobStatus.FAILED:
                 returned.return_value = portable(returned._return_value)
         return {point.num: returned for point, returned in ended}
+
+    def run_stacked(self, points: Sequence[Point]) -> dict[int, JobReturn]:
+        """Train points together as far as this machine's memory allows; what came of each."""
+        from lrexp.grid.executors import stacks
+        from lrexp.grid.jobs import Session
+
+        packs = stacks(points, Session(self._hydra(points[0]), self._task))
+        return {num: end for pack in packs for num, end in self.run(pack).items()}
 
     def steps_per_s(self, points: Sequence[Point], at: float, budget_s: float) -> float:
         """Member-steps per second of points that train together, or one by itself.

@@ -1,0 +1,367 @@
+"""Points as jobs of an engine: handed out, heard, waited for; a job called twice runs once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from command_lines import assert_same_run, rows_of, run, start, summary_of
+from grid_points import composing
+from processes import HUNG_S, wait_for
+
+from lrexp.config.errors import ConfigError, UserError
+from lrexp.folder.claim import owned
+from lrexp.folder.files import write_summary
+from lrexp.folder.layout import OWNER
+from lrexp.folder.owner import look
+from lrexp.grid.engines import jobs as engine_jobs
+from lrexp.grid.engines import submitit_jobs
+from lrexp.grid.engines.job import Job, StoppedError, Told
+from lrexp.grid.engines.jobs import Jobs, LostError
+from lrexp.grid.engines.jobs import wait_for as wait_for_end
+from lrexp.grid.engines.submitit_jobs import Resubmitted, Submitit
+from lrexp.grid.points.point import Point
+from lrexp.grid.pool.in_worker import STOPPED
+from lrexp.grid.pool.workers import Event
+from lrexp.grid.settings import SlurmSettings, read_settings
+from lrexp.session.points import Points
+
+Scripted = Callable[[Job], Any]
+
+
+class Thing:
+    """Equal to itself alone, as a job of submitit."""
+
+    def __init__(self, **attributes: Any):
+        vars(self).update(attributes)
+
+
+class Engine:
+    """Jobs that have ended as soon as they are looked at, with what a function says of each."""
+
+    def __init__(self, come_to: Scripted, at_once: int | None = None):
+        self.at_once, self.come_to = at_once, come_to
+        self.handed: list[list[list[int]]] = []
+        self.stopped: list[Any] = []
+
+    def submit(self, jobs: Sequence[Job]) -> list[Any]:
+        self.handed.append([[point.num for point in job.points] for job in jobs])
+        return [Thing(job=job) for job in jobs]
+
+    def ended(self, known: Sequence[Any], wait_s: float) -> Iterator[tuple[Any, Any]]:
+        yield from ((one, self.come_to(one.job)) for one in known)
+
+    def stop(self, known: Sequence[Any]) -> None:
+        self.stopped += known
+
+
+class Session(SimpleNamespace):
+    def __init__(self, folder: Path):
+        super().__init__(folder=folder, task=Points(), settings=SlurmSettings(), said=[])
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+def point(num: int) -> Point:
+    return Point(num, [], {}, str(num), b"")
+
+
+def events(engine: Any, folder: Path, *nums: int, session: Any = None) -> list[Event]:
+    here: Any = session or Session(folder)
+    with Jobs(here, engine, folder / "jobs") as running:
+        for num in nums:
+            running.put(("run", [point(num)]))
+        return list(running.events())
+
+
+def kinds(found: Sequence[Event]) -> dict[int, str]:
+    return {event.piece[1][0].num: event.kind for event in found}
+
+
+def test_jobs_come_to_what_the_engine_says_of_them(tmp_path: Path) -> None:
+    came: dict[int, Any] = {0: {0: "done"}, 1: LostError("killed"), 2: ValueError("no such module")}
+    (tmp_path / "0").mkdir()
+    write_summary(tmp_path / "0", {"status": "finished"})
+    engine = Engine(lambda job: came[job.points[0].num])
+    found = events(engine, tmp_path, 0, 1, 2)
+    assert kinds(found) == {0: "returned", 1: "died", 2: "raised"}
+    assert found[1].content == "is gone: killed"
+    assert engine.handed == [[[0], [1], [2]]]
+
+
+def test_no_more_jobs_are_handed_out_than_an_engine_takes(tmp_path: Path) -> None:
+    engine = Engine(lambda job: {}, at_once=2)
+    events(engine, tmp_path, 0, 1, 2)
+    assert engine.handed == [[[0], [1]], [[2]]]
+
+
+def test_what_a_job_says_comes_before_its_end_and_its_file_goes(tmp_path: Path) -> None:
+    def come_to(job: Job) -> Any:
+        lines = [["row", 0, 1], ["remove", 0], ["begin", 0]]
+        job.said.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        return {}
+
+    found = events(Engine(come_to), tmp_path, 0)
+    assert [event.content for event in found] == [["row", 0, 1], ["begin", 0], {}]
+    assert not list((tmp_path / "jobs").iterdir())
+
+
+def test_half_a_line_waits_for_its_end(tmp_path: Path) -> None:
+    told, file = Told(tmp_path / "said"), tmp_path / "said"
+    assert not list(told.news())
+    file.write_text('["say", "a"]\n["say"')
+    assert list(told.news()) == [["say", "a"]]
+    with file.open("a") as more:
+        more.write(', "b"]\n')
+    assert list(told.news()) == [["say", "b"]]
+
+
+def test_an_engine_that_takes_no_job_ends_the_sweep_and_a_later_refusal_does_not(
+    tmp_path: Path,
+) -> None:
+    def submit(jobs: Sequence[Job]) -> list[Any]:
+        if jobs[0].points[0].num == refused:
+            raise OSError("Socket timed out")
+        return Engine.submit(engine, jobs)
+
+    engine, refused = Engine(lambda job: {}, at_once=1), 0
+    engine.submit = submit  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"slurm takes no jobs: .*Socket timed out"):
+        events(engine, tmp_path, 0, 1)
+    refused = 1
+    assert kinds(events(engine, tmp_path, 0, 1, 2)) == {0: "returned", 1: "raised", 2: "returned"}
+
+
+@pytest.fixture
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_jobs, "POLL_S", 0.0)
+
+
+@pytest.mark.usefixtures("_no_pause")
+@pytest.mark.parametrize("status", ["finished", "interrupted"])
+def test_what_another_program_runs_is_waited_for_and_its_result_taken(
+    status: str, tmp_path: Path
+) -> None:
+    held = owned(tmp_path / "0")
+    held.__enter__()
+    session = Session(tmp_path)
+
+    def come_to(job: Job) -> Any:
+        if job.points[0].num == 1:  # meanwhile
+            write_summary(tmp_path / "0", {"status": status})
+            held.__exit__(None, None, None)
+        return {}
+
+    engine = Engine(come_to)
+    found = events(engine, tmp_path, 0, 1, session=session)
+    done = status == "finished"
+    assert engine.handed == ([[[1]]] if done else [[[1]], [[0]]])
+    assert kinds(found) == {1: "returned", 0: "died" if done else "returned"}
+    assert session.said == ["wait   point 0 may run in another job: waiting for it"]
+
+
+@pytest.mark.usefixtures("_no_pause")
+def test_a_job_that_finds_another_at_its_point_leaves_it_to_that(tmp_path: Path) -> None:
+    def come_to(job: Job) -> Any:
+        write_summary(tmp_path / "0", {"status": "diverged"})
+
+    (tmp_path / "0").mkdir()
+    assert kinds(events(Engine(come_to), tmp_path, 0)) == {0: "died"}
+
+
+def test_jobs_are_stopped_with_the_sweep(tmp_path: Path) -> None:
+    class Never(Engine):
+        def ended(self, known: Sequence[Any], wait_s: float) -> Iterator[tuple[Any, Any]]:
+            raise KeyboardInterrupt
+            yield
+
+    engine = Never(lambda job: {})
+    with pytest.raises(KeyboardInterrupt):
+        events(engine, tmp_path, 0, 1)
+    assert len(engine.stopped) == 2
+
+
+def test_a_summary_that_shows_late_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, shown = [0.0], iter(["missing", "running", "running", "finished"])
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    monkeypatch.setattr(engine_jobs.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(engine_jobs.time, "sleep", sleep)
+    monkeypatch.setattr(engine_jobs, "read_summary", lambda folder: {"status": next(shown)})
+    wait_for_end(tmp_path)
+    assert next(shown, None) is None
+    assert 0 < clock[0] < 2
+    monkeypatch.setattr(engine_jobs, "read_summary", lambda folder: {"status": "running"})
+    wait_for_end(tmp_path)
+    assert clock[0] > engine_jobs.SHOWN_S  # and no longer
+
+
+# --- A job ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_job_that_is_called_again_goes_on_and_what_is_done_is_not_run(tmp_path: Path) -> None:
+    with composing() as composed:
+        points = composed(
+            "experiment=smoke", "trainer.device=cpu", "data.leak_check=skip", "seed=0,1"
+        )
+    for one in points:
+        with one.changed() as config:
+            config.hydra.sweep.dir = str(tmp_path)
+    job = Job(Points().for_job("slurm"), points, tmp_path / "jobs" / "said", [], tmp_path)
+    first = tmp_path / points[0].folder
+    with owned(first):
+        assert job() is None
+    assert not (first / "summary.json").exists()
+    ended = job()
+    assert ended is not None
+    assert {num: one.status.name for num, one in ended.items()} == {0: "COMPLETED", 1: "COMPLETED"}
+    before = (first / "summary.json").read_text()
+    rows = [rows_of(tmp_path / one.folder) for one in points]
+    write_summary(  # as a kill after the last epoch leaves it
+        tmp_path / points[1].folder, summary_of(tmp_path / points[1].folder) | {"status": "running"}
+    )
+    again = job()
+    assert again is not None
+    assert again.keys() == {0, 1}
+    assert (first / "summary.json").read_text() == before
+    second = summary_of(tmp_path / points[1].folder)
+    assert (second["status"], second["resumed"][0]["epoch"]) == ("finished", 2)
+    assert [rows_of(tmp_path / one.folder) for one in points] == rows
+    assert not (first / OWNER).exists()
+
+
+def stopped() -> None:
+    raise StoppedError("it was asked to stop")
+
+
+def time_is_up() -> None:
+    os.kill(os.getpid(), signal.SIGUSR2)
+
+
+def test_a_stopped_job_leaves_no_result_and_one_whose_time_is_up_asks_for_another() -> None:
+    asked: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, _: asked.append(number))
+    term = signal.signal(signal.SIGTERM, lambda *_: stopped())
+    try:
+        with pytest.raises(SystemExit) as end:
+            Resubmitted(stopped)()  # type: ignore[arg-type]
+        assert (end.value.code, asked) == (STOPPED, [])
+        with pytest.raises(SystemExit):
+            Resubmitted(time_is_up)()  # type: ignore[arg-type]
+        assert asked == [signal.SIGUSR2]
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+        signal.signal(signal.SIGTERM, term)
+
+
+# --- SLURM without a cluster --------------------------------------------------------------------
+
+
+class Queue:
+    """Stands for squeue and its clock."""
+
+    def __init__(self, patch: pytest.MonkeyPatch):
+        self.ids, self.answers, self.now = ["7_0", "7_1"], True, 0.0
+        patch.setattr(submitit_jobs.subprocess, "run", self.asked)
+        patch.setattr(submitit_jobs.time, "monotonic", lambda: self.now)
+        patch.setattr(submitit_jobs.time, "sleep", lambda seconds: None)
+
+    def asked(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        assert command[0] == "squeue"
+        code = 0 if self.answers else 1
+        return subprocess.CompletedProcess(command, code, "\n".join(self.ids), "")
+
+
+def slurm_job(folder: Path, number: str) -> Any:
+    place = folder / number
+    place.mkdir()
+    (place / "log.err").write_text("starting\nslurmstepd: error: Detected 1 oom_kill event\n\n")
+    paths = SimpleNamespace(folder=place, result_pickle=place / "result", stderr=place / "log.err")
+    return Thing(job_id=number, paths=paths, result=lambda: "result")
+
+
+def test_a_job_is_lost_only_when_it_left_the_queue_and_no_result_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = Queue(monkeypatch)
+    slurm = Submitit.__new__(Submitit)
+    slurm._local, slurm._gone, slurm._queue, slurm._looked = False, {}, set(), -100.0
+    one, other = (slurm_job(tmp_path, number) for number in queue.ids)
+
+    def ended() -> list[tuple[Any, Any]]:
+        queue.now += 10
+        return list(slurm.ended([one, other], 0))
+
+    assert ended() == []
+    queue.answers = False  # the controller is down: nothing is known
+    assert ended() == []
+    queue.answers, queue.ids = True, ["7_1"]
+    assert ended() == []  # its result may show late
+    queue.ids = ["7_0", "7_1"]  # it was only being requeued
+    assert ended() == []
+    queue.ids = []
+    assert ended() == []
+    one.paths.result_pickle.touch()
+    assert ended() == [(one, "result")]
+    ((job, lost),) = [pair for pair in ended() if pair[0] is other]
+    assert job is other
+    assert isinstance(lost, LostError)
+    assert "oom_kill" in str(lost)
+    assert "log.err" in str(lost)
+
+
+def test_signals_that_leave_no_time_to_train_are_refused() -> None:
+    with pytest.raises(ConfigError, match="leaves no time to train of timeout_min=1"):
+        read_settings(SlurmSettings(timeout_min=1))
+    assert read_settings(SlurmSettings(timeout_min=1, signal_delay_s=59)).engine == "slurm"
+
+
+# --- Jobs of submitit on this machine -----------------------------------------------------------
+
+GRID = (
+    *("-m", "experiment=smoke", "trainer.device=cpu", "trainer.threads=1", "data.leak_check=skip"),
+    *("trainer.limit_train_batches=null", "trainer.epochs=60", "optimizer.lr=0.1,0.03"),
+    *("hydra.sweep.dir=sweep", "hydra.launcher.workers=2"),
+)
+
+
+@pytest.mark.slow
+def test_local_jobs_that_are_killed_or_stopped_go_on_to_the_same_bits(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    sweep, whole = tmp_path / "sweep", tmp_path / "whole"
+    whole.mkdir()
+    assert run(whole, *GRID, "hydra.launcher.executor=serial")[0] == 0
+
+    def begun() -> bool:
+        files = list(sweep.glob("[0-9]_*/metrics.jsonl"))
+        return len(files) == 2 and all(file.read_text().count("\n") > 2 for file in files)
+
+    program = start(tmp_path, *GRID, "hydra/launcher=submitit_local")
+    wait_for(begun, program)
+    first, second = sorted(sweep.glob("[0-9]_*"))
+    owner = look(first / OWNER).owner
+    assert owner is not None
+    os.kill(owner.pid, signal.SIGKILL)
+    wait_for(lambda: (new := look(first / OWNER).owner) and new.pid != owner.pid, program)
+    program.send_signal(signal.SIGINT)
+    said = program.communicate(timeout=HUNG_S)[0]
+    assert program.returncode == 130, said
+    assert "retry  point 0" in said
+    code, said = run(tmp_path, "-m", "hydra.launcher.resume=sweep")
+    assert code == 0, said
+    for one in (first, second):
+        assert summary_of(one)["executor"] == "submitit_local"
+        assert_same_run(one, whole / "sweep" / one.name)
