@@ -170,9 +170,9 @@ def _compose(size: int) -> dict[str, float]:
     from lrexp.grid.leaderboard import Leaderboard
     from lrexp.grid.points.point import points_text, read_points
     from lrexp.grid.points.resume import settled
+    from lrexp.session.composed import compose_points, find_equal_points
     from lrexp.session.hydra import hydra_of
     from lrexp.session.request import read_request
-    from lrexp.session.sweep import compose_points, find_equal_points
 
     del torch
     loader, folder = CheckedLoader(), Path("sweep")

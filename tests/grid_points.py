@@ -23,7 +23,7 @@ def composing() -> Iterator[Any]:
 
     version.setbase("1.3")
     setup_globals()
-    from lrexp.session.sweep import compose_points, find_equal_points
+    from lrexp.session.composed import compose_points, find_equal_points
 
     def composed(*overrides: str, equal: bool = False) -> list[Point]:
         hydras = tuple(o for o in overrides if o.lstrip("+~").startswith("hydra"))

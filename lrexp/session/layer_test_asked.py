@@ -35,11 +35,11 @@ from lrexp.plan.multiplied import (
 )
 from lrexp.runs.run import content, flat, json_object
 from lrexp.runs.sweep import SEED
+from lrexp.session.composed import compose_points, find_equal_points
 from lrexp.session.hydra import hydra_of
 from lrexp.session.points import Points
 from lrexp.session.procedure import FIRST_FRESH
 from lrexp.session.request import read_request
-from lrexp.session.sweep import compose_points, find_equal_points
 from lrexp.session.which_asked import ONE_THREAD
 from lrexp.session.which_lines import shown_time
 

@@ -19,12 +19,12 @@ from hydra.types import HydraContext
 from omegaconf import OmegaConf
 
 from lrexp.config.compose import CONFIG_NAME, CheckedLoader
-from lrexp.config.errors import OTHERS_SETTING, ConfigError, RunFailedError, UserError
+from lrexp.config.errors import ConfigError, RunFailedError, UserError
 from lrexp.config.names import new_run_id, shown_path
 from lrexp.config.quoting import pasted
 from lrexp.config.recompose import SavedLoader
 from lrexp.config.redact import redacted
-from lrexp.config.schema import OPTIONS, direction
+from lrexp.config.schema import direction
 from lrexp.config.sources import sources_text
 from lrexp.folder.claim import Claim, link_latest, wait_until_left
 from lrexp.folder.files import write_atomically
@@ -38,43 +38,34 @@ from lrexp.folder.layout import (
     WANDB,
     names_of_run,
 )
-from lrexp.grid.engines.jobs import check_engine
 from lrexp.grid.jobs import Session
 from lrexp.grid.launcher import run_points
 from lrexp.grid.leaderboard import WIDTH, Leaderboard, leaderboard_lines
-from lrexp.grid.points.cases import GROUP, cross, in_case, overruled
-from lrexp.grid.points.equal import find_equal, refuse_moot_rates
+from lrexp.grid.points.cases import GROUP, overruled
 from lrexp.grid.points.point import (
     POINTS,
     Point,
     Started,
-    make_point,
     points_text,
     read_points,
-    refuse_shared_folders,
     title,
 )
 from lrexp.grid.points.resume import (
     UNDONE,
-    Settled,
     free_to_run,
     from_last_epoch,
     make_ready,
-    numbered_as,
-    settled,
 )
-from lrexp.grid.pool.pool import check_gpus
 from lrexp.grid.search.search import Search, prepare_search, refuse_pickled
 from lrexp.grid.settings import LauncherSettings
-from lrexp.record.counted import counting
 from lrexp.record.wandb.agent import tell_agent
 from lrexp.report.sweep.exploration import explore
-from lrexp.runs.sweep import FAILED, read_sources, read_sweep, swept_keys
+from lrexp.runs.sweep import FAILED, read_sweep, swept_keys
 from lrexp.session.best_runs import record_best
 from lrexp.session.budget import budget_lines, noise_for
+from lrexp.session.composed import all_are, compose_points, find_equal_points, known_points
 from lrexp.session.points import Points
 from lrexp.session.request import Request, read_request
-from lrexp.session.single import trains_a_grid
 from lrexp.train.signals import signals_stop
 
 log = logging.getLogger(__name__)
@@ -128,7 +119,7 @@ def run_request(request: Request, around: Around) -> Leaderboard:
     names: Sequence[str] = OF_SWEEP
     if _makes_grids(sweeper):
         request.sources = sources_text(loader, config, request.texts)
-        points = compose_points(loader, request, _settled(request))
+        points = compose_points(loader, request, known_points(request))
         asked = [config.trainer.resume, *(p.settings.get("trainer.resume") for p in points)]
         if "auto" in asked and not resumed:  # points never go on by themselves
             hint = "hydra.launcher.resume=SWEEP, or latest, goes on with a grid"
@@ -144,7 +135,7 @@ def run_request(request: Request, around: Around) -> Leaderboard:
     else:
         refuse_for_chooser(request)
     noise, composing_s = None, time.perf_counter() - began
-    if points and _all_are(points, "plan"):
+    if points and all_are(points, "plan"):
         noise = noise_for(points)
     claim, board = Claim(folder, resumed, names), Leaderboard(folder)
     if around.said is None:
@@ -178,60 +169,6 @@ def _makes_grids(sweeper: Any) -> bool:
     # by name: Hydra loads its plugins anew as it starts, so an earlier import has another class
     made_of = {(kind.__module__, kind.__qualname__) for kind in type(sweeper).__mro__}
     return ("hydra._internal.core_plugins.basic_sweeper", "BasicSweeper") in made_of
-
-
-def _settled(request: Request) -> Settled:
-    """Points of a sweep that goes on which need not be composed again."""
-    started = request.started
-    if started is None or not request.sources or read_sources(started.folder) != request.sources:
-        return {}
-    board = Leaderboard(started.folder)
-    with counting("looking for results", len(started.points)) as count:
-        for point in started.points:
-            board.read(point)
-            count()
-    return settled(started, board.status)
-
-
-def compose_points(
-    loader: CheckedLoader, request: Request, known: Settled | None = None
-) -> list[Point]:
-    """Every point, composed once and checked; in a resumed sweep under its old number.
-
-    Those that are known are as they were, without a composed config.
-
-    Raises:
-        UserError: for the first point that cannot be used, and for a grid that has changed.
-    """
-    config = request.config
-    points: list[Point] = []
-    crossed, known = cross(request.cases, request.axes, loader), dict(known or {})
-    with counting("composing points", len(crossed)) as count:
-        for case, overrides in crossed:
-            point = known.pop((case, tuple(overrides)), None)
-            points.append(point or _composed(loader, request, len(points), case, overrides))
-            count()
-    refuse_shared_folders([point for point in points if point.composed])
-    if request.cases is None:
-        refuse_moot_rates(points)
-    if request.started:
-        allowed = config.hydra.launcher.allow_changed_grid
-        points = numbered_as(request.started, points, allowed)
-    return points
-
-
-def _composed(
-    loader: CheckedLoader, request: Request, num: int, case: str, overrides: list[str]
-) -> Point:
-    """A point, composed and checked."""
-    try:
-        composed = loader.load_sweep_config(request.config, overrides)
-    except ConfigError as error:
-        raise _in_grid(error, case, request) from error
-    if trains_a_grid(composed):
-        hint = "leave out -m, and give a single value of each setting"
-        raise ConfigError("task", "trains a grid of its own", hint, composed.task.name)
-    return make_point(num, overrides, composed, case)
 
 
 def prepared(request: Request, folder: Path, say: Say) -> Search:
@@ -271,46 +208,6 @@ def refuse_for_chooser(request: Request) -> None:
     if isinstance(given, str) and given.endswith("imize") and given != wanted:
         problem = f"looks for the worst value of trainer.monitor={monitor}"
         raise ConfigError(key, problem, f"write {key}={wanted}", given)
-
-
-def find_equal_points(loader: CheckedLoader, request: Request, points: Sequence[Point]) -> None:
-    """Note in every point that trains like an earlier one which that is.
-
-    Raises:
-        UserError: for the first point whose network, plan or schedule cannot be built.
-    """
-    if not request.ours or not _all_train(points):
-        return
-    check_engine(request.settings)
-    check_gpus(request.settings, points)
-
-    def placed(point: Point, error: ConfigError) -> ConfigError:
-        return _in_grid(loader.placed(error, point.overrides), point.case, request)
-
-    composed = [point for point in points if point.composed]
-    with counting("comparing points", len(composed)) as count:
-        equal = find_equal(composed, placed, count)
-    for point in composed:
-        point.same_as = equal.get(point.num)
-
-
-def _in_grid(error: ConfigError, case: str, request: Request) -> ConfigError:
-    """The same error, with its place in a file of cases, or what such a file is good for."""
-    named = (axis.partition("=") for axis in request.axes)
-    several = any(key in OPTIONS and "," in value for key, _, value in named)
-    unfit = error.__cause__ is None and error.key.partition(".")[0] in OPTIONS  # no slip of the pen
-    if request.cases is None and (OTHERS_SETTING in error.problem or (several and unfit)):
-        hint = "in a grid of several options, cases=FILE.yaml gives each settings of its own"
-        error.hint = f"{error.hint}; {hint}" if error.hint else hint
-    return in_case(error, case, request.cases)
-
-
-def _all_train(points: Sequence[Point]) -> bool:
-    return _all_are(points, "train")
-
-
-def _all_are(points: Sequence[Point], task: str) -> bool:
-    return all(point.settings["task.name"] == task for point in points)
 
 
 def _run(
@@ -418,7 +315,7 @@ def _closing_lines(board: Leaderboard) -> list[str]:
     lines, folder = [], board.folder
     shown = shown_path(folder)
     typed = shlex.quote(shown)
-    ranked = board.points and _all_train(board.points)
+    ranked = board.points and all_are(board.points, "train")
     if ranked:
         width = shutil.get_terminal_size((WIDTH, 24)).columns
         lines += ["", *leaderboard_lines(board.board(), width=width)]

@@ -16,10 +16,10 @@ from lrexp.grid.points.cases import made_cases
 from lrexp.judge.looks import levels
 from lrexp.judge.power import GUESS
 from lrexp.session.budget import noise_words, seed_lines
+from lrexp.session.composed import compose_points, find_equal_points
 from lrexp.session.points import Points
 from lrexp.session.procedure import Procedure, ladder_axes
 from lrexp.session.request import read_request
-from lrexp.session.sweep import compose_points, find_equal_points
 from lrexp.session.which_lines import shown_time, size_lines
 
 

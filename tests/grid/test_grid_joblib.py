@@ -10,7 +10,6 @@ import pytest
 from command_lines import run, start, summary_of
 from engine_sweeps import GRID, assert_same, begun, pid_at, points
 from processes import HUNG_S, is_alive, wait_for
-from wandb_log import read_log
 
 pytestmark = pytest.mark.slow
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
