@@ -93,7 +93,7 @@ _KEPT = dict.fromkeys(
 _KEPT.pop("additional_parameters")
 # Overrides that say how points are run, in plain values: a resumed sweep runs on as it was.
 OF_LAUNCHER = re.compile(
-    rf"hydra/launcher=({'|'.join(KINDS)})"
+    rf"(?:hydra/launcher)=({'|'.join(KINDS)})"
     rf"|hydra\.launcher\.({'|'.join(_KEPT)})=[\w\[\], .:&|-]+"
 )
 LEAST = {

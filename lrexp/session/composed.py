@@ -107,4 +107,5 @@ def _in_grid(error: ConfigError, case: str, request: Request) -> ConfigError:
 
 
 def all_are(points: Sequence[Point], task: str) -> bool:
+    """Whether `task=` of every point is this one."""
     return all(point.settings["task.name"] == task for point in points)

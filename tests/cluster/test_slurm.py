@@ -7,27 +7,20 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_lines import assert_same_run, run, start, summary_of
+from command_lines import run, start, summary_of
+from engine_sweeps import GRID, POINT, assert_same, begun, pid_at, points
 from processes import HUNG_S, is_alive, wait_for
 from wandb_log import read_run
-
-from lrexp.folder.layout import OWNER
-from lrexp.folder.owner import look
 
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(shutil.which("sbatch") is None, reason="there is no sbatch"),
 ]
 
-POINT = (
-    *("experiment=smoke", "trainer.device=cpu", "trainer.threads=1", "data.leak_check=skip"),
-    *("trainer.limit_train_batches=null", "trainer.epochs=120"),  # some 10 s
-)
-GRID = ("-m", *POINT, "optimizer.lr=0.1,0.03", "hydra.sweep.dir=sweep")
 SLURM = "hydra/launcher=slurm"
 
 
@@ -55,35 +48,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code, said = run(folder, *GRID, "hydra.launcher.executor=serial")
     assert code == 0, said
     return folder / "sweep"
-
-
-def points(sweep: Path) -> list[Path]:
-    return sorted(sweep.glob("[0-9]_*"))
-
-
-def assert_same(sweep: Path, other: Path) -> None:
-    assert [point.name for point in points(sweep)] == [point.name for point in points(other)]
-    for one, another in zip(points(sweep), points(other), strict=True):
-        assert summary_of(one)["status"] == "finished"
-        assert_same_run(one, another)
-    boards = [(each / "leaderboard.csv").read_text() for each in (sweep, other)]
-    assert boards[0] == boards[1]
-
-
-def rows(point: Path, count: int) -> Callable[[], bool]:
-    file = point / "metrics.jsonl"
-    return lambda: file.exists() and file.read_text().count("\n") >= count
-
-
-def begun(folder: Path, count: int) -> Callable[[], bool]:
-    return lambda: len(points(folder)) == 2 and all(rows(p, count)() for p in points(folder))
-
-
-def pid_at(point: Path) -> int:
-    """The process that runs a point."""
-    owner = look(point / OWNER).owner
-    assert owner is not None
-    return owner.pid
 
 
 def test_a_grid_is_an_array_of_jobs_to_the_same_bits(tmp_path: Path, undisturbed: Path) -> None:

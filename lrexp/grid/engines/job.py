@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -20,6 +19,7 @@ from lrexp.folder.layout import OF_CLAIM
 from lrexp.grid.points.point import Point, read_summary
 from lrexp.grid.points.resume import go_on
 from lrexp.grid.pool.in_worker import Place, Work, start_points
+from lrexp.runs.reading import json_of
 from lrexp.runs.resume import DONE
 from lrexp.train.signals import signals_stop
 
@@ -107,7 +107,7 @@ class Told:
         whole = read[: read.rfind(b"\n") + 1]
         self._at += len(whole)
         for line in whole.splitlines():
-            method, *arguments = json.loads(line)
+            method, *arguments = json_of(line.decode())
             if method in TELLS:
                 yield [method, *arguments]
 

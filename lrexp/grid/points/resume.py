@@ -15,6 +15,7 @@ from lrexp.config.compose import without_hydra
 from lrexp.config.errors import CannotGoOnError, ConfigError, UserError
 from lrexp.config.names import new_run_id
 from lrexp.config.schema import says_nothing
+from lrexp.folder.hold import refuse_late
 from lrexp.folder.layout import CHECKPOINTS, EARLIER, LAST, OF_CLAIM, OWNER, PREVIOUS, SUMMARY
 from lrexp.folder.owner import Watched, look
 from lrexp.grid.points.point import Point, Started, title
@@ -246,6 +247,7 @@ def set_aside(folder: Path, point: Point) -> None:
     left = folder / point.folder
     if not left.exists():
         return
+    refuse_late(left)
     inside = [path for path in left.iterdir() if path.name not in OF_CLAIM]
     claimed = len(inside) < len(os.listdir(left))
     if claimed and not inside:

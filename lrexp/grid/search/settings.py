@@ -25,7 +25,7 @@ LEAST = {"n_trials": 1, "n_jobs": 1}
 # Overrides that a sweep goes on with when it is not asked for again, in plain values; none is a
 # place: a folder may come from somebody else.
 OF_SEARCH = re.compile(
-    r"hydra/sweeper=optuna|hydra/sweeper/sampler=\w+"
+    r"(?:hydra/sweeper)=optuna|hydra/sweeper/sampler=\w+"
     r"|hydra\.sweeper\.(n_trials|n_jobs|direction|study_name|max_failure_rate)=[\w.+-]+"
     r"|\+?hydra\.sweeper\.sampler\.\w+=[\w.+-]+"
 )
