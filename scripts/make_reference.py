@@ -31,6 +31,7 @@ from lrexp.config.schema import OPTIONS, Config
 from lrexp.config.schema.rates import PerLayer, Rest, Rule
 from lrexp.config.schema.training import Trainer
 from lrexp.grid.settings import EXECUTORS, LEAST, ONLY, LauncherSettings
+from lrexp.grid.settings import KINDS as LAUNCHERS
 
 ROOT = Path(__file__).parent.parent
 CONF, REFERENCE = ROOT / "conf", ROOT / "docs/reference"
@@ -357,12 +358,29 @@ def general_page() -> str:
         table(rows("", Config, top, names), *HEAD),
         "## How a grid is run (`-m`)",
         table(launcher, *HEAD),
+        "With another `hydra/launcher` points are jobs of an engine ([clusters](../clusters.md)),"
+        " and these are there as well:",
+        *engine_tables(),
         "`hydra.run.dir` and `hydra.sweep.dir` say where a run and a sweep go; all else below"
         " `hydra` is Hydra's own: `lrexp --hydra-help`.",
     )
 
 
 LAUNCHER = [one.name for one in fields(LauncherSettings)]
+
+
+def engine_tables() -> Iterator[str]:
+    """The settings of every engine; what one has of another stands there."""
+    for name, settings in LAUNCHERS.items():
+        own = [key for key in settings.__annotations__ if key not in LAUNCHER]
+        if own:
+            also = [
+                n for n, one in LAUNCHERS.items() if one in settings.__mro__[1:] and n != "lrexp"
+            ]
+            yield f"### `hydra/launcher={name}`" + "".join(
+                f", which has those of `{n}` too" for n in also
+            )
+            yield table(rows("hydra.launcher", settings, {}, own), *HEAD)
 
 
 def said_by(*words: str) -> str:

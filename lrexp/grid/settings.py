@@ -55,13 +55,13 @@ class SlurmSettings(LocalJobSettings):
 
     engine: str | None = "slurm"
     max_num_timeout: int = 100  # a job that ran out of time goes on in another, so often
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    exclude: str | None = None
-    cpus_per_task: int | None = None
-    mem_gb: float | None = None
+    partition: str | None = None  # as sbatch --partition
+    account: str | None = None  # as sbatch --account
+    qos: str | None = None  # as sbatch --qos
+    constraint: str | None = None  # as sbatch --constraint
+    exclude: str | None = None  # nodes, as sbatch --exclude
+    cpus_per_task: int | None = None  # that each job has
+    mem_gb: float | None = None  # that each job has
     array_parallelism: int = 256  # jobs of an array that may run at a time
     setup: list[str] | None = None  # shell commands before a job
     additional_parameters: dict[str, Any] = field(default_factory=dict)  # other flags of sbatch
@@ -72,9 +72,9 @@ class RaySettings(LauncherSettings):
     """`hydra/launcher=ray`: points as tasks of a Ray cluster."""
 
     engine: str | None = "ray"
-    address: str | None = None  # of a cluster, or auto; None: $RAY_ADDRESS, or one of its own here
+    address: str | None = None  # HOST:PORT or auto; null: $RAY_ADDRESS, or one of its own here
     num_cpus: float = 1  # that a task takes
-    num_gpus: float = 0
+    num_gpus: float = 0  # that a task takes
 
 
 KINDS = {
