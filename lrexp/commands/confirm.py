@@ -20,8 +20,7 @@ any that is as the sweep's were.
 """
 EXAMPLES = """\
   lrexp confirm latest
-  lrexp confirm outputs/NAME/SWEEP --seeds 20 --margin 0.01
-  lrexp confirm latest --baseline layerwise_decay --metric balanced_accuracy
+  lrexp confirm outputs/NAME/SWEEP --seeds 20 --margin 0.01 --baseline layerwise_decay
   lrexp confirm latest hydra/launcher=slurm hydra.launcher.partition=gpu
 """
 CODES = "0 concluded, 1 a run failed, 2 a mistake in the request, or nothing to conclude yet"
