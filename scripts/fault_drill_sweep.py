@@ -15,6 +15,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ WAYS = {
     "ray": ["hydra/launcher=ray", "hydra.launcher.retries=3"],
 }
 PORT = 26379
+EARLY = 0.2  # share of kills that may come before a point has ended since the launcher started
 MOST_STARTS = 200  # of a launcher, until a sweep counts as lost
 
 
@@ -83,8 +85,12 @@ def _disturbed(
                 return done
             launcher = _start(points, WAYS[way], folder, folder.parent, cluster)
             done.starts += 1
+            seen = _ended_points(folder)
             while launcher.poll() is None and done.killed.total() < kills:
-                pause_s = draw.uniform(0, 2 * lasts_s / kills)
+                if draw.random() > EARLY:
+                    while launcher.poll() is None and _ended_points(folder) == seen:
+                        time.sleep(0.2)
+                pause_s = draw.uniform(0, lasts_s / kills)
                 try:
                     launcher.wait(pause_s)
                 except subprocess.TimeoutExpired:
@@ -194,6 +200,12 @@ def _command(process: int) -> bytes:
         return Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def _ended_points(folder: Path) -> int:
+    """Lines on points that have ended, in what all launchers of a sweep have said so far."""
+    said = folder.with_name(f"{folder.name}.txt").read_text(encoding="utf-8", errors="replace")
+    return len(re.findall(r"^ *\d+/\d+ ", said, re.MULTILINE))
 
 
 def _undone(folder: Path) -> bool:
