@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lrexp.commands.answer import columns, compared_words, parser_of
 from lrexp.config.errors import UserError, for_terminal
 from lrexp.config.names import shown_path
+from lrexp.judge.ladders import MOST_TRIES
 
 if TYPE_CHECKING:
     from lrexp.judge.conclusion import Conclusion
@@ -33,7 +34,6 @@ EXAMPLES = """\
 """
 CODES = "0 concluded, 1 a run failed, 2 a mistake in the request"
 TRIES = 16  # of every policy in a search: 28 runs on three seeds, about as many as a ladder's
-MOST_TRIES = 1000
 MINUTES = {"s": 1 / 60, "m": 1.0, "min": 1.0, "minutes": 1.0, "h": 60.0}
 
 

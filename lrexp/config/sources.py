@@ -18,6 +18,8 @@ from lrexp.config.recompose import SavedLoader
 from lrexp.config.saved import MAX_BYTES
 
 MOST_FILES = 5_000  # of a folder with options; more are not read to save the reading of a grid
+# a folder that is another by now; not in a comment of YAML
+_NEWEST = re.compile(r"^(?:[^#\n]*\W)?(?:weights|against)\s*[=:]\s*['\"]?latest\b", re.MULTILINE)
 _READS = re.compile(r"oc\.env\s*:\s*([A-Za-z_]\w*(?=\s*[,}]))?")
 
 
@@ -55,6 +57,8 @@ def sources_text(loader: CheckedLoader, config: DictConfig, asked: Iterable[str]
     if isinstance(loader, SavedLoader):
         texts.append(json.dumps(loader.saved, sort_keys=True, default=str))
         digests.append(f"{_digest(texts[-1].encode())}  saved config")
+    if any(_NEWEST.search(text) for text in texts):  # another run by now
+        return ""
     read = {found[1] for text in texts for found in _READS.finditer(text)}
     if None in read:  # a name that is itself made of something
         return ""

@@ -13,6 +13,7 @@ from lrexp.judge.looks import LOOKS
 STEP = math.sqrt(10)  # between two rates
 EACH_SIDE = 2  # rates below and above the middle one
 EXTENSIONS = 2  # of every ladder whose best lies at an edge, a rate each time
+MOST_TRIES = 1000  # of a policy, that a search may be asked for
 SEEDS = 3  # that rates are chosen by
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,20 +16,30 @@ from lrexp.runs.run import read_yaml
 from lrexp.runs.sweep import FINISHED
 from lrexp.session.points import point_title
 
+log = logging.getLogger(__name__)
+
 
 def record_best(board: Leaderboard, say: Callable[[str], object]) -> None:
     """Record every finished seed of each policy's best configuration, unless it has a run.
 
     `say` is told how many there are.
     """
-    chosen = best_points(board)
-    todo = [point for point in chosen if not has_run(board.folder / point.folder)]
+    todo = [point for point in best_points(board) if _has_none(board.folder / point.folder)]
     if todo:
         runs = "1 run" if len(todo) == 1 else f"{len(todo)} runs"
         say(f"wandb  records the best of each policy: {runs}")
     for point in todo:
         folder = board.folder / point.folder
         record_saved(folder, board.folder.name, _title(folder))
+
+
+def _has_none(folder: Path) -> bool:
+    """Whether a point has no W&B run; one that is damaged is left as it is, with a warning."""
+    try:
+        return not has_run(folder)
+    except ValueError as error:
+        log.warning("the W&B run of %s cannot be read: %s", folder, error)
+        return False
 
 
 def best_points(board: Leaderboard) -> list[Point]:
@@ -47,7 +58,7 @@ def best_points(board: Leaderboard) -> list[Point]:
     for row in board.board()["configurations"]:  # best first
         ended = [num for num in row["points"] if board.status(num) == FINISHED]
         points = [asked[num] for num in ended if num in asked]
-        if points:
+        if points and not row["former"]:
             found.setdefault((row["case"], points[0].settings["lr_policy.name"]), points)
     return [point for points in found.values() for point in points]
 

@@ -46,6 +46,10 @@ def compose_points(
     config = request.config
     points: list[Point] = []
     crossed, known = cross(request.cases, request.axes, loader), dict(known or {})
+    started = request.started.points if request.started else []
+    begun = {(point.case, tuple(point.overrides)) for point in started}
+    if any((case, tuple(overrides)) not in begun for case, overrides in crossed):
+        known = {}  # a new point may train as one that is done does
     with counting("composing points", len(crossed)) as count:
         for case, overrides in crossed:
             point = known.pop((case, tuple(overrides)), None)

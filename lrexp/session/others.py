@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from lrexp.config.variables import check_read
 from lrexp.folder.layout import CONFIRMED, EXPLORED, OF_SWEEP, OF_WHICH, PROTOCOL
 from lrexp.grid.points.point import Point
 from lrexp.grid.settings import OF_LAUNCHER
-from lrexp.judge.ladders import EACH_SIDE, EXTENSIONS, Ladder
+from lrexp.judge.ladders import EACH_SIDE, EXTENSIONS, MOST_TRIES, Ladder
 from lrexp.judge.ranking import HIGHEST
 from lrexp.runs.reading import leads_out
 from lrexp.runs.sweep import POLICY, RATE, SEED, SweepPoint
@@ -61,7 +62,15 @@ def _odd(one: Ladder) -> str:
         return f"{list(one.values)!r} are no plain values"
     if not all(type(k) is int and 0 <= k <= EACH_SIDE + EXTENSIONS for k in steps):
         return f"{list(steps)} are no steps"
-    return "" if isinstance(one.least, int | float) else f"{one.least!r} is no rate"
+    if not (type(one.drawn) is int and 0 <= one.drawn <= MOST_TRIES):
+        return f"{one.drawn!r} are no tries"
+    if not (_is_number(one.decay) and one.decay >= 0):
+        return f"{one.decay!r} is no weight decay"
+    return "" if _is_number(one.least) else f"{one.least!r} is no rate"
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def refuse_leading_out(folder: Path, names: Iterable[str], itself: bool = True) -> None:

@@ -90,6 +90,8 @@ def test_nothing_is_said_of_what_cannot_be_told(
     assert said() != ""
     assert said("name=${oc.env:A_${seed}}") == ""
     assert said(schema="pkg", path=Path("mine.conf")) == ""
+    assert said("model.weights=latest") == ""
+    assert said("model.weights=outputs/latest_but_one") != ""
     os.mkfifo(tmp_path / "pipe.yaml")
     assert said() == ""
     (tmp_path / "pipe.yaml").unlink()

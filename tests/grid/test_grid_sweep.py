@@ -141,6 +141,11 @@ def test_what_has_a_result_is_composed_again_only_where_files_changed(
     assert "2 points are done, 1 to run" in capsys.readouterr().out
     assert (tmp_path / "sweep" / "points.json").read_text() == before
     assert {found["status"] for found in summaries(tmp_path / "sweep").values()} == {"finished"}
+    composed.clear()
+    more = [word.replace("seed=0,1,2", "seed=0,1,2,3") for word in grid]
+    changed = "hydra.launcher.allow_changed_grid=true"
+    assert main_in(tmp_path, "--config-dir", "own", "-m", *more, *again[1:], changed) == 0
+    assert len(composed) == 4  # each is compared with the new one
     own.write_text("defaults: [sgd, _self_]\nmomentum: 0.6\n")
     assert main_in(tmp_path, *again) == 2
     assert "optimizer.momentum was 0.5 and is 0.6" in capsys.readouterr().err

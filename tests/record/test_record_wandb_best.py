@@ -54,6 +54,10 @@ def test_the_best_are_every_finished_seed_of_each_policys_first_on_the_leaderboa
     for point in two_cases.points[4:6]:  # the worse lp_ft, by itself
         point.case = "short"
     assert sorted(point.num for point in best_points(two_cases)) == [0, 1, 4, 5, 6, 7, 8]
+    changed = board_of(tmp_path, losses)
+    for point in changed.points[6:8]:  # the better lp_ft is asked for no longer
+        point.former = True
+    assert sorted(point.num for point in best_points(changed)) == [0, 1, 4, 5, 8]
     for other in ({"logger.points": "all"}, {"logger.points": "none"}, {"task.name": "plan"}):
         assert best_points(board_of(tmp_path, losses, **other)) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ def composed(case: str, *overrides: str, **settings: Any) -> Point:
             "are no plain values",
         ),
         ({"ladders": (Ladder("uniform", each_side=10**9),)}, "are no steps"),
+        ({"ladders": (Ladder("uniform", drawn=10**9),)}, "are no tries"),
+        ({"ladders": (Ladder("uniform", decay=math.nan),)}, "is no weight decay"),
     ],
 )
 def test_a_protocol_asks_for_policies_rates_and_an_experiment_alone(
