@@ -223,9 +223,11 @@ def unknown_setting(key: str, value: Any = "", schema: type | None = None) -> Co
     section = key.rpartition(".")[0]
     schema = schema or Config
     own = [f.name for f in fields(schema)] if is_dataclass(schema) else settings_of(section)
+    own = [name for name in own if not name.startswith("_")]
     problem = "there is no such setting"
     if owners := owners_of(key):
-        hint = f"it belongs to {' and '.join(f'{section}={o}' for o in owners)}"
+        group = section.replace("hydra.", "hydra/")
+        hint = f"it belongs to {' and '.join(f'{group}={o}' for o in owners)}"
         return ConfigError(key, f"{problem} {OTHERS_SETTING}", hint, value)
     groups = ("trainer", *GROUPS)  # epochs are the trainer's before any policy's
     everywhere = [f"{group}.{name}" for group in groups for name in settings_of(group)]
@@ -243,7 +245,17 @@ def owners_of(key: str) -> list[str]:
 
     section, _, last = key.rpartition(".")
     options = OPTIONS.get(section, {}).items()
+    if section == "hydra.launcher":
+        return [name for name, keys in _launchers() if last in keys]
     return [name for name, option in options if last in get_type_hints(option.schema)]
+
+
+def _launchers() -> list[tuple[str, list[str]]]:
+    """Names of hydra/launcher that are ours, each with its settings."""
+    from hydra.core.config_store import ConfigStore
+
+    stored: Any = ConfigStore.instance().repo.get("schema", {}).get("launcher", {})
+    return [(name.removesuffix(".yaml"), list(one.node)) for name, one in stored.items()]
 
 
 def settings_of(section: str) -> list[str]:

@@ -163,3 +163,20 @@ def test_axes_of_the_sweepers_own_are_part_of_the_command(
     assert len(points(f"hydra.launcher.resume={tmp_path}")) == 4
     with pytest.raises(UserError, match="the grid is not the one"):
         points(f"hydra.launcher.resume={tmp_path}", PARAMS)  # a grid of its own
+
+
+def test_a_setting_of_another_launcher_is_named_with_that(points: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        points("seed=0,1", "hydra.launcher.partition=gpu")
+    assert "it belongs to hydra/launcher=slurm" in str(caught.value)
+
+
+def test_no_grid_goes_on_in_the_folder_of_a_search(
+    points: Callable[..., Any], tmp_path: Path
+) -> None:
+    found = points("seed=0,1")
+    for point in found:
+        point.trial = point.num
+    (tmp_path / POINTS).write_text(points_text(found, []))
+    with pytest.raises(UserError, match="is a search"):
+        numbered_as(read_points(tmp_path), points("seed=0,1"), True)

@@ -80,6 +80,11 @@ def numbered_as(started: Started, points: Sequence[Point], allow_changed: bool) 
     Raises:
         UserError: when the grid has changed and may not; it names what has.
     """
+    if any(point.trial is not None for point in started.points):
+        raise UserError(
+            f"{started.folder} is a search, and this is a grid; hydra.launcher.resume and settings"
+            " of hydra.sweeper alone go on with it"
+        )
     kept = {id(point) for point in points}
     old: dict[str, list[Point]] = {}
     for point in started.points:
@@ -99,8 +104,8 @@ def numbered_as(started: Started, points: Sequence[Point], allow_changed: bool) 
         said = "\n  ".join(_changes(gone, new, swept_keys(points), swept_keys(started.points)))
         raise UserError(
             f"the grid is not the one this sweep was started with:\n  {said}\n"
-            "  without any other override the sweep goes on as it was;"
-            " hydra.launcher.allow_changed_grid=true goes on all the same"
+            "  without any other override the sweep goes on as it was; another grid is typed whole,"
+            " all its overrides, with hydra.launcher.allow_changed_grid=true"
         )
     for point in gone:
         point.former = True
