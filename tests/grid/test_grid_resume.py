@@ -10,7 +10,7 @@ import pytest
 from grid_points import composing
 
 from lrexp.config.compose import CheckedLoader
-from lrexp.config.errors import UserError
+from lrexp.config.errors import ConfigError, UserError
 from lrexp.grid.points.point import POINTS, Point, points_text, read_points
 from lrexp.grid.points.resume import numbered_as, set_aside, settled
 from lrexp.session.request import read_request
