@@ -173,7 +173,7 @@ class Cluster:
     def workers(self) -> list[int]:
         """Programs that run tasks."""
         every = [*children(self._head.pid), *children(self._other.pid)]
-        return [one for one in every if b"ray::" in _command(one)]
+        return [one for one in every if b"ray::_called" in _command(one)]
 
     def lose_node(self) -> None:
         """Kill the second node with all that runs there, and start another one."""

@@ -31,14 +31,15 @@ class Ray:
         self._ours = not ray.is_initialized()
         if self._ours:
             sent = {name: os.environ[name] for name in SENT if name in os.environ}
-            at = settings.address or os.environ.get("RAY_ADDRESS")
+            # not None, which joins whatever cluster was last begun on this machine, also a dead one
+            at = settings.address or os.environ.get("RAY_ADDRESS") or "local"
             how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-            if at in (None, "local"):
+            if at == "local":
                 how["include_dashboard"] = False
             try:
                 ray.init(address=at, runtime_env={"env_vars": sent}, **how)
             except Exception as error:
-                said = f"hydra.launcher.address={at or 'null'}: no Ray cluster is to be had there"
+                said = f"hydra.launcher.address={at}: no Ray cluster is to be had there"
                 raise UserError(f"{said}: {first_line(error)}") from error
         needs: Any = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus}
         self._remote = ray.remote(max_retries=0, **needs)(_called)
