@@ -57,7 +57,7 @@ class Claim:
             UserError: when it cannot be written, or already holds a run or files of these names
                 that lrexp did not write.
         """
-        self.folder, self._names = folder, names
+        self.folder, self._names, self._resumed = folder, names, resumed
         self._lock, self._created = -1, list[Path]()
         self._hold: Hold | None = None
         try:
@@ -84,6 +84,7 @@ class Claim:
             raise UserError(_taken(folder, [LOCK]))
         try:
             self._hold = self._held(resumed)
+            self._before.update(os.listdir(folder))  # what came while it waited is another's
         except BaseException:
             if not left:  # nobody has marked it, so it is new
                 (folder / LOCK).unlink(missing_ok=True)
@@ -118,6 +119,7 @@ class Claim:
 
     def refuse_taken(self) -> None:
         """Give the folder free and raise a UserError when it holds a run, or others' files."""
+        self._resumed = False
         try:
             if self._holds_run():
                 raise UserError(self._run_there())
@@ -146,10 +148,11 @@ class Claim:
         """Remove what came into the folder since the claim, for a command that never began.
 
         From a folder that was there before, only what we may have written; from one that another
-        program has taken over, nothing.
+        program has taken over, nothing, nor from one that is gone on with: jobs of the sweep that
+        was stopped may begin there at any time.
         """
         with suppress(OSError):
-            if self._hold is not None and not self._hold.loss():
+            if not self._resumed and self._hold is not None and not self._hold.loss():
                 self._remove_since_claim()
         self.release()
         self._remove_created()

@@ -323,6 +323,21 @@ def test_who_judged_an_owner_gone_does_not_replace_the_one_after_it(tmp_path: Pa
     assert look(tmp_path / OWNER).owner == Owner("b2", "node8", "third-kernel", 7)
 
 
+@pytest.mark.parametrize("resumed", [True, False])
+def test_undoing_a_claim_leaves_what_others_began_while_it_waited(
+    resumed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waited(folder: Path) -> Hold:
+        (folder / "3").mkdir()  # a job that was queued begins
+        return hold(folder)
+
+    monkeypatch.setattr("lrexp.folder.claim.hold", waited)
+    claim = Claim(tmp_path / "sweep", resumed, [f"{i}/{SUMMARY}" for i in range(5)])
+    (claim.folder / "4").mkdir()
+    claim.undo()
+    assert sorted(os.listdir(claim.folder)) == (["3", "4"] if resumed else ["3"])
+
+
 @pytest.mark.parametrize("died_in", ["another-kernel", BOOT])
 def test_who_died_taking_over_is_in_nobodys_way(died_in: str, tmp_path: Path) -> None:
     taken_by(tmp_path)
