@@ -205,7 +205,11 @@ def in_the_way(folder: Path, names: Iterable[str]) -> list[str]:
 
 
 def leftovers(folder: Path, names: Iterable[str]) -> Iterator[Path]:
-    """Files that processes which are gone had begun to write, to be renamed to one of these."""
+    """Files that processes which are gone had begun to write, to be renamed to one of these.
+
+    None below the folder where somebody has claimed one of its own: whether the owner lives, who
+    claims that one finds out, and tidies there.
+    """
     begun: dict[str, set[str]] = {}
     for name in names:
         place, file = os.path.split(name)
@@ -218,8 +222,17 @@ def leftovers(folder: Path, names: Iterable[str]) -> Iterator[Path]:
             continue
         for file in (file for file in there if file.endswith(".tmp")):
             of, _, process = file.removesuffix(".tmp").rpartition(".")
-            if of in wanted and process.isdecimal() and not _runs(int(process)):
+            if of not in wanted or not process.isdecimal() or _runs(int(process)):
+                continue
+            if not _is_another_owners(folder, place):
                 yield folder / place / file
+
+
+def _is_another_owners(folder: Path, place: str) -> bool:
+    """Whether a place below a folder, or one between the two, has been claimed by itself."""
+    while place and not os.path.lexists(folder / place / OWNER):
+        place = os.path.dirname(place)
+    return bool(place)
 
 
 def _runs(process: int) -> bool:

@@ -338,6 +338,21 @@ def test_undoing_a_claim_leaves_what_others_began_while_it_waited(
     assert sorted(os.listdir(claim.folder)) == (["3", "4"] if resumed else ["3"])
 
 
+def test_who_claims_a_sweep_leaves_what_a_job_elsewhere_is_writing_and_tidies_the_rest(
+    tmp_path: Path,
+) -> None:
+    names = [f"a/{i}/checkpoints/last.pt" for i in range(2)]
+    begun = [tmp_path / name.replace(".pt", ".4194999.tmp") for name in names]  # no PID here
+    for file in begun:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    taken_by(tmp_path / "a" / "0")
+    Claim(tmp_path, resumed=True, names=names).release()
+    assert [file.exists() for file in begun] == [True, False]
+    with owned(tmp_path / "a" / "0"):
+        assert not begun[0].exists()
+
+
 @pytest.mark.parametrize("died_in", ["another-kernel", BOOT])
 def test_who_died_taking_over_is_in_nobodys_way(died_in: str, tmp_path: Path) -> None:
     taken_by(tmp_path)
