@@ -196,6 +196,11 @@ def owners() -> dict[str, Owner]:
     return {key: held.owner for key, held in list(_held.items())}
 
 
+def is_held(folder: Path) -> bool:
+    """Whether this program holds a folder, or does work of one that does."""
+    return _key(folder) in _held
+
+
 def refuse_late(file: Path) -> None:
     """Raise TakenOver when a file lies in a folder of this program that is another's by now.
 

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lrexp.config.compose import without_hydra
 from lrexp.config.errors import CannotGoOnError, ConfigError, UserError
 from lrexp.config.names import new_run_id
 from lrexp.config.schema import says_nothing
+from lrexp.folder.claim import InUseError, owned
 from lrexp.folder.hold import refuse_late
 from lrexp.folder.layout import CHECKPOINTS, EARLIER, LAST, OF_CLAIM, OWNER, PREVIOUS, SUMMARY
 from lrexp.folder.owner import Watched, look
@@ -188,8 +190,11 @@ def make_ready(
     status: Callable[[int], str],
     say: Callable[[str], object],
     restart: bool = False,
+    engine: str | None = None,
 ) -> int:
     """Let those points of a resumed sweep go on that were stopped and can; the rest begins anew.
+
+    What a job of an engine has begun with meanwhile is left to that job.
 
     Args:
         folder: the sweep's.
@@ -197,16 +202,28 @@ def make_ready(
         status: what came of a point, by number.
         say: is told why one that was stopped cannot go on.
         restart: begin all of them anew.
+        engine: whose jobs are going to run them.
 
     Returns:
         How many go on.
+
+    Raises:
+        InUseError: for a point that another program has begun with, and no engine.
     """
     going_on = 0
     for point in points:
-        if not restart and status(point.num) in STOPPED:
-            going_on += go_on(folder, point, say)
-        else:
-            begin_anew(folder, point)
+        with ExitStack() as held:
+            if (place := folder / point.folder).is_dir():
+                try:
+                    held.enter_context(owned(place))
+                except InUseError:
+                    if not engine:
+                        raise
+                    continue
+            if not restart and status(point.num) in STOPPED:
+                going_on += go_on(folder, point, say)
+            else:
+                begin_anew(folder, point)
     return going_on
 
 
@@ -250,7 +267,7 @@ def set_aside(folder: Path, point: Point) -> None:
     refuse_late(left)
     inside = [path for path in left.iterdir() if path.name not in OF_CLAIM]
     claimed = len(inside) < len(os.listdir(left))
-    if claimed and not inside:
+    if not inside:
         return
     kept = folder / EARLIER / point.folder
     kept.parent.mkdir(parents=True, exist_ok=True)  # hydra.sweep.subdir may have several levels
