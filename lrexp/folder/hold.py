@@ -204,6 +204,8 @@ def is_held(folder: Path) -> bool:
 def refuse_late(file: Path) -> None:
     """Raise TakenOver when a file lies in a folder of this program that is another's by now.
 
+    Or when it is that folder itself.
+
     It takes a small read for every folder around the file that this program holds, else nothing.
 
     Raises:
@@ -211,7 +213,7 @@ def refuse_late(file: Path) -> None:
     """
     if not _held:
         return
-    path = os.path.abspath(file)
+    path = _key(file)
     for key, held in list(_held.items()):
         if path.startswith(key):
             held.refuse_late()

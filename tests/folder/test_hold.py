@@ -26,7 +26,7 @@ from lrexp.folder import hold as holding
 from lrexp.folder import owner as reading
 from lrexp.folder.claim import Claim, InUseError, owned
 from lrexp.folder.files import replacing, write_atomically
-from lrexp.folder.hold import HeldError, Hold, heed, hold, owners
+from lrexp.folder.hold import HeldError, Hold, heed, hold, owners, refuse_late
 from lrexp.folder.layout import LOCK, METRICS, NEXT_OWNER, OWNER, SUMMARY
 from lrexp.folder.owner import BOOT, HOST, Owner, Watched, look, owner_in
 from lrexp.record.jsonl import JsonlRecorder
@@ -395,6 +395,15 @@ def test_what_is_written_after_a_loss_is_refused_below_the_folder_and_nowhere_el
     assert after == before
     with pytest.raises(TakenOver):  # until this program holds it anew
         write()
+
+
+def test_a_folder_that_was_lost_is_refused_itself_as_what_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with owned(tmp_path / "run"):
+        taken_by(tmp_path / "run")
+        refuse_late(tmp_path / "runs")
+        with pytest.raises(TakenOver):
+            refuse_late(tmp_path / "run")
 
 
 def test_who_holds_nothing_looks_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
