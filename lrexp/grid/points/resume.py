@@ -28,6 +28,7 @@ from lrexp.runs.sweep import DAMAGED, FAILED, INTERRUPTED, MISSING, RUNNING, swe
 
 STOPPED = (INTERRUPTED, RUNNING)  # a running one has been killed
 UNDONE = (MISSING, DAMAGED, FAILED, *STOPPED)
+LOOK_S = 1.0  # between looks at points that may be run elsewhere
 
 
 def sweep_folder(name: str) -> Path:
@@ -168,20 +169,21 @@ def free_to_run(points: Sequence[Point], folder: Path, engine: str | None) -> li
     Raises:
         UserError: when there is one, and no engine.
     """
-    watched, held = Watched(), []
-    for point in points:
-        place = folder / point.folder
-        while (alive := watched.alive(place)) is None and not engine:
-            time.sleep(1)
-        if alive is not False:
-            held.append(point)
+    watched = Watched()
+    alive = {point.num: watched.alive(folder / point.folder) for point in points}
+    while not engine and None in alive.values():
+        time.sleep(LOOK_S)
+        for point in points:  # all at a time: many are dead where a node has failed
+            if alive[point.num] is None:
+                alive[point.num] = watched.alive(folder / point.folder)
+    held = [point for point in points if alive[point.num] is not False]
     if held and not engine:
         raise UserError(
             f"{len(held)} of the points to run are being run by other programs, such as"
             f" {look(folder / held[0].folder / OWNER).owner}\n"
             "  wait until they have ended, or go on with the hydra/launcher that started them"
         )
-    return [point for point in points if point not in held]
+    return [point for point in points if alive[point.num] is False]
 
 
 def make_ready(
