@@ -57,7 +57,7 @@ class Claim:
             UserError: when it cannot be written, or already holds a run or files of these names
                 that lrexp did not write.
         """
-        self.folder, self._names = folder, names
+        self.folder, self._names, self._resumed = folder, names, resumed
         self._lock, self._created = -1, list[Path]()
         self._hold: Hold | None = None
         try:
@@ -84,6 +84,7 @@ class Claim:
             raise UserError(_taken(folder, [LOCK]))
         try:
             self._hold = self._held(resumed)
+            self._before.update(os.listdir(folder))  # what came while it waited is another's
         except BaseException:
             if not left:  # nobody has marked it, so it is new
                 (folder / LOCK).unlink(missing_ok=True)
@@ -118,6 +119,7 @@ class Claim:
 
     def refuse_taken(self) -> None:
         """Give the folder free and raise a UserError when it holds a run, or others' files."""
+        self._resumed = False
         try:
             if self._holds_run():
                 raise UserError(self._run_there())
@@ -146,10 +148,11 @@ class Claim:
         """Remove what came into the folder since the claim, for a command that never began.
 
         From a folder that was there before, only what we may have written; from one that another
-        program has taken over, nothing.
+        program has taken over, nothing, nor from one that is gone on with: jobs of the sweep that
+        was stopped may begin there at any time.
         """
         with suppress(OSError):
-            if self._hold is not None and not self._hold.loss():
+            if not self._resumed and self._hold is not None and not self._hold.loss():
                 self._remove_since_claim()
         self.release()
         self._remove_created()
@@ -202,7 +205,11 @@ def in_the_way(folder: Path, names: Iterable[str]) -> list[str]:
 
 
 def leftovers(folder: Path, names: Iterable[str]) -> Iterator[Path]:
-    """Files that processes which are gone had begun to write, to be renamed to one of these."""
+    """Files that processes which are gone had begun to write, to be renamed to one of these.
+
+    None below the folder where somebody has claimed one of its own: whether the owner lives, who
+    claims that one finds out, and tidies there.
+    """
     begun: dict[str, set[str]] = {}
     for name in names:
         place, file = os.path.split(name)
@@ -215,8 +222,17 @@ def leftovers(folder: Path, names: Iterable[str]) -> Iterator[Path]:
             continue
         for file in (file for file in there if file.endswith(".tmp")):
             of, _, process = file.removesuffix(".tmp").rpartition(".")
-            if of in wanted and process.isdecimal() and not _runs(int(process)):
+            if of not in wanted or not process.isdecimal() or _runs(int(process)):
+                continue
+            if not _is_another_owners(folder, place):
                 yield folder / place / file
+
+
+def _is_another_owners(folder: Path, place: str) -> bool:
+    """Whether a place below a folder, or one between the two, has been claimed by itself."""
+    while place and not os.path.lexists(folder / place / OWNER):
+        place = os.path.dirname(place)
+    return bool(place)
 
 
 def _runs(process: int) -> bool:

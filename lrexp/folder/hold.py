@@ -196,8 +196,15 @@ def owners() -> dict[str, Owner]:
     return {key: held.owner for key, held in list(_held.items())}
 
 
+def is_held(folder: Path) -> bool:
+    """Whether this program holds a folder, or does work of one that does."""
+    return _key(folder) in _held
+
+
 def refuse_late(file: Path) -> None:
     """Raise TakenOver when a file lies in a folder of this program that is another's by now.
+
+    Or when it is that folder itself.
 
     It takes a small read for every folder around the file that this program holds, else nothing.
 
@@ -206,7 +213,7 @@ def refuse_late(file: Path) -> None:
     """
     if not _held:
         return
-    path = os.path.abspath(file)
+    path = _key(file)
     for key, held in list(_held.items()):
         if path.startswith(key):
             held.refuse_late()

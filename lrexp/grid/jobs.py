@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.types import HydraContext
 from omegaconf import DictConfig, flag_override
 
-from lrexp.config.errors import CannotGoOnError, out_of_memory
+from lrexp.config.errors import CannotGoOnError, UserError, out_of_memory
+from lrexp.folder.claim import InUseError, owned
+from lrexp.folder.hold import is_held
 from lrexp.grid.points.point import Point
 from lrexp.grid.points.resume import begin_anew, stopped_in
 from lrexp.grid.settings import LauncherSettings
@@ -25,6 +28,8 @@ from lrexp.runs.resume import Stopped
 from lrexp.train.signals import signals_stop
 
 log = logging.getLogger(__name__)
+
+ORPHANS_S = 10.0  # that programs which read data for a killed worker may take to end
 
 T = TypeVar("T")
 
@@ -109,13 +114,27 @@ class Session:
             self.view.over(num)
 
     def _run(self, point: Point, task: Callable[..., Any]) -> JobReturn:
-        """Run a point in its folder; what was stopped there goes on if the point says so."""
+        """Run a point in its folder, which no job of a former launcher may begin in meanwhile."""
         if self.view:
             self.view.begin(point.num)
-        if point.reached is None:
-            return self._job(point, task, point.config)
         config = point.config
-        folder, why, stopped = Path(str(config.hydra.sweep.dir)), "", None
+        folder = Path(str(config.hydra.sweep.dir))
+        with ExitStack() as held:
+            place = folder / point.folder
+            if point.settings and not is_held(place):  # a job of an engine holds it already
+                try:
+                    held.enter_context(_owned(place))
+                except UserError as error:
+                    return failed_as(point, error)
+            if point.reached is None:
+                return self._job(point, task, config)
+            return self._go_on(point, task, config, folder)
+
+    def _go_on(
+        self, point: Point, task: Callable[..., Any], config: DictConfig, folder: Path
+    ) -> JobReturn:
+        """Let what was stopped in a point's folder go on; if it cannot, the point runs anew."""
+        why, stopped = "", None
         try:
             stopped = stopped_in(folder, point)
         except CannotGoOnError as error:
@@ -265,6 +284,22 @@ class _Member:
         """Log to its file from now on. Configuring the next job's log closed it: it opens again."""
         logging.root.handlers[:] = self.handlers
         HydraConfig.instance().cfg = self._hydra
+
+
+@contextmanager
+def _owned(place: Path) -> Iterator[None]:
+    """Hold a point's folder; what keeps it for a moment after its program's end is waited for."""
+    until = time.monotonic() + ORPHANS_S
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(owned(place))
+                break
+            except InUseError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
+        yield
 
 
 def failed_as(point: Point, error: BaseException) -> JobReturn:

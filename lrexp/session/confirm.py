@@ -37,7 +37,7 @@ class Asked:
     baseline: str | None = None
     margin: float | None = None
     metric: str | None = None
-    how: tuple[str, ...] = ()  # overrides of the launcher; none: those of the sweep
+    how: tuple[str, ...] = ()  # overrides of the launcher; none: as it was begun, as the sweep was
 
 
 @dataclass(frozen=True)
@@ -139,16 +139,19 @@ def confirm(name: str, asked: Asked, say: Say) -> Confirmed:
         plan = extended(begun, asked, folder, [point.seed for point in sweep.points])
         for line in _changed_since(begun, sweep, folder):
             say(line)
-    again = f"lrexp confirm {shlex.quote(shown_path(where))}"
+    again = " ".join(
+        ["lrexp confirm", shlex.quote(shown_path(where)), *(pasted(word) for word in asked.how)]
+    )
     if begun is None or plan.seeds != begun.seeds or not _complete(folder, plan):
         for line in _announced(plan, any(point.test for point in sweep.tried)):
             say(line)
         names = [one.name for one in plan.contenders]
+        before = read_sweep(folder) if begun and is_sweep(folder) else sweep
         trials = Trials(
             folder,
             {one.name: one.asked for one in plan.contenders},
             dict.fromkeys(names, plan.seeds),
-            asked.how or launched_with(sweep),
+            asked.how or launched_with(before),
             {one.name: one.ran_with for one in plan.contenders if one.ran_with},
         )
 

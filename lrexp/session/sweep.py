@@ -282,8 +282,11 @@ def _todo(
     if request.started:
         for point, why in board.damaged(todo):
             say(f"note   {point.folder}: {why}; the point runs anew")
-        free = free_to_run(todo, board.folder, request.settings.engine)
-        going_on = make_ready(board.folder, free, board.status, say, request.settings.restart)
+        settings = request.settings
+        free = free_to_run(todo, board.folder, settings.engine)
+        going_on = make_ready(
+            board.folder, free, board.status, say, settings.restart, settings.engine
+        )
         counts = [f"{len(points) - len(todo) - len(equal)} points are done"]
         if going_on:
             counts.append(f"{going_on} {from_last_epoch(going_on)}")

@@ -164,6 +164,31 @@ def test_nothing_is_concluded_while_a_run_has_no_result(
     assert "confirm 2 configurations on 3 fresh seeds (1000 to 1002): 6 runs" in said
 
 
+def test_a_confirmation_goes_on_where_it_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, how, said = swept(tmp_path), "hydra/launcher=joblib", list[str]()
+    beside, launched = tmp_path / "s-confirm", list[Any]()
+
+    def train(loader: Any, trials: Trials, say: Any, begin: Callable[[], object]) -> None:
+        beside.mkdir(exist_ok=True)
+        begin()
+        if not launched:
+            saved = json.loads((folder / "points.json").read_text()) | {"command": [*trials.how]}
+            (beside / "points.json").write_text(json.dumps(saved))
+        launched.append([*trials.how])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lrexp.session.confirm.train_trials", train)
+    for words in ((how,), (), ("hydra/launcher=ray",)):
+        with pytest.raises(KeyboardInterrupt):
+            confirm(str(folder), Asked(how=words), said.append)
+    assert launched == [[how], [how], ["hydra/launcher=ray"]]
+    told = [line for line in said if line.startswith("go on")]
+    named = f"go on  lrexp confirm {folder}"
+    assert told == [f"{named} {how}", named, f"{named} hydra/launcher=ray"]
+
+
 def test_where_every_run_failed_it_is_said_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from lrexp.folder import hold as holding
 from lrexp.folder import owner as reading
 from lrexp.folder.claim import Claim, InUseError, owned
 from lrexp.folder.files import replacing, write_atomically
-from lrexp.folder.hold import HeldError, Hold, heed, hold, owners
+from lrexp.folder.hold import HeldError, Hold, heed, hold, owners, refuse_late
 from lrexp.folder.layout import LOCK, METRICS, NEXT_OWNER, OWNER, SUMMARY
 from lrexp.folder.owner import BOOT, HOST, Owner, Watched, look, owner_in
 from lrexp.record.jsonl import JsonlRecorder
@@ -323,6 +323,36 @@ def test_who_judged_an_owner_gone_does_not_replace_the_one_after_it(tmp_path: Pa
     assert look(tmp_path / OWNER).owner == Owner("b2", "node8", "third-kernel", 7)
 
 
+@pytest.mark.parametrize("resumed", [True, False])
+def test_undoing_a_claim_leaves_what_others_began_while_it_waited(
+    resumed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waited(folder: Path) -> Hold:
+        (folder / "3").mkdir()  # a job that was queued begins
+        return hold(folder)
+
+    monkeypatch.setattr("lrexp.folder.claim.hold", waited)
+    claim = Claim(tmp_path / "sweep", resumed, [f"{i}/{SUMMARY}" for i in range(5)])
+    (claim.folder / "4").mkdir()
+    claim.undo()
+    assert sorted(os.listdir(claim.folder)) == (["3", "4"] if resumed else ["3"])
+
+
+def test_who_claims_a_sweep_leaves_what_a_job_elsewhere_is_writing_and_tidies_the_rest(
+    tmp_path: Path,
+) -> None:
+    names = [f"a/{i}/checkpoints/last.pt" for i in range(2)]
+    begun = [tmp_path / name.replace(".pt", ".4194999.tmp") for name in names]  # no PID here
+    for file in begun:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    taken_by(tmp_path / "a" / "0")
+    Claim(tmp_path, resumed=True, names=names).release()
+    assert [file.exists() for file in begun] == [True, False]
+    with owned(tmp_path / "a" / "0"):
+        assert not begun[0].exists()
+
+
 @pytest.mark.parametrize("died_in", ["another-kernel", BOOT])
 def test_who_died_taking_over_is_in_nobodys_way(died_in: str, tmp_path: Path) -> None:
     taken_by(tmp_path)
@@ -365,6 +395,15 @@ def test_what_is_written_after_a_loss_is_refused_below_the_folder_and_nowhere_el
     assert after == before
     with pytest.raises(TakenOver):  # until this program holds it anew
         write()
+
+
+def test_a_folder_that_was_lost_is_refused_itself_as_what_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with owned(tmp_path / "run"):
+        taken_by(tmp_path / "run")
+        refuse_late(tmp_path / "runs")
+        with pytest.raises(TakenOver):
+            refuse_late(tmp_path / "run")
 
 
 def test_who_holds_nothing_looks_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

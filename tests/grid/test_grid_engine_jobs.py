@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 from command_lines import assert_same_run, rows_of, run, start, summary_of
 from grid_points import composing
+from hydra._internal.callbacks import Callbacks
+from hydra.types import HydraContext
 from processes import HUNG_S, wait_for
 
 from lrexp.config.errors import ConfigError, UserError
-from lrexp.folder.claim import owned
+from lrexp.folder.claim import InUseError, owned
 from lrexp.folder.files import write_summary
 from lrexp.folder.layout import OWNER
 from lrexp.folder.owner import look
+from lrexp.grid import jobs as here
 from lrexp.grid.engines import jobs as engine_jobs
 from lrexp.grid.engines import submitit_jobs
 from lrexp.grid.engines.job import Job, StoppedError, Told
@@ -28,6 +31,7 @@ from lrexp.grid.engines.jobs import Jobs, LostError
 from lrexp.grid.engines.jobs import wait_for as wait_for_end
 from lrexp.grid.engines.submitit_jobs import Resubmitted, Submitit
 from lrexp.grid.points.point import Point
+from lrexp.grid.points.resume import make_ready
 from lrexp.grid.pool.in_worker import STOPPED
 from lrexp.grid.pool.workers import Event
 from lrexp.grid.settings import SlurmSettings, read_settings
@@ -241,6 +245,40 @@ def test_a_job_that_is_called_again_goes_on_and_what_is_done_is_not_run(tmp_path
     assert (second["status"], second["resumed"][0]["epoch"]) == ("finished", 2)
     assert [rows_of(tmp_path / one.folder) for one in points] == rows
     assert not (first / OWNER).exists()
+
+
+def test_no_job_of_a_former_launcher_begins_with_a_point_that_runs_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with composing() as composed:
+        (one,) = composed("experiment=smoke", f"hydra.sweep.dir={tmp_path}", "seed=0")
+    place, came = tmp_path / one.folder, list[str]()
+
+    def task(config: Any) -> float:
+        with pytest.raises(InUseError), owned(place):
+            pass
+        came.append("ran")
+        return 0.5
+
+    context = HydraContext(None, Callbacks(one.config))  # type: ignore[arg-type]
+    session = here.Session(context, task)
+    assert session.run([one])[0][1].return_value == 0.5
+    assert not (place / OWNER).exists()
+    monkeypatch.setattr(here, "ORPHANS_S", 0.0)
+    monkeypatch.setattr(here, "is_held", lambda folder: False)
+    with owned(place):  # by a job that was faster
+        returned = session.run([one])[0][1]
+    assert "is in use by another lrexp process" in str(returned._return_value)
+    assert came == ["ran"]
+
+
+def test_what_a_job_has_begun_with_is_not_set_aside(tmp_path: Path) -> None:
+    with owned(tmp_path / "0"):
+        write_summary(tmp_path / "0", {"status": "running"})
+        with pytest.raises(InUseError):
+            make_ready(tmp_path, [point(0)], lambda num: "missing", print)
+        make_ready(tmp_path, [point(0)], lambda num: "missing", print, engine="slurm")
+    assert [*tmp_path.rglob("*.json")] == [tmp_path / "0" / "summary.json"]
 
 
 def stopped() -> None:

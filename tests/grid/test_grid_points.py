@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.grid.points.point import (
     POINTS,
+    Point,
     flat,
     in_short,
     make_point,
@@ -216,6 +217,17 @@ def test_a_summary_that_cannot_be_read_is_no_result(tmp_path: Path, text: str | 
     found = read_summary(tmp_path)
     assert found["status"] == ("missing" if text is None else "damaged")
     assert (found["error"] is None) == (text is None)
+
+
+@pytest.mark.parametrize("name", ["earlier", "jobs", "0"])
+def test_a_sweep_with_a_link_that_leads_out_is_not_gone_on_with(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    (folder / POINTS).write_text(points_text([Point(0, [], {}, "0", b"")], []))
+    read_points(folder)
+    (folder / name).symlink_to(tmp_path)
+    with pytest.raises(UserError, match="is a link that leads out"):
+        read_points(folder)
 
 
 def test_two_points_in_one_folder_are_refused(points: Callable[..., Any]) -> None:

@@ -11,8 +11,11 @@ from grid_points import composing
 
 from lrexp.config.compose import CheckedLoader
 from lrexp.config.errors import ConfigError, UserError
+from lrexp.folder.layout import OWNER
+from lrexp.folder.owner import STALE_S, Owner, Watched
+from lrexp.grid.points import resume
 from lrexp.grid.points.point import POINTS, Point, points_text, read_points
-from lrexp.grid.points.resume import numbered_as, set_aside, settled
+from lrexp.grid.points.resume import free_to_run, numbered_as, set_aside, settled
 from lrexp.session.request import read_request
 
 
@@ -33,6 +36,25 @@ def test_every_attempt_at_a_point_is_kept(tmp_path: Path, name: str) -> None:
     for attempt in (1, 2):
         kept = tmp_path / "earlier" / f"{name}.{attempt}" / "lrexp.log"
         assert kept.read_text() == str(attempt)
+
+
+def test_points_of_a_node_that_failed_are_waited_for_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    monkeypatch.setattr(resume, "Watched", lambda: Watched(lambda: clock[0]))
+    monkeypatch.setattr(resume.time, "sleep", sleep)
+    points = [Point(num, [], {}, str(num), b"") for num in range(9)]
+    for point in points[1:]:
+        (tmp_path / point.folder).mkdir()
+        (tmp_path / point.folder / OWNER).write_text(Owner("a", "node7", "other", 5).text())
+    assert free_to_run(points, tmp_path, "slurm") == points[:1]
+    assert free_to_run(points, tmp_path, None) == points
+    assert clock[0] < 2 * STALE_S
 
 
 def test_points_that_a_changed_grid_dropped_are_not_missed_again(

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from lrexp.config.check import hydra_aside
 from lrexp.config.errors import ConfigError, UserError
 from lrexp.config.variables import check_read
-from lrexp.folder.layout import EARLIER, LEADERBOARD, POINTS, SUMMARY
+from lrexp.folder.layout import EARLIER, JOBS, LEADERBOARD, POINTS, SUMMARY
 from lrexp.grid.search.settings import OF_SEARCH
 from lrexp.grid.settings import OF_LAUNCHER
 from lrexp.judge.words import in_short
@@ -172,7 +172,7 @@ def read_points(folder: Path) -> Started:
         )
         for p in listed
     ]
-    for place in (EARLIER, *(point.folder for point in points)):
+    for place in (EARLIER, JOBS, *(point.folder for point in points)):
         if leads_out(folder / place, folder):
             raise UserError(f"{folder / place} is a link that leads out of the sweep's folder")
     for override in command:

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lrexp.config.compose import without_hydra
 from lrexp.config.errors import CannotGoOnError, ConfigError, UserError
 from lrexp.config.names import new_run_id
 from lrexp.config.schema import says_nothing
+from lrexp.folder.claim import InUseError, owned
 from lrexp.folder.hold import refuse_late
 from lrexp.folder.layout import CHECKPOINTS, EARLIER, LAST, OF_CLAIM, OWNER, PREVIOUS, SUMMARY
 from lrexp.folder.owner import Watched, look
@@ -26,6 +28,7 @@ from lrexp.runs.sweep import DAMAGED, FAILED, INTERRUPTED, MISSING, RUNNING, swe
 
 STOPPED = (INTERRUPTED, RUNNING)  # a running one has been killed
 UNDONE = (MISSING, DAMAGED, FAILED, *STOPPED)
+LOOK_S = 1.0  # between looks at points that may be run elsewhere
 
 
 def sweep_folder(name: str) -> Path:
@@ -171,20 +174,21 @@ def free_to_run(points: Sequence[Point], folder: Path, engine: str | None) -> li
     Raises:
         UserError: when there is one, and no engine.
     """
-    watched, held = Watched(), []
-    for point in points:
-        place = folder / point.folder
-        while (alive := watched.alive(place)) is None and not engine:
-            time.sleep(1)
-        if alive is not False:
-            held.append(point)
+    watched = Watched()
+    alive = {point.num: watched.alive(folder / point.folder) for point in points}
+    while not engine and None in alive.values():
+        time.sleep(LOOK_S)
+        for point in points:  # all at a time: many are dead where a node has failed
+            if alive[point.num] is None:
+                alive[point.num] = watched.alive(folder / point.folder)
+    held = [point for point in points if alive[point.num] is not False]
     if held and not engine:
         raise UserError(
             f"{len(held)} of the points to run are being run by other programs, such as"
             f" {look(folder / held[0].folder / OWNER).owner}\n"
             "  wait until they have ended, or go on with the hydra/launcher that started them"
         )
-    return [point for point in points if point not in held]
+    return [point for point in points if alive[point.num] is False]
 
 
 def make_ready(
@@ -193,8 +197,11 @@ def make_ready(
     status: Callable[[int], str],
     say: Callable[[str], object],
     restart: bool = False,
+    engine: str | None = None,
 ) -> int:
     """Let those points of a resumed sweep go on that were stopped and can; the rest begins anew.
+
+    What a job of an engine has begun with meanwhile is left to that job.
 
     Args:
         folder: the sweep's.
@@ -202,16 +209,28 @@ def make_ready(
         status: what came of a point, by number.
         say: is told why one that was stopped cannot go on.
         restart: begin all of them anew.
+        engine: whose jobs are going to run them.
 
     Returns:
         How many go on.
+
+    Raises:
+        InUseError: for a point that another program has begun with, and no engine.
     """
     going_on = 0
     for point in points:
-        if not restart and status(point.num) in STOPPED:
-            going_on += go_on(folder, point, say)
-        else:
-            begin_anew(folder, point)
+        with ExitStack() as held:
+            if (place := folder / point.folder).is_dir():
+                try:
+                    held.enter_context(owned(place))
+                except InUseError:
+                    if not engine:
+                        raise
+                    continue
+            if not restart and status(point.num) in STOPPED:
+                going_on += go_on(folder, point, say)
+            else:
+                begin_anew(folder, point)
     return going_on
 
 
@@ -255,7 +274,7 @@ def set_aside(folder: Path, point: Point) -> None:
     refuse_late(left)
     inside = [path for path in left.iterdir() if path.name not in OF_CLAIM]
     claimed = len(inside) < len(os.listdir(left))
-    if claimed and not inside:
+    if not inside:
         return
     kept = folder / EARLIER / point.folder
     kept.parent.mkdir(parents=True, exist_ok=True)  # hydra.sweep.subdir may have several levels
