@@ -17,6 +17,7 @@ from grid_points import composing
 from processes import HUNG_S, wait_for
 
 from lrexp.config.errors import ConfigError, UserError
+from lrexp.folder import owner
 from lrexp.folder.claim import owned
 from lrexp.folder.files import write_summary
 from lrexp.folder.layout import OWNER
@@ -93,7 +94,7 @@ def test_jobs_come_to_what_the_engine_says_of_them(tmp_path: Path) -> None:
     engine = Engine(lambda job: came[job.points[0].num])
     found = events(engine, tmp_path, 0, 1, 2)
     assert kinds(found) == {0: "returned", 1: "died", 2: "raised"}
-    assert found[1].content == "is gone: killed"
+    assert [one.content for one in found if one.kind == "died"] == ["is gone: killed"]
     assert engine.handed == [[[0], [1], [2]]]
 
 
@@ -143,6 +144,7 @@ def test_an_engine_that_takes_no_job_ends_the_sweep_and_a_later_refusal_does_not
 @pytest.fixture
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_jobs, "POLL_S", 0.0)
+    monkeypatch.setattr(owner, "GONE_S", 0.1)
 
 
 @pytest.mark.usefixtures("_no_pause")
@@ -165,6 +167,30 @@ def test_what_another_program_runs_is_waited_for_and_its_result_taken(
     done = status == "finished"
     assert engine.handed == ([[[1]]] if done else [[[1]], [[0]]])
     assert kinds(found) == {1: "returned", 0: "died" if done else "returned"}
+    assert session.said == ["wait   point 0 may run in another job: waiting for it"]
+
+
+@pytest.mark.usefixtures("_no_pause")
+def test_a_job_that_its_engine_has_lost_is_taken_for_dead_once_nobody_holds_its_point(
+    tmp_path: Path,
+) -> None:
+    held = owned(tmp_path / "0")
+
+    def come_to(job: Job) -> Any:
+        if job.points[0].num == 0:
+            held.__enter__()
+            return LostError("its node does not answer")
+        held.__exit__(None, None, None)
+        return {}
+
+    session = Session(tmp_path)
+    engine = Engine(come_to, at_once=1)
+    found = events(engine, tmp_path, 0, 1, session=session)
+    assert [(event.piece[1][0].num, event.kind) for event in found] == [
+        (1, "returned"),
+        (0, "died"),
+    ]
+    assert found[1].content == "is gone: its node does not answer"
     assert session.said == ["wait   point 0 may run in another job: waiting for it"]
 
 
@@ -352,10 +378,10 @@ def test_local_jobs_that_are_killed_or_stopped_go_on_to_the_same_bits(tmp_path: 
     program = start(tmp_path, *GRID, "hydra/launcher=submitit_local")
     wait_for(begun, program)
     first, second = sorted(sweep.glob("[0-9]_*"))
-    owner = look(first / OWNER).owner
-    assert owner is not None
-    os.kill(owner.pid, signal.SIGKILL)
-    wait_for(lambda: (new := look(first / OWNER).owner) and new.pid != owner.pid, program)
+    at = look(first / OWNER).owner
+    assert at is not None
+    os.kill(at.pid, signal.SIGKILL)
+    wait_for(lambda: (new := look(first / OWNER).owner) and new.pid != at.pid, program)
     program.send_signal(signal.SIGINT)
     said = program.communicate(timeout=HUNG_S)[0]
     assert program.returncode == 130, said

@@ -139,7 +139,8 @@ class Jobs:
         self._session, self._engine, self._folder = session, engine, folder
         self._waiting: list[Any] = []
         self._running: dict[Any, _Running] = {}
-        self._elsewhere: list[Any] = []  # that a job of a former launcher may be at
+        # what another job may be at, and how its own was lost; empty where none was
+        self._elsewhere: list[tuple[Any, str]] = []
         self._watched, self._waits = Watched(), False
         self._handed = False  # whether the engine has taken a job
 
@@ -151,7 +152,10 @@ class Jobs:
 
     def put(self, piece: Any) -> None:
         """Let a job do `piece`, after those put before, and after whoever else may be at it."""
-        (self._elsewhere if self._is_held(piece) else self._waiting).append(piece)
+        if self._is_held(piece):
+            self._elsewhere.append((piece, ""))
+        else:
+            self._waiting.append(piece)
 
     def events(self) -> Iterator[Event]:
         """What happens, until every piece that was put has come to its end."""
@@ -161,12 +165,12 @@ class Jobs:
                 job = self._running.pop(known)
                 yield from _heard(job)
                 job.told.remove()
-                if isinstance(result, LostError):
-                    yield Event(job.piece, "died", f"is gone: {first_line(result)}")
+                if isinstance(result, LostError):  # as the engine has it: the job may still live
+                    self._elsewhere.append((job.piece, f"is gone: {first_line(result)}"))
                 elif isinstance(result, BaseException):
                     yield Event(job.piece, "raised", result)
                 elif result is None:
-                    self._elsewhere.append(job.piece)
+                    self._elsewhere.append((job.piece, ""))
                 else:
                     for point in job.piece[1]:
                         if point.num in result:
@@ -184,14 +188,17 @@ class Jobs:
 
     def _look_elsewhere(self) -> Iterator[Event]:
         """Take what other programs have come to the end of; what they have left undone is put."""
+        looked = [(*one, self._is_held(one[0])) for one in self._elsewhere]
+        self._elsewhere = [(piece, lost) for piece, lost, held in looked if held]
         if self._elsewhere and not self._waits:
-            nums = sorted(point.num for piece in self._elsewhere for point in piece[1])
+            nums = sorted(point.num for piece, _ in self._elsewhere for point in piece[1])
             self._session.say(f"wait   {numbered(nums)} may run in another job: waiting for it")
         self._waits = bool(self._elsewhere)
-        for piece in [one for one in self._elsewhere if not self._is_held(one)]:
-            self._elsewhere.remove(piece)
+        for piece, lost in [(piece, lost) for piece, lost, held in looked if not held]:
             places = [self._session.folder / point.folder for point in piece[1]]
-            if all(read_summary(place)["status"] in DONE for place in places):
+            if lost:
+                yield Event(piece, "died", lost)
+            elif all(read_summary(place)["status"] in DONE for place in places):
                 yield Event(piece, "died", "has ended")  # with results
             else:
                 self._waiting.append(piece)
