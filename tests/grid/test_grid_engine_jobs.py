@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from command_lines import assert_same_run, rows_of, run, start, summary_of
 from grid_points import composing
+from omegaconf import OmegaConf
 from processes import HUNG_S, wait_for
 
 from lrexp.config.errors import ConfigError, UserError
@@ -28,6 +30,7 @@ from lrexp.grid.engines.job import Job, StoppedError, Told
 from lrexp.grid.engines.jobs import Jobs, LostError
 from lrexp.grid.engines.jobs import wait_for as wait_for_end
 from lrexp.grid.engines.submitit_jobs import Resubmitted, Submitit
+from lrexp.grid.points import resume
 from lrexp.grid.points.point import Point
 from lrexp.grid.pool.in_worker import STOPPED
 from lrexp.grid.pool.workers import Event
@@ -267,6 +270,26 @@ def test_a_job_that_is_called_again_goes_on_and_what_is_done_is_not_run(tmp_path
     assert (second["status"], second["resumed"][0]["epoch"]) == ("finished", 2)
     assert [rows_of(tmp_path / one.folder) for one in points] == rows
     assert not (first / OWNER).exists()
+
+
+def test_a_job_that_is_called_again_runs_anew_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going_on: list[int] = []
+    monkeypatch.setattr(resume, "go_on", lambda folder, one, say: going_on.append(one.num) or True)
+    composed = pickle.dumps(OmegaConf.create({"run_id": "before"}))
+    points = [Point(num, [], {}, str(num), composed) for num in range(4)]
+    for one, status in zip(points, ("failed", "running", "interrupted", None), strict=True):
+        (tmp_path / one.folder).mkdir()
+        if status:
+            write_summary(tmp_path / one.folder, {"status": status})
+    ran: list[Any] = []
+    work: Any = lambda piece: ran.append(piece) or {}  # noqa: E731
+    Job(None, points, tmp_path / "said", [], tmp_path)._run(work, ran.append)
+    assert going_on == [1, 2]
+    assert (tmp_path / "earlier" / "0.1" / "summary.json").exists()
+    assert [one.config.run_id == "before" for one in points] == [False, True, True, True]
+    assert ran == [("run_stacked", points)]
 
 
 def stopped() -> None:

@@ -17,7 +17,7 @@ from lrexp.folder.claim import InUseError, owned
 from lrexp.folder.files import strict_json
 from lrexp.folder.layout import OF_CLAIM
 from lrexp.grid.points.point import Point, read_summary
-from lrexp.grid.points.resume import go_on
+from lrexp.grid.points.resume import make_ready
 from lrexp.grid.pool.in_worker import Place, Work, start_points
 from lrexp.runs.reading import json_of
 from lrexp.runs.resume import DONE
@@ -52,7 +52,8 @@ class Job:
     def __call__(self) -> dict[int, JobReturn] | None:
         """What came of each point, by number; None where another job that lives runs one of them.
 
-        What has a result already is not run again, and what was stopped goes on.
+        What has a result already is not run again, what was stopped goes on, and what failed runs
+        anew.
 
         Raises:
             StoppedError: when SIGTERM ended it.
@@ -78,15 +79,20 @@ class Job:
 
     def _run(self, work: Work, say: Callable[[str], object]) -> dict[int, JobReturn]:
         """Run what has no result, in folders that nobody else writes to."""
-        ended, todo = dict[int, JobReturn](), list[Point]()
-        for point in self.points:
-            place = self.folder / point.folder
-            if read_summary(place)["status"] in DONE:
-                ended[point.num] = JobReturn(point.overrides, status=JobStatus.COMPLETED)
-                continue
-            if any(path.name not in OF_CLAIM for path in place.iterdir()):
-                go_on(self.folder, point, say)
-            todo.append(point)
+        places = {point.num: self.folder / point.folder for point in self.points}
+        status = {num: read_summary(place)["status"] for num, place in places.items()}
+        ended = {
+            point.num: JobReturn(point.overrides, status=JobStatus.COMPLETED)
+            for point in self.points
+            if status[point.num] in DONE
+        }
+        todo = [point for point in self.points if point.num not in ended]
+        begun = [
+            point
+            for point in todo
+            if any(path.name not in OF_CLAIM for path in places[point.num].iterdir())
+        ]
+        make_ready(self.folder, begun, status.__getitem__, say)
         return ended | (work(("run_stacked" if len(todo) > 1 else "run", todo)) if todo else {})
 
 
