@@ -101,6 +101,11 @@ def test_jobs_come_to_what_the_engine_says_of_them(tmp_path: Path) -> None:
     assert engine.handed == [[[0], [1], [2]]]
 
 
+def test_a_job_that_was_stopped_from_outside_can_be_tried_again(tmp_path: Path) -> None:
+    engine = Engine(lambda job: StoppedError("it was asked to stop"))
+    assert kinds(events(engine, tmp_path, 0)) == {0: "died"}
+
+
 def test_no_more_jobs_are_handed_out_than_an_engine_takes(tmp_path: Path) -> None:
     engine = Engine(lambda job: {}, at_once=2)
     events(engine, tmp_path, 0, 1, 2)

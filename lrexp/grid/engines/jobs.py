@@ -20,7 +20,7 @@ from lrexp.config.errors import ConfigError, UserError, first_line
 from lrexp.config.names import new_run_id
 from lrexp.folder.layout import JOBS
 from lrexp.folder.owner import Watched
-from lrexp.grid.engines.job import Job, Told
+from lrexp.grid.engines.job import Job, StoppedError, Told
 from lrexp.grid.executors import Ended, Kind, kinds
 from lrexp.grid.jobs import Session
 from lrexp.grid.points.point import Point, read_summary
@@ -165,7 +165,7 @@ class Jobs:
                 job = self._running.pop(known)
                 yield from _heard(job)
                 job.told.remove()
-                if isinstance(result, LostError):  # as the engine has it: the job may still live
+                if isinstance(result, LostError | StoppedError):  # a lost job may still live
                     self._elsewhere.append((job.piece, f"is gone: {first_line(result)}"))
                 elif isinstance(result, BaseException):
                     yield Event(job.piece, "raised", result)
