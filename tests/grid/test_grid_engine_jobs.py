@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from command_lines import assert_same_run, rows_of, run, start, summary_of
 from grid_points import composing
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from processes import HUNG_S, wait_for
 
@@ -38,6 +39,15 @@ from lrexp.grid.settings import SlurmSettings, read_settings
 from lrexp.session.points import Points
 
 Scripted = Callable[[Job], Any]
+
+
+COMPLETED = JobReturn([], status=JobStatus.COMPLETED)
+FAILED = JobReturn([], status=JobStatus.FAILED)
+
+
+def failed(job: Job) -> Any:
+    """Failed, so that no summary is waited for."""
+    return {point.num: FAILED for point in job.points}
 
 
 class Thing:
@@ -91,7 +101,11 @@ def kinds(found: Sequence[Event]) -> dict[int, str]:
 
 
 def test_jobs_come_to_what_the_engine_says_of_them(tmp_path: Path) -> None:
-    came: dict[int, Any] = {0: {0: "done"}, 1: LostError("killed"), 2: ValueError("no such module")}
+    came: dict[int, Any] = {
+        0: {0: COMPLETED},
+        1: LostError("killed"),
+        2: ValueError("no such module"),
+    }
     (tmp_path / "0").mkdir()
     write_summary(tmp_path / "0", {"status": "finished"})
     engine = Engine(lambda job: came[job.points[0].num])
@@ -106,8 +120,18 @@ def test_a_job_that_was_stopped_from_outside_can_be_tried_again(tmp_path: Path) 
     assert kinds(events(engine, tmp_path, 0)) == {0: "died"}
 
 
+def test_only_of_what_did_not_fail_a_summary_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[str] = []
+    monkeypatch.setattr(engine_jobs, "wait_for", lambda folder: waited.append(folder.name))
+    came = {0: FAILED, 1: COMPLETED}
+    events(Engine(lambda job: {num: came[num] for num in (job.points[0].num,)}), tmp_path, 0, 1)
+    assert waited == ["1"]
+
+
 def test_no_more_jobs_are_handed_out_than_an_engine_takes(tmp_path: Path) -> None:
-    engine = Engine(lambda job: {}, at_once=2)
+    engine = Engine(failed, at_once=2)
     events(engine, tmp_path, 0, 1, 2)
     assert engine.handed == [[[0], [1]], [[2]]]
 
@@ -116,10 +140,10 @@ def test_what_a_job_says_comes_before_its_end_and_its_file_goes(tmp_path: Path) 
     def come_to(job: Job) -> Any:
         lines = [["row", 0, 1], ["remove", 0], ["begin", 0]]
         job.said.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-        return {}
+        return failed(job)
 
     found = events(Engine(come_to), tmp_path, 0)
-    assert [event.content for event in found] == [["row", 0, 1], ["begin", 0], {}]
+    assert [event.content for event in found] == [["row", 0, 1], ["begin", 0], {0: FAILED}]
     assert not list((tmp_path / "jobs").iterdir())
 
 
@@ -141,7 +165,7 @@ def test_an_engine_that_takes_no_job_ends_the_sweep_and_a_later_refusal_does_not
             raise OSError("Socket timed out")
         return Engine.submit(engine, jobs)
 
-    engine, refused = Engine(lambda job: {}, at_once=1), 0
+    engine, refused = Engine(failed, at_once=1), 0
     engine.submit = submit  # type: ignore[method-assign]
     with pytest.raises(UserError, match=r"slurm takes no jobs: .*Socket timed out"):
         events(engine, tmp_path, 0, 1)
@@ -168,7 +192,7 @@ def test_what_another_program_runs_is_waited_for_and_its_result_taken(
         if job.points[0].num == 1:  # meanwhile
             write_summary(tmp_path / "0", {"status": status})
             held.__exit__(None, None, None)
-        return {}
+        return failed(job)
 
     engine = Engine(come_to)
     found = events(engine, tmp_path, 0, 1, session=session)
@@ -189,7 +213,7 @@ def test_a_job_that_its_engine_has_lost_is_taken_for_dead_once_nobody_holds_its_
             held.__enter__()
             return LostError("its node does not answer")
         held.__exit__(None, None, None)
-        return {}
+        return failed(job)
 
     session = Session(tmp_path)
     engine = Engine(come_to, at_once=1)
@@ -217,7 +241,7 @@ def test_jobs_are_stopped_with_the_sweep(tmp_path: Path) -> None:
             raise KeyboardInterrupt
             yield
 
-    engine = Never(lambda job: {})
+    engine = Never(failed)
     with pytest.raises(KeyboardInterrupt):
         events(engine, tmp_path, 0, 1)
     assert len(engine.stopped) == 2

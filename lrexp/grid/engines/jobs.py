@@ -16,6 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from hydra.core.utils import JobStatus
+
 from lrexp.config.errors import ConfigError, UserError, first_line
 from lrexp.config.names import new_run_id
 from lrexp.folder.layout import JOBS
@@ -172,8 +174,8 @@ class Jobs:
                 elif result is None:
                     self._elsewhere.append((job.piece, ""))
                 else:
-                    for point in job.piece[1]:
-                        if point.num in result:
+                    for point in job.piece[1]:  # what failed may have left no summary
+                        if result[point.num].status == JobStatus.COMPLETED:
                             wait_for(self._session.folder / point.folder)
                     yield Event(job.piece, "returned", result)
             for job in self._running.values():
