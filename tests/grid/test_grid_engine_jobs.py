@@ -157,6 +157,12 @@ def test_half_a_line_waits_for_its_end(tmp_path: Path) -> None:
     assert list(told.news()) == [["say", "b"]]
 
 
+def test_a_broken_line_is_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "said"
+    file.write_bytes(b'["say", "a\n["say", \xff]\n[]\n\0\0\n["say", "b"]\n')
+    assert list(Told(file).news()) == [["say", "b"]]
+
+
 def test_an_engine_that_takes_no_job_ends_the_sweep_and_a_later_refusal_does_not(
     tmp_path: Path,
 ) -> None:

@@ -113,7 +113,10 @@ class Told:
         whole = read[: read.rfind(b"\n") + 1]
         self._at += len(whole)
         for line in whole.splitlines():
-            method, *arguments = json_of(line.decode())
+            try:
+                method, *arguments = json_of(line.decode())
+            except ValueError:  # a program that was killed left part of it
+                continue
             if method in TELLS:
                 yield [method, *arguments]
 
