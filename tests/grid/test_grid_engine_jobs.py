@@ -138,12 +138,12 @@ def test_no_more_jobs_are_handed_out_than_an_engine_takes(tmp_path: Path) -> Non
 
 def test_what_a_job_says_comes_before_its_end_and_its_file_goes(tmp_path: Path) -> None:
     def come_to(job: Job) -> Any:
-        lines = [["row", 0, 1], ["remove", 0], ["begin", 0]]
+        lines = [["row", 0, 1], ["remove", 0], ["begin", 0], ["over", 0]]
         job.said.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
         return failed(job)
 
     found = events(Engine(come_to), tmp_path, 0)
-    assert [event.content for event in found] == [["row", 0, 1], ["begin", 0], {0: FAILED}]
+    assert [event.content for event in found] == [["row", 0, 1], ["begin", 0], ["over", 0], {0: FAILED}]
     assert not list((tmp_path / "jobs").iterdir())
 
 

@@ -23,7 +23,7 @@ from lrexp.runs.reading import json_of
 from lrexp.runs.resume import DONE
 from lrexp.train.signals import signals_stop
 
-TELLS = ("begin", "describe", "row", "say", "warn")  # methods of a view that a job may call
+TELLS = ("begin", "describe", "over", "row", "say", "warn")  # methods of a view that a job may call
 
 
 class StoppedError(Exception):
