@@ -28,6 +28,7 @@ from lrexp.folder.owner import look
 from lrexp.grid.engines import jobs as engine_jobs
 from lrexp.grid.engines import submitit_jobs
 from lrexp.grid.engines.job import Job, StoppedError, Told
+from lrexp.grid.engines.joblib_jobs import Joblib
 from lrexp.grid.engines.jobs import Jobs, LostError
 from lrexp.grid.engines.jobs import wait_for as wait_for_end
 from lrexp.grid.engines.submitit_jobs import Resubmitted, Submitit
@@ -35,7 +36,7 @@ from lrexp.grid.points import resume
 from lrexp.grid.points.point import Point
 from lrexp.grid.pool.in_worker import STOPPED
 from lrexp.grid.pool.workers import Event
-from lrexp.grid.settings import SlurmSettings, read_settings
+from lrexp.grid.settings import JoblibSettings, SlurmSettings, read_settings
 from lrexp.session.points import Points
 
 Scripted = Callable[[Job], Any]
@@ -143,7 +144,12 @@ def test_what_a_job_says_comes_before_its_end_and_its_file_goes(tmp_path: Path) 
         return failed(job)
 
     found = events(Engine(come_to), tmp_path, 0)
-    assert [event.content for event in found] == [["row", 0, 1], ["begin", 0], ["over", 0], {0: FAILED}]
+    assert [event.content for event in found] == [
+        ["row", 0, 1],
+        ["begin", 0],
+        ["over", 0],
+        {0: FAILED},
+    ]
     assert not list((tmp_path / "jobs").iterdir())
 
 
@@ -411,6 +417,12 @@ def test_signals_that_leave_no_time_to_train_are_refused() -> None:
     with pytest.raises(ConfigError, match="leaves no time to train of timeout_min=1"):
         read_settings(SlurmSettings(timeout_min=1))
     assert read_settings(SlurmSettings(timeout_min=1, signal_delay_s=59)).engine == "slurm"
+
+
+def test_joblib_has_at_least_one_program() -> None:
+    with pytest.raises(ConfigError, match=r"n_jobs=0.* leaves no program"):
+        read_settings(JoblibSettings(n_jobs=0))
+    assert Joblib(JoblibSettings(n_jobs=-1000))._programs == 1
 
 
 # --- Jobs of submitit on this machine -----------------------------------------------------------

@@ -19,7 +19,8 @@ class Joblib:
 
     def __init__(self, settings: JoblibSettings):
         count = settings.n_jobs
-        self._programs = cores() + 1 + count if count < 0 else count  # as joblib counts
+        # as joblib counts: -2 leaves one core free
+        self._programs = max(1, cores() + 1 + count) if count < 0 else count
         self._threads = max(1, cores() // self._programs)
 
     def submit(self, jobs: Sequence[Job]) -> list[Future[Any]]:
