@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from processes import HUNG_S, wait_for
 
-from lrexp.config.errors import ConfigError, UserError
+from lrexp.config.errors import ConfigError, Terminated, UserError
 from lrexp.folder import owner
 from lrexp.folder.claim import owned
 from lrexp.folder.files import write_summary
@@ -38,6 +39,7 @@ from lrexp.grid.pool.in_worker import STOPPED
 from lrexp.grid.pool.workers import Event
 from lrexp.grid.settings import JoblibSettings, SlurmSettings, read_settings
 from lrexp.session.points import Points
+from lrexp.train.signals import signals_stop
 
 Scripted = Callable[[Job], Any]
 
@@ -255,6 +257,23 @@ def test_jobs_are_stopped_with_the_sweep(tmp_path: Path) -> None:
 
     engine = Never(failed)
     with pytest.raises(KeyboardInterrupt):
+        events(engine, tmp_path, 0, 1)
+    assert len(engine.stopped) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_while_jobs_are_handed_out_stops_them(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    class Slow(Engine):
+        def submit(self, jobs: Sequence[Job]) -> list[Any]:
+            with submitit_jobs._interrupt_held_back():
+                os.kill(os.getpid(), number)
+                time.sleep(0.01)
+            return super().submit(jobs)
+
+    engine = Slow(failed)
+    with pytest.raises((Terminated, KeyboardInterrupt)), signals_stop():
         events(engine, tmp_path, 0, 1)
     assert len(engine.stopped) == 2
 

@@ -31,6 +31,7 @@ from lrexp.grid.pool.workers import Event
 from lrexp.grid.settings import LauncherSettings
 from lrexp.runs.resume import DONE
 from lrexp.runs.sweep import MISSING, RUNNING
+from lrexp.train.signals import whole
 
 POLL_S = 1.0  # between two looks at jobs
 CONNECT_S = 10.0  # that another machine may take to answer
@@ -223,7 +224,10 @@ class Jobs:
         ]
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            known = self._engine.submit(jobs)
+            with whole():  # what has been handed out is known, and so is stopped with the sweep
+                known = self._engine.submit(jobs)
+                for one, piece, file in zip(known, pieces, said_to, strict=True):
+                    self._running[one] = _Running(piece, Told(file))
         except Exception as error:
             name = self._session.settings.engine
             said = UserError(f"{name} takes no jobs: {first_line(error)}")
@@ -233,8 +237,6 @@ class Jobs:
             yield from (Event(piece, "raised", refused) for piece in pieces)
             return
         self._handed = True
-        for one, piece, file in zip(known, pieces, said_to, strict=True):
-            self._running[one] = _Running(piece, Told(file))
 
     @cached_property
     def _task(self) -> Any:

@@ -71,7 +71,7 @@ class Submitit:
         handed: list[Any] = []
         for first in range(0, len(jobs), ARRAY):
             try:
-                with _interrupt_ignored(), self._executor.batch():
+                with _interrupt_held_back(), self._executor.batch():
                     some = jobs[first : first + ARRAY]
                     asked = [self._executor.submit(Resubmitted(job)) for job in some]
             except Exception as error:
@@ -180,17 +180,16 @@ def _time_is_up() -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _interrupt_ignored() -> Iterator[None]:
-    """Ctrl-C does not reach what is started meanwhile: it is stopped by us, and not killed."""
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not the main thread
-        yield
-        return
+def _interrupt_held_back() -> Iterator[None]:
+    """Ctrl-C comes after it, and does not reach what is started meanwhile: that is stopped by us.
+
+    Ignored it would be lost. What is started keeps it blocked, as it would keep it ignored.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _last_line(said: object) -> str:
