@@ -7,8 +7,10 @@ import os
 import pickle
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +39,7 @@ from lrexp.grid.points import resume
 from lrexp.grid.points.point import Point
 from lrexp.grid.pool.in_worker import STOPPED
 from lrexp.grid.pool.workers import Event
-from lrexp.grid.settings import JoblibSettings, SlurmSettings, read_settings
+from lrexp.grid.settings import JoblibSettings, LocalJobSettings, SlurmSettings, read_settings
 from lrexp.session.points import Points
 from lrexp.train.signals import signals_stop
 
@@ -442,6 +444,25 @@ def test_joblib_has_at_least_one_program() -> None:
     with pytest.raises(ConfigError, match=r"n_jobs=0.* leaves no program"):
         read_settings(JoblibSettings(n_jobs=0))
     assert Joblib(JoblibSettings(n_jobs=-1000))._programs == 1
+
+
+def test_local_jobs_share_the_cores_and_those_of_slurm_have_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submitit_jobs, "cores", lambda: 8)
+    asked: list[Any] = []
+
+    class Executor(SimpleNamespace):
+        def __init__(self, *_: Any):
+            super().__init__(update_parameters=lambda **_: None, batch=nullcontext)
+            self.submit = lambda given: asked.append(given.job.threads)
+
+    both = SimpleNamespace(LocalExecutor=Executor, SlurmExecutor=Executor)
+    monkeypatch.setitem(sys.modules, "submitit", both)
+    job = Job(None, [], tmp_path / "said", [], tmp_path)
+    for settings in (LocalJobSettings(workers=2), LocalJobSettings(), SlurmSettings()):
+        Submitit(settings, tmp_path).submit([job])
+    assert asked == [4, 1, None]
 
 
 # --- Jobs of submitit on this machine -----------------------------------------------------------

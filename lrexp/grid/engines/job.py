@@ -18,7 +18,7 @@ from lrexp.folder.files import strict_json
 from lrexp.folder.layout import OF_CLAIM
 from lrexp.grid.points.point import Point, read_summary
 from lrexp.grid.points.resume import make_ready
-from lrexp.grid.pool.in_worker import Place, Work, start_points
+from lrexp.grid.pool.in_worker import Place, Work, set_threads, start_points
 from lrexp.runs.reading import json_of
 from lrexp.runs.resume import DONE
 from lrexp.train.signals import signals_stop
@@ -41,6 +41,7 @@ class Job:
             the session's view and its arguments.
         path: where Python looks for modules in the session's program.
         folder: the sweep's.
+        threads: of torch, OpenMP and BLAS; None: as they are where it runs.
     """
 
     task: Any
@@ -48,6 +49,7 @@ class Job:
     said: Path
     path: Sequence[str]
     folder: Path
+    threads: int | None = None
 
     def __call__(self) -> dict[int, JobReturn] | None:
         """What came of each point, by number; None where another job that lives runs one of them.
@@ -67,8 +69,10 @@ class Job:
 
             try:
                 with signals_stop(), ExitStack() as held:
+                    set_threads(self.threads)
+                    place = Place(threads=self.threads)
                     # a copy: the job itself may be sent to another program once it is stopped
-                    work = start_points(copy(self.task), Place(), say)
+                    work = start_points(copy(self.task), place, say)
                     for point in self.points:
                         held.enter_context(owned(self.folder / point.folder))
                     return self._run(work, lambda line: say(("say", line)))
