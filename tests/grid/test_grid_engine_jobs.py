@@ -34,12 +34,19 @@ from lrexp.grid.engines.job import Job, StoppedError, Told
 from lrexp.grid.engines.joblib_jobs import Joblib
 from lrexp.grid.engines.jobs import Jobs, LostError
 from lrexp.grid.engines.jobs import wait_for as wait_for_end
+from lrexp.grid.engines.ray_tasks import unfit
 from lrexp.grid.engines.submitit_jobs import Resubmitted, Submitit
 from lrexp.grid.points import resume
 from lrexp.grid.points.point import Point
 from lrexp.grid.pool.in_worker import STOPPED
 from lrexp.grid.pool.workers import Event
-from lrexp.grid.settings import JoblibSettings, LocalJobSettings, SlurmSettings, read_settings
+from lrexp.grid.settings import (
+    JoblibSettings,
+    LocalJobSettings,
+    RaySettings,
+    SlurmSettings,
+    read_settings,
+)
 from lrexp.session.points import Points
 from lrexp.train.signals import signals_stop
 
@@ -463,6 +470,13 @@ def test_local_jobs_share_the_cores_and_those_of_slurm_have_their_own(
     for settings in (LocalJobSettings(workers=2), LocalJobSettings(), SlurmSettings()):
         Submitit(settings, tmp_path).submit([job])
     assert asked == [4, 1, None]
+
+
+def test_tasks_that_no_node_of_ray_can_run_are_told_of() -> None:
+    nodes = [{"CPU": 8.0, "memory": 1e9}, {"CPU": 2.0, "GPU": 1.0}]
+    assert unfit(nodes, RaySettings(num_gpus=1)) == ""
+    said = unfit(nodes, RaySettings(num_cpus=4, num_gpus=1))
+    assert "num_cpus=4 hydra.launcher.num_gpus=1: they have 8 CPUs and 0; 2 CPUs and 1 GPUs" in said
 
 
 # --- Jobs of submitit on this machine -----------------------------------------------------------
