@@ -147,6 +147,8 @@ def read_settings(launcher: Any) -> LauncherSettings:
             refuse(name, "is too small", f"at least {least}")
     if found["members"] is not None and found["members"] > MOST_MEMBERS:
         refuse("members", "is too large", f"at most {MOST_MEMBERS}")
+    if found.get("n_jobs") == 0:
+        refuse("n_jobs", "leaves no program", "at least 1, or -1 for one per core")
     delay_s, minutes = found.get("signal_delay_s", 0), found.get("timeout_min", 1)
     if delay_s >= 60 * minutes:
         problem = f"leaves no time to train of timeout_min={minutes}"

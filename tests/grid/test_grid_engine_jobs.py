@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +19,13 @@ import pytest
 from command_lines import assert_same_run, rows_of, run, start, summary_of
 from grid_points import composing
 from hydra._internal.callbacks import Callbacks
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
+from omegaconf import OmegaConf
 from processes import HUNG_S, wait_for
 
-from lrexp.config.errors import ConfigError, UserError
+from lrexp.config.errors import ConfigError, Terminated, UserError
+from lrexp.folder import owner
 from lrexp.folder.claim import InUseError, owned
 from lrexp.folder.files import write_summary
 from lrexp.folder.layout import OWNER
@@ -27,17 +34,36 @@ from lrexp.grid import jobs as here
 from lrexp.grid.engines import jobs as engine_jobs
 from lrexp.grid.engines import submitit_jobs
 from lrexp.grid.engines.job import Job, StoppedError, Told
+from lrexp.grid.engines.joblib_jobs import Joblib
 from lrexp.grid.engines.jobs import Jobs, LostError
 from lrexp.grid.engines.jobs import wait_for as wait_for_end
+from lrexp.grid.engines.ray_tasks import unfit
 from lrexp.grid.engines.submitit_jobs import Resubmitted, Submitit
+from lrexp.grid.points import resume
 from lrexp.grid.points.point import Point
 from lrexp.grid.points.resume import make_ready
 from lrexp.grid.pool.in_worker import STOPPED
 from lrexp.grid.pool.workers import Event
-from lrexp.grid.settings import SlurmSettings, read_settings
+from lrexp.grid.settings import (
+    JoblibSettings,
+    LocalJobSettings,
+    RaySettings,
+    SlurmSettings,
+    read_settings,
+)
 from lrexp.session.points import Points
+from lrexp.train.signals import signals_stop
 
 Scripted = Callable[[Job], Any]
+
+
+COMPLETED = JobReturn([], status=JobStatus.COMPLETED)
+FAILED = JobReturn([], status=JobStatus.FAILED)
+
+
+def failed(job: Job) -> Any:
+    """Failed, so that no summary is waited for."""
+    return {point.num: FAILED for point in job.points}
 
 
 class Thing:
@@ -91,30 +117,54 @@ def kinds(found: Sequence[Event]) -> dict[int, str]:
 
 
 def test_jobs_come_to_what_the_engine_says_of_them(tmp_path: Path) -> None:
-    came: dict[int, Any] = {0: {0: "done"}, 1: LostError("killed"), 2: ValueError("no such module")}
+    came: dict[int, Any] = {
+        0: {0: COMPLETED},
+        1: LostError("killed"),
+        2: ValueError("no such module"),
+    }
     (tmp_path / "0").mkdir()
     write_summary(tmp_path / "0", {"status": "finished"})
     engine = Engine(lambda job: came[job.points[0].num])
     found = events(engine, tmp_path, 0, 1, 2)
     assert kinds(found) == {0: "returned", 1: "died", 2: "raised"}
-    assert found[1].content == "is gone: killed"
+    assert [one.content for one in found if one.kind == "died"] == ["is gone: killed"]
     assert engine.handed == [[[0], [1], [2]]]
 
 
+def test_a_job_that_was_stopped_from_outside_can_be_tried_again(tmp_path: Path) -> None:
+    engine = Engine(lambda job: StoppedError("it was asked to stop"))
+    assert kinds(events(engine, tmp_path, 0)) == {0: "died"}
+
+
+def test_only_of_what_did_not_fail_a_summary_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[str] = []
+    monkeypatch.setattr(engine_jobs, "wait_for", lambda folder: waited.append(folder.name))
+    came = {0: FAILED, 1: COMPLETED}
+    events(Engine(lambda job: {num: came[num] for num in (job.points[0].num,)}), tmp_path, 0, 1)
+    assert waited == ["1"]
+
+
 def test_no_more_jobs_are_handed_out_than_an_engine_takes(tmp_path: Path) -> None:
-    engine = Engine(lambda job: {}, at_once=2)
+    engine = Engine(failed, at_once=2)
     events(engine, tmp_path, 0, 1, 2)
     assert engine.handed == [[[0], [1]], [[2]]]
 
 
 def test_what_a_job_says_comes_before_its_end_and_its_file_goes(tmp_path: Path) -> None:
     def come_to(job: Job) -> Any:
-        lines = [["row", 0, 1], ["remove", 0], ["begin", 0]]
+        lines = [["row", 0, 1], ["remove", 0], ["begin", 0], ["over", 0]]
         job.said.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-        return {}
+        return failed(job)
 
     found = events(Engine(come_to), tmp_path, 0)
-    assert [event.content for event in found] == [["row", 0, 1], ["begin", 0], {}]
+    assert [event.content for event in found] == [
+        ["row", 0, 1],
+        ["begin", 0],
+        ["over", 0],
+        {0: FAILED},
+    ]
     assert not list((tmp_path / "jobs").iterdir())
 
 
@@ -128,6 +178,12 @@ def test_half_a_line_waits_for_its_end(tmp_path: Path) -> None:
     assert list(told.news()) == [["say", "b"]]
 
 
+def test_a_broken_line_is_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "said"
+    file.write_bytes(b'["say", "a\n["say", \xff]\n[]\n\0\0\n["say", "b"]\n')
+    assert list(Told(file).news()) == [["say", "b"]]
+
+
 def test_an_engine_that_takes_no_job_ends_the_sweep_and_a_later_refusal_does_not(
     tmp_path: Path,
 ) -> None:
@@ -136,7 +192,7 @@ def test_an_engine_that_takes_no_job_ends_the_sweep_and_a_later_refusal_does_not
             raise OSError("Socket timed out")
         return Engine.submit(engine, jobs)
 
-    engine, refused = Engine(lambda job: {}, at_once=1), 0
+    engine, refused = Engine(failed, at_once=1), 0
     engine.submit = submit  # type: ignore[method-assign]
     with pytest.raises(UserError, match=r"slurm takes no jobs: .*Socket timed out"):
         events(engine, tmp_path, 0, 1)
@@ -147,6 +203,7 @@ def test_an_engine_that_takes_no_job_ends_the_sweep_and_a_later_refusal_does_not
 @pytest.fixture
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_jobs, "POLL_S", 0.0)
+    monkeypatch.setattr(owner, "GONE_S", 0.1)
 
 
 @pytest.mark.usefixtures("_no_pause")
@@ -162,13 +219,37 @@ def test_what_another_program_runs_is_waited_for_and_its_result_taken(
         if job.points[0].num == 1:  # meanwhile
             write_summary(tmp_path / "0", {"status": status})
             held.__exit__(None, None, None)
-        return {}
+        return failed(job)
 
     engine = Engine(come_to)
     found = events(engine, tmp_path, 0, 1, session=session)
     done = status == "finished"
     assert engine.handed == ([[[1]]] if done else [[[1]], [[0]]])
     assert kinds(found) == {1: "returned", 0: "died" if done else "returned"}
+    assert session.said == ["wait   point 0 may run in another job: waiting for it"]
+
+
+@pytest.mark.usefixtures("_no_pause")
+def test_a_job_that_its_engine_has_lost_is_taken_for_dead_once_nobody_holds_its_point(
+    tmp_path: Path,
+) -> None:
+    held = owned(tmp_path / "0")
+
+    def come_to(job: Job) -> Any:
+        if job.points[0].num == 0:
+            held.__enter__()
+            return LostError("its node does not answer")
+        held.__exit__(None, None, None)
+        return failed(job)
+
+    session = Session(tmp_path)
+    engine = Engine(come_to, at_once=1)
+    found = events(engine, tmp_path, 0, 1, session=session)
+    assert [(event.piece[1][0].num, event.kind) for event in found] == [
+        (1, "returned"),
+        (0, "died"),
+    ]
+    assert found[1].content == "is gone: its node does not answer"
     assert session.said == ["wait   point 0 may run in another job: waiting for it"]
 
 
@@ -187,8 +268,25 @@ def test_jobs_are_stopped_with_the_sweep(tmp_path: Path) -> None:
             raise KeyboardInterrupt
             yield
 
-    engine = Never(lambda job: {})
+    engine = Never(failed)
     with pytest.raises(KeyboardInterrupt):
+        events(engine, tmp_path, 0, 1)
+    assert len(engine.stopped) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_while_jobs_are_handed_out_stops_them(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    class Slow(Engine):
+        def submit(self, jobs: Sequence[Job]) -> list[Any]:
+            with submitit_jobs._interrupt_held_back():
+                os.kill(os.getpid(), number)
+                time.sleep(0.01)
+            return super().submit(jobs)
+
+    engine = Slow(failed)
+    with pytest.raises((Terminated, KeyboardInterrupt)), signals_stop():
         events(engine, tmp_path, 0, 1)
     assert len(engine.stopped) == 2
 
@@ -281,6 +379,26 @@ def test_what_a_job_has_begun_with_is_not_set_aside(tmp_path: Path) -> None:
     assert [*tmp_path.rglob("*.json")] == [tmp_path / "0" / "summary.json"]
 
 
+def test_a_job_that_is_called_again_runs_anew_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going_on: list[int] = []
+    monkeypatch.setattr(resume, "go_on", lambda folder, one, say: going_on.append(one.num) or True)
+    composed = pickle.dumps(OmegaConf.create({"run_id": "before"}))
+    points = [Point(num, [], {}, str(num), composed) for num in range(4)]
+    for one, status in zip(points, ("failed", "running", "interrupted", None), strict=True):
+        (tmp_path / one.folder).mkdir()
+        if status:
+            write_summary(tmp_path / one.folder, {"status": status})
+    ran: list[Any] = []
+    work: Any = lambda piece: ran.append(piece) or {}  # noqa: E731
+    Job(None, points, tmp_path / "said", [], tmp_path)._run(work, ran.append)
+    assert going_on == [1, 2]
+    assert (tmp_path / "earlier" / "0.1" / "summary.json").exists()
+    assert [one.config.run_id == "before" for one in points] == [False, True, True, True]
+    assert ran == [("run_stacked", points)]
+
+
 def stopped() -> None:
     raise StoppedError("it was asked to stop")
 
@@ -367,6 +485,38 @@ def test_signals_that_leave_no_time_to_train_are_refused() -> None:
     assert read_settings(SlurmSettings(timeout_min=1, signal_delay_s=59)).engine == "slurm"
 
 
+def test_joblib_has_at_least_one_program() -> None:
+    with pytest.raises(ConfigError, match=r"n_jobs=0.* leaves no program"):
+        read_settings(JoblibSettings(n_jobs=0))
+    assert Joblib(JoblibSettings(n_jobs=-1000))._programs == 1
+
+
+def test_local_jobs_share_the_cores_and_those_of_slurm_have_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submitit_jobs, "cores", lambda: 8)
+    asked: list[Any] = []
+
+    class Executor(SimpleNamespace):
+        def __init__(self, *_: Any):
+            super().__init__(update_parameters=lambda **_: None, batch=nullcontext)
+            self.submit = lambda given: asked.append(given.job.threads)
+
+    both = SimpleNamespace(LocalExecutor=Executor, SlurmExecutor=Executor)
+    monkeypatch.setitem(sys.modules, "submitit", both)
+    job = Job(None, [], tmp_path / "said", [], tmp_path)
+    for settings in (LocalJobSettings(workers=2), LocalJobSettings(), SlurmSettings()):
+        Submitit(settings, tmp_path).submit([job])
+    assert asked == [4, 1, None]
+
+
+def test_tasks_that_no_node_of_ray_can_run_are_told_of() -> None:
+    nodes = [{"CPU": 8.0, "memory": 1e9}, {"CPU": 2.0, "GPU": 1.0}]
+    assert unfit(nodes, RaySettings(num_gpus=1)) == ""
+    said = unfit(nodes, RaySettings(num_cpus=4, num_gpus=1))
+    assert "num_cpus=4 hydra.launcher.num_gpus=1: they have 8 CPUs and 0; 2 CPUs and 1 GPUs" in said
+
+
 # --- Jobs of submitit on this machine -----------------------------------------------------------
 
 GRID = (
@@ -390,10 +540,10 @@ def test_local_jobs_that_are_killed_or_stopped_go_on_to_the_same_bits(tmp_path: 
     program = start(tmp_path, *GRID, "hydra/launcher=submitit_local")
     wait_for(begun, program)
     first, second = sorted(sweep.glob("[0-9]_*"))
-    owner = look(first / OWNER).owner
-    assert owner is not None
-    os.kill(owner.pid, signal.SIGKILL)
-    wait_for(lambda: (new := look(first / OWNER).owner) and new.pid != owner.pid, program)
+    at = look(first / OWNER).owner
+    assert at is not None
+    os.kill(at.pid, signal.SIGKILL)
+    wait_for(lambda: (new := look(first / OWNER).owner) and new.pid != at.pid, program)
     program.send_signal(signal.SIGINT)
     said = program.communicate(timeout=HUNG_S)[0]
     assert program.returncode == 130, said

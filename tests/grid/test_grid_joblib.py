@@ -36,6 +36,8 @@ def test_ctrl_c_saves_what_runs_and_leaves_no_program(tmp_path: Path) -> None:
     program.send_signal(signal.SIGTERM)
     program.communicate(timeout=HUNG_S)
     assert program.returncode == 143
+    assert {summary_of(point)["status"] for point in points(sweep)} == {"interrupted"}
+    assert not [*sweep.glob("[0-9]*/.lock"), *sweep.glob("[0-9]*/.owner")]
     wait_for(lambda: not any(map(is_alive, programs)))
     code, said = run(tmp_path, "-m", "hydra.launcher.resume=sweep")
     assert code == 0, said

@@ -17,13 +17,13 @@ from lrexp.folder.claim import InUseError, owned
 from lrexp.folder.files import strict_json
 from lrexp.folder.layout import OF_CLAIM
 from lrexp.grid.points.point import Point, read_summary
-from lrexp.grid.points.resume import go_on
-from lrexp.grid.pool.in_worker import Place, Work, start_points
+from lrexp.grid.points.resume import make_ready
+from lrexp.grid.pool.in_worker import Place, Work, set_threads, start_points
 from lrexp.runs.reading import json_of
 from lrexp.runs.resume import DONE
 from lrexp.train.signals import signals_stop
 
-TELLS = ("begin", "describe", "row", "say", "warn")  # methods of a view that a job may call
+TELLS = ("begin", "describe", "over", "row", "say", "warn")  # methods of a view that a job may call
 
 
 class StoppedError(Exception):
@@ -41,6 +41,7 @@ class Job:
             the session's view and its arguments.
         path: where Python looks for modules in the session's program.
         folder: the sweep's.
+        threads: of torch, OpenMP and BLAS; None: as they are where it runs.
     """
 
     task: Any
@@ -48,11 +49,13 @@ class Job:
     said: Path
     path: Sequence[str]
     folder: Path
+    threads: int | None = None
 
     def __call__(self) -> dict[int, JobReturn] | None:
         """What came of each point, by number; None where another job that lives runs one of them.
 
-        What has a result already is not run again, and what was stopped goes on.
+        What has a result already is not run again, what was stopped goes on, and what failed runs
+        anew.
 
         Raises:
             StoppedError: when SIGTERM ended it.
@@ -66,8 +69,10 @@ class Job:
 
             try:
                 with signals_stop(), ExitStack() as held:
+                    set_threads(self.threads)
+                    place = Place(threads=self.threads)
                     # a copy: the job itself may be sent to another program once it is stopped
-                    work = start_points(copy(self.task), Place(), say)
+                    work = start_points(copy(self.task), place, say)
                     for point in self.points:
                         held.enter_context(owned(self.folder / point.folder))
                     return self._run(work, lambda line: say(("say", line)))
@@ -78,15 +83,20 @@ class Job:
 
     def _run(self, work: Work, say: Callable[[str], object]) -> dict[int, JobReturn]:
         """Run what has no result, in folders that nobody else writes to."""
-        ended, todo = dict[int, JobReturn](), list[Point]()
-        for point in self.points:
-            place = self.folder / point.folder
-            if read_summary(place)["status"] in DONE:
-                ended[point.num] = JobReturn(point.overrides, status=JobStatus.COMPLETED)
-                continue
-            if any(path.name not in OF_CLAIM for path in place.iterdir()):
-                go_on(self.folder, point, say)
-            todo.append(point)
+        places = {point.num: self.folder / point.folder for point in self.points}
+        status = {num: read_summary(place)["status"] for num, place in places.items()}
+        ended = {
+            point.num: JobReturn(point.overrides, status=JobStatus.COMPLETED)
+            for point in self.points
+            if status[point.num] in DONE
+        }
+        todo = [point for point in self.points if point.num not in ended]
+        begun = [
+            point
+            for point in todo
+            if any(path.name not in OF_CLAIM for path in places[point.num].iterdir())
+        ]
+        make_ready(self.folder, begun, status.__getitem__, say)
         return ended | (work(("run_stacked" if len(todo) > 1 else "run", todo)) if todo else {})
 
 
@@ -107,7 +117,10 @@ class Told:
         whole = read[: read.rfind(b"\n") + 1]
         self._at += len(whole)
         for line in whole.splitlines():
-            method, *arguments = json_of(line.decode())
+            try:
+                method, *arguments = json_of(line.decode())
+            except ValueError:  # a program that was killed left part of it
+                continue
             if method in TELLS:
                 yield [method, *arguments]
 

@@ -16,11 +16,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from hydra.core.utils import JobStatus
+
 from lrexp.config.errors import ConfigError, UserError, first_line
 from lrexp.config.names import new_run_id
 from lrexp.folder.layout import JOBS
 from lrexp.folder.owner import Watched
-from lrexp.grid.engines.job import Job, Told
+from lrexp.grid.engines.job import Job, StoppedError, Told
 from lrexp.grid.executors import Ended, Kind, kinds
 from lrexp.grid.jobs import Session
 from lrexp.grid.points.point import Point, read_summary
@@ -29,6 +31,7 @@ from lrexp.grid.pool.workers import Event
 from lrexp.grid.settings import LauncherSettings
 from lrexp.runs.resume import DONE
 from lrexp.runs.sweep import MISSING, RUNNING
+from lrexp.train.signals import whole
 
 POLL_S = 1.0  # between two looks at jobs
 CONNECT_S = 10.0  # that another machine may take to answer
@@ -139,7 +142,8 @@ class Jobs:
         self._session, self._engine, self._folder = session, engine, folder
         self._waiting: list[Any] = []
         self._running: dict[Any, _Running] = {}
-        self._elsewhere: list[Any] = []  # that a job of a former launcher may be at
+        # what another job may be at, and how its own was lost; empty where none was
+        self._elsewhere: list[tuple[Any, str]] = []
         self._watched, self._waits = Watched(), False
         self._handed = False  # whether the engine has taken a job
 
@@ -151,7 +155,10 @@ class Jobs:
 
     def put(self, piece: Any) -> None:
         """Let a job do `piece`, after those put before, and after whoever else may be at it."""
-        (self._elsewhere if self._is_held(piece) else self._waiting).append(piece)
+        if self._is_held(piece):
+            self._elsewhere.append((piece, ""))
+        else:
+            self._waiting.append(piece)
 
     def events(self) -> Iterator[Event]:
         """What happens, until every piece that was put has come to its end."""
@@ -161,15 +168,15 @@ class Jobs:
                 job = self._running.pop(known)
                 yield from _heard(job)
                 job.told.remove()
-                if isinstance(result, LostError):
-                    yield Event(job.piece, "died", f"is gone: {first_line(result)}")
+                if isinstance(result, LostError | StoppedError):  # a lost job may still live
+                    self._elsewhere.append((job.piece, f"is gone: {first_line(result)}"))
                 elif isinstance(result, BaseException):
                     yield Event(job.piece, "raised", result)
                 elif result is None:
-                    self._elsewhere.append(job.piece)
+                    self._elsewhere.append((job.piece, ""))
                 else:
-                    for point in job.piece[1]:
-                        if point.num in result:
+                    for point in job.piece[1]:  # what failed may have left no summary
+                        if result[point.num].status == JobStatus.COMPLETED:
                             wait_for(self._session.folder / point.folder)
                     yield Event(job.piece, "returned", result)
             for job in self._running.values():
@@ -184,14 +191,17 @@ class Jobs:
 
     def _look_elsewhere(self) -> Iterator[Event]:
         """Take what other programs have come to the end of; what they have left undone is put."""
+        looked = [(*one, self._is_held(one[0])) for one in self._elsewhere]
+        self._elsewhere = [(piece, lost) for piece, lost, held in looked if held]
         if self._elsewhere and not self._waits:
-            nums = sorted(point.num for piece in self._elsewhere for point in piece[1])
+            nums = sorted(point.num for piece, _ in self._elsewhere for point in piece[1])
             self._session.say(f"wait   {numbered(nums)} may run in another job: waiting for it")
         self._waits = bool(self._elsewhere)
-        for piece in [one for one in self._elsewhere if not self._is_held(one)]:
-            self._elsewhere.remove(piece)
+        for piece, lost in [(piece, lost) for piece, lost, held in looked if not held]:
             places = [self._session.folder / point.folder for point in piece[1]]
-            if all(read_summary(place)["status"] in DONE for place in places):
+            if lost:
+                yield Event(piece, "died", lost)
+            elif all(read_summary(place)["status"] in DONE for place in places):
                 yield Event(piece, "died", "has ended")  # with results
             else:
                 self._waiting.append(piece)
@@ -214,7 +224,10 @@ class Jobs:
         ]
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            known = self._engine.submit(jobs)
+            with whole():  # what has been handed out is known, and so is stopped with the sweep
+                known = self._engine.submit(jobs)
+                for one, piece, file in zip(known, pieces, said_to, strict=True):
+                    self._running[one] = _Running(piece, Told(file))
         except Exception as error:
             name = self._session.settings.engine
             said = UserError(f"{name} takes no jobs: {first_line(error)}")
@@ -224,8 +237,6 @@ class Jobs:
             yield from (Event(piece, "raised", refused) for piece in pieces)
             return
         self._handed = True
-        for one, piece, file in zip(known, pieces, said_to, strict=True):
-            self._running[one] = _Running(piece, Told(file))
 
     @cached_property
     def _task(self) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -19,6 +19,8 @@ from lrexp.grid.settings import RaySettings
 SENT = ("PYTHONPATH", "LREXP_ALLOW_TARGETS", "WANDB_MODE", "WANDB_DIR", "WANDB_ENTITY")
 SAVED_S = 30.0  # that tasks which are stopped may take to save their state
 
+log = logging.getLogger(__name__)
+
 
 class Ray:
     """Tasks of a cluster that is there, or of one that lives as long as the sweep."""
@@ -29,10 +31,10 @@ class Ray:
         import ray
 
         self._ours = not ray.is_initialized()
+        # not None, which joins whatever cluster was last begun on this machine, also a dead one
+        at = settings.address or os.environ.get("RAY_ADDRESS") or "local"
         if self._ours:
             sent = {name: os.environ[name] for name in SENT if name in os.environ}
-            # not None, which joins whatever cluster was last begun on this machine, also a dead one
-            at = settings.address or os.environ.get("RAY_ADDRESS") or "local"
             how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
             if at == "local":
                 how["include_dashboard"] = False
@@ -41,6 +43,13 @@ class Ray:
             except Exception as error:
                 said = f"hydra.launcher.address={at}: no Ray cluster is to be had there"
                 raise UserError(f"{said}: {first_line(error)}") from error
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        problem = unfit(nodes, settings)
+        if problem and self._ours and at == "local":
+            ray.shutdown()
+            raise UserError(problem)
+        if problem:  # a cluster may have nodes that it starts when they are asked for
+            log.warning("%s; tasks wait until one joins", problem)
         needs: Any = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus}
         self._remote = ray.remote(max_retries=0, **needs)(_called)
 
@@ -75,6 +84,16 @@ class Ray:
                 ray.wait(list(known), num_returns=len(known), timeout=SAVED_S)
         if self._ours:
             ray.shutdown()
+
+
+def unfit(nodes: Sequence[Mapping[str, float]], settings: RaySettings) -> str:
+    """Why no node that is there can ever run a task, in words; empty where one can."""
+    cpus, gpus = settings.num_cpus, settings.num_gpus
+    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        return ""
+    there = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g}" for node in nodes)
+    asked = f"hydra.launcher.num_cpus={cpus:g} hydra.launcher.num_gpus={gpus:g}"
+    return f"no node of the Ray cluster has room for {asked}: they have {there or 'no'} GPUs"
 
 
 def _called(job: Job) -> Any:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class Submitit:
         given = {key: value for key, value in asdict(settings).items() if value is not None}
         self._local = not isinstance(settings, SlurmSettings)
         self.at_once = (settings.workers or cores()) if self._local else None
+        # local jobs share the cores; SLURM's have those that it gives them
+        self._threads = max(1, cores() // self.at_once) if self.at_once else None
         self._gone: dict[Any, float] = {}  # jobs that have left the queue, and since when
         self._queue, self._looked = set[str](), 0.0
         # jobs' numbers can be guessed: a file that claims to be the result of one must not be there
@@ -71,8 +73,10 @@ class Submitit:
         handed: list[Any] = []
         for first in range(0, len(jobs), ARRAY):
             try:
-                with _interrupt_ignored(), self._executor.batch():
-                    some = jobs[first : first + ARRAY]
+                with _interrupt_held_back(), self._executor.batch():
+                    some = [
+                        replace(job, threads=self._threads) for job in jobs[first : first + ARRAY]
+                    ]
                     asked = [self._executor.submit(Resubmitted(job)) for job in some]
             except Exception as error:
                 self.stop(handed)
@@ -180,17 +184,16 @@ def _time_is_up() -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _interrupt_ignored() -> Iterator[None]:
-    """Ctrl-C does not reach what is started meanwhile: it is stopped by us, and not killed."""
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not the main thread
-        yield
-        return
+def _interrupt_held_back() -> Iterator[None]:
+    """Ctrl-C comes after it, and does not reach what is started meanwhile: that is stopped by us.
+
+    Ignored it would be lost. What is started keeps it blocked, as it would keep it ignored.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _last_line(said: object) -> str:

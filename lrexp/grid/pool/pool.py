@@ -23,6 +23,7 @@ from lrexp.grid.points.resume import begin_anew, from_last_epoch, go_on
 from lrexp.grid.pool.in_worker import Place, start_points
 from lrexp.grid.pool.workers import Event, Workers
 from lrexp.grid.settings import LauncherSettings
+from lrexp.runs.sweep import INTERRUPTED
 
 # What workers import before they start. None of it starts a thread (pyarrow does) or uses a GPU.
 PRELOAD = (
@@ -155,10 +156,13 @@ def run_packs(packs: Sequence[list[Point]], running: Runs, session: Session) -> 
             why = f"worker {event.content}" if died else "there was not enough memory"
             going_on = 0
             for point in again:
-                if died:
-                    going_on += go_on(session.folder, point, session.say)
-                else:
+                if not died:
                     begin_anew(session.folder, point)
+                elif go_on(session.folder, point, session.say):
+                    going_on += 1
+                    place = session.folder / point.folder  # a job would run anew what failed
+                    as_stopped = {"status": INTERRUPTED, "error": None}
+                    write_summary(place, read_summary(place) | as_stopped)
             them = "" if len(nums) == 1 else f"{going_on} of them "
             said = f", {them}{from_last_epoch(going_on)}" if going_on else ""
             named = f"point{'s' * (len(nums) > 1)} {', '.join(map(str, nums))}"
