@@ -225,8 +225,10 @@ def _run(
     setup_globals()
     if not _makes_grids(sweeper):
         _write_command(board.folder, request)
-        if session.task.search:
-            session.task.search.board = board
+        if search := session.task.search:
+            search.board = board
+            if search.started:
+                _wait_for_workers(board.folder)
         session.task.board = board  # who launches them finds it there: where a sweeper keeps its
         try:
             sweeper.sweep(arguments=request.task)  # launcher is its own affair
@@ -240,10 +242,8 @@ def _run(
     board.points.sort(key=lambda point: point.num)
     _write_grid(board.folder, board.points, request)
     if request.ours:
-        if request.started and not wait_until_left(board.folder, ENDING_S):
-            raise UserError(
-                f"{board.folder}: workers of the sweep that was stopped are still at it; end them"
-            )
+        if request.started:
+            _wait_for_workers(board.folder)
         board.look_up(board.points)
         if any(not p.composed and board.status(p.num) in UNDONE for p in points):
             raise UserError("results went away meanwhile; resume the sweep once more")
@@ -266,6 +266,13 @@ def _run(
                     say(redacted(failed))
     finally:
         board.write()
+
+
+def _wait_for_workers(folder: Path) -> None:
+    """Raise UserError when those of the sweep that was stopped do not end soon."""
+    if not wait_until_left(folder, ENDING_S):
+        said = "workers of the sweep that was stopped are still at it; end them"
+        raise UserError(f"{folder}: {said}")
 
 
 def _todo(

@@ -18,7 +18,7 @@ from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import POINTS
 from lrexp.grid.leaderboard import Leaderboard
 from lrexp.grid.points.point import Point, Started, make_point, points_text, read_summary, title
-from lrexp.grid.points.resume import UNDONE, set_aside
+from lrexp.grid.points.resume import UNDONE, free_to_run, set_aside
 from lrexp.grid.search.settings import SECTION, OptunaSettings, read_search_settings
 from lrexp.grid.search.space import Space, read_space
 from lrexp.grid.search.study import (
@@ -179,7 +179,8 @@ class Search:
             if point.same_as is None and self.board.status(point.num) in UNDONE
         ]
         if self.started:
-            for point in todo:
+            engine = getattr(getattr(launcher, "settings", None), "engine", None)
+            for point in free_to_run(todo, self.board.folder, engine):
                 set_aside(self.board.folder, point)
         for _, some in itertools.groupby(enumerate(todo), lambda one: one[1].num - one[0]):
             part = [point for _, point in some]

@@ -1,0 +1,111 @@
+"""Trials of a search that was stopped: each of them ends, once, with what its runs came to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from lrexp.config.errors import UserError
+from lrexp.folder.claim import Claim
+from lrexp.folder.layout import POINTS, SUMMARY
+from lrexp.grid.leaderboard import Leaderboard
+from lrexp.grid.points.point import Started, read_points
+from lrexp.grid.search import study as studies
+from lrexp.grid.search.search import Search
+from lrexp.grid.search.settings import OptunaSettings
+from lrexp.grid.search.space import read_space
+
+SETTINGS = OptunaSettings(
+    direction="minimize",
+    n_trials=4,
+    n_jobs=2,
+    sampler={"name": "grid", "seed": 0},
+    storage="kept.journal",
+)
+SAID: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    found = pytest.importorskip("optuna", reason="needs Optuna")
+    if int(found.__version__.partition(".")[0]) < 5:
+        pytest.skip("needs Optuna 5")
+    monkeypatch.chdir(tmp_path)
+    return found
+
+
+class Loader:
+    """Composes points that have nothing but their rate."""
+
+    def load_sweep_config(self, config: Any, overrides: Sequence[str]) -> Any:
+        rate = float(overrides[-1].partition("=")[2])
+        hydra = {"job": {"num": 0, "id": 0}, "sweep": {"subdir": "${hydra.job.num}"}}
+        plain = {"run_id": "", "optimizer": {"lr": rate}, "hydra": hydra}
+        return OmegaConf.create(plain)
+
+
+class Launcher:
+    """Of somebody else: it writes what came of points, and is killed where it is told to be."""
+
+    settings: Any = None
+
+    def __init__(self, folder: Path, die_at: int = -1):
+        self.folder, self.die_at, self.ran = folder, die_at, list[int]()
+
+    def launch(self, overrides: Sequence[Sequence[str]], initial_job_idx: int) -> None:
+        for num, given in enumerate(overrides, initial_job_idx):
+            place = self.folder / str(num)
+            place.mkdir()
+            killed = num == self.die_at
+            ended = {"status": "running" if killed else "finished"}
+            best = {"val/loss": float(given[-1].partition("=")[2])}
+            (place / SUMMARY).write_text(json.dumps(ended | {"best": best}))
+            self.ran.append(num)
+            if killed:
+                raise KeyboardInterrupt
+
+
+def search_in(folder: Path, axis: str = "optimizer.lr=1,2,3,4", **settings: Any) -> Search:
+    folder.mkdir(exist_ok=True)
+    started = read_points(folder) if (folder / POINTS).exists() else None
+    if started is None and (folder / "study.db").exists():
+        started = Started(folder, [], [])
+    config = OmegaConf.create({"trainer": {"monitor": "val/loss"}})
+    found = Search(
+        *(replace(SETTINGS, **settings), read_space([axis], None), config, Loader(), [], {}),
+        *(SAID.append, started),
+    )
+    found.board = Leaderboard(folder)
+    return found
+
+
+def trials_in(folder: Path, **settings: Any) -> list[tuple[str, Any, Any]]:
+    with studies.quiet():
+        study = studies.open_study(replace(SETTINGS, **settings), folder)
+    return [(t.state.name, t.params.get("optimizer.lr"), t.value) for t in study.get_trials()]
+
+
+def killed_in(folder: Path, at: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        search_in(folder).run(Launcher(folder, at))
+
+
+def test_what_others_still_run_is_not_pulled_away(tmp_path: Path) -> None:
+    killed_in(tmp_path / "s", 1)
+    held, launcher = Claim(tmp_path / "s" / "1", resumed=True), Launcher(tmp_path / "s")
+    try:
+        with pytest.raises(UserError, match="are being run by other programs"):
+            search_in(tmp_path / "s").run(launcher)
+        launcher.settings = SimpleNamespace(engine="slurm", executor="auto")
+        with pytest.raises(FileExistsError):  # an engine waits; this finds the folder as it was
+            search_in(tmp_path / "s").run(launcher)
+    finally:
+        held.release()
+    assert not (tmp_path / "s" / "earlier").exists()
