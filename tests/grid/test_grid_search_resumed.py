@@ -109,3 +109,13 @@ def test_what_others_still_run_is_not_pulled_away(tmp_path: Path) -> None:
     finally:
         held.release()
     assert not (tmp_path / "s" / "earlier").exists()
+
+
+def test_runs_of_any_launcher_are_told_as_they_ended(tmp_path: Path) -> None:
+    killed_in(tmp_path / "s", 1)
+    launcher = Launcher(tmp_path / "s")
+    search_in(tmp_path / "s").run(launcher)
+    assert launcher.ran == [1, 2, 3]
+    trials = trials_in(tmp_path / "s")
+    assert sorted(value for _, _, value in trials) == [1.0, 2.0, 3.0, 4.0]
+    assert {state for state, _, _ in trials} == {"COMPLETE"}

@@ -182,6 +182,7 @@ class Search:
             engine = getattr(getattr(launcher, "settings", None), "engine", None)
             for point in free_to_run(todo, self.board.folder, engine):
                 set_aside(self.board.folder, point)
+                self.board.read(point)  # a launcher that is not ours does not take what comes
         for _, some in itertools.groupby(enumerate(todo), lambda one: one[1].num - one[0]):
             part = [point for _, point in some]
             launcher.launch([p.overrides for p in part], initial_job_idx=part[0].num)
