@@ -18,7 +18,7 @@ from lrexp.folder.layout import POINTS, SUMMARY
 from lrexp.grid.leaderboard import Leaderboard
 from lrexp.grid.points.point import Started, read_points
 from lrexp.grid.search import study as studies
-from lrexp.grid.search.search import Search
+from lrexp.grid.search.search import Search, asked_of
 from lrexp.grid.search.settings import OptunaSettings
 from lrexp.grid.search.space import read_space
 
@@ -119,3 +119,27 @@ def test_runs_of_any_launcher_are_told_as_they_ended(tmp_path: Path) -> None:
     trials = trials_in(tmp_path / "s")
     assert sorted(value for _, _, value in trials) == [1.0, 2.0, 3.0, 4.0]
     assert {state for state, _, _ in trials} == {"COMPLETE"}
+
+
+def test_a_changed_file_of_any_choice_makes_another_search(tmp_path: Path) -> None:
+    options = {"first": {"groups": 3}, "second": {"groups": 3, "decay": 0.5}}
+
+    def composed(config: Any, overrides: Sequence[str]) -> Any:
+        name = overrides[0].partition("=")[2]
+        hydra = {"job": {"num": 0, "id": 0}, "sweep": {"subdir": "0"}}
+        policy = {"name": name, **options[name]}
+        return OmegaConf.create({"run_id": "", "lr_policy": policy, "hydra": hydra})
+
+    space = read_space(["lr_policy=first,second", "optimizer.lr=interval(0,1)"], None)
+    loader, config = SimpleNamespace(load_sweep_config=composed), OmegaConf.create()
+    before = asked_of(config, loader, space)
+    with studies.quiet():
+        study = studies.open_study(SETTINGS, tmp_path)
+        studies.refuse_other_search(study, before, tmp_path)
+        studies.refuse_other_search(study, asked_of(config, loader, space), tmp_path)
+        options["second"]["decay"] = 0.9
+        with pytest.raises(UserError, match=r"decay with lr_policy=second was 0\.5 and is 0\.9"):
+            studies.refuse_other_search(study, asked_of(config, loader, space), tmp_path)
+        options["second"]["decay"], options["first"]["groups"] = 0.5, 4
+        with pytest.raises(UserError, match=r"lr_policy\.groups was 3 and is 4"):
+            studies.refuse_other_search(study, asked_of(config, loader, space), tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -259,19 +259,7 @@ def prepare_search(
     if started and started.points and place and not place.exists():
         problem = "the study of this sweep is not in its folder"
         raise ConfigError(f"{SECTION}.storage", problem, "give the storage that it was begun with")
-    point = _looked_at(config, loader, space)
-    own = {one.key.lstrip("+") for one in space.searched}
-    own |= {one.partition("=")[0] for one in space.repeated[0]}
-    asked = {
-        key: value
-        for key, value in point.settings.items()
-        if key not in own
-        and (meaning_of(key).identity or key in (*REPEATED, "trainer.monitor"))
-        and not says_nothing(key, value)
-        and not any(key.startswith(f"{group}.") for group in own)
-    }
-    asked |= {one.key: one.text.replace(" ", "") for one in space.searched}
-    asked |= {"repetitions": [" ".join(some) for some in space.repeated]}
+    asked = asked_of(config, loader, space)
     with quiet():
         if is_begun(settings, folder):
             refuse_other_search(open_study(settings, folder), asked, folder)
@@ -292,19 +280,54 @@ def refuse_pickled(search: Search, folder: Path, typed: Sequence[str]) -> None:
             raise ConfigError(key, problem, hint, name)
 
 
-def _looked_at(config: DictConfig, loader: Any, space: Space) -> Point:
+def asked_of(config: DictConfig, loader: Any, space: Space) -> dict[str, Any]:
+    """What a search asks for, in plain values: what is open, and the settings of its runs.
+
+    Of a run with the first of every choice all of them, of another choice what it has otherwise: a
+    file of options that was changed is noticed whichever choice it belongs to.
+
+    Raises:
+        UserError: for the first run that cannot be used.
+    """
+    own = {one.key.lstrip("+") for one in space.searched}
+    own |= {one.partition("=")[0] for one in space.repeated[0]}
+    (_, first), *others = [
+        (chosen, {key: value for key, value in point.settings.items() if _matters(key, value, own)})
+        for chosen, point in _looked_at(config, loader, space)
+    ]
+    asked = dict(first)
+    for chosen, other in others:
+        asked |= {
+            f"{key} with {chosen}": other.get(key)
+            for key in {**first, **other}
+            if first.get(key) != other.get(key)
+        }
+    asked |= {one.key: one.text.replace(" ", "") for one in space.searched}
+    return asked | {"repetitions": [" ".join(some) for some in space.repeated]}
+
+
+def _matters(key: str, value: Any, own: Collection[str]) -> bool:
+    """Whether a setting tells one search from another, which sets its own trial by trial."""
+    told = meaning_of(key).identity or key in (*REPEATED, "trainer.monitor")
+    return key not in own and told and not says_nothing(key, value)
+
+
+def _looked_at(config: DictConfig, loader: Any, space: Space) -> list[tuple[str, Point]]:
     """A run of the search, composed; and others with both ends of every interval, and every choice.
+
+    Each of these with the override that it has instead of the first.
 
     Raises:
         UserError: for the first that cannot be used.
     """
     ends = [one.ends for one in space.searched]
     first = [some[0] for some in ends]
-    others = [
-        [*first[:at], end, *first[at + 1 :]] for at, some in enumerate(ends) for end in some[1:]
-    ]
-    found = [
-        make_point(0, overrides, loader.load_sweep_config(config, overrides))
-        for overrides in ([*space.fixed, *some, *space.repeated[0]] for some in (first, *others))
-    ]
-    return found[0]
+    tried = [("", first)]
+    for at, some in enumerate(ends):
+        tried += ((end, [*first[:at], end, *first[at + 1 :]]) for end in some[1:])
+    found = []
+    for chosen, some in tried:
+        overrides = [*space.fixed, *some, *space.repeated[0]]
+        composed = loader.load_sweep_config(config, overrides)
+        found.append((chosen, make_point(0, overrides, composed)))
+    return found
