@@ -155,10 +155,18 @@ def test_trials_without_a_run_are_given_up_and_asked_for_again(optuna: Any, tmp_
 def test_a_study_goes_on_only_as_it_was_begun(optuna: Any, tmp_path: Path) -> None:
     with studies.quiet():
         study = studies.open_study(SETTINGS, tmp_path)
-        studies.refuse_other_search(study, {"optimizer.lr": "interval(0,1)"}, tmp_path)
-        studies.refuse_other_search(study, {"optimizer.lr": "interval(0,1)"}, tmp_path)
+        asked = {"optimizer.lr": "interval(0,1)"}
+        studies.refuse_other_search(study, asked, SETTINGS, tmp_path)
+        studies.note_asked(study, asked)
+        studies.refuse_other_search(study, asked, SETTINGS, tmp_path)
         with pytest.raises(UserError, match=r"optimizer\.lr was interval\(0,1\) and is 0\.1"):
-            studies.refuse_other_search(study, {"optimizer.lr": "0.1"}, tmp_path)
+            studies.refuse_other_search(study, {"optimizer.lr": "0.1"}, SETTINGS, tmp_path)
+        foreign = replace(SETTINGS, study_name="foreign")
+        study = studies.open_study(foreign, tmp_path)
+        study.ask()
+        with pytest.raises(ConfigError, match="holds trials that are not of lrexp"):
+            studies.refuse_other_search(study, asked, foreign, tmp_path)
+        assert not study.user_attrs
         upwards = replace(SETTINGS, direction="maximize")
         with pytest.raises(ConfigError, match="holds a study that is to minimize"):
             studies.open_study(upwards, tmp_path)

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from lrexp.config.errors import UserError
+from lrexp.config.errors import ConfigError, UserError
 from lrexp.folder.claim import Claim
 from lrexp.folder.layout import POINTS, SUMMARY
 from lrexp.grid.leaderboard import Leaderboard
 from lrexp.grid.points.point import Started, read_points
 from lrexp.grid.search import study as studies
-from lrexp.grid.search.search import Search, asked_of
+from lrexp.grid.search.search import Search, asked_of, prepare_search
 from lrexp.grid.search.settings import OptunaSettings
 from lrexp.grid.search.space import read_space
 
@@ -135,11 +135,34 @@ def test_a_changed_file_of_any_choice_makes_another_search(tmp_path: Path) -> No
     before = asked_of(config, loader, space)
     with studies.quiet():
         study = studies.open_study(SETTINGS, tmp_path)
-        studies.refuse_other_search(study, before, tmp_path)
-        studies.refuse_other_search(study, asked_of(config, loader, space), tmp_path)
+        studies.note_asked(study, before)
+        studies.refuse_other_search(study, asked_of(config, loader, space), SETTINGS, tmp_path)
         options["second"]["decay"] = 0.9
         with pytest.raises(UserError, match=r"decay with lr_policy=second was 0\.5 and is 0\.9"):
-            studies.refuse_other_search(study, asked_of(config, loader, space), tmp_path)
+            studies.refuse_other_search(study, asked_of(config, loader, space), SETTINGS, tmp_path)
         options["second"]["decay"], options["first"]["groups"] = 0.5, 4
         with pytest.raises(UserError, match=r"lr_policy\.groups was 3 and is 4"):
-            studies.refuse_other_search(study, asked_of(config, loader, space), tmp_path)
+            studies.refuse_other_search(study, asked_of(config, loader, space), SETTINGS, tmp_path)
+
+
+def test_the_points_of_a_folder_are_trials_of_one_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, elsewhere = tmp_path / "s", tmp_path / "t"
+    killed_in(folder, 1)
+    search_in(elsewhere, study_name="two").run(Launcher(elsewhere))
+    space = read_space(["optimizer.lr=1,2,3,4"], None)
+    monkeypatch.setattr("lrexp.grid.search.search.asked_of", lambda *parts: {})
+    monkeypatch.setattr("lrexp.grid.search.search.read_space", lambda *parts: space)
+
+    def prepare(name: str | None, folder: Path = folder) -> object:
+        settings = replace(SETTINGS, study_name=name)
+        monkeypatch.setattr("lrexp.grid.search.search.read_search_settings", lambda one: settings)
+        started = read_points(folder)
+        return prepare_search(OmegaConf.create(), None, [], [], started, folder, SAID.append)
+
+    assert prepare(None)
+    for name in ("two", "three"):
+        with pytest.raises(ConfigError, match="is not the study of this folder's points"):
+            prepare(name)
+    assert prepare(None, folder.rename(tmp_path / "moved"))

@@ -29,6 +29,8 @@ from lrexp.grid.search.study import (
     give_up,
     importance,
     is_begun,
+    is_of_folder,
+    note_asked,
     open_study,
     quiet,
     refuse_other_search,
@@ -76,7 +78,8 @@ class Search:
         """
         with quiet():
             study = open_study(self.settings, self.board.folder)
-            refuse_other_search(study, self.asked, self.board.folder)
+            refuse_other_search(study, self.asked, self.settings, self.board.folder)
+            note_asked(study, self.asked)
             if self.started:
                 self.board.points = list(self.started.points)
                 self.board.look_up(self.board.points)
@@ -261,11 +264,25 @@ def prepare_search(
         raise ConfigError(f"{SECTION}.storage", problem, "give the storage that it was begun with")
     asked = asked_of(config, loader, space)
     with quiet():
-        if is_begun(settings, folder):
-            refuse_other_search(open_study(settings, folder), asked, folder)
+        study = open_study(settings, folder) if is_begun(settings, folder) else None
+        if study:
+            refuse_other_search(study, asked, settings, folder)
+        if started and not _goes_on(study, started, place):
+            problem = "is not the study of this folder's points"
+            hint = "give another hydra.sweep.dir"
+            raise ConfigError(f"{SECTION}.study_name", problem, hint, settings.study_name)
     for note in space.notes():
         say(f"note   {note}")
     return Search(settings, space, config, loader, command, asked, say, started)
+
+
+def _goes_on(study: Study | None, started: Started, place: Path | None) -> bool:
+    """Whether the points of a sweep are trials of a study, which is kept at a place."""
+    if study is None:
+        return not started.points
+    numbers = [point.trial for point in started.points if point.trial is not None]
+    beside = place is not None and place.parent == started.folder  # and may be a copy with it
+    return beside or is_of_folder(study, started.folder, numbers)
 
 
 def refuse_pickled(search: Search, folder: Path, typed: Sequence[str]) -> None:

@@ -9,8 +9,9 @@ import hashlib
 import inspect
 import logging
 import math
+import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -251,26 +252,48 @@ def importance(study: Study) -> Importance | None:
     return Importance({key: float(share) for key, share in shares.items()}, len(done), best)
 
 
-def refuse_other_search(study: Study, asked: Mapping[str, Any], folder: Path) -> None:
-    """Raise UserError when a study was begun with other settings; a new one notes them.
+def note_asked(study: Study, asked: Mapping[str, Any]) -> None:
+    """Note in a new study what it is begun with."""
+    if ASKED not in study.user_attrs:
+        study.set_user_attr(ASKED, dict(asked))
+
+
+def refuse_other_search(
+    study: Study, asked: Mapping[str, Any], settings: OptunaSettings, folder: Path
+) -> None:
+    """Raise UserError when a study was begun with other settings, or not by lrexp.
 
     Args:
         study: to go on with.
         asked: plain values by key, what is searched under its own.
+        settings: that say where it is kept.
         folder: of the sweep.
     """
     before = study.user_attrs.get(ASKED)
     if before is None:
-        study.set_user_attr(ASKED, dict(asked))
+        if study.get_trials(deepcopy=False):
+            problem = "holds trials that are not of lrexp"
+            raise ConfigError(
+                f"{SECTION}.study_name", problem, "choose another name", study.study_name
+            )
         return
     keys = [key for key in {**before, **asked} if before.get(key) != asked.get(key)]
     if keys:
         said = [f"{key} was {before.get(key)} and is {asked.get(key)}" for key in keys[:6]]
+        named = f", with another {SECTION}.study_name," if settings.storage else ""
         raise UserError(
             f"the study {study.study_name} was begun otherwise:\n  " + "\n  ".join(said) + "\n"
-            f"  another {SECTION}.study_name, or another folder than {shown_path(folder)}, begins"
-            " a new one"
+            f"  another folder than {shown_path(folder)}{named} begins a new one"
         )
+
+
+def is_of_folder(study: Study, folder: Path, numbers: Iterable[int]) -> bool:
+    """Whether trials of these numbers were begun in a folder, or in one that is gone: it moved."""
+    trials, here = study.get_trials(deepcopy=False), os.path.realpath(folder)
+    if max(numbers := list(numbers), default=-1) >= len(trials):
+        return False
+    places = {trials[number].user_attrs.get(FOLDER, "") for number in numbers}
+    return all(os.path.realpath(at) == here or not os.path.isdir(at) for at in places)
 
 
 def _sampler(settings: OptunaSettings, space: Space, begun: int) -> BaseSampler:
