@@ -166,3 +166,33 @@ def test_the_points_of_a_folder_are_trials_of_one_study(
         with pytest.raises(ConfigError, match="is not the study of this folder's points"):
             prepare(name)
     assert prepare(None, folder.rename(tmp_path / "moved"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["grid", "qmc", "tpe"])
+@pytest.mark.parametrize("lost", ["set_user_attr", "_points", "_write_points"])
+def test_trials_that_were_asked_for_and_not_written_down_are_run(
+    sampler: str, lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optuna: Any
+) -> None:
+    axis = "optimizer.lr=1,2,3,4" if sampler == "grid" else "optimizer.lr=interval(1,4)"
+    asked = {"sampler": {"name": sampler, "seed": 0}, "storage": None, "axis": axis}
+    search_in(tmp_path / "whole", **asked).run(Launcher(tmp_path / "whole"))
+    kind, calls = optuna.trial.Trial if lost == "set_user_attr" else Search, list[object]()
+    whole = getattr(kind, lost)
+
+    def killed(self: Any, *given: Any) -> Any:
+        calls.append(self)
+        if len(calls) == 2:  # within the first batch or after it, once for each
+            raise KeyboardInterrupt
+        return whole(self, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kind, lost, killed)
+        with pytest.raises(KeyboardInterrupt):
+            search_in(tmp_path / "s", **asked).run(Launcher(tmp_path / "s"))
+    search_in(tmp_path / "s", **asked).run(Launcher(tmp_path / "s"))
+    del asked["axis"]
+    assert trials_in(tmp_path / "s", **asked) == trials_in(tmp_path / "whole", **asked)
+    found = [[(p.num, p.trial, p.overrides) for p in read_points(tmp_path / one).points]
+             for one in ("s", "whole")]  # fmt: skip
+    assert found[0] == found[1]

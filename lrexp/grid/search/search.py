@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ from lrexp.grid.search.study import (
     refuse_other_search,
     running,
     storage_place,
+    take_over,
     tell,
 )
 from lrexp.grid.settings import EXECUTORS
@@ -87,8 +89,10 @@ class Search:
             if there := counted(study):
                 again = f", {len(begun)} of them to be finished" if begun else ""
                 self.say(f"resume study {study.study_name}: {there} trials are there{again}")
+            if begun and (missing := -there % self.settings.n_jobs):  # of a batch, being asked for
+                begun |= self._ask(study, missing)
             try:
-                while batch := begun or self._ask(study):
+                while batch := begun or self._ask(study, self.settings.n_jobs):
                     self._train(batch, launcher)
                     self._tell(study, batch)
                     begun = {}
@@ -103,18 +107,23 @@ class Search:
     def _begun(self, study: Study) -> dict[int, list[Point]]:
         """The runs of trials that this folder began with and that have no end, by their number.
 
-        Those of a program that was killed in another folder end here: with what they came to, or
-        not at all, and then others take their place.
+        One that was asked for and not yet written down gets its runs now: a grid would not draw it
+        again. Those of a program that was killed in another folder end here: with what they came
+        to, or not at all, and then others take their place.
         """
         folder, begun = self.board.folder, dict[int, list[Point]]()
+        there = len(self.board.points)
         for trial in running(study):
-            place = Path(trial.folder)
-            if trial.folder == str(folder) or self._of_trial(trial.number):
-                points = self._of_trial(trial.number)
-                if points and self.space.holds(trial.params):
-                    begun[trial.number] = self._again(trial, points)
-                else:
+            place, points = Path(trial.folder), self._of_trial(trial.number)
+            nobodys = self.settings.storage is None and not os.path.isdir(trial.folder)
+            if points or nobodys or trial.folder == str(folder):
+                if not self.space.holds(trial.params):
                     give_up(study, trial.number)
+                    continue
+                if nobodys:
+                    take_over(study, trial.number, folder)
+                again = self._again(trial, points) if points else self._points(trial)
+                begun[trial.number] = again
             elif trial.folder and place.is_dir() and not in_use(place):
                 there = read_grid(place, [])[1]
                 left = [point for point in there if point.trial == trial.number]
@@ -123,14 +132,16 @@ class Search:
                     tell(study, trial.number, self._worth(left, ended))
                 else:
                     give_up(study, trial.number)
+        if len(self.board.points) > there:
+            self._write_points()
         return begun
 
     def _of_trial(self, number: int) -> list[Point]:
         return [point for point in self.board.points if point.trial == number]
 
-    def _ask(self, study: Study) -> dict[int, list[Point]]:
+    def _ask(self, study: Study, most: int) -> dict[int, list[Point]]:
         """The runs of a batch of new trials, written down before any of them begins."""
-        count = min(self.settings.n_trials - counted(study), self.settings.n_jobs)
+        count = min(self.settings.n_trials - counted(study), most)
         trials = ask(study, count, self.settings, self.space, self.board.folder)
         batch = {trial.number: self._points(trial) for trial in trials}
         new = [point for points in batch.values() for point in points]

@@ -199,11 +199,11 @@ def ask(
     to: a study that was stopped asks for the same as one that was not.
     """
     begun = counted(study)
-    if settings.sampler["name"] == "grid":
-        count = min(count, int(space.size) - begun)
-    study.sampler = _sampler(settings, space, begun)
+    if settings.sampler["name"] == "grid":  # what was given up is not drawn again either
+        count = min(count, int(space.size) - len(study.get_trials(deepcopy=False)))
     wanted, asked = {one.key: _distribution(one) for one in space.searched}, list[Trial]()
-    for _ in range(count):
+    for nth in range(begun, begun + count):
+        study.sampler = _sampler(settings, space, nth)
         trial = study.ask(wanted)
         trial.set_user_attr(FOLDER, str(folder))
         asked.append(Trial(trial.number, trial.params, str(folder)))
@@ -223,9 +223,18 @@ def tell(study: Study, number: int, value: float | None) -> None:
 
 def give_up(study: Study, number: int) -> None:
     """A trial that was asked for and has no runs: another takes its place."""
-    trial = study.get_trials(deepcopy=False)[number]
-    study._storage.set_trial_user_attr(trial._trial_id, GIVEN_UP, True)
+    _note(study, number, GIVEN_UP, True)
     tell(study, number, None)
+
+
+def take_over(study: Study, number: int, folder: Path) -> None:
+    """A trial that is run in a folder from now on."""
+    _note(study, number, FOLDER, str(folder))
+
+
+def _note(study: Study, number: int, key: str, value: object) -> None:
+    trial = study.get_trials(deepcopy=False)[number]
+    study._storage.set_trial_user_attr(trial._trial_id, key, value)
 
 
 def importance(study: Study) -> Importance | None:
