@@ -181,6 +181,16 @@ def test_arguments_of_a_sampler_are_its_own(optuna: Any) -> None:
         studies.check_sampler(replace(SETTINGS, sampler={"name": "grid"}), space)
 
 
+@pytest.mark.parametrize("text", ["range(1,0.05,-0.3)", "range(0,1,0.07)"])
+def test_a_range_is_of_whole_steps(optuna: Any, text: str, tmp_path: Path) -> None:
+    space = read_space([f"optimizer.lr={text}"], None)
+    assert all(len(repr(value)) < 6 for value in space.searched[0].values)
+    study = studies.fresh_study(SETTINGS)
+    for name in ("random", "grid"):  # warnings are errors
+        settings = replace(SETTINGS, sampler={"name": name, "seed": 0})
+        assert all(space.holds(t.params) for t in studies.ask(study, 4, settings, space, tmp_path))
+
+
 def test_what_matters_is_told_apart(optuna: Any, tmp_path: Path) -> None:
     space = read_space([RATE, "optimizer.weight_decay=interval(0,0.1)"], None)
     settings = replace(SETTINGS, sampler={"name": "qmc", "seed": 0})
