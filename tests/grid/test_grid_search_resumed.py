@@ -196,3 +196,18 @@ def test_trials_that_were_asked_for_and_not_written_down_are_run(
     found = [[(p.num, p.trial, p.overrides) for p in read_points(tmp_path / one).points]
              for one in ("s", "whole")]  # fmt: skip
     assert found[0] == found[1]
+
+
+def test_a_trial_of_another_folder_is_worth_what_its_twin_ran(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = {"sampler": {"name": "random", "seed": 0}, "n_jobs": 4}
+    one, two = (search_in(tmp_path / name, "optimizer.lr=1,2", **shared) for name in ("one", "two"))
+    monkeypatch.setattr(one, "_tell", lambda *batch: 1 / 0)  # killed once its runs had ended
+    with pytest.raises(ZeroDivisionError):
+        one.run(Launcher(tmp_path / "one"))
+    launcher = Launcher(tmp_path / "two")
+    two.run(launcher)
+    assert not launcher.ran
+    assert any(point.same_as is not None for point in read_points(tmp_path / "one").points)
+    assert all(value == float(rate) for _, rate, value in trials_in(tmp_path / "two", **shared))

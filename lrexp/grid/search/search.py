@@ -112,7 +112,7 @@ class Search:
         to, or not at all, and then others take their place.
         """
         folder, begun = self.board.folder, dict[int, list[Point]]()
-        there = len(self.board.points)
+        known = len(self.board.points)
         for trial in running(study):
             place, points = Path(trial.folder), self._of_trial(trial.number)
             nobodys = self.settings.storage is None and not os.path.isdir(trial.folder)
@@ -128,11 +128,12 @@ class Search:
                 there = read_grid(place, [])[1]
                 left = [point for point in there if point.trial == trial.number]
                 ended = {p.num: read_summary(place / p.folder) for p in there}
-                if left and all(ended[p.num]["status"] not in UNDONE for p in left):
+                ran = [ended[p.num if p.same_as is None else p.same_as] for p in left]
+                if left and all(of_run["status"] not in UNDONE for of_run in ran):
                     tell(study, trial.number, self._worth(left, ended))
                 else:
                     give_up(study, trial.number)
-        if len(self.board.points) > there:
+        if len(self.board.points) > known:
             self._write_points()
         return begun
 
