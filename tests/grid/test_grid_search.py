@@ -172,6 +172,18 @@ def test_a_study_goes_on_only_as_it_was_begun(optuna: Any, tmp_path: Path) -> No
             studies.open_study(upwards, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["lr?x=1", "50%25 #1 ü"])
+def test_a_study_is_kept_in_its_folder_whatever_that_is_called(
+    optuna: Any, tmp_path: Path, name: str
+) -> None:
+    folder, settings = tmp_path / name, replace(SETTINGS, storage=None)
+    folder.mkdir()
+    with studies.quiet():
+        studies.open_study(settings, folder).ask()
+        assert studies.is_begun(settings, folder)
+    assert [file.name for file in tmp_path.rglob("*")] == [name, "study.db"]
+
+
 def test_arguments_of_a_sampler_are_its_own(optuna: Any) -> None:
     space = read_space([RATE], None)
     wrong = replace(SETTINGS, sampler={"name": "tpe", "n_startup": 3})

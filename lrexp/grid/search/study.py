@@ -10,6 +10,7 @@ import inspect
 import logging
 import math
 import os
+import sqlite3
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -163,7 +164,14 @@ def _storage(settings: OptunaSettings, folder: Path) -> BaseStorage:
     place = storage_place(settings, folder)
     if place and place.suffix in JOURNAL:
         return optuna.storages.JournalStorage(JournalFileBackend(str(place)))
-    return optuna.storages.RDBStorage(f"{URL}{place}" if place else str(settings.storage))
+    if place is None:
+        return optuna.storages.RDBStorage(str(settings.storage))
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(place, check_same_thread=False)
+
+    # a path with ? or % in it would mean another file as part of a URL
+    return optuna.storages.RDBStorage(f"{URL}{STUDY}", engine_kwargs={"creator": connect})
 
 
 @contextmanager
