@@ -60,6 +60,7 @@ from lrexp.grid.search.search import Search, prepare_search, refuse_pickled
 from lrexp.grid.settings import LauncherSettings
 from lrexp.record.wandb.agent import tell_agent
 from lrexp.report.sweep.exploration import explore
+from lrexp.runs.reading import leads_out
 from lrexp.runs.sweep import FAILED, read_sweep, swept_keys
 from lrexp.session.best_runs import record_best
 from lrexp.session.budget import budget_lines, noise_for
@@ -182,6 +183,9 @@ def prepared(request: Request, folder: Path, say: Say) -> Search:
     for key in ("only", "allow_changed_grid") if request.ours else ():
         if given := getattr(request.settings, key):
             raise ConfigError(f"hydra.launcher.{key}", AS_IT_GOES, "leave it out", given)
+    for name in (STUDY, f"{STUDY}-journal", f"{STUDY}-wal"):
+        if leads_out(folder / name, folder):
+            raise UserError(f"{folder / name} is a link that leads out of the sweep's folder")
     started = request.started
     if started is None and any((folder / name).is_file() for name in (POINTS, STUDY)):
         started = read_points(folder) if (folder / POINTS).is_file() else Started(folder, [], [])

@@ -21,6 +21,7 @@ from lrexp.grid.search import study as studies
 from lrexp.grid.search.search import Search, asked_of, prepare_search
 from lrexp.grid.search.settings import OptunaSettings
 from lrexp.grid.search.space import read_space
+from lrexp.session.sweep import prepared
 
 SETTINGS = OptunaSettings(
     direction="minimize",
@@ -211,3 +212,13 @@ def test_a_trial_of_another_folder_is_worth_what_its_twin_ran(
     assert not launcher.ran
     assert any(point.same_as is not None for point in read_points(tmp_path / "one").points)
     assert all(value == float(rate) for _, rate, value in trials_in(tmp_path / "two", **shared))
+
+
+@pytest.mark.parametrize("name", ["study.db", "study.db-journal", "study.db-wal"])
+def test_a_study_that_is_a_link_out_of_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "s"
+    folder.mkdir()
+    (folder / name).symlink_to(tmp_path / "another.db")
+    request: Any = SimpleNamespace(cases=None, ours=False, started=None)
+    with pytest.raises(UserError, match="is a link that leads out of the sweep's folder"):
+        prepared(request, folder, SAID.append)
