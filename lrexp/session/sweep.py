@@ -60,6 +60,7 @@ from lrexp.grid.search.search import Search, prepare_search, refuse_pickled
 from lrexp.grid.settings import LauncherSettings
 from lrexp.record.wandb.agent import tell_agent
 from lrexp.report.sweep.exploration import explore
+from lrexp.runs.reading import leads_out
 from lrexp.runs.sweep import FAILED, read_sweep, swept_keys
 from lrexp.session.best_runs import record_best
 from lrexp.session.budget import budget_lines, noise_for
@@ -182,6 +183,9 @@ def prepared(request: Request, folder: Path, say: Say) -> Search:
     for key in ("only", "allow_changed_grid") if request.ours else ():
         if given := getattr(request.settings, key):
             raise ConfigError(f"hydra.launcher.{key}", AS_IT_GOES, "leave it out", given)
+    for name in (STUDY, f"{STUDY}-journal", f"{STUDY}-wal"):
+        if leads_out(folder / name, folder):
+            raise UserError(f"{folder / name} is a link that leads out of the sweep's folder")
     started = request.started
     if started is None and any((folder / name).is_file() for name in (POINTS, STUDY)):
         started = read_points(folder) if (folder / POINTS).is_file() else Started(folder, [], [])
@@ -225,8 +229,10 @@ def _run(
     setup_globals()
     if not _makes_grids(sweeper):
         _write_command(board.folder, request)
-        if session.task.search:
-            session.task.search.board = board
+        if search := session.task.search:
+            search.board = board
+            if search.started:
+                _wait_for_workers(board.folder)
         session.task.board = board  # who launches them finds it there: where a sweeper keeps its
         try:
             sweeper.sweep(arguments=request.task)  # launcher is its own affair
@@ -240,10 +246,8 @@ def _run(
     board.points.sort(key=lambda point: point.num)
     _write_grid(board.folder, board.points, request)
     if request.ours:
-        if request.started and not wait_until_left(board.folder, ENDING_S):
-            raise UserError(
-                f"{board.folder}: workers of the sweep that was stopped are still at it; end them"
-            )
+        if request.started:
+            _wait_for_workers(board.folder)
         board.look_up(board.points)
         if any(not p.composed and board.status(p.num) in UNDONE for p in points):
             raise UserError("results went away meanwhile; resume the sweep once more")
@@ -266,6 +270,13 @@ def _run(
                     say(redacted(failed))
     finally:
         board.write()
+
+
+def _wait_for_workers(folder: Path) -> None:
+    """Raise UserError when those of the sweep that was stopped do not end soon."""
+    if not wait_until_left(folder, ENDING_S):
+        said = "workers of the sweep that was stopped are still at it; end them"
+        raise UserError(f"{folder}: {said}")
 
 
 def _todo(

@@ -155,13 +155,33 @@ def test_trials_without_a_run_are_given_up_and_asked_for_again(optuna: Any, tmp_
 def test_a_study_goes_on_only_as_it_was_begun(optuna: Any, tmp_path: Path) -> None:
     with studies.quiet():
         study = studies.open_study(SETTINGS, tmp_path)
-        studies.refuse_other_search(study, {"optimizer.lr": "interval(0,1)"}, tmp_path)
-        studies.refuse_other_search(study, {"optimizer.lr": "interval(0,1)"}, tmp_path)
+        asked = {"optimizer.lr": "interval(0,1)"}
+        studies.refuse_other_search(study, asked, SETTINGS, tmp_path)
+        studies.note_asked(study, asked)
+        studies.refuse_other_search(study, asked, SETTINGS, tmp_path)
         with pytest.raises(UserError, match=r"optimizer\.lr was interval\(0,1\) and is 0\.1"):
-            studies.refuse_other_search(study, {"optimizer.lr": "0.1"}, tmp_path)
+            studies.refuse_other_search(study, {"optimizer.lr": "0.1"}, SETTINGS, tmp_path)
+        foreign = replace(SETTINGS, study_name="foreign")
+        study = studies.open_study(foreign, tmp_path)
+        study.ask()
+        with pytest.raises(ConfigError, match="holds trials that are not of lrexp"):
+            studies.refuse_other_search(study, asked, foreign, tmp_path)
+        assert not study.user_attrs
         upwards = replace(SETTINGS, direction="maximize")
         with pytest.raises(ConfigError, match="holds a study that is to minimize"):
             studies.open_study(upwards, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["lr?x=1", "50%25 #1 ü"])
+def test_a_study_is_kept_in_its_folder_whatever_that_is_called(
+    optuna: Any, tmp_path: Path, name: str
+) -> None:
+    folder, settings = tmp_path / name, replace(SETTINGS, storage=None)
+    folder.mkdir()
+    with studies.quiet():
+        studies.open_study(settings, folder).ask()
+        assert studies.is_begun(settings, folder)
+    assert [file.name for file in tmp_path.rglob("*")] == [name, "study.db"]
 
 
 def test_arguments_of_a_sampler_are_its_own(optuna: Any) -> None:
@@ -171,6 +191,16 @@ def test_arguments_of_a_sampler_are_its_own(optuna: Any) -> None:
         studies.check_sampler(wrong, space)
     with pytest.raises(ConfigError, match="has no end of values"):
         studies.check_sampler(replace(SETTINGS, sampler={"name": "grid"}), space)
+
+
+@pytest.mark.parametrize("text", ["range(1,0.05,-0.3)", "range(0,1,0.07)"])
+def test_a_range_is_of_whole_steps(optuna: Any, text: str, tmp_path: Path) -> None:
+    space = read_space([f"optimizer.lr={text}"], None)
+    assert all(len(repr(value)) < 6 for value in space.searched[0].values)
+    study = studies.fresh_study(SETTINGS)
+    for name in ("random", "grid"):  # warnings are errors
+        settings = replace(SETTINGS, sampler={"name": name, "seed": 0})
+        assert all(space.holds(t.params) for t in studies.ask(study, 4, settings, space, tmp_path))
 
 
 def test_what_matters_is_told_apart(optuna: Any, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from lrexp.folder.files import write_atomically
 from lrexp.folder.layout import POINTS
 from lrexp.grid.leaderboard import Leaderboard
 from lrexp.grid.points.point import Point, Started, make_point, points_text, read_summary, title
-from lrexp.grid.points.resume import UNDONE, set_aside
+from lrexp.grid.points.resume import UNDONE, free_to_run, set_aside
 from lrexp.grid.search.settings import SECTION, OptunaSettings, read_search_settings
 from lrexp.grid.search.space import Space, read_space
 from lrexp.grid.search.study import (
@@ -29,11 +30,14 @@ from lrexp.grid.search.study import (
     give_up,
     importance,
     is_begun,
+    is_of_folder,
+    note_asked,
     open_study,
     quiet,
     refuse_other_search,
     running,
     storage_place,
+    take_over,
     tell,
 )
 from lrexp.grid.settings import EXECUTORS
@@ -76,7 +80,8 @@ class Search:
         """
         with quiet():
             study = open_study(self.settings, self.board.folder)
-            refuse_other_search(study, self.asked, self.board.folder)
+            refuse_other_search(study, self.asked, self.settings, self.board.folder)
+            note_asked(study, self.asked)
             if self.started:
                 self.board.points = list(self.started.points)
                 self.board.look_up(self.board.points)
@@ -84,8 +89,10 @@ class Search:
             if there := counted(study):
                 again = f", {len(begun)} of them to be finished" if begun else ""
                 self.say(f"resume study {study.study_name}: {there} trials are there{again}")
+            if begun and (missing := -there % self.settings.n_jobs):  # of a batch, being asked for
+                begun |= self._ask(study, missing)
             try:
-                while batch := begun or self._ask(study):
+                while batch := begun or self._ask(study, self.settings.n_jobs):
                     self._train(batch, launcher)
                     self._tell(study, batch)
                     begun = {}
@@ -100,34 +107,42 @@ class Search:
     def _begun(self, study: Study) -> dict[int, list[Point]]:
         """The runs of trials that this folder began with and that have no end, by their number.
 
-        Those of a program that was killed in another folder end here: with what they came to, or
-        not at all, and then others take their place.
+        One that was asked for and not yet written down gets its runs now: a grid would not draw it
+        again. Those of a program that was killed in another folder end here: with what they came
+        to, or not at all, and then others take their place.
         """
         folder, begun = self.board.folder, dict[int, list[Point]]()
+        known = len(self.board.points)
         for trial in running(study):
-            place = Path(trial.folder)
-            if trial.folder == str(folder) or self._of_trial(trial.number):
-                points = self._of_trial(trial.number)
-                if points and self.space.holds(trial.params):
-                    begun[trial.number] = self._again(trial, points)
-                else:
+            place, points = Path(trial.folder), self._of_trial(trial.number)
+            nobodys = self.settings.storage is None and not os.path.isdir(trial.folder)
+            if points or nobodys or trial.folder == str(folder):
+                if not self.space.holds(trial.params):
                     give_up(study, trial.number)
+                    continue
+                if nobodys:
+                    take_over(study, trial.number, folder)
+                again = self._again(trial, points) if points else self._points(trial)
+                begun[trial.number] = again
             elif trial.folder and place.is_dir() and not in_use(place):
                 there = read_grid(place, [])[1]
                 left = [point for point in there if point.trial == trial.number]
                 ended = {p.num: read_summary(place / p.folder) for p in there}
-                if left and all(ended[p.num]["status"] not in UNDONE for p in left):
+                ran = [ended[p.num if p.same_as is None else p.same_as] for p in left]
+                if left and all(of_run["status"] not in UNDONE for of_run in ran):
                     tell(study, trial.number, self._worth(left, ended))
                 else:
                     give_up(study, trial.number)
+        if len(self.board.points) > known:
+            self._write_points()
         return begun
 
     def _of_trial(self, number: int) -> list[Point]:
         return [point for point in self.board.points if point.trial == number]
 
-    def _ask(self, study: Study) -> dict[int, list[Point]]:
+    def _ask(self, study: Study, most: int) -> dict[int, list[Point]]:
         """The runs of a batch of new trials, written down before any of them begins."""
-        count = min(self.settings.n_trials - counted(study), self.settings.n_jobs)
+        count = min(self.settings.n_trials - counted(study), most)
         trials = ask(study, count, self.settings, self.space, self.board.folder)
         batch = {trial.number: self._points(trial) for trial in trials}
         new = [point for points in batch.values() for point in points]
@@ -179,8 +194,10 @@ class Search:
             if point.same_as is None and self.board.status(point.num) in UNDONE
         ]
         if self.started:
-            for point in todo:
+            engine = getattr(getattr(launcher, "settings", None), "engine", None)
+            for point in free_to_run(todo, self.board.folder, engine):
                 set_aside(self.board.folder, point)
+                self.board.read(point)  # a launcher that is not ours does not take what comes
         for _, some in itertools.groupby(enumerate(todo), lambda one: one[1].num - one[0]):
             part = [point for _, point in some]
             launcher.launch([p.overrides for p in part], initial_job_idx=part[0].num)
@@ -257,25 +274,27 @@ def prepare_search(
     if started and started.points and place and not place.exists():
         problem = "the study of this sweep is not in its folder"
         raise ConfigError(f"{SECTION}.storage", problem, "give the storage that it was begun with")
-    point = _looked_at(config, loader, space)
-    own = {one.key.lstrip("+") for one in space.searched}
-    own |= {one.partition("=")[0] for one in space.repeated[0]}
-    asked = {
-        key: value
-        for key, value in point.settings.items()
-        if key not in own
-        and (meaning_of(key).identity or key in (*REPEATED, "trainer.monitor"))
-        and not says_nothing(key, value)
-        and not any(key.startswith(f"{group}.") for group in own)
-    }
-    asked |= {one.key: one.text.replace(" ", "") for one in space.searched}
-    asked |= {"repetitions": [" ".join(some) for some in space.repeated]}
+    asked = asked_of(config, loader, space)
     with quiet():
-        if is_begun(settings, folder):
-            refuse_other_search(open_study(settings, folder), asked, folder)
+        study = open_study(settings, folder) if is_begun(settings, folder) else None
+        if study:
+            refuse_other_search(study, asked, settings, folder)
+        if started and not _goes_on(study, started, place):
+            problem = "is not the study of this folder's points"
+            hint = "give another hydra.sweep.dir"
+            raise ConfigError(f"{SECTION}.study_name", problem, hint, settings.study_name)
     for note in space.notes():
         say(f"note   {note}")
     return Search(settings, space, config, loader, command, asked, say, started)
+
+
+def _goes_on(study: Study | None, started: Started, place: Path | None) -> bool:
+    """Whether the points of a sweep are trials of a study, which is kept at a place."""
+    if study is None:
+        return not started.points
+    numbers = [point.trial for point in started.points if point.trial is not None]
+    beside = place is not None and place.parent == started.folder  # and may be a copy with it
+    return beside or is_of_folder(study, started.folder, numbers)
 
 
 def refuse_pickled(search: Search, folder: Path, typed: Sequence[str]) -> None:
@@ -290,19 +309,54 @@ def refuse_pickled(search: Search, folder: Path, typed: Sequence[str]) -> None:
             raise ConfigError(key, problem, hint, name)
 
 
-def _looked_at(config: DictConfig, loader: Any, space: Space) -> Point:
+def asked_of(config: DictConfig, loader: Any, space: Space) -> dict[str, Any]:
+    """What a search asks for, in plain values: what is open, and the settings of its runs.
+
+    Of a run with the first of every choice all of them, of another choice what it has otherwise: a
+    file of options that was changed is noticed whichever choice it belongs to.
+
+    Raises:
+        UserError: for the first run that cannot be used.
+    """
+    own = {one.key.lstrip("+") for one in space.searched}
+    own |= {one.partition("=")[0] for one in space.repeated[0]}
+    (_, first), *others = [
+        (chosen, {key: value for key, value in point.settings.items() if _matters(key, value, own)})
+        for chosen, point in _looked_at(config, loader, space)
+    ]
+    asked = dict(first)
+    for chosen, other in others:
+        asked |= {
+            f"{key} with {chosen}": other.get(key)
+            for key in {**first, **other}
+            if first.get(key) != other.get(key)
+        }
+    asked |= {one.key: one.text.replace(" ", "") for one in space.searched}
+    return asked | {"repetitions": [" ".join(some) for some in space.repeated]}
+
+
+def _matters(key: str, value: Any, own: Collection[str]) -> bool:
+    """Whether a setting tells one search from another, which sets its own trial by trial."""
+    told = meaning_of(key).identity or key in (*REPEATED, "trainer.monitor")
+    return key not in own and told and not says_nothing(key, value)
+
+
+def _looked_at(config: DictConfig, loader: Any, space: Space) -> list[tuple[str, Point]]:
     """A run of the search, composed; and others with both ends of every interval, and every choice.
+
+    Each of these with the override that it has instead of the first.
 
     Raises:
         UserError: for the first that cannot be used.
     """
     ends = [one.ends for one in space.searched]
     first = [some[0] for some in ends]
-    others = [
-        [*first[:at], end, *first[at + 1 :]] for at, some in enumerate(ends) for end in some[1:]
-    ]
-    found = [
-        make_point(0, overrides, loader.load_sweep_config(config, overrides))
-        for overrides in ([*space.fixed, *some, *space.repeated[0]] for some in (first, *others))
-    ]
-    return found[0]
+    tried = [("", first)]
+    for at, some in enumerate(ends):
+        tried += ((end, [*first[:at], end, *first[at + 1 :]]) for end in some[1:])
+    found = []
+    for chosen, some in tried:
+        overrides = [*space.fixed, *some, *space.repeated[0]]
+        composed = loader.load_sweep_config(config, overrides)
+        found.append((chosen, make_point(0, overrides, composed)))
+    return found

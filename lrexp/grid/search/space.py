@@ -59,7 +59,8 @@ class Open:
         if self.step is None:
             return []
         count = round((self.high - self.low) / self.step) + 1
-        return [_typed(self.low + i * self.step, self.whole) for i in range(count)]
+        found = (_rounded(self.low + i * self.step) for i in range(count))
+        return [_typed(value, self.whole) for value in found]
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ def _open(override: Any) -> Open:
     elif override.is_range_sweep() and (numbers := list(value.range())):
         low, high, step = min(numbers), max(numbers), abs(value.step)
         whole = isinstance(low, int)
+        if not whole:
+            low, high = _rounded(low), _rounded(high)
     else:
         choices = tuple(dict.fromkeys(override.sweep_string_iterator()))
         if log or not choices:
@@ -154,6 +157,11 @@ def _open(override: Any) -> Open:
 
 def _typed(value: float, whole: bool) -> float:
     return round(value) if whole else float(value)
+
+
+def _rounded(value: float) -> float:
+    """Without what adding steps up leaves in the last digits: Optuna wants whole steps."""
+    return float(f"{value:.12g}")
 
 
 def _refused(override: Any, problem: str, hint: str = "") -> ConfigError:

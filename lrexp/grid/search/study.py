@@ -9,8 +9,10 @@ import hashlib
 import inspect
 import logging
 import math
+import os
+import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,7 +164,14 @@ def _storage(settings: OptunaSettings, folder: Path) -> BaseStorage:
     place = storage_place(settings, folder)
     if place and place.suffix in JOURNAL:
         return optuna.storages.JournalStorage(JournalFileBackend(str(place)))
-    return optuna.storages.RDBStorage(f"{URL}{place}" if place else str(settings.storage))
+    if place is None:
+        return optuna.storages.RDBStorage(str(settings.storage))
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(place, check_same_thread=False)
+
+    # a path with ? or % in it would mean another file as part of a URL
+    return optuna.storages.RDBStorage(f"{URL}{STUDY}", engine_kwargs={"creator": connect})
 
 
 @contextmanager
@@ -198,11 +207,11 @@ def ask(
     to: a study that was stopped asks for the same as one that was not.
     """
     begun = counted(study)
-    if settings.sampler["name"] == "grid":
-        count = min(count, int(space.size) - begun)
-    study.sampler = _sampler(settings, space, begun)
+    if settings.sampler["name"] == "grid":  # what was given up is not drawn again either
+        count = min(count, int(space.size) - len(study.get_trials(deepcopy=False)))
     wanted, asked = {one.key: _distribution(one) for one in space.searched}, list[Trial]()
-    for _ in range(count):
+    for nth in range(begun, begun + count):
+        study.sampler = _sampler(settings, space, nth)
         trial = study.ask(wanted)
         trial.set_user_attr(FOLDER, str(folder))
         asked.append(Trial(trial.number, trial.params, str(folder)))
@@ -222,9 +231,18 @@ def tell(study: Study, number: int, value: float | None) -> None:
 
 def give_up(study: Study, number: int) -> None:
     """A trial that was asked for and has no runs: another takes its place."""
-    trial = study.get_trials(deepcopy=False)[number]
-    study._storage.set_trial_user_attr(trial._trial_id, GIVEN_UP, True)
+    _note(study, number, GIVEN_UP, True)
     tell(study, number, None)
+
+
+def take_over(study: Study, number: int, folder: Path) -> None:
+    """A trial that is run in a folder from now on."""
+    _note(study, number, FOLDER, str(folder))
+
+
+def _note(study: Study, number: int, key: str, value: object) -> None:
+    trial = study.get_trials(deepcopy=False)[number]
+    study._storage.set_trial_user_attr(trial._trial_id, key, value)
 
 
 def importance(study: Study) -> Importance | None:
@@ -251,26 +269,48 @@ def importance(study: Study) -> Importance | None:
     return Importance({key: float(share) for key, share in shares.items()}, len(done), best)
 
 
-def refuse_other_search(study: Study, asked: Mapping[str, Any], folder: Path) -> None:
-    """Raise UserError when a study was begun with other settings; a new one notes them.
+def note_asked(study: Study, asked: Mapping[str, Any]) -> None:
+    """Note in a new study what it is begun with."""
+    if ASKED not in study.user_attrs:
+        study.set_user_attr(ASKED, dict(asked))
+
+
+def refuse_other_search(
+    study: Study, asked: Mapping[str, Any], settings: OptunaSettings, folder: Path
+) -> None:
+    """Raise UserError when a study was begun with other settings, or not by lrexp.
 
     Args:
         study: to go on with.
         asked: plain values by key, what is searched under its own.
+        settings: that say where it is kept.
         folder: of the sweep.
     """
     before = study.user_attrs.get(ASKED)
     if before is None:
-        study.set_user_attr(ASKED, dict(asked))
+        if study.get_trials(deepcopy=False):
+            problem = "holds trials that are not of lrexp"
+            raise ConfigError(
+                f"{SECTION}.study_name", problem, "choose another name", study.study_name
+            )
         return
     keys = [key for key in {**before, **asked} if before.get(key) != asked.get(key)]
     if keys:
         said = [f"{key} was {before.get(key)} and is {asked.get(key)}" for key in keys[:6]]
+        named = f", with another {SECTION}.study_name," if settings.storage else ""
         raise UserError(
             f"the study {study.study_name} was begun otherwise:\n  " + "\n  ".join(said) + "\n"
-            f"  another {SECTION}.study_name, or another folder than {shown_path(folder)}, begins"
-            " a new one"
+            f"  another folder than {shown_path(folder)}{named} begins a new one"
         )
+
+
+def is_of_folder(study: Study, folder: Path, numbers: Iterable[int]) -> bool:
+    """Whether trials of these numbers were begun in a folder, or in one that is gone: it moved."""
+    trials, here = study.get_trials(deepcopy=False), os.path.realpath(folder)
+    if max(numbers := list(numbers), default=-1) >= len(trials):
+        return False
+    places = {trials[number].user_attrs.get(FOLDER, "") for number in numbers}
+    return all(os.path.realpath(at) == here or not os.path.isdir(at) for at in places)
 
 
 def _sampler(settings: OptunaSettings, space: Space, begun: int) -> BaseSampler:
