@@ -25,7 +25,7 @@ from lrexp.folder.layout import (
     OWNER,
     SUMMARY,
 )
-from lrexp.folder.owner import FORGOTTEN_S, Owner, is_foreign, lock, look
+from lrexp.folder.owner import FORGOTTEN_S, Owner, Watched, is_foreign, lock, look
 
 ELSEWHERE = "choose another folder with hydra.run.dir=FOLDER (hydra.sweep.dir=FOLDER with -m)"
 OURS = "held by lrexp\n"  # in a lock: whatever of `names` is beside it came after the claim
@@ -44,13 +44,20 @@ class Claim:
     and a process that was taken for dead gets an error when it goes on writing.
     """
 
-    def __init__(self, folder: Path, resumed: bool = False, names: Sequence[str] = OF_RUN):
+    def __init__(
+        self,
+        folder: Path,
+        resumed: bool = False,
+        names: Sequence[str] = OF_RUN,
+        watched: Watched | None = None,
+    ):
         """Create and lock the folder; this waits while it is not known whether its owner lives.
 
         Args:
             folder: to hold.
             resumed: it already holds the run or sweep that goes on in it.
             names: of what is going to be written there.
+            watched: what is known of its owner already.
 
         Raises:
             InUseError: when it is in use.
@@ -83,7 +90,7 @@ class Claim:
             os.close(self._lock)
             raise UserError(_taken(folder, [LOCK]))
         try:
-            self._hold = self._held(resumed)
+            self._hold = self._held(resumed, watched)
             self._before.update(os.listdir(folder))  # what came while it waited is another's
         except BaseException:
             if not left:  # nobody has marked it, so it is new
@@ -95,12 +102,12 @@ class Claim:
             self.refuse_taken()
         self.take()
 
-    def _held(self, resumed: bool) -> Hold:
+    def _held(self, resumed: bool, watched: Watched | None) -> Hold:
         """The folder, held against other hosts too; a UserError where it is not to be had."""
         try:
             if not resumed and self._holds_run() and look(self.folder / OWNER).alive is None:
                 raise UserError(self._run_there())  # whether its owner lives or not: no waiting
-            return hold(self.folder)
+            return hold(self.folder, watched)
         except HeldError as error:
             if error.owner is None:
                 raise UserError(_taken(self.folder, [OWNER])) from None
@@ -280,7 +287,7 @@ def _taken(folder: Path, names: Sequence[str]) -> str:
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[None]:
+def owned(folder: Path, watched: Watched | None = None) -> Iterator[None]:
     """Hold the folder of a point while it is run by another program than its sweep's.
 
     It is created if need be. What a killed process had begun to write there is removed.
@@ -290,7 +297,7 @@ def owned(folder: Path) -> Iterator[None]:
         UserError: when it cannot be written.
         TakenOver: at writing, once another program has taken this one for dead.
     """
-    claim = Claim(folder, resumed=True)
+    claim = Claim(folder, resumed=True, watched=watched)
     try:
         yield
     finally:

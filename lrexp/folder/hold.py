@@ -143,20 +143,22 @@ class Hold:
         return ours
 
 
-def hold(folder: Path) -> Hold:
+def hold(folder: Path, watched: Watched | None = None) -> Hold:
     """Hold a folder from now on: at once, unless somebody may live who holds it.
 
     Then it takes until that is known, STALE_S at most, and a warning says what is waited for.
 
     Args:
         folder: which is there.
+        watched: what is known of its owner already.
 
     Raises:
         HeldError: when somebody does hold it.
         OSError: when it cannot be written.
     """
     folder = Path(os.path.abspath(folder))
-    me, watched, looks = Owner(secrets.token_hex(8), HOST, BOOT, os.getpid()), Watched(), 0
+    me, looks = Owner(secrets.token_hex(8), HOST, BOOT, os.getpid()), 0
+    watched = watched or Watched()
     while (file := _made(folder / OWNER, me)) is None:
         sight, alive = watched.judged(folder / OWNER)
         if sight.text is not None and is_foreign(sight.text):

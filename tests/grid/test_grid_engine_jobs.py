@@ -25,15 +25,16 @@ from omegaconf import OmegaConf
 from processes import HUNG_S, wait_for
 
 from lrexp.config.errors import ConfigError, Terminated, UserError
-from lrexp.folder import owner
+from lrexp.folder import hold, owner
 from lrexp.folder.claim import InUseError, owned
 from lrexp.folder.files import write_summary
 from lrexp.folder.layout import OWNER
 from lrexp.folder.owner import look
 from lrexp.grid import jobs as here
+from lrexp.grid.engines import job as engine_job
 from lrexp.grid.engines import jobs as engine_jobs
 from lrexp.grid.engines import submitit_jobs
-from lrexp.grid.engines.job import Job, StoppedError, Told
+from lrexp.grid.engines.job import Job, StoppedError, Told, judged
 from lrexp.grid.engines.joblib_jobs import Joblib
 from lrexp.grid.engines.jobs import Jobs, LostError
 from lrexp.grid.engines.jobs import wait_for as wait_for_end
@@ -397,6 +398,22 @@ def test_a_job_that_is_called_again_runs_anew_what_failed(
     assert (tmp_path / "earlier" / "0.1" / "summary.json").exists()
     assert [one.config.run_id == "before" for one in points] == [False, True, True, True]
     assert ran == [("run_stacked", points)]
+
+
+def test_members_that_a_lost_host_held_are_waited_for_all_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, "STALE_S", 0.2)
+    monkeypatch.setattr(engine_job, "LOOK_S", 0.01)
+    places = [tmp_path / str(num) for num in range(3)]
+    for place in places:
+        place.mkdir()
+        (place / OWNER).write_text(owner.Owner("a", "node7", "b", 12).text())
+    watched = judged(places)
+    monkeypatch.setattr(hold.time, "sleep", lambda seconds: pytest.fail("it waits once more"))
+    for place in places:
+        with owned(place, watched):
+            assert (place / OWNER).exists()
 
 
 def stopped() -> None:

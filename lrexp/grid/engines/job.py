@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from copy import copy
@@ -16,6 +17,7 @@ from lrexp.config.errors import Terminated
 from lrexp.folder.claim import InUseError, owned
 from lrexp.folder.files import strict_json
 from lrexp.folder.layout import OF_CLAIM
+from lrexp.folder.owner import Watched
 from lrexp.grid.points.point import Point, read_summary
 from lrexp.grid.points.resume import make_ready
 from lrexp.grid.pool.in_worker import Place, Work, set_threads, start_points
@@ -24,6 +26,9 @@ from lrexp.runs.resume import DONE
 from lrexp.train.signals import signals_stop
 
 TELLS = ("begin", "describe", "over", "row", "say", "warn")  # methods of a view that a job may call
+
+
+LOOK_S = 0.2  # between two looks at owners
 
 
 class StoppedError(Exception):
@@ -73,8 +78,10 @@ class Job:
                     place = Place(threads=self.threads)
                     # a copy: the job itself may be sent to another program once it is stopped
                     work = start_points(copy(self.task), place, say)
-                    for point in self.points:
-                        held.enter_context(owned(self.folder / point.folder))
+                    places = [self.folder / point.folder for point in self.points]
+                    watched = judged(places)
+                    for place in places:
+                        held.enter_context(owned(place, watched))
                     return self._run(work, lambda line: say(("say", line)))
             except InUseError:
                 return None
@@ -98,6 +105,15 @@ class Job:
         ]
         make_ready(self.folder, begun, status.__getitem__, say)
         return ended | (work(("run_stacked" if len(todo) > 1 else "run", todo)) if todo else {})
+
+
+def judged(places: Sequence[Path]) -> Watched:
+    """What looking again and again tells of folders' owners: of all at a time, where a lost host
+    held them, instead of one after the other. It ends at the first whose owner lives."""
+    watched = Watched()
+    while None in (alive := [watched.alive(place) for place in places]) and True not in alive:
+        time.sleep(LOOK_S)
+    return watched
 
 
 class Told:
