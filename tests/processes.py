@@ -20,7 +20,7 @@ ENDING_S = 30.0  # that a program may take to end when what it waited for is gon
 # In the environment of every program that comes from this process, whoever its parent is now.
 MARK = "LREXP_STARTED_BY_TESTS"
 # Python's own, which end with the process that they serve.
-SERVANTS = ("multiprocessing.resource_tracker",)
+SERVANTS = ("multiprocessing.resource_tracker", "loky.backend.resource_tracker")
 
 _started = [0]  # how many there were, so that a test without any costs nothing
 # What was running when it was last looked at.

@@ -49,6 +49,7 @@ GRIDS = [words for words in RUNS if "-m" in words and "resume" not in str(words)
 def runs_whole(words: tuple[str, ...]) -> bool:
     """Nothing is missing on any machine: no images, weights, run or network of the reader's."""
     needs = OWN.search(str(words)) or any(name in str(words) for name in NETWORK)
+    needs = needs or any(f"hydra/launcher={one}" in words for one in ("slurm", "ray"))
     # One is of a run that is not there, one has a test of its own, and 50 runs.
     return not needs and "latest" not in str(words) and "task=layer_test" not in words
 
