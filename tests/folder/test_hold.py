@@ -327,7 +327,7 @@ def test_who_judged_an_owner_gone_does_not_replace_the_one_after_it(tmp_path: Pa
 def test_undoing_a_claim_leaves_what_others_began_while_it_waited(
     resumed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def waited(folder: Path) -> Hold:
+    def waited(folder: Path, *_: object) -> Hold:
         (folder / "3").mkdir()  # a job that was queued begins
         return hold(folder)
 
