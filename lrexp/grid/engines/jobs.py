@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from lrexp.runs.resume import DONE
 from lrexp.runs.sweep import MISSING, RUNNING
 from lrexp.train.signals import whole
 
+MOST_FOUND = 20  # times that a piece is handed out anew because another program had it
 POLL_S = 1.0  # between two looks at jobs
 CONNECT_S = 10.0  # that another machine may take to answer
 SHOWN_S = 90.0  # that a file system may take to show what another machine wrote
@@ -145,6 +147,7 @@ class Jobs:
         # what another job may be at, and how its own was lost; empty where none was
         self._elsewhere: list[tuple[Any, str]] = []
         self._watched, self._waits = Watched(), False
+        self._found_held = Counter[int]()  # how often another program had a piece, by first point
         self._handed = False  # whether the engine has taken a job
 
     def __enter__(self) -> Jobs:
@@ -203,7 +206,11 @@ class Jobs:
                 yield Event(piece, "died", lost)
             elif all(read_summary(place)["status"] in DONE for place in places):
                 yield Event(piece, "died", "has ended")  # with results
+            elif self._found_held[piece[1][0].num] >= MOST_FOUND:
+                said = "jobs find its folder in use again and again, and nobody is seen to hold it"
+                yield Event(piece, "raised", UserError(said))
             else:
+                self._found_held[piece[1][0].num] += 1
                 self._waiting.append(piece)
 
     def _submit(self) -> Iterator[Event]:

@@ -17,7 +17,7 @@ from lrexp.config.errors import CannotGoOnError, ConfigError, UserError
 from lrexp.config.names import new_run_id
 from lrexp.config.schema import says_nothing
 from lrexp.folder.claim import InUseError, owned
-from lrexp.folder.hold import refuse_late
+from lrexp.folder.hold import is_held, refuse_late
 from lrexp.folder.layout import CHECKPOINTS, EARLIER, LAST, OF_CLAIM, OWNER, PREVIOUS, SUMMARY
 from lrexp.folder.owner import Watched, look
 from lrexp.grid.points.point import Point, Started, title
@@ -220,7 +220,8 @@ def make_ready(
     going_on = 0
     for point in points:
         with ExitStack() as held:
-            if (place := folder / point.folder).is_dir():
+            place = folder / point.folder
+            if place.is_dir() and not is_held(place):  # a job of an engine holds it already
                 try:
                     held.enter_context(owned(place))
                 except InUseError:
