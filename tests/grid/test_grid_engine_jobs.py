@@ -371,7 +371,10 @@ def test_no_job_of_a_former_launcher_begins_with_a_point_that_runs_here(
     assert came == ["ran"]
 
 
-def test_what_a_job_has_begun_with_is_not_set_aside(tmp_path: Path) -> None:
+def test_what_a_job_has_begun_with_is_not_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resume, "is_held", lambda folder: False)  # by this program
     with owned(tmp_path / "0"):
         write_summary(tmp_path / "0", {"status": "running"})
         with pytest.raises(InUseError):
