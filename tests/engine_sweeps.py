@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from command_lines import assert_same_run, summary_of
+from command_lines import assert_same_run, run, summary_of
 
 from lrexp.folder.layout import OWNER
 from lrexp.folder.owner import look
@@ -15,6 +15,13 @@ POINT = (
     *("trainer.limit_train_batches=null", "trainer.epochs=120"),  # some 10 s
 )
 GRID = ("-m", *POINT, "optimizer.lr=0.1,0.03", "hydra.sweep.dir=sweep")
+
+
+def in_one_program(folder: Path) -> Path:
+    """The same sweep, which nothing disturbs."""
+    code, said = run(folder, *GRID, "hydra.launcher.executor=serial")
+    assert code == 0, said
+    return folder / "sweep"
 
 
 def points(sweep: Path) -> list[Path]:

@@ -46,6 +46,7 @@ REPEATED = (SEED, DATA_SEED)  # what tells repetitions of one configuration apar
 GAP = "gap/loss"
 
 FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
+ENDED = (FINISHED, DIVERGED, FAILED)
 INTERRUPTED, RUNNING = "interrupted", "running"
 MISSING = "missing"  # has never started
 DAMAGED = "damaged"  # has run, and left no result that can be read

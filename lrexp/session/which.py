@@ -26,7 +26,7 @@ from lrexp.judge.contenders import Contender, contenders
 from lrexp.judge.ladders import Ladder, tries_words
 from lrexp.runs.run import content, is_sweep, named_folder, read_summary
 from lrexp.runs.scores import Tried, read_tried
-from lrexp.runs.sweep import FAILED, SweepPoint, read_grid, read_sweep
+from lrexp.runs.sweep import ENDED, FAILED, SweepPoint, read_grid, read_sweep
 from lrexp.session.others import refuse_downloads, refuse_other_tries, refuse_others
 from lrexp.session.procedure import (
     Procedure,
@@ -39,7 +39,6 @@ from lrexp.session.procedure import (
 from lrexp.session.sweep import Around, Say
 from lrexp.session.trials import Trials, failures, problems_only, train_cases, train_trials
 from lrexp.session.which_folder import (
-    ENDED,
     has_runs,
     of_cases,
     of_ladders,

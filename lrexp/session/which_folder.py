@@ -12,9 +12,7 @@ from lrexp.judge.ladders import Ladder
 from lrexp.runs.reading import json_of
 from lrexp.runs.run import is_sweep
 from lrexp.runs.scores import read_tried
-from lrexp.runs.sweep import DIVERGED, FAILED, FINISHED, SEED, SweepPoint, read_sweep
-
-ENDED = (FINISHED, DIVERGED, FAILED)
+from lrexp.runs.sweep import ENDED, SEED, SweepPoint, read_sweep
 
 
 def runs_ended(sweep: Path) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_lines import run, start, summary_of
-from engine_sweeps import GRID, POINT, assert_same, begun, pid_at, points
+from engine_sweeps import GRID, POINT, assert_same, begun, in_one_program, pid_at, points
 from processes import HUNG_S, is_alive, wait_for
 from wandb_log import read_run
 
@@ -43,11 +43,7 @@ def _nothing_left() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same grid, run in one program."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    code, said = run(folder, *GRID, "hydra.launcher.executor=serial")
-    assert code == 0, said
-    return folder / "sweep"
+    return in_one_program(tmp_path_factory.mktemp("undisturbed"))
 
 
 def test_a_grid_is_an_array_of_jobs_to_the_same_bits(tmp_path: Path, undisturbed: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_lines import run, start, summary_of
-from engine_sweeps import GRID, assert_same, begun, pid_at, points
+from engine_sweeps import GRID, assert_same, begun, in_one_program, pid_at, points
 from processes import HUNG_S, is_alive, wait_for
 
 pytest.importorskip("ray")
@@ -79,11 +79,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same grid, run in one program."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    code, said = run(folder, *GRID, "hydra.launcher.executor=serial")
-    assert code == 0, said
-    return folder / "sweep"
+    return in_one_program(tmp_path_factory.mktemp("undisturbed"))
 
 
 def test_a_node_that_is_lost_costs_no_point(

@@ -11,11 +11,9 @@ from contextlib import suppress
 from typing import Any
 
 from lrexp.grid.engines.job import Job
-from lrexp.grid.engines.jobs import LostError
+from lrexp.grid.engines.jobs import SAVED_S, LostError
 from lrexp.grid.pool.pool import cores
 from lrexp.grid.settings import JoblibSettings
-
-SAVED_S = 30.0  # that jobs which are stopped may take to save their state
 
 
 class Joblib:

@@ -37,6 +37,7 @@ from lrexp.train.signals import whole
 MOST_FOUND = 20  # times that a piece is handed out anew because another program had it
 POLL_S = 1.0  # between two looks at jobs
 CONNECT_S = 10.0  # that another machine may take to answer
+SAVED_S = 30.0  # that jobs which are stopped may take to save their state
 SHOWN_S = 90.0  # that a file system may take to show what another machine wrote
 PACKAGES = {"joblib": "joblib", "submitit_local": "submitit", "slurm": "submitit", "ray": "ray"}
 EXTRAS = {"submitit_local": "slurm"}  # where an engine has none of its own name

@@ -11,13 +11,12 @@ from typing import Any
 
 from lrexp.config.errors import UserError, first_line
 from lrexp.grid.engines.job import Job
-from lrexp.grid.engines.jobs import LostError
+from lrexp.grid.engines.jobs import SAVED_S, LostError
 from lrexp.grid.settings import RaySettings
 
 # Of the session's environment: what tasks need to find modules, data and W&B. Ray shows whoever may
 # see its dashboard what tasks are given, so that keys are left out: a node has its own login.
 SENT = ("PYTHONPATH", "LREXP_ALLOW_TARGETS", "WANDB_MODE", "WANDB_DIR", "WANDB_ENTITY")
-SAVED_S = 30.0  # that tasks which are stopped may take to save their state
 
 log = logging.getLogger(__name__)
 

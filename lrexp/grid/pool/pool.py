@@ -23,7 +23,7 @@ from lrexp.grid.points.resume import begin_anew, from_last_epoch, go_on
 from lrexp.grid.pool.in_worker import Place, start_points
 from lrexp.grid.pool.workers import Event, Workers
 from lrexp.grid.settings import LauncherSettings
-from lrexp.runs.sweep import INTERRUPTED
+from lrexp.runs.sweep import ENDED, INTERRUPTED
 
 # What workers import before they start. None of it starts a thread (pyarrow does) or uses a GPU.
 PRELOAD = (
@@ -37,7 +37,6 @@ PRELOAD = (
     "lrexp.folder.environment",
     "torch._dynamo",
 )
-DONE = ("finished", "diverged", "failed")
 MEASURED_S = 0.3  # that workers train at a time while their speed is measured
 
 
@@ -193,7 +192,7 @@ def _left_behind(point: Point, error: Exception, session: Session) -> JobReturn:
     """The end of a point whose worker died, as its folder has it; a failure is noted there."""
     folder = session.folder / point.folder
     summary = read_summary(folder)
-    if summary["status"] in DONE:
+    if summary["status"] in ENDED:
         returned = JobReturn(overrides=point.overrides, status=JobStatus.COMPLETED)
         returned.return_value = None
         return returned
